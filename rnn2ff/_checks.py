@@ -1,0 +1,119 @@
+"""Argument checks. Each says what is wrong, what was expected and what was received, before any work.
+
+Values can only be checked where they are known: inside `jit`, `vmap` or `grad` an array is a tracer, and
+the checks on values pass, while the checks on shapes still hold.
+"""
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import JAXSparse
+
+_NUM_NAMED_ROWS = 5  # an error names this many offending rows, and counts the others
+
+
+def fail(name: str, problem: str, expected: object, received: object) -> ValueError:
+    """The error to raise for the argument `name`."""
+    return ValueError(f"`{name}` {problem}. Expected {expected}, got {received}.")
+
+
+def is_known(array: object) -> bool:
+    """Whether the values of an array can be looked at now."""
+    return not isinstance(array, jax.core.Tracer)
+
+
+def check_shape(name: str, array: object, expected: Sequence[int]) -> None:
+    if np.shape(array) != tuple(expected):
+        raise fail(name, "has the wrong shape", tuple(expected), np.shape(array))
+
+
+def check_weights(name: str, weights: object) -> None:
+    """A square, finite, two-dimensional matrix, dense or sparse."""
+    shape = weights.shape if hasattr(weights, "shape") else np.shape(weights)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise fail(name, "is not a square matrix", "shape (units, units)", f"shape {shape}")
+    if shape[0] == 0:
+        raise fail(name, "has no units", "at least one unit", "none")
+    check_finite(name, weights.data if isinstance(weights, JAXSparse) else weights)
+
+
+def check_finite(name: str, array: object) -> None:
+    """Every value is a finite number; of a batch, the rows that are not are named."""
+    if not is_known(array):
+        return
+    values = np.asarray(array)
+    if not np.issubdtype(values.dtype, np.number):
+        raise fail(name, "does not hold numbers", "numbers", f"dtype {values.dtype}")
+    if np.issubdtype(values.dtype, np.complexfloating):
+        raise fail(name, "holds complex numbers", "real numbers", f"dtype {values.dtype}")
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return
+    if values.ndim < 2:
+        raise fail(name, "holds NaN or infinite values", "finite numbers", f"{bad.sum()} of {bad.size} not finite")
+    rows = np.flatnonzero(bad.reshape(bad.shape[0], -1).any(axis=1))
+    named = ", ".join(map(str, rows[:_NUM_NAMED_ROWS]))
+    others = f" and {len(rows) - _NUM_NAMED_ROWS} more" if len(rows) > _NUM_NAMED_ROWS else ""
+    raise fail(name, "holds NaN or infinite values", "finite numbers", f"not finite in rows {named}{others}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """A finite value, or an array of them, above zero."""
+    check_finite(name, value)
+    if is_known(value) and not (np.asarray(value) > 0).all():
+        raise fail(name, "is not positive", "values above 0", f"{np.asarray(value).min()}")
+
+
+def check_at_least(name: str, value: object, smallest: int) -> None:
+    """A whole number no smaller than `smallest`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < smallest:
+        raise fail(name, "is out of range", f"a whole number of at least {smallest}", repr(value))
+
+
+def check_fraction(name: str, value: float) -> None:
+    """A number above 0 and below 1."""
+    if not 0 < value < 1:
+        raise fail(name, "is out of range", "a number above 0 and below 1", repr(value))
+
+
+def check_stimulus(stimulus: object, size: int) -> None:
+    check_shape("stimulus", stimulus, (size,))
+    check_finite("stimulus", stimulus)
+
+
+def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:
+    """A batch of at least one finite row of the network's width."""
+    shape = np.shape(stimuli)
+    if len(shape) != 2 or shape[1] != size:
+        raise fail(name, "has the wrong shape", f"(samples, {size}): one row a stimulus", shape)
+    if shape[0] == 0:
+        raise fail(name, "is empty", "at least one row", "none")
+    check_finite(name, stimuli)
+
+
+def smallest_tolerance(dtype: object) -> float:
+    """The smallest relative residual that rounding lets a solver of this dtype reach."""
+    return 16 * float(jnp.finfo(dtype).eps)
+
+
+def default_tolerance(dtype: object) -> float:
+    """The relative residual asked for where the caller names none: 1e-5 in float32, 1e-9 in float64."""
+    return 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-9
+
+
+def check_tolerance(tolerance: float | None, dtype: object) -> float:
+    """The tolerance to use, refused where the dtype cannot reach it."""
+    if tolerance is None:
+        return default_tolerance(dtype)
+    smallest = smallest_tolerance(dtype)
+    if not np.isfinite(tolerance) or tolerance < smallest:
+        raise fail(
+            "tolerance",
+            f"is below what {jnp.dtype(dtype).name} can reach",
+            f"a finite number of at least {smallest:.1e}",
+            repr(tolerance),
+        )
+    return float(tolerance)

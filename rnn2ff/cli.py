@@ -1,0 +1,278 @@
+"""The command line. It reads and writes files, and computes nothing itself.
+
+JAX is imported only once a command runs, so that help and mistakes answer at once.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rnn2ff.distillation import Distillation
+    from rnn2ff.networks import RecurrentNetwork
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkFiles:
+    """A linear-threshold network, `tau x' = -x + W [x]_+ + B u + b`, and stimuli u.
+
+    Every file is a .npy, .npz, .csv or .mat file; FILE:NAME picks one of several arrays, as in network.npz:W.
+    """
+
+    weights: str
+    """Recurrent weights W, units x units; entry (i, j) is the weight from unit j to unit i."""
+    stimuli: str
+    """Stimuli, one a row."""
+    stimulus_weights: str | None = None
+    """Stimulus weights B, units x channels; without them each channel drives one unit."""
+    bias: str | None = None
+    """Constant input b, one value a unit."""
+    time_constants: str | None = None
+    """Time constants tau, one value a unit; 1 without them."""
+    form: Literal["state", "rate"] = "state"
+    """Where the rectifier stands: `state` as above, `rate` for tau r' = -r + [W r + B u + b]_+."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Precision of all numbers."""
+    max_steps: int = 4096
+    """Give up a solve after this many steps of the integrator."""
+    progress: bool = True
+    """Show progress bars on standard error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill:
+    """Replace a recurrent network by a two-layer feed-forward one.
+
+    Solves the network for every stimulus, trains a feed-forward network on the steady rates, and judges it on stimuli
+    it never saw. Writes approximator.safetensors, report.json and, where matplotlib is installed, report.png.
+
+    Example: rnn2ff distill --weights W.npy --stimuli U.npy --out run1
+    """
+
+    network: Annotated[NetworkFiles, tyro.conf.arg(name="")]
+    out: Path
+    """Folder for the results; made if it does not exist."""
+    width: int | None = None
+    """Hidden units of the feed-forward network; by default 4 for each unit of the network."""
+    num_steps: int = 20_000
+    """Optimizer steps."""
+    jitter: float = 0.0
+    """Draw training stimuli from the rows, with noise of this many standard deviations of each channel.
+    0 uses every row once."""
+    num_samples: int = 20_000
+    """How many stimuli to draw with --jitter."""
+    held_out: float = 0.2
+    """Share of the rows that is kept for the test."""
+    seed: int = 0
+    """Seed of all randomness."""
+    overwrite: bool = False
+    """Replace a finished run in the folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Solve:
+    """Find the steady state for every stimulus.
+
+    Writes an .npz file with the arrays states, rates, statuses, status_names, residuals and num_steps.
+
+    Example: rnn2ff solve --weights W.npy --stimuli U.npy --out states.npz
+    """
+
+    network: Annotated[NetworkFiles, tyro.conf.arg(name="")]
+    out: Path
+    """The .npz file to write."""
+    tolerance: float | None = None
+    """Largest relative residual that counts as rest; by default 1e-5 in float32, 1e-9 in float64."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+
+Command = (
+    Annotated[Distill, tyro.conf.subcommand("distill")] | Annotated[Solve, tyro.conf.subcommand("solve")]
+)
+
+
+def main() -> None:
+    """Run a command; exit with 0 if it did its work, 1 if nothing came of it, 2 if it was asked wrongly."""
+    command = tyro.cli(
+        Command,
+        prog="rnn2ff",
+        description="Feed-forward networks that stand in for the steady states of recurrent ones.",
+    )
+    try:
+        if isinstance(command, Distill):
+            _distill(command)
+        else:
+            _solve(command)
+    except (ValueError, ModuleNotFoundError) as error:
+        print(f"rnn2ff: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("rnn2ff: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+
+
+def _read(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
+    """The network and the stimuli, checked, in the wanted precision."""
+    import jax
+
+    from rnn2ff._checks import check_stimuli
+    from rnn2ff.files import read_array
+    from rnn2ff.networks import threshold_linear, threshold_linear_rate
+
+    jax.config.update("jax_enable_x64", files.precision == "float64")
+
+    def read(path: str, name: str) -> "np.ndarray":
+        return read_array(path, name).astype(files.precision)
+
+    def read_vector(path: str | None, name: str) -> "np.ndarray | None":
+        return None if path is None else read(path, name).squeeze()  # a .csv or .mat vector is a row or a column
+
+    weights, stimuli = read(files.weights, "weights"), read(files.stimuli, "stimuli")
+    constructor = threshold_linear if files.form == "state" else threshold_linear_rate
+    time_constants = read_vector(files.time_constants, "time-constants")
+    network = constructor(
+        weights,
+        stimulus_weights=None if files.stimulus_weights is None else read(files.stimulus_weights, "stimulus-weights"),
+        bias=read_vector(files.bias, "bias"),
+        time_constants=1.0 if time_constants is None else time_constants,
+    )
+    check_stimuli(stimuli, network.stimulus_size)
+    return network, stimuli
+
+
+def _solve(command: Solve) -> None:
+    from rnn2ff._checks import check_at_least, check_tolerance, fail
+
+    if command.out.exists() and not command.overwrite:
+        raise fail("out", "exists already", "a new file, or --overwrite", f"{command.out}")
+    if command.out.suffix != ".npz":
+        raise fail("out", "is in an unknown format", "a name that ends in .npz", f"{command.out}")
+    check_at_least("max-steps", command.network.max_steps, 1)
+    network, stimuli = _read(command.network)
+    check_tolerance(command.tolerance, network.dtype)
+
+    import jax
+    import numpy as np
+
+    from rnn2ff.files import write_arrays
+    from rnn2ff.steady_state import Status, count_statuses, solve_steady_states
+
+    solved = solve_steady_states(
+        network,
+        stimuli,
+        tolerance=command.tolerance,
+        max_steps=command.network.max_steps,
+        progress=command.network.progress,
+    )
+    write_arrays(
+        command.out,
+        {
+            "states": np.asarray(solved.state),
+            "rates": np.asarray(jax.vmap(network.rates)(solved.state)),
+            "statuses": np.asarray(solved.status),
+            "status_names": np.array([each.name for each in Status]),
+            "residuals": np.asarray(solved.residual),
+            "num_steps": np.asarray(solved.num_steps),
+        },
+    )
+    for name, count in count_statuses(solved.status).items():
+        if count:
+            print(f"{name:26s}{count}")
+    print(f"{'written to':26s}{command.out}")
+    if not bool(solved.is_converged.any()):
+        sys.exit(1)
+
+
+def _distill(command: Distill) -> None:
+    from rnn2ff._checks import check_at_least, check_fraction, fail
+
+    out = command.out
+    if (out / "report.json").exists() and not command.overwrite:
+        raise fail("out", "holds a finished run", "an empty or new folder, or --overwrite", f"{out}")
+    if out.exists() and not out.is_dir():
+        raise fail("out", "is not a folder", "a folder", f"{out}")
+    if command.width is not None:
+        check_at_least("width", command.width, 1)
+    check_at_least("num-steps", command.num_steps, 1)
+    check_fraction("held-out", command.held_out)
+    network, rows = _read(command.network)
+
+    import jax.random as jr
+
+    from rnn2ff.datasets import hold_out, key_for, sample_from
+    from rnn2ff.distillation import distill
+    from rnn2ff.export import save
+    from rnn2ff.files import write_json
+    from rnn2ff.records import environment
+
+    key = jr.key(command.seed)
+    training_rows, test_rows = hold_out(rows, command.held_out, key=key_for(key, "held-out rows"))
+    distillation = distill(
+        network,
+        sample_from(training_rows, jitter=command.jitter) if command.jitter else training_rows,
+        test_stimuli=test_rows,
+        width=command.width,
+        num_samples=command.num_samples,
+        num_steps=command.num_steps,
+        max_steps=command.network.max_steps,
+        progress=command.network.progress,
+        key=key,
+    )
+    content = {
+        "command": dataclasses.asdict(command),
+        "report": distillation.report.summary(),
+        "environment": environment(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    save(out / "approximator.safetensors", distillation.approximator, card=content)
+    has_figure = _draw(out / "report.png", distillation)
+    write_json(out / "report.json", content)  # last: its presence says that the run is finished
+    report = distillation.report
+    worst = report.accuracy.worst_unit
+    left_out = [sum(counts.values()) - counts["converged"] for counts in report.status_counts.values()]
+    for name, value in [
+        ("error on unseen stimuli", f"{100 * report.accuracy.nrmse:.2f} % (NRMSE)"),
+        ("variance explained", f"{100 * report.accuracy.r_squared:.2f} %"),
+        ("worst unit", f"{worst}, {100 * report.accuracy.unit_nrmse[worst]:.2f} %"),
+        ("hidden units", report.width),
+        ("stimuli trained on", report.num_training_pairs),
+        ("without a steady state", f"{left_out[0]} left out of training, {left_out[1]} of the test"),
+        ("seconds", f"{sum(report.seconds.values()):.1f}"),
+    ]:
+        print(f"{name:26s}{value}")
+    written = "approximator.safetensors, report.json" + (", report.png" if has_figure else "")
+    print(f"{'written to ' + str(out):26s}{written}")
+    if not has_figure:
+        print("rnn2ff: no figure, matplotlib is not installed: pip install 'rnn2ff[plot]'", file=sys.stderr)
+
+
+def _draw(path: Path, distillation: "Distillation") -> bool:
+    """Draw the report's figure; False where matplotlib is not installed."""
+    import numpy as np
+
+    from rnn2ff.approximators import predict
+    from rnn2ff.plotting import new_figure, plot_learning, plot_rates, save_figure
+
+    try:
+        figure, (left, right) = new_figure(2, height=2.8)
+    except ModuleNotFoundError:
+        return False
+    target = np.asarray(distillation.test.rates)
+    predicted = np.asarray(predict(distillation.approximator, distillation.test.stimuli))
+    shown = np.random.default_rng(0).permutation(target.size)[:3000]
+    nrmse = distillation.report.accuracy.nrmse
+    plot_rates(left, target.ravel()[shown], predicted.ravel()[shown], nrmse=nrmse)
+    training = distillation.report.training._asdict()
+    plot_learning(right, training, variance=target.var(axis=0).mean())
+    save_figure(figure, path)
+    return True
+
+
+if __name__ == "__main__":
+    main()

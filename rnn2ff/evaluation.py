@@ -1,0 +1,140 @@
+"""How well an approximator stands in for the recurrent network."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import ArrayLike, Float, Int
+
+from rnn2ff._checks import check_finite, check_shape, fail
+
+MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
+
+
+class Accuracy(NamedTuple):
+    """How far predicted rates are from the steady rates.
+
+    Attributes:
+        nrmse: root mean squared error over all entries, over the standard deviation about per-unit means; 1 is what
+            predicting every unit's mean would give.
+        r_squared: share of the variance about per-unit means that is explained, `1 - nrmse ** 2`.
+        unit_nrmse: root mean squared error of each unit over its own standard deviation; NaN for a unit that never
+            varies and is predicted exactly, infinite for one that never varies and is not.
+        worst_unit: index of the largest `unit_nrmse`.
+        num_samples: samples compared.
+    """
+
+    nrmse: float
+    r_squared: float
+    unit_nrmse: Float[np.ndarray, " rate"]
+    worst_unit: int
+    num_samples: int
+
+
+def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"]) -> Accuracy:
+    """Compare predicted rates with steady rates, in float64.
+
+    Args:
+        predicted: the approximator's rates, one row a sample.
+        target: the steady rates.
+
+    Raises:
+        ValueError: if shapes differ, a value is not finite, there is no sample, or the target never varies.
+    """
+    predicted, target = _compared(predicted, target)
+    squared_errors = (predicted - target) ** 2
+    deviations = (target - target.mean(axis=0)) ** 2
+    if deviations.sum() == 0:
+        raise fail("target", "never varies", "rates that differ between samples", "the same rates in all")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        unit_nrmse = np.sqrt(squared_errors.mean(axis=0) / deviations.mean(axis=0))
+    unexplained = squared_errors.sum() / deviations.sum()
+    return Accuracy(
+        nrmse=float(np.sqrt(unexplained)),
+        r_squared=float(1 - unexplained),
+        unit_nrmse=unit_nrmse,
+        worst_unit=int(np.nanargmax(unit_nrmse)),
+        num_samples=len(target),
+    )
+
+
+class Competition(NamedTuple):
+    """How often the approximator and the recurrent network have the same winner.
+
+    Attributes:
+        agreement: share of samples in which the winners are the same.
+        trivial_agreement: the same for the guess that the competitor with the largest stimulus wins: what an
+            approximator must beat.
+        margin_edges: edges of the bins by margin, the difference between the two largest stimuli.
+        agreement_by_margin: agreement in each bin; NaN in an empty one.
+        trivial_agreement_by_margin: the same for the trivial guess.
+        num_by_margin: samples in each bin.
+        num_without_winner: samples left out, because in the recurrent network no competitor is active.
+    """
+
+    agreement: float
+    trivial_agreement: float
+    margin_edges: tuple[float, ...]
+    agreement_by_margin: Float[np.ndarray, " bin"]
+    trivial_agreement_by_margin: Float[np.ndarray, " bin"]
+    num_by_margin: Int[np.ndarray, " bin"]
+    num_without_winner: int
+
+
+def competition(
+    predicted: Float[ArrayLike, "batch competitor"],
+    target: Float[ArrayLike, "batch competitor"],
+    drive: Float[ArrayLike, "batch competitor"],
+    *,
+    margin_edges: tuple[float, ...] = MARGIN_EDGES,
+) -> Competition:
+    """Compare winners, overall and by margin, beside the trivial guess.
+
+    Args:
+        predicted: the approximator's rate of each competitor (the mean of a partition, for example).
+        target: the steady rates of the recurrent network.
+        drive: the stimulus to each competitor.
+        margin_edges: increasing edges of the bins by margin, in units of the stimulus.
+
+    Raises:
+        ValueError: if shapes differ, a value is not finite, there are fewer than two competitors, or no sample has a
+            winner.
+    """
+    predicted, target = _compared(predicted, target)
+    check_shape("drive", drive, target.shape)
+    check_finite("drive", drive)
+    if target.shape[1] < 2:
+        raise fail("target", "has too few competitors", "at least 2", target.shape[1])
+    has_winner = target.max(axis=1) > 0
+    if not has_winner.any():
+        raise fail("target", "has no winner in any sample", "some active competitor", "none")
+    predicted, target, drive = predicted[has_winner], target[has_winner], np.asarray(drive)[has_winner]
+    winner = target.argmax(axis=1)
+    agrees = predicted.argmax(axis=1) == winner
+    trivially_agrees = drive.argmax(axis=1) == winner
+    two_largest = np.sort(drive, axis=1)[:, -2:]
+    bins = np.digitize(two_largest[:, 1] - two_largest[:, 0], margin_edges[1:-1])
+    num_bins = len(margin_edges) - 1
+    counts = np.bincount(bins, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        by_margin, trivial_by_margin = (
+            np.bincount(bins, weights=hits, minlength=num_bins) / counts for hits in (agrees, trivially_agrees)
+        )
+    return Competition(
+        agreement=float(agrees.mean()),
+        trivial_agreement=float(trivially_agrees.mean()),
+        margin_edges=tuple(margin_edges),
+        agreement_by_margin=by_margin,
+        trivial_agreement_by_margin=trivial_by_margin,
+        num_by_margin=counts,
+        num_without_winner=int((~has_winner).sum()),
+    )
+
+
+def _compared(predicted: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    target = np.asarray(target, np.float64)
+    if target.ndim != 2 or target.shape[0] == 0:
+        raise fail("target", "has the wrong shape", "(samples, rates), at least one sample", target.shape)
+    check_shape("predicted", predicted, target.shape)
+    check_finite("predicted", predicted)
+    check_finite("target", target)
+    return np.asarray(predicted, np.float64), target

@@ -1,0 +1,121 @@
+"""A recurrent network: a vector field `(params, state, stimulus) -> velocity`, its parameters and two sizes."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from rnn2ff._checks import check_at_least, fail
+
+
+class VectorField(Protocol):
+    """The right-hand side of `dx/dt = f(params, x, u)`: pure, for one sample."""
+
+    def __call__(
+        self, params: PyTree, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, " state"]: ...
+
+
+def state_is_rate(params: PyTree, state: Float[Array, " state"]) -> Float[Array, " state"]:
+    """The rate function of a network whose state is already what downstream units see."""
+    del params
+    return state
+
+
+class RecurrentNetwork(eqx.Module):
+    """A recurrent network with any vector field.
+
+    A network from the zoo and a user's own differ in nothing but the function.
+
+    Attributes:
+        vector_field: `(params, state, stimulus) -> velocity`, pure, for one sample.
+        params: a pytree of arrays. Where it carries `time_constants` (as an attribute or a key), these scale the
+            residual; otherwise they count as 1, and the velocity is taken as it is.
+        state_size: number of units.
+        stimulus_size: number of stimulus channels.
+        rate_function: `(params, state) -> rates`, what downstream units see and an approximator learns. By default
+            the state itself; it may have fewer entries than the state, where only some units are of interest.
+
+    Raises:
+        ValueError: if the field or the rate function cannot be evaluated for these sizes, or the velocity has
+            another shape or dtype than the state.
+    """
+
+    vector_field: VectorField = eqx.field(static=True)
+    params: PyTree
+    state_size: int = eqx.field(static=True)
+    stimulus_size: int = eqx.field(static=True)
+    rate_function: Callable[[PyTree, Array], Array] = eqx.field(static=True, default=state_is_rate)
+
+    def __init__(
+        self,
+        vector_field: VectorField,
+        params: PyTree,
+        *,
+        state_size: int,
+        stimulus_size: int,
+        rate_function: Callable[[PyTree, Array], Array] = state_is_rate,
+    ):
+        check_at_least("state_size", state_size, 1)
+        check_at_least("stimulus_size", stimulus_size, 1)
+        self.vector_field = vector_field
+        self.params = params
+        self.state_size = int(state_size)
+        self.stimulus_size = int(stimulus_size)
+        self.rate_function = rate_function
+
+    def __check_init__(self):
+        state = jax.ShapeDtypeStruct((self.state_size,), self.dtype)
+        stimulus = jax.ShapeDtypeStruct((self.stimulus_size,), self.dtype)
+        try:
+            velocity = eqx.filter_eval_shape(self.vector_field, self.params, state, stimulus)
+            rates = eqx.filter_eval_shape(self.rate_function, self.params, state)
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            problem = f"failed for a state of {self.state_size} units and a stimulus of {self.stimulus_size} channels"
+            raise fail("vector_field", problem, "a velocity of the state's shape", repr(error)) from error
+        received = f"{jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), velocity)}"
+        if not isinstance(velocity, jax.ShapeDtypeStruct) or velocity.shape != state.shape:
+            raise fail("vector_field", "returns the wrong shape", f"{state.shape}", received)
+        if velocity.dtype != state.dtype:
+            raise fail("vector_field", "changes the dtype", f"{state.dtype.name}", received)
+        if rates.ndim != 1:
+            raise fail("rate_function", "does not return a vector", "one axis", f"shape {rates.shape}")
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the parameters, which every result of the network has."""
+        arrays = [leaf for leaf in jax.tree.leaves(self.params) if eqx.is_inexact_array(leaf)]
+        return jnp.result_type(*arrays) if arrays else jnp.result_type(float)
+
+    @property
+    def time_constants(self) -> Float[Array, " state"] | Scalar:
+        """Per-unit time constants, in the user's unit of time; 1 where the parameters name none."""
+        named = self.params.get if isinstance(self.params, Mapping) else lambda *name: getattr(self.params, *name)
+        return jnp.asarray(named("time_constants", 1.0), self.dtype)
+
+    def velocity(
+        self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, " state"]:
+        """dx/dt, in units of the state over units of time."""
+        return self.vector_field(self.params, state, stimulus)
+
+    def rates(self, state: Float[Array, " state"]) -> Float[Array, " rate"]:
+        """What downstream units see of a state."""
+        return self.rate_function(self.params, state)
+
+    @property
+    def rate_size(self) -> int:
+        """Number of rates."""
+        state = jax.ShapeDtypeStruct((self.state_size,), self.dtype)
+        return eqx.filter_eval_shape(self.rate_function, self.params, state).shape[0]
+
+
+def residual(
+    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+) -> Scalar:
+    """How far a state is from rest: `max |tau dx/dt| / (1 + max |x|)`, dimensionless."""
+    drift = network.time_constants * network.velocity(state, stimulus)
+    return jnp.max(jnp.abs(drift)) / (1 + jnp.max(jnp.abs(state)))

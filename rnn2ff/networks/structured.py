@@ -1,0 +1,129 @@
+"""Structured connectivity: competition between units, or between groups of units.
+
+A competition has excitatory units that excite themselves, and inhibition that all of them share:
+winners suppress losers.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rnn2ff._checks import check_at_least, check_positive, fail
+from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
+
+
+def winner_take_all(
+    num_units: int,
+    *,
+    self_excitation: float = 1.2,
+    inhibition: float = 3.0,
+    excitation: float = 0.25,
+    time_constant: float = 1.0,
+) -> RecurrentNetwork:
+    """Units that compete through one inhibitory unit, which is the last of the state.
+
+    `x_i' = -x_i + [u_i + a x_i - b1 y]_+` and `y' = -y + [b2 sum_i x_i]_+`. A single winner has the gain
+    `1 / (1 - a + b1 b2)`: at the defaults 1.818182.
+
+    Args:
+        num_units: number of competing units; the stimulus has one channel for each.
+        self_excitation: a. Above 1 the competition is hard (one winner), below 1 soft.
+        inhibition: b1, from the inhibitory unit to each competing unit.
+        excitation: b2, from each competing unit to the inhibitory unit.
+        time_constant: of all units, in any unit of time.
+
+    Raises:
+        ValueError: if a size or a weight is not positive, or even a single winner would grow without bound.
+
+    References:
+        Rutishauser, Douglas and Slotine, Collective stability of networks of winner-take-all circuits,
+        Neural Computation 23, 2011.
+    """
+    return _competition(
+        threshold_linear_rate, num_units, 1, 1, self_excitation, inhibition, excitation, time_constant
+    )
+
+
+def partition_competition(
+    num_partitions: int,
+    units_per_partition: int,
+    *,
+    num_inhibitory: int | None = None,
+    self_excitation: float = 0.7,
+    inhibition: float = 1.5,
+    excitation: float = 1.0,
+    time_constant: float = 1.0,
+) -> RecurrentNetwork:
+    """Partitions of excitatory units that compete through shared inhibition, in the state form.
+
+    Each excitatory unit excites its own partition with `a / n`, each inhibitory unit inhibits all excitatory units
+    with `b / n_I`, each excitatory unit excites all inhibitory units with `c / n`. The state lists the excitatory
+    units partition by partition, then the inhibitory ones; the stimulus drives the excitatory units only. With one
+    partition active under a uniform stimulus i, its rates are `i / (1 - a + b c)`; where two are active, their
+    difference is amplified by `1 / (1 - a)`.
+
+    Args:
+        num_partitions: number of competing partitions, K.
+        units_per_partition: excitatory units in each, n.
+        num_inhibitory: n_I, by default n.
+        self_excitation: a. Below 1 the competition is soft and every stimulus has one steady state; above 1 it is
+            hard, and near ties the winner depends on the initial state.
+        inhibition: b.
+        excitation: c.
+        time_constant: of all units, in any unit of time.
+
+    Raises:
+        ValueError: if a size or a weight is not positive, or even a single winner would grow without bound.
+
+    References:
+        Muir, Feedforward approximations to dynamic recurrent network architectures, Neural Computation 30, 2018.
+    """
+    return _competition(
+        threshold_linear,
+        num_partitions,
+        units_per_partition,
+        units_per_partition if num_inhibitory is None else num_inhibitory,
+        self_excitation,
+        inhibition,
+        excitation,
+        time_constant,
+    )
+
+
+def partition_means(
+    activity: Float[Array, "*batch unit"], num_partitions: int, units_per_partition: int
+) -> Float[Array, "*batch {num_partitions}"]:
+    """The mean over each partition of stimuli, states or rates of `partition_competition`; inhibition is left out."""
+    excitatory = activity[..., : num_partitions * units_per_partition]
+    return excitatory.reshape(*activity.shape[:-1], num_partitions, units_per_partition).mean(-1)
+
+
+def _competition(
+    constructor, num_partitions, units_per_partition, num_inhibitory, self_excitation, inhibition, excitation, tau
+) -> RecurrentNetwork:
+    for name, size in [
+        ("number of competitors", num_partitions),
+        ("units_per_partition", units_per_partition),
+        ("num_inhibitory", num_inhibitory),
+    ]:
+        check_at_least(name, size, 1)
+    for name, weight in [
+        ("self_excitation", self_excitation),
+        ("inhibition", inhibition),
+        ("excitation", excitation),
+    ]:
+        check_positive(name, weight)
+    if self_excitation >= 1 + inhibition * excitation:
+        expected = f"less than 1 + inhibition * excitation = {1 + inhibition * excitation:g}"
+        raise fail("self_excitation", "outgrows the inhibition it recruits", expected, self_excitation)
+    num_excitatory = num_partitions * units_per_partition
+    weights = np.zeros((num_excitatory + num_inhibitory,) * 2)
+    within = np.ones((units_per_partition, units_per_partition)) * (self_excitation / units_per_partition)
+    weights[:num_excitatory, :num_excitatory] = np.kron(np.eye(num_partitions), within)
+    weights[:num_excitatory, num_excitatory:] = -inhibition / num_inhibitory
+    weights[num_excitatory:, :num_excitatory] = excitation / units_per_partition
+    drive = np.eye(num_excitatory + num_inhibitory, num_excitatory)
+    return constructor(
+        jnp.asarray(weights, float), stimulus_weights=jnp.asarray(drive, float), time_constants=tau
+    )

@@ -1,0 +1,84 @@
+"""What a run leaves behind: its settings, its numbers, and what they were measured with."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import jax
+
+from rnn2ff.files import plain
+
+_PACKAGES = ("rnn2ff", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "lineax", "optax", "numpy")
+
+
+def environment() -> dict[str, object]:
+    """The commit, versions and device of this run."""
+    devices = jax.devices()
+    return {
+        **_commit(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "platform": devices[0].platform,
+        "processor": _processor(),
+        "num_cores": os.cpu_count(),
+        "x64": bool(jax.config.jax_enable_x64),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def record(name: str, config: object, rows: list[dict], *, seconds: float, **more: object) -> dict[str, object]:
+    """A record: what was asked, what came out, and what it was measured with.
+
+    Args:
+        name: of the experiment or benchmark.
+        config: a dataclass with every setting.
+        rows: the results.
+        seconds: wall-clock seconds of the whole run.
+        more: further results that do not fit a row.
+    """
+    return plain(
+        {
+            "name": name,
+            "config": dataclasses.asdict(config),
+            "rows": rows,
+            **more,
+            "environment": environment(),
+            "seconds": round(seconds, 1),
+        }
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> dict[str, object]:
+    """The commit of the code that runs, and whether anything but results differs from it; None outside a checkout."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--", ":/*.py", ":/*.toml")
+    return {"commit": commit, "is_dirty": None if commit is None else bool(changes)}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

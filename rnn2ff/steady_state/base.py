@@ -1,0 +1,87 @@
+"""What a solve returns: a state, and an honest word on how it ended."""
+
+import enum
+from abc import abstractmethod
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from rnn2ff.networks.base import RecurrentNetwork
+
+
+class Status(enum.IntEnum):
+    """Why a solve ended. Results hold its integers, so a batch of verdicts is an array. Append only."""
+
+    converged = 0  # residual below the tolerance, and small perturbations die out
+    unstable = 1  # a fixed point, but the dynamics leave it
+    oscillating = 2  # the dynamics never come to rest: a limit cycle, or chaos
+    diverging = 3  # the dynamics grow without bound
+    max_steps_reached = 4  # the budget of steps or time ran out before the tolerance was met
+    nonfinite = 5  # NaN or infinity
+
+
+ADVICE = {
+    Status.unstable: "a fixed point was found that the dynamics leave; follow the dynamics with `Rollout`, or start elsewhere",
+    Status.oscillating: "the dynamics never come to rest for this stimulus, so there is no steady state to find",
+    Status.diverging: "the dynamics grow without bound for this stimulus; check the weights and their signs",
+    Status.max_steps_reached: "the residual is still above the tolerance; raise `max_steps`, or loosen `tolerance`",
+    Status.nonfinite: "the search ended in NaN or infinity; check the vector field, or use `Rollout`",
+}
+
+
+class SteadyState(eqx.Module):
+    """The end of a solve; for a batch, each field has a leading axis.
+
+    Attributes:
+        state: the last state, whatever the status.
+        status: a `Status`, as an integer array.
+        residual: `max |tau dx/dt| / (1 + max |x|)`, recomputed on `state`.
+        num_steps: steps of the search: of time for a rollout, iterations for a root finder.
+    """
+
+    state: Float[Array, "*batch state"]
+    status: Int[Array, "*batch"]
+    residual: Float[Array, "*batch"]
+    num_steps: Int[Array, "*batch"]
+
+    @property
+    def is_converged(self) -> Bool[Array, "*batch"]:
+        """Whether the state is a steady state, per sample."""
+        return self.status == Status.converged
+
+
+class Candidate(eqx.Module):
+    """What a search hands to the verdict: nothing in it is believed, only used."""
+
+    state: Float[Array, " state"]
+    num_steps: Int[Array, ""]
+    is_diverging: Bool[Array, ""]
+
+
+class AbstractSteadyStateSolver(eqx.Module):
+    """A way of searching for the steady state of one sample.
+
+    Attributes:
+        tolerance: the largest residual that counts as rest; None asks for the dtype's default.
+    """
+
+    tolerance: eqx.AbstractVar[float | None]
+
+    @abstractmethod
+    def search(
+        self,
+        network: RecurrentNetwork,
+        stimulus: Float[Array, " stimulus"],
+        initial_state: Float[Array, " state"],
+        *,
+        tolerance: float,
+        max_steps: int,
+    ) -> Candidate:
+        """Look for a state at rest, without judging it."""
+
+
+def count_statuses(status: Int[ArrayLike, "*batch"]) -> dict[str, int]:
+    """How many samples ended with each status, every status named."""
+    counts = np.bincount(np.asarray(status).ravel(), minlength=len(Status))
+    return {each.name: int(counts[each]) for each in Status}
