@@ -1,16 +1,15 @@
 """Argument checks. Each says what is wrong, what was expected and what was received, before any work.
 
 Values can only be checked where they are known: inside `jit`, `vmap` or `grad` an array is a tracer, and
-the checks on values pass, while the checks on shapes still hold.
+the checks on values pass, while the checks on shapes still hold. JAX is not imported for a check of plain numbers, so
+that reading files and drawing figures do without it.
 """
 
+import sys
 from collections.abc import Sequence
 from numbers import Integral
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import JAXSparse
 
 _NUM_NAMED_ROWS = 5  # an error names this many offending rows, and counts the others
 
@@ -22,7 +21,8 @@ def fail(name: str, problem: str, expected: object, received: object) -> ValueEr
 
 def is_known(array: object) -> bool:
     """Whether the values of an array can be looked at now."""
-    return not isinstance(array, jax.core.Tracer)
+    jax = sys.modules.get("jax")  # without it nothing can be a tracer
+    return jax is None or not isinstance(array, jax.core.Tracer)
 
 
 def check_shape(name: str, array: object, expected: Sequence[int]) -> None:
@@ -37,7 +37,7 @@ def check_weights(name: str, weights: object) -> None:
         raise fail(name, "is not a square matrix", "shape (units, units)", f"shape {shape}")
     if shape[0] == 0:
         raise fail(name, "has no units", "at least one unit", "none")
-    check_finite(name, weights.data if isinstance(weights, JAXSparse) else weights)
+    check_finite(name, weights.data if hasattr(weights, "todense") else weights)
 
 
 def check_finite(name: str, array: object) -> None:
@@ -96,12 +96,12 @@ def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:
 
 def smallest_tolerance(dtype: object) -> float:
     """The smallest relative residual that rounding lets a solver of this dtype reach."""
-    return 16 * float(jnp.finfo(dtype).eps)
+    return 16 * float(np.finfo(dtype).eps)
 
 
 def default_tolerance(dtype: object) -> float:
     """The relative residual asked for where the caller names none: 1e-5 in float32, 1e-9 in float64."""
-    return 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-9
+    return 1e-5 if np.finfo(dtype).bits <= 32 else 1e-9
 
 
 def check_tolerance(tolerance: float | None, dtype: object) -> float:
@@ -112,7 +112,7 @@ def check_tolerance(tolerance: float | None, dtype: object) -> float:
     if not np.isfinite(tolerance) or tolerance < smallest:
         raise fail(
             "tolerance",
-            f"is below what {jnp.dtype(dtype).name} can reach",
+            f"is below what {np.dtype(dtype).name} can reach",
             f"a finite number of at least {smallest:.1e}",
             repr(tolerance),
         )

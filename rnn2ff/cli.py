@@ -4,6 +4,7 @@ JAX is imported only once a command runs, so that help and mistakes answer at on
 """
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from rnn2ff.distillation import Distillation
     from rnn2ff.networks import RecurrentNetwork
 
+File = Annotated[str, tyro.conf.arg(metavar="FILE")]
+OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkFiles:
@@ -24,15 +28,15 @@ class NetworkFiles:
     Every file is a .npy, .npz, .csv or .mat file; FILE:NAME picks one of several arrays, as in network.npz:W.
     """
 
-    weights: str
+    weights: File
     """Recurrent weights W, units x units; entry (i, j) is the weight from unit j to unit i."""
-    stimuli: str
+    stimuli: File
     """Stimuli, one a row."""
-    stimulus_weights: str | None = None
+    stimulus_weights: OptionalFile = None
     """Stimulus weights B, units x channels; without them each channel drives one unit."""
-    bias: str | None = None
+    bias: OptionalFile = None
     """Constant input b, one value a unit."""
-    time_constants: str | None = None
+    time_constants: OptionalFile = None
     """Time constants tau, one value a unit; 1 without them."""
     form: Literal["state", "rate"] = "state"
     """Where the rectifier stands: `state` as above, `rate` for tau r' = -r + [W r + B u + b]_+."""
@@ -40,8 +44,8 @@ class NetworkFiles:
     """Precision of all numbers."""
     max_steps: int = 4096
     """Give up a solve after this many steps of the integrator."""
-    progress: bool = True
-    """Show progress bars on standard error."""
+    progress: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
+    """Hide the progress bars, which are shown on standard error where that is a terminal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +58,10 @@ class Distill:
     Example: rnn2ff distill --weights W.npy --stimuli U.npy --out run1
     """
 
-    network: Annotated[NetworkFiles, tyro.conf.arg(name="")]
+    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
     out: Path
     """Folder for the results; made if it does not exist."""
-    width: int | None = None
+    width: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")] = None
     """Hidden units of the feed-forward network; by default 4 for each unit of the network."""
     num_steps: int = 20_000
     """Optimizer steps."""
@@ -83,18 +87,16 @@ class Solve:
     Example: rnn2ff solve --weights W.npy --stimuli U.npy --out states.npz
     """
 
-    network: Annotated[NetworkFiles, tyro.conf.arg(name="")]
+    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
     out: Path
     """The .npz file to write."""
-    tolerance: float | None = None
+    tolerance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(optional)")] = None
     """Largest relative residual that counts as rest; by default 1e-5 in float32, 1e-9 in float64."""
     overwrite: bool = False
     """Replace the file if it exists."""
 
 
-Command = (
-    Annotated[Distill, tyro.conf.subcommand("distill")] | Annotated[Solve, tyro.conf.subcommand("solve")]
-)
+Command = Annotated[Distill, tyro.conf.subcommand("distill")] | Annotated[Solve, tyro.conf.subcommand("solve")]
 
 
 def main() -> None:
@@ -103,6 +105,7 @@ def main() -> None:
         Command,
         prog="rnn2ff",
         description="Feed-forward networks that stand in for the steady states of recurrent ones.",
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     try:
         if isinstance(command, Distill):
@@ -112,28 +115,37 @@ def main() -> None:
     except (ValueError, ModuleNotFoundError) as error:
         print(f"rnn2ff: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"rnn2ff: error: the results could not be written: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
-        print("rnn2ff: interrupted; nothing was written", file=sys.stderr)
+        print("rnn2ff: interrupted before the results were complete", file=sys.stderr)
         sys.exit(130)
 
 
 def _read(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
     """The network and the stimuli, checked, in the wanted precision."""
     import jax
+    import numpy as np
 
-    from rnn2ff._checks import check_stimuli
+    from rnn2ff._checks import check_stimuli, check_weights
     from rnn2ff.files import read_array
     from rnn2ff.networks import threshold_linear, threshold_linear_rate
 
     jax.config.update("jax_enable_x64", files.precision == "float64")
 
     def read(path: str, name: str) -> "np.ndarray":
-        return read_array(path, name).astype(files.precision)
+        array = read_array(path, name)
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+            return array.astype(files.precision)
 
     def read_vector(path: str | None, name: str) -> "np.ndarray | None":
-        return None if path is None else read(path, name).squeeze()  # a .csv or .mat vector is a row or a column
+        if path is None:
+            return None
+        return np.atleast_1d(read(path, name).squeeze())  # a .csv or .mat vector is a row or a column
 
     weights, stimuli = read(files.weights, "weights"), read(files.stimuli, "stimuli")
+    check_weights("weights", weights)
     constructor = threshold_linear if files.form == "state" else threshold_linear_rate
     time_constants = read_vector(files.time_constants, "time-constants")
     network = constructor(
@@ -146,13 +158,22 @@ def _read(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
     return network, stimuli
 
 
+def _shows_progress(command: Distill | Solve) -> bool:
+    return command.network.progress and sys.stderr.isatty()
+
+
 def _solve(command: Solve) -> None:
     from rnn2ff._checks import check_at_least, check_tolerance, fail
 
-    if command.out.exists() and not command.overwrite:
-        raise fail("out", "exists already", "a new file, or --overwrite", f"{command.out}")
-    if command.out.suffix != ".npz":
-        raise fail("out", "is in an unknown format", "a name that ends in .npz", f"{command.out}")
+    out = command.out
+    if out.suffix != ".npz":
+        raise fail("out", "is in an unknown format", "a name that ends in .npz", f"{out}")
+    if out.is_dir():
+        raise fail("out", "is a folder", "the name of a file", f"{out}")
+    if out.exists() and not command.overwrite:
+        raise fail("out", "exists already", "a new file, or --overwrite", f"{out}")
+    if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
+        raise fail("out", "cannot be written", "a folder that exists and may be written to", f"{out.parent}")
     check_at_least("max-steps", command.network.max_steps, 1)
     network, stimuli = _read(command.network)
     check_tolerance(command.tolerance, network.dtype)
@@ -168,10 +189,10 @@ def _solve(command: Solve) -> None:
         stimuli,
         tolerance=command.tolerance,
         max_steps=command.network.max_steps,
-        progress=command.network.progress,
+        progress=_shows_progress(command),
     )
     write_arrays(
-        command.out,
+        out,
         {
             "states": np.asarray(solved.state),
             "rates": np.asarray(jax.vmap(network.rates)(solved.state)),
@@ -184,7 +205,7 @@ def _solve(command: Solve) -> None:
     for name, count in count_statuses(solved.status).items():
         if count:
             print(f"{name:26s}{count}")
-    print(f"{'written to':26s}{command.out}")
+    print(f"{'written to':26s}{out}")
     if not bool(solved.is_converged.any()):
         sys.exit(1)
 
@@ -195,11 +216,13 @@ def _distill(command: Distill) -> None:
     out = command.out
     if (out / "report.json").exists() and not command.overwrite:
         raise fail("out", "holds a finished run", "an empty or new folder, or --overwrite", f"{out}")
-    if out.exists() and not out.is_dir():
-        raise fail("out", "is not a folder", "a folder", f"{out}")
+    existing = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise fail("out", "cannot be written", "a folder that may be written to", f"{existing}")
     if command.width is not None:
         check_at_least("width", command.width, 1)
     check_at_least("num-steps", command.num_steps, 1)
+    check_at_least("max-steps", command.network.max_steps, 1)
     check_fraction("held-out", command.held_out)
     network, rows = _read(command.network)
 
@@ -213,6 +236,9 @@ def _distill(command: Distill) -> None:
 
     key = jr.key(command.seed)
     training_rows, test_rows = hold_out(rows, command.held_out, key=key_for(key, "held-out rows"))
+    if min(len(training_rows), len(test_rows)) < 2:
+        parted = f"{len(rows)} rows parted into {len(training_rows)} and {len(test_rows)}"
+        raise fail("stimuli", "are too few", "at least 2 rows to train on and 2 held out", parted)
     distillation = distill(
         network,
         sample_from(training_rows, jitter=command.jitter) if command.jitter else training_rows,
@@ -221,7 +247,7 @@ def _distill(command: Distill) -> None:
         num_samples=command.num_samples,
         num_steps=command.num_steps,
         max_steps=command.network.max_steps,
-        progress=command.network.progress,
+        progress=_shows_progress(command),
         key=key,
     )
     content = {
@@ -230,6 +256,8 @@ def _distill(command: Distill) -> None:
         "environment": environment(),
     }
     out.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", "report.png"):  # of an earlier run; the new approximator is not what they tell of
+        (out / name).unlink(missing_ok=True)
     save(out / "approximator.safetensors", distillation.approximator, card=content)
     has_figure = _draw(out / "report.png", distillation)
     write_json(out / "report.json", content)  # last: its presence says that the run is finished
@@ -269,7 +297,7 @@ def _draw(path: Path, distillation: "Distillation") -> bool:
     nrmse = distillation.report.accuracy.nrmse
     plot_rates(left, target.ravel()[shown], predicted.ravel()[shown], nrmse=nrmse)
     training = distillation.report.training._asdict()
-    plot_learning(right, training, variance=target.var(axis=0).mean())
+    plot_learning(right, training, variance=float(target.var(axis=0).mean()))
     save_figure(figure, path)
     return True
 

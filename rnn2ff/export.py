@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -16,6 +15,7 @@ from rnn2ff.approximators import TwoLayer
 from rnn2ff.files import plain, replacing
 
 _FORMAT = "rnn2ff.two_layer.1"
+_ARRAYS = ("hidden_weights", "hidden_bias", "readout_weights", "readout_bias", "bypass_weights")
 
 
 def save(path: str | Path, approximator: TwoLayer, *, card: Mapping[str, object] | None = None) -> None:
@@ -29,13 +29,14 @@ def save(path: str | Path, approximator: TwoLayer, *, card: Mapping[str, object]
     Raises:
         ValueError: if the folder cannot be written to.
     """
-    arrays = {name: np.asarray(value) for name, value in vars(approximator).items() if isinstance(value, jax.Array)}
+    values = {name: getattr(approximator, name) for name in _ARRAYS}
+    arrays = {name: np.asarray(value) for name, value in values.items() if value is not None}
     metadata = {
         "format": _FORMAT,
         "is_rectified": json.dumps(approximator.is_rectified),
-        "hash": _hash(arrays, approximator.is_rectified),
         "card": json.dumps(plain(card or {}), allow_nan=False),
     }
+    metadata["hash"] = _hash(arrays, metadata)
     with replacing(path) as temporary:
         safetensors.numpy.save_file(arrays, temporary, metadata)
 
@@ -57,22 +58,22 @@ def load(path: str | Path) -> tuple[TwoLayer, dict[str, object]]:
         raise fail("path", "is damaged", "a whole safetensors file", f"{path}: {error}") from error
     if metadata.get("format") != _FORMAT:
         raise fail("path", "is not an approximator", f"a file of format {_FORMAT}", f"{metadata.get('format')}")
-    is_rectified = json.loads(metadata["is_rectified"])
-    if _hash(arrays, is_rectified) != metadata.get("hash"):
-        raise fail("path", "was changed after it was written", "the weights that were saved", f"{path}")
+    if _hash(arrays, metadata) != metadata.get("hash"):
+        raise fail("path", "was changed after it was written", "what was saved", f"{path}")
     if jnp.asarray(arrays["hidden_weights"]).dtype != arrays["hidden_weights"].dtype:
         raise fail("path", "holds float64 weights", "`jax_enable_x64` to be set before loading them", "float32 only")
     # Made from its parts, not by its constructor, which draws random weights.
     approximator = object.__new__(TwoLayer)
-    names = ("hidden_weights", "hidden_bias", "readout_weights", "readout_bias", "bypass_weights")
-    for name in names:
+    for name in _ARRAYS:
         object.__setattr__(approximator, name, jnp.asarray(arrays[name]) if name in arrays else None)
-    object.__setattr__(approximator, "is_rectified", is_rectified)
+    object.__setattr__(approximator, "is_rectified", json.loads(metadata["is_rectified"]))
     return approximator, json.loads(metadata["card"])
 
 
-def _hash(arrays: Mapping[str, np.ndarray], is_rectified: bool) -> str:
-    digest = hashlib.sha256(str(is_rectified).encode())
+def _hash(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
+    """Of everything in the file but the hash itself."""
+    texts = {name: text for name, text in metadata.items() if name != "hash"}
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())

@@ -7,15 +7,20 @@ stood there before.
 import json
 import os
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from rnn2ff._checks import check_finite, fail
-
 _FORMATS = ".npy, .npz, .csv or .mat"
+
+# What the readers of numpy and scipy trip over in a damaged file, found by changing and cutting files at every byte.
+_DAMAGE = (ValueError, TypeError, LookupError, MemoryError, OSError, EOFError, RuntimeError)
+_DAMAGE += (zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError)
 
 
 def read_array(path: str | Path, name: str) -> np.ndarray:
@@ -30,6 +35,8 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
         ValueError: if the file is missing, is of another format or damaged, holds several arrays and none is named,
             or holds anything but finite numbers.
     """
+    from rnn2ff._checks import check_finite, fail  # here, since it loads JAX, and who only writes needs none
+
     path, wanted = _split(path)
     if not path.is_file():
         raise fail(name, "cannot be read", "an existing file", f"{path}")
@@ -38,7 +45,7 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
         raise fail(name, "is in an unknown format", f"a {_FORMATS} file", f"{path}")
     try:
         arrays = readers[path.suffix.lower()](path)
-    except (ValueError, OSError, EOFError, TypeError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise fail(name, "cannot be read", f"a valid {path.suffix} file", f"{path}: {error}") from error
     array = _choose(arrays, wanted, name, path)
     check_finite(name, array)
@@ -54,6 +61,8 @@ def _split(path: str | Path) -> tuple[Path, str | None]:
 
 
 def _choose(arrays: Mapping[str, np.ndarray], wanted: str | None, name: str, path: Path) -> np.ndarray:
+    from rnn2ff._checks import fail
+
     found = ", ".join(sorted(arrays)) or "none"
     if wanted is not None:
         if wanted not in arrays:
@@ -65,30 +74,36 @@ def _choose(arrays: Mapping[str, np.ndarray], wanted: str | None, name: str, pat
 
 
 def _read_npy(path: Path) -> dict[str, np.ndarray]:
-    return {path.stem: np.load(path, allow_pickle=False)}
+    with path.open("rb") as file:
+        return {path.stem: np.lib.format.read_array(file, allow_pickle=False)}
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             raise ValueError("it is not an archive of arrays")
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
-    if not path.read_text().strip():
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.partition("#")[0].strip()]
+    if not lines:
         raise ValueError("it is empty")
-    return {path.stem: np.loadtxt(path, delimiter=",", ndmin=2)}
+    return {path.stem: np.loadtxt(lines, delimiter=",", ndmin=2)}
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         content = loadmat(path)
     except NotImplementedError as error:
         raise ValueError("it is of MATLAB version 7.3; save it with the option -v7") from error
+    except MatReadError as error:
+        raise ValueError(f"{error}") from error
     arrays = {name: value for name, value in content.items() if not name.startswith("__")}
     return {name: value.toarray() if hasattr(value, "toarray") else value for name, value in arrays.items()}
 
@@ -104,7 +119,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
-        raise fail("path", "cannot be written", "a folder that exists and may be written to", f"{path.parent}") from error
+        from rnn2ff._checks import fail
+
+        raise fail(
+            "path", "cannot be written", "a folder that exists and may be written to", f"{path.parent}"
+        ) from error
     os.close(handle)
     try:
         yield Path(temporary)

@@ -1,10 +1,12 @@
 """Figures, drawn from plain arrays and records. Needs the extra `plot`, and never JAX."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rnn2ff.files import replacing
 
@@ -36,38 +38,57 @@ _STYLE = {
     "axes.spines.right": False,
     "lines.linewidth": 1.2,
     "savefig.dpi": 300,
-    "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
+    "svg.hashsalt": "rnn2ff",
 }
 
 
-def new_figure(num_columns: int = 1, *, width: float = PAGE_WIDTH, height: float = 2.3) -> "tuple[Figure, list[Axes]]":
-    """A figure in the house style, with its axes side by side; sizes in inches.
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def house_style(draw: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Make a function draw in the house style, and leave matplotlib's own settings as they are.
 
     Raises:
-        ModuleNotFoundError: if matplotlib is not installed, naming the extra that brings it.
+        ModuleNotFoundError: when the function is called, if matplotlib is not installed, naming the extra.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        message = "Figures need matplotlib. Install the extra: pip install 'rnn2ff[plot]'"
-        raise ModuleNotFoundError(message) from error
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height))
-        axes = figure.subplots(1, num_columns, squeeze=False)[0]
+
+    @functools.wraps(draw)
+    def styled(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            import matplotlib
+        except ModuleNotFoundError as error:
+            message = "Figures need matplotlib. Install the extra: pip install 'rnn2ff[plot]'"
+            raise ModuleNotFoundError(message) from error
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@house_style
+def new_figure(
+    num_columns: int = 1, *, width: float = PAGE_WIDTH, height: float = 2.3, width_ratios: Sequence[float] | None = None
+) -> "tuple[Figure, list[Axes]]":
+    """A figure with its axes side by side; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, num_columns, squeeze=False, width_ratios=width_ratios)[0]
     return figure, list(axes)
 
 
+@house_style
 def save_figure(figure: "Figure", path: str | Path) -> None:
     """Write a figure in the format its name ends with, whole or not at all."""
-    import matplotlib
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # the same figure gives the same bytes
+    with replacing(path) as temporary:
+        figure.savefig(temporary, metadata=dates.get(temporary.suffix))
 
-    with matplotlib.rc_context(_STYLE), replacing(path) as temporary:
-        figure.savefig(temporary, metadata={"Date": None} if temporary.suffix == ".svg" else None)
 
-
-def plot_rates(axes: "Axes", target: np.ndarray, predicted: np.ndarray, *, nrmse: float) -> None:
+@house_style
+def plot_rates(axes: "Axes", target: ArrayLike, predicted: ArrayLike, *, nrmse: float) -> None:
     """Predicted against steady rates, one dot an entry, with the line where they agree.
 
     Args:
@@ -77,23 +98,26 @@ def plot_rates(axes: "Axes", target: np.ndarray, predicted: np.ndarray, *, nrmse
         nrmse: of all test samples, for the caption.
     """
     target, predicted = np.ravel(target), np.ravel(predicted)
-    top = max(target.max(), predicted.max()) * 1.05
-    axes.plot([0, top], [0, top], color="black", linewidth=0.6, zorder=3)
+    low, top = min(0.0, target.min(), predicted.min()), max(0.0, target.max(), predicted.max())
+    margin = 0.03 * (top - low or 1.0)
+    limits = (low - margin, top + margin)
+    axes.plot([low, top], [low, top], color="black", linewidth=0.6, zorder=3)
     axes.scatter(target, predicted, s=3, color=COLORS["feed-forward"], alpha=0.25, linewidths=0, rasterized=True)
-    axes.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, top), aspect="equal")
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel="steady rate, recurrent", ylabel="rate, feed-forward", title=f"error {100 * nrmse:.1f} % (NRMSE)")
 
 
-def plot_learning(axes: "Axes", training: Mapping[str, list[float]], *, variance: float) -> None:
+@house_style
+def plot_learning(axes: "Axes", training: Mapping[str, object], *, variance: float) -> None:
     """The course of a training: NRMSE on the held-out part against optimizer steps.
 
     Args:
         axes: where to draw.
-        training: `steps` and `validation_errors` of a `TrainingRun`, as lists.
+        training: `steps` and `validation_errors`, as in a report.
         variance: of the steady rates about per-unit means; turns errors into NRMSE.
     """
     nrmse = 100 * np.sqrt(np.asarray(training["validation_errors"]) / variance)
-    axes.plot(training["steps"], nrmse, color=COLORS["feed-forward"], marker="o", markersize=2)
+    axes.plot(np.asarray(training["steps"]), nrmse, color=COLORS["feed-forward"], marker="o", markersize=2)
     axes.set(xlabel="optimizer steps", ylabel="error on held-out pairs (NRMSE, %)", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")

@@ -70,7 +70,9 @@ def _commit() -> dict[str, object]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = git("rev-parse", "HEAD")
+    # An installed copy may lie in somebody else's checkout.
+    is_ours = git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    commit = git("rev-parse", "HEAD") if is_ours else None
     changes = git("status", "--porcelain", "--", ":/*.py", ":/*.toml")
     return {"commit": commit, "is_dirty": None if commit is None else bool(changes)}
 

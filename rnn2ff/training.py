@@ -147,7 +147,9 @@ def _train_interval(approximator, opt_state, optimizer, training, num_steps, bat
         approximator = eqx.combine(arrays, static)
         rows = jr.randint(key, (batch_size,), 0, len(stimuli))
         error, gradient = eqx.filter_value_and_grad(surrogate_error)(approximator, stimuli[rows], rates[rows])
-        updates, opt_state = optimizer.update(gradient, opt_state, eqx.filter(approximator, eqx.is_inexact_array))
+        weights = eqx.filter(approximator, eqx.is_inexact_array)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
+            updates, opt_state = optimizer.update(gradient, opt_state, weights)
         approximator = eqx.apply_updates(approximator, updates)
         return (eqx.filter(approximator, eqx.is_array), opt_state), error
 

@@ -1,7 +1,6 @@
 """A recurrent network: a vector field `(params, state, stimulus) -> velocity`, its parameters and two sizes."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import equinox as eqx
 import jax
@@ -10,13 +9,8 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from rnn2ff._checks import check_at_least, fail
 
-
-class VectorField(Protocol):
-    """The right-hand side of `dx/dt = f(params, x, u)`: pure, for one sample."""
-
-    def __call__(
-        self, params: PyTree, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-    ) -> Float[Array, " state"]: ...
+# The right-hand side of `dx/dt = f(params, x, u)`: pure, for one sample.
+VectorField = Callable[[PyTree, Float[Array, " state"], Float[Array, " stimulus"]], Float[Array, " state"]]
 
 
 def state_is_rate(params: PyTree, state: Float[Array, " state"]) -> Float[Array, " state"]:
@@ -96,9 +90,7 @@ class RecurrentNetwork(eqx.Module):
         named = self.params.get if isinstance(self.params, Mapping) else lambda *name: getattr(self.params, *name)
         return jnp.asarray(named("time_constants", 1.0), self.dtype)
 
-    def velocity(
-        self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-    ) -> Float[Array, " state"]:
+    def velocity(self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """dx/dt, in units of the state over units of time."""
         return self.vector_field(self.params, state, stimulus)
 
@@ -113,9 +105,7 @@ class RecurrentNetwork(eqx.Module):
         return eqx.filter_eval_shape(self.rate_function, self.params, state).shape[0]
 
 
-def residual(
-    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-) -> Scalar:
+def residual(network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Scalar:
     """How far a state is from rest: `max |tau dx/dt| / (1 + max |x|)`, dimensionless."""
     drift = network.time_constants * network.velocity(state, stimulus)
     return jnp.max(jnp.abs(drift)) / (1 + jnp.max(jnp.abs(state)))

@@ -40,9 +40,7 @@ def winner_take_all(
         Rutishauser, Douglas and Slotine, Collective stability of networks of winner-take-all circuits,
         Neural Computation 23, 2011.
     """
-    return _competition(
-        threshold_linear_rate, num_units, 1, 1, self_excitation, inhibition, excitation, time_constant
-    )
+    return _competition(threshold_linear_rate, num_units, 1, 1, self_excitation, inhibition, excitation, time_constant)
 
 
 def partition_competition(
@@ -124,6 +122,4 @@ def _competition(
     weights[:num_excitatory, num_excitatory:] = -inhibition / num_inhibitory
     weights[num_excitatory:, :num_excitatory] = excitation / units_per_partition
     drive = np.eye(num_excitatory + num_inhibitory, num_excitatory)
-    return constructor(
-        jnp.asarray(weights, float), stimulus_weights=jnp.asarray(drive, float), time_constants=tau
-    )
+    return constructor(jnp.asarray(weights, float), stimulus_weights=jnp.asarray(drive, float), time_constants=tau)

@@ -1,7 +1,7 @@
-"""Threshold-linear networks, `tau dx/dt = -x + W [x]_+ + B u + b` (state form) and
-`tau dr/dt = -r + [W r + B u + b]_+` (rate form).
+"""Threshold-linear networks, `tau dx/dt = -x + W [x]_+ + B u + b`.
 
-The two forms share their steady states: `r* = [x*]_+` and `x* = W r* + B u + b`.
+That is the state form; the rate form is `tau dr/dt = -r + [W r + B u + b]_+`. The two share their steady states:
+`r* = [x*]_+` and `x* = W r* + B u + b`.
 """
 
 import equinox as eqx
@@ -36,9 +36,7 @@ class ThresholdLinearParams(eqx.Module):
         driven = stimulus if self.stimulus_weights is None else self.stimulus_weights @ stimulus
         return driven + self.bias
 
-    def total_input(
-        self, rates: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-    ) -> Float[Array, " state"]:
+    def total_input(self, rates: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """`W r + B u + b`. A unit is active in a steady state exactly where this is positive."""
         return self.recurrent_weights @ rates + self.feedforward_input(stimulus)
 

@@ -22,7 +22,7 @@ class Status(enum.IntEnum):
 
 
 ADVICE = {
-    Status.unstable: "a fixed point was found that the dynamics leave; follow the dynamics with `Rollout`, or start elsewhere",
+    Status.unstable: "the dynamics leave the fixed point that was found; use `Rollout`, or start elsewhere",
     Status.oscillating: "the dynamics never come to rest for this stimulus, so there is no steady state to find",
     Status.diverging: "the dynamics grow without bound for this stimulus; check the weights and their signs",
     Status.max_steps_reached: "the residual is still above the tolerance; raise `max_steps`, or loosen `tolerance`",

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Scalar
+from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.networks.base import RecurrentNetwork, residual
 from rnn2ff.steady_state.base import Candidate, Status, SteadyState
@@ -71,7 +71,8 @@ def grows(
     def transform(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         del carry
         jacobian = jax.jacfwd(network.velocity)(state, stimulus)
-        scale = size**0.5 / jnp.linalg.norm(jacobian)  # puts the bulk of the spectrum near the unit circle's middle
+        size_of_jacobian = jnp.maximum(jnp.linalg.norm(jacobian), jnp.finfo(state.dtype).tiny)
+        scale = size**0.5 / size_of_jacobian  # so that typical eigenvalues end up far inside the unit circle
         cayley = jnp.linalg.solve(identity - scale * jacobian, identity + scale * jacobian)
         return jnp.zeros((), bool), cayley
 

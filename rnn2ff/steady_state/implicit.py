@@ -12,6 +12,12 @@ from jaxtyping import Array, Bool, Float
 
 from rnn2ff.networks.base import RecurrentNetwork
 
+_LARGEST_DEFECT = 1e-2  # of a linear solve, relative; a Jacobian that leaves more is singular to working precision
+_SINGULAR = (
+    "The steady state has no derivative: the Jacobian is singular there, as on a continuous attractor, where the "
+    "stimulus does not decide the state."
+)
+
 
 @eqx.filter_custom_jvp
 def with_implicit_derivative(
@@ -22,8 +28,9 @@ def with_implicit_derivative(
 ) -> Float[Array, " state"]:
     """The state as it is, with its derivative by the network's parameters and by the stimulus.
 
-    First derivatives, forward and reverse mode. Where the state is not steady its derivative is NaN. On a continuous
-    attractor the Jacobian is singular and the derivative undefined: the linear solve then fails, with an error.
+    First derivatives, forward and reverse mode. What is asked of a state that is not steady is NaN, in its own sample
+    alone; a sample that a loss ignores adds nothing. On a continuous attractor the derivative is undefined: the linear
+    solve fails, with an error.
 
     Args:
         network: differentiated by its parameters.
@@ -47,5 +54,22 @@ def _implicit_jvp(primals, tangents):
     jacobian = jax.jacfwd(network.velocity)(state, stimulus)
     # One sample without a steady state must not fail the solve of all others in a batch.
     jacobian = jnp.where(is_steady, jacobian, jnp.eye(state.size, dtype=state.dtype))
-    response = lx.linear_solve(lx.MatrixLinearOperator(jacobian), push, lx.LU()).value
-    return state, jnp.where(is_steady, -response, jnp.nan)
+
+    def solve(matrix: Float[Array, "state state"], vector: Float[Array, " state"]) -> Float[Array, " state"]:
+        is_solvable = is_steady & jnp.all(jnp.isfinite(vector))
+        known = jnp.where(is_solvable, vector, 0)
+        solution = lx.linear_solve(lx.MatrixLinearOperator(matrix), known, lx.LU(), throw=False).value
+        defect = jnp.max(jnp.abs(matrix @ solution - known))
+        is_solved = defect <= _LARGEST_DEFECT * jnp.max(jnp.abs(known))  # False if NaN
+        solution = eqx.error_if(solution, ~is_solved, _SINGULAR)
+        return jnp.where(is_solvable | (vector == 0), solution, jnp.nan)
+
+    # The rule for both directions is given here, and not left to transposition, which would turn the NaN of a sample
+    # without a steady state into a zero.
+    response = jax.lax.custom_linear_solve(
+        lambda vector: jacobian @ vector,
+        push,
+        solve=lambda _, vector: solve(jacobian, vector),
+        transpose_solve=lambda _, vector: solve(jacobian.T, vector),
+    )
+    return state, -response

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimuli, check_stimulus, check_tolerance
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.steady_state.base import ADVICE, AbstractSteadyStateSolver, Status, SteadyState
+from rnn2ff.steady_state.base import ADVICE, AbstractSteadyStateSolver, SteadyState
 from rnn2ff.steady_state.classify import judge
 from rnn2ff.steady_state.implicit import with_implicit_derivative
 from rnn2ff.steady_state.rollout import Rollout

@@ -1,0 +1,40 @@
+# The commands of the project. `make` lists them.
+.PHONY: help install test test32 lint format types smoke experiments figures readme ci
+
+help:  ## list the commands
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install:  ## install the package with everything needed to work on it
+	pip install -e '.[dev]'
+
+test:  ## run the tests in float64
+	python -m pytest
+
+test32:  ## run the tests in float32
+	RNN2FF_X64=0 python -m pytest
+
+lint:  ## look for mistakes and for departures from the style
+	ruff check .
+	ruff format --check .
+
+format:  ## put the code into the style
+	ruff check --fix .
+	ruff format .
+
+types:  ## check the types
+	pyright
+
+smoke:  ## run every experiment in its small version
+	python -m experiments.competition --smoke
+
+experiments:  ## run every experiment at full size, and keep the records
+	python -m experiments.competition
+
+figures:  ## draw the figures again from the records
+	python -m experiments.figures
+
+readme:  ## write the tables of the README from the records
+	python -m experiments.readme
+
+ci:  ## what runs before a change is taken
+	bash .ci/run

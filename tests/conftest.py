@@ -1,0 +1,29 @@
+"""Float64 unless RNN2FF_X64=0; two CPU devices; no silent promotion of dtypes or ranks."""
+
+import os
+import zlib
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+
+import jax
+import jax.random as jr
+import jaxtyping
+import pytest
+
+jax.config.update("jax_enable_x64", os.environ.get("RNN2FF_X64", "1") == "1")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key(request):
+    """A key of the test's own, the same in every run."""
+    return jr.key(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def as_a_user():
+    """Without the type checks that only the tests switch on, so that the library's own are seen."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

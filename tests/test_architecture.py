@@ -1,0 +1,101 @@
+"""Imports point down only, and each solver library is imported by its owner alone."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "rnn2ff"
+
+# A module may import modules of lower floors; within a floor, only along the order of this list.
+FLOORS = [
+    ["_checks"],
+    ["files", "timing", "networks.base", "networks.threshold_linear", "networks.structured", "networks"],
+    ["approximators"],
+    [
+        "steady_state.base",
+        "steady_state.rollout",
+        "steady_state.root_find",
+        "steady_state.implicit",
+        "steady_state.classify",
+        "steady_state.solve",
+        "steady_state",
+    ],
+    ["datasets"],
+    ["training", "evaluation"],
+    ["distillation", "export", "plotting", "records"],
+    ["cli"],
+]
+ORDER = [module for floor in FLOORS for module in floor]
+OWNERS = {
+    "diffrax": {"steady_state.rollout"},
+    "optimistix": {"steady_state.root_find"},
+    "lineax": {"steady_state.implicit"},
+    "optax": {"training"},
+    "safetensors": {"export"},
+    "matplotlib": {"plotting"},
+    "tyro": {"cli"},
+}
+
+
+def name_of(path: Path, package: Path) -> str:
+    return ".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def violations(package: Path) -> list[str]:
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        module = name_of(path, package)
+        if module == "__init__":
+            continue
+        if module not in ORDER:
+            found.append(f"{module} has no floor")
+            continue
+        for imported in imports_of(path):
+            library = imported.partition(".")[0]
+            if module not in OWNERS.get(library, {module}):
+                found.append(f"{module} imports {library}, which belongs to {OWNERS[library]}")
+            below = imported.removeprefix("rnn2ff.")
+            if library == "rnn2ff" and below in ORDER and ORDER.index(below) >= ORDER.index(module):
+                found.append(f"{module} imports {below}, which is not below it")
+    return found
+
+
+def test_imports_point_down_and_libraries_stay_with_their_owners():
+    assert violations(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "planted", "message"),
+    [
+        ("networks/base.py", "import diffrax", "networks.base imports diffrax"),
+        ("networks/base.py", "from rnn2ff.training import train", "which is not below it"),
+        ("networks/base.py", "from rnn2ff.networks import structured", "which is not below it"),
+        ("steady_state/rollout.py", "import rnn2ff.steady_state.solve", "which is not below it"),
+        ("utils.py", "", "utils has no floor"),
+    ],
+)
+def test_a_forbidden_import_is_found(module, planted, message, tmp_path):
+    (tmp_path / module).parent.mkdir(exist_ok=True)
+    (tmp_path / module).write_text(planted)
+    assert any(message in each for each in violations(tmp_path))
+
+
+def test_every_public_name_is_where_the_package_says():
+    import rnn2ff
+
+    for name in rnn2ff.__all__:
+        assert getattr(rnn2ff, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rnn2ff.nothing

@@ -1,0 +1,271 @@
+import itertools
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import scipy.io
+
+from rnn2ff import TwoLayer, cli, load
+from rnn2ff.approximators import predict
+
+WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
+STIMULI = np.random.default_rng(0).uniform(0.5, 1.5, size=(40, 2))
+STIMULI[0] = [1.0, -1.0]  # the second unit is silent
+DOUBLING = np.array([[2.0, 0.0], [0.0, 2.0]])
+FILES = ("approximator.safetensors", "report.json", "report.png")
+SHORT = ("--num-steps", "40", "--width", "5")
+
+
+def closed_form(stimulus):
+    """Of the four active sets, the one that agrees with its own solution of x = W D x + u."""
+    for active in itertools.product([False, True], repeat=2):
+        state = np.linalg.solve(np.eye(2) - WEIGHTS @ np.diag(active), stimulus)
+        if list(state > 0) == list(active):
+            return state, np.maximum(state, 0)
+    raise AssertionError("no fixed point")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty folder with a network and stimuli in it; JAX's precision is put back."""
+    monkeypatch.chdir(tmp_path)
+    np.save("W.npy", WEIGHTS)
+    np.save("U.npy", STIMULI)
+    x64 = jax.config.jax_enable_x64
+    yield tmp_path
+    jax.config.update("jax_enable_x64", x64)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rnn2ff", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def command(verb, *more, weights="W.npy", stimuli="U.npy", out=None):
+    out = {"solve": "states.npz", "distill": "run"}[verb] if out is None else out
+    short = SHORT if verb == "distill" else ()
+    return verb, "--weights", weights, "--stimuli", stimuli, "--out", out, *short, *more
+
+
+def listing(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class TestHelp:
+    @pytest.mark.parametrize("arguments", [["--help"], ["distill", "--help"], ["solve", "--help"], ["no-such-verb"]])
+    def test_help_and_misspellings_do_not_wait_for_jax(self, arguments):
+        code = (
+            "import sys\nfrom rnn2ff.cli import main\n"
+            "try:\n    main()\nfinally:\n    print('loaded:', {'jax', 'numpy', 'scipy'} & set(sys.modules))"
+        )
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert done.stdout.endswith("loaded: set()\n")
+        assert done.returncode == (0 if "--help" in arguments else 2)
+
+    @pytest.mark.parametrize("verb", ["distill", "solve"])
+    def test_help_names_the_equation_the_formats_and_every_required_option(self, verb, run):
+        code, out, _ = run(verb, "--help")
+        assert code == 0
+        for word in ("tau x' = -x + W [x]_+ + B u + b", ".npy, .npz, .csv or .mat", "FILE:NAME", "Example: rnn2ff"):
+            assert word in " ".join(out.replace("│", " ").split())
+        for option in ("--weights FILE", "--stimuli FILE", "--out PATH", "--overwrite", "--no-progress"):
+            assert option in out
+
+
+class TestSolve:
+    @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("float64", 1e-8)])
+    @pytest.mark.parametrize("form", ["state", "rate"])
+    def test_the_states_are_the_closed_form(self, form, precision, tolerance, run):
+        code, out, err = run(*command("solve", "--precision", precision, "--form", form))
+        assert (code, err) == (0, "")
+        assert "converged                 40" in out
+        assert "states.npz" in out
+        states, rates = (np.stack(each) for each in zip(*map(closed_form, STIMULI)))
+        with np.load("states.npz") as received:
+            assert set(received.files) == {"states", "rates", "statuses", "status_names", "residuals", "num_steps"}
+            assert received["states"].dtype == received["residuals"].dtype == precision
+            expected = states if form == "state" else rates
+            np.testing.assert_allclose(received["states"], expected, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(received["rates"], rates, rtol=tolerance, atol=tolerance)
+            assert (received["status_names"][received["statuses"]] == "converged").all()
+            assert received["residuals"].max() < tolerance
+            assert received["num_steps"].min() > 0
+
+    def test_stimulus_weights_bias_and_time_constants_come_from_files_of_any_format(self, run):
+        scipy.io.savemat("network.mat", {"W": WEIGHTS, "b": [[0.1], [0.2]], "tau": [[1.0, 5.0]]})
+        np.savetxt("B.csv", [[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]], delimiter=",")
+        np.savez("U.npz", U=np.ones((1, 3)))
+        files = ("--stimulus-weights", "B.csv", "--bias", "network.mat:b", "--time-constants", "network.mat:tau")
+        code, _, err = run(*command("solve", *files, weights="network.mat:W", stimuli="U.npz"))
+        assert (code, err) == (0, "")
+        expected = np.linalg.solve(np.eye(2) - WEIGHTS, [3.1, 2.2])
+        np.testing.assert_allclose(np.load("states.npz")["rates"], [expected], rtol=1e-4)
+
+    def test_a_network_of_one_unit_may_have_a_bias(self, run):
+        for name, array in {"W": [[0.5]], "U": [[1.0]], "b": [0.5]}.items():
+            np.save(f"{name}.npy", array)
+        assert run(*command("solve", "--bias", "b.npy"))[0] == 0
+        np.testing.assert_allclose(np.load("states.npz")["rates"], [[3.0]], rtol=1e-4)
+
+    def test_without_any_steady_state_the_verdicts_are_written_and_the_exit_code_is_1(self, run):
+        np.save("W.npy", DOUBLING)
+        code, out, _ = run(*command("solve"))
+        assert code == 1
+        assert "diverging" in out
+        with np.load("states.npz") as received:
+            assert set(received["status_names"][received["statuses"]]) == {"diverging"}
+
+    def test_a_file_in_the_way_is_replaced_only_with_overwrite(self, folder, run):
+        run(*command("solve"))
+        np.save("U.npy", STIMULI[:3])
+        before = listing(folder)
+        code, _, err = run(*command("solve"))
+        assert (code, listing(folder)) == (2, before)
+        assert err == "rnn2ff: error: `out` exists already. Expected a new file, or --overwrite, got states.npz.\n"
+        assert run(*command("solve", "--overwrite"))[0] == 0
+        assert len(np.load("states.npz")["states"]) == 3
+
+
+class TestDistill:
+    def test_it_writes_an_approximator_a_report_and_a_figure_and_says_how_good_it_is(self, folder, run):
+        code, out, err = run(*command("distill"))
+        assert (code, err) == (0, "")
+        assert sorted(path.name for path in (folder / "run").iterdir()) == sorted(FILES)
+        report = json.loads((folder / "run" / "report.json").read_text())
+        approximator, card = load(folder / "run" / "approximator.safetensors")
+        assert card == report
+        assert report["command"]["seed"] == 0
+        assert report["command"]["network"]["weights"] == "W.npy"
+        assert report["environment"]["x64"] is False
+        assert report["report"]["num_training_pairs"] == 32
+        assert report["report"]["accuracy"]["num_samples"] == 8
+        assert [sum(counts.values()) for counts in report["report"]["status_counts"].values()] == [32, 8]
+        assert f"{100 * report['report']['accuracy']['nrmse']:.2f} % (NRMSE)" in out
+        assert isinstance(approximator, TwoLayer)
+        assert (approximator.stimulus_size, approximator.width, approximator.rate_size) == (2, 5, 2)
+        assert predict(approximator, np.ones((3, 2), np.float32)).shape == (3, 2)
+        assert (folder / "run" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_the_seed_decides_the_weights(self, run):
+        for name, seed in [("first", 3), ("again", 3), ("other", 4)]:
+            assert run(*command("distill", "--seed", seed, "--jitter", "0.1", "--num-samples", "50", out=name))[0] == 0
+        first, again, other = (
+            jax.tree.leaves(load(f"{name}/approximator.safetensors")[0]) for name in ("first", "again", "other")
+        )
+        for i in range(len(first)):
+            np.testing.assert_array_equal(first[i], again[i])
+        assert (np.asarray(first[0]) != np.asarray(other[0])).any()
+
+    def test_a_finished_run_is_replaced_only_with_overwrite(self, folder, run):
+        run(*command("distill"))
+        before = listing(folder)
+        code, _, err = run(*command("distill", "--seed", "1"))
+        assert (code, listing(folder)) == (2, before)
+        assert "`out` holds a finished run. Expected an empty or new folder, or --overwrite, got run." in err
+        assert run(*command("distill", "--seed", "1", "--overwrite"))[0] == 0
+        after = listing(folder)
+        assert after.keys() == before.keys()
+        assert all(after[folder / "run" / name] != before[folder / "run" / name] for name in FILES)
+
+    def test_an_overwrite_that_breaks_off_leaves_no_report_of_the_run_before(self, folder, run, monkeypatch):
+        run(*command("distill"))
+        monkeypatch.setattr(cli, "_draw", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        code, _, err = run(*command("distill", "--overwrite"))
+        assert code == 1
+        assert err == "rnn2ff: error: the results could not be written: no space left\n"
+        load(folder / "run" / "approximator.safetensors")
+        assert not (folder / "run" / "report.json").exists()
+
+    def test_without_matplotlib_there_is_no_figure_and_it_says_so(self, folder, run, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        code, out, err = run(*command("distill"))
+        assert code == 0
+        assert "report.png" not in out
+        assert "pip install 'rnn2ff[plot]'" in err
+        assert sorted(path.name for path in (folder / "run").iterdir()) == sorted(FILES[:2])
+
+    def test_without_any_steady_state_nothing_is_written(self, folder, run):
+        np.save("W.npy", DOUBLING)
+        before = listing(folder)
+        code, _, err = run(*command("distill"))
+        assert code in (1, 2)
+        assert "no steady state" in err
+        assert listing(folder) == before
+
+
+with_nan = STIMULI.copy()
+with_nan[[3, 17], 1] = np.nan
+BAD_INPUT = {
+    "weights that are not square": (dict(W=np.ones((2, 3))), (), r"`weights`.*\(units, units\), got shape \(2, 3\)"),
+    "weights that are not finite": (dict(W=np.full((2, 2), np.inf)), (), "`weights`.*finite.*rows 0, 1"),
+    "stimuli of another width": (dict(U=np.ones((4, 3))), (), r"`stimuli`.*\(samples, 2\).*got \(4, 3\)"),
+    "a single stimulus, not a row": (dict(U=np.ones(2)), (), r"`stimuli`.*one row a stimulus, got \(2,\)"),
+    "stimuli with NaN": (dict(U=with_nan), (), "`stimuli`.*NaN.*finite numbers.*rows 3, 17"),
+    "no stimuli": (dict(U=np.ones((0, 2))), (), "`stimuli` is empty.*at least one row, got none"),
+    "stimuli too large for float32": (dict(U=np.full((4, 2), 1e300)), (), "`stimuli`.*rows 0, 1, 2, 3"),
+    "a time constant of zero": (
+        dict(tau=[1.0, 0.0]),
+        ("--time-constants", "tau.npy"),
+        "time_constants.*above 0, got 0",
+    ),
+    "a negative time constant": (
+        dict(tau=[-2.0, 1]),
+        ("--time-constants", "tau.npy"),
+        "time_constants.*above 0, got -2",
+    ),
+    "a bias of another size": (dict(b=np.ones(3)), ("--bias", "b.npy"), r"`bias`.*\(2,\), got \(3,\)"),
+    "no steps": ({}, ("--max-steps", "0"), "`max-steps`.*at least 1, got 0"),
+    "a missing file": ({}, ("--bias", "no.npy"), "`bias`.*an existing file, got no.npy"),
+    "a file of another format": ({}, ("--bias", "W.txt"), r"`bias`.*\.npy, \.npz, \.csv or \.mat file, got W.txt"),
+    "several arrays and none named": ({}, ("--bias", "two.npz"), "`bias`.*two.npz:NAME with one of: a, b, got two.npz"),
+}
+BAD_OPTIONS = [
+    ("distill", ("--width", "0"), "`width`.*whole number of at least 1, got 0"),
+    ("distill", ("--num-steps", "0"), "`num-steps`.*at least 1, got 0"),
+    ("distill", ("--held-out", "1"), "`held-out`.*above 0 and below 1, got 1.0"),
+    ("distill", ("--held-out", "0.01"), "`stimuli` are too few.*2 held out, got 40 rows parted into 39 and 1"),
+    ("distill", ("--jitter", "-1"), "`jitter`.*at least 0, got -1.0"),
+    ("distill", ("--out", "W.npy/run"), "`out` cannot be written.*got W.npy"),
+    ("solve", ("--tolerance", "1e-9"), "`tolerance` is below what float32 can reach.*at least 1.9e-06, got 1e-09"),
+    ("solve", ("--tolerance", "nan"), "`tolerance`.*got nan"),
+    ("solve", ("--out", "states.csv"), "`out`.*ends in .npz, got states.csv"),
+    ("solve", ("--out", "no/states.npz"), "`out` cannot be written.*folder that exists.*got no"),
+    ("solve", ("--out", "folder.npz", "--overwrite"), "`out` is a folder.*got folder.npz"),
+]
+CASES = [(verb, *case) for verb in ("distill", "solve") for case in BAD_INPUT.values()]
+
+
+@pytest.mark.parametrize(
+    ("verb", "arrays", "options", "message"), CASES + [(verb, {}, *rest) for verb, *rest in BAD_OPTIONS]
+)
+def test_bad_input_exits_with_2_one_line_of_what_expected_got_and_no_file(
+    verb, arrays, options, message, folder, run, monkeypatch
+):
+    for name, array in arrays.items():
+        np.save(f"{name}.npy", array)
+    (folder / "W.txt").write_text("1,2")
+    np.savez("two.npz", a=np.ones(2), b=np.ones(2))
+    (folder / "folder.npz").mkdir()
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr("rnn2ff.steady_state.solve._solve_chunk", None)  # no work is done
+    code, out, err = run(*command(verb, *options))
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("rnn2ff: error: `")
+    with pytest.raises(ValueError, match=f"{message}.*\\.$"):
+        raise ValueError(err.strip())
+    assert sorted(folder.rglob("*")) == before

@@ -1,0 +1,129 @@
+import subprocess
+import sys
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pytest
+
+from rnn2ff import plotting
+from rnn2ff.plotting import COLORS, new_figure, plot_learning, plot_rates, save_figure
+
+SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF-", ".svg": b"<?xml"}
+
+
+def rates():
+    target = np.maximum(np.random.default_rng(0).normal(size=(50, 4)), 0)
+    return target, target + 0.1
+
+
+def draw():
+    target, predicted = rates()
+    figure, (left, right) = new_figure(2, height=2.8)
+    plot_rates(left, target, predicted, nrmse=0.1234)
+    plot_learning(right, {"steps": [0, 100, 200], "validation_errors": [1.0, 0.25, 0.04]}, variance=4.0)
+    return figure, left, right
+
+
+def settings():
+    return {name: matplotlib.rcParams[name] for name in matplotlib.rcParams if name != "backend"}  # found when asked
+
+
+@pytest.mark.parametrize("suffix", SIGNATURES)
+def test_a_figure_is_a_file_of_its_format_and_the_same_figure_gives_the_same_bytes(suffix, tmp_path):
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    for path in (first, second):
+        save_figure(draw()[0], path)
+    assert first.read_bytes().startswith(SIGNATURES[suffix])
+    assert first.read_bytes() == second.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_a_picture_has_the_stated_size_and_shows_the_curve(tmp_path):
+    save_figure(draw()[0], tmp_path / "figure.png")
+    picture = matplotlib.image.imread(tmp_path / "figure.png")
+    assert picture.shape[:2] == (round(2.8 * 300), round(plotting.PAGE_WIDTH * 300))
+    color = matplotlib.colors.to_rgb(COLORS["feed-forward"])
+    is_line = np.abs(picture[:, :, :3] - color).max(axis=2) < 0.02
+    assert is_line[:, is_line.shape[1] // 2 :].sum() > 100
+
+
+def test_the_dots_are_the_rates_and_the_title_is_their_error():
+    target, predicted = rates()
+    _, left, _ = draw()
+    (dots,) = left.collections
+    np.testing.assert_array_equal(dots.get_offsets(), np.stack([target.ravel(), predicted.ravel()], axis=1))
+    assert left.get_title() == "error 12.3 % (NRMSE)"
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (-3.0, 1.0), (5.0, 1.0), (0.0, 0.0)])
+def test_every_dot_and_the_origin_are_inside_the_axes(shift, scale):
+    target, predicted = (scale * each + shift for each in rates())
+    _, (axes,) = new_figure()
+    plot_rates(axes, target, predicted, nrmse=0.1)
+    shown = np.concatenate([target.ravel(), predicted.ravel(), [0.0]])
+    for low, top in (axes.get_xlim(), axes.get_ylim()):
+        assert low < shown.min()
+        assert shown.max() < top
+
+
+def test_the_course_of_training_is_in_percent_of_the_standard_deviation():
+    (line,) = draw()[2].lines
+    np.testing.assert_allclose(line.get_xydata(), [[0, 50], [100, 25], [200, 10]])
+
+
+@pytest.mark.parametrize("num_columns", [1, 3])
+def test_a_figure_has_the_columns_asked_for(num_columns):
+    figure, axes = new_figure(num_columns, width=3.5, width_ratios=[2.0] + [1.0] * (num_columns - 1))
+    assert len(axes) == num_columns
+    assert figure.get_figwidth() == 3.5
+    figure.draw_without_rendering()
+    widths = [each.get_position().width for each in axes]
+    assert all(width < 0.7 * widths[0] for width in widths[1:])
+
+
+def test_the_house_style_holds_inside_and_matplotlib_is_as_it_was_afterwards(tmp_path):
+    with matplotlib.rc_context({"font.size": 31.0, "axes.spines.top": True}):
+        before = settings()
+        figure, left, _ = draw()
+        save_figure(figure, tmp_path / "figure.png")
+        assert settings() == before
+    assert left.title.get_size() == 8
+    assert not left.spines["top"].get_visible()
+
+
+def test_a_user_s_own_settings_come_back_after_an_error():
+    with matplotlib.rc_context({"font.size": 31.0}):
+        before = settings()
+        _, (axes,) = new_figure()
+        with pytest.raises(KeyError):
+            plot_learning(axes, {"steps": [0]}, variance=1.0)
+        assert settings() == before
+
+
+def test_a_figure_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "figure.nonsense"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="nonsense"):
+        save_figure(new_figure()[0], path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", [new_figure, lambda: save_figure(None, "figure.png")])
+def test_without_matplotlib_the_error_names_the_extra(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError, match=r"matplotlib.*pip install 'rnn2ff\[plot\]'"):
+        call()
+
+
+def test_drawing_needs_no_jax_and_importing_needs_no_matplotlib(tmp_path):
+    code = (
+        "import sys, rnn2ff.plotting as plotting\n"
+        "print('matplotlib' in sys.modules, 'jax' in sys.modules)\n"
+        f"plotting.save_figure(plotting.new_figure()[0], {str(tmp_path / 'figure.png')!r})\n"
+        "print('matplotlib' in sys.modules, 'jax' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "True", "False"]
+    assert (tmp_path / "figure.png").stat().st_size > 0

@@ -1,0 +1,53 @@
+"""Every experiment runs in its small version, and every figure can be drawn again from its record."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = sorted(
+    path.stem for path in (ROOT / "experiments").glob("*.py") if "def run(" in path.read_text() and path.stem[0] != "_"
+)
+
+
+def run(*arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_prints_a_table_and_leaves_a_record_and_figures(experiment, tmp_path):
+    done = run("-m", f"experiments.{experiment}", "--smoke", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("| ")
+    record = json.loads((tmp_path / "results" / f"{experiment}.json").read_text())
+    assert record["name"] == experiment
+    assert record["rows"]
+    assert record["environment"]["versions"]["jax"]
+    for ending in ("png", "pdf"):
+        assert (tmp_path / "figures" / f"{experiment}.{ending}").stat().st_size > 1000
+
+
+def test_there_are_experiments():
+    assert "competition" in EXPERIMENTS
+
+
+def test_figures_are_drawn_from_the_committed_records_without_jax():
+    code = "import sys, experiments.figures; print('jax' in sys.modules)"
+    done = run("-c", code)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_example_of_the_readme_runs():
+    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    assert blocks
+    for block in blocks:
+        done = run("-c", block.split("```")[0])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
