@@ -9,9 +9,11 @@ __version__ = "0.1.0"
 # and a deployed approximator does not load a solver.
 _HOME = {
     "AbstractSteadyStateSolver": "steady_state",
+    "RateForm": "networks",
     "RecurrentNetwork": "networks",
     "Rollout": "steady_state",
     "RootFind": "steady_state",
+    "StateForm": "networks",
     "Status": "steady_state",
     "SteadyState": "steady_state",
     "TwoLayer": "approximators",
@@ -23,6 +25,7 @@ _HOME = {
     "partition_competition": "networks",
     "partition_means": "networks",
     "random_threshold_linear": "networks",
+    "rate_network": "networks",
     "residual": "networks",
     "sample_from": "datasets",
     "save": "export",
@@ -42,10 +45,13 @@ if TYPE_CHECKING:
     from rnn2ff.evaluation import accuracy, competition
     from rnn2ff.export import load, save
     from rnn2ff.networks import (
+        RateForm,
         RecurrentNetwork,
+        StateForm,
         partition_competition,
         partition_means,
         random_threshold_linear,
+        rate_network,
         residual,
         threshold_linear,
         threshold_linear_rate,

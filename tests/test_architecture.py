@@ -10,7 +10,15 @@ PACKAGE = Path(__file__).parent.parent / "rnn2ff"
 # A module may import modules of lower floors; within a floor, only along the order of this list.
 FLOORS = [
     ["_checks"],
-    ["files", "timing", "networks.base", "networks.threshold_linear", "networks.structured", "networks"],
+    [
+        "files",
+        "timing",
+        "networks.base",
+        "networks.rate",
+        "networks.threshold_linear",
+        "networks.structured",
+        "networks",
+    ],
     ["approximators"],
     [
         "steady_state.base",

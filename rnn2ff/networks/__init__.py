@@ -3,6 +3,9 @@
 from rnn2ff.networks.base import RecurrentNetwork as RecurrentNetwork
 from rnn2ff.networks.base import VectorField as VectorField
 from rnn2ff.networks.base import residual as residual
+from rnn2ff.networks.rate import RateForm as RateForm
+from rnn2ff.networks.rate import StateForm as StateForm
+from rnn2ff.networks.rate import rate_network as rate_network
 from rnn2ff.networks.structured import partition_competition as partition_competition
 from rnn2ff.networks.structured import partition_means as partition_means
 from rnn2ff.networks.structured import winner_take_all as winner_take_all

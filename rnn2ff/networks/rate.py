@@ -1,0 +1,167 @@
+"""Rate networks with a weight matrix, `tau dx/dt = -x + W phi(x) + B u + b`.
+
+That is the state form. In the rate form, `tau dr/dt = -r + phi(W r + B u + b)`, the state is the rate itself. The two
+share their steady states: `r* = phi(x*)` and `x* = W r* + B u + b`. Networks of this kind can be looked into, and have
+faster solvers than a vector field that can only be evaluated.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO, JAXSparse
+from jaxtyping import Array, ArrayLike, Float
+
+from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights
+from rnn2ff.networks.base import RecurrentNetwork
+
+Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
+
+
+class RateParams(eqx.Module):
+    """Parameters of a rate network.
+
+    Attributes:
+        recurrent_weights: W, from column to row; dense or sparse.
+        stimulus_weights: B, or None where the stimulus drives each unit directly.
+        bias: b, a constant input to each unit.
+        time_constants: tau, in any unit of time.
+    """
+
+    recurrent_weights: Float[Array, "state state"] | BCOO
+    stimulus_weights: Float[Array, "state stimulus"] | None
+    bias: Float[Array, " state"]
+    time_constants: Float[Array, " state"]
+
+    def feedforward_input(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        """`B u + b`, what reaches the units from outside."""
+        driven = stimulus if self.stimulus_weights is None else stimulus @ self.stimulus_weights.T
+        return driven + self.bias
+
+    def recurrent_input(self, rates: Float[Array, " state"]) -> Float[Array, " state"]:
+        """`W r`. The vector stands on the left, so that `vmap` makes one matrix product with batches as rows."""
+        weights = self.recurrent_weights
+        return weights @ rates if isinstance(weights, JAXSparse) else rates @ weights.T
+
+    def total_input(self, rates: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        """`W r + B u + b`. In a steady state this is the state of the state form."""
+        return self.recurrent_input(rates) + self.feedforward_input(stimulus)
+
+
+@dataclasses.dataclass(frozen=True)
+class StateForm:
+    """The vector field `(-x + W phi(x) + B u + b) / tau`; the rates are `phi(x)`.
+
+    Attributes:
+        nonlinearity: phi, from states to rates, unit by unit.
+    """
+
+    nonlinearity: Nonlinearity
+
+    def __call__(
+        self, params: RateParams, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, " state"]:
+        return (params.total_input(self.nonlinearity(state), stimulus) - state) / params.time_constants
+
+    def rates(self, params: RateParams, state: Float[Array, " state"]) -> Float[Array, " state"]:
+        """`phi(x)`."""
+        del params
+        return self.nonlinearity(state)
+
+    def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
+        """The state at which the total input to each unit is this, at a fixed point."""
+        return total_input
+
+
+@dataclasses.dataclass(frozen=True)
+class RateForm:
+    """The vector field `(-r + phi(W r + B u + b)) / tau`; the state is the rate.
+
+    Attributes:
+        nonlinearity: phi, from total inputs to rates, unit by unit.
+    """
+
+    nonlinearity: Nonlinearity
+
+    def __call__(
+        self, params: RateParams, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, " state"]:
+        return (self.nonlinearity(params.total_input(state, stimulus)) - state) / params.time_constants
+
+    def rates(self, params: RateParams, state: Float[Array, " state"]) -> Float[Array, " state"]:
+        """The state."""
+        del params
+        return state
+
+    def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
+        """The state at which the total input to each unit is this, at a fixed point."""
+        return self.nonlinearity(total_input)
+
+
+def is_rate_network(network: RecurrentNetwork) -> bool:
+    """Whether the network has a weight matrix and a nonlinearity to look at."""
+    return isinstance(network.vector_field, StateForm | RateForm)
+
+
+def rate_network(
+    form: StateForm | RateForm,
+    recurrent_weights: ArrayLike | BCOO,
+    *,
+    stimulus_weights: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    time_constants: ArrayLike = 1.0,
+) -> RecurrentNetwork:
+    """A network in the state or the rate form, with any nonlinearity.
+
+    Args:
+        form: `StateForm(phi)` or `RateForm(phi)`.
+        recurrent_weights: W, square, from column to row; its dtype is the network's. Dense or `BCOO`.
+        stimulus_weights: B, shape (state, stimulus). By default the stimulus drives each unit directly.
+        bias: b, a constant input to each unit, by default 0.
+        time_constants: tau, positive, one for all units or one for each, in any unit of time.
+
+    Raises:
+        ValueError: if W is not square or not finite, the shapes do not fit, or a time constant is not positive.
+    """
+    check_weights("recurrent_weights", recurrent_weights)
+    weights = recurrent_weights if isinstance(recurrent_weights, BCOO) else _inexact(recurrent_weights)
+    state_size = weights.shape[0]
+    if stimulus_weights is not None:
+        expected = (state_size, np.shape(stimulus_weights)[-1] if np.ndim(stimulus_weights) == 2 else -1)
+        check_shape("stimulus_weights", stimulus_weights, expected)
+        check_finite("stimulus_weights", stimulus_weights)
+        stimulus_weights = jnp.asarray(stimulus_weights, weights.dtype)
+    if bias is None:
+        bias = jnp.zeros(state_size, weights.dtype)
+    check_shape("bias", bias, (state_size,))
+    check_finite("bias", bias)
+    if np.ndim(time_constants) != 0:
+        check_shape("time_constants", time_constants, (state_size,))
+    check_positive("time_constants", time_constants)
+    params = RateParams(
+        recurrent_weights=weights,
+        stimulus_weights=stimulus_weights,
+        bias=jnp.asarray(bias, weights.dtype),
+        time_constants=jnp.broadcast_to(jnp.asarray(time_constants, weights.dtype), (state_size,)),
+    )
+    return RecurrentNetwork(
+        form,
+        params,
+        state_size=state_size,
+        stimulus_size=state_size if stimulus_weights is None else stimulus_weights.shape[1],
+        rate_function=form.rates,
+    )
+
+
+def _inexact(array: ArrayLike) -> Float[Array, "..."]:
+    """As a JAX array of floats; whole numbers become the default float."""
+    array = jnp.asarray(array)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
+def slopes(form: StateForm | RateForm, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
+    """`phi'` at the total input to each unit."""
+    return jax.jvp(form.nonlinearity, (total_input,), (jnp.ones_like(total_input),))[1]
