@@ -115,6 +115,9 @@ def main() -> None:
     except (ValueError, ModuleNotFoundError) as error:
         print(f"rnn2ff: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        print(f"rnn2ff: error: {error}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         print(f"rnn2ff: error: the results could not be written: {error}", file=sys.stderr)
         sys.exit(1)

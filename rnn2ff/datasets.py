@@ -129,12 +129,14 @@ def solve_pairs(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if no stimulus reaches a steady state, with the counts, or the stimuli do not fit.
+        ValueError: if the stimuli do not fit.
+        RuntimeError: if no stimulus reaches a steady state, with the counts.
     """
     solved = solve_steady_states(network, stimuli, solver=solver, max_steps=max_steps, progress=progress)
     counts = count_statuses(solved.status)
     if counts["converged"] == 0:
-        raise fail("stimuli", "lead to no steady state", "at least one that converges", counts)
+        msg = f"No stimulus leads to a steady state. Expected at least one that converges, got {counts}."
+        raise RuntimeError(msg)
     stimuli = jnp.asarray(stimuli, network.dtype)
     kept = solved.is_converged
     return Pairs(stimuli[kept], jax.vmap(network.rates)(solved.state[kept]), counts)

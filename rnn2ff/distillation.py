@@ -10,7 +10,7 @@ from jaxtyping import ArrayLike, Float, PRNGKeyArray
 from rnn2ff._checks import check_at_least, check_stimuli
 from rnn2ff.approximators import TwoLayer, predict
 from rnn2ff.datasets import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
-from rnn2ff.evaluation import Accuracy, accuracy
+from rnn2ff.evaluation import Accuracy, accuracy, check_varies
 from rnn2ff.files import plain
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.threshold_linear import is_threshold_linear
@@ -63,7 +63,7 @@ def distill(
     network: RecurrentNetwork,
     stimuli: SampleStimulus | Float[ArrayLike, "batch stimulus"],
     *,
-    test_stimuli: Float[ArrayLike, "batch stimulus"] | None = None,
+    test_stimuli: Float[ArrayLike, "test stimulus"] | None = None,
     width: int | None = None,
     num_samples: int = 20_000,
     num_test_samples: int = 2_000,
@@ -91,7 +91,9 @@ def distill(
         key: a PRNG key, the only source of randomness.
 
     Raises:
-        ValueError: if an option is out of range, the stimuli do not fit the network, or none leads to a steady state.
+        ValueError: if an option is out of range, the stimuli do not fit the network, or the steady rates of the
+            test stimuli are all the same.
+        RuntimeError: if no stimulus leads to a steady state.
     """
     width = 4 * network.rate_size if width is None else width
     check_at_least("width", width, 1)
@@ -106,6 +108,7 @@ def distill(
     started = time.perf_counter()
     pairs = solve_pairs(network, training_stimuli, solver=solver, max_steps=max_steps, progress=progress)
     test = solve_pairs(network, test_stimuli, solver=solver, max_steps=max_steps, progress=progress)
+    check_varies("steady rates of the test stimuli", test.rates)
     solved = time.perf_counter()
     approximator = TwoLayer(
         network.stimulus_size,

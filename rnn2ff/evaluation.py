@@ -42,9 +42,8 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
     """
     predicted, target = _compared(predicted, target)
     squared_errors = (predicted - target) ** 2
+    check_varies("target", target)
     deviations = (target - target.mean(axis=0)) ** 2
-    if deviations.sum() == 0:
-        raise fail("target", "never varies", "rates that differ between samples", "the same rates in all")
     with np.errstate(divide="ignore", invalid="ignore"):
         unit_nrmse = np.sqrt(squared_errors.mean(axis=0) / deviations.mean(axis=0))
     unexplained = squared_errors.sum() / deviations.sum()
@@ -55,6 +54,12 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
         worst_unit=int(np.nanargmax(unit_nrmse)),
         num_samples=len(target),
     )
+
+
+def check_varies(name: str, rates: Float[ArrayLike, "batch rate"]) -> None:
+    """Errors are measured against the variation of the rates, so there must be some."""
+    if not np.ptp(np.asarray(rates), axis=0).any():
+        raise fail(name, "never varies", "rates that differ between samples", f"the same rates in all {len(rates)}")
 
 
 class Competition(NamedTuple):

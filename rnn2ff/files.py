@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rnn2ff._checks import check_finite, fail
+
 _FORMATS = ".npy, .npz, .csv or .mat"
 
 # What the readers of numpy and scipy trip over in a damaged file, found by changing and cutting files at every byte.
@@ -35,8 +37,6 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
         ValueError: if the file is missing, is of another format or damaged, holds several arrays and none is named,
             or holds anything but finite numbers.
     """
-    from rnn2ff._checks import check_finite, fail  # here, since it loads JAX, and who only writes needs none
-
     path, wanted = _split(path)
     if not path.is_file():
         raise fail(name, "cannot be read", "an existing file", f"{path}")
@@ -61,8 +61,6 @@ def _split(path: str | Path) -> tuple[Path, str | None]:
 
 
 def _choose(arrays: Mapping[str, np.ndarray], wanted: str | None, name: str, path: Path) -> np.ndarray:
-    from rnn2ff._checks import fail
-
     found = ", ".join(sorted(arrays)) or "none"
     if wanted is not None:
         if wanted not in arrays:
@@ -119,8 +117,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
-        from rnn2ff._checks import fail
-
         raise fail(
             "path", "cannot be written", "a folder that exists and may be written to", f"{path.parent}"
         ) from error

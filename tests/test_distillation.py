@@ -79,7 +79,7 @@ class TestPairs:
         assert (pairs.status_counts["converged"], pairs.status_counts["unstable"]) == (2, 1)
 
     def test_no_steady_state_at_all_is_an_error_with_the_counts(self):
-        with pytest.raises(ValueError, match="no steady state.*'unstable': 2"):
+        with pytest.raises(RuntimeError, match="to a steady state.*'unstable': 2"):
             solve_pairs(winner_take_all(2), jnp.ones((2, 2)))
 
 
