@@ -1,4 +1,4 @@
-"""What every experiment script does: read its options, run, print, keep the record, draw the figure."""
+"""What every script of an experiment or a benchmark does: read its options, run, print, keep the record."""
 
 import dataclasses
 import time
@@ -16,23 +16,21 @@ HERE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of an experiment script."""
+    """Options of every script, beside the settings in its `Config`."""
 
     smoke: bool = False
     """Run a small version in seconds, to see that it works; keeps its results out of the committed ones."""
-    seed: int = 0
-    """Seed of all randomness."""
     out: Path | None = None
-    """Folder for the record and the figures; by default this folder, or build/smoke with --smoke."""
+    """Folder for the record and the figures; by default the script's folder, or build/smoke with --smoke."""
 
 
 class Config(Protocol):
-    """Every setting of an experiment, frozen."""
+    """Every setting of a script, frozen; each is an option of the command line."""
 
     seed: int
 
     def smoke(self) -> "Config":
-        """The same experiment, small enough to run in seconds."""
+        """The same, small enough to run in seconds."""
 
 
 def run_script(
@@ -40,21 +38,29 @@ def run_script(
     config: Config,
     run: Callable[[Config], list[dict]],
     describe: Callable[[list[dict]], str],
-    draw: Callable[[dict], object],
+    draw: Callable[[dict], object] | None = None,
+    *,
+    folder: Path = HERE,
 ) -> None:
-    """Run an experiment as a script.
+    """Run an experiment or a benchmark as a script.
 
     Args:
-        name: of the experiment; its files are called so.
+        name: of the script; its files are called so.
         config: the settings at full size.
         run: computes the rows.
         describe: the rows of the record as text to print.
-        draw: makes the figure from the record.
+        draw: makes the figure from the record, if there is one.
+        folder: where the script lies, and leaves its record.
     """
-    options = tyro.cli(Options, prog=f"python -m experiments.{name}", description=f"The experiment `{name}`.")
-    config = dataclasses.replace(config, seed=options.seed)
+
+    def read(options: Options, settings: type(config) = config) -> tuple[Options, Config]:
+        return options, settings
+
+    program = f"python -m {folder.name}.{name}"
+    flat = (tyro.conf.OmitArgPrefixes,)
+    options, config = tyro.cli(read, prog=program, description=f"`{name}` of the {folder.name}.", config=flat)
     config = config.smoke() if options.smoke else config
-    out = options.out or (HERE.parent / "build" / "smoke" if options.smoke else HERE)
+    out = options.out or (HERE.parent / "build" / "smoke" if options.smoke else folder)
     started = time.perf_counter()
     rows = run(config)
     seconds = time.perf_counter() - started
@@ -63,14 +69,16 @@ def run_script(
 
     content = record(name, config, rows, seconds=seconds)
     print(describe(content["rows"]))
-    results, figures = out / "results", out / "figures"
-    for folder in (results, figures):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_json(results / f"{name}.json", content)
-    figure = draw(content)
-    for ending in ("png", "pdf"):
-        save_figure(figure, figures / f"{name}.{ending}")
-    print(f"\n{seconds:.0f} seconds; record and figure: {results / name}.json, {figures / name}.png")
+    (out / "results").mkdir(parents=True, exist_ok=True)
+    written = [out / "results" / f"{name}.json"]
+    write_json(written[0], content)
+    if draw is not None:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+        figure = draw(content)
+        for ending in ("pdf", "png"):
+            written.append(out / "figures" / f"{name}.{ending}")
+            save_figure(figure, written[-1])
+    print(f"\n{seconds:.0f} seconds; written: {', '.join(map(str, written))}")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -9,6 +9,8 @@ import jax.random as jr
 import numpy as np
 
 from rnn2ff import (
+    ActiveSet,
+    Anderson,
     RecurrentNetwork,
     Rollout,
     RootFind,
@@ -18,7 +20,7 @@ from rnn2ff import (
     winner_take_all,
 )
 
-SOLVERS = {"Rollout": Rollout, "RootFind": RootFind}
+SOLVERS = {"Rollout": Rollout, "RootFind": RootFind, "Anderson": Anderson, "ActiveSet": ActiveSet}
 
 
 class Problem(NamedTuple):
@@ -89,14 +91,14 @@ def _problems():
     yield Problem("soft competition, both active", soft, partition_stimulus((1, 0.9)), two_active((1, 0.9)))
     yield Problem("soft competition, one active", soft, partition_stimulus((1, 0.8)), one_active(1))
     yield Problem("soft competition, at the edge", soft, partition_stimulus((1, 1.5 / 1.8)), one_active(1))
-    rollout_only = ("Rollout",)  # a root finder from zero lands on the saddle, or at a flat point
-    yield Problem("hard competition", hard, partition_stimulus((1, 0.5)), one_active(1, a=1.3), rollout_only)
+    multistable = ("Rollout", "Anderson")  # Newton from zero lands on the saddle, at a flat point, or in a cycle
+    yield Problem("hard competition", hard, partition_stimulus((1, 0.5)), one_active(1, a=1.3), multistable)
     yield Problem(
         "winner-take-all of Rutishauser et al.",
         winner_take_all(3),
         jnp.asarray([1, 0.8, 0.5], float),
         np.array([1.0 / 0.55, 0, 0, 0.25 / 0.55]),
-        rollout_only,
+        multistable,
     )
     yield Problem("3-clique", threshold_linear_rate(clique), jnp.ones(3), np.full(3, 2 / 5))
     own_field = RecurrentNetwork(
@@ -105,7 +107,7 @@ def _problems():
         state_size=2,
         stimulus_size=2,
     )
-    yield Problem("a user's field, cube root", own_field, jnp.asarray([1.0, 0.125]), np.array([1.0, 0.5]), rollout_only)
+    yield Problem("a user's field, cube root", own_field, jnp.asarray([1.0, 0.125]), np.array([1.0, 0.5]), multistable)
 
 
 PROBLEMS = {problem.name: problem for problem in _problems()}

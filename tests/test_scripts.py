@@ -1,4 +1,4 @@
-"""Every experiment runs in its small version, and every figure can be drawn again from its record."""
+"""Every experiment and benchmark runs in its small version, and every figure can be drawn again from its record."""
 
 import json
 import os
@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-EXPERIMENTS = sorted(
-    path.stem for path in (ROOT / "experiments").glob("*.py") if "def run(" in path.read_text() and path.stem[0] != "_"
-)
+
+
+def scripts(folder):
+    paths = (ROOT / folder).glob("[!_]*.py")
+    return sorted(path.stem for path in paths if "def run(" in path.read_text())
+
+
+EXPERIMENTS, BENCHMARKS = scripts("experiments"), scripts("benchmarks")
 
 
 def run(*arguments):
@@ -34,8 +39,20 @@ def test_an_experiment_prints_a_table_and_leaves_a_record_and_figures(experiment
         assert (tmp_path / "figures" / f"{experiment}.{ending}").stat().st_size > 1000
 
 
-def test_there_are_experiments():
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_a_benchmark_prints_tables_and_leaves_a_record(benchmark, tmp_path):
+    done = run("-m", f"benchmarks.{benchmark}", "--smoke", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "| received |" in done.stdout
+    record = json.loads((tmp_path / "results" / f"{benchmark}.json").read_text())
+    assert record["name"] == benchmark
+    assert record["rows"]
+
+
+def test_there_are_experiments_and_benchmarks():
     assert "competition" in EXPERIMENTS
+    assert "steady_states" in BENCHMARKS
 
 
 def test_figures_are_drawn_from_the_committed_records_without_jax():

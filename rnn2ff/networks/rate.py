@@ -16,7 +16,7 @@ from jax.experimental.sparse import BCOO, JAXSparse
 from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights
-from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 
 Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
 
@@ -52,6 +52,21 @@ class RateParams(eqx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
+class UnitByUnit:
+    """The rate function `phi(x)`. A class, so that two networks with the same nonlinearity compare equal.
+
+    Attributes:
+        nonlinearity: phi.
+    """
+
+    nonlinearity: Nonlinearity
+
+    def __call__(self, params: RateParams, state: Float[Array, " state"]) -> Float[Array, " state"]:
+        del params
+        return self.nonlinearity(state)
+
+
+@dataclasses.dataclass(frozen=True)
 class StateForm:
     """The vector field `(-x + W phi(x) + B u + b) / tau`; the rates are `phi(x)`.
 
@@ -66,10 +81,10 @@ class StateForm:
     ) -> Float[Array, " state"]:
         return (params.total_input(self.nonlinearity(state), stimulus) - state) / params.time_constants
 
-    def rates(self, params: RateParams, state: Float[Array, " state"]) -> Float[Array, " state"]:
+    @property
+    def rate_function(self) -> Callable[[RateParams, Float[Array, " state"]], Float[Array, " state"]]:
         """`phi(x)`."""
-        del params
-        return self.nonlinearity(state)
+        return UnitByUnit(self.nonlinearity)
 
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
         """The state at which the total input to each unit is this, at a fixed point."""
@@ -91,10 +106,10 @@ class RateForm:
     ) -> Float[Array, " state"]:
         return (self.nonlinearity(params.total_input(state, stimulus)) - state) / params.time_constants
 
-    def rates(self, params: RateParams, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The state."""
-        del params
-        return state
+    @property
+    def rate_function(self) -> Callable[[RateParams, Float[Array, " state"]], Float[Array, " state"]]:
+        """The state itself."""
+        return state_is_rate
 
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
         """The state at which the total input to each unit is this, at a fixed point."""
@@ -152,7 +167,7 @@ def rate_network(
         params,
         state_size=state_size,
         stimulus_size=state_size if stimulus_weights is None else stimulus_weights.shape[1],
-        rate_function=form.rates,
+        rate_function=form.rate_function,
     )
 
 

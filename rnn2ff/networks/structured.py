@@ -1,14 +1,17 @@
-"""Structured connectivity: competition between units, or between groups of units.
+"""Structured connectivity: competition between units, or between groups of units; and weights from a graph.
 
 A competition has excitatory units that excite themselves, and inhibition that all of them share:
 winners suppress losers.
 """
 
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_at_least, check_positive, fail
+from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_weights, fail
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
 
@@ -123,3 +126,65 @@ def _competition(
     weights[num_excitatory:, :num_excitatory] = excitation / units_per_partition
     drive = np.eye(num_excitatory + num_inhibitory, num_excitatory)
     return constructor(jnp.asarray(weights, float), stimulus_weights=jnp.asarray(drive, float), time_constants=tau)
+
+
+@runtime_checkable
+class Graph(Protocol):
+    """What is read of a networkx graph, which need not be installed."""
+
+    nodes: Iterable
+    edges: Iterable
+
+    def is_directed(self) -> bool:
+        """Whether an edge from one node to another is not one back."""
+
+
+def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5) -> RecurrentNetwork:
+    """A combinatorial threshold-linear network, in the rate form: a graph decides what the network can do.
+
+    `x' = -x + [W x + theta]_+` with `W_ij = -1 + epsilon` where the graph has the edge j -> i, `-1 - delta` where it
+    has none, and `W_ii = 0`. The stimulus is theta, one channel a unit: all ones is usual, other values break
+    its symmetry. All weights are inhibitory, so the state stays bounded, but it need not come to rest: many graphs
+    have limit cycles or chaos instead.
+
+    Args:
+        graph: an adjacency matrix of 0 and 1, where row i and column j tell whether j -> i (as in a weight matrix); or
+            a networkx graph, with units in the order of its nodes and, if undirected, each edge in both directions.
+        epsilon: above 0 and below 1. The theory of these networks asks for `epsilon < delta / (1 + delta)`.
+        delta: positive.
+
+    Raises:
+        ValueError: if the matrix is not square or has other entries, the graph is empty or has self-loops, or
+            `epsilon` or `delta` is out of range.
+
+    References:
+        Morrison, Degeratu, Itskov and Curto, Diversity of emergent dynamics in competitive threshold-linear networks,
+        arXiv 1605.04463.
+    """
+    adjacency = _adjacency(graph)
+    check_fraction("epsilon", epsilon)
+    check_positive("delta", delta)
+    weights = np.where(adjacency, -1 + epsilon, -1 - delta) * (1 - np.eye(len(adjacency)))
+    return threshold_linear_rate(jnp.asarray(weights, float))
+
+
+def _adjacency(graph: ArrayLike | Graph) -> np.ndarray:
+    """Whether there is an edge from the unit of the column to that of the row."""
+    if isinstance(graph, Graph):
+        position = {node: index for index, node in enumerate(graph.nodes)}
+        adjacency = np.zeros((len(position), len(position)))
+        for source, target, *_ in graph.edges:
+            adjacency[position[target], position[source]] = 1
+        if not graph.is_directed():
+            adjacency = np.maximum(adjacency, adjacency.T)
+    else:
+        adjacency = np.asarray(graph)
+        adjacency = adjacency.astype(float) if adjacency.dtype == bool else adjacency
+    check_weights("graph", adjacency)
+    others = sorted(set(np.ravel(adjacency).tolist()) - {0, 1})
+    if others:
+        raise fail("graph", "is not an adjacency matrix", "entries of 0 and 1", others[:5])
+    loops = np.flatnonzero(np.diag(adjacency))
+    if loops.size:
+        raise fail("graph", "has self-loops", "no edge from a unit to itself", f"some at units {loops.tolist()}")
+    return adjacency == 1

@@ -1,11 +1,15 @@
 """Threshold-linear networks, `tau dx/dt = -x + W [x]_+ + B u + b`, and their rate form."""
 
-import jax
-import jax.random as jr
-from jax.experimental.sparse import BCOO
-from jaxtyping import ArrayLike, PRNGKeyArray
+from zlib import crc32
 
-from rnn2ff._checks import check_at_least, check_positive
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.experimental.sparse import BCOO
+from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
+
+from rnn2ff._checks import check_at_least, check_positive, fail
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import RateForm, StateForm, rate_network
 
@@ -65,20 +69,81 @@ def threshold_linear_rate(
     )
 
 
-def random_threshold_linear(state_size: int, *, gain: float = 0.8, key: PRNGKeyArray) -> RecurrentNetwork:
-    """A network in the state form with Gaussian weights of standard deviation `gain / sqrt(state_size)`.
+def random_threshold_linear(
+    state_size: int, *, gain: float = 0.8, connection_probability: float = 1.0, key: PRNGKeyArray
+) -> RecurrentNetwork:
+    """A network in the state form with Gaussian weights of mean 0 and standard deviation `gain / sqrt(state_size)`.
 
     Args:
         state_size: number of units.
         gain: dimensionless; below 1 the linear network is stable, rectified ones are up to about sqrt(2).
+        connection_probability: p, with which each weight is there at all. The others are stronger by `1 / sqrt(p)`, so
+            that the gain stays.
         key: a PRNG key.
 
     Raises:
-        ValueError: if `gain` is not positive, or there is no unit.
+        ValueError: if `gain` is not positive, `connection_probability` is not above 0 and at most 1, or there is no
+            unit.
 
     References:
         Sompolinsky, Crisanti and Sommers, Chaos in random neural networks, Physical Review Letters 61, 1988.
     """
     check_at_least("state_size", state_size, 1)
     check_positive("gain", gain)
-    return threshold_linear(jr.normal(key, (state_size, state_size)) * (gain / state_size**0.5))
+    connected = _connected(state_size, connection_probability, key)
+    deviation = gain / (connection_probability * state_size) ** 0.5
+    return threshold_linear(jnp.where(connected, jr.normal(key, (state_size, state_size)) * deviation, 0.0))
+
+
+def random_excitatory_inhibitory(
+    num_excitatory: int,
+    num_inhibitory: int,
+    *,
+    gain: float = 0.8,
+    balance: float = 1.5,
+    connection_probability: float = 1.0,
+    key: PRNGKeyArray,
+) -> RecurrentNetwork:
+    """A random network of excitatory and inhibitory units (Dale's law), in the state form.
+
+    Each unit has outgoing weights of one sign: the excitatory units come first, with columns of at least 0. Their
+    strengths are the absolute values of Gaussians, with one scale for each population.
+
+    Besides the bulk of its spectrum the weight matrix has one real eigenvalue near the mean recurrent input, below 0 if
+    `balance` is above 1. Where a stimulus keeps inhibitory units silent, excitation can run away; a solve says so.
+
+    Args:
+        num_excitatory: number of excitatory units.
+        num_inhibitory: number of inhibitory units.
+        gain: radius of the bulk of the spectrum, dimensionless.
+        balance: inhibitory over excitatory input to a unit, when all units have the same rate.
+        connection_probability: with which each weight is there at all.
+        key: a PRNG key.
+
+    Raises:
+        ValueError: if a number of units is not at least 1, `gain` or `balance` is not positive, or
+            `connection_probability` is not above 0 and at most 1.
+
+    References:
+        Rajan and Abbott, Eigenvalue spectra of random matrices for neural networks, Physical Review Letters 97, 2006.
+    """
+    check_at_least("num_excitatory", num_excitatory, 1)
+    check_at_least("num_inhibitory", num_inhibitory, 1)
+    check_positive("gain", gain)
+    check_positive("balance", balance)
+    state_size = num_excitatory + num_inhibitory
+    connected = _connected(state_size, connection_probability, key)
+    strengths = jnp.where(connected, jnp.abs(jr.normal(key, (state_size, state_size))), 0.0)
+    ratio = balance * num_excitatory / num_inhibitory  # of an inhibitory weight to an excitatory one
+    # The variance of a strength is that of a half-normal variable that is 0 with probability 1 - p.
+    variance = connection_probability * (1 - connection_probability * 2 / np.pi)
+    scale = gain / (variance * (num_excitatory + ratio**2 * num_inhibitory)) ** 0.5
+    signs = jnp.where(jnp.arange(state_size) < num_excitatory, scale, -scale * ratio)
+    return threshold_linear(strengths * signs[None, :])
+
+
+def _connected(state_size: int, probability: float, key: PRNGKeyArray) -> Bool[Array, "{state_size} {state_size}"]:
+    """Which weights are there."""
+    if not 0 < probability <= 1:
+        raise fail("connection_probability", "is out of range", "above 0 and at most 1", repr(probability))
+    return jr.bernoulli(jr.fold_in(key, crc32(b"connections")), probability, (state_size, state_size))

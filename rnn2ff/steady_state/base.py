@@ -38,12 +38,20 @@ class SteadyState(eqx.Module):
         status: a `Status`, as an integer array.
         residual: `max |tau dx/dt| / (1 + max |x|)`, recomputed on `state`.
         num_steps: steps of the search: of time for a rollout, iterations for a root finder.
+        distance: an estimate of how far the state is from rest, `max |x - x*|`: the velocity over the slowest decay
+            rate.
+            Near a continuous attractor it is large although the residual is small. Infinite if nothing decays, NaN
+            where no rate is known.
+        period: of a limit cycle, in the network's unit of time; NaN if the sample does not oscillate, or without a
+            period, as in chaos.
     """
 
     state: Float[Array, "*batch state"]
     status: Int[Array, "*batch"]
     residual: Float[Array, "*batch"]
     num_steps: Int[Array, "*batch"]
+    distance: Float[Array, "*batch"]
+    period: Float[Array, "*batch"]
 
     @property
     def is_converged(self) -> Bool[Array, "*batch"]:

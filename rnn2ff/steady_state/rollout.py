@@ -68,3 +68,6 @@ class Rollout(AbstractSteadyStateSolver):
             num_steps=solution.stats["num_steps"].astype(jnp.int32),
             is_diverging=solution.event_mask[1],
         )
+
+
+STIFF = Rollout(ode_solver=dfx.Kvaerno5())

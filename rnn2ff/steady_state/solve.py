@@ -9,12 +9,13 @@ from tqdm import tqdm
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimuli, check_stimulus, check_tolerance
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.steady_state.base import ADVICE, AbstractSteadyStateSolver, SteadyState
+from rnn2ff.steady_state.base import ADVICE, AbstractSteadyStateSolver, SteadyState, count_statuses
+from rnn2ff.steady_state.batch import SteadyStates, solve_by_plan
 from rnn2ff.steady_state.classify import judge
 from rnn2ff.steady_state.implicit import with_implicit_derivative
+from rnn2ff.steady_state.padding import TILE
+from rnn2ff.steady_state.plan import Plan
 from rnn2ff.steady_state.rollout import Rollout
-
-_CHUNK_SIZE = 256  # samples solved together; a chunk costs its slowest sample
 
 
 def solve_steady_state(
@@ -61,7 +62,8 @@ def _solve(network, stimulus, solver, initial_state, tolerance, max_steps, *, th
     constants = jax.lax.stop_gradient(eqx.filter((network, stimulus, initial_state), eqx.is_array))
     network_, stimulus_, initial_state_ = eqx.combine(constants, (network, stimulus, initial_state))
     candidate = solver.search(network_, stimulus_, initial_state_, tolerance=tolerance, max_steps=max_steps)
-    found = judge(network_, stimulus_, candidate, tolerance=tolerance)
+    watched_steps = 2 * max_steps if isinstance(solver, Rollout) else 0
+    found = judge(network_, stimulus_, candidate, tolerance=tolerance, max_steps=watched_steps)
     state = with_implicit_derivative(network, stimulus, found.state, found.is_converged)
     if throw:
         messages = [f"No steady state ({each.name}): {advice}." for each, advice in ADVICE.items()]
@@ -73,23 +75,29 @@ def solve_steady_states(
     network: RecurrentNetwork,
     stimuli: Float[ArrayLike, "batch stimulus"],
     *,
-    solver: AbstractSteadyStateSolver | None = None,
+    solver: AbstractSteadyStateSolver | Plan | None = None,
     initial_states: Float[ArrayLike, "batch state"] | None = None,
     tolerance: float | None = None,
     max_steps: int = 4096,
     progress: bool = False,
-) -> SteadyState:
+) -> SteadyStates:
     """The steady states of a network for a batch of stimuli, each with its own verdict.
 
-    Runs on the host, in chunks of one size, so that memory is bounded and nothing is compiled twice. It never raises
+    Without a solver the way is chosen by measurement. A probe of the stimuli is solved by following the dynamics;
+    sweeps, which are much faster, are used for the others if they land where the dynamics land on every sample of the
+    probe. What was chosen, and why, is in `plan`. Pass it as `solver` to solve further batches of the same network,
+    and the probe is spared.
+
+    Runs on the host, in chunks of a few sizes, so that memory is bounded and nothing is compiled twice. It never raises
     for a sample that has no steady state: look at `status`.
 
     Args:
         network: the network.
         stimuli: one stimulus a row.
-        solver: how to search, by default `Rollout`.
-        initial_states: where the dynamics start, one row a stimulus; by default at zero.
-        tolerance: the largest residual that counts as rest; by default the solver's.
+        solver: how to search: a plan, or a solver that is used for every sample.
+        initial_states: where the dynamics start, one row a stimulus; by default at zero. In a multistable network they
+            decide which steady states are the answer.
+        tolerance: the largest residual that counts as rest; by default the solver's, or the dtype's.
         max_steps: bound on the steps of each search.
         progress: whether to show a progress bar, on standard error.
 
@@ -97,26 +105,72 @@ def solve_steady_states(
         ValueError: if shapes do not fit, a value is not finite (the rows are named), or the tolerance is below what
             the dtype can reach.
     """
-    solver = Rollout() if solver is None else solver
-    tolerance = check_tolerance(solver.tolerance if tolerance is None else tolerance, network.dtype)
+    return _solve_states(network, stimuli, solver, initial_states, tolerance, max_steps, progress)
+
+
+def _solve_states(
+    network, stimuli, solver, initial_states, tolerance, max_steps, progress=False, always_plan=False
+) -> SteadyStates:
+    is_planned = solver is None or isinstance(solver, Plan)
+    tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
-    stimuli = np.asarray(stimuli, network.dtype)
     num_samples = len(stimuli)
     if initial_states is None:
         initial_states = np.zeros((num_samples, network.state_size), network.dtype)
     check_shape("initial_states", initial_states, (num_samples, network.state_size))
     check_finite("initial_states", initial_states)
-    initial_states = np.asarray(initial_states, network.dtype)
+    stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
 
-    chunk_size = min(num_samples, _CHUNK_SIZE)
+    def show(starts):
+        return tqdm(starts, desc="steady states", unit="chunk", disable=not progress)
+
+    if is_planned:
+        return solve_by_plan(
+            network,
+            stimuli,
+            initial_states,
+            solver,
+            tolerance=tolerance,
+            max_steps=max_steps,
+            show=show,
+            always_plan=always_plan,
+        )
+    chunk_size = min(num_samples, TILE)
     chunks = []
-    starts = range(0, num_samples, chunk_size)
-    for start in tqdm(starts, desc="steady states", unit="chunk", disable=not progress):
+    for start in show(range(0, num_samples, chunk_size)):
         rows = np.minimum(np.arange(start, start + chunk_size), num_samples - 1)  # the last chunk repeats a row
         chunk = _solve_chunk(network, stimuli[rows], solver, initial_states[rows], tolerance, max_steps)
         chunks.append(jax.tree.map(np.asarray, chunk))
-    return jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:num_samples]), *chunks)
+    whole = jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:num_samples]), *chunks)
+    num_converged = int(whole.is_converged.sum())
+    return SteadyStates(**vars(whole), plan=None, finished_by={type(solver).__name__: num_converged})
+
+
+def plan_steady_states(
+    network: RecurrentNetwork,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    *,
+    tolerance: float | None = None,
+    max_steps: int = 4096,
+) -> Plan:
+    """Measure the best way to solve a network, on stimuli like those to come; a few hundred are enough.
+
+    Args:
+        network: the network.
+        stimuli: one a row.
+        tolerance: the largest residual that counts as rest; by default the dtype's.
+        max_steps: bound on the steps of the dynamics.
+
+    Raises:
+        ValueError: as for `solve_steady_states`.
+        RuntimeError: if no stimulus leads to a steady state, with the counts of what happened instead.
+    """
+    solved = _solve_states(network, stimuli, None, None, tolerance, max_steps, always_plan=True)
+    if not bool(solved.is_converged.any()):
+        msg = f"No stimulus leads to a steady state, so there is nothing to plan for: {count_statuses(solved.status)}."
+        raise RuntimeError(msg)
+    return solved.plan
 
 
 @eqx.filter_jit

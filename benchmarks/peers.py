@@ -1,0 +1,353 @@
+"""The competitors: other people's ways of finding a steady state, each at its best setting.
+
+A peer is built for a problem, and gives states for stimuli. It is not asked whether it converged: `residuals64` is.
+Each has a few settings, among which `tune` takes the fastest that converges on every sample. Where a package is missing
+the peer is reported as not run.
+"""
+
+import functools
+import importlib.util
+import itertools
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import diffrax as dfx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+
+from benchmarks.problems import Problem, residuals64
+from rnn2ff.networks import residual
+
+TOLERANCE = 1e-5  # the residual that counts as rest, for all methods
+_MAX_ITERATIONS = 2000
+_JACOBIAN_BYTES = 64e6  # methods with a Jacobian per sample get no more samples than fit
+
+Setting = Mapping[str, float | int | str]
+Solve = Callable[..., object]  # (stimuli, **setting) -> states
+
+
+class Peer(NamedTuple):
+    """A competitor.
+
+    Attributes:
+        name: package and method.
+        package: what must be installed.
+        build: makes the solve from a problem; a solve takes stimuli and a setting.
+        settings: what to choose from.
+        max_batch_size: of a network's size; above it the peer is timed on fewer samples.
+    """
+
+    name: str
+    package: str
+    build: Callable[[Problem], Solve]
+    settings: tuple[Setting, ...]
+    max_batch_size: Callable[[int], int] = lambda state_size: 1_000_000
+
+    @property
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec(self.package) is not None
+
+
+class Tuned(NamedTuple):
+    """A peer at its best setting.
+
+    Attributes:
+        setting: the fastest that converged on every sample, else the one that converged on most.
+        compile_seconds: what a first call took longer than the next.
+        solve: from stimuli to states.
+    """
+
+    setting: Setting
+    compile_seconds: float
+    solve: Callable[[object], object]
+
+
+def tune(peer: Peer, problem: Problem, *, largest_seconds: float) -> Tuned:
+    """Try every setting of a peer on the stimuli of a problem, and keep the best.
+
+    A setting three times slower than the best so far is not timed again, and none is tried after one call took longer
+    than `largest_seconds`.
+    """
+    solve = peer.build(problem)
+    stimuli = jnp.asarray(problem.stimuli)
+    tried, compiled = [], [0.0]
+    for setting in peer.settings:
+        first = _seconds(solve, stimuli, setting)
+        states = np.asarray(solve(stimuli, **setting))
+        seconds = _seconds(solve, stimuli, setting)
+        compiled.append(first - seconds)
+        share = float((residuals64(problem.network, problem.stimuli, states) < TOLERANCE).mean())
+        best = min((each[1] for each in tried if each[0] >= share), default=np.inf)
+        if seconds < min(3 * best, 0.5):
+            seconds = min(seconds, *(_seconds(solve, stimuli, setting) for _ in range(3)))
+        tried.append((share, seconds, setting))
+        if seconds > largest_seconds:
+            break
+    _, _, setting = min(tried, key=lambda each: (-each[0], each[1]))
+    return Tuned(dict(setting), max(compiled), lambda stimuli: solve(stimuli, **setting))
+
+
+def _seconds(solve: Solve, stimuli: jax.Array, setting: Setting) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(solve(stimuli, **setting))
+    return time.perf_counter() - start
+
+
+def _grid(**choices: tuple) -> tuple[Setting, ...]:
+    return tuple(dict(zip(choices, values)) for values in itertools.product(*choices.values()))
+
+
+def _sweep(network):
+    """The plain fixed-point iteration, `x <- W phi(x) + u`."""
+    return lambda state, stimulus: state + network.time_constants * network.velocity(state, stimulus)
+
+
+# --- in JAX -----------------------------------------------------------------------------------------------------------
+
+
+def _diffrax(problem: Problem) -> Solve:
+    """vmap(Tsit5 + PID + event on the residual's max-norm), all of the batch in one loop or in tiles."""
+    network = problem.network
+
+    def is_at_rest(t, state, stimulus, **kwargs):
+        del t, kwargs
+        return residual(network, state, stimulus) < 0.9 * TOLERANCE
+
+    def one(stimulus, step_tolerance):
+        slowest = jnp.max(network.time_constants)
+        solution = dfx.diffeqsolve(
+            dfx.ODETerm(lambda t, state, stimulus: network.velocity(state, stimulus)),
+            dfx.Tsit5(),
+            t0=jnp.zeros_like(slowest),
+            t1=5000 * slowest,
+            dt0=0.1 * slowest,
+            y0=jnp.zeros(network.state_size, network.dtype),
+            args=stimulus,
+            stepsize_controller=dfx.PIDController(rtol=step_tolerance, atol=step_tolerance),
+            event=dfx.Event(is_at_rest),
+            adjoint=dfx.ForwardMode(),
+            max_steps=20_000,
+            throw=False,
+        )
+        return solution.ys[0]
+
+    batch = jax.vmap(one, in_axes=(0, None))
+
+    @jax.jit
+    def in_one(stimuli, step_tolerance):
+        return batch(stimuli, step_tolerance)
+
+    @jax.jit
+    def in_tiles(stimuli, step_tolerance):
+        tiles = stimuli.reshape(-1, 64, stimuli.shape[-1])
+        return jax.lax.map(lambda tile: batch(tile, step_tolerance), tiles).reshape(stimuli.shape)
+
+    def solve(stimuli, step_tolerance, tiles):
+        has_tiles = tiles == "64" and len(stimuli) % 64 == 0 and len(stimuli) > 64
+        return (in_tiles if has_tiles else in_one)(stimuli, step_tolerance)
+
+    return solve
+
+
+def _optimistix_fixed_point(problem: Problem) -> Solve:
+    sweep = _sweep(problem.network)
+
+    @jax.jit
+    def solve(stimuli, stop, damping):
+        def damped(state, stimulus):
+            return state + damping * (sweep(state, stimulus) - state)
+
+        def one(stimulus):
+            solver = optx.FixedPointIteration(rtol=stop, atol=stop)
+            start = jnp.zeros(problem.network.state_size, problem.network.dtype)
+            return optx.fixed_point(damped, solver, start, stimulus, max_steps=_MAX_ITERATIONS, throw=False).value
+
+        return jax.vmap(one)(stimuli)
+
+    return solve
+
+
+def _optimistix_newton(problem: Problem) -> Solve:
+    network = problem.network
+
+    @jax.jit
+    def solve(stimuli, stop):
+        def one(stimulus):
+            solver = optx.Newton(rtol=stop, atol=stop)
+            start = jnp.zeros(network.state_size, network.dtype)
+            return optx.root_find(network.velocity, solver, start, stimulus, max_steps=64, throw=False).value
+
+        return jax.vmap(one)(stimuli)
+
+    return solve
+
+
+def _jaxopt(method: str) -> Callable[[Problem], Solve]:
+    def build(problem: Problem) -> Solve:
+        import jaxopt
+
+        sweep = _sweep(problem.network)
+
+        @jax.jit
+        def plain(stimuli, stop, damping):
+            def damped(state, stimulus):
+                return state + damping * (sweep(state, stimulus) - state)
+
+            solver = jaxopt.FixedPointIteration(
+                damped, maxiter=_MAX_ITERATIONS, tol=stop, implicit_diff=False, unroll=False
+            )
+            return jax.vmap(lambda stimulus: solver.run(jnp.zeros_like(stimulus), stimulus).params)(stimuli)
+
+        @functools.partial(jax.jit, static_argnames="history")
+        def anderson(stimuli, stop, history):
+            solver = jaxopt.AndersonAcceleration(
+                sweep, history, maxiter=_MAX_ITERATIONS // 4, tol=stop, ridge=1e-6, implicit_diff=False, unroll=False
+            )
+            return jax.vmap(lambda stimulus: solver.run(jnp.zeros_like(stimulus), stimulus).params)(stimuli)
+
+        return plain if method == "fixed point" else anderson
+
+    return build
+
+
+# --- in PyTorch -------------------------------------------------------------------------------------------------------
+
+
+def _torch_sweep(problem: Problem) -> Callable:
+    """The plain fixed-point iteration of a batch."""
+    import torch
+
+    transposed = torch.tensor(problem.weights.T.copy())
+    phi = {"relu": torch.relu, "tanh": torch.tanh, "power": lambda states: 0.04 * torch.relu(states) ** 2}
+    return lambda states, stimuli: torch.addmm(stimuli, phi[problem.nonlinearity](states), transposed)
+
+
+def _torch_loop(problem: Problem) -> Solve:
+    import torch
+
+    sweep = _torch_sweep(problem)
+
+    @torch.inference_mode()
+    def solve(stimuli, damping, check_every, threads):
+        torch.set_num_threads(threads)
+        stimuli = torch.from_numpy(np.array(stimuli))
+        states = torch.zeros_like(stimuli)
+        for _ in range(_MAX_ITERATIONS // check_every):
+            for _ in range(check_every):
+                before = states
+                states = torch.lerp(before, sweep(before, stimuli), damping)
+            change = (states - before).abs().amax(dim=1) / (damping * (1 + states.abs().amax(dim=1)))
+            # Of the state before the last step, hence no margin for the one after it; NaN ends the loop as well.
+            if not (change.max() >= TOLERANCE):
+                break
+        return states.numpy()
+
+    return solve
+
+
+def _torchdeq(method: str) -> Callable[[Problem], Solve]:
+    def build(problem: Problem) -> Solve:
+        import torch
+        from torchdeq.solver import get_solver
+
+        solver = get_solver(method)
+        sweep = _torch_sweep(problem)
+
+        @torch.inference_mode()
+        def solve(stimuli, stop, max_iterations, threads):
+            torch.set_num_threads(threads)
+            stimuli = torch.from_numpy(np.array(stimuli))
+            start = torch.zeros_like(stimuli)
+            try:
+                found, _, _ = solver(
+                    lambda states: sweep(states, stimuli), start, max_iter=max_iterations, tol=stop, stop_mode="rel"
+                )
+            except torch.linalg.LinAlgError:  # one singular sample ends its whole batch
+                found = torch.full_like(stimuli, torch.nan)
+            return found.numpy()
+
+        return solve
+
+    return build
+
+
+# --- one sample at a time ---------------------------------------------------------------------------------------------
+
+
+def _scipy(problem: Problem) -> Solve:
+    """`scipy.optimize.root`, in float64, sample by sample."""
+    from scipy.optimize import root
+
+    weights = problem.weights.astype(float)
+    phi, slope = {
+        "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0),
+        "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+        "power": (lambda x: 0.04 * np.maximum(x, 0) ** 2, lambda x: 0.08 * np.maximum(x, 0)),
+    }[problem.nonlinearity]
+    identity = np.eye(len(weights))
+
+    def solve(stimuli, method):
+        options = {"hybr": {"jac": lambda x, u: weights * slope(x) - identity}, "krylov": {}}[method]
+        with np.errstate(all="ignore"):
+            found = []
+            for stimulus in np.asarray(stimuli, float):
+                try:
+                    result = root(
+                        lambda x, u: weights @ phi(x) - x + u,
+                        np.zeros_like(stimulus),
+                        args=(stimulus,),
+                        method=method,
+                        tol=TOLERANCE / 2,
+                        **options,
+                    )
+                    found.append(result.x)
+                except ValueError:  # krylov raises where the residual overflows
+                    found.append(np.full_like(stimulus, np.nan))
+        return np.array(found)
+
+    return solve
+
+
+def _few(state_size: int) -> int:
+    return max(2, 2048 // state_size)
+
+
+def _jacobians(state_size: int) -> int:
+    return max(16, int(_JACOBIAN_BYTES / (4 * state_size**2)))
+
+
+_STOPS = (3e-5, 1e-5, 3e-6, 1e-6)
+_THREADS = tuple(sorted({1, os.cpu_count() or 1}))  # of PyTorch; more may be slower, where they have to wait
+_DAMPINGS = (1.0, 0.7, 0.4, 0.2)
+_STEP_TOLERANCES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 2e-6, 1e-6)
+
+ROLLOUT = Peer("diffrax Tsit5", "diffrax", _diffrax, _grid(tiles=("all", "64"), step_tolerance=_STEP_TOLERANCES))
+PEERS = (
+    Peer(
+        "optimistix FixedPointIteration",
+        "optimistix",
+        _optimistix_fixed_point,
+        _grid(stop=_STOPS, damping=_DAMPINGS),
+    ),
+    Peer("optimistix Newton", "optimistix", _optimistix_newton, _grid(stop=(1e-3, 1e-5)), _jacobians),
+    Peer("jaxopt FixedPointIteration", "jaxopt", _jaxopt("fixed point"), _grid(stop=_STOPS, damping=_DAMPINGS)),
+    Peer("jaxopt Anderson", "jaxopt", _jaxopt("anderson"), _grid(history=(3, 5), stop=(3e-4, 1e-4, *_STOPS))),
+    Peer("PyTorch loop", "torch", _torch_loop, _grid(damping=_DAMPINGS, check_every=(1, 4), threads=_THREADS)),
+    Peer(
+        "torchdeq Anderson",
+        "torchdeq",
+        _torchdeq("anderson"),
+        _grid(stop=(1e-5, 2e-6), max_iterations=(150,), threads=_THREADS),
+    ),
+    Peer(
+        "torchdeq Broyden",
+        "torchdeq",
+        _torchdeq("broyden"),
+        _grid(stop=(1e-5, 2e-6), max_iterations=(100,), threads=_THREADS),
+    ),
+    Peer("SciPy root", "scipy", _scipy, _grid(method=("hybr", "krylov")), _few),
+)

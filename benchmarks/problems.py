@@ -1,0 +1,167 @@
+"""The networks and stimuli that solvers are timed on, all in the state form `tau dx/dt = -x + W phi(x) + u`.
+
+| name | weights | nonlinearity | what is hard about it |
+|---|---|---|---|
+| gauss09 | Gaussian, spectral radius .9 | rectifier | nothing: the plain case |
+| pstiff99 | lognormal, non-negative, spectral radius .99 | rectifier | one slow mode |
+| gauss13 | Gaussian, spectral radius 1.25 | rectifier | the plain iteration diverges |
+| wta | groups of 8 that share 8 inhibitory units, self-excitation 1.3 | rectifier | many steady states |
+| tanh09 | Gaussian, spectral radius .9 | tanh | smooth: no exact finish |
+| ssn | ring of 32 E + 32 I units, time constants 1 and 1/2 | .04 [x]_+^2 | strong gain, damped oscillations |
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from rnn2ff.networks import RecurrentNetwork, StateForm, partition_competition, rate_network, residual, threshold_linear
+
+_RADIUS = {"gauss09": 0.9, "pstiff99": 0.99, "gauss13": 1.25, "tanh09": 0.9}
+_GROUP_SIZE = 8
+_SSN_SIZE = 64
+
+NAMES = (*_RADIUS, "wta", "ssn")
+
+
+def power_law(state: jax.Array) -> jax.Array:
+    """`.04 [x]_+^2`, of the stabilized supralinear network."""
+    return 0.04 * jnp.maximum(state, 0) ** 2
+
+
+# Made once: two forms of the same function are not equal, and a network with another form compiles anew.
+TANH = StateForm(jnp.tanh)
+POWER_LAW = StateForm(power_law)
+
+
+class Problem(NamedTuple):
+    """A network and a batch of stimuli.
+
+    Attributes:
+        name: of the problem.
+        network: in the state form, with the stimulus driving each unit directly.
+        stimuli: one a row.
+        nonlinearity: "relu", "tanh" or "power", for those who do not speak JAX.
+    """
+
+    name: str
+    network: RecurrentNetwork
+    stimuli: np.ndarray
+    nonlinearity: str
+
+    @property
+    def weights(self) -> np.ndarray:
+        return np.asarray(self.network.params.recurrent_weights)
+
+    @property
+    def time_constants(self) -> np.ndarray:
+        return np.asarray(self.network.params.time_constants)
+
+    def take(self, num_samples: int) -> "Problem":
+        """The first samples alone."""
+        return self._replace(stimuli=self.stimuli[:num_samples])
+
+
+def make_problem(
+    name: str, state_size: int, batch_size: int, *, seed: int = 0, dtype: DTypeLike = jnp.float32
+) -> Problem:
+    """A problem by name.
+
+    Args:
+        name: one of `NAMES`.
+        state_size: number of units; the SSN ring has 64, whatever is asked for.
+        batch_size: number of stimuli.
+        seed: of the weights and of the stimuli, which have generators of their own.
+        dtype: of the network and the stimuli.
+    """
+    weight_rng, stimulus_rng = np.random.default_rng(seed), np.random.default_rng(1000 + seed)
+    if name in _RADIUS:
+        draw = weight_rng.lognormal if name == "pstiff99" else weight_rng.normal
+        weights = draw(size=(state_size, state_size))
+        weights *= _RADIUS[name] / np.abs(np.linalg.eigvals(weights)).max()
+        stimuli = stimulus_rng.normal(size=(batch_size, state_size))
+        if name == "tanh09":
+            return Problem(name, rate_network(TANH, jnp.asarray(weights, dtype)), stimuli.astype(dtype), "tanh")
+    elif name == "wta":
+        weights, stimuli = _wta(state_size, batch_size, stimulus_rng)
+    elif name == "ssn":
+        weights, stimuli = ssn_weights(_SSN_SIZE // 2), _gratings(batch_size, stimulus_rng)
+        return Problem(name, ssn_ring(jnp.asarray(weights, dtype)), stimuli.astype(dtype), "power")
+    else:
+        msg = f"`name` is unknown. Expected one of {', '.join(NAMES)}, got {name!r}."
+        raise ValueError(msg)
+    return Problem(name, threshold_linear(jnp.asarray(weights, dtype)), stimuli.astype(dtype), "relu")
+
+
+def ssn_ring(weights: jax.Array) -> RecurrentNetwork:
+    """The SSN with these weights; inhibition is twice as fast as excitation."""
+    return rate_network(POWER_LAW, weights, time_constants=np.repeat([1, 0.5], len(weights) // 2))
+
+
+def ssn_weights(num_per_population: int) -> np.ndarray:
+    """Of the ring of Rubin, Van Hooser and Miller (2015), 180 units of each kind, thinned to fewer."""
+    angles = np.arange(num_per_population) * 180 / num_per_population
+    kernel = _bump(angles[:, None] - angles, width=32) * (180 / num_per_population)
+    return np.block([[0.044 * kernel, -0.023 * kernel], [0.042 * kernel, -0.018 * kernel]])
+
+
+def grating(contrast: np.ndarray, angle: np.ndarray, num_per_population: int) -> np.ndarray:
+    """The input to each population for gratings at angles in degrees."""
+    angles = np.arange(num_per_population) * 180 / num_per_population
+    return contrast * _bump(angles - angle, width=30)
+
+
+def _bump(degrees: np.ndarray, width: float) -> np.ndarray:
+    distance = np.abs(degrees)
+    distance = np.minimum(distance, 180 - distance)
+    return np.exp(-(distance**2) / (2 * width**2))
+
+
+def _gratings(batch_size: int, rng: np.random.Generator) -> np.ndarray:
+    """One grating at a random angle, for half of the samples a second one, and noise; the same to E and I."""
+    size = _SSN_SIZE // 2
+    contrast, angle = rng.uniform(0, 50, size=(2, batch_size, 1)), rng.uniform(0, 180, size=(2, batch_size, 1))
+    contrast[1] *= rng.uniform(size=(batch_size, 1)) < 0.5
+    drive = grating(contrast, angle, size).sum(axis=0) + 0.5 * rng.normal(size=(batch_size, size))
+    return np.concatenate([drive, drive], axis=1)
+
+
+def _wta(state_size: int, batch_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    num_groups = state_size // _GROUP_SIZE - 1  # and as many inhibitory units as one group has
+    if state_size % _GROUP_SIZE or num_groups < 2:
+        msg = f"`state_size` does not fit the groups. Expected a multiple of {_GROUP_SIZE} from 24, got {state_size}."
+        raise ValueError(msg)
+    weights = partition_competition(num_groups, _GROUP_SIZE, self_excitation=1.3).params.recurrent_weights
+    num_excitatory = num_groups * _GROUP_SIZE
+    drive = np.repeat(rng.uniform(size=(batch_size, num_groups)), _GROUP_SIZE, axis=1)
+    stimuli = np.zeros((batch_size, state_size))
+    stimuli[:, :num_excitatory] = drive + 0.3 * rng.normal(size=drive.shape)
+    return np.asarray(weights), stimuli
+
+
+def residuals64(network: RecurrentNetwork, stimuli: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """The residual of each state, recomputed in float64 from what the network's own parameters say; inf if not finite.
+
+    No solver is asked: a float32 residual near its tolerance may be rounding.
+    """
+    with jax.enable_x64(True):
+        network = in_float64(network)
+        states, stimuli = np.asarray(states, float), np.asarray(stimuli, float)
+        with np.errstate(invalid="ignore"):
+            values = np.asarray(jax.jit(jax.vmap(residual, in_axes=(None, 0, 0)))(network, states, stimuli))
+    return np.where(np.isfinite(values) & np.isfinite(states).all(axis=1), values, np.inf)
+
+
+def in_float64(network: RecurrentNetwork) -> RecurrentNetwork:
+    """The same network, number by number, in float64; call it with x64 on."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), float), network)
+
+
+def distances(states: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """`max |x - y| / (1 + max |y|)` for each sample; inf if not finite."""
+    states, reference = np.asarray(states, float), np.asarray(reference, float)
+    with np.errstate(invalid="ignore"):
+        values = np.abs(states - reference).max(axis=1) / (1 + np.abs(reference).max(axis=1))
+    return np.where(np.isfinite(values), values, np.inf)

@@ -1,0 +1,428 @@
+"""Published rate models: stabilized supralinear, Wilson-Cowan, Wong-Wang, Hopfield, and random smooth networks.
+
+All but `wong_wang` and the refractory `wilson_cowan` have a weight matrix and a nonlinearity, and can be looked into.
+Two-by-two weights go from column to row, excitatory first, inhibitory ones negative.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
+
+from rnn2ff._checks import check_at_least, check_finite, check_positive, check_shape, fail, is_known
+from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import Nonlinearity, RateForm, RateParams, StateForm, rate_network
+
+_HALF_TURN = 180.0  # degrees after which an orientation repeats
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """The nonlinearity `gain [x]_+^exponent`, in rate over state to the exponent.
+
+    Attributes:
+        gain: positive.
+        exponent: at least 1, so that the slope is finite at 0.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    gain: float
+    exponent: float
+
+    def __post_init__(self):
+        check_positive("gain", self.gain)
+        check_finite("exponent", self.exponent)
+        if self.exponent < 1:
+            raise fail("exponent", "makes the slope at 0 infinite", "at least 1", self.exponent)
+
+    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+        return self.gain * jax.nn.relu(x) ** self.exponent
+
+
+@dataclasses.dataclass(frozen=True)
+class Tanh:
+    """The nonlinearity `tanh(gain x)`.
+
+    Attributes:
+        gain: the slope at 0.
+    """
+
+    gain: float
+
+    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+        return jnp.tanh(self.gain * x)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftedLogistic:
+    """The nonlinearity `1 / (1 + exp(-a (x - theta))) - 1 / (1 + exp(a theta))`, which is 0 at 0.
+
+    Attributes:
+        gains: a, one a unit.
+        thresholds: theta, one a unit.
+    """
+
+    gains: tuple[float, ...]
+    thresholds: tuple[float, ...]
+
+    def __call__(self, x: Float[Array, " unit"]) -> Float[Array, " unit"]:
+        gains, thresholds = (jnp.asarray(each, x.dtype) for each in (self.gains, self.thresholds))
+        return jax.nn.sigmoid(gains * (x - thresholds)) - jax.nn.sigmoid(-gains * thresholds)
+
+
+@dataclasses.dataclass(frozen=True)
+class RefractoryForm:
+    """The vector field `(-r + (1 - rho r) phi(W r + B u + b)) / tau`; the state is the rate.
+
+    Attributes:
+        nonlinearity: phi.
+        refractory: rho, the share of its active units that a population has to wait for.
+    """
+
+    nonlinearity: Nonlinearity
+    refractory: float
+
+    def __call__(
+        self, params: RateParams, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, " state"]:
+        drive = (1 - self.refractory * state) * self.nonlinearity(params.total_input(state, stimulus))
+        return (drive - state) / params.time_constants
+
+
+def stabilized_supralinear(
+    num_units: int = 180,
+    *,
+    weights: ArrayLike = np.array([[0.044, -0.023], [0.042, -0.018]]),
+    width: float = 32.0,
+    nonlinearity: PowerLaw = PowerLaw(0.04, 2.0),
+    time_constants: tuple[float, float] = (20.0, 10.0),
+    form: type[RateForm] | type[StateForm] = RateForm,
+) -> RecurrentNetwork:
+    """The stabilized supralinear network, a ring of excitatory and inhibitory units for 180 degrees of orientation.
+
+    `tau r' = -r + k [W r + u]_+^n`, with `W_ij = w exp(-d_ij^2 / (2 width^2))` for orientations at distance d. Weak
+    stimuli add up supralinearly, strong ones sublinearly, as inhibition takes over. The state lists the excitatory
+    units by orientation, then the inhibitory ones; the stimulus has one channel an orientation, felt by both. Unit i
+    prefers `180 i / num_units` degrees.
+
+    Iterating `r <- k [W r + u]_+^n` diverges for strong stimuli, where the dynamics are stable.
+
+    Args:
+        num_units: units in each population.
+        weights: w by population, for 180 units; they are scaled by `180 / num_units`.
+        width: standard deviation of the connections, in degrees.
+        nonlinearity: the power law, from the input (mV) to the rate (Hz).
+        time_constants: of the excitatory and the inhibitory units, in ms.
+        form: `RateForm` (as published) or `StateForm`; they share their steady rates.
+
+    Raises:
+        ValueError: if there is no unit, a value is not positive, or the weights do not have the signs of one
+            excitatory and one inhibitory population.
+
+    References:
+        Rubin, Van Hooser and Miller, The stabilized supralinear network: a unifying circuit motif underlying
+        multi-input integration in sensory cortex, Neuron 85, 2015.
+    """
+    check_positive("width", width)
+    _check_two_populations(weights)
+    check_shape("time_constants", time_constants, (2,))
+    positions = np.asarray(_orientations(num_units))
+    profile = np.exp(-(_orientation_distance(positions[:, None], positions) ** 2) / (2 * width**2))
+    return rate_network(
+        form(nonlinearity),
+        jnp.kron(_floats(weights), _floats(profile * (180 / num_units))),
+        stimulus_weights=np.tile(np.eye(num_units), (2, 1)),
+        time_constants=np.repeat(time_constants, num_units),
+    )
+
+
+def grating_stimulus(
+    orientation: ScalarLike, num_units: int = 180, *, contrast: ScalarLike = 10.0, width: ScalarLike = 30.0
+) -> Float[Array, "{num_units}"]:
+    """A grating for `stabilized_supralinear`, `contrast exp(-d^2 / (2 width^2))`; angles in degrees.
+
+    Gratings add: the stimulus of a plaid is the sum of two.
+    """
+    distance = _orientation_distance(_orientations(num_units), orientation)
+    return contrast * jnp.exp(-(distance**2) / (2 * width**2))
+
+
+def stabilized_supralinear_pair(
+    *,
+    weights: ArrayLike = np.array([[1.25, -0.65], [1.2, -0.5]]),
+    nonlinearity: PowerLaw = PowerLaw(0.3, 2.0),
+    time_constants: tuple[float, float] = (20.0, 10.0),
+    form: type[RateForm] | type[StateForm] = RateForm,
+) -> RecurrentNetwork:
+    """The stabilized supralinear network of one excitatory and one inhibitory population.
+
+    Args:
+        weights: from column to row, excitatory first.
+        nonlinearity: the power law, from the input (mV) to the rate (Hz).
+        time_constants: of the two, in ms.
+        form: `RateForm`, or `StateForm`, where the state is a voltage above threshold; they share their steady rates.
+
+    Raises:
+        ValueError: if a time constant is not positive, or the weights do not have the signs of one excitatory and
+            one inhibitory population.
+
+    References:
+        Ahmadian, Rubin and Miller, Analysis of the stabilized supralinear network, Neural Computation 25, 2013.
+        Hennequin, Ahmadian, Rubin, Lengyel and Miller, The dynamical regime of sensory cortex: stable dynamics around
+        a single stimulus-tuned attractor account for patterns of noise variability, Neuron 98, 2018 (the defaults).
+    """
+    _check_two_populations(weights)
+    check_shape("time_constants", time_constants, (2,))
+    return rate_network(form(nonlinearity), _floats(weights), time_constants=np.asarray(time_constants))
+
+
+def wilson_cowan(
+    *,
+    weights: ArrayLike = np.array([[9.0, -4.0], [13.0, -11.0]]),
+    gains: tuple[float, float] = (1.2, 1.0),
+    thresholds: tuple[float, float] = (2.8, 4.0),
+    time_constants: tuple[float, float] = (1.0, 2.0),
+    refractory: float = 0.0,
+) -> RecurrentNetwork:
+    """The excitatory and the inhibitory population of Wilson and Cowan: the shares of active units.
+
+    `tau r' = -r + (1 - rho r) F(W r + u)` with `F(x) = 1 / (1 + exp(-a (x - theta))) - 1 / (1 + exp(a theta))`. Without
+    a stimulus the defaults have two stable states, one of them at 0, and a saddle between them.
+
+    Args:
+        weights: from column to row, excitatory first.
+        gains: a of each population.
+        thresholds: theta of each population.
+        time_constants: of each population, in any unit of time.
+        refractory: rho. 0 leaves the factor out, as is common; 1 has it, with the constant that Wilson and Cowan call
+            k set to 1.
+
+    Raises:
+        ValueError: if a gain or a time constant is not positive, `refractory` is negative, or the weights do not have
+            the signs of one excitatory and one inhibitory population.
+
+    References:
+        Wilson and Cowan, Excitatory and inhibitory interactions in localized populations of model neurons, Biophysical
+        Journal 12, 1972. The defaults are those of Neuromatch Academy, tutorial W2D4.
+    """
+    _check_two_populations(weights)
+    for name, values in [("gains", gains), ("thresholds", thresholds), ("time_constants", time_constants)]:
+        check_shape(name, values, (2,))
+    check_positive("gains", gains)
+    check_finite("thresholds", thresholds)
+    check_finite("refractory", refractory)
+    if refractory < 0:
+        raise fail("refractory", "is negative", "at least 0", refractory)
+    response = ShiftedLogistic(tuple(gains), tuple(thresholds))
+    network = rate_network(RateForm(response), _floats(weights), time_constants=np.asarray(time_constants))
+    if refractory == 0:
+        return network
+    return RecurrentNetwork(RefractoryForm(response, refractory), network.params, state_size=2, stimulus_size=2)
+
+
+class WongWangParams(eqx.Module):
+    """Parameters of `wong_wang`, with their published values and units.
+
+    Attributes:
+        time_constants: of the NMDA gating variables, s.
+        saturation: gamma, dimensionless.
+        slope: a of the f-I curve, Hz/nA.
+        threshold: b, Hz.
+        curvature: d, s.
+        self_coupling: from a population to itself, nA.
+        cross_coupling: inhibition between the populations, nA.
+        background: I_0, nA.
+        input_coupling: J_ext, nA/Hz.
+    """
+
+    time_constants: Float[Array, ""]
+    saturation: Float[Array, ""]
+    slope: Float[Array, ""]
+    threshold: Float[Array, ""]
+    curvature: Float[Array, ""]
+    self_coupling: Float[Array, ""]
+    cross_coupling: Float[Array, ""]
+    background: Float[Array, ""]
+    input_coupling: Float[Array, ""]
+
+
+def wong_wang(
+    *,
+    time_constant: float = 0.1,
+    saturation: float = 0.641,
+    slope: float = 270.0,
+    threshold: float = 108.0,
+    curvature: float = 0.154,
+    self_coupling: float = 0.2609,
+    cross_coupling: float = 0.0497,
+    background: float = 0.3255,
+    input_coupling: float = 5.2e-4,
+) -> RecurrentNetwork:
+    """The two-variable decision model of Wong and Wang, without noise.
+
+    `S_i' = -S_i / tau + (1 - S_i) gamma H(I_i)`, `H(I) = (a I - b) / (1 - exp(-d (a I - b)))`,
+    `I_i = J_self S_i - J_cross S_j + I_0 + J_ext u_i`. The state is the gating S of the two populations, between 0 and
+    1, and so are the rates; the stimulus is the rate of the input to each, in Hz (`motion_stimulus`). With balanced
+    input there are two decisions and a saddle, so the initial state decides; the state 0 is on the ridge.
+
+    Args:
+        time_constant: tau, s.
+        saturation: gamma.
+        slope: a, Hz/nA.
+        threshold: b, Hz.
+        curvature: d, s.
+        self_coupling: J_self, nA.
+        cross_coupling: J_cross, nA.
+        background: I_0, nA.
+        input_coupling: J_ext, nA/Hz.
+
+    Raises:
+        ValueError: if the time constant, the slope or the curvature is not positive, or a value is not finite.
+
+    References:
+        Wong and Wang, A recurrent network mechanism of time integration in perceptual decisions, Journal of
+        Neuroscience 26, 2006.
+    """
+    values = dict(
+        time_constants=time_constant,
+        saturation=saturation,
+        slope=slope,
+        threshold=threshold,
+        curvature=curvature,
+        self_coupling=self_coupling,
+        cross_coupling=cross_coupling,
+        background=background,
+        input_coupling=input_coupling,
+    )
+    for name, value in values.items():
+        check_finite(name, value)
+    for name, value in [("time_constant", time_constant), ("slope", slope), ("curvature", curvature)]:
+        check_positive(name, value)
+    params = WongWangParams(**{name: jnp.asarray(value, float) for name, value in values.items()})
+    return RecurrentNetwork(_wong_wang, params, state_size=2, stimulus_size=2)
+
+
+def motion_stimulus(coherence: ScalarLike, *, rate: ScalarLike = 30.0) -> Float[Array, "2"]:
+    """Random dots for `wong_wang`: `rate (1 + c)` Hz to the first population, `rate (1 - c)` to the second.
+
+    Args:
+        coherence: c, from -1 to 1; above 0 the dots move as the first population prefers.
+        rate: of the input without coherent motion, in Hz.
+    """
+    return rate * jnp.stack([1 + jnp.asarray(coherence, float), 1 - jnp.asarray(coherence, float)])
+
+
+def _wong_wang(params: WongWangParams, state: Float[Array, "2"], stimulus: Float[Array, "2"]) -> Float[Array, "2"]:
+    current = (
+        params.self_coupling * state
+        - params.cross_coupling * state[::-1]
+        + params.background
+        + params.input_coupling * stimulus
+    )
+    excess = params.curvature * (params.slope * current - params.threshold)
+    firing_rate = _smooth_ramp(excess) / params.curvature
+    return -state / params.time_constants + (1 - state) * params.saturation * firing_rate
+
+
+def _smooth_ramp(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """`x / (1 - exp(-x))`: 1 at 0, where the formula is 0/0; values and derivatives to rounding, for every x."""
+    is_small = jnp.abs(x) < 0.3
+    # Each branch sees only what it can take: what `where` throws away would still turn derivatives into NaN.
+    small, large = jnp.where(is_small, x, 0.0), jnp.where(is_small, 1.0, x)
+    square = small**2
+    series = [1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160]  # Bernoulli numbers over factorials
+    around_zero = 1 + small / 2
+    for order, coefficient in enumerate(series, start=1):
+        around_zero = around_zero + coefficient * square**order
+    size = jnp.abs(large)
+    away = jax.nn.relu(large) - size * jnp.exp(-size) / jnp.expm1(-size)  # never overflows
+    return jnp.where(is_small, around_zero, away)
+
+
+def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1.0) -> RecurrentNetwork:
+    """The continuous Hopfield network, `tau x' = -x + W tanh(gain x) + u`, with stored patterns.
+
+    Hebbian weights without self-connections: `W_ij = (1/N) sum_p xi_pi xi_pj`, `W_ii = 0`. They are symmetric, so every
+    state comes to rest. Its steady states are memories: orthogonal patterns, P of them, are recalled as `x = s xi` with
+    `s = (1 - P/N) tanh(gain s)`. Without a stimulus the state 0 is a fixed point too: give a cue as the stimulus, or as
+    the initial state.
+
+    Args:
+        patterns: one a row, of -1 and 1. About .14 N random ones can be recalled.
+        gain: of each unit; above `1 / (1 - P/N)` memories outlast their cue.
+        time_constant: of all units, in any unit of time.
+
+    Raises:
+        ValueError: if a pattern has other values than -1 and 1, or the gain is not positive.
+
+    References:
+        Hopfield, Neurons with graded response have collective computational properties like those of two-state
+        neurons, PNAS 81, 1984.
+    """
+    if np.ndim(patterns) != 2 or 0 in np.shape(patterns):
+        raise fail("patterns", "has the wrong shape", "(patterns, units): one row a pattern", np.shape(patterns))
+    check_finite("patterns", patterns)
+    check_positive("gain", gain)
+    if is_known(patterns) and (np.abs(np.asarray(patterns)) != 1).any():
+        raise fail("patterns", "has other values", "-1 and 1", sorted(set(np.ravel(patterns).tolist()))[:5])
+    patterns = _floats(patterns)
+    num_units = patterns.shape[1]
+    weights = (patterns.T @ patterns) * (1 - jnp.eye(num_units, dtype=patterns.dtype)) / num_units
+    return rate_network(StateForm(Tanh(gain)), weights, time_constants=time_constant)
+
+
+def random_rate_network(
+    state_size: int,
+    *,
+    nonlinearity: Nonlinearity = jnp.tanh,
+    gain: float = 0.8,
+    key: PRNGKeyArray,
+) -> RecurrentNetwork:
+    """A network in the state form, `x' = -x + W phi(x) + u`, with Gaussian weights of deviation `gain / sqrt(N)`.
+
+    Args:
+        state_size: number of units, N.
+        nonlinearity: phi: `jnp.tanh`, `jax.nn.sigmoid`, or any other, unit by unit.
+        gain: dimensionless. Without a stimulus a tanh network comes to rest below 1, and is chaotic above. The logistic
+            function is four times less steep, and bears four times the gain.
+        key: a PRNG key.
+
+    Raises:
+        ValueError: if `gain` is not positive, or there is no unit.
+
+    References:
+        Sompolinsky, Crisanti and Sommers, Chaos in random neural networks, Physical Review Letters 61, 1988.
+    """
+    check_at_least("state_size", state_size, 1)
+    check_positive("gain", gain)
+    return rate_network(StateForm(nonlinearity), jr.normal(key, (state_size, state_size)) * (gain / state_size**0.5))
+
+
+def _floats(array: ArrayLike) -> Float[Array, "..."]:
+    """As a JAX array of the default float, whatever numbers it holds."""
+    return jnp.asarray(array, float)
+
+
+def _check_two_populations(weights: ArrayLike) -> None:
+    """Two by two, with a non-negative excitatory column and a non-positive inhibitory one."""
+    check_shape("weights", weights, (2, 2))
+    check_finite("weights", weights)
+    if is_known(weights) and (np.asarray(weights) * [1, -1] < 0).any():
+        expected = "a first column (excitatory) of at least 0 and a second (inhibitory) of at most 0"
+        raise fail("weights", "mixes up the signs", expected, np.asarray(weights).tolist())
+
+
+def _orientations(num_units: int) -> Float[Array, "{num_units}"]:
+    check_at_least("num_units", num_units, 1)
+    return jnp.arange(num_units, dtype=float) * (_HALF_TURN / num_units)
+
+
+def _orientation_distance(one: ArrayLike, other: ArrayLike) -> Array | np.ndarray:
+    """In degrees, at most a quarter turn."""
+    return abs((one - other + _HALF_TURN / 2) % _HALF_TURN - _HALF_TURN / 2)

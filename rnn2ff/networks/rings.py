@@ -1,0 +1,163 @@
+"""Units on a ring, each tuned to an angle: `W_ij = (mean + tuned cos(a_i - a_j)) / N`, and three rings in a relation.
+
+Unit i of N prefers the angle `a_i = 2 pi i / N`, in radians. Angles go once around the ring, so an orientation, which
+repeats after half a turn, is half of the ring's angle.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, ScalarLike
+
+from rnn2ff._checks import check_at_least, check_finite, check_positive, fail
+from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import RateParams
+from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
+
+
+def ring_angles(num_units: int) -> Float[Array, "{num_units}"]:
+    """The angle that each unit of a ring prefers, `2 pi i / N`, in radians."""
+    check_at_least("num_units", num_units, 1)
+    return jnp.arange(num_units, dtype=float) * (2 * np.pi / num_units)
+
+
+def population_angle(activity: Float[Array, "*batch unit"]) -> Float[Array, "*batch"]:
+    """The angle a ring's activity points to: that of its population vector, from 0 to 2 pi; of a silent ring, 0."""
+    angles = ring_angles(activity.shape[-1]).astype(activity.dtype)
+    return jnp.arctan2(activity @ jnp.sin(angles), activity @ jnp.cos(angles)) % (2 * np.pi)
+
+
+def ring_attractor(
+    num_units: int = 64, *, mean: float = -4.0, tuned: float = 2.5, time_constant: float = 1.0
+) -> RecurrentNetwork:
+    """A ring of threshold-linear units, in the rate form, whose activity gathers to a bump.
+
+    `v_i' = -v_i + [u_i + (1/N) sum_j (mean + tuned cos(a_i - a_j)) v_j]_+`. With `tuned` above 2 a uniform stimulus
+    makes a bump too, at a place that only the initial state decides: a continuous attractor. In orientations (a / 2),
+    its half-width w solves `tuned (w - sin(4 w) / 4) / pi = 1`. There the residual says little about the error in
+    place, and the derivative by the stimulus is undefined. A tuned stimulus (`ring_stimulus`) pins the bump.
+
+    Args:
+        num_units: N; the stimulus has one channel for each.
+        mean: `-J0` of Ben-Yishai et al.: common inhibition if negative. Too weak for `tuned`, and the bump grows
+            without bound, which a solve reports as diverging.
+        tuned: `J2` of Ben-Yishai et al.: units that prefer near angles excite each other.
+        time_constant: of all units, in any unit of time.
+
+    Raises:
+        ValueError: if there is no unit, a weight is not finite, or uniform activity would grow without bound.
+
+    References:
+        Ben-Yishai, Bar-Or and Sompolinsky, Theory of orientation tuning in visual cortex, PNAS 92, 1995.
+    """
+    angles = np.asarray(ring_angles(num_units))
+    check_finite("mean", mean)
+    check_finite("tuned", tuned)
+    if mean >= 1:
+        raise fail("mean", "lets uniform activity grow without bound", "less than 1", mean)
+    weights = (mean + tuned * np.cos(angles[:, None] - angles)) / num_units
+    return threshold_linear_rate(jnp.asarray(weights, float), time_constants=time_constant)
+
+
+def ring_stimulus(
+    angle: ScalarLike, num_units: int = 64, *, contrast: ScalarLike = 1.0, modulation: ScalarLike = 0.3
+) -> Float[Array, "{num_units}"]:
+    """The stimulus `contrast (1 - modulation + modulation cos(a_i - angle))` to a ring; the angle in radians."""
+    return contrast * (1 - modulation + modulation * jnp.cos(ring_angles(num_units) - angle))
+
+
+def ring_bump(angle: ScalarLike, num_units: int, *, concentration: ScalarLike = 3.0) -> Float[Array, "{num_units}"]:
+    """A bump of height 1, `exp(concentration (cos(a_i - angle) - 1))`; the angle in radians."""
+    return jnp.exp(concentration * (jnp.cos(ring_angles(num_units) - angle) - 1))
+
+
+def relation_network(
+    num_units: int = 12,
+    *,
+    concentration: float = 3.0,
+    forward: float = 1.0,
+    backward: float = 0.5,
+    hidden_inhibition: float = 0.3,
+    ring_inhibition: float = 0.5,
+    hidden_bias: float = -0.5,
+    time_constant: float = 1.0,
+) -> RecurrentNetwork:
+    """Three rings that hold angles in the relation A + B = C, in the state form.
+
+    Hidden unit h_pq hears the units of A near p, of B near q and of C near p + q, and speaks to the same. The
+    stimulus drives the rings, `relation_stimulus`; the rates are those of the rings, A then B then C, so that an
+    approximator learns to fill in the ring that is left out. The state lists the hidden units after them, q fastest.
+
+    Dynamics at the defaults are stiff (norm of W about 44, real eigenvalues down to -45): explicit steps must stay
+    below about .05 time constants.
+
+    Args:
+        num_units: n, of each ring; there are n^2 hidden units.
+        concentration: of the kernels `exp(concentration (cos - 1))` between rings and hidden units, which are
+            normalized to sum to 1 around the ring.
+        forward: weight from each ring to a hidden unit.
+        backward: weight from each row of hidden units to a ring unit.
+        hidden_inhibition: from each hidden unit to each, itself included.
+        ring_inhibition: within each ring, divided by n, from each unit to each, itself included.
+        hidden_bias: constant input to hidden units; below 0, a threshold.
+        time_constant: of all units, in any unit of time.
+
+    Raises:
+        ValueError: if there is no unit, a weight is not positive, or the bias is not finite.
+    """
+    for name, value in [
+        ("concentration", concentration),
+        ("forward", forward),
+        ("backward", backward),
+        ("hidden_inhibition", hidden_inhibition),
+        ("ring_inhibition", ring_inhibition),
+    ]:
+        check_positive(name, value)
+    angles = np.asarray(ring_angles(num_units))
+    kernel = np.exp(concentration * (np.cos(angles[:, None] - angles) - 1))
+    kernel /= kernel.sum(axis=1, keepdims=True)
+    first, second = np.divmod(np.arange(num_units**2), num_units)
+    heard = np.hstack([kernel[place % num_units] for place in (first, second, first + second)])  # (hidden, visible)
+    within_rings = np.kron(np.eye(3), np.full((num_units, num_units), -ring_inhibition / num_units))
+    within_hidden = np.full((num_units**2, num_units**2), -hidden_inhibition)
+    weights = np.block([[within_rings, backward * heard.T], [forward * heard, within_hidden]])
+    num_visible = 3 * num_units
+    network = threshold_linear(
+        jnp.asarray(weights, float),
+        stimulus_weights=np.eye(len(weights), num_visible),
+        bias=np.where(np.arange(len(weights)) < num_visible, 0.0, hidden_bias),
+        time_constants=time_constant,
+    )
+    return RecurrentNetwork(
+        network.vector_field,
+        network.params,
+        state_size=network.state_size,
+        stimulus_size=num_visible,
+        rate_function=_visible_rates,
+    )
+
+
+def _visible_rates(params: RateParams, state: Float[Array, " state"]) -> Float[Array, " visible"]:
+    """The rates of the units that have a stimulus of their own, which come first."""
+    return jax.nn.relu(state[: params.stimulus_weights.shape[1]])
+
+
+def relation_stimulus(
+    first: ScalarLike | None,
+    second: ScalarLike | None,
+    third: ScalarLike | None,
+    num_units: int = 12,
+    *,
+    concentration: ScalarLike = 3.0,
+) -> Float[Array, "3*{num_units}"]:
+    """A bump on each ring of `relation_network`, at angles in radians; None leaves a ring without a stimulus."""
+
+    def bump(angle: ScalarLike | None) -> Array:
+        return jnp.zeros(num_units) if angle is None else ring_bump(angle, num_units, concentration=concentration)
+
+    return jnp.concatenate([bump(angle) for angle in (first, second, third)])
+
+
+def relation_angles(rates: Float[Array, "*batch visible"]) -> Float[Array, "*batch 3"]:
+    """The angles that the three rings of `relation_network` point to, in radians, from its rates or its stimulus."""
+    return population_angle(rates.reshape(*rates.shape[:-1], 3, rates.shape[-1] // 3))

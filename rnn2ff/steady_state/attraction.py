@@ -1,0 +1,306 @@
+"""Do small perturbations of a fixed point die out, and how fast? The cheapest proof first.
+
+A fixed point is stable if every eigenvalue z of the Jacobian J of the velocity has a negative real part. Eigenvalues of
+non-symmetric matrices are slow and not available on every device, so they come last:
+
+1. for a network: with slopes in [0, 1], every fixed point is stable if the spectral radius of |W| is below 1, or if the
+   symmetric part of W is below the identity in some positive diagonal metric (`certified_rate`);
+2. for a batch: powers of `I + s J` on a random vector (`shrink`), a few matrix products for all samples;
+3. for one sample: powers of the Cayley transform of J by repeated squaring (`attraction`);
+4. for the few that are left: eigenvalues on the host (`rightmost_eigenvalues`).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.experimental.sparse import JAXSparse
+from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
+
+from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import is_rate_network
+from rnn2ff.networks.threshold_linear import is_threshold_linear
+from rnn2ff.steady_state.active_set import active_blocks
+from rnn2ff.steady_state.padding import TILE, in_tiles, padded
+
+_SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logs of norms; no transient growth reaches e^60
+_NEUTRAL = 1e-6  # a growth rate below this, per longest time constant, is within rounding of none
+_PROOF = 1e-3  # the norm to shrink to; the chance of a false proof is below this, for each unstable fixed point
+_STEPS_PER_CHECK, _MAX_CHECKS = 8, 24
+_LARGEST_DENSE = 1024  # units; beyond, only the rightmost eigenvalue is sought, by a Krylov method
+
+
+class Attraction(eqx.Module):
+    """Whether small perturbations die out.
+
+    Attributes:
+        is_stable: no perturbation grows. On a continuous attractor perturbations stay, and that counts as stable.
+        rate: of the slowest decay, over time; an estimate, 0 if there is none.
+    """
+
+    is_stable: Bool[ArrayLike, "*batch"]
+    rate: Float[ArrayLike, "*batch"]
+
+
+def attraction(
+    network: RecurrentNetwork,
+    state: Float[Array, " state"],
+    stimulus: Float[Array, " stimulus"],
+    *,
+    is_needed: Bool[Array, ""],
+) -> Attraction:
+    """The attraction of one fixed point, by products and one linear solve; for networks of up to some hundred units.
+
+    The Cayley transform `A = (I - s J)^-1 (I + s J)` maps eigenvalues with negative real part into the unit circle, and
+    squaring A again and again tells which: `|A^m| < 1` for some m proves stability, and `|A^m|^(1/m)` tends to the
+    spectral radius from above (Gelfand).
+
+    Args:
+        network: the network.
+        state: a fixed point.
+        stimulus: the stimulus.
+        is_needed: where False the answer is not needed, and under `vmap` costs nothing if no sample needs it.
+    """
+    size = state.size
+    identity = jnp.eye(size, dtype=state.dtype)
+    # What rounding and a finite power leave undecided: growth slower than about this, per step of the transform.
+    max_squarings, slack = (30, 1e-8) if state.dtype == jnp.float64 else (20, 2e-5)
+
+    def transform(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        del carry
+        jacobian = jax.jacfwd(network.velocity)(state, stimulus)
+        norm = jnp.maximum(jnp.linalg.norm(jacobian), jnp.finfo(state.dtype).tiny)
+        scale = size**0.5 / norm  # so that typical eigenvalues end up far inside the unit circle
+        cayley = jnp.linalg.solve(identity - scale * jacobian, identity + scale * jacobian)
+        return jnp.zeros((), bool), cayley, scale
+
+    def is_undecided(carry: tuple[Array, Array, Array]) -> Array:
+        _, log_norm, num_squarings = carry
+        return is_needed & (log_norm > _SURE_DECAY) & (log_norm < _SURE_GROWTH) & (num_squarings < max_squarings)
+
+    def square(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        matrix, log_norm, num_squarings = carry
+        matrix = matrix @ matrix
+        norm = jnp.linalg.norm(matrix)
+        return matrix / norm, 2 * log_norm + jnp.log(norm), num_squarings + 1
+
+    # Loops, not branches: under `vmap` a branch is always paid for, a loop that no sample enters is not.
+    one = jnp.ones((), state.dtype)
+    _, power, scale = jax.lax.while_loop(lambda carry: carry[0], transform, (is_needed, identity, one))
+    norm = jnp.linalg.norm(power)
+    start = (power / norm, jnp.log(norm), jnp.zeros((), jnp.int32))
+    _, log_norm, num_squarings = jax.lax.while_loop(is_undecided, square, start)
+    log_radius = log_norm / 2.0 ** num_squarings.astype(state.dtype)
+    return Attraction(
+        is_stable=log_radius <= slack,  # False if NaN
+        rate=jnp.maximum(-jnp.tanh(log_radius / 2) / scale, 0),  # inverts the transform, for a real eigenvalue
+    )
+
+
+def certified_rate(network: RecurrentNetwork) -> float:
+    """A decay rate that every fixed point of the network has, whatever the stimulus, over time; 0 where none is known.
+
+    For rectifiers and tanh, whose slopes are in [0, 1]. It holds for all time constants.
+    """
+    if not is_rate_network(network) or network.vector_field.nonlinearity not in (jax.nn.relu, jnp.tanh):
+        return 0.0
+    weights = network.params.recurrent_weights
+    if isinstance(weights, JAXSparse) or len(weights) > 4 * _LARGEST_DENSE:
+        return 0.0
+    weights = np.asarray(weights, np.float64)
+    slowest = float(np.max(np.asarray(network.time_constants)))
+    margins = [1 - np.abs(np.linalg.eigvals(np.abs(weights))).max()]
+    scaled = balance(weights)
+    margins.append(1 - np.linalg.eigvalsh((scaled + scaled.T) / 2).max())
+    return max(0.0, min(1.0, float(max(margins)))) / slowest
+
+
+def balance(weights: Float[np.ndarray, "state state"]) -> Float[np.ndarray, "state state"]:
+    """The weights in a diagonal metric that makes rows and columns alike, in which excitation and inhibition cancel."""
+    scale = np.ones(len(weights))
+    off_diagonal = np.abs(weights) * (1 - np.eye(len(weights)))
+    for _ in range(100):
+        scaled = off_diagonal * scale[:, None] / scale[None, :]
+        scale *= ((scaled.sum(axis=0) + 1e-12) / (scaled.sum(axis=1) + 1e-12)) ** 0.25
+    return weights * scale[:, None] / scale[None, :]
+
+
+def shrink(
+    network: RecurrentNetwork,
+    states: Float[Array, "batch state"],
+    stimuli: Float[Array, "batch stimulus"],
+    step: float | Scalar,
+) -> tuple[Bool[Array, " batch"], Float[Array, " batch"]]:
+    """Which fixed points are proved stable by powers of `I + s J` on a random vector, and their slowest decay rates.
+
+    For an eigenvalue z with real part of at least 0, `|1 + s z| >= 1`. So with y0 standard normal, an unstable J gives
+    `|(I + s J)^k y0| >= |g|`, where g, the component of y0 along the left eigenvector, is standard normal too, however
+    non-normal J is. A norm below `1e-3` therefore proves stability, with a chance of less than that to be wrong. What
+    is not proved need not be unstable.
+
+    Args:
+        network: the network.
+        states: fixed points, one a row; no more than are worked on together.
+        stimuli: their stimuli.
+        step: s, in units of the shortest time constant: 1 where eigenvalues are within 1 of -1, smaller otherwise.
+    """
+    seconds = step * jnp.min(network.time_constants)
+    overflow = 1 / jnp.finfo(states.dtype).eps
+
+    def powers(state, stimulus, vector):
+        _, push = jax.linearize(lambda state: network.velocity(state, stimulus), state)
+        return jax.lax.fori_loop(0, _STEPS_PER_CHECK, lambda _, vector: vector + seconds * push(vector), vector)
+
+    def is_open(carry):
+        _, norms, _, num_checks = carry
+        return (num_checks < _MAX_CHECKS) & jnp.any((norms >= _PROOF) & (norms < overflow))
+
+    def check(carry):
+        vectors, norms, _, num_checks = carry
+        vectors = jax.vmap(powers)(states, stimuli, vectors)
+        new_norms = jnp.linalg.norm(vectors, axis=1)
+        rates = (1 - (new_norms / norms) ** (1 / _STEPS_PER_CHECK)) / seconds  # `1 + s z`, for a real eigenvalue z
+        # Growing: never proved, whatever follows, and kept finite.
+        is_lost = jnp.isinf(norms) | ~(new_norms < overflow)
+        vectors = jnp.where(is_lost[:, None], 0, vectors)
+        return vectors, jnp.where(is_lost, jnp.inf, new_norms), rates, num_checks + 1
+
+    size = states.shape[1]
+    vectors = jnp.broadcast_to(jr.normal(jr.key(0), (size,), states.dtype), states.shape)
+    norms = jnp.full(len(states), size**0.5, states.dtype)
+    start = (vectors, norms, jnp.zeros_like(norms), jnp.zeros((), jnp.int32))
+    _, norms, rates, _ = jax.lax.while_loop(is_open, check, start)
+    return norms < _PROOF, rates
+
+
+def prove(
+    network: RecurrentNetwork,
+    states: Float[ArrayLike, "batch state"],
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    step: float,
+) -> tuple[Bool[np.ndarray, " batch"], Float[np.ndarray, " batch"]]:
+    """`shrink` for a batch of any size, on the host."""
+    num_samples = len(states)
+    rows = padded(np.arange(num_samples))
+    if len(rows) > num_samples:  # padded on the host: a batch of a new size would be compiled anew
+        states, stimuli = np.asarray(states)[rows], np.asarray(stimuli)[rows]
+    is_proved, rates = _shrink_batch(network, states, stimuli, np.asarray(step, network.dtype))
+    return np.asarray(is_proved)[:num_samples], np.asarray(rates)[:num_samples]
+
+
+@eqx.filter_jit
+def _shrink_batch(network, states, stimuli, step):
+    return in_tiles(lambda *tile: shrink(network, *tile, step), (states, stimuli), TILE)
+
+
+def rightmost_eigenvalues(
+    network: RecurrentNetwork,
+    states: Float[np.ndarray, "batch state"],
+    stimuli: Float[np.ndarray, "batch stimulus"],
+) -> Float[np.ndarray, " batch"]:
+    """The largest real part of the eigenvalues of each Jacobian, over time; on the host, in float64."""
+    if is_threshold_linear(network) and not isinstance(network.params.recurrent_weights, JAXSparse):
+        return _rightmost_of_blocks(network, states, stimuli)
+    if network.state_size <= _LARGEST_DENSE:
+        return np.array(
+            [
+                np.linalg.eigvals(np.asarray(_jacobian(network, state, stimulus), np.float64)).real.max()
+                for state, stimulus in zip(states, stimuli)
+            ]
+        )
+    return np.array([_rightmost_by_krylov(network, state, stimulus) for state, stimulus in zip(states, stimuli)])
+
+
+def _rightmost_of_blocks(network, states, stimuli) -> np.ndarray:
+    """A silent unit only decays, so the active block has all other eigenvalues."""
+    weights = np.asarray(network.params.recurrent_weights, np.float64)
+    taus = np.asarray(network.params.time_constants, np.float64)
+    points = np.asarray(_total_inputs(network, states, stimuli))
+    rightmost = np.full(len(states), -1 / taus.max())
+    for rows, units, is_unit, blocks in active_blocks(weights, points > 0):
+        jacobians = -blocks / np.where(is_unit, taus[units], taus.max())[:, :, None]
+        rightmost[rows] = np.maximum(rightmost[rows], np.linalg.eigvals(jacobians).real.max(axis=1))
+    return rightmost
+
+
+@eqx.filter_jit
+def _total_inputs(network, states, stimuli):
+    return jax.vmap(lambda state, stimulus: network.params.total_input(network.rates(state), stimulus))(states, stimuli)
+
+
+@eqx.filter_jit
+def _jacobian(network, state, stimulus):
+    return jax.jacfwd(network.velocity)(jnp.asarray(state), jnp.asarray(stimulus))
+
+
+@eqx.filter_jit
+def _push(network, state, stimulus, vector):
+    return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (vector,))[1]
+
+
+def _rightmost_by_krylov(network, state, stimulus) -> float:
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+
+    size, dtype = network.state_size, network.dtype
+    operator = LinearOperator(
+        (size, size),
+        matvec=lambda vector: np.asarray(_push(network, state, stimulus, jnp.asarray(vector.ravel(), dtype))),
+        dtype=np.dtype(dtype),
+    )
+    start = np.random.default_rng(0).normal(size=size).astype(dtype)
+    try:
+        found = eigs(operator, k=1, which="LR", v0=start, return_eigenvectors=False, tol=1e-4, maxiter=50 * size)
+    except ArpackNoConvergence as error:
+        found = error.eigenvalues
+    return float(found.real.max()) if len(found) else np.inf  # not proved stable
+
+
+def attractions(
+    network: RecurrentNetwork,
+    states: Float[ArrayLike, "batch state"],
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    *,
+    step: float = 1.0,
+    rate: float = 0.0,
+) -> Attraction:
+    """The attraction of a batch of fixed points, on the host.
+
+    Args:
+        network: the network.
+        states: fixed points, one a row.
+        stimuli: their stimuli.
+        step: of the powers, as for `shrink`; a wrong one costs time, and nothing else.
+        rate: one that every fixed point is known to have, from `certified_rate`; if positive nothing is left to prove.
+    """
+    num_samples = len(states)
+    if rate > 0:
+        return Attraction(np.ones(num_samples, bool), np.full(num_samples, rate))
+    is_proved, rates = prove(network, states, stimuli, step)
+    return settle_unproved(network, np.asarray(states), np.asarray(stimuli), is_proved, rates)
+
+
+def settle_unproved(
+    network: RecurrentNetwork,
+    states: Float[np.ndarray, "batch state"],
+    stimuli: Float[np.ndarray, "batch stimulus"],
+    is_proved: Bool[np.ndarray, " batch"],
+    rates: Float[np.ndarray, " batch"],
+) -> Attraction:
+    """The attraction of a batch of which most are proved: eigenvalues decide for the others.
+
+    Args:
+        network: the network.
+        states: fixed points, one a row.
+        stimuli: their stimuli.
+        is_proved: from `shrink`.
+        rates: from `shrink`.
+    """
+    is_stable, rates = np.array(is_proved), np.array(rates)
+    rows = np.flatnonzero(~is_stable)
+    if len(rows):
+        rightmost = rightmost_eigenvalues(network, states[rows], stimuli[rows])
+        slowest = float(np.max(np.asarray(network.time_constants)))
+        is_stable[rows] = rightmost * slowest < _NEUTRAL
+        rates[rows] = -rightmost
+    return Attraction(is_stable, np.maximum(rates, 0))

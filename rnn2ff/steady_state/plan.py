@@ -1,0 +1,257 @@
+"""Choose how to solve a batch, by measurement.
+
+Sweeps are fast, but a fixed point that they find is the steady state only if the dynamics reach it too. So a probe of
+the stimuli is solved both ways: sweeps are used only if they land where the dynamics land, on every sample of the
+probe.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import JAXSparse
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from rnn2ff.networks.base import RecurrentNetwork, residual
+from rnn2ff.networks.rate import is_rate_network
+from rnn2ff.steady_state.anderson import repeat_accelerated
+from rnn2ff.steady_state.attraction import attractions, certified_rate, prove, shrink
+from rnn2ff.steady_state.follow import Followed, follow
+from rnn2ff.steady_state.padding import TILE, in_tiles, padded
+from rnn2ff.sweeps import AbstractSweep, damped_sweep, mean_slope_sweep
+
+NUM_PROBED = 512
+SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
+_MOST_SWEEPS = 128
+# Memories of the acceleration, and what a sweep with it costs, in plain sweeps (128 units, on a CPU).
+_COSTS = {0: 1.0, 1: 1.3, 3: 2.2}
+_ENOUGH = 0.98  # share of the probe that the sweeps must finish; the others are finished by sturdier methods
+_WORTH_IT = 1.6  # times as many sweeps, to finish all
+_SAME = 1e-3  # two states closer than this, relative to 1 + max |x|, are the same
+_LARGEST_SPLIT = 4096  # units; beyond, the inverse of a split costs more than it saves
+_PROOF_STEPS = (1.0, 0.8, 0.5, 0.25)
+
+
+class Plan(eqx.Module):
+    """How to solve batches of a network; made by `plan_steady_states`, and used by passing it as `solver`.
+
+    Attributes:
+        sweep: the step to repeat; None where the dynamics are followed.
+        memory: steps that Anderson acceleration combines; 0 for plain sweeps.
+        num_sweeps: for every sample; what is open afterwards goes to sturdier methods.
+        proof_step: step of the proofs of stability, in units of the shortest time constant.
+        certified_rate: a decay rate that every fixed point has, over time; 0 where none is known.
+        agreement: share of the probe on which the sweeps land where the dynamics land.
+        num_probed: samples in the probe.
+        reason: why this plan, in words.
+    """
+
+    sweep: AbstractSweep | None
+    memory: int = eqx.field(static=True)
+    num_sweeps: int = eqx.field(static=True)
+    proof_step: float = eqx.field(static=True)
+    certified_rate: float = eqx.field(static=True)
+    agreement: float = eqx.field(static=True)
+    num_probed: int = eqx.field(static=True)
+    reason: str = eqx.field(static=True)
+
+
+class Probe(NamedTuple):
+    """The samples that a plan was measured on, solved by following the dynamics.
+
+    Attributes:
+        rows: of the batch.
+        followed: how they ended.
+    """
+
+    rows: Int[np.ndarray, " probe"]
+    followed: Followed
+
+
+def make_plan(
+    network: RecurrentNetwork,
+    stimuli: Float[np.ndarray, "batch stimulus"],
+    initial_states: Float[np.ndarray, "batch state"],
+    *,
+    tolerance: float,
+    max_steps: int,
+    even_if_whole: bool = False,
+) -> tuple[Plan, Probe]:
+    """Solve a probe by the dynamics, and find the fastest sweeps that land where the dynamics land.
+
+    Args:
+        network: the network.
+        stimuli: the batch; the probe is taken from it at even distances.
+        initial_states: where the dynamics start.
+        tolerance: the largest residual that counts as rest.
+        max_steps: bound on the steps of the dynamics.
+        even_if_whole: whether to try sweeps even if the probe is the whole batch, and nothing is left for them.
+    """
+    rows = np.unique(np.linspace(0, len(stimuli) - 1, min(NUM_PROBED, len(stimuli))).astype(int))
+    probed = stimuli[rows]
+    rate = certified_rate(network)
+    followed = follow(
+        network, probed, initial_states[rows], tolerance=tolerance, max_steps=max_steps, certified_rate=rate
+    )
+    settled = np.flatnonzero(followed.is_finished)
+    is_whole = len(rows) == len(stimuli)
+
+    def planned(reason: str, proof_step: float = 1.0, **found) -> tuple[Plan, Probe]:
+        defaults = {"sweep": None, "memory": 0, "num_sweeps": 0, "agreement": float("nan")}
+        return Plan(
+            **{**defaults, **found},
+            proof_step=proof_step,
+            certified_rate=rate,
+            num_probed=len(rows),
+            reason=reason,
+        ), Probe(rows, followed)
+
+    if is_whole and not even_if_whole:
+        return planned("the batch is no larger than a probe, which the dynamics solve")
+    if not len(settled):
+        return planned("no sample of the probe comes to rest, so there is nothing to compare with")
+    proof_step = 1.0 if rate > 0 else _choose_proof_step(network, followed.states[settled], probed[settled])
+    sweep, note = _choose_sweep(network, followed.states[settled], probed[settled])
+    best, agreements = None, []
+    for memory in _COSTS:
+        tried = _try(network, sweep, memory, probed, followed, tolerance, proof_step, rate)
+        if tried is None:
+            continue
+        agreements.append(tried.agreement)
+        if tried.agreement == 1 and (best is None or tried.cost < best.cost):
+            best = tried
+    if best is None and not agreements:
+        return planned(f"{note}, which leave more than {1 - _ENOUGH:.0%} of the probe open", proof_step)
+    if best is None:
+        reason = f"{note}, which land elsewhere than the dynamics on some of the probe"
+        return planned(reason, proof_step, agreement=max(agreements))
+    name = f"with Anderson({best.memory})" if best.memory else "plain"
+    reason = f"{note}, {name}: the fastest that land where the dynamics land"
+    return planned(
+        reason, proof_step, sweep=sweep, memory=best.memory, num_sweeps=best.num_sweeps, agreement=best.agreement
+    )
+
+
+class _Trial(NamedTuple):
+    memory: int
+    num_sweeps: int
+    agreement: float
+    cost: float  # in plain sweeps; counted and not timed, so that the same call makes the same plan
+
+
+def _choose_sweep(network, states, stimuli) -> tuple[AbstractSweep, str]:
+    """The best sweep that the network allows, and its name."""
+    if not is_rate_network(network):
+        return damped_sweep(network), "damped sweeps, since the field has no weights to look at"
+    is_sparse = isinstance(network.params.recurrent_weights, JAXSparse)
+    if is_sparse or network.state_size > _LARGEST_SPLIT:
+        return damped_sweep(network), "damped sweeps, since the network is sparse or large"
+    try:
+        return mean_slope_sweep(network, jnp.asarray(states), jnp.asarray(stimuli)), "mean-slope split sweeps"
+    except ValueError as error:
+        return damped_sweep(network), f"damped sweeps, since the split is singular ({error})"
+
+
+def _choose_proof_step(network, states, stimuli) -> float:
+    """The largest step among those that prove the most."""
+    num_proved = {step: int(prove(network, states, stimuli, step)[0].sum()) for step in _PROOF_STEPS}
+    return max(_PROOF_STEPS, key=lambda step: (num_proved[step], step))
+
+
+def _try(network, sweep, memory, stimuli, followed, tolerance, proof_step, rate) -> _Trial | None:
+    """The fewest sweeps that finish the probe, or enough of it, and whether they land where the dynamics land."""
+    size = len(stimuli)
+    rows = padded(np.arange(size))
+
+    def run(num_sweeps: int) -> tuple[np.ndarray, np.ndarray]:
+        swept = run_sweeps(network, sweep, stimuli[rows], memory, np.int32(num_sweeps))
+        return np.asarray(swept.states)[:size], np.asarray(swept.residuals)[:size] < SAFETY * tolerance
+
+    def fewest(share: float) -> int | None:
+        """By doubling and halving; more sweeps finish more."""
+        high = 4
+        while run(high)[1][followed.is_finished].mean() < share:
+            high *= 2
+            if high > _MOST_SWEEPS:
+                return None
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            is_enough = run(middle)[1][followed.is_finished].mean() >= share
+            low, high = (low, middle) if is_enough else (middle, high)
+        return high
+
+    enough, whole = fewest(_ENOUGH), fewest(1.0)
+    if enough is None:
+        return None
+    # A few more for all are worth it; many more for a few stragglers are not.
+    num_sweeps = whole if whole is not None and whole <= _WORTH_IT * enough else enough
+    states, is_found = run(num_sweeps)
+    found = np.flatnonzero(is_found)
+    open_share = 1 - is_found[followed.is_finished].mean()
+    is_found[found] = attractions(network, states[found], stimuli[found], step=proof_step, rate=rate).is_stable
+    apart = np.abs(states - followed.states).max(axis=1) / (1 + np.abs(followed.states).max(axis=1))
+    is_same = followed.is_finished & (apart < _SAME)
+    cost = num_sweeps * _COSTS[memory] * (1 + 10 * float(open_share))
+    return _Trial(memory, num_sweeps, float(is_same[is_found].mean()), cost)
+
+
+class Swept(eqx.Module):
+    """A batch after a number of sweeps.
+
+    Attributes:
+        states: where the sweeps ended.
+        residuals: recomputed on the states.
+        speeds: `max |dx/dt|` there.
+        is_proved: whether the state is proved to attract; all False if that was not asked for.
+        rates: slowest decay rates of the proved, over time.
+    """
+
+    states: Float[Array, "batch state"]
+    residuals: Float[Array, " batch"]
+    speeds: Float[Array, " batch"]
+    is_proved: Bool[Array, " batch"]
+    rates: Float[Array, " batch"]
+
+
+@eqx.filter_jit
+def run_sweeps(
+    network: RecurrentNetwork,
+    sweep: AbstractSweep,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    memory: int,
+    num_sweeps: Int[ArrayLike, ""],
+    starts: Float[ArrayLike, "batch state"] | None = None,
+    proof_step: float | None = None,
+) -> Swept:
+    """States after a fixed number of sweeps, tile by tile.
+
+    Args:
+        network: the network.
+        sweep: the step to repeat.
+        stimuli: one a row.
+        memory: steps that Anderson acceleration combines.
+        num_sweeps: how many; an array, so that another number compiles nothing.
+        starts: states to start from; by default the sweep's own first guess.
+        proof_step: of the proof that the states attract, in units of the shortest time constant; None for no proof.
+    """
+
+    def run(stimulus, start):
+        drive = sweep.drive(network, stimulus)
+        point = sweep.start(network, drive) if start is None else sweep.from_state(network, start, stimulus)
+        point = repeat_accelerated(sweep, network, drive, point, num_sweeps=num_sweeps, memory=memory)
+        state = sweep.to_state(network, point)
+        speed = jnp.max(jnp.abs(network.velocity(state, stimulus)))
+        return state, residual(network, state, stimulus), speed
+
+    def run_tile(stimuli, starts):
+        states, residuals, speeds = jax.vmap(run)(stimuli, starts)
+        if proof_step is None:
+            is_proved, rates = jnp.zeros(len(states), bool), jnp.full_like(residuals, jnp.nan)
+        else:
+            is_proved, rates = shrink(network, states, stimuli, proof_step)
+        return Swept(states, residuals, speeds, is_proved, rates)
+
+    return in_tiles(run_tile, (stimuli, starts), TILE)

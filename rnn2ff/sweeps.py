@@ -1,0 +1,263 @@
+"""One fixed-cost step toward the steady state, the same for every stimulus.
+
+The split sweep is for networks with a weight matrix. Writing `x = W phi(x) + h` as `(I - W D) x = h + W (phi(x) - D x)`
+and inverting the left side once per network gives
+
+    x+ = P h + P W (phi(x) - D x),    P = (I - W D)^-1,
+
+one matrix product a sweep. With D the mean slope of the units, what is left for the sweep to do is small. The damped
+sweep, `x+ = x + s tau dx/dt`, is for any vector field.
+
+Solvers, refinement and approximators share these steps.
+"""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import JAXSparse
+from jaxtyping import Array, Float, Int, Scalar
+
+from rnn2ff._checks import check_positive, fail, is_known
+from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import is_rate_network, slopes
+
+_LARGEST_CONDITION = 1e10  # of I - W D; a split beyond it is as good as singular
+
+
+class AbstractSweep(eqx.Module):
+    """A step toward the steady state of one sample.
+
+    A sweep works on its own coordinates: for a network with weights the total input to each unit, which is the state of
+    the state form, otherwise the state.
+
+    Attributes:
+        velocity_per_step: about how much larger `max |tau dx/dt|` is than the largest entry of a step.
+    """
+
+    velocity_per_step: eqx.AbstractVar[Scalar]
+
+    @abstractmethod
+    def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " drive"]:
+        """What the sweeps need of the stimulus, made once."""
+
+    @abstractmethod
+    def start(self, network: RecurrentNetwork, drive: Float[Array, " drive"]) -> Float[Array, " state"]:
+        """A first guess."""
+
+    @abstractmethod
+    def __call__(
+        self, network: RecurrentNetwork, drive: Float[Array, " drive"], point: Float[Array, " state"]
+    ) -> Float[Array, " state"]:
+        """One step."""
+
+    def repeat(
+        self,
+        network: RecurrentNetwork,
+        drive: Float[Array, " drive"],
+        point: Float[Array, " state"],
+        num_sweeps: int | Int[Array, ""],
+    ) -> Float[Array, " state"]:
+        """A fixed number of steps."""
+        return jax.lax.fori_loop(0, num_sweeps, lambda _, point: self(network, drive, point), point)
+
+    @abstractmethod
+    def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
+        """The network's state at a point."""
+
+    @abstractmethod
+    def from_state(
+        self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, " state"]:
+        """The point of a state."""
+
+
+class SplitSweep(AbstractSweep):
+    """`x+ = P h + P W (phi(x) - D x)`; made by `split_sweep` or `mean_slope_sweep`.
+
+    Attributes:
+        slopes: the diagonal of D.
+        drive_map: P, transposed.
+        recurrent_map: P W, transposed.
+        offset: added to `P h` for a first guess.
+        velocity_per_step: the largest row norm of `I - W D`.
+    """
+
+    slopes: Float[Array, " state"]
+    drive_map: Float[Array, "state state"]
+    recurrent_map: Float[Array, "state state"]
+    offset: Float[Array, " state"]
+    velocity_per_step: Scalar
+
+    def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        """`P (B u + b)`."""
+        return network.params.feedforward_input(stimulus) @ self.drive_map
+
+    def start(self, network: RecurrentNetwork, drive: Float[Array, " state"]) -> Float[Array, " state"]:
+        """The fixed point if every unit had its mean slope."""
+        del network
+        return drive + self.offset
+
+    def __call__(
+        self, network: RecurrentNetwork, drive: Float[Array, " state"], point: Float[Array, " state"]
+    ) -> Float[Array, " state"]:
+        """One matrix product."""
+        return drive + self._rest(network, point) @ self.recurrent_map
+
+    def _rest(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
+        """`phi(x) - D x`, what the inverse does not hold."""
+        return network.vector_field.nonlinearity(point) - self.slopes * point
+
+    def repeat(
+        self,
+        network: RecurrentNetwork,
+        drive: Float[Array, " state"],
+        point: Float[Array, " state"],
+        num_sweeps: int | Int[Array, ""],
+    ) -> Float[Array, " state"]:
+        """A fixed number of steps.
+
+        The loop carries what goes into the product, and not the point: one pass over memory between two products.
+        """
+        rest = jax.lax.fori_loop(
+            0,
+            num_sweeps - 1,
+            lambda _, rest: self._rest(network, drive + rest @ self.recurrent_map),
+            self._rest(network, point),
+        )
+        return drive + rest @ self.recurrent_map
+
+    def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
+        """Points are total inputs."""
+        return network.vector_field.from_total_input(point)
+
+    def from_state(
+        self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, " state"]:
+        """The total input that a state causes."""
+        return network.params.total_input(network.rates(state), stimulus)
+
+
+class DampedSweep(AbstractSweep):
+    """`x+ = x + s tau dx/dt`, for any vector field; made by `damped_sweep`.
+
+    Attributes:
+        step: s, in units of each unit's time constant.
+        velocity_per_step: `1 / s`.
+    """
+
+    step: Scalar
+    velocity_per_step: Scalar
+
+    def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " stimulus"]:
+        """The stimulus itself."""
+        del network
+        return stimulus
+
+    def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        """Zero."""
+        return jnp.zeros(network.state_size, drive.dtype)
+
+    def __call__(
+        self, network: RecurrentNetwork, drive: Float[Array, " stimulus"], point: Float[Array, " state"]
+    ) -> Float[Array, " state"]:
+        """One evaluation of the velocity."""
+        return point + self.step * network.time_constants * network.velocity(point, drive)
+
+    def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
+        """Points are states."""
+        del network
+        return point
+
+    def from_state(
+        self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, " state"]:
+        """Points are states."""
+        del network, stimulus
+        return state
+
+
+def damped_sweep(network: RecurrentNetwork, step: float = 1.0) -> DampedSweep:
+    """The damped sweep, `x+ = x + s tau dx/dt`.
+
+    Args:
+        network: any network.
+        step: s, positive; 1 is the plain fixed-point iteration of a rate network.
+
+    Raises:
+        ValueError: if `step` is not positive.
+    """
+    check_positive("step", step)
+    return DampedSweep(jnp.asarray(step, network.dtype), jnp.asarray(1 / step, network.dtype))
+
+
+def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] | float = 0.5) -> SplitSweep:
+    """The split sweep with given slopes D, by default 1/2, the middle of a rectifier's.
+
+    Args:
+        network: a network with a weight matrix.
+        mean_slopes: the diagonal of D.
+
+    Raises:
+        ValueError: if the network has no weight matrix to look at, or `I - W D` is singular.
+    """
+    dtype, size = network.dtype, network.state_size
+    weights = dense_weights(network)
+    xp, working_dtype = (np, np.float64) if is_known(weights) else (jnp, dtype)  # once per network: in full precision
+    weights = xp.asarray(weights, working_dtype)
+    diagonal = xp.broadcast_to(xp.asarray(mean_slopes, working_dtype), (size,))
+    matrix = xp.eye(size, dtype=working_dtype) - weights * diagonal[None, :]
+    try:
+        inverse = xp.linalg.inv(matrix)
+    except np.linalg.LinAlgError:
+        inverse = np.full_like(matrix, np.inf)
+    if xp is np:
+        with np.errstate(invalid="ignore"):
+            condition = np.abs(matrix).sum(1).max() * np.abs(inverse).sum(1).max()
+        if not condition < _LARGEST_CONDITION:
+            expected = f"a condition number below {_LARGEST_CONDITION:.0e}"
+            raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
+    return SplitSweep(
+        slopes=jnp.asarray(diagonal, dtype),
+        drive_map=jnp.asarray(inverse.T, dtype),
+        recurrent_map=jnp.asarray((inverse @ weights).T, dtype),
+        offset=jnp.zeros(size, dtype),
+        velocity_per_step=jnp.asarray(xp.max(xp.linalg.norm(matrix, axis=1)), dtype),
+    )
+
+
+def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch state"], stimuli: Array) -> SplitSweep:
+    """The split sweep with the mean slopes of sampled steady states, started from their mean.
+
+    Args:
+        network: a network with a weight matrix.
+        states: steady states, one a row.
+        stimuli: their stimuli, one a row.
+
+    Raises:
+        ValueError: if the network has no weight matrix to look at, or `I - W D` is singular.
+    """
+    dense_weights(network)
+    form = network.vector_field
+    points = jax.vmap(lambda state, stimulus: network.params.total_input(network.rates(state), stimulus))(
+        states, stimuli
+    )
+    mean_slopes = jax.vmap(lambda point: slopes(form, point))(points).mean(axis=0)
+    sweep = split_sweep(network, mean_slopes)
+    rest = jax.vmap(form.nonlinearity)(points).mean(axis=0) - mean_slopes * points.mean(axis=0)
+    return eqx.tree_at(lambda sweep: sweep.offset, sweep, rest @ sweep.recurrent_map)
+
+
+def dense_weights(network: RecurrentNetwork) -> Float[Array, "state state"]:
+    """The recurrent weights of a rate network, sparse ones filled out.
+
+    Raises:
+        ValueError: if the network has no weight matrix to look at.
+    """
+    if not is_rate_network(network):
+        expected = "a network with a weight matrix, in the state or the rate form"
+        raise fail("network", "has no weights to look at", expected, f"{network.vector_field}")
+    weights = network.params.recurrent_weights
+    return weights.todense() if isinstance(weights, JAXSparse) else weights

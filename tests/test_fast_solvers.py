@@ -1,0 +1,231 @@
+"""Sweeps, Anderson acceleration, active sets, and proofs of stability."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optimistix as optx
+import pytest
+from problems import assert_close, closeness, default_float
+
+from rnn2ff import (
+    ActiveSet,
+    Anderson,
+    AndersonAcceleration,
+    RecurrentNetwork,
+    StateForm,
+    Status,
+    damped_sweep,
+    mean_slope_sweep,
+    partition_competition,
+    random_threshold_linear,
+    rate_network,
+    solve_steady_state,
+    split_sweep,
+    threshold_linear,
+    threshold_linear_rate,
+    winner_take_all,
+)
+from rnn2ff.steady_state.active_set import solve_on_active_sets
+from rnn2ff.steady_state.anderson import repeat_accelerated
+from rnn2ff.steady_state.attraction import attractions, certified_rate, prove, rightmost_eigenvalues
+
+EXACT = 1e-10 if default_float() == jnp.float64 else 1e-4
+
+
+def exact_pairs(network, key, num_samples):
+    """States, and the stimuli that make them fixed points: u = x - W [x]_+."""
+    states = jr.normal(key, (num_samples, network.state_size))
+    return states, states - jax.nn.relu(states) @ network.params.recurrent_weights.T
+
+
+class TestSweeps:
+    @pytest.mark.parametrize("make", [split_sweep, damped_sweep, lambda network: damped_sweep(network, 0.3)])
+    def test_a_fixed_point_stays(self, make, key):
+        network = random_threshold_linear(8, gain=0.9, key=key)
+        (state,), (stimulus,) = exact_pairs(network, key, 1)
+        sweep = make(network)
+        drive = sweep.drive(network, stimulus)
+        assert_close(sweep(network, drive, sweep.from_state(network, state, stimulus)), state, EXACT)
+
+    def test_the_split_sweep_is_its_formula(self, key):
+        network = random_threshold_linear(6, key=key)
+        weights = np.asarray(network.params.recurrent_weights, np.float64)
+        stimulus, point = np.asarray(jr.normal(key, (2, 6)), np.float64)
+        slopes = np.linspace(0.1, 0.9, 6)
+        sweep = split_sweep(network, jnp.asarray(slopes, float))
+        right = stimulus + weights @ (np.maximum(point, 0) - slopes * point)
+        expected = np.linalg.solve(np.eye(6) - weights @ np.diag(slopes), right)
+        received = sweep(network, sweep.drive(network, jnp.asarray(stimulus, float)), jnp.asarray(point, float))
+        assert_close(received, expected, EXACT)
+
+    def test_the_mean_slope_sweep_starts_at_the_fixed_point_of_the_mean(self, key):
+        network = random_threshold_linear(6, key=key)
+        states, stimuli = exact_pairs(network, key, 200)
+        sweep = mean_slope_sweep(network, states, stimuli)
+        assert_close(sweep.slopes, (np.asarray(states) > 0).mean(axis=0), 1e-6)
+        drives = jax.vmap(lambda stimulus: sweep.drive(network, stimulus))(stimuli)
+        starts = jax.vmap(lambda drive: sweep.start(network, drive))(drives)
+        assert_close(starts.mean(axis=0), states.mean(axis=0), 10 * EXACT)
+
+    @pytest.mark.parametrize("memory", [0, 1, 3])
+    @pytest.mark.parametrize("constructor", [threshold_linear, threshold_linear_rate])
+    def test_repeated_sweeps_come_to_the_steady_state(self, constructor, memory, key):
+        network = constructor(jr.normal(key, (10, 10)) * (0.6 / 10**0.5))
+        stimulus = jr.normal(key, (10,))
+        sweep = split_sweep(network)
+        drive = sweep.drive(network, stimulus)
+        point = repeat_accelerated(sweep, network, drive, sweep.start(network, drive), num_sweeps=60, memory=memory)
+        assert_close(network.velocity(sweep.to_state(network, point), stimulus), np.zeros(10), EXACT)
+
+    def test_acceleration_needs_fewer_sweeps(self, key):
+        network = threshold_linear(jnp.full((30, 30), 0.95 / 30))
+        stimulus = jr.uniform(key, (30,))
+        sweep = split_sweep(network)
+        drive = sweep.drive(network, stimulus)
+
+        def speed(memory):
+            point = repeat_accelerated(sweep, network, drive, sweep.start(network, drive), num_sweeps=16, memory=memory)
+            return float(jnp.abs(network.velocity(point, stimulus)).max())
+
+        assert speed(3) < 0.1 * speed(0)
+
+    def test_a_singular_split_is_refused(self):
+        with pytest.raises(ValueError, match=r"singular split.*condition number"):
+            split_sweep(threshold_linear(jnp.array([[2.0]])))
+
+    def test_a_field_without_weights_has_no_split(self):
+        network = RecurrentNetwork(
+            lambda params, state, stimulus: stimulus - state, jnp.zeros(1), state_size=1, stimulus_size=1
+        )
+        with pytest.raises(ValueError, match="no weights to look at"):
+            split_sweep(network)
+
+
+class TestAnderson:
+    def test_it_is_a_fixed_point_solver_for_any_problem(self):
+        solver = AndersonAcceleration(rtol=EXACT, atol=EXACT)
+        start = {"a": jnp.ones(3), "b": jnp.zeros(())}
+        solution = optx.fixed_point(
+            lambda y, args: {"a": jnp.cos(y["a"]), "b": 0.5 * y["b"] + y["a"].sum()}, solver, start
+        )
+        assert_close(solution.value["a"], np.full(3, 0.7390851332151607), 10 * EXACT)
+        assert_close(solution.value["b"], 6 * 0.7390851332151607, 10 * EXACT)
+
+    def test_on_a_linear_problem_it_ends_after_as_many_steps_as_there_are_directions(self, key):
+        matrix = 0.3 * jr.normal(key, (4, 4))
+        solver = AndersonAcceleration(rtol=EXACT, atol=EXACT, memory=4)
+        solution = optx.fixed_point(lambda y, args: matrix @ y + 1, solver, jnp.zeros(4))
+        assert_close(solution.value, np.linalg.solve(np.eye(4) - np.asarray(matrix), np.ones(4)), 10 * EXACT)
+        assert solution.stats["num_steps"] <= 8
+
+    def test_what_it_returns_is_what_it_measured(self, key):
+        matrix = 0.9 * jnp.linalg.qr(jr.normal(key, (5, 5)))[0]
+        solver = AndersonAcceleration(rtol=0.0, atol=1e-3, memory=1)
+        value = optx.fixed_point(lambda y, args: matrix @ y + 1, solver, jnp.zeros(5)).value
+        assert jnp.abs(matrix @ value + 1 - value).max() < 1e-3
+
+    def test_it_survives_a_map_that_expands(self):
+        solver = AndersonAcceleration(rtol=EXACT, atol=EXACT)
+        solution = optx.fixed_point(lambda y, args: 1 - 3 * y - y**3, solver, jnp.full(1, 3.0), max_steps=500)
+        assert_close(4 * solution.value + solution.value**3, 1.0, 100 * EXACT)
+
+    @pytest.mark.parametrize(("option", "value"), [("memory", 0), ("damping", 0.0), ("damping", 1.5)])
+    def test_impossible_options_are_refused(self, option, value):
+        with pytest.raises(ValueError, match=option):
+            AndersonAcceleration(rtol=1e-3, atol=1e-3, **{option: value})
+
+    def test_a_sweep_made_once_serves_all_stimuli(self, key):
+        network = random_threshold_linear(8, gain=0.9, key=key)
+        states, stimuli = exact_pairs(network, key, 3)
+        solver = Anderson(sweep=split_sweep(network))
+        received = jax.vmap(lambda stimulus: solve_steady_state(network, stimulus, solver, throw=False))(stimuli)
+        assert_close(received.state, states, 100 * closeness())
+
+    def test_smooth_networks_are_solved_too(self, key):
+        network = rate_network(StateForm(jnp.tanh), jr.normal(key, (8, 8)) * (0.8 / 8**0.5))
+        stimulus = jr.normal(key, (8,))
+        state = solve_steady_state(network, stimulus, Anderson()).state
+        assert_close(state, network.params.recurrent_weights @ jnp.tanh(state) + stimulus, 10 * closeness())
+
+
+class TestActiveSet:
+    def test_it_is_exact_in_a_few_steps(self, key):
+        network = random_threshold_linear(12, gain=0.9, key=key)
+        states, stimuli = exact_pairs(network, key, 5)
+        for state, stimulus in zip(states, stimuli):
+            received = solve_steady_state(network, stimulus, ActiveSet())
+            assert_close(received.state, state, EXACT)
+            assert received.num_steps < 20
+
+    def test_guesses_that_go_in_circles_end_and_are_reported(self):
+        received = solve_steady_state(winner_take_all(3), jnp.array([1, 0.8, 0.5]), ActiveSet(), throw=False)
+        assert received.status == Status.max_steps_reached
+        assert received.num_steps < 30
+
+    def test_many_sets_at_once_are_one_by_one(self, key):
+        weights = np.asarray(jr.normal(key, (20, 20)), np.float64) * 0.2
+        drives = np.asarray(jr.normal(jr.key(1), (40, 20)), np.float64)
+        active = np.asarray(jr.uniform(jr.key(2), (40, 20)) < 0.4)
+        points, is_consistent = solve_on_active_sets(weights, drives, active)
+        for row in range(40):
+            units = np.flatnonzero(active[row])
+            rates = np.zeros(20)
+            rates[units] = np.linalg.solve(np.eye(len(units)) - weights[np.ix_(units, units)], drives[row, units])
+            expected = weights @ rates + drives[row]
+            np.testing.assert_allclose(points[row], expected, atol=1e-10)
+            assert is_consistent[row] == ((expected > 0) == active[row]).all()
+
+
+class TestAttraction:
+    @pytest.mark.parametrize("gain", [0.7, 1.5, 2.5])
+    @pytest.mark.parametrize("step", [1.0, 0.25])
+    def test_what_is_proved_is_stable_and_the_verdict_is_that_of_the_eigenvalues(self, gain, step, key):
+        network = random_threshold_linear(20, gain=gain, key=key)
+        states, stimuli = exact_pairs(network, jr.key(1), 300)
+        weights = np.asarray(network.params.recurrent_weights, np.float64)
+        rightmost = np.array(
+            [np.linalg.eigvals(weights * (state > 0) - np.eye(20)).real.max() for state in np.asarray(states)]
+        )
+        np.testing.assert_allclose(
+            rightmost_eigenvalues(network, np.asarray(states), np.asarray(stimuli)), rightmost, atol=1e-5
+        )
+        is_proved, _ = prove(network, states, stimuli, step)
+        assert (rightmost[is_proved] < 0).all()
+        received = attractions(network, states, stimuli, step=step)
+        np.testing.assert_array_equal(received.is_stable, rightmost < 0)
+
+    def test_one_sample_that_grows_is_not_proved_while_others_are_still_being_shrunk(self):
+        network = partition_competition(2, 8, self_excitation=1.3)
+        tie = np.repeat([0.6, 0.6006], 8)
+        solved = solve_on_active_sets(
+            np.asarray(network.params.recurrent_weights, np.float64),
+            np.r_[tie, np.zeros(8)][None],
+            np.ones((1, 24), bool),
+        )
+        saddle = solved[0].astype(network.dtype)
+        clear = solve_steady_state(network, jnp.asarray(np.repeat([0.8, 0.2], 8), network.dtype)).state[None]
+        states = np.concatenate([saddle, clear])
+        stimuli = np.stack([tie, np.repeat([0.8, 0.2], 8)]).astype(network.dtype)
+        is_proved, _ = prove(network, states, stimuli, 0.25)
+        assert not is_proved[0]
+        assert list(attractions(network, states, stimuli).is_stable) == [False, True]
+
+    @pytest.mark.parametrize("tau", [1.0, 5.0])
+    def test_the_rate_is_that_of_the_slowest_decay(self, tau):
+        network = threshold_linear(jnp.diag(jnp.array([0.9, 0.5])), time_constants=tau)
+        received = attractions(network, np.array([[1.0, 1.0]], network.dtype), np.array([[0.1, 0.5]], network.dtype))
+        assert received.rate[0] == pytest.approx(0.1 / tau, rel=0.05)
+
+    def test_a_soft_competition_is_stable_for_every_stimulus(self):
+        assert certified_rate(partition_competition(3, 2, self_excitation=0.7)) == pytest.approx(0.3, rel=1e-3)
+        assert certified_rate(partition_competition(3, 2, self_excitation=1.3)) == 0
+
+    def test_nothing_is_certified_that_is_not_so(self, key):
+        for i in range(20):
+            network = random_threshold_linear(6, gain=0.5 + 0.05 * i, key=jr.fold_in(key, i))
+            rate = certified_rate(network)
+            weights = np.asarray(network.params.recurrent_weights, np.float64)
+            sets = (np.arange(64)[:, None] >> np.arange(6)) & 1
+            slowest = -max(np.linalg.eigvals(weights * active - np.eye(6)).real.max() for active in sets)
+            assert rate == 0 or slowest > 0

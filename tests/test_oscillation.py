@@ -1,0 +1,286 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from problems import assert_close, default_float
+from scipy.integrate import solve_ivp
+
+from rnn2ff import RecurrentNetwork, residual, threshold_linear, threshold_linear_rate
+from rnn2ff.networks.rate import StateForm, rate_network
+from rnn2ff.steady_state.oscillation import Motion, observe_motion
+
+TOLERANCE = 1e-9 if default_float() == jnp.float64 else 1e-5
+MAX_STEPS = 16384
+
+
+@eqx.filter_jit
+def observe(network, stimulus, state, max_time=1000.0, is_needed=True):
+    return observe_motion(
+        network, stimulus, state, tolerance=TOLERANCE, max_time=max_time, max_steps=MAX_STEPS, is_needed=is_needed
+    )
+
+
+def motion_of(network, stimulus, state, **options) -> Motion:
+    return observe(network, jnp.asarray(stimulus, float), jnp.asarray(state, float), **options)
+
+
+def verdict(motion) -> str:
+    names = [name for name in ("is_at_rest", "is_oscillating", "is_diverging") if getattr(motion, name)]
+    assert len(names) <= 1
+    return names[0].removeprefix("is_") if names else "undecided"
+
+
+def combinatorial(adjacency):
+    """Rows of A(i, j) = 1 iff j->i."""
+    has_edge = np.array([[int(bit) for bit in row] for row in adjacency.split(";")]) == 1
+    weights = np.where(has_edge, -0.75, -1.5) * (1 - np.eye(len(has_edge)))
+    return threshold_linear_rate(jnp.asarray(weights, float))
+
+
+def hopf_field(params, state, stimulus):
+    """r' = mu r - r^3 around the stimulus, at an angular velocity of 2: period pi, amplitude sqrt(mu)."""
+    offset = state - stimulus
+    turned = jnp.stack([-offset[1], offset[0]])
+    return (params - jnp.sum(offset**2)) * offset + 2 * turned
+
+
+def van_der_pol_field(params, state, stimulus):
+    del stimulus
+    return jnp.stack([state[1], params * (1 - state[0] ** 2) * state[1] - state[0]])
+
+
+def lorenz_field(params, state, stimulus):
+    del stimulus
+    x, y, z = state
+    return jnp.stack([10 * (y - x), x * (params - z) - y, x * y - 8 / 3 * z])
+
+
+def rossler_field(params, state, stimulus):
+    del stimulus
+    x, y, z = state
+    return jnp.stack([-y - z, x + 0.2 * y, 0.2 + z * (x - params)])
+
+
+def torus_field(params, state, stimulus):
+    """Two circles of radius 1, turned at velocities without a common period."""
+    del stimulus
+    first, second = state[:2], state[2:]
+    turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
+    return jnp.concatenate(
+        [
+            (1 - jnp.sum(first**2)) * first + turn @ first,
+            (1 - jnp.sum(second**2)) * second + params * (turn @ second),
+        ]
+    )
+
+
+def of_field(field, params, state_size, stimulus_size=1):
+    return RecurrentNetwork(field, jnp.asarray(params, float), state_size=state_size, stimulus_size=stimulus_size)
+
+
+def hopf(mu):
+    return of_field(hopf_field, mu, 2, 2)
+
+
+def period_by_scipy(network, stimulus, state, transient=300.0, span=60.0):
+    """Slow and obvious: the mean time between upward crossings of the first unit's mean, for one crossing a cycle."""
+    stimulus = jnp.asarray(stimulus, float)
+    velocity = jax.jit(lambda state: network.velocity(state, stimulus))
+
+    def right_hand_side(t, state):
+        return np.asarray(velocity(jnp.asarray(state, float)), np.float64)
+
+    settled = solve_ivp(right_hand_side, (0, transient), state, rtol=1e-6, atol=1e-8).y[:, -1]
+    path = solve_ivp(right_hand_side, (0, span), settled, rtol=1e-7, atol=1e-9, max_step=0.1)
+    times, heights = path.t, path.y[0] - (path.y[0].max() + path.y[0].min()) / 2
+    before = np.flatnonzero((heights[:-1] < 0) & (heights[1:] >= 0))
+    crossings = times[before] - heights[before] * np.diff(times)[before] / np.diff(heights)[before]
+    return np.diff(crossings).mean()
+
+
+class TestCycle:
+    @pytest.mark.parametrize("state", [[0.3, 0.2, 0.1], [4 / 13 + 1e-3, 4 / 13, 4 / 13], [0.0, 0.0, 0.0]])
+    def test_the_three_cycle_has_its_published_period(self, state):
+        state = np.array(state) + [0.01, 0, 0]  # off the diagonal, which leads to the fixed point
+        received = motion_of(combinatorial("001;100;010"), np.ones(3), state)
+        assert verdict(received) == "oscillating"
+        assert received.period == pytest.approx(11.24, rel=1e-3)
+        assert 0.0123 - 1e-3 < received.state.min() < received.state.max() < 0.6707 + 1e-3
+
+    def test_the_period_is_in_the_network_s_unit_of_time(self):
+        network = combinatorial("001;100;010")
+        slow = threshold_linear_rate(network.params.recurrent_weights, time_constants=20.0)
+        assert motion_of(slow, np.ones(3), [0.3, 0.2, 0.1]).period == pytest.approx(20 * 11.24, rel=1e-3)
+
+    def test_the_period_is_that_of_another_integrator(self):
+        network, stimulus, state = combinatorial("00001;10001;01000;10100;00110"), np.ones(5), np.linspace(0.1, 0.3, 5)
+        received = motion_of(network, stimulus, state)
+        assert received.period == pytest.approx(period_by_scipy(network, stimulus, state), rel=1e-3)
+
+    @pytest.mark.parametrize("mu", [1.0, 1e-2, 1e-3])
+    @pytest.mark.parametrize("offset", [0.0, 3.0])
+    def test_near_its_birth_a_cycle_has_the_period_and_amplitude_of_the_normal_form(self, mu, offset):
+        received = motion_of(hopf(mu), [offset, offset], [offset + mu**0.5, offset])
+        assert verdict(received) == "oscillating"
+        assert received.period == pytest.approx(np.pi, rel=1e-3)
+        assert jnp.linalg.norm(received.state - offset) == pytest.approx(mu**0.5, rel=0.02)
+
+    def test_a_cycle_is_found_from_inside_and_from_outside(self):
+        for radius in (0.01, 1.0):
+            assert motion_of(hopf(0.04), [0, 0], [radius, 0]).period == pytest.approx(np.pi, rel=1e-3)
+
+    def test_a_relaxation_oscillator_has_its_published_period(self):
+        received = motion_of(of_field(van_der_pol_field, 5.0, 2), [0], [2, 0])
+        assert received.period == pytest.approx(11.612, rel=1e-3)
+
+    def test_a_cycle_of_two_loops_has_the_period_of_both(self):
+        # Roessler's system doubles its period near c = 2.8; the loops of c = 3.5 are closed after two rounds
+        network = of_field(rossler_field, 3.5, 3)
+        single = motion_of(of_field(rossler_field, 2.5, 3), [0], [1, 2, 2])
+        received = motion_of(network, [0], [1, 2, 2])
+        assert received.period == pytest.approx(2 * float(single.period), rel=0.05)
+        assert received.period == pytest.approx(2 * period_by_scipy(network, [0], [1, 2, 2], span=231.0), rel=2e-3)
+
+
+class TestNoPeriod:
+    @pytest.mark.parametrize(
+        ("network", "state"),
+        [
+            (of_field(lorenz_field, 28.0, 3), [1, 2, 20]),
+            (of_field(rossler_field, 5.7, 3), [1, 2, 2]),
+            (of_field(torus_field, 2**0.5, 4), [1, 0.1, 0.9, 0]),
+        ],
+        ids=["Lorenz", "Roessler", "torus"],
+    )
+    def test_a_bounded_motion_that_never_returns_is_oscillating_without_a_period(self, network, state):
+        received = motion_of(network, [0], state, max_time=300.0)
+        assert verdict(received) == "oscillating"
+        assert jnp.isnan(received.period)
+
+    def test_a_chaotic_network_is_oscillating_without_a_period(self):
+        network = rate_network(StateForm(jnp.tanh), 2.5 / 10 * jr.normal(jr.key(0), (100, 100)))
+        received = motion_of(network, np.zeros(100), np.random.default_rng(0).normal(size=100), max_time=300.0)
+        assert verdict(received) == "oscillating"
+        assert jnp.isnan(received.period)
+
+
+class TestRest:
+    @pytest.mark.parametrize(
+        ("mu", "radius"), [(0.0, 0.1), (-1e-3, 0.1), (-1e-3, 1e-2), (-1 / 200, 0.1), (-1 / 200, 1e-3), (-1e-2, 1e-3)]
+    )
+    def test_a_spiral_that_decays_slowly_is_not_oscillating(self, mu, radius):
+        received = motion_of(hopf(mu), [1, 1], [1 + radius, 1])
+        assert verdict(received) in ("undecided", "at_rest")
+        assert jnp.isnan(received.period)
+
+    @pytest.mark.parametrize("mu", [-1e-2, -1 / 50])
+    def test_given_time_a_slow_spiral_comes_to_rest_or_stays_undecided_where_rounding_sustains_it(self, mu):
+        received = motion_of(hopf(mu), [0, 0], [1e-3, 0], max_time=1e5)
+        expected = ["at_rest"] if default_float() == jnp.float64 else ["at_rest", "undecided"]
+        assert verdict(received) in expected
+
+    def test_a_slow_mode_is_not_oscillating_and_given_time_comes_to_rest(self):
+        network = threshold_linear(jnp.array([[1 - 1 / 200]]))
+        assert verdict(motion_of(network, [1], [0])) == "undecided"
+        received = motion_of(network, [1], [0], max_time=1e5)
+        assert verdict(received) == "at_rest"
+        assert received.residual < TOLERANCE
+
+    def test_a_converged_state_is_at_rest_and_takes_no_step(self):
+        received = motion_of(threshold_linear(jnp.array([[0.5]])), [1], [2])
+        assert verdict(received) == "at_rest"
+        assert received.num_steps == 0
+        assert received.state == 2
+
+    def test_the_unstable_fixed_point_in_a_cycle_is_at_rest(self):
+        network = of_field(hopf_field, 0.25, 2, 2)
+        assert verdict(motion_of(network, [0, 0], [0, 0])) == "at_rest"
+
+    def test_jitter_about_a_fixed_point_is_never_an_oscillation(self):
+        # a tolerance that rounding does not allow: the motion goes on, but it is not the network's
+        network = threshold_linear(0.9 * jr.normal(jr.key(0), (30, 30)) / 30**0.5)
+        stimulus = 100 * jr.normal(jr.key(1), (30,))
+        received = observe_motion(network, stimulus, jnp.zeros(30), tolerance=1e-18, max_time=1000.0, max_steps=4096)
+        assert verdict(received) in ("undecided", "at_rest")
+        assert received.residual < 100 * jnp.finfo(default_float()).eps
+
+    def test_the_residual_is_that_of_the_returned_state(self):
+        network = hopf(0.25)
+        received = motion_of(network, [0, 0], [0.5, 0])
+        assert_close(received.residual, residual(network, received.state, jnp.zeros(2)), 1e-5)
+
+
+class TestGrowth:
+    def test_exponential_growth_is_diverging(self):
+        assert verdict(motion_of(threshold_linear(jnp.array([[1.5]])), [1], [0.5])) == "diverging"
+
+    def test_a_growing_spiral_is_diverging_and_never_oscillating(self):
+        def field(params, state, stimulus):
+            del stimulus
+            return params * state + 2 * jnp.stack([-state[1], state[0]])
+
+        assert verdict(motion_of(of_field(field, 0.1, 2), [0], [1, 0])) == "diverging"
+        assert verdict(motion_of(of_field(field, 1e-3, 2), [0], [1, 0])) == "undecided"
+
+    def test_growth_to_infinity_in_finite_time_is_diverging(self):
+        network = of_field(lambda params, state, stimulus: params * state**2 + stimulus, 1.0, 1)
+        assert verdict(motion_of(network, [0.1], [0.0])) == "diverging"
+
+    def test_a_field_that_ends_in_nan_is_undecided(self):
+        network = of_field(lambda params, state, stimulus: jnp.sqrt(params - state), 1.0, 1)
+        received = motion_of(network, [0], [2.0])
+        assert verdict(received) == "undecided"
+        assert received.num_steps == 0
+
+
+class TestBatch:
+    network = hopf(0.25)
+
+    def mixed(self):
+        """Of one network, told apart by the stimulus and the start: cycles, rest, and a cycle reached from inside."""
+        stimuli = jnp.asarray([[0, 0], [5, 5], [1, 0], [0, 0]], float)
+        states = jnp.asarray([[0.5, 0], [5, 5], [1.01, 0], [0, 2]], float)
+        return stimuli, states
+
+    def test_a_mixed_batch_is_the_same_as_one_by_one(self):
+        stimuli, states = self.mixed()
+        received = jax.vmap(lambda stimulus, state: observe(self.network, stimulus, state))(stimuli, states)
+        for i in range(len(states)):
+            alone, of_batch = observe(self.network, stimuli[i], states[i]), jax.tree.map(lambda leaf: leaf[i], received)
+            assert verdict(of_batch) == verdict(alone) == ["oscillating", "at_rest", "oscillating", "oscillating"][i]
+            assert_close(of_batch.period, alone.period, 1e-3)
+
+    def test_networks_can_be_batched_as_well(self):
+        mus = jnp.asarray([0.25, -0.5, 0.0])
+        received = jax.vmap(
+            lambda mu: observe(of_field_like(self.network, mu), jnp.zeros(2), jnp.asarray([0.4, 0.0]), max_time=200.0)
+        )(mus)
+        assert [verdict(jax.tree.map(lambda leaf: leaf[i], received)) for i in range(3)] == [
+            "oscillating",
+            "at_rest",
+            "undecided",
+        ]
+
+    def test_where_it_is_not_needed_nothing_is_done(self):
+        stimuli, states = self.mixed()
+        is_needed = jnp.asarray([False, False, True, False])
+        received = jax.vmap(
+            lambda stimulus, state, is_needed: observe(self.network, stimulus, state, is_needed=is_needed)
+        )(stimuli, states, is_needed)
+        assert list(received.num_steps > 0) == [False, False, True, False]
+        assert list(received.is_oscillating) == [False, False, True, False]
+        assert not received.is_at_rest.any()
+        assert_close(received.state[~is_needed], states[~is_needed], 0)
+
+    def test_the_budget_of_steps_is_kept(self):
+        received = observe_motion(
+            self.network, jnp.zeros(2), jnp.asarray([0.01, 0.0]), tolerance=TOLERANCE, max_time=1e6, max_steps=20
+        )
+        assert verdict(received) == "undecided"
+        assert received.num_steps == 20
+
+
+def of_field_like(network, params):
+    return RecurrentNetwork(network.vector_field, params, state_size=2, stimulus_size=2)
