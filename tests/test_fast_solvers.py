@@ -163,18 +163,23 @@ class TestActiveSet:
         assert received.status == Status.max_steps_reached
         assert received.num_steps < 30
 
-    def test_many_sets_at_once_are_one_by_one(self, key):
-        weights = np.asarray(jr.normal(key, (20, 20)), np.float64) * 0.2
-        drives = np.asarray(jr.normal(jr.key(1), (40, 20)), np.float64)
+    @pytest.mark.parametrize("constructor", [threshold_linear, threshold_linear_rate])
+    def test_many_sets_at_once_are_one_by_one(self, constructor, key):
+        network = constructor(0.2 * jr.normal(key, (20, 20)))
+        weights = np.asarray(network.params.recurrent_weights, np.float64)
+        stimuli = np.asarray(jr.normal(jr.key(1), (40, 20)))
         active = np.asarray(jr.uniform(jr.key(2), (40, 20)) < 0.4)
-        points, is_consistent = solve_on_active_sets(weights, drives, active)
+        active[:20] = stimuli[:20] > 0
+        states, is_consistent = solve_on_active_sets(network, stimuli, active)
         for row in range(40):
             units = np.flatnonzero(active[row])
             rates = np.zeros(20)
-            rates[units] = np.linalg.solve(np.eye(len(units)) - weights[np.ix_(units, units)], drives[row, units])
-            expected = weights @ rates + drives[row]
-            np.testing.assert_allclose(points[row], expected, atol=1e-10)
-            assert is_consistent[row] == ((expected > 0) == active[row]).all()
+            rates[units] = np.linalg.solve(np.eye(len(units)) - weights[np.ix_(units, units)], stimuli[row, units])
+            point = weights @ rates + stimuli[row]
+            assert is_consistent[row] == ((point > 0) == active[row]).all()
+            expected = point if constructor is threshold_linear else np.maximum(rates, 0)
+            assert_close(states[row], expected, EXACT)
+        assert 0 < is_consistent.sum() < 40
 
 
 class TestAttraction:
@@ -198,12 +203,7 @@ class TestAttraction:
     def test_one_sample_that_grows_is_not_proved_while_others_are_still_being_shrunk(self):
         network = partition_competition(2, 8, self_excitation=1.3)
         tie = np.repeat([0.6, 0.6006], 8)
-        solved = solve_on_active_sets(
-            np.asarray(network.params.recurrent_weights, np.float64),
-            np.r_[tie, np.zeros(8)][None],
-            np.ones((1, 24), bool),
-        )
-        saddle = solved[0].astype(network.dtype)
+        saddle, _ = solve_on_active_sets(network, tie[None].astype(network.dtype), np.ones((1, 24), bool))
         clear = solve_steady_state(network, jnp.asarray(np.repeat([0.8, 0.2], 8), network.dtype)).state[None]
         states = np.concatenate([saddle, clear])
         stimuli = np.stack([tie, np.repeat([0.8, 0.2], 8)]).astype(network.dtype)

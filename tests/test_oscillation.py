@@ -32,6 +32,10 @@ def verdict(motion) -> str:
     return names[0].removeprefix("is_") if names else "undecided"
 
 
+def sample(motions, i) -> Motion:
+    return jax.tree.map(lambda leaf: leaf[i], motions)
+
+
 def combinatorial(adjacency):
     """Rows of A(i, j) = 1 iff j->i."""
     has_edge = np.array([[int(bit) for bit in row] for row in adjacency.split(";")]) == 1
@@ -248,7 +252,7 @@ class TestBatch:
         stimuli, states = self.mixed()
         received = jax.vmap(lambda stimulus, state: observe(self.network, stimulus, state))(stimuli, states)
         for i in range(len(states)):
-            alone, of_batch = observe(self.network, stimuli[i], states[i]), jax.tree.map(lambda leaf: leaf[i], received)
+            alone, of_batch = observe(self.network, stimuli[i], states[i]), sample(received, i)
             assert verdict(of_batch) == verdict(alone) == ["oscillating", "at_rest", "oscillating", "oscillating"][i]
             assert_close(of_batch.period, alone.period, 1e-3)
 
@@ -257,11 +261,7 @@ class TestBatch:
         received = jax.vmap(
             lambda mu: observe(of_field_like(self.network, mu), jnp.zeros(2), jnp.asarray([0.4, 0.0]), max_time=200.0)
         )(mus)
-        assert [verdict(jax.tree.map(lambda leaf: leaf[i], received)) for i in range(3)] == [
-            "oscillating",
-            "at_rest",
-            "undecided",
-        ]
+        assert [verdict(sample(received, i)) for i in range(3)] == ["oscillating", "at_rest", "undecided"]
 
     def test_where_it_is_not_needed_nothing_is_done(self):
         stimuli, states = self.mixed()

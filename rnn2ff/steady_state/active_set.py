@@ -5,6 +5,7 @@ Newton guesses A from the total input, solves, and reads A off the solution, unt
 is exact to rounding. A set that comes back means that the guesses go in circles.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,10 @@ from jaxtyping import Array, Bool, Float
 
 from rnn2ff._checks import fail
 from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import StateForm
 from rnn2ff.networks.threshold_linear import is_threshold_linear
 from rnn2ff.steady_state.base import AbstractSteadyStateSolver, Candidate
+from rnn2ff.steady_state.padding import padded
 from rnn2ff.sweeps import dense_weights
 
 _BUCKET = 8  # systems on the host are padded to a multiple of this, so that many are solved together
@@ -81,22 +84,22 @@ def check_threshold_linear(network: RecurrentNetwork) -> None:
 
 
 def solve_on_active_sets(
-    weights: Float[np.ndarray, "state state"],
-    drives: Float[np.ndarray, "batch state"],
-    active: Bool[np.ndarray, "batch state"],
+    network: RecurrentNetwork, stimuli: Float[np.ndarray, "batch stimulus"], active: Bool[np.ndarray, "batch state"]
 ) -> tuple[Float[np.ndarray, "batch state"], Bool[np.ndarray, " batch"]]:
-    """The total inputs at the fixed points on given active sets, and whether each set is consistent.
+    """The states at the fixed points on given active sets, and whether each set is consistent.
 
-    On the host, in float64, by LAPACK on the active block alone: with half of the units active that is an eighth of the
-    work. Systems of about one size are solved together.
+    On the host, by LAPACK in float64 on the active blocks alone, those of about one size together. With half of the
+    units active that is an eighth of the work.
 
     Args:
-        weights: recurrent weights.
-        drives: what reaches the units from outside, one row a sample.
+        network: a threshold-linear network with dense weights.
+        stimuli: one a row.
         active: the active units.
     """
-    rates = np.zeros_like(drives)
-    is_solved = np.ones(len(drives), bool)
+    weights = np.asarray(network.params.recurrent_weights, np.float64)
+    silent = np.zeros((len(stimuli), network.state_size), network.dtype)
+    drives = total_inputs(network, silent, stimuli).astype(np.float64)
+    rates, is_solved = np.zeros_like(drives), np.ones(len(drives), bool)
     for rows, units, is_unit, blocks in active_blocks(weights, active):
         known = np.take_along_axis(drives[rows], units, axis=1) * is_unit
         try:
@@ -106,8 +109,23 @@ def solve_on_active_sets(
             continue
         at, slot = np.nonzero(is_unit)
         rates[rows[at], units[at, slot]] = solution[at, slot]
-    points = rates @ weights.T + drives
-    return points, is_solved & ((points > 0) == active).all(axis=1)
+    rates = rates.astype(network.dtype)
+    points = total_inputs(network, rates, stimuli)
+    states = points if isinstance(network.vector_field, StateForm) else np.maximum(rates, 0)
+    return states, is_solved & ((points > 0) == active).all(axis=1)
+
+
+def total_inputs(
+    network: RecurrentNetwork, rates: Float[np.ndarray, "batch state"], stimuli: Float[np.ndarray, "batch stimulus"]
+) -> Float[np.ndarray, "batch state"]:
+    """`W r + B u + b` of a batch. By XLA: NumPy's own threads would compete with XLA's for the cores."""
+    rows = padded(np.arange(len(rates)))
+    return np.asarray(_total_inputs(network, rates[rows], stimuli[rows]))[: len(rates)]
+
+
+@eqx.filter_jit
+def _total_inputs(network, rates, stimuli):
+    return jax.vmap(network.params.total_input)(rates, stimuli)
 
 
 def active_blocks(weights: np.ndarray, active: np.ndarray):

@@ -21,13 +21,15 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import is_rate_network
 from rnn2ff.networks.threshold_linear import is_threshold_linear
-from rnn2ff.steady_state.active_set import active_blocks
+from rnn2ff.steady_state.active_set import active_blocks, total_inputs
 from rnn2ff.steady_state.padding import TILE, in_tiles, padded
 
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logs of norms; no transient growth reaches e^60
 _NEUTRAL = 1e-6  # a growth rate below this, per longest time constant, is within rounding of none
 _PROOF = 1e-3  # the norm to shrink to; the chance of a false proof is below this, for each unstable fixed point
 _STEPS_PER_CHECK, _MAX_CHECKS = 8, 24
+_MOST_SQUARINGS = 16
+_SMALL_BLOCK = 40  # units
 _LARGEST_DENSE = 1024  # units; beyond, only the rightmost eigenvalue is sought, by a Krylov method
 
 
@@ -212,21 +214,66 @@ def rightmost_eigenvalues(
     return np.array([_rightmost_by_krylov(network, state, stimulus) for state, stimulus in zip(states, stimuli)])
 
 
-def _rightmost_of_blocks(network, states, stimuli) -> np.ndarray:
-    """A silent unit only decays, so the active block has all other eigenvalues."""
+def _blocks_of(network, states, stimuli):
+    """The Jacobians of active blocks, on the host; a silent unit only decays, so the block has all other eigenvalues.
+
+    Yields:
+        rows of the batch, and the Jacobians of their active blocks, over time.
+    """
     weights = np.asarray(network.params.recurrent_weights, np.float64)
     taus = np.asarray(network.params.time_constants, np.float64)
-    points = np.asarray(_total_inputs(network, states, stimuli))
-    rightmost = np.full(len(states), -1 / taus.max())
+    # Read from the total input: silent units may still be on their way to zero.
+    points = total_inputs(network, np.maximum(states, 0), stimuli)
     for rows, units, is_unit, blocks in active_blocks(weights, points > 0):
-        jacobians = -blocks / np.where(is_unit, taus[units], taus.max())[:, :, None]
+        yield rows, -blocks / np.where(is_unit, taus[units], taus.max())[:, :, None]
+
+
+def _rightmost_of_blocks(network, states, stimuli) -> np.ndarray:
+    rightmost = np.full(len(states), -1 / float(np.max(np.asarray(network.params.time_constants))))
+    for rows, jacobians in _blocks_of(network, states, stimuli):
         rightmost[rows] = np.maximum(rightmost[rows], np.linalg.eigvals(jacobians).real.max(axis=1))
     return rightmost
 
 
-@eqx.filter_jit
-def _total_inputs(network, states, stimuli):
-    return jax.vmap(lambda state, stimulus: network.params.total_input(network.rates(state), stimulus))(states, stimuli)
+def _attractions_of_blocks(network, states, stimuli) -> Attraction:
+    """For small active blocks: powers of Cayley transforms as in `attraction`, all of about one size together."""
+    slowest = float(np.max(np.asarray(network.params.time_constants)))
+    is_stable, rates = np.zeros(len(states), bool), np.full(len(states), 1 / slowest)
+    for rows, jacobians in _blocks_of(network, states, stimuli):
+        identity = np.eye(jacobians.shape[1])
+        scales = jacobians.shape[1] ** 0.5 / np.linalg.norm(jacobians, axis=(1, 2))
+        try:
+            scaled = scales[:, None, None] * jacobians
+            powers = np.linalg.solve(identity - scaled, identity + scaled)
+        except np.linalg.LinAlgError:  # an eigenvalue of 1 / s
+            powers = np.full_like(jacobians, np.inf)
+        left, log_norms = np.arange(len(rows)), np.zeros(len(rows))
+        for exponent in range(_MOST_SQUARINGS):
+            norms = np.linalg.norm(powers, axis=(1, 2))
+            powers = powers / norms[:, None, None]
+            log_norms = log_norms + np.log(norms)
+            is_done = ~(log_norms > _SURE_DECAY) | ~(log_norms < _SURE_GROWTH)
+            done = rows[left[is_done]]
+            is_stable[done] = log_norms[is_done] <= _SURE_DECAY
+            log_radii = log_norms[is_done] / 2.0**exponent
+            rates[done] = np.minimum(rates[done], -np.tanh(log_radii / 2) / scales[left[is_done]])
+            left, powers, log_norms = left[~is_done], powers[~is_done], log_norms[~is_done]
+            if not len(left):
+                break
+            powers, log_norms = powers @ powers, 2 * log_norms
+    undecided = np.flatnonzero(~is_stable)
+    if len(undecided):  # eigenvalues have the last word
+        rightmost = _rightmost_of_blocks(network, states[undecided], stimuli[undecided])
+        is_stable[undecided], rates[undecided] = rightmost * slowest < _NEUTRAL, -rightmost
+    return Attraction(is_stable, np.maximum(rates, 0))
+
+
+def _has_small_blocks(network, states) -> bool:
+    """Whether active blocks are so small that to look at them is cheaper than products with all units."""
+    if not is_threshold_linear(network) or isinstance(network.params.recurrent_weights, JAXSparse):
+        return False
+    num_active = (np.asarray(states) > 0).sum(axis=1)
+    return bool(num_active.max() <= _SMALL_BLOCK) or network.state_size <= _SMALL_BLOCK
 
 
 @eqx.filter_jit
@@ -276,8 +323,11 @@ def attractions(
     num_samples = len(states)
     if rate > 0:
         return Attraction(np.ones(num_samples, bool), np.full(num_samples, rate))
+    states, stimuli = np.asarray(states), np.asarray(stimuli)
+    if _has_small_blocks(network, states):
+        return _attractions_of_blocks(network, states, stimuli)
     is_proved, rates = prove(network, states, stimuli, step)
-    return settle_unproved(network, np.asarray(states), np.asarray(stimuli), is_proved, rates)
+    return settle_unproved(network, states, stimuli, is_proved, rates)
 
 
 def settle_unproved(

@@ -61,7 +61,7 @@ class Motion(eqx.Module):
     """Where the dynamics go. At most one verdict is True; if none is, what was seen does not decide.
 
     Attributes:
-        is_at_rest: the residual fell below the tolerance. Whether the rest is stable is for others to judge.
+        is_at_rest: the residual fell below the tolerance, perhaps at a saddle. Whether it is stable is for others to judge.
         is_oscillating: the motion stays in bounds and does not slow down: a cycle, or chaos.
         is_diverging: the state grew by many orders of magnitude.
         period: of the cycle, in the network's unit of time; NaN where no period was confirmed.
@@ -156,12 +156,11 @@ class _Windows(eqx.Module):
 
     def keep_moving(self, time: Scalar, jitter: Scalar) -> Bool[Array, ""]:
         """Whether the motion turns again and again, its speed shows no trend, and it is more than jitter."""
-        window = _WINDOWS
         num_full = (time / self.width).astype(jnp.int32)
-        is_used = ((window < num_full) & (window >= num_full // 4)).astype(time.dtype)
+        is_used = ((num_full > _WINDOWS) & (num_full // 4 <= _WINDOWS)).astype(time.dtype)
         num_used = is_used.sum()
         log_speed = jnp.log(jnp.maximum(self.path_length, jnp.finfo(time.dtype).tiny))
-        when = window.astype(time.dtype)
+        when = jnp.asarray(_WINDOWS, time.dtype)
         when = (when - (is_used * when).sum() / num_used) * is_used
         deviation = (log_speed - (is_used * log_speed).sum() / num_used) * is_used
         slope = (when * deviation).sum() / (when**2).sum()
@@ -197,9 +196,11 @@ def observe_motion(
     """Follow the dynamics from a state that is not at rest, until it is clear where they go.
 
     A verdict needs evidence. A cycle is one whose returns to a reference state were confirmed at least twice, and after
-    a small push four times again, over at least ten of the longest time constant, without a drift that would add up
-    to more than a fraction of the cycle. A motion without a period counts as oscillating if all of the time given shows no trend of its speed. What
-    decays, or grows, slowly is undecided until it arrives.
+    a push of less than a thousandth of its size four times again, over at least ten of the longest time constant,
+    without a drift that would add up to more than a fraction of the cycle. A motion without a period counts as
+    oscillating if all of the time given, and at least 250 of the longest time constant, shows no trend of its speed.
+    What decays, or grows, slowly is undecided until it arrives. No finite time tells chaos that lasts from chaos that
+    will die out.
 
     Args:
         network: the network.

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 TILE = 256  # samples that are worked on together; what fits the caches of a core
-_SIZES = (16, 64, 256, 1024, 4096)
+_SIZES = (16, 64, 128, 256, 1024, 4096)
 LARGEST = _SIZES[-1]
 
 

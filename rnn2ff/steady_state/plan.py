@@ -186,8 +186,8 @@ def _try(network, sweep, memory, stimuli, followed, tolerance, proof_step, rate)
     enough, whole = fewest(_ENOUGH), fewest(1.0)
     if enough is None:
         return None
-    # A few more for all are worth it; many more for a few stragglers are not.
-    num_sweeps = whole if whole is not None and whole <= _WORTH_IT * enough else enough
+    # A few more for all are worth it, and two to spare; many more for a few stragglers are not.
+    num_sweeps = whole + 2 if whole is not None and whole <= _WORTH_IT * enough else enough
     states, is_found = run(num_sweeps)
     found = np.flatnonzero(is_found)
     open_share = 1 - is_found[followed.is_finished].mean()
