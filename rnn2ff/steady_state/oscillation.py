@@ -61,7 +61,7 @@ class Motion(eqx.Module):
     """Where the dynamics go. At most one verdict is True; if none is, what was seen does not decide.
 
     Attributes:
-        is_at_rest: the residual fell below the tolerance, perhaps at a saddle. Whether it is stable is for others to judge.
+        is_at_rest: the residual fell below the tolerance, perhaps at a saddle: stability is for others to judge.
         is_oscillating: the motion stays in bounds and does not slow down: a cycle, or chaos.
         is_diverging: the state grew by many orders of magnitude.
         period: of the cycle, in the network's unit of time; NaN where no period was confirmed.
@@ -93,7 +93,7 @@ def _precision(dtype: jnp.dtype) -> _Precision:
     rounding = float(jnp.finfo(dtype).eps)
     if jnp.finfo(dtype).bits > 32:
         return _Precision(1e-6, 2e-4, 1e-2, 1e-3, rounding)
-    return _Precision(3e-6, 2e-4, 1e-2, 4e-3, rounding)
+    return _Precision(3e-6, 4e-4, 1e-2, 4e-3, rounding)
 
 
 class _Reference(eqx.Module):
