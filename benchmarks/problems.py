@@ -65,7 +65,13 @@ class Problem(NamedTuple):
 
 
 def make_problem(
-    name: str, state_size: int, batch_size: int, *, seed: int = 0, dtype: DTypeLike = jnp.float32
+    name: str,
+    state_size: int,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    stimulus_seed: int = 0,
+    dtype: DTypeLike = jnp.float32,
 ) -> Problem:
     """A problem by name.
 
@@ -74,9 +80,10 @@ def make_problem(
         state_size: number of units; the SSN ring has 64, whatever is asked for.
         batch_size: number of stimuli.
         seed: of the weights and of the stimuli, which have generators of their own.
+        stimulus_seed: another one gives other stimuli for the same weights.
         dtype: of the network and the stimuli.
     """
-    weight_rng, stimulus_rng = np.random.default_rng(seed), np.random.default_rng(1000 + seed)
+    weight_rng, stimulus_rng = np.random.default_rng(seed), np.random.default_rng([1000 + seed, stimulus_seed])
     if name in _RADIUS:
         draw = weight_rng.lognormal if name == "pstiff99" else weight_rng.normal
         weights = draw(size=(state_size, state_size))

@@ -167,9 +167,9 @@ class TestActiveSet:
     def test_many_sets_at_once_are_one_by_one(self, constructor, key):
         network = constructor(0.2 * jr.normal(key, (20, 20)))
         weights = np.asarray(network.params.recurrent_weights, np.float64)
-        stimuli = np.asarray(jr.normal(jr.key(1), (40, 20)))
-        active = np.asarray(jr.uniform(jr.key(2), (40, 20)) < 0.4)
-        active[:20] = stimuli[:20] > 0
+        points, stimuli = (np.asarray(each) for each in exact_pairs(network, jr.key(1), 40))
+        active = np.array(jr.uniform(jr.key(2), (40, 20)) < 0.4)
+        active[:20] = points[:20] > 0
         states, is_consistent = solve_on_active_sets(network, stimuli, active)
         for row in range(40):
             units = np.flatnonzero(active[row])
@@ -179,7 +179,8 @@ class TestActiveSet:
             assert is_consistent[row] == ((point > 0) == active[row]).all()
             expected = point if constructor is threshold_linear else np.maximum(rates, 0)
             assert_close(states[row], expected, EXACT)
-        assert 0 < is_consistent.sum() < 40
+        assert is_consistent[:20].all()
+        assert not is_consistent[20:].all()
 
 
 class TestAttraction:

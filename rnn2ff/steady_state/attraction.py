@@ -27,7 +27,7 @@ from rnn2ff.steady_state.padding import TILE, in_tiles, padded
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logs of norms; no transient growth reaches e^60
 _NEUTRAL = 1e-6  # a growth rate below this, per longest time constant, is within rounding of none
 _PROOF = 1e-3  # the norm to shrink to; the chance of a false proof is below this, for each unstable fixed point
-_STEPS_PER_CHECK, _MAX_CHECKS = 8, 24
+_STEPS_PER_CHECK, _MAX_CHECKS = 4, 48
 _MOST_SQUARINGS = 16
 _SMALL_BLOCK = 40  # units
 _LARGEST_DENSE = 1024  # units; beyond, only the rightmost eigenvalue is sought, by a Krylov method
@@ -241,7 +241,8 @@ def _attractions_of_blocks(network, states, stimuli) -> Attraction:
     is_stable, rates = np.zeros(len(states), bool), np.full(len(states), 1 / slowest)
     for rows, jacobians in _blocks_of(network, states, stimuli):
         identity = np.eye(jacobians.shape[1])
-        scales = jacobians.shape[1] ** 0.5 / np.linalg.norm(jacobians, axis=(1, 2))
+        norms = np.linalg.norm(jacobians, axis=(1, 2))
+        scales = jacobians.shape[1] ** 0.5 / np.where(norms > 0, norms, 1)
         try:
             scaled = scales[:, None, None] * jacobians
             powers = np.linalg.solve(identity - scaled, identity + scaled)
@@ -249,8 +250,9 @@ def _attractions_of_blocks(network, states, stimuli) -> Attraction:
             powers = np.full_like(jacobians, np.inf)
         left, log_norms = np.arange(len(rows)), np.zeros(len(rows))
         for exponent in range(_MOST_SQUARINGS):
-            norms = np.linalg.norm(powers, axis=(1, 2))
-            powers = powers / norms[:, None, None]
+            norms = np.maximum(np.linalg.norm(powers, axis=(1, 2)), np.finfo(np.float64).tiny)
+            with np.errstate(invalid="ignore"):  # of what could not be solved; it stays undecided
+                powers = powers / norms[:, None, None]
             log_norms = log_norms + np.log(norms)
             is_done = ~(log_norms > _SURE_DECAY) | ~(log_norms < _SURE_GROWTH)
             done = rows[left[is_done]]

@@ -169,13 +169,17 @@ def solve_by_plan(
         distances = np.where(samples.status == Status.converged, distance(speeds, samples.rates, np), np.nan)
     for row in samples.open_rows:
         distances[row] = _newton_step(network, samples.states[row], stimuli[row])
+    floats = [each.astype(network.dtype) for each in (residuals, distances, samples.period)]
+    state, status, num_steps, residuals, distances, period = jax.device_put(
+        [samples.states, samples.status, samples.num_steps, *floats]
+    )
     return SteadyStates(
-        state=jnp.asarray(samples.states),
-        status=jnp.asarray(samples.status),
-        residual=jnp.asarray(residuals, network.dtype),
-        num_steps=jnp.asarray(samples.num_steps),
-        distance=jnp.asarray(distances, network.dtype),
-        period=jnp.asarray(samples.period, network.dtype),
+        state=state,
+        status=status,
+        residual=residuals,
+        num_steps=num_steps,
+        distance=distances,
+        period=period,
         plan=plan,
         finished_by=dict(samples.finished_by),
     )
