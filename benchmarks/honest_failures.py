@@ -7,6 +7,7 @@ is used for it. Every wrong answer is listed, with what makes it again.
 """
 
 import dataclasses
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,13 +28,14 @@ from rnn2ff.networks import (
     threshold_linear,
     threshold_linear_rate,
 )
-from rnn2ff.steady_state import Status, SteadyState, solve_steady_states
+from rnn2ff.steady_state import Status, SteadyState, plan_steady_states, solve_steady_states
 
 _AT_REST = 1e-12  # residual of the truth
 _LONGEST_STEP = 0.1  # of the truth, in shortest time constants
 _GROWTH = 1e-7  # eigenvalues above it, in units of one over the longest time constant, are unstable
 _SAME_STATE = 1e-2  # relative, as in `steady_states`
 _SAME_PERIOD = 0.02
+_NUM_PLANNED = 256  # stimuli, of which the later half makes the plan; a prefix is what is judged
 _TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
 
 
@@ -49,7 +51,7 @@ class Config:
     """Networks of each family."""
     num_stimuli: int = 24
     """Stimuli for each network."""
-    dtypes: tuple[str, ...] = ("float32", "float64")
+    dtypes: tuple[str, ...] = ("float32", "float32 planned", "float64", "float64 planned")
     """What the solves are made in."""
     max_time: float = 2000.0
     """Of the truth, in longest time constants."""
@@ -358,19 +360,32 @@ def run(config: Config) -> list[dict]:
         cases = [make_case(family, seed, config.num_stimuli) for seed in seeds]
         truths = find_truth(cases, config)
         for dtype in config.dtypes:
-            answers = [_solve(case, dtype) for case in cases]
+            answers = [_solve(case, dtype, _other_stimuli(family, seed)) for seed, case in zip(seeds, cases)]
             rows.append(_judge(family, dtype, list(zip(seeds, cases, truths, answers))))
         jax.clear_caches()
     return rows
 
 
-def _solve(case: Case, dtype: str) -> SteadyState:
-    """As the user calls it. In float32 as well with x64 off as is the default."""
+def _other_stimuli(family: str, seed: int) -> np.ndarray:
+    """Stimuli for the same network, to make a plan from."""
+    return make_case(family, seed, _NUM_PLANNED).stimuli[-_NUM_PLANNED // 2 :]
+
+
+def _solve(case: Case, way: str, other_stimuli: np.ndarray) -> SteadyState:
+    """As the user calls it, alone or with a plan. In float32 as well with x64 off as is the default."""
+    dtype, _, plans = way.partition(" ")
     with jax.enable_x64(dtype == "float64"):
         network = in_float64(case.network) if dtype == "float64" else case.network
+        plan = None
+        if plans:
+            try:
+                plan = plan_steady_states(network, other_stimuli.astype(dtype), tolerance=_TOLERANCES[dtype])
+            except RuntimeError as error:  # no steady state to plan for: then there is no plan to be wrong
+                print(f"no plan: {error}", file=sys.stderr)
         found = solve_steady_states(
             network,
             case.stimuli.astype(dtype),
+            solver=plan,
             initial_states=case.initial_states.astype(dtype),
             tolerance=_TOLERANCES[dtype],
         )
@@ -471,7 +486,7 @@ def _summary(rows: list[dict]) -> dict:
 
 
 def marks(rows: list[dict]) -> Iterator[dict]:
-    """The marks of issue 3, for each dtype: what was asked, what was received, and whether it is met."""
+    """For each dtype and way: what was asked, what was received, and whether it is met."""
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         found = _summary([row for row in rows if row["dtype"] == dtype])
         steady, oscillating = (found["kinds"].get(kind, 0) for kind in ("steady", "oscillating"))
@@ -514,6 +529,15 @@ def describe(rows: list[dict]) -> str:
                "met" if each["is_met"] else "NOT MET"] for each in marks(rows)]  # fmt: skip
     parts = [table(header, lines), table(["mark", "asked", "received", ""], judged), _list_violations(rows)]
     return "\n\n".join(parts)
+
+
+def summarize(rows: list[dict]) -> str:
+    """The table that the README shows."""
+    found = list(marks(rows))
+    ways = list(dict.fromkeys(each["dtype"] for each in found))
+    whats = list(dict.fromkeys(each["what"] for each in found))
+    received = {(each["what"], each["dtype"]): each["received"] for each in found}
+    return table(["", *ways], [[what, *(received[what, way] for way in ways)] for what in whats])
 
 
 def _list_violations(rows: list[dict], num_shown: int = 40) -> str:

@@ -178,7 +178,7 @@ def _our_methods(problem: Problem, config: Config) -> list[Method]:
 
     methods = [make(ENTRY_POINT, None)]
     # What a few hundred other stimuli tell about the network can be kept for all that follow.
-    others = make_problem(problem.name, problem.state_size, _NUM_PLANNED, seed=config.seed, stimulus_seed=1)
+    others = make_problem(problem.name, problem.network.state_size, _NUM_PLANNED, seed=config.seed, stimulus_seed=1)
     methods.append(make(PLANNED, steady_state.plan_steady_states(problem.network, others.stimuli, tolerance=TOLERANCE)))
     for name in _OUR_SOLVERS:
         if hasattr(steady_state, name):
@@ -371,6 +371,29 @@ def describe(rows: list[dict]) -> str:
         parts.append(f"{title}{group[0]['gemm_microseconds']:.3f} us a sample\n\n{_table(group, batch_size)}")
     parts.append(f"Marks\n\n{_marks_table(marks(rows))}")
     return "\n\n".join(parts)
+
+
+def summarize(rows: list[dict]) -> str:
+    """The table that the README shows: one line a problem, with the plan made before."""
+    lines = []
+    for row in rows:
+        if row["method"] != PLANNED:
+            continue
+        place = {name: row[name] for name in ("problem", "state_size", "batch_size")}
+        (rollout,) = (each for each in rows if each["kind"] == "rollout" and place.items() <= each.items())
+        lines.append(
+            [
+                f"{row['problem']}, {row['state_size']} units, batches of {row['batch_size']}",
+                f"{rollout['microseconds'][0]:.0f}",
+                f"{row['microseconds'][0]:.1f}",
+                f"{row['ratio_to_rollout']:.1f}",
+                f"{row['ratio_to_best']:.2f}, {row['best_competitor']}",
+                f"{100 * row['share_converged']:.2f} %",
+                "-" if row["agreement"] is None else f"{100 * row['agreement']:.1f} %",
+            ]
+        )
+    header = ["", "rollout, us", "ours, us", "ratio", "ratio to the best competitor", "converged", "agrees"]
+    return table(header, lines)
 
 
 def _table(rows: list[dict], batch_size: int) -> str:

@@ -6,10 +6,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import honest_failures, steady_states
 from experiments import competition
 
-_HERE = Path(__file__).parent
-_TABLES: dict[str, Callable[[list[dict]], str]] = {"competition": competition.describe}
+_ROOT = Path(__file__).parent.parent
+_TABLES: dict[str, tuple[str, Callable[[list[dict]], str]]] = {
+    "competition": ("experiments", competition.describe),
+    "steady_states": ("benchmarks", steady_states.summarize),
+    "honest_failures": ("benchmarks", honest_failures.summarize),
+}
 
 
 def with_tables(text: str) -> str:
@@ -17,15 +22,16 @@ def with_tables(text: str) -> str:
 
     def table(match: re.Match) -> str:
         name = match.group(1)
-        rows = json.loads((_HERE / "results" / f"{name}.json").read_text())["rows"]
-        return f"<!-- table: {name} -->\n{_TABLES[name](rows)}\n<!-- end -->"
+        folder, describe = _TABLES[name]
+        rows = json.loads((_ROOT / folder / "results" / f"{name}.json").read_text())["rows"]
+        return f"<!-- table: {name} -->\n{describe(rows)}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
 
 
 def main() -> None:
     """Write the README, or with `--check` exit with 1 if its tables are not those of the records."""
-    path = _HERE.parent / "README.md"
+    path = _ROOT / "README.md"
     text = path.read_text()
     if "--check" not in sys.argv[1:]:
         path.write_text(with_tables(text))

@@ -19,6 +19,7 @@ from rnn2ff.steady_state.base import AbstractSteadyStateSolver, Candidate
 from rnn2ff.steady_state.padding import padded
 from rnn2ff.sweeps import dense_weights
 
+_LARGEST_PIECE = 2**24  # entries of the systems that are held at once
 _BUCKET = 8  # systems on the host are padded to a multiple of this, so that many are solved together
 
 
@@ -138,8 +139,13 @@ def active_blocks(weights: np.ndarray, active: np.ndarray):
     num_active = active.sum(axis=1)
     sizes = np.maximum(-(-num_active // _BUCKET) * _BUCKET, _BUCKET)
     sizes = np.minimum(sizes, active.shape[1])
-    for size in np.unique(sizes):
-        rows = np.flatnonzero(sizes == size)
+    pieces = [
+        rows
+        for size in np.unique(sizes)
+        for rows in np.array_split(np.flatnonzero(sizes == size), -(-(sizes == size).sum() * size**2 // _LARGEST_PIECE))
+    ]
+    for rows in pieces:
+        size = sizes[rows[0]]
         units = np.argsort(~active[rows], axis=1, kind="stable")[:, :size]
         is_unit = np.take_along_axis(active[rows], units, axis=1)
         blocks = -weights[units[:, :, None], units[:, None, :]] * (is_unit[:, :, None] & is_unit[:, None, :])

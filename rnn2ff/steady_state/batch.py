@@ -80,7 +80,8 @@ class _Samples:
     def settle(self, rows: np.ndarray, states: np.ndarray, rates: np.ndarray, method: str) -> None:
         """These samples are at steady states."""
         self.states[rows], self.rates[rows], self.status[rows] = states, rates, Status.converged
-        self.finished_by[method] += len(rows)
+        if len(rows):
+            self.finished_by[method] += len(rows)
 
     def settle_swept(
         self, rows: np.ndarray, swept: Swept, is_at_rest: np.ndarray, plan: Plan, method: str
@@ -109,10 +110,7 @@ class _Samples:
         """Settle those of the states at rest that attract; the rows that do not."""
         found = attractions(self.network, states, self.stimuli[rows], step=plan.proof_step, rate=plan.certified_rate)
         is_stable = np.asarray(found.is_stable)
-        if is_stable.all():
-            self.settle(rows, np.asarray(states), np.asarray(found.rate), method)
-            return rows[:0]
-        self.settle(rows[is_stable], np.asarray(states)[is_stable], np.asarray(found.rate)[is_stable], method)
+        self.settle(rows[is_stable], states[is_stable], np.asarray(found.rate)[is_stable], method)
         return rows[~is_stable]
 
 
@@ -141,6 +139,8 @@ def solve_by_plan(
     """
     samples = _Samples(network, stimuli, initial_states, tolerance)
     rows = np.arange(len(stimuli))
+    # A plan was measured from zero. From elsewhere only a network with one steady state is sure to end at the same.
+    may_sweep = plan is None or plan.certified_rate > 0 or not initial_states.any()
     if plan is None:
         plan, probe = make_plan(
             network,
@@ -155,7 +155,7 @@ def solve_by_plan(
         rows = np.setdiff1d(rows, probe.rows)
     for start in show(range(0, len(rows), LARGEST)):
         chunk = rows[start : start + LARGEST]
-        if plan.sweep is not None:
+        if plan.sweep is not None and may_sweep:
             chunk = _sweep(samples, chunk, plan)
         if len(chunk):
             _follow(samples, chunk, plan, max_steps)

@@ -154,7 +154,7 @@ def plan_steady_states(
     tolerance: float | None = None,
     max_steps: int = 4096,
 ) -> Plan:
-    """Measure the best way to solve a network, on stimuli like those to come; a few hundred are enough.
+    """Measure the best way to solve a network from zero, on stimuli like those to come; a few hundred are enough.
 
     Args:
         network: the network.
