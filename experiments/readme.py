@@ -6,14 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import honest_failures, steady_states
 from experiments import competition
 
 _ROOT = Path(__file__).parent.parent
 _TABLES: dict[str, tuple[str, Callable[[list[dict]], str]]] = {
     "competition": ("experiments", competition.describe),
-    "steady_states": ("benchmarks", steady_states.summarize),
-    "honest_failures": ("benchmarks", honest_failures.summarize),
 }
 
 
