@@ -55,6 +55,7 @@ _HOME = {
     "damped_sweep": "sweeps",
     "mean_slope_sweep": "sweeps",
     "split_sweep": "sweeps",
+    "stability_constants": "stability",
     "stabilized_supralinear": "networks",
     "stabilized_supralinear_pair": "networks",
     "threshold_linear": "networks",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
         winner_take_all,
         wong_wang,
     )
+    from rnn2ff.stability import stability_constants
     from rnn2ff.steady_state import (
         AbstractSteadyStateSolver,
         ActiveSet,

@@ -21,7 +21,7 @@ FLOORS = [
         "networks.models",
         "networks",
     ],
-    ["sweeps"],
+    ["sweeps", "spectra"],
     ["approximators"],
     [
         "steady_state.base",
@@ -40,6 +40,7 @@ FLOORS = [
         "steady_state.solve",
         "steady_state",
     ],
+    ["stability"],
     ["datasets"],
     ["training", "evaluation"],
     ["distillation", "export", "plotting", "records"],

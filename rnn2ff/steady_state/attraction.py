@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import is_rate_network
 from rnn2ff.networks.threshold_linear import is_threshold_linear
+from rnn2ff.spectra import balancing_scale, leading_eigenvalues, perron_bound
 from rnn2ff.steady_state.active_set import active_blocks, total_inputs
 from rnn2ff.steady_state.padding import TILE, in_tiles, padded
 
@@ -112,33 +113,11 @@ def certified_rate(network: RecurrentNetwork) -> float:
         return 0.0
     weights = np.asarray(weights, np.float64)
     slowest = float(np.max(np.asarray(network.time_constants)))
-    margins = [1 - _radius_bound(np.abs(weights))]
-    scaled = balance(weights)
+    margins = [1 - perron_bound(np.abs(weights))[0]]
+    scale = balancing_scale(weights)  # the best metric would cost more than a plan gains from it
+    scaled = weights * scale[:, None] / scale[None, :]
     margins.append(1 - np.linalg.eigvalsh((scaled + scaled.T) / 2).max())
     return max(0.0, min(1.0, float(max(margins)))) / slowest
-
-
-def _radius_bound(matrix: Float[np.ndarray, "state state"]) -> float:
-    """An upper bound of the spectral radius of a matrix A >= 0: `max_i (A x)_i / x_i` for any x > 0 (Collatz).
-
-    Power iteration makes it tight.
-    """
-    vector, bound = np.ones(len(matrix)), np.inf
-    for _ in range(200):
-        image = matrix @ vector
-        bound = min(bound, float((image / vector).max()))
-        vector = np.maximum(image / max(image.max(), np.finfo(float).tiny), 1e-12)
-    return bound
-
-
-def balance(weights: Float[np.ndarray, "state state"]) -> Float[np.ndarray, "state state"]:
-    """The weights in a diagonal metric that makes rows and columns alike, in which excitation and inhibition cancel."""
-    scale = np.ones(len(weights))
-    off_diagonal = np.abs(weights) * (1 - np.eye(len(weights)))
-    for _ in range(100):
-        scaled = off_diagonal * scale[:, None] / scale[None, :]
-        scale *= ((scaled.sum(axis=0) + 1e-12) / (scaled.sum(axis=1) + 1e-12)) ** 0.25
-    return weights * scale[:, None] / scale[None, :]
 
 
 def shrink(
@@ -302,20 +281,11 @@ def _push(network, state, stimulus, vector):
 
 
 def _rightmost_by_krylov(network, state, stimulus) -> float:
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+    def push(vector: np.ndarray) -> np.ndarray:
+        return np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))
 
-    size, dtype = network.state_size, network.dtype
-    operator = LinearOperator(
-        (size, size),
-        matvec=lambda vector: np.asarray(_push(network, state, stimulus, jnp.asarray(vector.ravel(), dtype))),
-        dtype=np.dtype(dtype),
-    )
-    start = np.random.default_rng(0).normal(size=size).astype(dtype)
-    try:
-        found = eigs(operator, k=1, which="LR", v0=start, return_eigenvectors=False, tol=1e-4, maxiter=50 * size)
-    except ArpackNoConvergence as error:
-        found = error.eigenvalues
-    return float(found.real.max()) if len(found) else np.inf  # not proved stable
+    found = leading_eigenvalues(push, network.state_size, network.dtype)
+    return float(found[0].real) if len(found) else np.inf  # not proved stable
 
 
 def attractions(
