@@ -178,6 +178,24 @@ class TestDerivative:
         assert_close(received, self.closed_form(network, state), 10 * closeness())
 
     @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+    def test_from_products_alone_it_is_the_same(self, mode, key):
+        network = random_threshold_linear(6, gain=0.7, key=key)
+        stimulus = jr.normal(jr.key(2), (6,))
+
+        def state_of(stimulus):
+            return solve_steady_state(network, stimulus, RootFind(), matrix_free=True).state
+
+        assert_close(mode(state_of)(stimulus), self.closed_form(network, state_of(stimulus)), 100 * closeness())
+
+    def test_of_a_sample_without_a_steady_state_it_is_nan_from_products_too(self):
+        def state_of(stimulus):
+            return solve_steady_state(winner_take_all(2), stimulus, throw=False, matrix_free=True).state
+
+        received = jax.vmap(jax.jacrev(state_of))(jnp.array([[1.0, 1.0], [1.0, 0.5]]))
+        assert jnp.isnan(received[0]).all()
+        assert jnp.isfinite(received[1]).all()
+
+    @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
     def test_by_the_weights_it_is_the_closed_form(self, mode):
         def state_of(weights):
             return solve_steady_state(threshold_linear(weights), self.stimulus, RootFind()).state
@@ -216,12 +234,13 @@ class TestDerivative:
         both, alone = (eqx.filter_grad(loss)(network, each) for each in (stimuli, stimuli[1:]))
         assert_close(both.params.recurrent_weights, alone.params.recurrent_weights)
 
+    @pytest.mark.parametrize("matrix_free", [False, True])
     @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
-    def test_on_a_continuous_attractor_it_is_an_error(self, mode):
+    def test_on_a_continuous_attractor_it_is_an_error(self, mode, matrix_free):
         integrator = threshold_linear(jnp.array([[1.0]]))
 
         def state_of(stimulus):
-            return solve_steady_state(integrator, stimulus, initial_state=jnp.ones(1)).state
+            return solve_steady_state(integrator, stimulus, initial_state=jnp.ones(1), matrix_free=matrix_free).state
 
         with pytest.raises(RuntimeError, match="Jacobian is singular"):
             mode(state_of)(jnp.zeros(1))

@@ -121,6 +121,11 @@ def is_rate_network(network: RecurrentNetwork) -> bool:
     return isinstance(network.vector_field, StateForm | RateForm)
 
 
+def has_sparse_weights(network: RecurrentNetwork) -> bool:
+    """Whether the network has a weight matrix, and it is sparse."""
+    return is_rate_network(network) and isinstance(network.params.recurrent_weights, JAXSparse)
+
+
 def rate_network(
     form: StateForm | RateForm,
     recurrent_weights: ArrayLike | BCOO,

@@ -10,16 +10,17 @@ non-symmetric matrices are slow and not available on every device, so they come 
 4. for the few that are left: eigenvalues on the host (`rightmost_eigenvalues`).
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.experimental.sparse import JAXSparse
 from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
 
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import is_rate_network
+from rnn2ff.networks.rate import StateForm, has_sparse_weights, is_rate_network, slopes
 from rnn2ff.networks.threshold_linear import is_threshold_linear
 from rnn2ff.spectra import balancing_scale, leading_eigenvalues, perron_bound
 from rnn2ff.steady_state.active_set import active_blocks, total_inputs
@@ -109,7 +110,7 @@ def certified_rate(network: RecurrentNetwork) -> float:
     if not is_rate_network(network) or network.vector_field.nonlinearity not in (jax.nn.relu, jnp.tanh):
         return 0.0
     weights = network.params.recurrent_weights
-    if isinstance(weights, JAXSparse) or len(weights) > 2 * _LARGEST_DENSE:
+    if has_sparse_weights(network) or len(weights) > 2 * _LARGEST_DENSE:
         return 0.0
     weights = np.asarray(weights, np.float64)
     slowest = float(np.max(np.asarray(network.time_constants)))
@@ -141,10 +142,7 @@ def shrink(
     """
     seconds = step * jnp.min(network.time_constants)
     overflow = 1 / jnp.finfo(states.dtype).eps
-
-    def powers(state, stimulus, vector):
-        _, push = jax.linearize(lambda state: network.velocity(state, stimulus), state)
-        return jax.lax.fori_loop(0, _STEPS_PER_CHECK, lambda _, vector: vector + seconds * push(vector), vector)
+    advance = _steps(network, states, stimuli, seconds)
 
     def is_open(carry):
         _, norms, _, num_checks = carry
@@ -152,7 +150,7 @@ def shrink(
 
     def check(carry):
         vectors, norms, _, num_checks = carry
-        vectors = jax.vmap(powers)(states, stimuli, vectors)
+        vectors = advance(vectors)
         new_norms = jnp.linalg.norm(vectors, axis=1)
         rates = (1 - (new_norms / norms) ** (1 / _STEPS_PER_CHECK)) / seconds  # `1 + s z`, for a real eigenvalue z
         # Growing: never proved, whatever follows, and kept finite.
@@ -166,6 +164,33 @@ def shrink(
     start = (vectors, norms, jnp.zeros_like(norms), jnp.zeros((), jnp.int32))
     _, norms, rates, _ = jax.lax.while_loop(is_open, check, start)
     return norms < _PROOF, rates
+
+
+def _steps(
+    network: RecurrentNetwork,
+    states: Float[Array, "batch state"],
+    stimuli: Float[Array, "batch stimulus"],
+    seconds: Scalar,
+) -> Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]:
+    """The map from vectors y, one for each fixed point, to `(I + s J)^k y` for a small fixed k."""
+
+    def repeat(step: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        return lambda vectors: jax.lax.fori_loop(0, _STEPS_PER_CHECK, lambda _, vectors: step(vectors), vectors)
+
+    if not is_rate_network(network):
+        _, push = jax.linearize(lambda states: jax.vmap(network.velocity)(states, stimuli), states)
+        return repeat(lambda vectors: vectors + seconds * push(vectors))
+    # With weights W and slopes m the Jacobian is `(W m - I) / tau` in the state form and `(m W - I) / tau` in the rate
+    # form. Written out, a step is one product and one pass over memory; `linearize` would make several.
+    form, params = network.vector_field, network.params
+    share = seconds / params.time_constants[None, :]
+    recurrent_input = jax.vmap(params.recurrent_input)
+    if isinstance(form, StateForm):
+        gains = jax.vmap(lambda state: slopes(form, state))(states)
+        return repeat(lambda vectors: (1 - share) * vectors + share * recurrent_input(gains * vectors))
+    points = jax.vmap(params.total_input)(states, stimuli)
+    gains = share * jax.vmap(lambda point: slopes(form, point))(points)
+    return repeat(lambda vectors: (1 - share) * vectors + gains * recurrent_input(vectors))
 
 
 def prove(
@@ -194,7 +219,7 @@ def rightmost_eigenvalues(
     stimuli: Float[np.ndarray, "batch stimulus"],
 ) -> Float[np.ndarray, " batch"]:
     """The largest real part of the eigenvalues of each Jacobian, over time; on the host, in float64."""
-    if is_threshold_linear(network) and not isinstance(network.params.recurrent_weights, JAXSparse):
+    if _has_blocks(network):
         return _rightmost_of_blocks(network, states, stimuli)
     if network.state_size <= _LARGEST_DENSE:
         return np.array(
@@ -262,9 +287,14 @@ def _attractions_of_blocks(network, states, stimuli) -> Attraction:
     return Attraction(is_stable, np.maximum(rates, 0))
 
 
+def _has_blocks(network) -> bool:
+    """Whether Jacobians can be looked at on the active units alone."""
+    return is_threshold_linear(network) and not has_sparse_weights(network)
+
+
 def _has_small_blocks(network, states) -> bool:
     """Whether active blocks are so small that to look at them is cheaper than products with all units."""
-    if not is_threshold_linear(network) or isinstance(network.params.recurrent_weights, JAXSparse):
+    if not _has_blocks(network):
         return False
     num_active = (np.asarray(states) > 0).sum(axis=1)
     return bool(num_active.max() <= _SMALL_BLOCK) or network.state_size <= _SMALL_BLOCK
@@ -333,7 +363,10 @@ def settle_unproved(
     """
     is_stable, rates = np.array(is_proved), np.array(rates)
     rows = np.flatnonzero(~is_stable)
-    if len(rows):
+    if len(rows) and _has_blocks(network):
+        found = _attractions_of_blocks(network, states[rows], stimuli[rows])
+        is_stable[rows], rates[rows] = found.is_stable, found.rate
+    elif len(rows):
         rightmost = rightmost_eigenvalues(network, states[rows], stimuli[rows])
         slowest = float(np.max(np.asarray(network.time_constants)))
         is_stable[rows] = rightmost * slowest < _NEUTRAL

@@ -245,9 +245,10 @@ def _sweep(samples: _Samples, rows: np.ndarray, plan: Plan) -> np.ndarray:
             np.int32(num_sweeps),
             None if starts is None else starts[p],
             None if plan.certified_rate > 0 else plan.proof_step,
+            samples.tolerance,
         )
         swept = jax.tree.map(lambda each, size=size: np.asarray(each)[:size], swept)
-        samples.num_steps[rows] += num_sweeps
+        samples.num_steps[rows] += swept.num_steps
         is_at_rest = swept.residuals < SAFETY * samples.tolerance
         method = "sweeps" if starts is None else f"Anderson({_STURDY_MEMORY})"
         left.append(samples.settle_swept(rows, swept, is_at_rest, plan, method))

@@ -11,11 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import JAXSparse
 from jaxtyping import Bool, Float, Int
 
 from rnn2ff.networks.base import RecurrentNetwork, residual
-from rnn2ff.networks.rate import StateForm
+from rnn2ff.networks.rate import StateForm, has_sparse_weights
 from rnn2ff.networks.threshold_linear import is_threshold_linear
 from rnn2ff.steady_state.active_set import solve_on_active_sets
 from rnn2ff.steady_state.attraction import attractions
@@ -75,7 +74,7 @@ def follow(
     is_finished, is_exact = np.zeros((2, num_samples), bool)
     rates = np.full(num_samples, np.nan)
     num_steps = np.zeros(num_samples, int)
-    has_active_sets = is_threshold_linear(network) and not isinstance(network.params.recurrent_weights, JAXSparse)
+    has_active_sets = is_threshold_linear(network) and not has_sparse_weights(network)
     tried = np.zeros((num_samples, -(-network.state_size // 8)), np.uint8)  # the last active set that was solved
 
     def settle(rows: np.ndarray, at: np.ndarray, exactly: bool) -> np.ndarray:

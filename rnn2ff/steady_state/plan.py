@@ -11,11 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import JAXSparse
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff.networks.base import RecurrentNetwork, residual
-from rnn2ff.networks.rate import is_rate_network
+from rnn2ff.networks.rate import has_sparse_weights, is_rate_network
 from rnn2ff.steady_state.anderson import repeat_accelerated
 from rnn2ff.steady_state.attraction import attractions, certified_rate, prove, shrink
 from rnn2ff.steady_state.follow import Followed, follow
@@ -32,6 +31,7 @@ _WORTH_IT = 1.6  # times as many sweeps, to finish all
 _SAME = 1e-3  # two states closer than this, relative to 1 + max |x|, are the same
 _LARGEST_SPLIT = 4096  # units; beyond, the inverse of a split costs more than it saves
 _PROOF_STEPS = (1.0, 0.8, 0.5, 0.25)
+_SWEEPS_PER_ROUND, _MAX_ROUNDS = 3, 6  # of what a tile gets beyond the planned sweeps
 
 
 class Plan(eqx.Module):
@@ -145,8 +145,7 @@ def _choose_sweep(network, states, stimuli) -> tuple[AbstractSweep, str]:
     """The best sweep that the network allows, and its name."""
     if not is_rate_network(network):
         return damped_sweep(network), "damped sweeps, since the field has no weights to look at"
-    is_sparse = isinstance(network.params.recurrent_weights, JAXSparse)
-    if is_sparse or network.state_size > _LARGEST_SPLIT:
+    if has_sparse_weights(network) or network.state_size > _LARGEST_SPLIT:
         return damped_sweep(network), "damped sweeps, since the network is sparse or large"
     try:
         return mean_slope_sweep(network, jnp.asarray(states), jnp.asarray(stimuli)), "mean-slope split sweeps"
@@ -207,6 +206,7 @@ class Swept(eqx.Module):
         speeds: `max |dx/dt|` there.
         is_proved: whether the state is proved to attract; all False if that was not asked for.
         rates: slowest decay rates of the proved, over time.
+        num_steps: sweeps made.
     """
 
     states: Float[Array, "batch state"]
@@ -214,6 +214,7 @@ class Swept(eqx.Module):
     speeds: Float[Array, " batch"]
     is_proved: Bool[Array, " batch"]
     rates: Float[Array, " batch"]
+    num_steps: Int[Array, " batch"]
 
 
 @eqx.filter_jit
@@ -225,8 +226,9 @@ def run_sweeps(
     num_sweeps: Int[ArrayLike, ""],
     starts: Float[ArrayLike, "batch state"] | None = None,
     proof_step: float | None = None,
+    tolerance: float | None = None,
 ) -> Swept:
-    """States after a fixed number of sweeps, tile by tile.
+    """States after a number of sweeps, tile by tile.
 
     Args:
         network: the network.
@@ -236,22 +238,45 @@ def run_sweeps(
         num_sweeps: how many; an array, so that another number compiles nothing.
         starts: states to start from; by default the sweep's own first guess.
         proof_step: of the proof that the states attract, in units of the shortest time constant; None for no proof.
+        tolerance: tiles in which a residual is not below it get a few sweeps more, for some rounds; None for exactly
+            `num_sweeps`.
     """
 
-    def run(stimulus, start):
+    def begin(stimulus, start):
         drive = sweep.drive(network, stimulus)
-        point = sweep.start(network, drive) if start is None else sweep.from_state(network, start, stimulus)
-        point = repeat_accelerated(sweep, network, drive, point, num_sweeps=num_sweeps, memory=memory)
+        return drive, sweep.start(network, drive) if start is None else sweep.from_state(network, start, stimulus)
+
+    def advance(drive, point, num_sweeps):
+        return repeat_accelerated(sweep, network, drive, point, num_sweeps=num_sweeps, memory=memory)
+
+    def measure(stimulus, point):
         state = sweep.to_state(network, point)
         speed = jnp.max(jnp.abs(network.velocity(state, stimulus)))
         return state, residual(network, state, stimulus), speed
 
     def run_tile(stimuli, starts):
-        states, residuals, speeds = jax.vmap(run)(stimuli, starts)
+        drives, points = jax.vmap(begin)(stimuli, starts)
+        points = jax.vmap(advance, in_axes=(0, 0, None))(drives, points, num_sweeps)
+
+        # A few more for the tile cost less than to gather the few samples that are still open.
+        def is_open(carry):
+            _, (_, residuals, _), num_rounds = carry
+            return (num_rounds < max_rounds) & jnp.any(residuals >= enough)
+
+        def go_on(carry):
+            points, _, num_rounds = carry
+            points = jax.vmap(advance, in_axes=(0, 0, None))(drives, points, extra)
+            return points, jax.vmap(measure)(stimuli, points), num_rounds + 1
+
+        start = (points, jax.vmap(measure)(stimuli, points), jnp.zeros((), jnp.int32))
+        _, (states, residuals, speeds), num_rounds = jax.lax.while_loop(is_open, go_on, start)
         if proof_step is None:
             is_proved, rates = jnp.zeros(len(states), bool), jnp.full_like(residuals, jnp.nan)
         else:
             is_proved, rates = shrink(network, states, stimuli, proof_step)
-        return Swept(states, residuals, speeds, is_proved, rates)
+        num_steps = jnp.full(len(states), num_sweeps + extra * num_rounds, jnp.int32)
+        return Swept(states, residuals, speeds, is_proved, rates, num_steps)
 
+    extra = jnp.asarray(_SWEEPS_PER_ROUND + 2 * memory, jnp.int32)
+    enough, max_rounds = (0.0, 0) if tolerance is None else (SAFETY * tolerance, _MAX_ROUNDS)
     return in_tiles(run_tile, (stimuli, starts), TILE)

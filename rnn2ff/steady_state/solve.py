@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimuli, check_stimulus, check_tolerance
 from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import has_sparse_weights
 from rnn2ff.steady_state.base import ADVICE, AbstractSteadyStateSolver, SteadyState, count_statuses
 from rnn2ff.steady_state.batch import SteadyStates, solve_by_plan
 from rnn2ff.steady_state.classify import judge
@@ -16,6 +17,8 @@ from rnn2ff.steady_state.implicit import with_implicit_derivative
 from rnn2ff.steady_state.padding import TILE
 from rnn2ff.steady_state.plan import Plan
 from rnn2ff.steady_state.rollout import Rollout
+
+_LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 
 
 def solve_steady_state(
@@ -25,6 +28,7 @@ def solve_steady_state(
     *,
     initial_state: Float[ArrayLike, " state"] | None = None,
     max_steps: int = 4096,
+    matrix_free: bool | None = None,
     throw: bool = True,
 ) -> SteadyState:
     """The steady state of a network for one stimulus.
@@ -39,6 +43,8 @@ def solve_steady_state(
         initial_state: where the dynamics start, by default at zero. In a multistable network it decides which
             steady state is the answer.
         max_steps: bound on the steps of the search.
+        matrix_free: how the linear system of a derivative is solved: from products with the Jacobian (GMRES), or by LU.
+            By default from products for networks above 1024 units or with sparse weights.
         throw: whether a search that ends without a steady state raises; otherwise the status tells.
 
     Raises:
@@ -53,18 +59,20 @@ def solve_steady_state(
     check_shape("initial_state", initial_state, (network.state_size,))
     check_finite("initial_state", initial_state)
     stimulus, initial_state = (jnp.asarray(each, network.dtype) for each in (stimulus, initial_state))
-    return _solve(network, stimulus, solver, initial_state, tolerance, max_steps, throw=throw)
+    if matrix_free is None:
+        matrix_free = network.state_size > _LARGEST_FACTORED or has_sparse_weights(network)
+    return _solve(network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, throw=throw)
 
 
 @eqx.filter_jit
-def _solve(network, stimulus, solver, initial_state, tolerance, max_steps, *, throw) -> SteadyState:
+def _solve(network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, *, throw) -> SteadyState:
     # The search and the verdict see constants: no derivative passes through them.
     constants = jax.lax.stop_gradient(eqx.filter((network, stimulus, initial_state), eqx.is_array))
     network_, stimulus_, initial_state_ = eqx.combine(constants, (network, stimulus, initial_state))
     candidate = solver.search(network_, stimulus_, initial_state_, tolerance=tolerance, max_steps=max_steps)
     watched_steps = 2 * max_steps if isinstance(solver, Rollout) else 0
     found = judge(network_, stimulus_, candidate, tolerance=tolerance, max_steps=watched_steps)
-    state = with_implicit_derivative(network, stimulus, found.state, found.is_converged)
+    state = with_implicit_derivative(network, stimulus, found.state, found.is_converged, matrix_free)
     if throw:
         messages = [f"No steady state ({each.name}): {advice}." for each, advice in ADVICE.items()]
         state = eqx.branched_error_if(state, ~found.is_converged, found.status - 1, messages)
@@ -184,6 +192,6 @@ def _solve_chunk(
 ) -> SteadyState:
     return jax.vmap(
         lambda stimulus, initial_state: _solve(
-            network, stimulus, solver, initial_state, tolerance, max_steps, throw=False
+            network, stimulus, solver, initial_state, tolerance, max_steps, False, throw=False
         )
     )(stimuli, initial_states)
