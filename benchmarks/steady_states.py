@@ -8,7 +8,7 @@ beside the agreement with an accurate rollout.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,16 +103,14 @@ class Method(NamedTuple):
     compile_seconds: float
 
 
-def run(config: Config) -> list[dict]:
+def run(config: Config) -> Iterator[dict]:
     """One row a method, problem, size and batch; a competitor that is not installed has a row that says so."""
-    rows = []
     for name in config.problems:
         sizes = config.sizes if name != "ssn" else config.sizes[:1]
         for state_size in sizes:
             for batch_size in config.batches:
-                rows += _run_problem(make_problem(name, state_size, batch_size, seed=config.seed), config)
+                yield from _run_problem(make_problem(name, state_size, batch_size, seed=config.seed), config)
                 jax.clear_caches()
-    return rows
 
 
 def _run_problem(problem: Problem, config: Config) -> list[dict]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -36,7 +36,7 @@ class Config(Protocol):
 def run_script(
     name: str,
     config: Config,
-    run: Callable[[Config], list[dict]],
+    run: Callable[[Config], Iterable[dict]],
     describe: Callable[[list[dict]], str],
     draw: Callable[[dict], object] | None = None,
     *,
@@ -47,7 +47,8 @@ def run_script(
     Args:
         name: of the script; its files are called so.
         config: the settings at full size.
-        run: computes the rows.
+        run: computes the rows; where it yields them, the record is written anew with each, and what an interrupted run
+            has found is kept.
         describe: the rows of the record as text to print.
         draw: makes the figure from the record, if there is one.
         folder: where the script lies, and leaves its record.
@@ -62,15 +63,21 @@ def run_script(
     config = config.smoke() if options.smoke else config
     out = options.out or (HERE.parent / "build" / "smoke" if options.smoke else folder)
     started = time.perf_counter()
-    rows = run(config)
-    seconds = time.perf_counter() - started
 
     from rnn2ff.records import record  # it imports JAX, which help does not need
 
-    content = record(name, config, rows, seconds=seconds)
-    print(describe(content["rows"]))
     (out / "results").mkdir(parents=True, exist_ok=True)
     written = [out / "results" / f"{name}.json"]
+    found = run(config)
+    rows = [] if isinstance(found, Iterator) else found
+    if isinstance(found, Iterator):
+        for row in found:
+            rows.append(row)
+            seconds = time.perf_counter() - started
+            write_json(written[0], record(name, config, rows, seconds=seconds, is_complete=False))
+    seconds = time.perf_counter() - started
+    content = record(name, config, rows, seconds=seconds)
+    print(describe(content["rows"]))
     write_json(written[0], content)
     if draw is not None:
         (out / "figures").mkdir(parents=True, exist_ok=True)
