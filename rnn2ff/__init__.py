@@ -15,6 +15,7 @@ _HOME = {
     "Plan": "steady_state",
     "PowerLaw": "networks",
     "RateForm": "networks",
+    "Refined": "approximators",
     "RecurrentNetwork": "networks",
     "Rollout": "steady_state",
     "RootFind": "steady_state",
@@ -24,12 +25,19 @@ _HOME = {
     "SteadyStates": "steady_state",
     "TwoLayer": "approximators",
     "accuracy": "evaluation",
+    "best_sweep": "sweeps",
     "competition": "evaluation",
     "count_statuses": "steady_state",
     "ctln": "networks",
+    "discrete_map": "networks",
     "distill": "distillation",
+    "find_fixed_points": "fixed_points",
+    "from_connectome": "networks",
+    "from_files": "networks",
+    "from_torch": "networks",
     "grating_stimulus": "networks",
     "hopfield": "networks",
+    "linearize": "stability",
     "load": "export",
     "motion_stimulus": "networks",
     "partition_competition": "networks",
@@ -53,6 +61,7 @@ _HOME = {
     "solve_steady_state": "steady_state",
     "solve_steady_states": "steady_state",
     "damped_sweep": "sweeps",
+    "mean_jacobian_sweep": "sweeps",
     "mean_slope_sweep": "sweeps",
     "split_sweep": "sweeps",
     "stability_constants": "stability",
@@ -68,17 +77,22 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from rnn2ff.approximators import TwoLayer
+    from rnn2ff.approximators import Refined, TwoLayer
     from rnn2ff.datasets import sample_from
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition
     from rnn2ff.export import load, save
+    from rnn2ff.fixed_points import find_fixed_points
     from rnn2ff.networks import (
         PowerLaw,
         RateForm,
         RecurrentNetwork,
         StateForm,
         ctln,
+        discrete_map,
+        from_connectome,
+        from_files,
+        from_torch,
         grating_stimulus,
         hopfield,
         motion_stimulus,
@@ -105,7 +119,7 @@ if TYPE_CHECKING:
         winner_take_all,
         wong_wang,
     )
-    from rnn2ff.stability import stability_constants
+    from rnn2ff.stability import linearize, stability_constants
     from rnn2ff.steady_state import (
         AbstractSteadyStateSolver,
         ActiveSet,
@@ -122,7 +136,7 @@ if TYPE_CHECKING:
         solve_steady_state,
         solve_steady_states,
     )
-    from rnn2ff.sweeps import damped_sweep, mean_slope_sweep, split_sweep
+    from rnn2ff.sweeps import best_sweep, damped_sweep, mean_jacobian_sweep, mean_slope_sweep, split_sweep
     from rnn2ff.training import train
 
 

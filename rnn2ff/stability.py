@@ -10,12 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import ArrayLike, Complex, Float
 
-from rnn2ff._checks import fail
+from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimulus, fail
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.threshold_linear import is_threshold_linear
-from rnn2ff.spectra import best_metric, is_p_matrix, perron_bound
+from rnn2ff.spectra import best_metric, is_p_matrix, perron_bound, sort_eigenvalues
+from rnn2ff.steady_state.attraction import LARGEST_DENSE, eigenvalues_by_krylov, jacobian
 from rnn2ff.sweeps import dense_weights
 
 _MOST_UNITS_MINORS = 12  # all principal minors are tried up to here: 4096 of them
@@ -104,3 +105,77 @@ def stability_constants(network: RecurrentNetwork) -> Constants:
         is_p_matrix=is_p_matrix(np.eye(len(weights)) - weights) if len(weights) <= _MOST_UNITS_MINORS else None,
         is_rectified=is_threshold_linear(network),
     )
+
+
+class Linearization(NamedTuple):
+    """The motion near one state, `dx/dt = J (x - x*)`; arrays on the host, in float64.
+
+    Attributes:
+        eigenvalues: of J, over time, the rightmost first; all of them, or the leading ones that a Krylov method found.
+        jacobian: J, or None where it is too large to be made.
+        spectral_radius: of `I + tau J`, the map `x+ = x + tau dx/dt`; of a discrete map, that of its own Jacobian. None
+            where J is not made.
+    """
+
+    eigenvalues: Complex[np.ndarray, " mode"]
+    jacobian: Float[np.ndarray, "state state"] | None
+    spectral_radius: float | None
+
+    @property
+    def spectral_abscissa(self) -> float:
+        """The largest real part; below 0 small perturbations die out."""
+        return float(self.eigenvalues[0].real)
+
+    @property
+    def time_constants(self) -> Float[np.ndarray, " mode"]:
+        """In which each mode falls to 1/e, in the network's unit of time; negative for a mode that grows so fast."""
+        with np.errstate(divide="ignore"):
+            return -1 / self.eigenvalues.real
+
+    @property
+    def frequencies(self) -> Float[np.ndarray, " mode"]:
+        """Of each mode, in cycles per unit of time; 0 if it does not turn."""
+        return np.abs(self.eigenvalues.imag) / (2 * np.pi)
+
+
+def linearize(
+    network: RecurrentNetwork,
+    state: Float[ArrayLike, " state"],
+    stimulus: Float[ArrayLike, " stimulus"],
+    *,
+    num_eigenvalues: int | None = None,
+) -> Linearization:
+    """How small perturbations of a state evolve, usually of a fixed point.
+
+    Args:
+        network: the network.
+        state: where to linearize.
+        stimulus: the stimulus.
+        num_eigenvalues: look only for so many of the rightmost eigenvalues, by a Krylov method that needs no matrix.
+            By default all of them up to 1024 units, and 6 beyond.
+
+    Raises:
+        ValueError: if shapes do not fit, a value is not finite, or more eigenvalues are asked for than the method finds
+            (two less than there are units).
+        RuntimeError: if the Krylov method finds none.
+    """
+    check_shape("state", state, (network.state_size,))
+    check_finite("state", state)
+    check_stimulus(stimulus, network.stimulus_size)
+    state, stimulus = (jnp.asarray(each, network.dtype) for each in (state, stimulus))
+    if num_eigenvalues is None and network.state_size <= LARGEST_DENSE:
+        matrix = np.asarray(jacobian(network, state, stimulus), np.float64)
+        taus = np.broadcast_to(np.asarray(network.time_constants, np.float64), (network.state_size,))
+        step = np.eye(network.state_size) + taus[:, None] * matrix
+        eigenvalues = sort_eigenvalues(np.linalg.eigvals(matrix))
+        return Linearization(eigenvalues, matrix, float(np.abs(np.linalg.eigvals(step)).max()))
+    count = 6 if num_eigenvalues is None else num_eigenvalues
+    check_at_least("num_eigenvalues", count, 1)
+    if count > network.state_size - 2:
+        raise fail("num_eigenvalues", "are too many", f"at most {network.state_size - 2}, or None for all", count)
+    tolerance = 1e-10 if network.dtype == jnp.float64 else 1e-5
+    found = eigenvalues_by_krylov(network, state, stimulus, count, tolerance)
+    if not len(found):
+        msg = f"The Krylov method found none of {count} eigenvalues. Ask for more of them, or for all with None."
+        raise RuntimeError(msg)
+    return Linearization(found, None, None)

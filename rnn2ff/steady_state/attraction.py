@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Scalar
 
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import StateForm, has_sparse_weights, is_rate_network, slopes
@@ -27,12 +27,12 @@ from rnn2ff.steady_state.active_set import active_blocks, total_inputs
 from rnn2ff.steady_state.padding import TILE, in_tiles, padded
 
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logs of norms; no transient growth reaches e^60
-_NEUTRAL = 1e-6  # a growth rate below this, per longest time constant, is within rounding of none
+NEUTRAL = 1e-6  # a growth rate below this, per longest time constant, is within rounding of none
 _PROOF = 1e-3  # the norm to shrink to; the chance of a false proof is below this, for each unstable fixed point
 _STEPS_PER_CHECK, _MAX_CHECKS = 4, 48
 _MOST_SQUARINGS = 16
 _SMALL_BLOCK = 40  # units
-_LARGEST_DENSE = 1024  # units; beyond, only the rightmost eigenvalue is sought, by a Krylov method
+LARGEST_DENSE = 1024  # units; beyond, only the rightmost eigenvalue is sought, by a Krylov method
 
 
 class Attraction(eqx.Module):
@@ -73,10 +73,10 @@ def attraction(
 
     def transform(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         del carry
-        jacobian = jax.jacfwd(network.velocity)(state, stimulus)
-        norm = jnp.maximum(jnp.linalg.norm(jacobian), jnp.finfo(state.dtype).tiny)
+        matrix = jax.jacfwd(network.velocity)(state, stimulus)
+        norm = jnp.maximum(jnp.linalg.norm(matrix), jnp.finfo(state.dtype).tiny)
         scale = size**0.5 / norm  # so that typical eigenvalues end up far inside the unit circle
-        cayley = jnp.linalg.solve(identity - scale * jacobian, identity + scale * jacobian)
+        cayley = jnp.linalg.solve(identity - scale * matrix, identity + scale * matrix)
         return jnp.zeros((), bool), cayley, scale
 
     def is_undecided(carry: tuple[Array, Array, Array]) -> Array:
@@ -110,7 +110,7 @@ def certified_rate(network: RecurrentNetwork) -> float:
     if not is_rate_network(network) or network.vector_field.nonlinearity not in (jax.nn.relu, jnp.tanh):
         return 0.0
     weights = network.params.recurrent_weights
-    if has_sparse_weights(network) or len(weights) > 2 * _LARGEST_DENSE:
+    if has_sparse_weights(network) or len(weights) > 2 * LARGEST_DENSE:
         return 0.0
     weights = np.asarray(weights, np.float64)
     slowest = float(np.max(np.asarray(network.time_constants)))
@@ -221,10 +221,10 @@ def rightmost_eigenvalues(
     """The largest real part of the eigenvalues of each Jacobian, over time; on the host, in float64."""
     if _has_blocks(network):
         return _rightmost_of_blocks(network, states, stimuli)
-    if network.state_size <= _LARGEST_DENSE:
+    if network.state_size <= LARGEST_DENSE:
         return np.array(
             [
-                np.linalg.eigvals(np.asarray(_jacobian(network, state, stimulus), np.float64)).real.max()
+                np.linalg.eigvals(np.asarray(jacobian(network, state, stimulus), np.float64)).real.max()
                 for state, stimulus in zip(states, stimuli)
             ]
         )
@@ -283,7 +283,7 @@ def _attractions_of_blocks(network, states, stimuli) -> Attraction:
     undecided = np.flatnonzero(~is_stable)
     if len(undecided):  # eigenvalues have the last word
         rightmost = _rightmost_of_blocks(network, states[undecided], stimuli[undecided])
-        is_stable[undecided], rates[undecided] = rightmost * slowest < _NEUTRAL, -rightmost
+        is_stable[undecided], rates[undecided] = rightmost * slowest < NEUTRAL, -rightmost
     return Attraction(is_stable, np.maximum(rates, 0))
 
 
@@ -301,7 +301,10 @@ def _has_small_blocks(network, states) -> bool:
 
 
 @eqx.filter_jit
-def _jacobian(network, state, stimulus):
+def jacobian(
+    network: RecurrentNetwork, state: Float[ArrayLike, " state"], stimulus: Float[ArrayLike, " stimulus"]
+) -> Float[Array, "state state"]:
+    """The Jacobian of the velocity, over time."""
     return jax.jacfwd(network.velocity)(jnp.asarray(state), jnp.asarray(stimulus))
 
 
@@ -310,11 +313,24 @@ def _push(network, state, stimulus, vector):
     return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (vector,))[1]
 
 
-def _rightmost_by_krylov(network, state, stimulus) -> float:
+def eigenvalues_by_krylov(
+    network: RecurrentNetwork,
+    state: Float[ArrayLike, " state"],
+    stimulus: Float[ArrayLike, " stimulus"],
+    count: int = 1,
+    tolerance: float = 1e-4,
+) -> Complex[np.ndarray, " found"]:
+    """The rightmost eigenvalues of the Jacobian, from its products with vectors; those that were found."""
+    state, stimulus = (jnp.asarray(each, network.dtype) for each in (state, stimulus))
+
     def push(vector: np.ndarray) -> np.ndarray:
         return np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))
 
-    found = leading_eigenvalues(push, network.state_size, network.dtype)
+    return leading_eigenvalues(push, network.state_size, network.dtype, count=count, tolerance=tolerance)
+
+
+def _rightmost_by_krylov(network, state, stimulus) -> float:
+    found = eigenvalues_by_krylov(network, state, stimulus)
     return float(found[0].real) if len(found) else np.inf  # not proved stable
 
 
@@ -369,6 +385,6 @@ def settle_unproved(
     elif len(rows):
         rightmost = rightmost_eigenvalues(network, states[rows], stimuli[rows])
         slowest = float(np.max(np.asarray(network.time_constants)))
-        is_stable[rows] = rightmost * slowest < _NEUTRAL
+        is_stable[rows] = rightmost * slowest < NEUTRAL
         rates[rows] = -rightmost
     return Attraction(is_stable, np.maximum(rates, 0))
