@@ -15,6 +15,7 @@ _HOME = {
     "Plan": "steady_state",
     "PowerLaw": "networks",
     "RateForm": "networks",
+    "Refined": "approximators",
     "RecurrentNetwork": "networks",
     "Rollout": "steady_state",
     "RootFind": "steady_state",
@@ -24,6 +25,7 @@ _HOME = {
     "SteadyStates": "steady_state",
     "TwoLayer": "approximators",
     "accuracy": "evaluation",
+    "best_sweep": "sweeps",
     "competition": "evaluation",
     "count_statuses": "steady_state",
     "ctln": "networks",
@@ -53,6 +55,7 @@ _HOME = {
     "solve_steady_state": "steady_state",
     "solve_steady_states": "steady_state",
     "damped_sweep": "sweeps",
+    "mean_jacobian_sweep": "sweeps",
     "mean_slope_sweep": "sweeps",
     "split_sweep": "sweeps",
     "stabilized_supralinear": "networks",
@@ -67,7 +70,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from rnn2ff.approximators import TwoLayer
+    from rnn2ff.approximators import Refined, TwoLayer
     from rnn2ff.datasets import sample_from
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition
@@ -120,7 +123,7 @@ if TYPE_CHECKING:
         solve_steady_state,
         solve_steady_states,
     )
-    from rnn2ff.sweeps import damped_sweep, mean_slope_sweep, split_sweep
+    from rnn2ff.sweeps import best_sweep, damped_sweep, mean_jacobian_sweep, mean_slope_sweep, split_sweep
     from rnn2ff.training import train
 
 

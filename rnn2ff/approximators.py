@@ -1,4 +1,4 @@
-"""The feed-forward network that replaces the solve, `r = [W2 [W1 u + b1]_+ + b2 (+ V u)]_+`.
+"""Feed-forward networks that replace the solve: two layers, `r = [W2 [W1 u + b1]_+ + b2 (+ V u)]_+`, or two and sweeps.
 
 Nothing here needs a solver, so a deployed approximator stays light.
 """
@@ -7,9 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from rnn2ff._checks import check_at_least
+from rnn2ff._checks import check_at_least, fail
+from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.threshold_linear import has_rectified_rates
+from rnn2ff.sweeps import AbstractSweep
 
 
 class TwoLayer(eqx.Module):
@@ -97,7 +100,131 @@ class TwoLayer(eqx.Module):
         return self.readout_weights.shape[0]
 
 
+class Refined(eqx.Module):
+    """Two layers that predict where the state comes to rest, and a fixed number of sweeps that improve on it.
+
+    A sweep is one step of the solvers, with the network's own weights, so it corrects what no width learns. The steps
+    have trained sizes, one for each sweep and unit, and the first pass is trained *through* them: it learns to land
+    where the sweeps finish well. In the coordinates of the sweep (the total input to each unit, for a network with
+    weights; otherwise the state) one call is, for one stimulus u,
+
+        x_0 = start(u) + two_layer(u)
+        x_(t+1) = x_t + a_t (sweep(x_t) - x_t) + c_t (x_t - x_(t-1)),    t = 0 .. num_sweeps - 1,    x_(-1) = x_0
+        r = rates(to_state(x_num_sweeps)),
+
+    products of vectors being unit by unit. In full, for a `SplitSweep`, with `h = B u + b`
+    (`network.params.feedforward_input(u)`) and the network's nonlinearity phi,
+
+        start(u) = h @ sweep.drive_map + sweep.offset
+        two_layer(u) = readout_weights @ relu(hidden_weights @ u + hidden_bias) + readout_bias (+ bypass_weights @ u)
+        sweep(x) = h @ sweep.drive_map + (phi(x) - sweep.slopes * x) @ sweep.recurrent_map
+        rates = phi(x),
+
+    and for a `JacobianSweep`, `start(u) = u @ sweep.stimulus_map + sweep.offset` and
+    `sweep(x) = x + velocity(x, u) @ sweep.velocity_map`. With N units, M channels and width H, a call costs
+    `H (M + N) + (num_sweeps + 1) N^2` products.
+
+    Attributes:
+        two_layer: the first pass, not rectified: what is to be added to the sweep's own first guess.
+        step_sizes: a, one row a sweep; 1 is the plain sweep.
+        momenta: c, one row a sweep; 0 is the plain sweep. The first row has no effect.
+        sweep: the step; held constant in training.
+        network: the recurrent network, whose nonlinearity and weights the sweep uses; held constant in training.
+        is_rectified: whether the rates are rectified points.
+    """
+
+    two_layer: TwoLayer
+    step_sizes: Float[Array, "sweeps state"]
+    momenta: Float[Array, "sweeps state"]
+    sweep: AbstractSweep
+    network: RecurrentNetwork
+    is_rectified: bool = eqx.field(static=True)
+
+    def __init__(self, two_layer: TwoLayer, network: RecurrentNetwork, sweep: AbstractSweep, *, num_sweeps: int):
+        """Plain sweeps after a pass.
+
+        Args:
+            two_layer: from stimuli to points, not rectified.
+            network: the network whose steady states are approximated.
+            sweep: of that network; `best_sweep` makes it.
+            num_sweeps: how many, at least 1.
+
+        Raises:
+            ValueError: if the two layers are rectified or do not fit the network, or `num_sweeps` is below 1.
+        """
+        check_at_least("num_sweeps", num_sweeps, 1)
+        received = (two_layer.stimulus_size, two_layer.rate_size)
+        if received != (network.stimulus_size, network.state_size):
+            expected = f"{network.stimulus_size} channels and an output for each of {network.state_size} units"
+            raise fail("two_layer", "does not fit the network", expected, f"{received[0]} and {received[1]}")
+        if two_layer.is_rectified:
+            raise fail("two_layer", "is rectified", "`is_rectified=False`, as points may be negative", "True")
+        self.two_layer = two_layer
+        self.step_sizes = jnp.ones((num_sweeps, network.state_size), network.dtype)
+        self.momenta = jnp.zeros((num_sweeps, network.state_size), network.dtype)
+        self.sweep = sweep
+        self.network = network
+        self.is_rectified = has_rectified_rates(network)
+
+    def __call__(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " rate"]:
+        """The predicted rates for one stimulus."""
+        return self._rates(self.point(stimulus))
+
+    def state(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        """The predicted steady state for one stimulus."""
+        return self.sweep.to_state(self.network, self.point(stimulus))
+
+    def point(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        """The predicted steady state in the coordinates of the sweep."""
+        drive = self.sweep.drive(self.network, stimulus)
+        point = before = self.sweep.start(self.network, drive) + self.two_layer(stimulus)
+        for step_size, momentum in zip(self.step_sizes, self.momenta):
+            step = self.sweep(self.network, drive, point) - point
+            before, point = point, point + step_size * step + momentum * (point - before)
+        return point
+
+    def linear_output(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " rate"]:
+        """The rates before their rectifier, where `is_rectified`."""
+        point = self.point(stimulus)
+        return self._rates(point) - self._rates(-point)  # [x]_+ - [-x]_+ = x, also where rates are a part of the units'
+
+    def _rates(self, point: Float[Array, " state"]) -> Float[Array, " rate"]:
+        return self.network.rates(self.sweep.to_state(self.network, point))
+
+    @property
+    def num_sweeps(self) -> int:
+        """Number of sweeps after the pass."""
+        return self.step_sizes.shape[0]
+
+    @property
+    def stimulus_size(self) -> int:
+        """Number of stimulus channels."""
+        return self.network.stimulus_size
+
+    @property
+    def width(self) -> int:
+        """Number of hidden units."""
+        return self.two_layer.width
+
+    @property
+    def rate_size(self) -> int:
+        """Number of rates."""
+        return self.network.rate_size
+
+
+Approximator = TwoLayer | Refined
+
+
+def trainable(approximator: Approximator) -> PyTree[bool]:
+    """Which leaves training changes: all weights of the two layers, and the sizes of the steps; not the network."""
+    if isinstance(approximator, TwoLayer):
+        return jax.tree.map(eqx.is_inexact_array, approximator)
+    constant = jax.tree.map(lambda _: False, approximator)
+    chosen = lambda each: (each.two_layer, each.step_sizes, each.momenta)  # noqa: E731
+    return eqx.tree_at(chosen, constant, jax.tree.map(eqx.is_inexact_array, chosen(approximator)))
+
+
 @eqx.filter_jit
-def predict(approximator: TwoLayer, stimuli: Float[Array, "batch stimulus"]) -> Float[Array, "batch rate"]:
+def predict(approximator: Approximator, stimuli: Float[Array, "batch stimulus"]) -> Float[Array, "batch rate"]:
     """The approximator's rates for a batch, in one compiled pass."""
     return jax.vmap(approximator)(stimuli)

@@ -13,7 +13,7 @@ from rnn2ff.datasets import Pairs, SampleStimulus, hold_out, key_for, sample_sti
 from rnn2ff.evaluation import Accuracy, accuracy, check_varies
 from rnn2ff.files import plain
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.threshold_linear import is_threshold_linear
+from rnn2ff.networks.threshold_linear import has_rectified_rates
 from rnn2ff.steady_state import AbstractSteadyStateSolver
 from rnn2ff.training import TrainingRun, train
 
@@ -114,7 +114,7 @@ def distill(
         network.stimulus_size,
         width,
         network.rate_size,
-        is_rectified=is_threshold_linear(network),
+        is_rectified=has_rectified_rates(network),
         bypass=bypass,
         key=key_for(key, "initialization"),
     )

@@ -6,7 +6,8 @@ and inverting the left side once per network gives
     x+ = P h + P W (phi(x) - D x),    P = (I - W D)^-1,
 
 one matrix product a sweep. With D the mean slope of the units, what is left for the sweep to do is small. The damped
-sweep, `x+ = x + s tau dx/dt`, is for any vector field.
+sweep, `x+ = x + s tau dx/dt`, is for any vector field; so is the mean-Jacobian sweep, `x+ = x + P dx/dt` with P the
+negative inverse of a mean Jacobian, which to a network with weights is the split sweep again.
 
 Solvers, refinement and approximators share these steps.
 """
@@ -179,6 +180,50 @@ class DampedSweep(AbstractSweep):
         return state
 
 
+class JacobianSweep(AbstractSweep):
+    """`x+ = x + P dx/dt`, for any vector field; made by `mean_jacobian_sweep`.
+
+    Attributes:
+        velocity_map: P, transposed.
+        stimulus_map: how the steady state of the mean linearization follows the stimulus, transposed.
+        offset: that steady state for a stimulus of zero.
+        velocity_per_step: the largest row norm of `tau P^-1`.
+    """
+
+    velocity_map: Float[Array, "state state"]
+    stimulus_map: Float[Array, "stimulus state"]
+    offset: Float[Array, " state"]
+    velocity_per_step: Scalar
+
+    def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " stimulus"]:
+        """The stimulus itself."""
+        del network
+        return stimulus
+
+    def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        """The steady state of the mean linearization."""
+        del network
+        return drive @ self.stimulus_map + self.offset
+
+    def __call__(
+        self, network: RecurrentNetwork, drive: Float[Array, " stimulus"], point: Float[Array, " state"]
+    ) -> Float[Array, " state"]:
+        """One evaluation of the velocity, and a matrix product."""
+        return point + network.velocity(point, drive) @ self.velocity_map
+
+    def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
+        """Points are states."""
+        del network
+        return point
+
+    def from_state(
+        self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, " state"]:
+        """Points are states."""
+        del network, stimulus
+        return state
+
+
 def damped_sweep(network: RecurrentNetwork, step: float = 1.0) -> DampedSweep:
     """The damped sweep, `x+ = x + s tau dx/dt`.
 
@@ -248,6 +293,60 @@ def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch stat
     sweep = split_sweep(network, mean_slopes)
     rest = jax.vmap(form.nonlinearity)(points).mean(axis=0) - mean_slopes * points.mean(axis=0)
     return eqx.tree_at(lambda sweep: sweep.offset, sweep, rest @ sweep.recurrent_map)
+
+
+def mean_jacobian_sweep(
+    network: RecurrentNetwork, states: Float[Array, "batch state"], stimuli: Float[Array, "batch stimulus"]
+) -> JacobianSweep:
+    """The sweep with the mean Jacobian of sampled steady states, for any vector field.
+
+    Args:
+        network: any network.
+        states: steady states, one a row.
+        stimuli: their stimuli, one a row.
+
+    Raises:
+        ValueError: if the mean Jacobian is singular.
+    """
+    by_state, by_stimulus = _mean_jacobians(network, states, stimuli)
+    by_state, by_stimulus = np.asarray(by_state, np.float64), np.asarray(by_stimulus, np.float64)
+    condition = np.linalg.cond(by_state) if np.isfinite(by_state).all() else np.inf
+    if not condition < _LARGEST_CONDITION:
+        expected = f"a condition number below {_LARGEST_CONDITION:.0e}"
+        raise fail("states", "have a singular mean Jacobian", expected, f"{condition:.1e}")
+    inverse = -np.linalg.inv(by_state)
+    stimulus_map = (inverse @ by_stimulus).T
+    means = [np.asarray(each, np.float64).mean(axis=0) for each in (states, stimuli)]
+    scaled = np.asarray(network.time_constants).reshape(-1, 1) * by_state
+    return JacobianSweep(
+        velocity_map=jnp.asarray(inverse.T, network.dtype),
+        stimulus_map=jnp.asarray(stimulus_map, network.dtype),
+        offset=jnp.asarray(means[0] - means[1] @ stimulus_map, network.dtype),
+        velocity_per_step=jnp.asarray(np.linalg.norm(scaled, axis=1).max(), network.dtype),
+    )
+
+
+@eqx.filter_jit
+def _mean_jacobians(network, states, stimuli):
+    jacobians = jax.vmap(jax.jacfwd(network.velocity, argnums=(0, 1)))(states, stimuli)
+    return jax.tree.map(lambda each: each.mean(axis=0), jacobians)
+
+
+def best_sweep(
+    network: RecurrentNetwork, states: Float[Array, "batch state"], stimuli: Float[Array, "batch stimulus"]
+) -> SplitSweep | JacobianSweep:
+    """The mean-slope sweep of a network with a weight matrix, and the mean-Jacobian sweep of any other.
+
+    Args:
+        network: any network.
+        states: steady states, one a row.
+        stimuli: their stimuli, one a row.
+
+    Raises:
+        ValueError: if what has to be inverted is singular.
+    """
+    make = mean_slope_sweep if is_rate_network(network) else mean_jacobian_sweep
+    return make(network, states, stimuli)
 
 
 def dense_weights(network: RecurrentNetwork) -> Float[Array, "state state"]:

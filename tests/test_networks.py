@@ -10,12 +10,15 @@ from rnn2ff import (
     RecurrentNetwork,
     partition_competition,
     partition_means,
+    random_rate_network,
     random_threshold_linear,
+    relation_network,
     residual,
     threshold_linear,
     threshold_linear_rate,
     winner_take_all,
 )
+from rnn2ff.networks.threshold_linear import has_rectified_rates
 
 EXACT = 1e-6
 
@@ -199,3 +202,22 @@ class TestBadInput:
     def test_impossible_competitions_are_refused(self, arguments, message):
         with pytest.raises(ValueError, match=message):
             partition_competition(**{"num_partitions": 2, "units_per_partition": 2, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (threshold_linear(np.eye(2) / 2), True),
+        (threshold_linear_rate(np.eye(2) / 2), True),
+        (relation_network(3), True),
+        (random_rate_network(3, key=jr.key(0)), False),
+    ],
+)
+def test_which_rates_are_rectified_inputs(network, expected):
+    assert has_rectified_rates(network) is expected
+
+
+def test_a_network_read_out_by_its_state_has_no_rectified_rates():
+    network = threshold_linear(np.eye(2) / 2)
+    own = RecurrentNetwork(network.vector_field, network.params, state_size=2, stimulus_size=2)
+    assert not has_rectified_rates(own)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_positive, fail
+from rnn2ff._checks import check_at_least, check_positive, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import RateForm, StateForm, rate_network
 
@@ -20,6 +20,15 @@ RATE_FORM = RateForm(jax.nn.relu)
 def is_threshold_linear(network: RecurrentNetwork) -> bool:
     """Whether the exact methods for piecewise linear networks apply."""
     return network.vector_field in (STATE_FORM, RATE_FORM)
+
+
+def has_rectified_rates(network: RecurrentNetwork) -> bool:
+    """Whether the rates are rectified total inputs, of all units or of some; a user's rate function may be another."""
+    if not is_threshold_linear(network) or not all(map(is_known, jax.tree.leaves(network.params))):
+        return False
+    totals = jnp.arange(1, network.state_size + 1, dtype=network.dtype)
+    positive, negative = (network.rates(network.vector_field.from_total_input(each)) for each in (totals, -totals))
+    return bool((positive > 0).all() and (negative == 0).all())
 
 
 def threshold_linear(
