@@ -14,7 +14,7 @@ import numpy as np
 
 from rnn2ff import __version__
 from rnn2ff._checks import fail
-from rnn2ff.approximators import TwoLayer
+from rnn2ff.approximators import Approximator
 from rnn2ff.export.fixed_point import GAIN_BITS, STEP_BITS, IntegerModel
 from rnn2ff.export.plain import plain_arrays
 
@@ -36,7 +36,7 @@ class Footprint(NamedTuple):
     num_products: int
 
 
-def to_c(model: TwoLayer | IntegerModel, *, name: str = "rnn2ff") -> str:
+def to_c(model: Approximator | IntegerModel, *, name: str = "rnn2ff") -> str:
     """An approximator as a C99 header; in whole numbers for what `quantize` returns, else in float.
 
     Args:
@@ -55,17 +55,18 @@ def to_c(model: TwoLayer | IntegerModel, *, name: str = "rnn2ff") -> str:
     return Template(template).substitute(fields, name=name, NAME=name.upper(), version=__version__)
 
 
-def footprint(model: TwoLayer | IntegerModel) -> Footprint:
+def footprint(model: Approximator | IntegerModel) -> Footprint:
     """What the header of an approximator takes of a machine."""
     parts = _parts(model)
     sizes = parts.fields
     num_signals = sizes["width"] + sizes["state_size"] * (5 if sizes["num_sweeps"] else 1)
-    matrices = {label: array for label, array in parts.arrays.items() if array.ndim == 2}
-    repeats = {"recurrent_weights": sizes["num_sweeps"]}
+    products = {label: array.size for label, array in parts.arrays.items() if label.endswith("weights")}
+    if sizes["num_sweeps"]:
+        products["recurrent_weights"] *= sizes["num_sweeps"]
     return Footprint(
         flash_bytes=sum(array.nbytes for array in parts.arrays.values()),
         ram_bytes=num_signals * parts.bytes_per_signal,
-        num_products=sum(repeats.get(label, 1) * array.size for label, array in matrices.items()),
+        num_products=sum(products.values()),
     )
 
 
@@ -78,7 +79,7 @@ class _Parts(NamedTuple):
     bytes_per_signal: int
 
 
-def _parts(model: TwoLayer | IntegerModel) -> _Parts:
+def _parts(model: Approximator | IntegerModel) -> _Parts:
     if isinstance(model, IntegerModel):
         arrays = dict(_integer_arrays(model))
         fields = {

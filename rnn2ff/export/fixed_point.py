@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int, Int8, Int16, Int32
 
 from rnn2ff._checks import check_stimuli, fail
-from rnn2ff.approximators import TwoLayer
+from rnn2ff.approximators import Approximator
 from rnn2ff.export.plain import Plain, plain_arrays
 
 LARGEST = 32767  # of a 16-bit signal; -32768 is not used, so that the range is symmetric
@@ -57,16 +57,16 @@ class IntegerSweeps(NamedTuple):
         recurrent: from the rest to the state.
         positive_gains: `1 - D`, of the rest where the state is positive.
         negative_gains: `-D`, elsewhere.
-        steps: one for each sweep.
-        momenta: one for each sweep.
+        steps: one row a sweep.
+        momenta: one row a sweep.
     """
 
     drive: IntegerLayer
     recurrent: IntegerLayer
     positive_gains: Int32[np.ndarray, " state"]
     negative_gains: Int32[np.ndarray, " state"]
-    steps: Int32[np.ndarray, " sweep"]
-    momenta: Int32[np.ndarray, " sweep"]
+    steps: Int32[np.ndarray, "sweep state"]
+    momenta: Int32[np.ndarray, "sweep state"]
 
 
 class IntegerModel(NamedTuple):
@@ -121,12 +121,13 @@ class IntegerModel(NamedTuple):
     def _sweep(self, stimuli: np.ndarray, state: np.ndarray) -> np.ndarray:
         """All sweeps, one after the other."""
         sweeps = self.sweeps
-        drive, before = sweeps.drive(stimuli), state
+        drive = sweeps.drive(stimuli)
+        before = state = _saturate(_wide(drive) + state)
         for step, momentum in zip(sweeps.steps, sweeps.momenta):
             gains = np.where(state > 0, sweeps.positive_gains, sweeps.negative_gains)
             rest = rescale(_wide(state) * gains, 1, GAIN_BITS)
             target = _saturate(_wide(drive) + sweeps.recurrent(rest))
-            change = int(step) * (_wide(target) - state) + int(momentum) * (_wide(state) - before)
+            change = _wide(step) * (_wide(target) - state) + _wide(momentum) * (_wide(state) - before)
             before, state = state, _saturate(_wide(state) + rescale(change, 1, STEP_BITS))
         return state
 
@@ -150,7 +151,7 @@ def _saturate(signal: Int[np.ndarray, "..."]) -> Int16[np.ndarray, "..."]:
     return np.clip(signal, -LARGEST, LARGEST).astype(np.int16)
 
 
-def quantize(approximator: TwoLayer, stimuli: Float[ArrayLike, "batch stimulus"]) -> IntegerModel:
+def quantize(approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"]) -> IntegerModel:
     """Bring an approximator into whole numbers.
 
     Args:
@@ -202,8 +203,9 @@ def _ranges(plain: Plain, stimuli: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         state = state + bypassed
     if plain.sweeps is not None:
         sweeps = plain.sweeps
-        drive, before = stimuli @ sweeps.drive_weights.T + sweeps.drive_bias, state
-        seen.append(drive)
+        drive = stimuli @ sweeps.drive_weights.T + sweeps.drive_bias
+        before = state = drive + state
+        seen += [drive, state]
         for step, momentum in zip(sweeps.steps, sweeps.momenta):
             fed_back = (np.maximum(state, 0) - sweeps.slopes * state) @ sweeps.recurrent_weights.T
             target = drive + fed_back

@@ -14,7 +14,7 @@ from jaxtyping import ArrayLike, Float
 
 from rnn2ff import __version__
 from rnn2ff._checks import check_stimuli, fail
-from rnn2ff.approximators import TwoLayer
+from rnn2ff.approximators import Approximator
 from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.plain import Plain, plain_arrays
 
@@ -24,7 +24,7 @@ _IR_VERSION = 8  # of the file; any runtime since 2021 reads it
 
 
 @needs_extra("onnx", "onnx", "onnxruntime")
-def to_onnx(approximator: TwoLayer, *, opset: int = DEFAULT_OPSET) -> bytes:
+def to_onnx(approximator: Approximator, *, opset: int = DEFAULT_OPSET) -> bytes:
     """An approximator as an ONNX model, in float32.
 
     Its input is `stimuli`, shape (batch, stimulus), its output `rates`, shape (batch, rate); the batch is dynamic.
@@ -85,12 +85,12 @@ class _Graph:
         return helper.make_graph(self.nodes, "rnn2ff", inputs, outputs, self.weights)
 
     def sweep(self, state: str) -> str:
-        """All sweeps, one after the other."""
+        """All sweeps, one after the other, from what the pass adds to their first guess."""
         sweeps = self.plain.sweeps
         slopes = self.constant("slopes", sweeps.slopes)
         drive = self.gemm("stimuli", "drive", sweeps.drive_weights, sweeps.drive_bias)
         recurrent = self.constant("recurrent_weights", sweeps.recurrent_weights)
-        before = state
+        before = state = self.node("Add", drive, state)
         for i, (step, momentum) in enumerate(zip(sweeps.steps, sweeps.momenta)):
             rest = self.node("Sub", self.node("Relu", state), self.node("Mul", slopes, state))
             target = self.node("Add", drive, self.node("Gemm", rest, recurrent, transB=1))

@@ -2,7 +2,7 @@
 
     h = [W1 u + b1]_+,    x = W2 h + b2 (+ V u)
 
-and, where sweeps refine the pass, with `d = A u + c` made once, for each of them
+and, where sweeps refine the pass, x starts from `x + d`, with `d = A u + c` made once, and each of them is
 
     x+ = x + a (d + R ([x]_+ - D x) - x) + m (x - x_before).
 
@@ -11,10 +11,15 @@ The rates are `[x]_+`, or x itself where they are not rectified.
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnn2ff.approximators import TwoLayer
+from rnn2ff._checks import fail
+from rnn2ff.approximators import Approximator, Refined
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks.threshold_linear import has_rectified_rates
+from rnn2ff.sweeps import SplitSweep
 
 
 class PlainSweeps(NamedTuple):
@@ -25,16 +30,16 @@ class PlainSweeps(NamedTuple):
         drive_bias: c.
         recurrent_weights: R, from column to row.
         slopes: the diagonal of D.
-        steps: a, one for each sweep.
-        momenta: m, one for each sweep.
+        steps: a, one row a sweep.
+        momenta: m, one row a sweep; the first has no effect.
     """
 
     drive_weights: Float[np.ndarray, "state stimulus"]
     drive_bias: Float[np.ndarray, " state"]
     recurrent_weights: Float[np.ndarray, "state state"]
     slopes: Float[np.ndarray, " state"]
-    steps: Float[np.ndarray, " sweep"]
-    momenta: Float[np.ndarray, " sweep"]
+    steps: Float[np.ndarray, "sweep state"]
+    momenta: Float[np.ndarray, "sweep state"]
 
 
 class Plain(NamedTuple):
@@ -75,27 +80,55 @@ class Plain(NamedTuple):
         """Number of outputs of the pass."""
         return self.readout_weights.shape[0]
 
-    @property
-    def num_products(self) -> int:
-        """Multiplications of weights in one evaluation, whatever the stimulus."""
-        matrices = [self.hidden_weights, self.readout_weights, self.bypass_weights]
-        count = sum(matrix.size for matrix in matrices if matrix is not None)
-        if self.sweeps is None:
-            return count
-        return count + self.sweeps.drive_weights.size + len(self.sweeps.steps) * self.sweeps.recurrent_weights.size
 
+def plain_arrays(approximator: Approximator) -> Plain:
+    """The arrays of an approximator, in float32, as the runtimes that follow want them.
 
-def plain_arrays(approximator: TwoLayer) -> Plain:
-    """The arrays of an approximator, in float32, as the runtimes that follow want them."""
+    Raises:
+        ValueError: if sweeps refine the pass and are not those of a threshold-linear network.
+    """
+    refined = isinstance(approximator, Refined)
+    two_layer = approximator.two_layer if refined else approximator
+    offset = approximator.sweep.offset if refined and isinstance(approximator.sweep, SplitSweep) else 0
     return Plain(
-        hidden_weights=_float32(approximator.hidden_weights),
-        hidden_bias=_float32(approximator.hidden_bias),
-        readout_weights=_float32(approximator.readout_weights),
-        readout_bias=_float32(approximator.readout_bias),
-        bypass_weights=None if approximator.bypass_weights is None else _float32(approximator.bypass_weights),
+        hidden_weights=_float32(two_layer.hidden_weights),
+        hidden_bias=_float32(two_layer.hidden_bias),
+        readout_weights=_float32(two_layer.readout_weights),
+        readout_bias=_float32(np.asarray(two_layer.readout_bias, np.float64) + np.asarray(offset, np.float64)),
+        bypass_weights=None if two_layer.bypass_weights is None else _float32(two_layer.bypass_weights),
         is_rectified=approximator.is_rectified,
-        sweeps=None,
+        sweeps=_plain_sweeps(approximator) if refined else None,
         rate_size=approximator.rate_size,
+    )
+
+
+def check_exportable(network: RecurrentNetwork, sweep: object) -> None:
+    """Sweeps of a threshold-linear network, whose rates are those of its first units, or of all.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    expected = "the split sweep of a threshold-linear network, with the rates of its first units"
+    if not isinstance(sweep, SplitSweep) or not has_rectified_rates(network):
+        raise fail("approximator", "is refined by sweeps that cannot be exported", expected, f"{network.vector_field}")
+    totals = jnp.arange(1, network.state_size + 1, dtype=network.dtype)
+    rates = network.rates(network.vector_field.from_total_input(totals))
+    if not np.array_equal(rates, totals[: len(rates)]):
+        raise fail("approximator", "has rates that cannot be exported", expected, f"{network.rate_function}")
+
+
+def _plain_sweeps(approximator: Refined) -> PlainSweeps:
+    network, sweep = approximator.network, approximator.sweep
+    check_exportable(network, sweep)
+    inverse = np.asarray(sweep.drive_map, np.float64).T  # P
+    stimulus_weights = network.params.stimulus_weights
+    return PlainSweeps(
+        drive_weights=_float32(inverse if stimulus_weights is None else inverse @ np.asarray(stimulus_weights)),
+        drive_bias=_float32(inverse @ np.asarray(network.params.bias)),
+        recurrent_weights=_float32(np.asarray(sweep.recurrent_map).T),
+        slopes=_float32(sweep.slopes),
+        steps=_float32(approximator.step_sizes),
+        momenta=_float32(approximator.momenta),
     )
 
 

@@ -14,13 +14,13 @@ from jax import export
 from jaxtyping import Array, Float
 
 from rnn2ff._checks import fail
-from rnn2ff.approximators import TwoLayer
+from rnn2ff.approximators import Approximator
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _HASH_BYTES = hashlib.sha256().digest_size
 
 
-def to_stablehlo(approximator: TwoLayer, *, platforms: Sequence[str] = PLATFORMS) -> bytes:
+def to_stablehlo(approximator: Approximator, *, platforms: Sequence[str] = PLATFORMS) -> bytes:
     """An approximator as a serialized StableHLO program, stimuli (batch, stimulus) to rates (batch, rate).
 
     It is lowered for every platform here and now, whether one has such a device or not, and keeps the dtype of the

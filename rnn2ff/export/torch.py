@@ -13,12 +13,12 @@ A two-layer approximator fits
 import numpy as np
 
 from rnn2ff._checks import fail
-from rnn2ff.approximators import TwoLayer
+from rnn2ff.approximators import Approximator
 from rnn2ff.export.extras import require_extra
 from rnn2ff.export.plain import plain_arrays
 
 
-def to_torch_state_dict(approximator: TwoLayer, *, as_tensors: bool = False) -> dict[str, object]:
+def to_torch_state_dict(approximator: Approximator, *, as_tensors: bool = False) -> dict[str, object]:
     """The weights under the names of `nn.Sequential(Linear, ReLU, Linear, ReLU)`, in float32.
 
     Args:

@@ -61,16 +61,19 @@ static inline void ${name}_predict(const float *stimulus, float *rates)
     ${name}_layer(${name}_drive_weights, ${name}_drive_bias, ${NAME}_STATE_SIZE, ${NAME}_STIMULUS_SIZE,
                   stimulus, drive);
     for (int i = 0; i < ${NAME}_STATE_SIZE; i++) {
+        state[i] += drive[i];
         before[i] = state[i];
     }
     for (int sweep = 0; sweep < ${NAME}_NUM_SWEEPS; sweep++) {
+        const float *steps = &${name}_steps[sweep * ${NAME}_STATE_SIZE];
+        const float *momenta = &${name}_momenta[sweep * ${NAME}_STATE_SIZE];
         for (int i = 0; i < ${NAME}_STATE_SIZE; i++) {
             rest[i] = ${name}_rectified(state[i]) - ${name}_slopes[i] * state[i];
         }
         ${name}_layer(${name}_recurrent_weights, drive, ${NAME}_STATE_SIZE, ${NAME}_STATE_SIZE, rest, target);
         for (int i = 0; i < ${NAME}_STATE_SIZE; i++) {
-            float next = state[i] + ${name}_steps[sweep] * (target[i] - state[i])
-                         + ${name}_momenta[sweep] * (state[i] - before[i]);
+            float next = state[i] + steps[i] * (target[i] - state[i])
+                         + momenta[i] * (state[i] - before[i]);
             before[i] = state[i];
             state[i] = next;
         }

@@ -79,9 +79,12 @@ static inline void ${name}_predict(const int16_t *stimulus, int16_t *rates)
     ${name}_layer(${name}_drive_weights, ${name}_drive_bias, ${name}_drive_multipliers, ${name}_drive_shifts,
                   ${NAME}_STATE_SIZE, ${NAME}_STIMULUS_SIZE, stimulus, drive, 0);
     for (int i = 0; i < ${NAME}_STATE_SIZE; i++) {
+        state[i] = ${name}_saturate((int64_t)state[i] + drive[i]);
         before[i] = state[i];
     }
     for (int sweep = 0; sweep < ${NAME}_NUM_SWEEPS; sweep++) {
+        const int32_t *steps = &${name}_steps[sweep * ${NAME}_STATE_SIZE];
+        const int32_t *momenta = &${name}_momenta[sweep * ${NAME}_STATE_SIZE];
         for (int i = 0; i < ${NAME}_STATE_SIZE; i++) {
             int32_t gain = state[i] > 0 ? ${name}_positive_gains[i] : ${name}_negative_gains[i];
             rest[i] = ${name}_rescale((int64_t)state[i] * gain, 1, $gain_bits);
@@ -90,8 +93,8 @@ static inline void ${name}_predict(const int16_t *stimulus, int16_t *rates)
         ${name}_layer(${name}_recurrent_weights, ${name}_recurrent_bias, ${name}_recurrent_multipliers,
                       ${name}_recurrent_shifts, ${NAME}_STATE_SIZE, ${NAME}_STATE_SIZE, rest, target, 1);
         for (int i = 0; i < ${NAME}_STATE_SIZE; i++) {
-            int64_t change = (int64_t)${name}_steps[sweep] * (target[i] - state[i])
-                             + (int64_t)${name}_momenta[sweep] * (state[i] - before[i]);
+            int64_t change = (int64_t)steps[i] * (target[i] - state[i])
+                             + (int64_t)momenta[i] * (state[i] - before[i]);
             before[i] = state[i];
             state[i] = ${name}_saturate((int64_t)state[i] + ${name}_rescale(change, 1, $step_bits));
         }
