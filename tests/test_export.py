@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 import safetensors.numpy
+from exported import approximator_of, refined_of
 from jax.experimental.sparse import BCOO
 
 from rnn2ff import (
@@ -30,37 +31,9 @@ from rnn2ff.export.plain import plain_arrays
 CARD = {"network": "three units", "report": {"nrmse": 0.05, "status_counts": {"converged": 7}}, "seeds": [0, 1]}
 
 
-def approximator_of(key, **options):
-    """Every weight and bias is random, so that none can be mistaken for another."""
-    approximator = TwoLayer(3, 4, 2, key=key, **options)
-    leaves, structure = jax.tree.flatten(approximator)
-    keys = jr.split(key, len(leaves))
-    return jax.tree.unflatten(structure, [jr.normal(*each) for each in zip(keys, [leaf.shape for leaf in leaves])])
-
-
 @pytest.fixture(scope="module")
 def refined():
     return refined_of(threshold_linear)
-
-
-def refined_of(constructor, *, rate_size=4, **more):
-    """A refined approximator in which every array is random."""
-    whole = network = constructor(
-        0.2 * jr.normal(jr.key(0), (4, 4)), stimulus_weights=jr.normal(jr.key(1), (4, 3)), bias=jnp.ones(4), **more
-    )
-    if rate_size < 4:
-        network = RecurrentNetwork(
-            network.vector_field,
-            network.params,
-            state_size=4,
-            stimulus_size=3,
-            rate_function=lambda params, state: jax.nn.relu(state[:rate_size]),
-        )
-    sweep = mean_slope_sweep(whole, jr.normal(jr.key(2), (20, 4)), jr.normal(jr.key(3), (20, 3)))
-    two_layer = TwoLayer(3, 5, 4, is_rectified=False, bypass=True, key=jr.key(4))
-    sizes = jr.uniform(jr.key(5), (2, 3, 4))
-    refined = Refined(two_layer, network, sweep, num_sweeps=3)
-    return eqx.tree_at(lambda each: (each.step_sizes, each.momenta), refined, (0.5 + sizes[0] / 2, sizes[1] / 3))
 
 
 def rewrite(path, change):

@@ -36,7 +36,7 @@ def to_stablehlo(approximator: Approximator, *, platforms: Sequence[str] = PLATF
     known = (*PLATFORMS, "rocm")
     if not platforms or not set(platforms) <= set(known):
         raise fail("platforms", "are not all known", f"some of {', '.join(known)}", tuple(platforms))
-    dtype = jnp.asarray(approximator.hidden_weights).dtype
+    dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(approximator, eqx.is_inexact_array)))
     (batch,) = export.symbolic_shape("batch")
     stimuli = jax.ShapeDtypeStruct((batch, approximator.stimulus_size), dtype)
     # The weights are closed over, and so become constants of the program.
