@@ -14,18 +14,23 @@ from rnn2ff.approximators import predict
 STIMULI = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
 
 
-def approximator_of(key, **options):
+def normal(key, shape):
+    """The same numbers in both precisions."""
+    return jr.normal(key, shape, jnp.float32).astype(float)
+
+
+def approximator_of(key, *, width=4, rate_size=2, **options):
     """Every weight and bias is random, so that none can be mistaken for another."""
-    approximator = TwoLayer(3, 4, 2, key=key, **options)
+    approximator = TwoLayer(3, width, rate_size, key=key, **options)
     leaves, structure = jax.tree.flatten(approximator)
     keys = jr.split(key, len(leaves))
-    return jax.tree.unflatten(structure, [jr.normal(*each) for each in zip(keys, [leaf.shape for leaf in leaves])])
+    return jax.tree.unflatten(structure, [normal(key, leaf.shape) for key, leaf in zip(keys, leaves)])
 
 
 def refined_of(constructor, *, rate_size=4, **more):
     """A refined approximator in which every array is random."""
     whole = network = constructor(
-        0.2 * jr.normal(jr.key(0), (4, 4)), stimulus_weights=jr.normal(jr.key(1), (4, 3)), bias=jnp.ones(4), **more
+        0.2 * normal(jr.key(0), (4, 4)), stimulus_weights=normal(jr.key(1), (4, 3)), bias=jnp.ones(4), **more
     )
     if rate_size < 4:
         network = RecurrentNetwork(
@@ -35,9 +40,9 @@ def refined_of(constructor, *, rate_size=4, **more):
             stimulus_size=3,
             rate_function=lambda params, state: jax.nn.relu(state[:rate_size]),
         )
-    sweep = mean_slope_sweep(whole, jr.normal(jr.key(2), (20, 4)), jr.normal(jr.key(3), (20, 3)))
-    two_layer = TwoLayer(3, 5, 4, is_rectified=False, bypass=True, key=jr.key(4))
-    sizes = jr.uniform(jr.key(5), (2, 3, 4))
+    sweep = mean_slope_sweep(whole, normal(jr.key(2), (20, 4)), normal(jr.key(3), (20, 3)))
+    two_layer = approximator_of(jr.key(4), width=5, rate_size=4, is_rectified=False, bypass=True)
+    sizes = jr.uniform(jr.key(5), (2, 3, 4), jnp.float32).astype(float)
     refined = Refined(two_layer, network, sweep, num_sweeps=3)
     return eqx.tree_at(lambda each: (each.step_sizes, each.momenta), refined, (0.5 + sizes[0] / 2, sizes[1] / 3))
 
