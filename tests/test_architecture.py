@@ -56,6 +56,7 @@ FLOORS = [
         "export.stablehlo",
         "export.torch",
         "export.nir",
+        "export.page",
         "export",
     ],
     ["cli"],

@@ -97,7 +97,7 @@ def test_sweeps_of_a_smooth_network_are_refused(refined, tmp_path):
     sweep = mean_slope_sweep(network, jr.normal(jr.key(2), (20, 4)), jr.normal(jr.key(3), (20, 4)))
     smooth = Refined(TwoLayer(4, 5, 4, is_rectified=False, key=jr.key(4)), network, sweep, num_sweeps=1)
     for route in (lambda each: save(tmp_path / "a.safetensors", each), plain_arrays):
-        with pytest.raises(ValueError, match="approximator.*sweeps that cannot be exported.*threshold-linear"):
+        with pytest.raises(ValueError, match="`network` cannot be exported.*threshold-linear"):
             route(smooth)
     assert list(tmp_path.iterdir()) == []
 
@@ -111,7 +111,7 @@ def test_rates_of_units_that_are_not_the_first_are_refused(refined, tmp_path):
         stimulus_size=3,
         rate_function=reversed_rates,
     )
-    with pytest.raises(ValueError, match="approximator.*has rates that cannot be exported.*first units"):
+    with pytest.raises(ValueError, match="`network` cannot be exported.*first units"):
         save(tmp_path / "a.safetensors", Refined(refined.two_layer, network, refined.sweep, num_sweeps=1))
 
 

@@ -23,7 +23,9 @@ def test_onnxruntime_computes_what_jax_computes(exported):
 def test_the_batch_is_dynamic_and_a_batch_is_its_samples_one_by_one(exported):
     _, approximator, expected = exported
     model = to_onnx(approximator)
-    assert relative_error(np.concatenate([run_onnx(model, STIMULI[i : i + 1]) for i in range(50)]), expected[:50]) < 1e-6
+    assert (
+        relative_error(np.concatenate([run_onnx(model, STIMULI[i : i + 1]) for i in range(50)]), expected[:50]) < 1e-6
+    )
     (axis, _) = onnx.load_from_string(model).graph.output[0].type.tensor_type.shape.dim
     assert axis.dim_param == "batch"
 

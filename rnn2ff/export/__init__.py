@@ -13,6 +13,8 @@ from rnn2ff.export.nir import write_nir as write_nir
 from rnn2ff.export.onnx import quantize_onnx as quantize_onnx
 from rnn2ff.export.onnx import run_onnx as run_onnx
 from rnn2ff.export.onnx import to_onnx as to_onnx
+from rnn2ff.export.page import Scene as Scene
+from rnn2ff.export.page import write_page as write_page
 from rnn2ff.export.stablehlo import load_stablehlo as load_stablehlo
 from rnn2ff.export.stablehlo import to_stablehlo as to_stablehlo
 from rnn2ff.export.torch import to_torch_state_dict as to_torch_state_dict

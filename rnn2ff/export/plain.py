@@ -11,6 +11,8 @@ The rates are `[x]_+`, or x itself where they are not rectified.
 
 from typing import NamedTuple
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +22,8 @@ from rnn2ff.approximators import Approximator, Refined
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.networks.threshold_linear import has_rectified_rates
 from rnn2ff.sweeps import SplitSweep
+
+_EXPECTED = "a threshold-linear network with the rates of its first units, and its split sweep"
 
 
 class PlainSweeps(NamedTuple):
@@ -102,19 +106,34 @@ def plain_arrays(approximator: Approximator) -> Plain:
     )
 
 
+def dtype_of(approximator: Approximator) -> np.dtype:
+    """The dtype that an approximator computes in."""
+    return jnp.result_type(*jax.tree.leaves(eqx.filter(approximator, eqx.is_inexact_array)))
+
+
 def check_exportable(network: RecurrentNetwork, sweep: object) -> None:
     """Sweeps of a threshold-linear network, whose rates are those of its first units, or of all.
 
     Raises:
         ValueError: if they are not.
     """
-    expected = "the split sweep of a threshold-linear network, with the rates of its first units"
-    if not isinstance(sweep, SplitSweep) or not has_rectified_rates(network):
-        raise fail("approximator", "is refined by sweeps that cannot be exported", expected, f"{network.vector_field}")
+    if not isinstance(sweep, SplitSweep):
+        raise fail("approximator", "is refined by sweeps that cannot be exported", _EXPECTED, type(sweep).__name__)
+    check_first_rates(network)
+
+
+def check_first_rates(network: RecurrentNetwork) -> None:
+    """A threshold-linear network, whose rates are those of its first units, or of all.
+
+    Raises:
+        ValueError: if it is another.
+    """
+    if not has_rectified_rates(network):
+        raise fail("network", "cannot be exported", _EXPECTED, f"{network.vector_field}")
     totals = jnp.arange(1, network.state_size + 1, dtype=network.dtype)
     rates = network.rates(network.vector_field.from_total_input(totals))
     if not np.array_equal(rates, totals[: len(rates)]):
-        raise fail("approximator", "has rates that cannot be exported", expected, f"{network.rate_function}")
+        raise fail("network", "cannot be exported", _EXPECTED, f"rates {network.rate_function}")
 
 
 def _plain_sweeps(approximator: Refined) -> PlainSweeps:

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array, Float
 
 from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator
+from rnn2ff.export.plain import dtype_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _HASH_BYTES = hashlib.sha256().digest_size
@@ -36,9 +36,8 @@ def to_stablehlo(approximator: Approximator, *, platforms: Sequence[str] = PLATF
     known = (*PLATFORMS, "rocm")
     if not platforms or not set(platforms) <= set(known):
         raise fail("platforms", "are not all known", f"some of {', '.join(known)}", tuple(platforms))
-    dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(approximator, eqx.is_inexact_array)))
     (batch,) = export.symbolic_shape("batch")
-    stimuli = jax.ShapeDtypeStruct((batch, approximator.stimulus_size), dtype)
+    stimuli = jax.ShapeDtypeStruct((batch, approximator.stimulus_size), dtype_of(approximator))
     # The weights are closed over, and so become constants of the program.
     exported = export.export(jax.jit(jax.vmap(approximator)), platforms=tuple(platforms))(stimuli)
     program = bytes(exported.serialize())
