@@ -29,9 +29,15 @@ _HOME = {
     "competition": "evaluation",
     "count_statuses": "steady_state",
     "ctln": "networks",
+    "discrete_map": "networks",
     "distill": "distillation",
+    "find_fixed_points": "fixed_points",
+    "from_connectome": "networks",
+    "from_files": "networks",
+    "from_torch": "networks",
     "grating_stimulus": "networks",
     "hopfield": "networks",
+    "linearize": "stability",
     "load": "export",
     "motion_stimulus": "networks",
     "partition_competition": "networks",
@@ -58,6 +64,7 @@ _HOME = {
     "mean_jacobian_sweep": "sweeps",
     "mean_slope_sweep": "sweeps",
     "split_sweep": "sweeps",
+    "stability_constants": "stability",
     "stabilized_supralinear": "networks",
     "stabilized_supralinear_pair": "networks",
     "threshold_linear": "networks",
@@ -75,12 +82,17 @@ if TYPE_CHECKING:
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition
     from rnn2ff.export import load, save
+    from rnn2ff.fixed_points import find_fixed_points
     from rnn2ff.networks import (
         PowerLaw,
         RateForm,
         RecurrentNetwork,
         StateForm,
         ctln,
+        discrete_map,
+        from_connectome,
+        from_files,
+        from_torch,
         grating_stimulus,
         hopfield,
         motion_stimulus,
@@ -107,6 +119,7 @@ if TYPE_CHECKING:
         winner_take_all,
         wong_wang,
     )
+    from rnn2ff.stability import linearize, stability_constants
     from rnn2ff.steady_state import (
         AbstractSteadyStateSolver,
         ActiveSet,

@@ -52,6 +52,28 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
     return array.astype(float) if not np.issubdtype(array.dtype, np.floating) else array
 
 
+def read_tensors(path: str | Path, name: str) -> dict[str, np.ndarray]:
+    """Read all arrays of a safetensors file.
+
+    Args:
+        path: the file.
+        name: what the arrays are for; errors name it.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or holds numbers of a type that NumPy does not have.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not Path(path).is_file():
+        raise fail(name, "cannot be read", "an existing file", f"{path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        expected = "a whole safetensors file of float32 or float64"
+        raise fail(name, "cannot be read", expected, f"{path}: {error!r}") from error
+
+
 def _split(path: str | Path) -> tuple[Path, str | None]:
     """A path, and the name of an array in it where one is given."""
     if Path(path).is_file():

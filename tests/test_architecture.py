@@ -7,6 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rnn2ff"
 
+COMMANDS = ["networks", "solve", "fixed_points", "distill", "evaluate", "export", "bench", "demo"]
+
 # A module may import modules of lower floors; within a floor, only along the order of this list.
 FLOORS = [
     ["_checks"],
@@ -19,9 +21,10 @@ FLOORS = [
         "networks.structured",
         "networks.rings",
         "networks.models",
+        "networks.cells",
         "networks",
     ],
-    ["sweeps"],
+    ["sweeps", "spectra", "supports"],
     ["approximators"],
     [
         "steady_state.base",
@@ -40,6 +43,7 @@ FLOORS = [
         "steady_state.solve",
         "steady_state",
     ],
+    ["stability", "newton", "fixed_points"],
     ["datasets"],
     ["training", "evaluation"],
     [
@@ -59,7 +63,7 @@ FLOORS = [
         "export.page",
         "export",
     ],
-    ["cli"],
+    ["cli.options", *(f"cli.{command}" for command in COMMANDS), "cli", "cli.__main__"],
 ]
 ORDER = [module for floor in FLOORS for module in floor]
 OWNERS = {
@@ -67,13 +71,13 @@ OWNERS = {
     "optimistix": {"steady_state.root_find", "steady_state.anderson"},
     "lineax": {"steady_state.implicit"},
     "optax": {"training"},
-    "safetensors": {"export.archive"},
+    "safetensors": {"export.archive", "export.torch", "files"},
     "onnx": {"export.onnx"},
     "onnxruntime": {"export.onnx"},
     "nir": {"export.nir"},
     "torch": {"export.torch"},
     "matplotlib": {"plotting"},
-    "tyro": {"cli"},
+    "tyro": {"cli", "cli.options", *(f"cli.{command}" for command in COMMANDS)},
 }
 
 

@@ -3,6 +3,10 @@
 from rnn2ff.networks.base import RecurrentNetwork as RecurrentNetwork
 from rnn2ff.networks.base import VectorField as VectorField
 from rnn2ff.networks.base import residual as residual
+from rnn2ff.networks.cells import discrete_map as discrete_map
+from rnn2ff.networks.cells import from_connectome as from_connectome
+from rnn2ff.networks.cells import from_files as from_files
+from rnn2ff.networks.cells import from_torch as from_torch
 from rnn2ff.networks.models import PowerLaw as PowerLaw
 from rnn2ff.networks.models import grating_stimulus as grating_stimulus
 from rnn2ff.networks.models import hopfield as hopfield

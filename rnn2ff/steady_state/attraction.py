@@ -16,21 +16,22 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.experimental.sparse import JAXSparse
-from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Scalar
 
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import is_rate_network
 from rnn2ff.networks.threshold_linear import is_threshold_linear
+from rnn2ff.spectra import balancing_scale, leading_eigenvalues, perron_bound
 from rnn2ff.steady_state.active_set import active_blocks, total_inputs
 from rnn2ff.steady_state.padding import TILE, in_tiles, padded
 
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logs of norms; no transient growth reaches e^60
-_NEUTRAL = 1e-6  # a growth rate below this, per longest time constant, is within rounding of none
+NEUTRAL = 1e-6  # a growth rate below this, per longest time constant, is within rounding of none
 _PROOF = 1e-3  # the norm to shrink to; the chance of a false proof is below this, for each unstable fixed point
 _STEPS_PER_CHECK, _MAX_CHECKS = 4, 48
 _MOST_SQUARINGS = 16
 _SMALL_BLOCK = 40  # units
-_LARGEST_DENSE = 1024  # units; beyond, only the rightmost eigenvalue is sought, by a Krylov method
+LARGEST_DENSE = 1024  # units; beyond, only the rightmost eigenvalue is sought, by a Krylov method
 
 
 class Attraction(eqx.Module):
@@ -71,10 +72,10 @@ def attraction(
 
     def transform(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         del carry
-        jacobian = jax.jacfwd(network.velocity)(state, stimulus)
-        norm = jnp.maximum(jnp.linalg.norm(jacobian), jnp.finfo(state.dtype).tiny)
+        matrix = jax.jacfwd(network.velocity)(state, stimulus)
+        norm = jnp.maximum(jnp.linalg.norm(matrix), jnp.finfo(state.dtype).tiny)
         scale = size**0.5 / norm  # so that typical eigenvalues end up far inside the unit circle
-        cayley = jnp.linalg.solve(identity - scale * jacobian, identity + scale * jacobian)
+        cayley = jnp.linalg.solve(identity - scale * matrix, identity + scale * matrix)
         return jnp.zeros((), bool), cayley, scale
 
     def is_undecided(carry: tuple[Array, Array, Array]) -> Array:
@@ -108,37 +109,15 @@ def certified_rate(network: RecurrentNetwork) -> float:
     if not is_rate_network(network) or network.vector_field.nonlinearity not in (jax.nn.relu, jnp.tanh):
         return 0.0
     weights = network.params.recurrent_weights
-    if isinstance(weights, JAXSparse) or len(weights) > 2 * _LARGEST_DENSE:
+    if isinstance(weights, JAXSparse) or len(weights) > 2 * LARGEST_DENSE:
         return 0.0
     weights = np.asarray(weights, np.float64)
     slowest = float(np.max(np.asarray(network.time_constants)))
-    margins = [1 - _radius_bound(np.abs(weights))]
-    scaled = balance(weights)
+    margins = [1 - perron_bound(np.abs(weights))[0]]
+    scale = balancing_scale(weights)  # the best metric would cost more than a plan gains from it
+    scaled = weights * scale[:, None] / scale[None, :]
     margins.append(1 - np.linalg.eigvalsh((scaled + scaled.T) / 2).max())
     return max(0.0, min(1.0, float(max(margins)))) / slowest
-
-
-def _radius_bound(matrix: Float[np.ndarray, "state state"]) -> float:
-    """An upper bound of the spectral radius of a matrix A >= 0: `max_i (A x)_i / x_i` for any x > 0 (Collatz).
-
-    Power iteration makes it tight.
-    """
-    vector, bound = np.ones(len(matrix)), np.inf
-    for _ in range(200):
-        image = matrix @ vector
-        bound = min(bound, float((image / vector).max()))
-        vector = np.maximum(image / max(image.max(), np.finfo(float).tiny), 1e-12)
-    return bound
-
-
-def balance(weights: Float[np.ndarray, "state state"]) -> Float[np.ndarray, "state state"]:
-    """The weights in a diagonal metric that makes rows and columns alike, in which excitation and inhibition cancel."""
-    scale = np.ones(len(weights))
-    off_diagonal = np.abs(weights) * (1 - np.eye(len(weights)))
-    for _ in range(100):
-        scaled = off_diagonal * scale[:, None] / scale[None, :]
-        scale *= ((scaled.sum(axis=0) + 1e-12) / (scaled.sum(axis=1) + 1e-12)) ** 0.25
-    return weights * scale[:, None] / scale[None, :]
 
 
 def shrink(
@@ -217,10 +196,10 @@ def rightmost_eigenvalues(
     """The largest real part of the eigenvalues of each Jacobian, over time; on the host, in float64."""
     if is_threshold_linear(network) and not isinstance(network.params.recurrent_weights, JAXSparse):
         return _rightmost_of_blocks(network, states, stimuli)
-    if network.state_size <= _LARGEST_DENSE:
+    if network.state_size <= LARGEST_DENSE:
         return np.array(
             [
-                np.linalg.eigvals(np.asarray(_jacobian(network, state, stimulus), np.float64)).real.max()
+                np.linalg.eigvals(np.asarray(jacobian(network, state, stimulus), np.float64)).real.max()
                 for state, stimulus in zip(states, stimuli)
             ]
         )
@@ -279,7 +258,7 @@ def _attractions_of_blocks(network, states, stimuli) -> Attraction:
     undecided = np.flatnonzero(~is_stable)
     if len(undecided):  # eigenvalues have the last word
         rightmost = _rightmost_of_blocks(network, states[undecided], stimuli[undecided])
-        is_stable[undecided], rates[undecided] = rightmost * slowest < _NEUTRAL, -rightmost
+        is_stable[undecided], rates[undecided] = rightmost * slowest < NEUTRAL, -rightmost
     return Attraction(is_stable, np.maximum(rates, 0))
 
 
@@ -292,7 +271,10 @@ def _has_small_blocks(network, states) -> bool:
 
 
 @eqx.filter_jit
-def _jacobian(network, state, stimulus):
+def jacobian(
+    network: RecurrentNetwork, state: Float[ArrayLike, " state"], stimulus: Float[ArrayLike, " stimulus"]
+) -> Float[Array, "state state"]:
+    """The Jacobian of the velocity, over time."""
     return jax.jacfwd(network.velocity)(jnp.asarray(state), jnp.asarray(stimulus))
 
 
@@ -301,21 +283,25 @@ def _push(network, state, stimulus, vector):
     return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (vector,))[1]
 
 
-def _rightmost_by_krylov(network, state, stimulus) -> float:
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+def eigenvalues_by_krylov(
+    network: RecurrentNetwork,
+    state: Float[ArrayLike, " state"],
+    stimulus: Float[ArrayLike, " stimulus"],
+    count: int = 1,
+    tolerance: float = 1e-4,
+) -> Complex[np.ndarray, " found"]:
+    """The rightmost eigenvalues of the Jacobian, from its products with vectors; those that were found."""
+    state, stimulus = (jnp.asarray(each, network.dtype) for each in (state, stimulus))
 
-    size, dtype = network.state_size, network.dtype
-    operator = LinearOperator(
-        (size, size),
-        matvec=lambda vector: np.asarray(_push(network, state, stimulus, jnp.asarray(vector.ravel(), dtype))),
-        dtype=np.dtype(dtype),
-    )
-    start = np.random.default_rng(0).normal(size=size).astype(dtype)
-    try:
-        found = eigs(operator, k=1, which="LR", v0=start, return_eigenvectors=False, tol=1e-4, maxiter=50 * size)
-    except ArpackNoConvergence as error:
-        found = error.eigenvalues
-    return float(found.real.max()) if len(found) else np.inf  # not proved stable
+    def push(vector: np.ndarray) -> np.ndarray:
+        return np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))
+
+    return leading_eigenvalues(push, network.state_size, network.dtype, count=count, tolerance=tolerance)
+
+
+def _rightmost_by_krylov(network, state, stimulus) -> float:
+    found = eigenvalues_by_krylov(network, state, stimulus)
+    return float(found[0].real) if len(found) else np.inf  # not proved stable
 
 
 def attractions(
@@ -366,6 +352,6 @@ def settle_unproved(
     if len(rows):
         rightmost = rightmost_eigenvalues(network, states[rows], stimuli[rows])
         slowest = float(np.max(np.asarray(network.time_constants)))
-        is_stable[rows] = rightmost * slowest < _NEUTRAL
+        is_stable[rows] = rightmost * slowest < NEUTRAL
         rates[rows] = -rightmost
     return Attraction(is_stable, np.maximum(rates, 0))

@@ -22,7 +22,7 @@ from rnn2ff.steady_state.attraction import attractions
 from rnn2ff.steady_state.padding import TILE, in_tiles, padded
 
 _STEPS_PER_CHUNK, _LONGEST_CHUNK = 12, 8  # steps of the first chunks, and how many times longer they become
-_FIRST_STEP, _LARGEST_STEP = 0.05, 0.5  # in units of the shortest time constant
+FIRST_STEP, _LARGEST_STEP = 0.05, 0.5  # in units of the shortest time constant
 _STEP_TOLERANCE = 0.008  # local error of a step, relative to 1 + max |x|: small enough to keep to the basin
 _REST = 0.1  # of the tolerance; what the dynamics alone must reach, since a slow saddle is left only slowly
 _LARGEST_EXACT = 512  # active units; beyond, a linear system costs more than the dynamics
@@ -88,7 +88,7 @@ def follow(
         return good
 
     live = padded(np.arange(num_samples))
-    moving = (jnp.asarray(states[live]), jnp.full(len(live), _FIRST_STEP, network.dtype), jnp.asarray(stimuli[live]))
+    moving = (jnp.asarray(states[live]), jnp.full(len(live), FIRST_STEP, network.dtype), jnp.asarray(stimuli[live]))
     num_steps_taken = 0
     for chunk in itertools.count():
         if num_steps_taken >= max_steps:
@@ -96,7 +96,7 @@ def follow(
         # Longer chunks later: what is left moves slowly, and there is little of it.
         length = _STEPS_PER_CHUNK * min(2 ** (chunk // 4), _LONGEST_CHUNK)
         num_steps_taken += length
-        at, steps, is_quiet, is_active, residuals, velocities = _advance(network, *moving, np.int32(length))
+        at, steps, is_quiet, is_active, residuals, velocities = advance(network, *moving, np.int32(length))
         moving = (at, steps, moving[2])
         residuals, is_quiet = np.asarray(residuals), np.asarray(is_quiet)
         is_first = np.zeros(len(live), bool)
@@ -134,8 +134,12 @@ def follow(
 
 
 @eqx.filter_jit
-def _advance(network, states, steps, stimuli, num_steps):
-    """One chunk of steps; new states and steps, quiet active sets, the sets, residuals, and velocities."""
+def advance(network, states, steps, stimuli, num_steps):
+    """One chunk of adaptive Heun steps of a batch.
+
+    Returns:
+        new states and steps, which samples kept their active set, the sets, residuals, and velocities.
+    """
     return in_tiles(lambda *tile: _advance_tile(network, *tile, num_steps), (states, steps, stimuli), TILE)
 
 

@@ -1,0 +1,208 @@
+"""Spectra of matrices, and the diagonal metrics in which a matrix is small; on the host, in float64.
+
+For a matrix W and a positive diagonal metric D, with the norm `|x|_D^2 = sum_i d_i x_i^2`, the largest eigenvalue of
+the symmetric part of `D^(1/2) W D^(-1/2)` is the smallest m with `x' D W x <= m |x|_D^2` for every x. Which metric
+makes m smallest is a quasi-convex question, `D W + W' D <= 2 m D`, so that a descent finds the answer, and a dual
+matrix tells how much better it could be.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Complex, Float
+
+_MOST_UNITS_DESCENT = 512  # beyond, the balanced metric is taken as it is
+_LARGEST_LOG_SCALE = 8.0  # a metric beyond e^16 says little of the state that anybody looks at
+_SHARPNESS = (1e2, 1e3, 1e4, 1e5)  # of the smoothed largest eigenvalue, in units of one over the norm of W
+_STEPS_PER_SHARPNESS = 200
+_CLOSE = 1e-4  # to the dual bound, relative to the norm of W; closer is not looked for
+_NEGLIGIBLE = 1e-3  # of the share of the unit with the largest one
+_MOST_ENTRIES = 2**22  # of the systems that are held at once
+
+
+class BestMetric(NamedTuple):
+    """The best diagonal metric that was found for a matrix W.
+
+    Attributes:
+        largest: an upper bound of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`, rounding included.
+        metric: the diagonal of D, with geometric mean 1.
+        smallest: no diagonal metric brings the eigenvalue below this, up to rounding.
+    """
+
+    largest: float
+    metric: Float[np.ndarray, " unit"]
+    smallest: float
+
+
+def best_metric(matrix: Float[np.ndarray, "unit unit"]) -> BestMetric:
+    """The diagonal metric in which the symmetric part of a matrix has the smallest largest eigenvalue.
+
+    The largest eigenvalue is smoothed, `log tr exp(b M) / b`, and its minimum followed as b grows, in the logarithms of
+    the scales. The weights of the smoothing make a positive matrix X with `(W X)_ii >= m X_ii` for every i, which
+    proves that no metric reaches below m.
+
+    Args:
+        matrix: W, square and finite.
+
+    References:
+        Boyd, El Ghaoui, Feron and Balakrishnan, Linear matrix inequalities in system and control theory, 1994.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    size, norm = len(matrix), max(float(np.linalg.norm(matrix, 2)), np.finfo(np.float64).tiny)
+    logs = np.clip(np.log(balancing_scale(matrix)), -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
+    # An eigenvalue of W is one of W in every metric, and no symmetric part is below it.
+    best = [np.inf, logs, float(np.linalg.eigvals(matrix).real.max())]  # largest eigenvalue, its logs, the dual bound
+    rounding = size * np.finfo(np.float64).eps * norm
+
+    def smoothed(logs: np.ndarray, sharpness: float) -> tuple[float, np.ndarray]:
+        scaled = _scaled(matrix, np.exp(logs))
+        eigenvalues, vectors = np.linalg.eigh((scaled + scaled.T) / 2)
+        largest = float(eigenvalues[-1])
+        shares = np.exp(sharpness * (eigenvalues - largest))
+        total = shares.sum()
+        dual = (vectors * (shares / total)) @ vectors.T
+        products = scaled * dual
+        if largest < best[0]:
+            best[:2] = largest, logs.copy()
+        # The units that matter: what bounds a principal submatrix from below bounds the whole.
+        inside = np.diag(dual) > _NEGLIGIBLE * np.diag(dual).max()
+        ratios = (products[np.ix_(inside, inside)].sum(axis=1) - rounding) / np.diag(dual)[inside]
+        best[2] = max(best[2], float(ratios.min()))
+        return largest + np.log(total) / sharpness, products.sum(axis=1) - products.sum(axis=0)
+
+    if size > _MOST_UNITS_DESCENT:
+        smoothed(logs, _SHARPNESS[0] / norm)
+    else:
+        from scipy.optimize import minimize
+
+        for sharpness in _SHARPNESS:
+            logs = minimize(
+                smoothed,
+                logs,
+                args=(sharpness / norm,),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=[(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)] * size,
+                options={"maxiter": _STEPS_PER_SHARPNESS, "ftol": 1e-15, "gtol": 1e-10},
+            ).x
+            if best[0] - best[2] < _CLOSE * norm:
+                break
+    metric = np.exp(2 * (best[1] - best[1].mean()))
+    return BestMetric(largest_in_metric(matrix, metric), metric, best[2])
+
+
+def largest_in_metric(matrix: Float[np.ndarray, "unit unit"], metric: Float[np.ndarray, " unit"]) -> float:
+    """An upper bound of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`, made safe against rounding.
+
+    Args:
+        matrix: W.
+        metric: the diagonal of D, positive.
+    """
+    scaled = _scaled(matrix, np.sqrt(metric))
+    # The scaling and the backward error of the eigenvalues, with room to spare.
+    slack = 4 * (len(matrix) + 8) * np.finfo(np.float64).eps * float(np.linalg.norm(scaled))
+    return float(np.linalg.eigvalsh((scaled + scaled.T) / 2)[-1]) + slack
+
+
+def perron_bound(matrix: Float[np.ndarray, "unit unit"]) -> tuple[float, Float[np.ndarray, " unit"]]:
+    """An upper bound of the spectral radius of a matrix A >= 0: `max_i (A x)_i / x_i` for any x > 0 (Collatz).
+
+    Power iteration makes it tight, where A has feedback from everywhere to everywhere. The norm `max_i |y_i| / x_i`
+    grows by this factor at most when A is applied.
+
+    Args:
+        matrix: A, with entries of at least 0.
+
+    Returns:
+        the bound, rounding included, and its x, with a largest entry of 1.
+    """
+    vector, bound, best = np.ones(len(matrix)), np.inf, np.ones(len(matrix))
+    for _ in range(200):
+        image = matrix @ vector
+        largest = float((image / vector).max())
+        if largest < bound:
+            bound, best = largest, vector
+        vector = np.maximum(image / max(image.max(), np.finfo(float).tiny), 1e-12)
+    return bound * (1 + (len(matrix) + 4) * np.finfo(np.float64).eps), best
+
+
+def balancing_scale(matrix: Float[np.ndarray, "unit unit"]) -> Float[np.ndarray, " unit"]:
+    """The scales s for which rows and columns of `s_i W_ij / s_j` are alike: excitation and inhibition cancel there."""
+    scale = np.ones(len(matrix))
+    off_diagonal = np.abs(matrix) * (1 - np.eye(len(matrix)))
+    for _ in range(100):
+        scaled = _scaled(off_diagonal, scale)
+        scale *= ((scaled.sum(axis=0) + 1e-12) / (scaled.sum(axis=1) + 1e-12)) ** 0.25
+    return scale
+
+
+def _scaled(matrix: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return matrix * scale[:, None] / scale[None, :]
+
+
+def all_supports(size: int) -> Bool[np.ndarray, "supports {size}"]:
+    """Every set of units, the empty one first."""
+    return (np.arange(2**size)[:, None] >> np.arange(size)) % 2 == 1
+
+
+def principal_blocks(
+    matrix: Float[np.ndarray, "unit unit"], supports: Bool[np.ndarray, "supports unit"]
+) -> Float[np.ndarray, "supports unit unit"]:
+    """The principal submatrices on the supports, filled up with the identity, so that determinants stay theirs."""
+    inside = supports[:, :, None] & supports[:, None, :]
+    return np.where(inside, matrix, np.eye(len(matrix)))
+
+
+def is_p_matrix(matrix: Float[np.ndarray, "unit unit"]) -> bool:
+    """Whether every principal minor is positive, by trying all of them; for up to about 16 units.
+
+    A minor that rounding cannot tell from 0 counts as not positive.
+
+    Args:
+        matrix: square.
+    """
+    matrix = np.asarray(matrix, np.float64)
+    for supports in in_pieces(all_supports(len(matrix))):
+        blocks = principal_blocks(matrix, supports)
+        # Hadamard: no determinant is larger than the product of its rows' norms; rounding is relative to that.
+        largest = np.linalg.norm(blocks, axis=2).prod(axis=1)
+        if (np.linalg.det(blocks) <= len(matrix) ** 2 * np.finfo(np.float64).eps * largest).any():
+            return False
+    return True
+
+
+def in_pieces(supports: Bool[np.ndarray, "supports unit"]) -> list[Bool[np.ndarray, "piece unit"]]:
+    """The supports in pieces whose systems fit into memory together."""
+    return np.array_split(supports, max(1, -(-supports.size * supports.shape[1] // _MOST_ENTRIES)))
+
+
+def leading_eigenvalues(
+    push: Callable[[np.ndarray], np.ndarray], size: int, dtype: np.dtype, *, count: int = 1, tolerance: float = 1e-4
+) -> Complex[np.ndarray, " found"]:
+    """The rightmost eigenvalues of a matrix that can only be applied, by a Krylov method; the rightmost first.
+
+    Args:
+        push: applies the matrix to a vector.
+        size: of the vectors, at least `count + 2`.
+        dtype: of the vectors.
+        count: how many to look for; what does not converge is not returned.
+        tolerance: relative.
+    """
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+
+    operator = LinearOperator((size, size), matvec=lambda vector: push(vector.ravel()), dtype=np.dtype(dtype))
+    start = np.random.default_rng(0).normal(size=size).astype(dtype)
+    try:
+        found = eigs(
+            operator, k=count, which="LR", v0=start, return_eigenvectors=False, tol=tolerance, maxiter=50 * size
+        )
+    except ArpackNoConvergence as error:
+        found = error.eigenvalues
+    return sort_eigenvalues(found)
+
+
+def sort_eigenvalues(eigenvalues: Complex[np.ndarray, "*batch unit"]) -> Complex[np.ndarray, "*batch unit"]:
+    """The rightmost first; of a pair, the one with positive imaginary part."""
+    order = np.lexsort((-eigenvalues.imag, -np.round(eigenvalues.real, 12)), axis=-1)
+    return np.take_along_axis(eigenvalues.astype(complex), order, axis=-1)
