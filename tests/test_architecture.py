@@ -7,6 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rnn2ff"
 
+COMMANDS = ["networks", "solve", "fixed_points", "distill", "evaluate", "export", "bench", "demo"]
+
 # A module may import modules of lower floors; within a floor, only along the order of this list.
 FLOORS = [
     ["_checks"],
@@ -44,8 +46,24 @@ FLOORS = [
     ["stability", "newton", "fixed_points"],
     ["datasets"],
     ["training", "evaluation"],
-    ["distillation", "export", "plotting", "records"],
-    ["cli"],
+    [
+        "distillation",
+        "plotting",
+        "records",
+        "export.extras",
+        "export.plain",
+        "export.card",
+        "export.archive",
+        "export.onnx",
+        "export.fixed_point",
+        "export.c",
+        "export.stablehlo",
+        "export.torch",
+        "export.nir",
+        "export.page",
+        "export",
+    ],
+    ["cli.options", *(f"cli.{command}" for command in COMMANDS), "cli", "cli.__main__"],
 ]
 ORDER = [module for floor in FLOORS for module in floor]
 OWNERS = {
@@ -53,9 +71,13 @@ OWNERS = {
     "optimistix": {"steady_state.root_find", "steady_state.anderson"},
     "lineax": {"steady_state.implicit"},
     "optax": {"training"},
-    "safetensors": {"export", "files"},
+    "safetensors": {"export.archive", "export.torch", "files"},
+    "onnx": {"export.onnx"},
+    "onnxruntime": {"export.onnx"},
+    "nir": {"export.nir"},
+    "torch": {"export.torch"},
     "matplotlib": {"plotting"},
-    "tyro": {"cli"},
+    "tyro": {"cli", "cli.options", *(f"cli.{command}" for command in COMMANDS)},
 }
 
 

@@ -10,19 +10,30 @@ import jax.random as jr
 import numpy as np
 import pytest
 import safetensors.numpy
+from exported import approximator_of, refined_of
+from jax.experimental.sparse import BCOO
 
-from rnn2ff import TwoLayer, load, save
+from rnn2ff import (
+    RecurrentNetwork,
+    Refined,
+    TwoLayer,
+    load,
+    mean_slope_sweep,
+    random_rate_network,
+    save,
+    threshold_linear,
+    threshold_linear_rate,
+)
 from rnn2ff.approximators import predict
+from rnn2ff.export import model_card, network_hash
+from rnn2ff.export.plain import plain_arrays
 
 CARD = {"network": "three units", "report": {"nrmse": 0.05, "status_counts": {"converged": 7}}, "seeds": [0, 1]}
 
 
-def approximator_of(key, **options):
-    """Every weight and bias is random, so that none can be mistaken for another."""
-    approximator = TwoLayer(3, 4, 2, key=key, **options)
-    leaves, structure = jax.tree.flatten(approximator)
-    keys = jr.split(key, len(leaves))
-    return jax.tree.unflatten(structure, [jr.normal(*each) for each in zip(keys, [leaf.shape for leaf in leaves])])
+@pytest.fixture(scope="module")
+def refined():
+    return refined_of(threshold_linear)
 
 
 def rewrite(path, change):
@@ -51,6 +62,100 @@ def test_an_approximator_comes_back_bit_for_bit(is_rectified, bypass, tmp_path, 
     assert card == {}
     stimuli = jr.normal(key, (5, 3))
     np.testing.assert_array_equal(predict(received, stimuli), predict(approximator, stimuli))
+
+
+@pytest.mark.parametrize("constructor", [threshold_linear, threshold_linear_rate])
+def test_a_refined_approximator_comes_back_bit_for_bit(constructor, tmp_path):
+    refined = refined_of(constructor, time_constants=jnp.array([1.0, 2.0, 3.0, 4.0]))
+    save(tmp_path / "a.safetensors", refined, card=CARD)
+    received, card = load(tmp_path / "a.safetensors")
+    assert eqx.tree_equal(received, refined)
+    assert card == CARD
+
+
+def test_a_refined_approximator_of_the_first_units_comes_back_with_their_rates(tmp_path):
+    refined = refined_of(threshold_linear, rate_size=2)
+    save(tmp_path / "a.safetensors", refined)
+    received, _ = load(tmp_path / "a.safetensors")
+    stimuli = jr.normal(jr.key(6), (5, 3))
+    assert received.rate_size == 2
+    np.testing.assert_array_equal(predict(received, stimuli), predict(refined, stimuli))
+
+
+def test_a_refined_approximator_comes_back_with_dense_weights_of_a_sparse_network(refined, tmp_path):
+    sparse = eqx.tree_at(
+        lambda each: each.network.params.recurrent_weights,
+        refined,
+        BCOO.fromdense(refined.network.params.recurrent_weights),
+    )
+    save(tmp_path / "a.safetensors", sparse)
+    assert eqx.tree_equal(load(tmp_path / "a.safetensors")[0], refined)
+
+
+def test_sweeps_of_a_smooth_network_are_refused(refined, tmp_path):
+    network = random_rate_network(4, key=jr.key(0))
+    sweep = mean_slope_sweep(network, jr.normal(jr.key(2), (20, 4)), jr.normal(jr.key(3), (20, 4)))
+    smooth = Refined(TwoLayer(4, 5, 4, is_rectified=False, key=jr.key(4)), network, sweep, num_sweeps=1)
+    for route in (lambda each: save(tmp_path / "a.safetensors", each), plain_arrays):
+        with pytest.raises(ValueError, match="`network` cannot be exported.*threshold-linear"):
+            route(smooth)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rates_of_units_that_are_not_the_first_are_refused(refined, tmp_path):
+    reversed_rates = lambda params, state: jax.nn.relu(state[::-1])  # noqa: E731
+    network = RecurrentNetwork(
+        refined.network.vector_field,
+        refined.network.params,
+        state_size=4,
+        stimulus_size=3,
+        rate_function=reversed_rates,
+    )
+    with pytest.raises(ValueError, match="`network` cannot be exported.*first units"):
+        save(tmp_path / "a.safetensors", Refined(refined.two_layer, network, refined.sweep, num_sweeps=1))
+
+
+class TestCard:
+    def test_it_names_the_network_the_stimuli_the_report_the_versions_and_the_license(self, refined):
+        stimuli = np.array([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])
+        card = model_card(refined.network, stimuli, {"nrmse": np.float32(0.5)}, license="MIT")
+        assert json.loads(json.dumps(card)) == card
+        sizes = {name: card["network"][name] for name in ("state_size", "stimulus_size", "rate_size")}
+        assert sizes == {"state_size": 4, "stimulus_size": 3, "rate_size": 4}
+        assert card["network"]["vector_field"] == "StateForm(relu)"
+        assert card["stimuli"]["num_rows"] == 2
+        assert card["stimuli"]["largest"] == [2.0, 1.0, 2.0]
+        assert card["stimuli"]["standard_deviation"] == [1.0, 0.0, 1.0]
+        assert (card["report"], card["license"]) == ({"nrmse": 0.5}, "MIT")
+        assert card["environment"]["versions"]["jax"] == jax.__version__
+
+    def test_the_hash_tells_networks_apart_and_nothing_else(self, refined):
+        weights = np.array([[0.0, 0.5], [0.25, 0.0]])
+        hashes = [
+            network_hash(each)
+            for each in [
+                threshold_linear(jnp.asarray(weights)),
+                threshold_linear(jnp.asarray(weights, jnp.float32)),
+                threshold_linear(BCOO.fromdense(jnp.asarray(weights))),
+                threshold_linear_rate(jnp.asarray(weights)),
+                threshold_linear(jnp.asarray(weights.T)),
+                threshold_linear(jnp.asarray(weights), bias=jnp.array([0.0, 1.0])),
+                threshold_linear(jnp.asarray(weights), time_constants=2.0),
+            ]
+        ]
+        assert len(set(hashes[:3])) == 1
+        assert len(set(hashes)) == 5
+
+    def test_an_approximator_of_another_network_is_refused(self, refined, tmp_path):
+        path = tmp_path / "a.safetensors"
+        save(path, refined, card=model_card(refined.network, np.ones((2, 3))))
+        load(path, network=refined.network)
+        other = refined_of(threshold_linear_rate).network
+        with pytest.raises(ValueError, match="approximator.*another network.*Expected.*got .* in .*a.safetensors"):
+            load(path, network=other)
+        save(path, refined)
+        with pytest.raises(ValueError, match="approximator.*another network.*got no network named"):
+            load(path, network=refined.network)
 
 
 def test_the_pass_of_a_loaded_approximator_is_the_published_formula(path):
@@ -115,7 +220,7 @@ def test_a_file_edited_by_hand_is_refused(change, path):
 
 def test_another_safetensors_file_is_refused(tmp_path):
     safetensors.numpy.save_file({"hidden_weights": np.ones((2, 2))}, tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"is not an approximator.*format rnn2ff\.two_layer\.1, got None"):
+    with pytest.raises(ValueError, match=r"is not an approximator.*format rnn2ff\.two_layer\.1 or .*, got None"):
         load(tmp_path / "a.safetensors")
 
 

@@ -1,0 +1,248 @@
+"""An approximator in whole numbers: 8-bit weights, 16-bit signals, no floating point between stimulus and rates.
+
+This is the model that the integer C header computes, bit for bit. A weight matrix has one scale for each row, a signal
+has one scale; sums are kept in 64 bits and brought back to 16 by a 15-bit multiplier and a shift,
+
+    rescale(sum) = round(sum * multiplier / 2^shift), halves away from zero, saturating at +-32767.
+
+16-bit signals cost bytes of memory and no flash, and leave the rounding of the weights as the only error that counts;
+the scheme is the "16x8" of LiteRT and CMSIS-NN.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import ArrayLike, Float, Int, Int8, Int16, Int32
+
+from rnn2ff._checks import check_stimuli, fail
+from rnn2ff.approximators import Approximator
+from rnn2ff.export.plain import Plain, plain_arrays
+
+LARGEST = 32767  # of a 16-bit signal; -32768 is not used, so that the range is symmetric
+HEADROOM = 2.0  # signals up to this many times the largest of the calibration do not saturate
+GAIN_BITS = 15  # fractional bits of the gains of single units, between 0 and 1
+STEP_BITS = 14  # fractional bits of the step and the momentum of a sweep
+_LARGEST_WEIGHT = 127
+_LARGEST_BIAS = 2**30
+_LARGEST_SHIFT = 46
+
+
+class IntegerLayer(NamedTuple):
+    """A matrix product: `rescale(weights @ signal + bias)`, row by row.
+
+    Attributes:
+        weights: 8-bit weights.
+        bias: added to the sums, in their units.
+        multipliers: 15-bit factors.
+        shifts: powers of two to divide by.
+    """
+
+    weights: Int8[np.ndarray, "out in"]
+    bias: Int32[np.ndarray, " out"]
+    multipliers: Int16[np.ndarray, " out"]
+    shifts: Int8[np.ndarray, " out"]
+
+    def __call__(self, signals: Int16[np.ndarray, "batch in"]) -> Int16[np.ndarray, "batch out"]:
+        """The layer's output for a batch."""
+        # Every sum is below 2^53, so that the fast product of float64 is exact.
+        sums = (signals.astype(np.float64) @ self.weights.T.astype(np.float64)).astype(np.int64)
+        return rescale(sums + self.bias, self.multipliers, self.shifts)
+
+
+class IntegerSweeps(NamedTuple):
+    """The sweeps that refine the pass, in units of the state.
+
+    Attributes:
+        drive: from the stimulus.
+        recurrent: from the rest to the state.
+        positive_gains: `1 - D`, of the rest where the state is positive.
+        negative_gains: `-D`, elsewhere.
+        steps: one row a sweep.
+        momenta: one row a sweep.
+    """
+
+    drive: IntegerLayer
+    recurrent: IntegerLayer
+    positive_gains: Int32[np.ndarray, " state"]
+    negative_gains: Int32[np.ndarray, " state"]
+    steps: Int32[np.ndarray, "sweep state"]
+    momenta: Int32[np.ndarray, "sweep state"]
+
+
+class IntegerModel(NamedTuple):
+    """An approximator in whole numbers; made by `quantize`.
+
+    Attributes:
+        stimulus_scale: the stimulus that one unit of a quantized stimulus stands for.
+        rate_scale: the rate that one unit of a quantized rate stands for.
+        hidden: from the stimulus to the hidden units.
+        readout: from the hidden units to the state.
+        bypass: from the stimulus to the state, or None.
+        sweeps: what refines the pass, or None.
+        is_rectified: whether the rates are rectified.
+        rate_size: number of rates.
+    """
+
+    stimulus_scale: float
+    rate_scale: float
+    hidden: IntegerLayer
+    readout: IntegerLayer
+    bypass: IntegerLayer | None
+    sweeps: IntegerSweeps | None
+    is_rectified: bool
+    rate_size: int
+
+    def predict(self, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch rate"]:
+        """The rates for a batch of stimuli, quantized on the way in and scaled on the way out.
+
+        Raises:
+            ValueError: if the stimuli do not fit.
+        """
+        check_stimuli(stimuli, self.hidden.weights.shape[1])
+        return self(self.quantize_stimuli(stimuli)) * np.float32(self.rate_scale)
+
+    def quantize_stimuli(self, stimuli: Float[ArrayLike, "batch stimulus"]) -> Int16[np.ndarray, "batch stimulus"]:
+        """Stimuli in whole units, as the C header rounds them: in float32, halves away from zero."""
+        units = np.asarray(stimuli, np.float32) * np.float32(1 / self.stimulus_scale)
+        units = np.clip(units, np.float32(-LARGEST), np.float32(LARGEST))
+        return np.trunc(units + np.copysign(np.float32(0.5), units)).astype(np.int16)
+
+    def __call__(self, stimuli: Int16[np.ndarray, "batch stimulus"]) -> Int16[np.ndarray, "batch rate"]:
+        """Quantized rates for quantized stimuli: whole numbers all the way."""
+        hidden = np.maximum(self.hidden(stimuli), 0)
+        state = self.readout(hidden)
+        if self.bypass is not None:
+            state = _saturate(_wide(state) + self.bypass(stimuli))
+        if self.sweeps is not None:
+            state = self._sweep(stimuli, state)
+        rates = state[:, : self.rate_size]
+        return np.maximum(rates, 0) if self.is_rectified else rates
+
+    def _sweep(self, stimuli: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """All sweeps, one after the other."""
+        sweeps = self.sweeps
+        drive = sweeps.drive(stimuli)
+        before = state = _saturate(_wide(drive) + state)
+        for step, momentum in zip(sweeps.steps, sweeps.momenta):
+            gains = np.where(state > 0, sweeps.positive_gains, sweeps.negative_gains)
+            rest = rescale(_wide(state) * gains, 1, GAIN_BITS)
+            target = _saturate(_wide(drive) + sweeps.recurrent(rest))
+            change = _wide(step) * (_wide(target) - state) + _wide(momentum) * (_wide(state) - before)
+            before, state = state, _saturate(_wide(state) + rescale(change, 1, STEP_BITS))
+        return state
+
+
+def rescale(
+    sums: Int[np.ndarray, "*batch out"], multipliers: Int[ArrayLike, "..."], shifts: Int[ArrayLike, "..."]
+) -> Int16[np.ndarray, "*batch out"]:
+    """`sums * multipliers / 2^shifts`, rounded to the nearest, halves away from zero, saturating at 16 bits."""
+    products = _wide(sums) * multipliers
+    shifts = np.asarray(shifts, np.int64)
+    # Shifting a negative number is left to the compiler in C, so the sign is put aside.
+    rounded = (np.abs(products) + (np.int64(1) << (shifts - 1))) >> shifts
+    return _saturate(np.sign(products) * rounded)
+
+
+def _wide(signal: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    return np.asarray(signal, np.int64)
+
+
+def _saturate(signal: Int[np.ndarray, "..."]) -> Int16[np.ndarray, "..."]:
+    return np.clip(signal, -LARGEST, LARGEST).astype(np.int16)
+
+
+def quantize(approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"]) -> IntegerModel:
+    """Bring an approximator into whole numbers.
+
+    Args:
+        approximator: what to quantize.
+        stimuli: one a row, from the distribution it will serve: they set the ranges of all signals, with a factor 2 to
+            spare. What exceeds a range saturates.
+
+    Raises:
+        ValueError: if the stimuli do not fit or are all zero, or the weights are too far apart for 8 bits.
+    """
+    plain = plain_arrays(approximator)
+    check_stimuli(stimuli, plain.stimulus_size)
+    stimuli = np.asarray(stimuli, np.float64)
+    if not stimuli.any():
+        raise fail("stimuli", "set no range", "a row that is not all zero", f"{len(stimuli)} rows of zeros")
+    hidden, states = _ranges(plain, stimuli)
+    stimulus_scale, hidden_scale, state_scale = (_scale(signal) for signal in (stimuli, hidden, states))
+    to_state = (stimulus_scale, state_scale)
+    sweeps = plain.sweeps
+    return IntegerModel(
+        stimulus_scale=stimulus_scale,
+        rate_scale=state_scale,
+        hidden=_layer(plain.hidden_weights, plain.hidden_bias, stimulus_scale, hidden_scale),
+        readout=_layer(plain.readout_weights, plain.readout_bias, hidden_scale, state_scale),
+        bypass=None if plain.bypass_weights is None else _layer(plain.bypass_weights, None, *to_state),
+        sweeps=None
+        if sweeps is None
+        else IntegerSweeps(
+            drive=_layer(sweeps.drive_weights, sweeps.drive_bias, *to_state),
+            recurrent=_layer(sweeps.recurrent_weights, None, state_scale, state_scale),
+            positive_gains=_fixed(1 - sweeps.slopes, GAIN_BITS),
+            negative_gains=_fixed(-sweeps.slopes, GAIN_BITS),
+            steps=_fixed(sweeps.steps, STEP_BITS),
+            momenta=_fixed(sweeps.momenta, STEP_BITS),
+        ),
+        is_rectified=plain.is_rectified,
+        rate_size=plain.rate_size,
+    )
+
+
+def _ranges(plain: Plain, stimuli: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every value of the hidden units, and every value in units of the state, that the stimuli lead to."""
+    hidden = np.maximum(stimuli @ plain.hidden_weights.T + plain.hidden_bias, 0)
+    state = hidden @ plain.readout_weights.T + plain.readout_bias
+    seen = [state]
+    if plain.bypass_weights is not None:
+        bypassed = stimuli @ plain.bypass_weights.T
+        seen += [bypassed, state + bypassed]
+        state = state + bypassed
+    if plain.sweeps is not None:
+        sweeps = plain.sweeps
+        drive = stimuli @ sweeps.drive_weights.T + sweeps.drive_bias
+        before = state = drive + state
+        seen += [drive, state]
+        for step, momentum in zip(sweeps.steps, sweeps.momenta):
+            fed_back = (np.maximum(state, 0) - sweeps.slopes * state) @ sweeps.recurrent_weights.T
+            target = drive + fed_back
+            before, state = state, state + step * (target - state) + momentum * (state - before)
+            seen += [fed_back, target, state]
+    return hidden, np.stack(seen)
+
+
+def _scale(signal: np.ndarray) -> float:
+    """What one unit of a 16-bit signal stands for; a float32, as the C header holds it."""
+    largest = np.abs(signal).max()
+    return float(np.float32(HEADROOM * (largest if largest > 0 else 1.0) / LARGEST))
+
+
+def _layer(weights: np.ndarray, bias: np.ndarray | None, scale_in: float, scale_out: float) -> IntegerLayer:
+    """A matrix product from a signal of one scale to a signal of another."""
+    weights = weights.astype(np.float64)
+    bias = np.zeros(len(weights)) if bias is None else bias.astype(np.float64)
+    # One scale for each row, such that its weights fit in 8 bits and its bias in 32. A row of zeros has any.
+    scales = np.maximum(np.abs(weights).max(axis=1) / _LARGEST_WEIGHT, np.abs(bias) / (scale_in * _LARGEST_BIAS))
+    scales = np.where(scales > 0, scales, 1.0)
+    ratios = scales * scale_in / scale_out
+    shifts = np.minimum(14 - np.floor(np.log2(ratios)), _LARGEST_SHIFT)  # the multiplier then fills its 15 bits
+    multipliers = np.rint(ratios * 2.0**shifts)
+    overflown = multipliers > LARGEST
+    multipliers, shifts = np.where(overflown, np.rint(multipliers / 2), multipliers), shifts - overflown
+    if shifts.min() < 1:
+        expected = "outputs no smaller than the products they are summed from"
+        raise fail("approximator", "cannot be held in 8 bits", expected, f"a ratio of {ratios.max():.1e}")
+    return IntegerLayer(
+        weights=np.rint(weights / scales[:, None]).astype(np.int8),
+        bias=np.rint(bias / (scales * scale_in)).astype(np.int32),
+        multipliers=multipliers.astype(np.int16),
+        shifts=shifts.astype(np.int8),
+    )
+
+
+def _fixed(values: np.ndarray, bits: int) -> Int32[np.ndarray, "..."]:
+    """As whole numbers with this many fractional bits."""
+    return np.rint(np.asarray(values, np.float64) * 2**bits).astype(np.int32)

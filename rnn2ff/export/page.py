@@ -1,0 +1,134 @@
+"""A web page to drag a stimulus in: a recurrent network that settles, beside the approximator that answers at once.
+
+One file, with the weights of both networks in it and nothing to fetch: plain JavaScript, checked against JAX.
+"""
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, Float
+
+from rnn2ff import __version__
+from rnn2ff._checks import check_stimuli, fail
+from rnn2ff.approximators import Approximator, predict
+from rnn2ff.export.c import footprint
+from rnn2ff.export.plain import check_first_rates, dtype_of, plain_arrays
+from rnn2ff.files import replacing
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks.threshold_linear import RATE_FORM
+from rnn2ff.sweeps import dense_weights
+
+_NUM_ROWS = 40  # stimuli that the page can step through
+_RING_NOISE = 0.2  # standard deviation, where the page opens
+
+
+class Scene(NamedTuple):
+    """A network and its approximator, on a page.
+
+    Attributes:
+        title: on the button that opens the scene.
+        text: what the reader should know about the network.
+        network: a threshold-linear network.
+        approximator: what stands in for it.
+        stimuli: one a row; the page steps through the first 40 and takes its ranges from all.
+        nrmse: the approximator's error on fresh stimuli, or None.
+        kind: `bars`, each dragged by itself, or `ring`, a bump that is dragged around a circle.
+        num_labeled: units with a number beneath; the others are inhibitory, and called so. By default all.
+    """
+
+    title: str
+    text: str
+    network: RecurrentNetwork
+    approximator: Approximator
+    stimuli: Float[ArrayLike, "batch stimulus"]
+    nrmse: float | None = None
+    kind: Literal["bars", "ring"] = "bars"
+    num_labeled: int | None = None
+
+
+def write_page(path: str | Path, scenes: Sequence[Scene]) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: the `.html` file; what stands there is replaced.
+        scenes: what the reader can choose from; the first is shown.
+
+    Raises:
+        ValueError: if there is no scene, a network is not threshold-linear, its approximator or stimuli do not fit, or
+            the folder cannot be written to.
+    """
+    if not scenes:
+        raise fail("scenes", "are missing", "at least one", "none")
+    data = json.dumps([_record(scene) for scene in scenes], allow_nan=False).replace("</", "<\\/")
+    template = resources.files("rnn2ff.export").joinpath("templates", "page.html").read_text(encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(Template(template).substitute(data=data, version=__version__), encoding="utf-8")
+
+
+def _record(scene: Scene) -> dict[str, object]:
+    """A scene as JSON says it."""
+    network, approximator = scene.network, scene.approximator
+    check_first_rates(network)
+    check_stimuli(scene.stimuli, network.stimulus_size)
+    received = (approximator.stimulus_size, approximator.rate_size)
+    if received != (network.stimulus_size, network.rate_size):
+        expected = f"{network.stimulus_size} channels and {network.rate_size} rates"
+        raise fail("approximator", "does not fit the network", expected, f"{received[0]} and {received[1]}")
+    stimuli = np.asarray(scene.stimuli, dtype_of(approximator))
+    params, model = network.params, plain_arrays(approximator)
+    stimulus_weights = params.stimulus_weights
+    rates = predict(approximator, jnp.asarray(stimuli))
+    record = {
+        "title": scene.title,
+        "text": scene.text,
+        "kind": scene.kind,
+        "nrmse": scene.nrmse,
+        "num_products": footprint(approximator).num_products,
+        "network": {
+            "form": "rate" if network.vector_field == RATE_FORM else "state",
+            "rate_size": network.rate_size,
+            "recurrent_weights": _packed(dense_weights(network)),
+            "stimulus_weights": None if stimulus_weights is None else _packed(stimulus_weights),
+            "bias": _packed(params.bias),
+            "time_constants": _packed(params.time_constants),
+        },
+        "approximator": _packed_all(model),
+        "rows": [_packed(row) for row in stimuli[:_NUM_ROWS]],
+        "stimulus_range": [float(min(0, stimuli.min())), float(stimuli.max())],
+        "stimulus_labels": _labels(network.stimulus_size, None),
+        "rate_labels": _labels(network.rate_size, scene.num_labeled),
+        "largest_rate": 1.1 * float(rates.max()) or 1.0,
+    }
+    if scene.kind == "ring":
+        record |= {"bump": {"angle": 0.8, "contrast": 1.0, "noise": _RING_NOISE}, "modulation": 0.3}
+    return record
+
+
+def _labels(size: int, num_labeled: int | None) -> list[str]:
+    """A number for each unit, as long as they can be told apart, and a word for those that inhibit."""
+    labels = [str(i + 1) if size <= 40 else "" for i in range(size)]
+    return labels if num_labeled is None else labels[:num_labeled] + ["inh."] * (size - num_labeled)
+
+
+def _packed_all(record: tuple) -> dict[str, object]:
+    """A named tuple of arrays, numbers and named tuples."""
+    packed = {}
+    for name, value in record._asdict().items():
+        if isinstance(value, np.ndarray):
+            packed[name] = _packed(value)
+        else:
+            packed[name] = _packed_all(value) if hasattr(value, "_asdict") else value
+    return packed
+
+
+def _packed(array: ArrayLike) -> dict[str, object]:
+    """An array as base64 of float32, little endian, and its shape."""
+    array = np.ascontiguousarray(array, "<f4")
+    return {"shape": list(array.shape), "base64": base64.b64encode(array.tobytes()).decode()}

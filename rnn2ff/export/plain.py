@@ -1,0 +1,155 @@
+"""An approximator as plain float32 arrays: what every route out of JAX starts from.
+
+    h = [W1 u + b1]_+,    x = W2 h + b2 (+ V u)
+
+and, where sweeps refine the pass, x starts from `x + d`, with `d = A u + c` made once, and each of them is
+
+    x+ = x + a (d + R ([x]_+ - D x) - x) + m (x - x_before).
+
+The rates are `[x]_+`, or x itself where they are not rectified.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from rnn2ff._checks import fail
+from rnn2ff.approximators import Approximator, Refined
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks.threshold_linear import has_rectified_rates
+from rnn2ff.sweeps import SplitSweep
+
+_EXPECTED = "a threshold-linear network with the rates of its first units, and its split sweep"
+
+
+class PlainSweeps(NamedTuple):
+    """What the sweeps of a refined approximator need.
+
+    Attributes:
+        drive_weights: A.
+        drive_bias: c.
+        recurrent_weights: R, from column to row.
+        slopes: the diagonal of D.
+        steps: a, one row a sweep.
+        momenta: m, one row a sweep; the first has no effect.
+    """
+
+    drive_weights: Float[np.ndarray, "state stimulus"]
+    drive_bias: Float[np.ndarray, " state"]
+    recurrent_weights: Float[np.ndarray, "state state"]
+    slopes: Float[np.ndarray, " state"]
+    steps: Float[np.ndarray, "sweep state"]
+    momenta: Float[np.ndarray, "sweep state"]
+
+
+class Plain(NamedTuple):
+    """An approximator as plain arrays.
+
+    Attributes:
+        hidden_weights: W1.
+        hidden_bias: b1.
+        readout_weights: W2.
+        readout_bias: b2.
+        bypass_weights: V, or None.
+        is_rectified: whether the rates are `[x]_+`.
+        sweeps: what refines the pass, or None.
+        rate_size: number of rates, which are those of the first units where there are more states.
+    """
+
+    hidden_weights: Float[np.ndarray, "width stimulus"]
+    hidden_bias: Float[np.ndarray, " width"]
+    readout_weights: Float[np.ndarray, "state width"]
+    readout_bias: Float[np.ndarray, " state"]
+    bypass_weights: Float[np.ndarray, "state stimulus"] | None
+    is_rectified: bool
+    sweeps: PlainSweeps | None
+    rate_size: int
+
+    @property
+    def stimulus_size(self) -> int:
+        """Number of stimulus channels."""
+        return self.hidden_weights.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Number of hidden units."""
+        return self.hidden_weights.shape[0]
+
+    @property
+    def state_size(self) -> int:
+        """Number of outputs of the pass."""
+        return self.readout_weights.shape[0]
+
+
+def plain_arrays(approximator: Approximator) -> Plain:
+    """The arrays of an approximator, in float32, as the runtimes that follow want them.
+
+    Raises:
+        ValueError: if sweeps refine the pass and are not those of a threshold-linear network.
+    """
+    refined = isinstance(approximator, Refined)
+    two_layer = approximator.two_layer if refined else approximator
+    offset = approximator.sweep.offset if refined and isinstance(approximator.sweep, SplitSweep) else 0
+    return Plain(
+        hidden_weights=_float32(two_layer.hidden_weights),
+        hidden_bias=_float32(two_layer.hidden_bias),
+        readout_weights=_float32(two_layer.readout_weights),
+        readout_bias=_float32(np.asarray(two_layer.readout_bias, np.float64) + np.asarray(offset, np.float64)),
+        bypass_weights=None if two_layer.bypass_weights is None else _float32(two_layer.bypass_weights),
+        is_rectified=approximator.is_rectified,
+        sweeps=_plain_sweeps(approximator) if refined else None,
+        rate_size=approximator.rate_size,
+    )
+
+
+def dtype_of(approximator: Approximator) -> np.dtype:
+    """The dtype that an approximator computes in."""
+    return jnp.result_type(*jax.tree.leaves(eqx.filter(approximator, eqx.is_inexact_array)))
+
+
+def check_exportable(network: RecurrentNetwork, sweep: object) -> None:
+    """Sweeps of a threshold-linear network, whose rates are those of its first units, or of all.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if not isinstance(sweep, SplitSweep):
+        raise fail("approximator", "is refined by sweeps that cannot be exported", _EXPECTED, type(sweep).__name__)
+    check_first_rates(network)
+
+
+def check_first_rates(network: RecurrentNetwork) -> None:
+    """A threshold-linear network, whose rates are those of its first units, or of all.
+
+    Raises:
+        ValueError: if it is another.
+    """
+    if not has_rectified_rates(network):
+        raise fail("network", "cannot be exported", _EXPECTED, f"{network.vector_field}")
+    totals = jnp.arange(1, network.state_size + 1, dtype=network.dtype)
+    rates = network.rates(network.vector_field.from_total_input(totals))
+    if not np.array_equal(rates, totals[: len(rates)]):
+        raise fail("network", "cannot be exported", _EXPECTED, f"rates {network.rate_function}")
+
+
+def _plain_sweeps(approximator: Refined) -> PlainSweeps:
+    network, sweep = approximator.network, approximator.sweep
+    check_exportable(network, sweep)
+    inverse = np.asarray(sweep.drive_map, np.float64).T  # P
+    stimulus_weights = network.params.stimulus_weights
+    return PlainSweeps(
+        drive_weights=_float32(inverse if stimulus_weights is None else inverse @ np.asarray(stimulus_weights)),
+        drive_bias=_float32(inverse @ np.asarray(network.params.bias)),
+        recurrent_weights=_float32(np.asarray(sweep.recurrent_map).T),
+        slopes=_float32(sweep.slopes),
+        steps=_float32(approximator.step_sizes),
+        momenta=_float32(approximator.momenta),
+    )
+
+
+def _float32(array: object) -> Float[np.ndarray, "..."]:
+    return np.ascontiguousarray(array, np.float32)

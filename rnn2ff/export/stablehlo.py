@@ -1,0 +1,56 @@
+"""StableHLO, by `jax.export`: one blob for processors, GPUs and TPUs, with a dynamic batch and the weights inside.
+
+JAX keeps such a blob readable for six months of later versions, and for about one of earlier ones: it is for
+deployment. For keeping there is `save`.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+from jax import export
+from jaxtyping import Array, Float
+
+from rnn2ff._checks import fail
+from rnn2ff.approximators import Approximator
+from rnn2ff.export.plain import dtype_of
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_HASH_BYTES = hashlib.sha256().digest_size
+
+
+def to_stablehlo(approximator: Approximator, *, platforms: Sequence[str] = PLATFORMS) -> bytes:
+    """An approximator as a serialized StableHLO program, stimuli (batch, stimulus) to rates (batch, rate).
+
+    It is lowered for every platform here and now, whether one has such a device or not, and keeps the dtype of the
+    weights. A hash follows the program, which `jax.export.deserialize` passes over and `load_stablehlo` checks.
+
+    Args:
+        approximator: what to export.
+        platforms: where it shall run: `cpu`, `cuda`, `rocm`, `tpu`.
+
+    Raises:
+        ValueError: if there is no platform, or one is unknown.
+    """
+    known = (*PLATFORMS, "rocm")
+    if not platforms or not set(platforms) <= set(known):
+        raise fail("platforms", "are not all known", f"some of {', '.join(known)}", tuple(platforms))
+    (batch,) = export.symbolic_shape("batch")
+    stimuli = jax.ShapeDtypeStruct((batch, approximator.stimulus_size), dtype_of(approximator))
+    # The weights are closed over, and so become constants of the program.
+    exported = export.export(jax.jit(jax.vmap(approximator)), platforms=tuple(platforms))(stimuli)
+    program = bytes(exported.serialize())
+    return program + hashlib.sha256(program).digest()
+
+
+def load_stablehlo(content: bytes) -> Callable[[Float[Array, "batch stimulus"]], Float[Array, "batch rate"]]:
+    """The function that `to_stablehlo` serialized.
+
+    Raises:
+        ValueError: if the content is not such a program, was changed, or is too old or too new for this JAX.
+    """
+    program, digest = content[:-_HASH_BYTES], content[-_HASH_BYTES:]
+    if hashlib.sha256(program).digest() != digest:
+        raise fail("content", "is damaged", "what `to_stablehlo` returned", f"{len(content)} bytes with another hash")
+    return eqx.filter_jit(export.deserialize(bytearray(program)).call)
