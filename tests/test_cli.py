@@ -66,7 +66,7 @@ def listing(folder):
 
 
 class TestHelp:
-    @pytest.mark.parametrize("arguments", [["--help"], ["distill", "--help"], ["solve", "--help"], ["no-such-verb"]])
+    @pytest.mark.parametrize("arguments", [["--help"], ["distill", "--help"], ["export", "--help"], ["no-such-verb"]])
     def test_help_and_misspellings_do_not_wait_for_jax(self, arguments):
         code = (
             "import sys\nfrom rnn2ff.cli import main\n"
@@ -142,12 +142,13 @@ class TestSolve:
 
 class TestDistill:
     def test_it_writes_an_approximator_a_report_and_a_figure_and_says_how_good_it_is(self, folder, run):
-        code, out, err = run(*command("distill"))
+        code, out, err = run(*command("distill", "--license", "CC0-1.0"))
         assert (code, err) == (0, "")
         assert sorted(path.name for path in (folder / "run").iterdir()) == sorted(FILES)
         report = json.loads((folder / "run" / "report.json").read_text())
         approximator, card = load(folder / "run" / "approximator.safetensors")
         assert card == report
+        assert (card["stimuli"]["num_rows"], card["network"]["state_size"], card["license"]) == (40, 2, "CC0-1.0")
         assert report["command"]["seed"] == 0
         assert report["command"]["network"]["weights"] == "W.npy"
         assert report["environment"]["x64"] is False
@@ -183,7 +184,7 @@ class TestDistill:
 
     def test_an_overwrite_that_breaks_off_leaves_no_report_of_the_run_before(self, folder, run, monkeypatch):
         run(*command("distill"))
-        monkeypatch.setattr(cli, "_draw", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        monkeypatch.setattr("rnn2ff.cli.distill.draw", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
         code, _, err = run(*command("distill", "--overwrite"))
         assert code == 1
         assert err == "rnn2ff: error: the results could not be written: no space left\n"

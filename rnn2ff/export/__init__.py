@@ -18,3 +18,4 @@ from rnn2ff.export.page import write_page as write_page
 from rnn2ff.export.stablehlo import load_stablehlo as load_stablehlo
 from rnn2ff.export.stablehlo import to_stablehlo as to_stablehlo
 from rnn2ff.export.torch import to_torch_state_dict as to_torch_state_dict
+from rnn2ff.export.torch import write_torch as write_torch

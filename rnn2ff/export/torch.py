@@ -10,12 +10,16 @@ A two-layer approximator fits
     )
 """
 
+from pathlib import Path
+
 import numpy as np
+import safetensors.numpy
 
 from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.export.extras import require_extra
 from rnn2ff.export.plain import plain_arrays
+from rnn2ff.files import replacing
 
 
 def to_torch_state_dict(approximator: Approximator, *, as_tensors: bool = False) -> dict[str, object]:
@@ -45,3 +49,14 @@ def to_torch_state_dict(approximator: Approximator, *, as_tensors: bool = False)
     import torch
 
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def write_torch(path: str | Path, approximator: Approximator) -> None:
+    """Write the state dict as a safetensors file, for `safetensors.torch.load_file`, whole or not at all.
+
+    Raises:
+        ValueError: as for `to_torch_state_dict`, or if the folder cannot be written to.
+    """
+    arrays = to_torch_state_dict(approximator)
+    with replacing(path) as temporary:
+        safetensors.numpy.save_file(arrays, temporary, {"format": "pt"})

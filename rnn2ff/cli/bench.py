@@ -1,0 +1,136 @@
+"""`rnn2ff bench`."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from rnn2ff.cli.options import Json, NetworkFiles, read_approximator, read_network, show
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rnn2ff.approximators import Approximator
+    from rnn2ff.networks import RecurrentNetwork
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Time an approximator beside the ways of solving the network, on this machine.
+
+    All are compiled, work on the same batch, and take turns; medians with quartiles, in microseconds per stimulus. The
+    rollout is Tsit5 without a verdict; `solve` is the fastest solver that lands where the dynamics land, with verdicts.
+
+    Example: rnn2ff bench --approximator run1/approximator.safetensors --weights W.npy --stimuli U.npy
+    """
+
+    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
+    approximator: Path
+    """The file approximator.safetensors of a distillation."""
+    batch_size: int = 256
+    """Stimuli in a batch; rows are repeated if there are fewer."""
+    num_rounds: int = 20
+    """Turns of each competitor."""
+    as_json: Json = False
+    """Print the results as JSON."""
+
+    def run(self) -> int:
+        """Time, compare, and say by how much each is slower or faster."""
+        from rnn2ff._checks import check_at_least
+
+        check_at_least("batch-size", self.batch_size, 1)
+        check_at_least("num-rounds", self.num_rounds, 1)
+        check_at_least("max-steps", self.network.max_steps, 1)
+        network, rows = read_network(self.network)
+        approximator, _ = read_approximator(self.approximator, network)
+
+        import jax
+        import numpy as np
+
+        from rnn2ff.approximators import predict
+        from rnn2ff.evaluation import accuracy
+        from rnn2ff.records import environment
+        from rnn2ff.steady_state import count_statuses
+
+        stimuli = np.resize(rows, (self.batch_size, rows.shape[1]))
+        competitors, solved = _competitors(network, approximator, stimuli, rows, self.network.max_steps)
+        is_solved = np.asarray(solved.is_converged)
+        if not is_solved.any():
+            raise RuntimeError(f"No stimulus leads to a steady state: {count_statuses(solved.status)}.")
+        rates = np.asarray(jax.vmap(network.rates)(solved.state))
+        error = accuracy(np.asarray(predict(approximator, stimuli))[is_solved], rates[is_solved]).nrmse
+        compile_seconds, seconds = _time(competitors, self.num_rounds)
+        microseconds = {name: [1e6 * value / self.batch_size for value in each] for name, each in seconds.items()}
+        fastest = microseconds["pass"][0]
+        lines = {
+            name: f"{median:10.3f} us ({lower:.3f} to {upper:.3f}), {median / fastest:7.1f} x the pass,"
+            f" compiled in {compile_seconds[name]:.1f} s"
+            for name, (median, lower, upper) in microseconds.items()
+        }
+        lines |= {
+            "error of the pass": f"{100 * error:.2f} % (NRMSE)",
+            "without a steady state": f"{int((~is_solved).sum())} of {self.batch_size}",
+        }
+        record = {
+            "batch_size": self.batch_size,
+            "microseconds_per_stimulus": {
+                name: dict(zip(("median", "lower", "upper"), each)) for name, each in microseconds.items()
+            },
+            "compile_seconds": compile_seconds,
+            "nrmse": error,
+            "status_counts": count_statuses(solved.status),
+            "environment": environment(),
+        }
+        show(lines, record, as_json=self.as_json)
+        return 0
+
+
+def _competitors(
+    network: "RecurrentNetwork", approximator: "Approximator", stimuli: "np.ndarray", rows: "np.ndarray", max_steps: int
+):
+    """What is timed, each a function of nothing; and the solved batch."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    from rnn2ff._checks import default_tolerance
+    from rnn2ff.approximators import predict
+    from rnn2ff.steady_state import Rollout, plan_steady_states, solve_steady_states
+
+    initial_state = jnp.zeros(network.state_size, network.dtype)
+    tolerance = default_tolerance(network.dtype)
+    stimuli = jnp.asarray(stimuli)
+
+    @eqx.filter_jit
+    def roll_out(network, stimuli):
+        return jax.vmap(
+            lambda stimulus: Rollout().search(
+                network, stimulus, initial_state, tolerance=tolerance, max_steps=max_steps
+            )
+        )(stimuli)
+
+    plan = plan_steady_states(network, rows)
+    solve = lambda: solve_steady_states(network, stimuli, solver=plan, max_steps=max_steps)  # noqa: E731
+    competitors = {
+        "rollout": lambda: roll_out(network, stimuli).state,
+        "solve": lambda: solve().state,
+        "pass": lambda: predict(approximator, stimuli),
+    }
+    return competitors, solve()
+
+
+def _time(competitors, num_rounds: int):
+    """Seconds of the first call, compilation included, and of the later ones."""
+    import time
+
+    import jax
+
+    from rnn2ff.timing import time_interleaved
+
+    first = {}
+    for name, competitor in competitors.items():
+        started = time.perf_counter()
+        jax.block_until_ready(competitor())
+        first[name] = time.perf_counter() - started
+    return first, time_interleaved(competitors, num_rounds=num_rounds)

@@ -1,0 +1,129 @@
+"""`rnn2ff demo`."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from rnn2ff.cli.options import Json, NetworkFiles, OptionalFile, check_folder, read_approximator, read_network, show
+
+if TYPE_CHECKING:
+    from rnn2ff.export import Scene
+
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Write a web page in which the two networks answer side by side.
+
+    Drag a stimulus, and see the recurrent network settle while the feed-forward one has answered. The page is one file
+    that needs no network connection. Without an approximator, two small ones are made first, of a competition and of a
+    ring, which takes a minute; with one, the page shows it and its network.
+
+    Example: rnn2ff demo --out page
+
+    Example: rnn2ff demo --approximator run1/approximator.safetensors --weights W.npy --stimuli U.npy --out page
+    """
+
+    out: Path
+    """Folder for the page, index.html; made if it does not exist."""
+    approximator: OptionalPath = None
+    """The file approximator.safetensors of a distillation."""
+    weights: OptionalFile = None
+    """Recurrent weights W of its network, as for `rnn2ff distill`."""
+    stimuli: OptionalFile = None
+    """Stimuli to show, one a row."""
+    stimulus_weights: OptionalFile = None
+    """Stimulus weights B."""
+    bias: OptionalFile = None
+    """Constant input b."""
+    time_constants: OptionalFile = None
+    """Time constants tau."""
+    form: Literal["state", "rate"] = "state"
+    """Where the rectifier stands, `state` or `rate`."""
+    num_steps: int = 5000
+    """Optimizer steps for the two that are made."""
+    seed: int = 0
+    """Seed of their making."""
+    overwrite: bool = False
+    """Replace the page if it exists."""
+    as_json: Json = False
+    """Print the results as JSON."""
+
+    def run(self) -> int:
+        """Write the page."""
+        from rnn2ff._checks import check_at_least, fail
+
+        page = self.out / "index.html"
+        if page.exists() and not self.overwrite:
+            raise fail("out", "holds a page already", "another folder, or --overwrite", f"{page}")
+        check_folder(self.out)
+        check_at_least("num-steps", self.num_steps, 1)
+        given = {"approximator": self.approximator, "weights": self.weights, "stimuli": self.stimuli}
+        missing = [name for name, value in given.items() if value is None]
+        if missing and len(missing) < len(given):
+            raise fail("options", "are incomplete", "all of --approximator, --weights, --stimuli", f"no {missing[0]}")
+
+        scenes = _made(self.num_steps, self.seed) if missing else [self._given()]
+
+        from rnn2ff.export import write_page
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_page(page, scenes)
+        errors = {scene.title: scene.nrmse for scene in scenes}
+        lines = {
+            f"error, {title.lower()}": "not in the card" if error is None else f"{100 * error:.2f} % (NRMSE)"
+            for title, error in errors.items()
+        }
+        lines |= {"size": f"{page.stat().st_size:,} bytes", "written to": page}
+        show(lines, {"nrmse": errors, "bytes": page.stat().st_size, "written_to": page}, as_json=self.as_json)
+        return 0
+
+    def _given(self) -> "Scene":
+        names = ("weights", "stimuli", "stimulus_weights", "bias", "time_constants", "form")
+        network, stimuli = read_network(NetworkFiles(**{name: getattr(self, name) for name in names}))
+        approximator, card = read_approximator(self.approximator, network)
+
+        from rnn2ff.export import Scene
+
+        nrmse = ((card.get("report") or {}).get("accuracy") or {}).get("nrmse")
+        text = f"{network.state_size} units, {network.stimulus_size} channels, from {Path(self.weights).name}."
+        return Scene("Your network", text, network, approximator, stimuli, nrmse)
+
+
+def _made(num_steps: int, seed: int) -> "list[Scene]":
+    """A competition and a ring, each with an approximator made for it."""
+    import jax.numpy as jnp
+    import jax.random as jr
+
+    from rnn2ff.distillation import distill
+    from rnn2ff.export import Scene
+    from rnn2ff.networks import partition_competition, ring_attractor, ring_stimulus
+
+    num_competitors, num_angles = 8, 48
+    competition = partition_competition(num_competitors, 1, num_inhibitory=1)
+    ring = ring_attractor(num_angles)
+
+    def sample_drives(key):
+        return jr.uniform(key, (num_competitors,))
+
+    def sample_bump(key):
+        angle_key, contrast_key, level_key, noise_key = jr.split(key, 4)
+        contrast = jr.uniform(contrast_key, minval=0.5, maxval=1.5)
+        bump = ring_stimulus(2 * jnp.pi * jr.uniform(angle_key), num_angles, contrast=contrast)
+        return bump + 0.4 * jr.uniform(level_key) * jr.normal(noise_key, (num_angles,))
+
+    texts = {
+        "Competition": "Eight units excite themselves and inhibit each other through one inhibitory unit (inh.): the "
+        "strong silence the weak.",
+        "Ring": "Units on a ring excite those near them and inhibit the others: a noisy bump becomes a cleaner one.",
+    }
+    scenes = []
+    for title, network, sample in [("Competition", competition, sample_drives), ("Ring", ring, sample_bump)]:
+        made = distill(network, sample, num_samples=10_000, num_steps=num_steps, key=jr.key(seed))
+        nrmse, stimuli = made.report.accuracy.nrmse, made.test.stimuli
+        scene = Scene(title, texts[title], network, made.approximator, stimuli, nrmse)
+        scenes.append(scene._replace(kind="ring") if title == "Ring" else scene._replace(num_labeled=num_competitors))
+    return scenes

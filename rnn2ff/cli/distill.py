@@ -1,0 +1,134 @@
+"""`rnn2ff distill`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from rnn2ff.cli.options import Json, NetworkFiles, OptionalInt, OptionalText, check_folder, read_network, show
+
+if TYPE_CHECKING:
+    from rnn2ff.distillation import Distillation
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill:
+    """Replace a recurrent network by a two-layer feed-forward one.
+
+    Solves the network for every stimulus, trains a feed-forward network on the steady rates, and judges it on stimuli
+    it never saw. Writes approximator.safetensors, report.json and, where matplotlib is installed, report.png.
+
+    Example: rnn2ff distill --weights W.npy --stimuli U.npy --out run1
+    """
+
+    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
+    out: Path
+    """Folder for the results; made if it does not exist."""
+    width: OptionalInt = None
+    """Hidden units of the feed-forward network; by default 4 for each unit of the network."""
+    num_steps: int = 20_000
+    """Optimizer steps."""
+    jitter: float = 0.0
+    """Draw training stimuli from the rows, with noise of this many standard deviations of each channel.
+    0 uses every row once."""
+    num_samples: int = 20_000
+    """How many stimuli to draw with --jitter."""
+    held_out: float = 0.2
+    """Share of the rows that is kept for the test."""
+    seed: int = 0
+    """Seed of all randomness."""
+    overwrite: bool = False
+    """Replace a finished run in the folder."""
+    license: OptionalText = None
+    """License of the weights, for the model card."""
+    as_json: Json = False
+    """Print the results as JSON."""
+
+    def run(self) -> int:
+        """Distill, write the files, and say how good the approximator is."""
+        from rnn2ff._checks import check_at_least, check_fraction, fail
+
+        out = self.out
+        if (out / "report.json").exists() and not self.overwrite:
+            raise fail("out", "holds a finished run", "an empty or new folder, or --overwrite", f"{out}")
+        check_folder(out)
+        if self.width is not None:
+            check_at_least("width", self.width, 1)
+        check_at_least("num-steps", self.num_steps, 1)
+        check_at_least("max-steps", self.network.max_steps, 1)
+        check_fraction("held-out", self.held_out)
+        network, rows = read_network(self.network)
+
+        import jax.random as jr
+
+        from rnn2ff.datasets import hold_out, key_for, sample_from
+        from rnn2ff.distillation import distill
+        from rnn2ff.export import model_card, save
+        from rnn2ff.files import write_json
+
+        key = jr.key(self.seed)
+        training_rows, test_rows = hold_out(rows, self.held_out, key=key_for(key, "held-out rows"))
+        if min(len(training_rows), len(test_rows)) < 2:
+            parted = f"{len(rows)} rows parted into {len(training_rows)} and {len(test_rows)}"
+            raise fail("stimuli", "are too few", "at least 2 rows to train on and 2 held out", parted)
+        distillation = distill(
+            network,
+            sample_from(training_rows, jitter=self.jitter) if self.jitter else training_rows,
+            test_stimuli=test_rows,
+            width=self.width,
+            num_samples=self.num_samples,
+            num_steps=self.num_steps,
+            max_steps=self.network.max_steps,
+            progress=self.network.shows_progress,
+            key=key,
+        )
+        report = distillation.report
+        card = model_card(network, rows, report.summary(), license=self.license)
+        card = {"command": dataclasses.asdict(self), **card}
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("report.json", "report.png"):  # of an earlier run; the new approximator is not what they tell of
+            (out / name).unlink(missing_ok=True)
+        save(out / "approximator.safetensors", distillation.approximator, card=card)
+        has_figure = draw(out / "report.png", distillation)
+        write_json(out / "report.json", card)  # last: its presence says that the run is finished
+        worst = report.accuracy.worst_unit
+        left_out = [sum(counts.values()) - counts["converged"] for counts in report.status_counts.values()]
+        written = "approximator.safetensors, report.json" + (", report.png" if has_figure else "")
+        lines = {
+            "error on unseen stimuli": f"{100 * report.accuracy.nrmse:.2f} % (NRMSE)",
+            "variance explained": f"{100 * report.accuracy.r_squared:.2f} %",
+            "worst unit": f"{worst}, {100 * report.accuracy.unit_nrmse[worst]:.2f} %",
+            "hidden units": report.width,
+            "stimuli trained on": report.num_training_pairs,
+            "without a steady state": f"{left_out[0]} left out of training, {left_out[1]} of the test",
+            "seconds": f"{sum(report.seconds.values()):.1f}",
+            f"written to {out}": written,
+        }
+        show(lines, card, as_json=self.as_json)
+        if not has_figure:
+            print("rnn2ff: no figure, matplotlib is not installed: pip install 'rnn2ff[plot]'", file=sys.stderr)
+        return 0
+
+
+def draw(path: Path, distillation: "Distillation") -> bool:
+    """Draw the report's figure; False where matplotlib is not installed."""
+    import numpy as np
+
+    from rnn2ff.approximators import predict
+    from rnn2ff.plotting import new_figure, plot_learning, plot_rates, save_figure
+
+    try:
+        figure, (left, right) = new_figure(2, height=2.8)
+    except ModuleNotFoundError:
+        return False
+    target = np.asarray(distillation.test.rates)
+    predicted = np.asarray(predict(distillation.approximator, distillation.test.stimuli))
+    shown = np.random.default_rng(0).permutation(target.size)[:3000]
+    nrmse = distillation.report.accuracy.nrmse
+    plot_rates(left, target.ravel()[shown], predicted.ravel()[shown], nrmse=nrmse)
+    training = distillation.report.training._asdict()
+    plot_learning(right, training, variance=float(target.var(axis=0).mean()))
+    save_figure(figure, path)
+    return True

@@ -1,0 +1,50 @@
+"""`rnn2ff evaluate`."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from rnn2ff.cli.options import Json, NetworkFiles, read_approximator, read_network, show
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Judge an approximator on stimuli of your choice.
+
+    Solves the network for every stimulus and compares the steady rates with those of the approximator, which must have
+    been made for this network. Stimuli without a steady state are left out, and counted.
+
+    Example: rnn2ff evaluate --approximator run1/approximator.safetensors --weights W.npy --stimuli new.npy
+    """
+
+    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
+    approximator: Path
+    """The file approximator.safetensors of a distillation."""
+    as_json: Json = False
+    """Print the results as JSON, the error of every unit included."""
+
+    def run(self) -> int:
+        """Solve, compare, and say how good the approximator is."""
+        from rnn2ff._checks import check_at_least
+
+        check_at_least("max-steps", self.network.max_steps, 1)
+        network, stimuli = read_network(self.network)
+        approximator, _ = read_approximator(self.approximator, network)
+
+        from rnn2ff.approximators import predict
+        from rnn2ff.datasets import solve_pairs
+        from rnn2ff.evaluation import accuracy
+
+        max_steps, progress = self.network.max_steps, self.network.shows_progress
+        pairs = solve_pairs(network, stimuli, max_steps=max_steps, progress=progress)
+        received = accuracy(predict(approximator, pairs.stimuli), pairs.rates)
+        lines = {
+            "error": f"{100 * received.nrmse:.2f} % (NRMSE)",
+            "variance explained": f"{100 * received.r_squared:.2f} %",
+            "worst unit": f"{received.worst_unit}, {100 * received.unit_nrmse[received.worst_unit]:.2f} %",
+            "stimuli compared": received.num_samples,
+            "without a steady state": f"{len(stimuli) - received.num_samples} left out",
+        }
+        show(lines, {"accuracy": received, "status_counts": pairs.status_counts}, as_json=self.as_json)
+        return 0

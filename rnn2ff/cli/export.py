@@ -1,0 +1,138 @@
+"""`rnn2ff export`."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rnn2ff.cli.options import Json, OptionalFile, check_folder, read_approximator, show
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rnn2ff.approximators import Approximator
+
+Route = Literal["onnx", "onnx-int8", "c", "c-int8", "stablehlo", "torch", "nir"]
+NEED_STIMULI = ("onnx-int8", "c-int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Take an approximator to where it shall run.
+
+    Routes, and the file each writes: onnx, NAME.onnx; onnx-int8, NAME_int8.onnx; c, NAME.h; c-int8, NAME_int8.h;
+    stablehlo, NAME.stablehlo; torch, NAME_torch.safetensors; nir, NAME.nir. docs/deploy.md says how each is used. The
+    int8 routes need stimuli to set their ranges. With stimuli, the error that a route adds is measured and shown.
+
+    Example: rnn2ff export --approximator run1/approximator.safetensors --to onnx-int8 c --stimuli U.npy --out deploy
+    """
+
+    approximator: Path
+    """The file approximator.safetensors of a distillation."""
+    to: tuple[Route, ...]
+    """One route or several."""
+    out: Path
+    """Folder for the files; made if it does not exist."""
+    stimuli: OptionalFile = None
+    """Stimuli, one a row, from the distribution the approximator will serve."""
+    name: str = "rnn2ff"
+    """Name of the files, and prefix of the names in C: lower-case letters, digits and _."""
+    opset: int = 17
+    """Version of ONNX's operators."""
+    overwrite: bool = False
+    """Replace files that exist."""
+    as_json: Json = False
+    """Print the results as JSON."""
+
+    def run(self) -> int:
+        """Export everything, and only then put it in place."""
+        from rnn2ff._checks import fail
+
+        if not self.to:
+            raise fail("to", "names no route", "at least one", "none")
+        files = {route: self.out / _file_name(route, self.name) for route in dict.fromkeys(self.to)}
+        there = [str(file) for file in files.values() if file.exists()]
+        if there and not self.overwrite:
+            raise fail("out", "holds the files already", "another folder, or --overwrite", ", ".join(there))
+        check_folder(self.out)
+        approximator, stimuli = self._read()
+        folder = next(folder for folder in (self.out, *self.out.parents) if folder.exists())
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".rnn2ff.") as temporary:
+            made = {route: Path(temporary) / file.name for route, file in files.items()}
+            rows = {route: self._export(route, approximator, stimuli, path) for route, path in made.items()}
+            self.out.mkdir(parents=True, exist_ok=True)
+            for route, file in files.items():
+                os.replace(made[route], file)
+        lines = {
+            str(files[route]): f"{row['bytes']:>9,} bytes"
+            + (f"   {100 * row['added_error']:.4f} % (NRMSE) added" if row["added_error"] is not None else "")
+            + (f"   {row['flash_bytes']:,} of flash, {row['ram_bytes']:,} of RAM" if "flash_bytes" in row else "")
+            for route, row in rows.items()
+        }
+        show(lines, {"routes": rows, "written_to": self.out}, as_json=self.as_json)
+        return 0
+
+    def _read(self) -> "tuple[Approximator, np.ndarray | None]":
+        from rnn2ff._checks import check_stimuli, fail
+
+        if self.stimuli is None and set(self.to) & set(NEED_STIMULI):
+            needing = ", ".join(route for route in self.to if route in NEED_STIMULI)
+            raise fail("stimuli", "are missing", f"a file, to set the ranges of {needing}", "none")
+
+        import jax
+
+        from rnn2ff.files import read_array
+
+        jax.config.update("jax_enable_x64", True)  # weights keep the precision they have in the file
+        stimuli = None if self.stimuli is None else read_array(self.stimuli, "stimuli")
+        approximator, _ = read_approximator(self.approximator)
+        if stimuli is not None:
+            check_stimuli(stimuli, approximator.stimulus_size)
+        return approximator, stimuli
+
+    def _export(
+        self, route: str, approximator: "Approximator", stimuli: "np.ndarray | None", path: Path
+    ) -> dict[str, object]:
+        """Write one file; returns its size, and what the route adds to the error where stimuli tell."""
+        from rnn2ff import export
+
+        row, predict = {}, None
+        if route in ("onnx", "onnx-int8"):
+            content = export.to_onnx(approximator, opset=self.opset)
+            content = content if route == "onnx" else export.quantize_onnx(content, stimuli)
+            path.write_bytes(content)
+            predict = lambda stimuli: export.run_onnx(content, stimuli)  # noqa: E731
+        elif route in ("c", "c-int8"):
+            model = export.quantize(approximator, stimuli) if route == "c-int8" else approximator
+            path.write_text(export.to_c(model, name=path.stem))
+            row = export.footprint(model)._asdict()
+            predict = model.predict if route == "c-int8" else None
+        elif route == "stablehlo":
+            path.write_bytes(export.to_stablehlo(approximator))
+        elif route == "torch":
+            export.write_torch(path, approximator)
+        else:
+            export.write_nir(path, approximator)
+        added = None if stimuli is None or predict is None else _added_error(predict, approximator, stimuli)
+        return {"bytes": path.stat().st_size, "added_error": added, **row}
+
+
+def _file_name(route: str, name: str) -> str:
+    endings = {"onnx": ".onnx", "c": ".h", "stablehlo": ".stablehlo", "torch": "_torch.safetensors", "nir": ".nir"}
+    return name + ("_int8" if route.endswith("-int8") else "") + endings[route.removesuffix("-int8")]
+
+
+def _added_error(
+    predict: "Callable[[np.ndarray], np.ndarray]", approximator: "Approximator", stimuli: "np.ndarray"
+) -> float:
+    """NRMSE between the rates of an export and those of the approximator itself."""
+    import jax.numpy as jnp
+
+    from rnn2ff import approximators
+    from rnn2ff.evaluation import accuracy
+    from rnn2ff.export.plain import dtype_of
+
+    expected = approximators.predict(approximator, jnp.asarray(stimuli, dtype_of(approximator)))
+    return accuracy(predict(stimuli), expected).nrmse

@@ -1,0 +1,71 @@
+"""`rnn2ff fixed-points`."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from rnn2ff.cli.options import Json, NetworkFiles, check_new_file, read_network, show
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPoints:
+    """Find all fixed points for one stimulus, stable or not, and audit whether some are missing.
+
+    Writes an .npz file with the arrays states, residuals, eigenvalues, is_stable and indices, the stable ones first.
+
+    Example: rnn2ff fixed-points --weights W.npy --stimuli U.npy --row 3 --out fixed_points.npz
+    """
+
+    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
+    out: Path
+    """The .npz file to write."""
+    row: int = 0
+    """Which of the stimuli to hold, from 0."""
+    num_starts: int = 256
+    """Number of random starts of the search."""
+    seed: int = 0
+    """Seed of the starts."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    as_json: Json = False
+    """Print the results as JSON."""
+
+    def run(self) -> int:
+        """Search, write the file, and say what was found."""
+        from rnn2ff._checks import check_at_least, fail
+
+        check_new_file(self.out, ".npz", overwrite=self.overwrite)
+        check_at_least("num-starts", self.num_starts, 1)
+        network, stimuli = read_network(self.network)
+        if not 0 <= self.row < len(stimuli):
+            raise fail("row", "is out of range", f"0 to {len(stimuli) - 1}", self.row)
+
+        import jax.random as jr
+
+        from rnn2ff.files import write_arrays
+        from rnn2ff.fixed_points import find_fixed_points
+
+        found = find_fixed_points(network, stimuli[self.row], num_starts=self.num_starts, key=jr.key(self.seed))
+        names = ("states", "residuals", "eigenvalues", "is_stable", "indices")
+        write_arrays(self.out, {name: getattr(found, name) for name in names})
+        record = {
+            "num_fixed_points": len(found.states),
+            "num_stable": int(found.is_stable.sum()),
+            "index_sum": found.index_sum,
+            "audit": found.audit.name,
+            "explanation": found.explanation,
+            "basin_counts": found.basin_counts,
+            "failures": found.failures,
+            "written_to": self.out,
+        }
+        lines = {
+            "fixed points": record["num_fixed_points"],
+            "stable": record["num_stable"],
+            "sum of their indices": record["index_sum"],
+            "audit": f"{record['audit']}: {record['explanation']}",
+            "starts that settled": f"{sum(record['basin_counts'])} of {len(found.starts)}",
+            "written to": self.out,
+        }
+        show(lines, record, as_json=self.as_json)
+        return 0 if len(found.states) else 1

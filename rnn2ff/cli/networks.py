@@ -1,0 +1,136 @@
+"""`rnn2ff networks`."""
+
+import dataclasses
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from rnn2ff.cli.options import Json, OptionalText, check_folder, show
+
+if TYPE_CHECKING:
+    from rnn2ff.networks import RecurrentNetwork
+
+_NUM_STIMULI = 5000
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """List the networks that come with the package, or write one of them to files.
+
+    With --write, the folder holds W.npy, the other parameters and U.npy, stimuli drawn from 0 to 1; the command that
+    goes on from there is printed.
+
+    Example: rnn2ff networks
+
+    Example: rnn2ff networks --write winner_take_all --out wta
+    """
+
+    write: OptionalText = None
+    """Name of the network to write."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")] = None
+    """Folder for the files; made if it does not exist."""
+    seed: int = 0
+    """Seed of random weights and stimuli."""
+    overwrite: bool = False
+    """Replace files that exist."""
+    as_json: Json = False
+    """Print the results as JSON."""
+
+    def run(self) -> int:
+        """List, or write."""
+        from rnn2ff._checks import fail
+
+        if self.write is None:
+            return self._list()
+        if self.write not in _WRITABLE:
+            raise fail("write", "is not a network that can be written", f"one of {', '.join(_WRITABLE)}", self.write)
+        if self.out is None:
+            raise fail("out", "is missing", "a folder for the files", "none")
+        if (self.out / "W.npy").exists() and not self.overwrite:
+            raise fail("out", "holds a network already", "another folder, or --overwrite", f"{self.out}")
+        check_folder(self.out)
+        return self._write(self.out)
+
+    def _list(self) -> int:
+        from rnn2ff import networks
+
+        names = [name for name in dir(networks) if _is_constructor(name, getattr(networks, name))]
+        summaries = {name: getattr(networks, name).__doc__.partition("\n")[0] for name in names}
+        record = {name: {"summary": text, "writable": name in _WRITABLE} for name, text in summaries.items()}
+        show(summaries, record, as_json=self.as_json)
+        return 0
+
+    def _write(self, out: Path) -> int:
+        import jax.random as jr
+        import numpy as np
+
+        from rnn2ff.files import replacing
+        from rnn2ff.networks.threshold_linear import RATE_FORM
+
+        network = _WRITABLE[self.write](self.seed)
+        params = network.params
+        arrays = {
+            "weights": ("W", params.recurrent_weights),
+            "stimulus-weights": ("B", params.stimulus_weights),
+            "bias": ("b", params.bias),
+            "time-constants": ("tau", params.time_constants),
+            "stimuli": ("U", jr.uniform(jr.key(self.seed), (_NUM_STIMULI, network.stimulus_size))),
+        }
+        arrays = {option: named for option, named in arrays.items() if named[1] is not None}
+        out.mkdir(parents=True, exist_ok=True)
+        for name, array in arrays.values():
+            with replacing(out / f"{name}.npy") as temporary, temporary.open("wb") as file:
+                np.save(file, np.asarray(array))
+        form = "rate" if network.vector_field == RATE_FORM else "state"
+        options = " ".join(f"--{option} {shlex.quote(str(out / name))}.npy" for option, (name, _) in arrays.items())
+        command = f"rnn2ff distill {options} --form {form} --out run1"
+        lines = {"units": network.state_size, "stimuli": _NUM_STIMULI, "written to": out, "go on with": command}
+        show(lines, {"files": [f"{name}.npy" for name, _ in arrays.values()], "command": command}, as_json=self.as_json)
+        return 0
+
+
+def _is_constructor(name: str, value: object) -> bool:
+    """Whether a name stands for a function that returns a network."""
+    returned = getattr(value, "__annotations__", {}).get("return")
+    return not name.startswith("_") and getattr(returned, "__name__", returned) == "RecurrentNetwork"
+
+
+def _winner_take_all(seed: int) -> "RecurrentNetwork":
+    from rnn2ff.networks import winner_take_all
+
+    del seed
+    return winner_take_all(8)
+
+
+def _partition_competition(seed: int) -> "RecurrentNetwork":
+    from rnn2ff.networks import partition_competition
+
+    del seed
+    return partition_competition(4, 8)
+
+
+def _ring_attractor(seed: int) -> "RecurrentNetwork":
+    from rnn2ff.networks import ring_attractor
+
+    del seed
+    return ring_attractor(32)
+
+
+def _random_threshold_linear(seed: int) -> "RecurrentNetwork":
+    import jax.random as jr
+
+    from rnn2ff.networks import random_threshold_linear
+
+    return random_threshold_linear(64, key=jr.key(seed))
+
+
+# Linear-threshold networks, which the files of the command line can hold.
+_WRITABLE: "dict[str, Callable[[int], RecurrentNetwork]]" = {
+    "winner_take_all": _winner_take_all,
+    "partition_competition": _partition_competition,
+    "ring_attractor": _ring_attractor,
+    "random_threshold_linear": _random_threshold_linear,
+}

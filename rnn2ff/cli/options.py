@@ -1,0 +1,136 @@
+"""What the commands share: options, reading a network, and showing results.
+
+JAX is imported only once a command runs, so that help and mistakes answer at once.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rnn2ff.approximators import Approximator
+    from rnn2ff.networks import RecurrentNetwork
+
+File = Annotated[str, tyro.conf.arg(metavar="FILE")]
+OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
+OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(optional)")]
+OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]
+Json = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkFiles:
+    """A linear-threshold network, `tau x' = -x + W [x]_+ + B u + b`, and stimuli u.
+
+    Every file is a .npy, .npz, .csv or .mat file; FILE:NAME picks one of several arrays, as in network.npz:W.
+    """
+
+    weights: File
+    """Recurrent weights W, units x units; entry (i, j) is the weight from unit j to unit i."""
+    stimuli: File
+    """Stimuli, one a row."""
+    stimulus_weights: OptionalFile = None
+    """Stimulus weights B, units x channels; without them each channel drives one unit."""
+    bias: OptionalFile = None
+    """Constant input b, one value a unit."""
+    time_constants: OptionalFile = None
+    """Time constants tau, one value a unit; 1 without them."""
+    form: Literal["state", "rate"] = "state"
+    """Where the rectifier stands: `state` as above, `rate` for tau r' = -r + [W r + B u + b]_+."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Precision of all numbers."""
+    max_steps: int = 4096
+    """Give up a solve after this many steps of the integrator."""
+    progress: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
+    """Hide the progress bars, which are shown on standard error where that is a terminal."""
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether there is somebody to look at progress bars."""
+        return self.progress and sys.stderr.isatty()
+
+
+def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
+    """The network and the stimuli, checked, in the wanted precision."""
+    import jax
+    import numpy as np
+
+    from rnn2ff._checks import check_stimuli, check_weights
+    from rnn2ff.files import read_array
+    from rnn2ff.networks import threshold_linear, threshold_linear_rate
+
+    jax.config.update("jax_enable_x64", files.precision == "float64")
+
+    def read(path: str, name: str) -> "np.ndarray":
+        array = read_array(path, name)
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+            return array.astype(files.precision)
+
+    def read_vector(path: str | None, name: str) -> "np.ndarray | None":
+        if path is None:
+            return None
+        return np.atleast_1d(read(path, name).squeeze())  # a .csv or .mat vector is a row or a column
+
+    weights, stimuli = read(files.weights, "weights"), read(files.stimuli, "stimuli")
+    check_weights("weights", weights)
+    constructor = threshold_linear if files.form == "state" else threshold_linear_rate
+    time_constants = read_vector(files.time_constants, "time-constants")
+    network = constructor(
+        weights,
+        stimulus_weights=None if files.stimulus_weights is None else read(files.stimulus_weights, "stimulus-weights"),
+        bias=read_vector(files.bias, "bias"),
+        time_constants=1.0 if time_constants is None else time_constants,
+    )
+    check_stimuli(stimuli, network.stimulus_size)
+    return network, stimuli
+
+
+def read_approximator(path: Path, network: "RecurrentNetwork | None" = None) -> "tuple[Approximator, dict]":
+    """The approximator in a file, and its card; one of another network is refused."""
+    from rnn2ff.export import load
+
+    return load(path, network=network)
+
+
+def check_new_file(out: Path, suffix: str, *, overwrite: bool) -> None:
+    """A file that can be written, and is not there yet."""
+    from rnn2ff._checks import fail
+
+    if out.suffix != suffix:
+        raise fail("out", "is in an unknown format", f"a name that ends in {suffix}", f"{out}")
+    if out.is_dir():
+        raise fail("out", "is a folder", "the name of a file", f"{out}")
+    if out.exists() and not overwrite:
+        raise fail("out", "exists already", "a new file, or --overwrite", f"{out}")
+    if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
+        raise fail("out", "cannot be written", "a folder that exists and may be written to", f"{out.parent}")
+
+
+def check_folder(out: Path) -> None:
+    """A folder that can be written to, or made."""
+    from rnn2ff._checks import fail
+
+    existing = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise fail("out", "cannot be written", "a folder that may be written to", f"{existing}")
+
+
+def show(lines: Mapping[str, object], record: Mapping[str, object], *, as_json: bool) -> None:
+    """Results on standard output: a table of `lines` for people, or the whole `record` for programs."""
+    if as_json:
+        from rnn2ff.files import plain
+
+        print(json.dumps(plain(record), indent=2, allow_nan=False))
+        return
+    width = max(26, *(len(name) + 2 for name in lines))
+    for name, value in lines.items():
+        print(f"{name:{width}s}{value}")

@@ -1,0 +1,66 @@
+"""`rnn2ff solve`."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, check_new_file, read_network, show
+
+
+@dataclasses.dataclass(frozen=True)
+class Solve:
+    """Find the steady state for every stimulus.
+
+    Writes an .npz file with the arrays states, rates, statuses, status_names, residuals and num_steps.
+
+    Example: rnn2ff solve --weights W.npy --stimuli U.npy --out states.npz
+    """
+
+    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
+    out: Path
+    """The .npz file to write."""
+    tolerance: OptionalFloat = None
+    """Largest relative residual that counts as rest; by default 1e-5 in float32, 1e-9 in float64."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    as_json: Json = False
+    """Print the results as JSON."""
+
+    def run(self) -> int:
+        """Solve, write the file, and count how it went."""
+        from rnn2ff._checks import check_at_least, check_tolerance
+
+        check_new_file(self.out, ".npz", overwrite=self.overwrite)
+        check_at_least("max-steps", self.network.max_steps, 1)
+        network, stimuli = read_network(self.network)
+        check_tolerance(self.tolerance, network.dtype)
+
+        import jax
+        import numpy as np
+
+        from rnn2ff.files import write_arrays
+        from rnn2ff.steady_state import Status, count_statuses, solve_steady_states
+
+        solved = solve_steady_states(
+            network,
+            stimuli,
+            tolerance=self.tolerance,
+            max_steps=self.network.max_steps,
+            progress=self.network.shows_progress,
+        )
+        write_arrays(
+            self.out,
+            {
+                "states": np.asarray(solved.state),
+                "rates": np.asarray(jax.vmap(network.rates)(solved.state)),
+                "statuses": np.asarray(solved.status),
+                "status_names": np.array([each.name for each in Status]),
+                "residuals": np.asarray(solved.residual),
+                "num_steps": np.asarray(solved.num_steps),
+            },
+        )
+        counts = count_statuses(solved.status)
+        lines = {name: count for name, count in counts.items() if count} | {"written to": self.out}
+        show(lines, {"status_counts": counts, "written_to": self.out}, as_json=self.as_json)
+        return 0 if counts["converged"] else 1

@@ -1,0 +1,344 @@
+"""The commands that come after a distillation, on the files that it left."""
+
+import errno
+import json
+import os
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from rnn2ff import TwoLayer, cli, load, save, threshold_linear
+from rnn2ff.approximators import predict
+from rnn2ff.datasets import sample_stimuli
+from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx
+
+WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
+STIMULI = np.random.default_rng(0).uniform(1, 1.5, size=(60, 2)).astype(np.float32)
+NETWORK = ("--weights", "W.npy", "--stimuli", "U.npy")
+APPROXIMATOR = ("--approximator", "run/approximator.safetensors")
+ROUTES = {
+    "onnx": "rnn2ff.onnx",
+    "onnx-int8": "rnn2ff_int8.onnx",
+    "c": "rnn2ff.h",
+    "c-int8": "rnn2ff_int8.h",
+    "stablehlo": "rnn2ff.stablehlo",
+    "torch": "rnn2ff_torch.safetensors",
+    "nir": "rnn2ff.nir",
+}
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    """A folder with a network, stimuli, and an approximator as a distillation leaves it, but untrained."""
+    folder = tmp_path_factory.mktemp("distilled")
+    np.save(folder / "W.npy", WEIGHTS)
+    np.save(folder / "U.npy", STIMULI)
+    (folder / "run").mkdir()
+    card = model_card(threshold_linear(WEIGHTS), STIMULI, {"accuracy": {"nrmse": 0.05}})
+    save(folder / "run" / "approximator.safetensors", untrained(2, 2), card=card)
+    return folder
+
+
+def untrained(stimulus_size, rate_size):
+    """Float32, whatever the tests run in, as the command line computes."""
+    approximator = TwoLayer(stimulus_size, 5, rate_size, key=jax.random.key(2))
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32), approximator)
+
+
+@pytest.fixture(autouse=True)
+def folder(distilled, monkeypatch):
+    """That folder, with nothing of another test left in it; JAX's precision is put back."""
+    before = set(distilled.rglob("*"))
+    monkeypatch.chdir(distilled)
+    x64 = jax.config.jax_enable_x64
+    yield distilled
+    jax.config.update("jax_enable_x64", x64)
+    for path in sorted(set(distilled.rglob("*")) - before, reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line in this process: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rnn2ff", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit:
+            code = exit.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class TestEvaluate:
+    def test_the_error_is_that_of_the_rates(self, run):
+        code, out, err = run("evaluate", *NETWORK, *APPROXIMATOR, "--json")
+        assert (code, err) == (0, "")
+        record = json.loads(out)
+        approximator, _ = load("run/approximator.safetensors")
+        # Both units are active for these stimuli, so that the steady state is that of a linear network.
+        expected = np.linalg.solve(np.eye(2) - WEIGHTS, STIMULI.T).T
+        assert (expected > 0).all()
+        errors = np.asarray(predict(approximator, STIMULI)) - expected
+        nrmse = np.sqrt((errors**2).sum() / ((expected - expected.mean(0)) ** 2).sum())
+        assert record["accuracy"]["nrmse"] == pytest.approx(nrmse, rel=1e-3)
+        assert record["accuracy"]["num_samples"] == record["status_counts"]["converged"] == 60
+
+    @pytest.mark.parametrize("verb", ["evaluate", "bench"])
+    def test_an_approximator_of_another_network_is_refused(self, verb, run, folder):
+        np.save(folder / "other.npy", WEIGHTS.T)
+        code, out, err = run(verb, "--weights", "other.npy", "--stimuli", "U.npy", *APPROXIMATOR)
+        assert (code, out) == (2, "")
+        assert "`approximator` stands for another network. Expected one of the network" in err
+
+
+class TestExport:
+    def test_every_route_writes_a_file_that_says_what_the_approximator_says(self, run, folder):
+        code, out, err = run("export", *APPROXIMATOR, "--to", *ROUTES, "--stimuli", "U.npy", "--out", "new/deploy")
+        assert (code, err) == (0, "")
+        made = folder / "new" / "deploy"
+        assert sorted(path.name for path in made.iterdir()) == sorted(ROUTES.values())
+        approximator, _ = load("run/approximator.safetensors")
+        expected = np.asarray(predict(approximator, STIMULI))
+        for route, bound in [("onnx", 1e-5), ("onnx-int8", 0.05)]:
+            received = run_onnx((made / ROUTES[route]).read_bytes(), STIMULI)
+            np.testing.assert_allclose(received, expected, atol=bound)
+        program = load_stablehlo((made / ROUTES["stablehlo"]).read_bytes())
+        np.testing.assert_allclose(program(STIMULI), expected, atol=1e-5)
+        torch_weights = load_file(made / ROUTES["torch"])
+        np.testing.assert_array_equal(torch_weights["2.weight"], approximator.readout_weights)
+        assert "rnn2ff_int8_predict" in (made / ROUTES["c-int8"]).read_text()
+        for name in ROUTES.values():
+            assert name in out
+
+    def test_the_added_error_and_the_footprint_are_shown(self, run):
+        arguments = ("export", *APPROXIMATOR, "--to", "onnx", "c-int8", "--stimuli", "U.npy", "--out", "deploy")
+        code, out, _ = run(*arguments, "--json")
+        assert code == 0
+        rows = json.loads(out)["routes"]
+        approximator, _ = load("run/approximator.safetensors")
+        expected = np.asarray(predict(approximator, STIMULI))
+        errors = quantize(approximator, STIMULI).predict(STIMULI) - expected
+        nrmse = np.sqrt((errors**2).sum() / ((expected - expected.mean(0)) ** 2).sum())
+        assert rows["c-int8"]["added_error"] == pytest.approx(nrmse, rel=1e-3)
+        assert rows["onnx"]["added_error"] < 1e-5
+        assert rows["c-int8"]["flash_bytes"] == 5 * 2 + 2 * 5 + 7 * (5 + 2)
+        code, out, _ = run(*arguments, "--overwrite")
+        assert "% (NRMSE) added" in out
+        assert "69 of flash, 14 of RAM" in out
+
+    def test_what_stands_there_is_replaced_only_with_overwrite(self, run, folder):
+        arguments = ("export", *APPROXIMATOR, "--to", "c", "--out", "deploy")
+        assert run(*arguments)[0] == 0
+        (folder / "deploy" / "rnn2ff.h").write_text("mine")
+        before = files(folder)
+        code, _, err = run(*arguments)
+        assert (code, files(folder)) == (2, before)
+        assert "`out` holds the files already. Expected another folder, or --overwrite, got deploy/rnn2ff.h." in err
+        assert run(*arguments, "--overwrite")[0] == 0
+        assert (folder / "deploy" / "rnn2ff.h").read_text() != "mine"
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--to", "onnx-int8"), "`stimuli` are missing.*to set the ranges of onnx-int8, got none"),
+            (("--to", "onnx", "--opset", "9"), "`opset` is out of range. Expected 13 to .*, got 9"),
+            (("--to", "c", "--name", "2bad"), "`name` cannot be the prefix of C names"),
+            (("--to", "c-int8", "--stimuli", "W3.npy"), r"`stimuli`.*\(samples, 2\).*got \(4, 3\)"),
+            (("--to", "c", "--approximator", "U.npy"), "`path` is damaged"),
+            (("--to", "c", "--approximator", "none"), "`path` cannot be read.*an existing file, got none"),
+            (("--to", "c", "--out", "U.npy/deploy"), "`out` cannot be written"),
+        ],
+    )
+    def test_bad_input_exits_with_2_and_writes_nothing(self, options, message, run, folder):
+        np.save(folder / "W3.npy", np.ones((4, 3)))
+        before = sorted(folder.rglob("*"))
+        code, out, err = run("export", *APPROXIMATOR, "--out", "deploy", *options)
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1
+        with pytest.raises(ValueError, match=message):
+            raise ValueError(err)
+        assert sorted(folder.rglob("*")) == before
+
+    def test_a_missing_extra_is_named_and_the_other_routes_are_not_half_done(self, run, folder, monkeypatch):
+        monkeypatch.setitem(sys.modules, "nir", None)
+        before = sorted(folder.rglob("*"))
+        code, _, err = run("export", *APPROXIMATOR, "--to", "c", "nir", "--out", "deploy")
+        assert code == 2
+        assert "pip install 'rnn2ff[nir]'" in err
+        assert sorted(folder.rglob("*")) == before
+
+    def test_a_full_disk_exits_with_1_and_leaves_what_was_there(self, run, folder, monkeypatch):
+        arguments = ("export", *APPROXIMATOR, "--to", "c", "stablehlo", "--out", "deploy", "--overwrite")
+        run(*arguments)
+        before = files(folder)
+        monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
+        code, _, err = run(*arguments)
+        assert code == 1
+        assert "the results could not be written" in err
+        assert "No space left on device" in err
+        assert files(folder) == before
+
+    def test_a_folder_without_permission_is_refused_before_any_work(self, run, folder, monkeypatch):
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setattr("rnn2ff.cli.export.read_approximator", None)  # no work is done
+        code, _, err = run("export", *APPROXIMATOR, "--to", "c", "--out", "deploy")
+        assert code == 2
+        assert "`out` cannot be written. Expected a folder that may be written to, got ." in err
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "broken"),
+    [
+        (("export", *APPROXIMATOR, "--to", "c", "stablehlo"), "rnn2ff.export.to_stablehlo"),
+        (("demo", *APPROXIMATOR, *NETWORK), "rnn2ff.export.page.Template.substitute"),
+    ],
+)
+def test_an_interruption_exits_with_130_and_leaves_no_half_files(arguments, broken, run, folder, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(broken, interrupt)
+    before = files(folder)
+    code, out, err = run(*arguments, "--out", "deploy")
+    assert (code, out) == (130, "")
+    assert err == "rnn2ff: interrupted before the results were complete\n"
+    assert files(folder) == before
+
+
+def test_bench_times_all_on_the_same_batch_and_shows_the_error_beside(run):
+    code, out, _ = run("bench", *NETWORK, *APPROXIMATOR, "--batch-size", "60", "--num-rounds", "3", "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert set(record["microseconds_per_stimulus"]) == {"rollout", "solve", "pass"}
+    for quartiles in record["microseconds_per_stimulus"].values():
+        assert 0 < quartiles["lower"] <= quartiles["median"] <= quartiles["upper"]
+    assert record["status_counts"]["converged"] == record["batch_size"] == 60
+    assert record["nrmse"] > 0
+    assert record["environment"]["x64"] is False
+
+
+class TestFixedPoints:
+    @pytest.mark.usefixtures("as_a_user")
+    def test_they_are_found_and_audited(self, run):
+        np.save("wta.npy", np.full((2, 2), -1.5) + 1.5 * np.eye(2))  # either unit silences the other
+        np.save("one.npy", np.ones((1, 2)))
+        command = (
+            "fixed-points",
+            "--weights",
+            "wta.npy",
+            "--stimuli",
+            "one.npy",
+            "--form",
+            "rate",
+            "--out",
+            "points.npz",
+        )
+        code, out, _ = run(*command, "--num-starts", "16")
+        assert code == 0
+        with np.load("points.npz") as received:
+            order = np.lexsort(received["states"].T)
+            np.testing.assert_allclose(received["states"][order], [[1, 0], [0.4, 0.4], [0, 1]], atol=1e-5)
+            assert received["is_stable"][order].tolist() == [True, False, True]
+        assert "complete" in out
+
+    def test_a_row_that_is_not_there_is_refused(self, run):
+        code, _, err = run("fixed-points", *NETWORK, "--row", "60", "--out", "points.npz")
+        assert code == 2
+        assert "`row` is out of range. Expected 0 to 59, got 60." in err
+
+
+class TestNetworks:
+    def test_all_are_listed_with_what_they_are(self, run):
+        code, out, _ = run("networks", "--json")
+        assert code == 0
+        listed = json.loads(out)
+        for name in ("ring_attractor", "wilson_cowan", "ctln", "hopfield"):
+            assert len(listed[name]["summary"]) > 20
+        assert "solve_steady_state" not in listed
+        assert listed["winner_take_all"]["writable"]
+        assert "winner_take_all" in run("networks")[1]
+
+    def test_all_that_are_said_to_be_writable_are_written(self, run):
+        listed = json.loads(run("networks", "--json")[1])
+        for name in [name for name in listed if listed[name]["writable"]]:
+            assert run("networks", "--write", name, "--out", f"zoo/{name}")[0] == 0
+            assert np.load(f"zoo/{name}/U.npy").shape[0] == 5000
+
+    def test_a_written_one_can_be_solved_by_the_options_that_are_printed(self, run):
+        code, out, _ = run("networks", "--write", "winner_take_all", "--out", "zoo", "--json")
+        assert code == 0
+        options = json.loads(out)["command"].split()[2:-2]
+        np.save("zoo/U.npy", np.load("zoo/U.npy")[:3])
+        assert run("solve", *options, "--out", "states.npz")[0] == 0
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--write", "wilson_cowan", "--out", "zoo"), "is not a network that can be written. Expected one of"),
+            (("--write", "winner_take_all"), "`out` is missing"),
+            (("--write", "winner_take_all", "--out", "U.npy/zoo"), "`out` cannot be written"),
+        ],
+    )
+    def test_what_cannot_be_written_is_refused(self, options, message, run, folder):
+        before = files(folder)
+        code, _, err = run("networks", *options)
+        assert (code, files(folder)) == (2, before)
+        assert message in err
+
+
+class TestDemo:
+    def test_the_page_shows_the_network_and_its_error(self, run, folder):
+        code, out, _ = run("demo", *APPROXIMATOR, *NETWORK, "--out", "page")
+        assert code == 0
+        text = (folder / "page" / "index.html").read_text()
+        assert "5.00 % (NRMSE)" in out
+        assert "Your network" in text
+        assert run("demo", *APPROXIMATOR, *NETWORK, "--out", "page")[0] == 2
+        assert (folder / "page" / "index.html").read_text() == text
+
+    def test_without_a_network_it_makes_two_of_its_own(self, run, folder, monkeypatch):
+        made = []
+
+        def made_up(network, sample, *, num_samples, num_steps, key):
+            del num_samples
+            made.append(num_steps)
+            approximator = untrained(network.stimulus_size, network.rate_size)
+            stimuli = sample_stimuli(sample, 10, key=key)
+            report = types.SimpleNamespace(accuracy=types.SimpleNamespace(nrmse=0.25))
+            return types.SimpleNamespace(
+                approximator=approximator, report=report, test=types.SimpleNamespace(stimuli=stimuli)
+            )
+
+        monkeypatch.setattr("rnn2ff.distillation.distill", made_up)
+        code, out, _ = run("demo", "--out", "page", "--json")
+        assert code == 0
+        assert made == [5000, 5000]
+        assert json.loads(out)["nrmse"] == {"Competition": 0.25, "Ring": 0.25}
+
+    def test_half_of_a_network_is_refused(self, run):
+        code, _, err = run("demo", *APPROXIMATOR, "--out", "page")
+        assert code == 2
+        assert "all of --approximator, --weights, --stimuli, got no weights" in err
+
+
+def test_the_shell_completes(run):
+    code, out, _ = run("--tyro-print-completion", "bash")
+    assert code in (0, None)
+    for verb in ("networks", "fixed-points", "export"):
+        assert verb in out
