@@ -41,7 +41,7 @@ FLOORS = [
         "steady_state.solve",
         "steady_state",
     ],
-    ["stability", "newton", "fixed_points"],
+    ["stability", "newton", "fixed_points", "certificates", "serving"],
     ["datasets"],
     ["training", "evaluation"],
     ["distillation", "export", "plotting", "records"],
