@@ -239,7 +239,10 @@ def _measure(network, stimulus, rates, certifier) -> _Measured:
     by_stimulus = jnp.abs(stimulus) if params.stimulus_weights is None else certifier.stimulus_norms * _norm(stimulus)
     sizes = certifier.recurrent_norms * _norm(rates) + by_stimulus + jnp.abs(params.bias)
     total_rounding = num_terms * (info.eps * sizes + info.tiny)
-    rounding = certifier.slope * total_rounding + certifier.value_error + info.eps * jnp.abs(error) + info.tiny
+    value_rounding = certifier.slope * total_rounding + certifier.value_error
+    if certifier.is_rectified:  # a unit that is silent for certain has a rate of exactly 0
+        value_rounding = jnp.where(total < -total_rounding, 0.0, value_rounding)
+    rounding = value_rounding + info.eps * jnp.abs(error) + info.tiny
     relative = jnp.max(jnp.abs(error)) / (1 + jnp.max(jnp.abs(rates)))
     return _Measured(rates, total, total_rounding, error, rounding, relative)
 
