@@ -12,6 +12,8 @@ _HOME = {
     "ActiveSet": "steady_state",
     "Anderson": "steady_state",
     "AndersonAcceleration": "steady_state",
+    "Certificate": "certificates",
+    "Certifier": "certificates",
     "Plan": "steady_state",
     "PowerLaw": "networks",
     "RateForm": "networks",
@@ -19,13 +21,18 @@ _HOME = {
     "RecurrentNetwork": "networks",
     "Rollout": "steady_state",
     "RootFind": "steady_state",
+    "Served": "serving",
+    "Source": "serving",
     "StateForm": "networks",
     "Status": "steady_state",
     "SteadyState": "steady_state",
     "SteadyStates": "steady_state",
+    "Theorem": "certificates",
     "TwoLayer": "approximators",
     "accuracy": "evaluation",
     "best_sweep": "sweeps",
+    "bound_error": "certificates",
+    "certify": "certificates",
     "competition": "evaluation",
     "count_statuses": "steady_state",
     "ctln": "networks",
@@ -39,15 +46,18 @@ _HOME = {
     "hopfield": "networks",
     "linearize": "stability",
     "load": "export",
+    "make_certifier": "certificates",
     "motion_stimulus": "networks",
     "partition_competition": "networks",
     "partition_means": "networks",
     "population_angle": "networks",
+    "predict_or_solve": "serving",
     "random_excitatory_inhibitory": "networks",
     "random_rate_network": "networks",
     "random_threshold_linear": "networks",
     "plan_steady_states": "steady_state",
     "rate_network": "networks",
+    "refine": "serving",
     "relation_angles": "networks",
     "relation_network": "networks",
     "relation_stimulus": "networks",
@@ -78,6 +88,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from rnn2ff.approximators import Refined, TwoLayer
+    from rnn2ff.certificates import Certificate, Certifier, Theorem, bound_error, certify, make_certifier
     from rnn2ff.datasets import sample_from
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition
@@ -119,6 +130,7 @@ if TYPE_CHECKING:
         winner_take_all,
         wong_wang,
     )
+    from rnn2ff.serving import Served, Source, predict_or_solve, refine
     from rnn2ff.stability import linearize, stability_constants
     from rnn2ff.steady_state import (
         AbstractSteadyStateSolver,

@@ -43,7 +43,7 @@ FLOORS = [
         "steady_state.solve",
         "steady_state",
     ],
-    ["stability", "newton", "fixed_points"],
+    ["stability", "newton", "fixed_points", "certificates", "serving"],
     ["datasets"],
     ["training", "evaluation"],
     [
