@@ -25,18 +25,29 @@ _HOME = {
     "SteadyStates": "steady_state",
     "TwoLayer": "approximators",
     "accuracy": "evaluation",
+    "add": "stimuli",
     "best_sweep": "sweeps",
+    "bump_stimuli": "stimuli",
     "competition": "evaluation",
+    "concatenate": "stimuli",
     "count_statuses": "steady_state",
     "ctln": "networks",
     "distill": "distillation",
+    "exact_pairs": "mixing",
+    "fit_readout": "initialization",
+    "gaussian_stimuli": "stimuli",
     "grating_stimulus": "networks",
     "hopfield": "networks",
+    "initialize_refined": "initialization",
+    "initialize_two_layer": "initialization",
     "load": "export",
+    "mix_pairs": "mixing",
+    "mixture": "stimuli",
     "motion_stimulus": "networks",
     "partition_competition": "networks",
     "partition_means": "networks",
     "population_angle": "networks",
+    "open_steady_states": "storage",
     "random_excitatory_inhibitory": "networks",
     "random_rate_network": "networks",
     "random_threshold_linear": "networks",
@@ -50,8 +61,13 @@ _HOME = {
     "ring_attractor": "networks",
     "ring_bump": "networks",
     "ring_stimulus": "networks",
-    "sample_from": "datasets",
+    "sample_from": "stimuli",
     "save": "export",
+    "smooth_stimuli": "stimuli",
+    "sparse_stimuli": "stimuli",
+    "steady_tangents": "losses",
+    "store_steady_states": "storage",
+    "stream_steady_states": "datasets",
     "solve_steady_state": "steady_state",
     "solve_steady_states": "steady_state",
     "damped_sweep": "sweeps",
@@ -63,6 +79,7 @@ _HOME = {
     "threshold_linear": "networks",
     "threshold_linear_rate": "networks",
     "train": "training",
+    "uniform_stimuli": "stimuli",
     "wilson_cowan": "networks",
     "winner_take_all": "networks",
     "wong_wang": "networks",
@@ -71,10 +88,13 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from rnn2ff.approximators import Refined, TwoLayer
-    from rnn2ff.datasets import sample_from
+    from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition
     from rnn2ff.export import load, save
+    from rnn2ff.initialization import fit_readout, initialize_refined, initialize_two_layer
+    from rnn2ff.losses import steady_tangents
+    from rnn2ff.mixing import exact_pairs, mix_pairs
     from rnn2ff.networks import (
         PowerLaw,
         RateForm,
@@ -123,6 +143,18 @@ if TYPE_CHECKING:
         solve_steady_state,
         solve_steady_states,
     )
+    from rnn2ff.stimuli import (
+        add,
+        bump_stimuli,
+        concatenate,
+        gaussian_stimuli,
+        mixture,
+        sample_from,
+        smooth_stimuli,
+        sparse_stimuli,
+        uniform_stimuli,
+    )
+    from rnn2ff.storage import open_steady_states, store_steady_states
     from rnn2ff.sweeps import best_sweep, damped_sweep, mean_jacobian_sweep, mean_slope_sweep, split_sweep
     from rnn2ff.training import train
 

@@ -231,11 +231,12 @@ def _distill(command: Distill) -> None:
 
     import jax.random as jr
 
-    from rnn2ff.datasets import hold_out, key_for, sample_from
+    from rnn2ff.datasets import hold_out, key_for
     from rnn2ff.distillation import distill
     from rnn2ff.export import save
     from rnn2ff.files import write_json
     from rnn2ff.records import environment
+    from rnn2ff.stimuli import sample_from
 
     key = jr.key(command.seed)
     training_rows, test_rows = hold_out(rows, command.held_out, key=key_for(key, "held-out rows"))

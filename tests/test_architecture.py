@@ -40,8 +40,8 @@ FLOORS = [
         "steady_state.solve",
         "steady_state",
     ],
-    ["datasets"],
-    ["training", "evaluation"],
+    ["stimuli", "datasets", "storage"],
+    ["losses", "mixing", "initialization", "training", "evaluation"],
     ["distillation", "export", "plotting", "records"],
     ["cli"],
 ]
