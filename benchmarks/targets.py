@@ -22,7 +22,6 @@ import jax.random as jr
 import numpy as np
 
 from benchmarks.problems import POWER_LAW, ssn_weights
-from rnn2ff.datasets import SampleStimulus
 from rnn2ff.networks import (
     RecurrentNetwork,
     partition_competition,
@@ -33,6 +32,7 @@ from rnn2ff.networks import (
     ring_stimulus,
     threshold_linear,
 )
+from rnn2ff.stimuli import SampleStimulus
 
 NAMES = ("random05", "random09", "large09", "soft", "hard", "ring", "relation", "ssn")
 NUM_PARTITIONS, UNITS_PER_PARTITION = 4, 8

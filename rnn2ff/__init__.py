@@ -17,8 +17,8 @@ _HOME = {
     "Plan": "steady_state",
     "PowerLaw": "networks",
     "RateForm": "networks",
-    "Refined": "approximators",
     "RecurrentNetwork": "networks",
+    "Refined": "approximators",
     "Rollout": "steady_state",
     "RootFind": "steady_state",
     "Served": "serving",
@@ -30,32 +30,46 @@ _HOME = {
     "Theorem": "certificates",
     "TwoLayer": "approximators",
     "accuracy": "evaluation",
+    "add": "stimuli",
     "best_sweep": "sweeps",
     "bound_error": "certificates",
+    "bump_stimuli": "stimuli",
     "certify": "certificates",
     "competition": "evaluation",
+    "concatenate": "stimuli",
     "count_statuses": "steady_state",
     "ctln": "networks",
+    "damped_sweep": "sweeps",
     "discrete_map": "networks",
     "distill": "distillation",
+    "exact_pairs": "mixing",
     "find_fixed_points": "fixed_points",
+    "fit_readout": "initialization",
     "from_connectome": "networks",
     "from_files": "networks",
     "from_torch": "networks",
+    "gaussian_stimuli": "stimuli",
     "grating_stimulus": "networks",
     "hopfield": "networks",
+    "initialize_refined": "initialization",
+    "initialize_two_layer": "initialization",
     "linearize": "stability",
     "load": "export",
     "make_certifier": "certificates",
+    "mean_jacobian_sweep": "sweeps",
+    "mean_slope_sweep": "sweeps",
+    "mix_pairs": "mixing",
+    "mixture": "stimuli",
     "motion_stimulus": "networks",
+    "open_steady_states": "storage",
     "partition_competition": "networks",
     "partition_means": "networks",
+    "plan_steady_states": "steady_state",
     "population_angle": "networks",
     "predict_or_solve": "serving",
     "random_excitatory_inhibitory": "networks",
     "random_rate_network": "networks",
     "random_threshold_linear": "networks",
-    "plan_steady_states": "steady_state",
     "rate_network": "networks",
     "refine": "serving",
     "relation_angles": "networks",
@@ -66,20 +80,23 @@ _HOME = {
     "ring_attractor": "networks",
     "ring_bump": "networks",
     "ring_stimulus": "networks",
-    "sample_from": "datasets",
+    "sample_from": "stimuli",
     "save": "export",
+    "smooth_stimuli": "stimuli",
     "solve_steady_state": "steady_state",
     "solve_steady_states": "steady_state",
-    "damped_sweep": "sweeps",
-    "mean_jacobian_sweep": "sweeps",
-    "mean_slope_sweep": "sweeps",
+    "sparse_stimuli": "stimuli",
     "split_sweep": "sweeps",
     "stability_constants": "stability",
     "stabilized_supralinear": "networks",
     "stabilized_supralinear_pair": "networks",
+    "steady_tangents": "losses",
+    "store_steady_states": "storage",
+    "stream_steady_states": "datasets",
     "threshold_linear": "networks",
     "threshold_linear_rate": "networks",
     "train": "training",
+    "uniform_stimuli": "stimuli",
     "wilson_cowan": "networks",
     "winner_take_all": "networks",
     "wong_wang": "networks",
@@ -89,11 +106,14 @@ __all__ = sorted(_HOME)
 if TYPE_CHECKING:
     from rnn2ff.approximators import Refined, TwoLayer
     from rnn2ff.certificates import Certificate, Certifier, Theorem, bound_error, certify, make_certifier
-    from rnn2ff.datasets import sample_from
+    from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition
     from rnn2ff.export import load, save
     from rnn2ff.fixed_points import find_fixed_points
+    from rnn2ff.initialization import fit_readout, initialize_refined, initialize_two_layer
+    from rnn2ff.losses import steady_tangents
+    from rnn2ff.mixing import exact_pairs, mix_pairs
     from rnn2ff.networks import (
         PowerLaw,
         RateForm,
@@ -148,6 +168,18 @@ if TYPE_CHECKING:
         solve_steady_state,
         solve_steady_states,
     )
+    from rnn2ff.stimuli import (
+        add,
+        bump_stimuli,
+        concatenate,
+        gaussian_stimuli,
+        mixture,
+        sample_from,
+        smooth_stimuli,
+        sparse_stimuli,
+        uniform_stimuli,
+    )
+    from rnn2ff.storage import open_steady_states, store_steady_states
     from rnn2ff.sweeps import best_sweep, damped_sweep, mean_jacobian_sweep, mean_slope_sweep, split_sweep
     from rnn2ff.training import train
 

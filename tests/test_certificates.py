@@ -3,26 +3,17 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import PROBLEMS, assert_close, default_float, two_active
+from problems import default_float
 
 from rnn2ff import (
-    RateForm,
-    RecurrentNetwork,
-    StateForm,
     Theorem,
-    bound_error,
     certify,
     make_certifier,
-    partition_competition,
-    rate_network,
-    stabilized_supralinear,
     threshold_linear,
-    threshold_linear_rate,
 )
 
 DTYPES = [np.float32, np.float64] if default_float() == jnp.float64 else [np.float32]
@@ -123,7 +114,9 @@ def assert_never_wrong(certificate, predictions, points, scale):
     scale=st.sampled_from([1e-3, 1.0, 1e3]),
     is_at_threshold=st.booleans(),
 )
-def test_no_bound_is_below_the_error_in_a_threshold_linear_network(size, dtype, seed, gain, kind, scale, is_at_threshold):
+def test_no_bound_is_below_the_error_in_a_threshold_linear_network(
+    size, dtype, seed, gain, kind, scale, is_at_threshold
+):
     random = np.random.default_rng(seed)
     network = threshold_linear(random_weights(random, size, gain, kind).astype(dtype))
     stimulus = (scale * random.normal(size=size)).astype(dtype)
