@@ -3,17 +3,24 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import default_float
+from problems import PROBLEMS, assert_close, default_float, two_active
 
 from rnn2ff import (
+    RateForm,
     Theorem,
+    bound_error,
     certify,
     make_certifier,
+    partition_competition,
+    rate_network,
+    stabilized_supralinear,
     threshold_linear,
+    threshold_linear_rate,
 )
 
 DTYPES = [np.float32, np.float64] if default_float() == jnp.float64 else [np.float32]
@@ -137,3 +144,151 @@ def test_no_bound_is_below_the_error_in_a_threshold_linear_network(
         assert distance(points[0], points[-1:]) < 1e-12 * (1 + scale)
     scale = 1 + np.abs(points).max(initial=0) + np.abs(stimulus).max()
     assert_never_wrong(certificate, predictions, points, scale)
+
+
+def smooth_fixed_point(network, stimulus, start):
+    """Newton's method in extended precision; None if it does not arrive."""
+    weights, bias = stored(network)
+    drive, rates = np.asarray(stimulus, np.longdouble) + bias, np.asarray(start, np.longdouble)
+    is_tanh = network.vector_field.nonlinearity is jnp.tanh
+    for _ in range(60):
+        total = weights @ rates + drive
+        values = np.tanh(total) if is_tanh else 1 / (1 + np.exp(-total))
+        steepness = 1 - values**2 if is_tanh else values * (1 - values)
+        step = solve_precisely(np.eye(len(bias)) - steepness[:, None] * weights, rates - values)
+        rates = rates - step
+        if not np.isfinite(rates).all():
+            return None
+    return rates if np.abs(step).max() < 1e-16 else None
+
+
+@pytest.mark.parametrize("nonlinearity", [jnp.tanh, jax.nn.sigmoid], ids=["tanh", "logistic"])
+@drawn
+@given(seed=seeds, gain=st.floats(0.1, 6.0), dtype=st.sampled_from(DTYPES))
+def test_no_bound_is_below_the_error_in_a_smooth_network(nonlinearity, seed, gain, dtype):
+    random, size = np.random.default_rng(seed), 3
+    network = rate_network(RateForm(nonlinearity), random_weights(random, size, gain, "gaussian").astype(dtype))
+    stimulus = (random.normal(size=size) * 10 ** random.uniform(-2, 1)).astype(dtype)
+    starts = [random.normal(size=size) for _ in range(5)]
+    points = [smooth_fixed_point(network, stimulus, start) for start in starts]
+    points = np.array([point for point in points if point is not None], np.longdouble).reshape(-1, size)
+    truth = points[0].astype(np.float64) if len(points) else np.zeros(size)
+    predictions = bad_predictions(random, truth).astype(dtype)
+    certificate = certify_all(
+        network, np.tile(stimulus, (len(predictions), 1)), predictions, certifier := make_certifier(network)
+    )
+    certificate = jax.tree.map(np.asarray, certificate)
+    # A local bound is of the fixed point to which Newton's method leads from the prediction.
+    for row in np.flatnonzero(certificate.theorem == Theorem.newton):
+        nearest = smooth_fixed_point(network, stimulus, predictions[row])
+        assert nearest is not None
+        assert distance(predictions[row], nearest[None]) <= np.longdouble(certificate.error_bound[row]) + 1e-16
+    if bool(certifier.has_global_bound) and len(points):
+        assert_never_wrong(certificate, predictions, points, 1 + np.abs(points).max())
+    assert not certificate.is_exact.any()
+    assert (certificate.error_bound[~np.isfinite(predictions).all(axis=1)] == np.inf).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("nonlinearity", [jnp.tanh, jax.nn.sigmoid], ids=["tanh", "logistic"])
+def test_smooth_nonlinearities_are_computed_as_exactly_as_certificates_assume(nonlinearity, dtype):
+    totals = np.concatenate([np.linspace(-30, 30, 20_001), np.logspace(-8, 0, 2_001)]).astype(dtype)
+    exact = totals.astype(np.longdouble)
+    values = np.tanh(exact) if nonlinearity is jnp.tanh else 1 / (1 + np.exp(-exact))
+    steepness = 1 - values**2 if nonlinearity is jnp.tanh else values * (1 - values)
+    computed, computed_slopes = jax.jit(lambda t: jax.jvp(nonlinearity, (t,), (jnp.ones_like(t),)))(totals)
+    allowed = 16 * np.finfo(dtype).eps
+    assert np.abs(np.asarray(computed, np.longdouble) - values).max() < allowed
+    assert np.abs(np.asarray(computed_slopes, np.longdouble) - steepness).max() < allowed
+    curvature = np.abs(np.gradient(steepness[:20_001].astype(np.float64), 0.003)).max()
+    network = rate_network(RateForm(nonlinearity), np.full((1, 1), 0.5, dtype))
+    assert 0.999 * make_certifier(network).curvature < curvature <= make_certifier(network).curvature
+
+
+class TestClosedForms:
+    @pytest.mark.parametrize("a", [0.5, 0.7])
+    def test_the_modulus_of_a_soft_competition_is_one_minus_its_self_excitation(self, a):
+        certifier = make_certifier(partition_competition(2, 3, self_excitation=a))
+        assert certifier.monotonicity == pytest.approx(1 - a, abs=1e-5)
+        assert certifier.contraction_gap == 0
+        assert bool(certifier.has_global_bound)
+
+    @pytest.mark.parametrize(
+        ("nonlinearity", "weight", "factor", "theorem"),
+        [
+            (jax.nn.relu, 0.5, 0.5 / 0.5, Theorem.contraction),  # 1 / (1 - w) of the error of the equation, tight
+            (jax.nn.relu, -2.0, 2 / 3, Theorem.monotonicity),
+            (jax.nn.sigmoid, -2.0, 0.25 * 2 / 1.5, Theorem.monotonicity),
+            (jax.nn.sigmoid, 2.0, 0.25 * 2 / 0.5, Theorem.contraction),
+        ],
+    )
+    def test_the_bound_of_one_unit_is_its_formula(self, nonlinearity, weight, factor, theorem):
+        network = rate_network(RateForm(nonlinearity), jnp.asarray([[weight]], float))
+        stimulus, rate = jnp.asarray([1.0]), jnp.asarray([0.9])
+        error = float(abs(rate - nonlinearity(weight * rate + stimulus))[0])
+        bound, received = bound_error(network, stimulus, rate)
+        assert_close(bound, error * (1 + factor), 1e-4)
+        assert bound >= error * (1 + factor) * (1 - 1e-6)
+        if factor != 1 and theorem == Theorem.monotonicity:
+            assert received == theorem
+
+    def test_the_exact_answer_of_a_competition_is_proved_from_anywhere_on_its_piece(self):
+        network, rates = partition_competition(2, 3), two_active((1.0, 0.9))
+        stimulus = jnp.repeat(jnp.asarray([1.0, 0.9]), 3)
+        off = jnp.asarray(rates) + 0.01 * jnp.cos(jnp.arange(9.0))
+        certificate = certify(network, stimulus, off)
+        distance = jnp.linalg.norm(off - rates)
+        assert not certificate.is_exact
+        assert certificate.is_refined_exact
+        assert_close(certificate.refined, rates, 1e-5)
+        assert_close(certificate.error_estimate, distance, 1e-4)
+        assert_close(certificate.error_bound, distance, 1e-4)
+        assert certificate.theorem == Theorem.newton
+        again = certify(network, stimulus, certificate.refined)
+        assert again.is_exact
+        assert again.error_bound < 1e-4
+
+    def test_where_a_network_has_two_winners_the_bound_is_of_a_fixed_point_and_local(self):
+        problem = PROBLEMS["hard competition"]
+        certifier = make_certifier(problem.network)
+        assert not bool(certifier.has_global_bound)
+        bound, theorem = bound_error(problem.network, problem.stimulus, problem.rates, certifier)
+        assert (bound, theorem) == (jnp.inf, Theorem.none)
+        certificate = certify(problem.network, problem.stimulus, jnp.asarray(problem.rates), certifier)
+        assert certificate.is_exact
+        assert certificate.theorem == Theorem.newton
+
+
+def test_the_state_form_and_the_rate_form_have_the_same_certificates(key):
+    weights = jr.normal(key, (5, 5)) * 0.3
+    stimulus, rates = jnp.linspace(-1, 1, 5), jnp.linspace(0, 1, 5)
+    received, expected = (certify(make(weights), stimulus, rates) for make in (threshold_linear, threshold_linear_rate))
+    jax.tree.map(assert_close, received, expected)
+
+
+def test_stimulus_weights_and_biases_are_the_same_as_their_input(key):
+    weights, stimulus_weights = jr.normal(key, (3, 3)) * 0.3, jr.normal(key, (3, 2))
+    stimulus, bias, rates = jnp.asarray([1.0, -0.5]), jnp.asarray([0.1, 0.2, 0.3]), jnp.asarray([0.5, 0.0, 1.0])
+    network = threshold_linear(weights, stimulus_weights=stimulus_weights, bias=bias)
+    received = certify(network, stimulus, rates)
+    expected = certify(threshold_linear(weights), stimulus_weights @ stimulus + bias, rates)
+    assert_close(received.error_bound, expected.error_bound, 1e-4)
+
+
+def test_of_other_networks_there_are_estimates_and_no_bounds():
+    problem = PROBLEMS["a user's field, cube root"]
+    off = jnp.asarray(problem.rates) + 0.001
+    certificate = certify(problem.network, problem.stimulus, off)
+    assert (certificate.error_bound, certificate.theorem) == (jnp.inf, Theorem.none)
+    assert_close(certificate.error_estimate, 0.001 * 2**0.5, 1e-2)
+    network = stabilized_supralinear(4)
+    certificate = certify(network, jnp.ones(network.stimulus_size), jnp.zeros(network.state_size))
+    assert certificate.error_bound == jnp.inf
+    assert certificate.error_estimate > 0
+
+
+def test_a_certifier_is_made_outside_of_jit_or_the_error_says_so(as_a_user):
+    with pytest.raises(ValueError, match="outside of `jit`"):
+        jax.jit(lambda weights: make_certifier(threshold_linear(weights)).slope)(jnp.eye(2))
+    with pytest.raises(ValueError, match="`prediction` has the wrong shape"):
+        certify(threshold_linear(jnp.eye(2)), jnp.ones(2), jnp.ones(3))
