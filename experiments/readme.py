@@ -1,4 +1,4 @@
-"""Write the tables of the README from the records: `python -m experiments.readme`; with `--check`, only compare."""
+"""Write the tables of the README and the docs from the records: `python -m experiments.readme`; or only `--check`."""
 
 import json
 import re
@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import deployment
 from experiments import competition
 
 _ROOT = Path(__file__).parent.parent
+_PAGES = ("README.md", "docs/deploy.md")
 _TABLES: dict[str, tuple[str, Callable[[list[dict]], str]]] = {
     "competition": ("experiments", competition.describe),
+    "deployment": ("benchmarks", deployment.describe),
 }
 
 
@@ -27,13 +30,14 @@ def with_tables(text: str) -> str:
 
 
 def main() -> None:
-    """Write the README, or with `--check` exit with 1 if its tables are not those of the records."""
-    path = _ROOT / "README.md"
-    text = path.read_text()
-    if "--check" not in sys.argv[1:]:
-        path.write_text(with_tables(text))
-    elif with_tables(text) != text:
-        sys.exit("The tables of README.md are not those of the records. Run: python -m experiments.readme")
+    """Write the pages, or with `--check` exit with 1 if their tables are not those of the records."""
+    for name in _PAGES:
+        path = _ROOT / name
+        text = path.read_text()
+        if "--check" not in sys.argv[1:]:
+            path.write_text(with_tables(text))
+        elif with_tables(text) != text:
+            sys.exit(f"The tables of {name} are not those of the records. Run: python -m experiments.readme")
 
 
 if __name__ == "__main__":

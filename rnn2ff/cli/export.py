@@ -67,7 +67,7 @@ class Export:
                 os.replace(made[route], file)
         lines = {
             str(files[route]): f"{row['bytes']:>9,} bytes"
-            + (f"   {100 * row['added_error']:.4f} % (NRMSE) added" if row["added_error"] is not None else "")
+            + (f"   {100 * row['added_error']:.2g} % (NRMSE) added" if row["added_error"] is not None else "")
             + (f"   {row['flash_bytes']:,} of flash, {row['ram_bytes']:,} of RAM" if "flash_bytes" in row else "")
             for route, row in rows.items()
         }

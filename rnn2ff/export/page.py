@@ -84,7 +84,8 @@ def _record(scene: Scene) -> dict[str, object]:
     stimuli = np.asarray(scene.stimuli, dtype_of(approximator))
     params, model = network.params, plain_arrays(approximator)
     stimulus_weights = params.stimulus_weights
-    rates = predict(approximator, jnp.asarray(stimuli))
+    rates = np.asarray(predict(approximator, jnp.asarray(stimuli)))
+    low, high = np.quantile(stimuli, [0.001, 0.999]).tolist()  # the axes; what is rarer is drawn at their ends
     record = {
         "title": scene.title,
         "text": scene.text,
@@ -101,10 +102,10 @@ def _record(scene: Scene) -> dict[str, object]:
         },
         "approximator": _packed_all(model),
         "rows": [_packed(row) for row in stimuli[:_NUM_ROWS]],
-        "stimulus_range": [float(min(0, stimuli.min())), float(stimuli.max())],
+        "stimulus_range": [min(0.0, low), high],
         "stimulus_labels": _labels(network.stimulus_size, None),
         "rate_labels": _labels(network.rate_size, scene.num_labeled),
-        "largest_rate": 1.1 * float(rates.max()) or 1.0,
+        "largest_rate": 1.1 * float(np.quantile(rates.max(axis=1), 0.95)) or 1.0,
     }
     if scene.kind == "ring":
         record |= {"bump": {"angle": 0.8, "contrast": 1.0, "noise": _RING_NOISE}, "modulation": 0.3}
@@ -113,7 +114,7 @@ def _record(scene: Scene) -> dict[str, object]:
 
 def _labels(size: int, num_labeled: int | None) -> list[str]:
     """A number for each unit, as long as they can be told apart, and a word for those that inhibit."""
-    labels = [str(i + 1) if size <= 40 else "" for i in range(size)]
+    labels = [str(i + 1) if size <= 30 else "" for i in range(size)]
     return labels if num_labeled is None else labels[:num_labeled] + ["inh."] * (size - num_labeled)
 
 
