@@ -60,6 +60,17 @@ class TestPlan:
         assert_close(solved.residual, again, 1e-6)
         assert jnp.all(solved.is_converged)
 
+    def test_a_multistable_network_is_followed_even_where_sweeps_agree_on_the_whole_probe(self):
+        network = partition_competition(2, 3, self_excitation=1.3)
+        # Far from a tie sweeps find the right winner. The other one is stable too, and near ties they may find that.
+        random = np.random.default_rng(0)
+        loser = random.uniform(0.82, 0.9, size=64)
+        pairs = np.where(random.random((64, 1)) < 0.5, np.c_[loser, np.ones(64)], np.c_[np.ones(64), loser])
+        plan = plan_steady_states(network, np.repeat(pairs, 3, axis=1))
+        assert plan.agreement == 1
+        assert plan.sweep is None
+        assert "from other states come to other steady states" in plan.reason
+
     def test_the_same_call_makes_the_same_plan(self, random_network):
         network, stimuli, solved = random_network
         again = plan_steady_states(network, stimuli)

@@ -2,7 +2,7 @@
 
 Sweeps are fast, but a fixed point that they find is the steady state only if the dynamics reach it too. So a probe of
 the stimuli is solved both ways: sweeps are used only if they land where the dynamics land, on every sample of the
-probe.
+probe, and from other starts as well. Where other starts lead elsewhere the network is multistable.
 """
 
 from typing import NamedTuple
@@ -127,6 +127,11 @@ def make_plan(
     if best is None:
         reason = f"{note}, which land elsewhere than the dynamics on some of the probe"
         return planned(reason, proof_step, agreement=max(agreements))
+    if rate == 0 and _finds_others(
+        network, sweep, best, probed[settled], followed.states[settled], tolerance, proof_step
+    ):
+        reason = f"{note}, which from other states come to other steady states: the dynamics must decide between them"
+        return planned(reason, proof_step, agreement=best.agreement)
     name = f"with Anderson({best.memory})" if best.memory else "plain"
     reason = f"{note}, {name}: the fastest that land where the dynamics land"
     return planned(
@@ -195,6 +200,30 @@ def _try(network, sweep, memory, stimuli, followed, tolerance, proof_step, rate)
     is_same = followed.is_finished & (apart < _SAME)
     cost = num_sweeps * _COSTS[memory] * (1 + 10 * float(open_share))
     return _Trial(memory, num_sweeps, float(is_same[is_found].mean()), cost)
+
+
+def _finds_others(
+    network: RecurrentNetwork,
+    sweep: AbstractSweep,
+    trial: _Trial,
+    stimuli: Float[np.ndarray, "probe stimulus"],
+    states: Float[np.ndarray, "probe state"],
+    tolerance: float,
+    proof_step: float,
+) -> bool:
+    """Whether sweeps from the steady states of other stimuli come to other steady states: the network is multistable.
+
+    Sweeps from one start may agree with the dynamics on a probe by luck, and not near the ties that it lacks.
+    """
+    rows = padded(np.arange(len(stimuli)))
+    starts, num_sweeps = np.roll(states, 1, axis=0)[rows], np.int32(2 * trial.num_sweeps)
+    swept = run_sweeps(network, sweep, stimuli[rows], trial.memory, num_sweeps, starts, None, tolerance)
+    ends, residuals = np.asarray(swept.states)[: len(stimuli)], np.asarray(swept.residuals)[: len(stimuli)]
+    apart = np.abs(ends - states).max(axis=1) / (1 + np.abs(states).max(axis=1))
+    others = np.flatnonzero((residuals < SAFETY * tolerance) & (apart >= _SAME))
+    if not len(others):
+        return False
+    return bool(attractions(network, ends[others], stimuli[others], step=proof_step).is_stable.any())
 
 
 class Swept(eqx.Module):
