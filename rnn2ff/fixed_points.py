@@ -25,11 +25,18 @@ from rnn2ff.spectra import sort_eigenvalues
 from rnn2ff.steady_state.attraction import NEUTRAL
 from rnn2ff.steady_state.follow import FIRST_STEP, advance
 from rnn2ff.steady_state.padding import padded
-from rnn2ff.supports import MOST_UNITS, enumerate_fixed_points, index_theorem
+from rnn2ff.supports import MOST_UNITS, enumerate_fixed_points, index_theorem, known_box
 
 _CHUNKS = (6, 6, 12, 24, 48, 96, 192, 384, 768)  # steps of time; after each, states count as visited
 _MOST_ROUNDS = 6
 _MOST_STEPS = 120  # of one search
+_CLOSE = 1e-3  # relative; the longest Newton step at a fixed point
+_FAILURES = (
+    "left the box or the finite numbers",
+    "slow but not at rest",
+    "stuck at a minimum of the speed",
+    "out of steps",
+)
 _FACE_SAMPLES = 64  # states on each face of a box
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.05, 4.0  # of random starts
 
@@ -117,8 +124,9 @@ def find_fixed_points(
         stimulus: a constant stimulus.
         num_starts: number of random starts.
         starts: states to start from as well, such as those of a trained cell at work, one a row.
-        box: the smallest and the largest value of every unit. Random starts are drawn from it, and if the velocity
-            points into it all around, the indices inside sum to +1, which is then audited.
+        box: the smallest and the largest value of every unit. Random starts are drawn from it, fixed points outside
+            are left out, and if the velocity points into it all around, the indices inside must sum to +1. By default
+            -1 to 1 for a GRU, and none for others.
         enumerate_supports: whether to try all supports of a threshold-linear network, which gives the complete list; by
             default up to 16 units.
         tolerance: the largest residual that counts as rest; by default the dtype's.
@@ -147,7 +155,7 @@ def find_fixed_points(
         expected = f"a threshold-linear network of at most {MOST_UNITS} units"
         raise fail("enumerate_supports", "cannot be done", expected, f"{network.vector_field} of {size} units")
     stimulus = jnp.asarray(stimulus, network.dtype)
-    hunt = _Hunt(network, stimulus, tolerance, box, key)
+    hunt = _Hunt(network, stimulus, tolerance, known_box(network) if box is None else box, key)
 
     given, drawn = given.astype(network.dtype), hunt.draw(num_starts, "starts")
     starts = np.concatenate([given, np.asarray(_to_states(network, stimulus, drawn))])
@@ -174,7 +182,7 @@ class _Hunt:
         self.states = np.zeros((0, size), network.dtype)
         self.residuals = np.zeros(0)
         self.jacobians = np.zeros((0, size, size))
-        self.failures = {"stuck at a minimum of the speed": 0, "out of steps": 0, "left the finite numbers": 0}
+        self.failures = dict.fromkeys(_FAILURES, 0)
         self.theorem = _box_theorem(network, stimulus, box, key) if box is not None else index_theorem(network)
 
     def draw(self, number: int, purpose: str) -> np.ndarray:
@@ -199,26 +207,57 @@ class _Hunt:
         """Search from points in the coordinates of the search."""
         # Far below the tolerance, since how close two ends of one fixed point are depends on it.
         aim = max(0.01 * self.tolerance, 16 * float(np.finfo(self.network.dtype).eps))
-        ends, is_zero, is_stuck = search(self.network, self.stimulus, points, tolerance=aim, max_steps=_MOST_STEPS)
+        ends, is_zero, is_stuck = search(
+            self.network,
+            self.stimulus,
+            points,
+            tolerance=aim,
+            max_steps=_MOST_STEPS,
+            box=None if is_rate_network(self.network) else self.box,
+        )
         is_finite = np.isfinite(ends).all(axis=1)
-        found = np.full(points.shape, np.nan)
-        close = np.flatnonzero(is_finite)
+        found, is_slow = np.full(points.shape, np.nan), np.zeros(len(points), bool)
+        is_outside = is_finite & ~self.is_inside(np.asarray(_to_states(self.network, self.stimulus, ends)))
+        close = np.flatnonzero(is_finite & ~is_outside)
         if len(close):
-            states, residuals, jacobians = polish(self.network, self.stimulus, ends[close])
-            is_found = (residuals < self.tolerance) & np.isfinite(jacobians).all(axis=(1, 2))
+            states, residuals, jacobians, steps = polish(self.network, self.stimulus, ends[close])
+            is_found = (residuals < self.tolerance) & np.isfinite(jacobians).all(axis=(1, 2)) & self.is_inside(states)
+            # Where the dynamics are just slow, a Newton step goes far.
+            is_far = is_found & ~(steps < _CLOSE * (1 + np.abs(states).max(axis=1)))
+            is_found[is_far] = self.is_flat(states[is_far], jacobians[is_far])
+            is_slow[close] = is_zero[close] & ~is_found
             is_zero[close] = is_found
             found[close[is_found]] = states[is_found]
             self._keep(states[is_found], residuals[is_found], jacobians[is_found])
-        self.failures["left the finite numbers"] += int((~is_finite).sum())
-        self.failures["stuck at a minimum of the speed"] += int((is_finite & ~is_zero & is_stuck).sum())
-        self.failures["out of steps"] += int((is_finite & ~is_zero & ~is_stuck).sum())
+        is_left = ~is_finite | is_outside
+        for reason, is_so in [
+            (_FAILURES[0], is_left),
+            (_FAILURES[1], ~is_left & is_slow),
+            (_FAILURES[2], ~is_left & ~is_slow & is_stuck & ~is_zero),
+            (_FAILURES[3], ~is_left & ~is_slow & ~is_stuck & ~is_zero),
+        ]:
+            self.failures[reason] += int(is_so.sum())
         return found
+
+    def is_inside(self, states: np.ndarray) -> np.ndarray:
+        """Whether states are in the box, if there is one."""
+        low, high = (-np.inf, np.inf) if self.box is None else self.box
+        return ((states >= low) & (states <= high)).all(axis=1)
+
+    def is_flat(self, states: np.ndarray, jacobians: np.ndarray) -> np.ndarray:
+        """Whether a zero is close by although a Newton step is long: along what is nearly flat, as on an attractor."""
+        if not len(states):
+            return np.zeros(0, bool)
+        velocities = np.asarray(_velocities(self.network, self.stimulus, states), np.float64)
+        rcond = 1e-10 if self.network.dtype == jnp.float64 else 1e-6
+        steps = np.linalg.pinv(np.asarray(jacobians, np.float64), rcond=rcond) @ velocities[..., None]
+        return np.abs(steps).max(axis=(1, 2)) < _CLOSE * (1 + np.abs(states).max(axis=1))
 
     def add(self, states: np.ndarray) -> None:
         """Fixed points that are known from elsewhere."""
         points = np.asarray(_to_points(self.network, self.stimulus, states))
         if len(points):
-            states, residuals, jacobians = polish(self.network, self.stimulus, points)
+            states, residuals, jacobians, _ = polish(self.network, self.stimulus, points)
             self._keep(states, residuals, jacobians)
 
     def _keep(self, states: np.ndarray, residuals: np.ndarray, jacobians: np.ndarray) -> None:
@@ -307,10 +346,7 @@ class _Hunt:
 
     def judge(self, indices: np.ndarray, num_degenerate: int, is_complete: bool) -> tuple[Audit, str]:
         """Whether the list is whole, and why."""
-        inside = np.ones(len(indices), bool)
-        if self.box is not None:
-            inside = ((self.states > self.box[0]) & (self.states < self.box[1])).all(axis=1)
-        num_flat, total = int((indices == 0).sum()), int(indices[inside].sum())
+        num_flat, total = int((indices == 0).sum()), int(indices.sum())
         holds, why = self.theorem
         if num_flat or num_degenerate:
             return Audit.degenerate, (

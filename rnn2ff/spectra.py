@@ -35,7 +35,7 @@ class BestMetric(NamedTuple):
     smallest: float
 
 
-def best_metric(matrix: Float[np.ndarray, "unit unit"]) -> BestMetric:
+def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = None) -> BestMetric:
     """The diagonal metric in which the symmetric part of a matrix has the smallest largest eigenvalue.
 
     The largest eigenvalue is smoothed, `log tr exp(b M) / b`, and its minimum followed as b grows, in the logarithms of
@@ -44,6 +44,7 @@ def best_metric(matrix: Float[np.ndarray, "unit unit"]) -> BestMetric:
 
     Args:
         matrix: W, square and finite.
+        goal: where only this matters: stop as soon as the eigenvalue is below it, or is sure not to get there.
 
     References:
         Boyd, El Ghaoui, Feron and Balakrishnan, Linear matrix inequalities in system and control theory, 1994.
@@ -77,6 +78,8 @@ def best_metric(matrix: Float[np.ndarray, "unit unit"]) -> BestMetric:
         from scipy.optimize import minimize
 
         for sharpness in _SHARPNESS:
+            if goal is not None and (best[0] < goal or best[2] >= goal):
+                break
             logs = minimize(
                 smoothed,
                 logs,
@@ -202,7 +205,9 @@ def leading_eigenvalues(
     return sort_eigenvalues(found)
 
 
-def sort_eigenvalues(eigenvalues: Complex[np.ndarray, "*batch unit"]) -> Complex[np.ndarray, "*batch unit"]:
+def sort_eigenvalues(
+    eigenvalues: Complex[np.ndarray, "*batch unit"] | Float[np.ndarray, "*batch unit"],
+) -> Complex[np.ndarray, "*batch unit"]:
     """The rightmost first; of a pair, the one with positive imaginary part."""
     order = np.lexsort((-eigenvalues.imag, -np.round(eigenvalues.real, 12)), axis=-1)
     return np.take_along_axis(eigenvalues.astype(complex), order, axis=-1)

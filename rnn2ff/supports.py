@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.cells import DiscreteMap, gru_cell
 from rnn2ff.networks.models import ShiftedLogistic, Tanh
 from rnn2ff.networks.rate import StateForm, is_rate_network
 from rnn2ff.networks.threshold_linear import is_threshold_linear
@@ -68,6 +69,12 @@ def enumerate_fixed_points(network: RecurrentNetwork, stimulus: Float[np.ndarray
     return Enumeration(np.concatenate(found), int(num_degenerate))
 
 
+def known_box(network: RecurrentNetwork) -> tuple[float, float] | None:
+    """The interval that holds every entry of every fixed point, where the kind of network says so."""
+    # A gated recurrent unit moves toward the tanh of something.
+    return (-1.0, 1.0) if network.vector_field == DiscreteMap(gru_cell) else None
+
+
 def index_theorem(network: RecurrentNetwork) -> tuple[bool, str]:
     """Whether the indices of all fixed points are sure to sum to +1, whatever the stimulus, and why."""
     if not is_rate_network(network):
@@ -80,7 +87,7 @@ def index_theorem(network: RecurrentNetwork) -> tuple[bool, str]:
     weights = np.asarray(dense_weights(network), np.float64)
     if (weights <= 0).all():
         return True, "all weights are inhibitory"
-    if perron_bound(np.abs(weights))[0] < 1 or best_metric(weights).largest < 1:
+    if perron_bound(np.abs(weights))[0] < 1 or best_metric(weights, goal=1.0).largest < 1:
         return True, "the network is contracting or monotone"
     if len(weights) > _MOST_UNITS_GROWTH:
         return False, f"growth without bound is not ruled out for more than {_MOST_UNITS_GROWTH} units"

@@ -21,7 +21,7 @@ from rnn2ff import (
     wong_wang,
 )
 from rnn2ff.spectra import best_metric, is_p_matrix, perron_bound
-from rnn2ff.stability import stability_constants
+from rnn2ff.stability import linearize, stability_constants
 
 PRECISION = 1e-6 if default_float() == jnp.float64 else 1e-5  # of weights that are rounded to float32
 
@@ -175,6 +175,42 @@ class TestUniqueness:
         assert constants.has_one_fixed_point is None
 
 
+class TestLinearization:
+    def test_of_a_spiral_has_its_rate_and_its_frequency(self):
+        """The 3-cycle at its fixed point: .125 +- .6495i and -3.25."""
+        cycle = ctln(np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]]))
+        found = linearize(cycle, np.full(3, 4 / 13), np.ones(3))
+        turn = 3 * 3**0.5 / 8
+        np.testing.assert_allclose(found.eigenvalues, [0.125 + turn * 1j, 0.125 - turn * 1j, -3.25], atol=PRECISION)
+        assert found.spectral_abscissa == pytest.approx(0.125, abs=PRECISION)
+        np.testing.assert_allclose(found.time_constants, [-8, -8, 1 / 3.25], rtol=20 * PRECISION)
+        np.testing.assert_allclose(found.frequencies, [turn / (2 * np.pi)] * 2 + [0], atol=PRECISION)
+        assert found.spectral_radius == pytest.approx(2.25, abs=PRECISION)
+
+    def test_counts_in_the_unit_of_time_of_the_network(self):
+        network = threshold_linear(jnp.diag(jnp.array([0.5, 0.8])), time_constants=jnp.array([10.0, 20.0]))
+        found = linearize(network, np.ones(2), np.ones(2))
+        np.testing.assert_allclose(found.time_constants, [100, 20], rtol=1e-5)
+        assert found.spectral_radius == pytest.approx(0.8, rel=1e-5)
+
+    def test_at_rest_in_a_neutral_direction_has_an_infinite_time_constant(self):
+        found = linearize(threshold_linear(jnp.ones((1, 1))), np.ones(1), np.zeros(1))
+        assert np.isposinf(np.abs(found.time_constants)).all()
+
+    def test_by_krylov_has_the_leading_eigenvalues(self, key):
+        network = random_rate_network(60, gain=0.9, key=key)
+        state = jr.normal(key, (60,))
+        every = linearize(network, state, np.zeros(60))
+        leading = linearize(network, state, np.zeros(60), num_eigenvalues=3)
+        assert leading.jacobian is None
+        assert leading.spectral_radius is None
+        count = len(leading.eigenvalues)
+        assert count >= 2  # conjugates come in pairs
+        np.testing.assert_allclose(
+            leading.eigenvalues.real, every.eigenvalues[:count].real, atol=1e-6 if PRECISION < 5e-6 else 1e-3
+        )
+
+
 @pytest.mark.usefixtures("as_a_user")
 class TestBadInput:
     def test_networks_whose_slopes_are_not_known_are_refused(self):
@@ -183,3 +219,18 @@ class TestBadInput:
             stability_constants(supralinear)
         with pytest.raises(ValueError, match="no weights to look at"):
             stability_constants(wong_wang())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"state": np.ones(3)}, r"state.*\(4,\), got \(3,\)"),
+            ({"state": np.full(4, np.inf)}, "state.*infinite"),
+            ({"stimulus": np.ones(1)}, r"stimulus.*\(4,\)"),
+            ({"num_eigenvalues": 3}, "num_eigenvalues.*at most 2"),
+            ({"num_eigenvalues": 0}, "num_eigenvalues.*at least 1"),
+        ],
+    )
+    def test_what_cannot_be_linearized_is_refused(self, options, message):
+        network = random_threshold_linear(4, key=jr.key(0))
+        with pytest.raises(ValueError, match=message):
+            linearize(network, **{"state": np.zeros(4), "stimulus": np.zeros(4), **options})

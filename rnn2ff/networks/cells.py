@@ -7,7 +7,7 @@ well, but not the other way round: an eigenvalue of -2 is fast decay for the fie
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -224,7 +224,7 @@ class WeightedGraph(Protocol):
 def from_connectome(
     connectome: object,
     *,
-    signs: ArrayLike | None = None,
+    signs: ArrayLike | Sequence[int] | None = None,
     scale: float = 1.0,
     weight: str = "weight",
     is_symmetric: bool = False,
