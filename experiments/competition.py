@@ -18,11 +18,12 @@ from jaxtyping import Array
 from experiments import figures
 from experiments._script import run_script, table
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import SampleStimulus, key_for, sample_from
+from rnn2ff.datasets import key_for
 from rnn2ff.distillation import Distillation, distill
 from rnn2ff.evaluation import competition
 from rnn2ff.networks import RecurrentNetwork, partition_competition, partition_means
 from rnn2ff.steady_state import Rollout, plan_steady_states, solve_steady_states
+from rnn2ff.stimuli import SampleStimulus, sample_from
 from rnn2ff.timing import Seconds, time_interleaved
 
 _NUM_CLASSES = 10

@@ -25,24 +25,39 @@ _HOME = {
     "SteadyStates": "steady_state",
     "TwoLayer": "approximators",
     "accuracy": "evaluation",
+    "add": "stimuli",
     "best_sweep": "sweeps",
+    "bump_stimuli": "stimuli",
     "competition": "evaluation",
+    "concatenate": "stimuli",
     "count_statuses": "steady_state",
     "ctln": "networks",
     "discrete_map": "networks",
     "distill": "distillation",
+    "exact_pairs": "mixing",
     "find_fixed_points": "fixed_points",
+    "fit_readout": "initialization",
     "from_connectome": "networks",
     "from_files": "networks",
     "from_torch": "networks",
+    "gaussian_stimuli": "stimuli",
     "grating_stimulus": "networks",
     "hopfield": "networks",
+    "initialize_refined": "initialization",
+    "initialize_two_layer": "initialization",
     "linearize": "stability",
     "load": "export",
+    "load_stablehlo": "export",
+    "mix_pairs": "mixing",
+    "mixture": "stimuli",
+    "model_card": "export",
     "motion_stimulus": "networks",
     "partition_competition": "networks",
     "partition_means": "networks",
     "population_angle": "networks",
+    "open_steady_states": "storage",
+    "quantize": "export",
+    "quantize_onnx": "export",
     "random_excitatory_inhibitory": "networks",
     "random_rate_network": "networks",
     "random_threshold_linear": "networks",
@@ -56,8 +71,13 @@ _HOME = {
     "ring_attractor": "networks",
     "ring_bump": "networks",
     "ring_stimulus": "networks",
-    "sample_from": "datasets",
+    "sample_from": "stimuli",
     "save": "export",
+    "smooth_stimuli": "stimuli",
+    "sparse_stimuli": "stimuli",
+    "steady_tangents": "losses",
+    "store_steady_states": "storage",
+    "stream_steady_states": "datasets",
     "solve_steady_state": "steady_state",
     "solve_steady_states": "steady_state",
     "damped_sweep": "sweeps",
@@ -69,20 +89,43 @@ _HOME = {
     "stabilized_supralinear_pair": "networks",
     "threshold_linear": "networks",
     "threshold_linear_rate": "networks",
+    "to_c": "export",
+    "to_onnx": "export",
+    "to_stablehlo": "export",
+    "to_torch_state_dict": "export",
     "train": "training",
+    "uniform_stimuli": "stimuli",
     "wilson_cowan": "networks",
     "winner_take_all": "networks",
     "wong_wang": "networks",
+    "write_nir": "export",
+    "write_page": "export",
 }
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from rnn2ff.approximators import Refined, TwoLayer
-    from rnn2ff.datasets import sample_from
+    from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition
-    from rnn2ff.export import load, save
+    from rnn2ff.export import (
+        load,
+        load_stablehlo,
+        model_card,
+        quantize,
+        quantize_onnx,
+        save,
+        to_c,
+        to_onnx,
+        to_stablehlo,
+        to_torch_state_dict,
+        write_nir,
+        write_page,
+    )
     from rnn2ff.fixed_points import find_fixed_points
+    from rnn2ff.initialization import fit_readout, initialize_refined, initialize_two_layer
+    from rnn2ff.losses import steady_tangents
+    from rnn2ff.mixing import exact_pairs, mix_pairs
     from rnn2ff.networks import (
         PowerLaw,
         RateForm,
@@ -136,6 +179,18 @@ if TYPE_CHECKING:
         solve_steady_state,
         solve_steady_states,
     )
+    from rnn2ff.stimuli import (
+        add,
+        bump_stimuli,
+        concatenate,
+        gaussian_stimuli,
+        mixture,
+        sample_from,
+        smooth_stimuli,
+        sparse_stimuli,
+        uniform_stimuli,
+    )
+    from rnn2ff.storage import open_steady_states, store_steady_states
     from rnn2ff.sweeps import best_sweep, damped_sweep, mean_jacobian_sweep, mean_slope_sweep, split_sweep
     from rnn2ff.training import train
 

@@ -1,19 +1,31 @@
 """Stimuli, and the steady states they lead to."""
 
 import zlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_finite, check_fraction, check_shape, check_stimuli, fail
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.steady_state import AbstractSteadyStateSolver, count_statuses, solve_steady_states
+from rnn2ff.steady_state import (
+    AbstractSteadyStateSolver,
+    Plan,
+    Status,
+    count_statuses,
+    plan_steady_states,
+    solve_steady_states,
+)
+from rnn2ff.stimuli import SampleStimulus
 
-SampleStimulus = Callable[[PRNGKeyArray], Float[Array, " stimulus"]]
+_NUM_PLANNED = 512  # stimuli that a stream's plan is made from
 
 
 class Pairs(eqx.Module):
@@ -21,11 +33,13 @@ class Pairs(eqx.Module):
 
     Attributes:
         stimuli: one a row.
-        rates: the steady rates, one row a stimulus.
+        states: the steady states, one row a stimulus.
+        rates: the steady rates.
         status_counts: how the solve of every sample ended, those left out included.
     """
 
     stimuli: Float[Array, "batch stimulus"]
+    states: Float[Array, "batch state"]
     rates: Float[Array, "batch rate"]
     status_counts: dict[str, int] = eqx.field(static=True)
 
@@ -62,36 +76,6 @@ def sample_stimuli(
 @eqx.filter_jit
 def _sample(sample_stimulus: SampleStimulus, num_samples: int, key: PRNGKeyArray) -> Array:
     return jax.vmap(lambda i: sample_stimulus(jr.fold_in(key, i)))(jnp.arange(num_samples))
-
-
-def sample_from(stimuli: Float[ArrayLike, "batch stimulus"], *, jitter: float = 0.0) -> SampleStimulus:
-    """A sampler that draws a row of an array, plus Gaussian noise.
-
-    Args:
-        stimuli: one a row.
-        jitter: standard deviation of the noise added to each channel, in units of that channel's own standard
-            deviation over the rows.
-
-    Raises:
-        ValueError: if the array is empty or holds a value that is not finite, or `jitter` is negative.
-    """
-    stimuli = jnp.asarray(stimuli)
-    check_stimuli(stimuli, stimuli.shape[-1] if stimuli.ndim else 0)
-    if not 0 <= jitter < float("inf"):
-        raise fail("jitter", "is out of range", "a finite number of at least 0", repr(jitter))
-    return ArraySampler(stimuli, jitter * stimuli.std(axis=0))
-
-
-class ArraySampler(eqx.Module):
-    """Draws a row of an array, plus Gaussian noise; made by `sample_from`."""
-
-    stimuli: Float[Array, "batch stimulus"]
-    deviations: Float[Array, " stimulus"]
-
-    def __call__(self, key: PRNGKeyArray) -> Float[Array, " stimulus"]:
-        row_key, noise_key = jr.split(key)
-        stimulus = self.stimuli[jr.randint(row_key, (), 0, len(self.stimuli))]
-        return stimulus + self.deviations * jr.normal(noise_key, stimulus.shape, stimulus.dtype)
 
 
 def hold_out(
@@ -139,7 +123,112 @@ def solve_pairs(
         raise RuntimeError(msg)
     stimuli = jnp.asarray(stimuli, network.dtype)
     kept = solved.is_converged
-    return Pairs(stimuli[kept], jax.vmap(network.rates)(solved.state[kept]), counts)
+    states = solved.state[kept]
+    return Pairs(stimuli[kept], states, _rates(network, states), counts)
+
+
+class Batch(NamedTuple):
+    """One batch of a stream: every sample that was drawn, with its verdict.
+
+    Attributes:
+        index: of the batch, from 0.
+        stimuli: one a row.
+        states: where the search ended; steady states where the status is `converged`.
+        rates: of these states.
+        status: a `Status` for each sample, as integers.
+    """
+
+    index: int
+    stimuli: Float[Array, "batch stimulus"]
+    states: Float[Array, "batch state"]
+    rates: Float[Array, "batch rate"]
+    status: Int[Array, " batch"]
+
+    @property
+    def pairs(self) -> Pairs:
+        """The samples with a steady state, and the counts of all."""
+        kept = self.status == Status.converged
+        return Pairs(self.stimuli[kept], self.states[kept], self.rates[kept], count_statuses(self.status))
+
+
+def stream_steady_states(
+    network: RecurrentNetwork,
+    sample_stimulus: SampleStimulus,
+    *,
+    batch_size: int = 4096,
+    num_batches: int | None = None,
+    start: int = 0,
+    plan: Plan | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    max_steps: int = 4096,
+    key: PRNGKeyArray,
+) -> Iterator[Batch]:
+    """Draw stimuli and solve them, batch after batch, without an end unless one is given.
+
+    Batch i depends on the network, the key and i alone, so a stream can go on at any batch, and several processes or
+    devices can share one: whoever makes batch i makes the same.
+
+    Args:
+        network: the network.
+        sample_stimulus: draws one stimulus from a key; pure.
+        batch_size: samples in a batch.
+        num_batches: where to end, counted from batch 0; None for never.
+        start: the first batch to make.
+        plan: how to solve, by default as `stream_plan` measures it.
+        devices: batches take turns on these, with as many under way at once; by default all is done on JAX's own.
+        max_steps: bound on the steps of each solve.
+        key: a PRNG key.
+
+    Raises:
+        ValueError: if an option is out of range or the stimuli do not fit the network.
+        RuntimeError: if no stimulus of the plan's own draw leads to a steady state.
+    """
+    check_at_least("batch_size", batch_size, 1)
+    check_at_least("start", start, 0)
+    if num_batches is not None:
+        check_at_least("num_batches", num_batches, 0)
+    if devices is not None and not devices:
+        raise fail("devices", "are empty", "at least one device", "none")
+    plan = stream_plan(network, sample_stimulus, max_steps=max_steps, key=key) if plan is None else plan
+
+    def make(index: int) -> Batch:
+        drawn = sample_stimuli(sample_stimulus, batch_size, key=jr.fold_in(key_for(key, "stream"), index))
+        solved = solve_steady_states(network, drawn, solver=plan, max_steps=max_steps)
+        stimuli = jnp.asarray(drawn, network.dtype)
+        return Batch(index, stimuli, solved.state, _rates(network, solved.state), solved.status)
+
+    def make_on(index: int) -> Batch:
+        with jax.default_device(devices[index % len(devices)]):
+            return make(index)
+
+    indices = count(start) if num_batches is None else iter(range(start, num_batches))
+    if devices is None:
+        return map(make, indices)
+    return _in_turns(make_on, indices, len(devices))
+
+
+def stream_plan(
+    network: RecurrentNetwork, sample_stimulus: SampleStimulus, *, max_steps: int = 4096, key: PRNGKeyArray
+) -> Plan:
+    """The plan that a stream of this key is solved by: it is part of what makes its batches reproducible."""
+    probed = sample_stimuli(sample_stimulus, _NUM_PLANNED, key=key_for(key, "plan"))
+    check_stimuli(probed, network.stimulus_size, "sample_stimulus")
+    return plan_steady_states(network, probed, max_steps=max_steps)
+
+
+def _in_turns(make: Callable[[int], Batch], indices: Iterator[int], num_workers: int) -> Iterator[Batch]:
+    """Batches in order, with one more under way for each worker."""
+    with ThreadPoolExecutor(num_workers) as pool:
+        under_way = deque(pool.submit(make, index) for index in islice(indices, num_workers))
+        while under_way:
+            batch = under_way.popleft().result()
+            under_way.extend(pool.submit(make, index) for index in islice(indices, 1))
+            yield batch
+
+
+@eqx.filter_jit
+def _rates(network: RecurrentNetwork, states: Array) -> Array:
+    return jax.vmap(network.rates)(states)
 
 
 def check_pairs(stimuli: Array, rates: Array) -> None:

@@ -138,7 +138,7 @@ class SplitSweep(AbstractSweep):
         self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, " state"]:
         """The total input that a state causes."""
-        return network.params.total_input(network.rates(state), stimulus)
+        return network.params.total_input(network.vector_field.unit_rates(state), stimulus)
 
 
 class DampedSweep(AbstractSweep):
@@ -286,7 +286,7 @@ def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch stat
     """
     dense_weights(network)
     form = network.vector_field
-    points = jax.vmap(lambda state, stimulus: network.params.total_input(network.rates(state), stimulus))(
+    points = jax.vmap(lambda state, stimulus: network.params.total_input(form.unit_rates(state), stimulus))(
         states, stimuli
     )
     mean_slopes = jax.vmap(lambda point: slopes(form, point))(points).mean(axis=0)

@@ -1,18 +1,24 @@
 """Fit an approximator to pairs of stimuli and steady rates, by gradient descent."""
 
+import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Scalar
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
-from rnn2ff._checks import check_at_least, check_fraction
-from rnn2ff.approximators import TwoLayer
+from rnn2ff._checks import check_at_least, check_fraction, check_shape, fail
+from rnn2ff.approximators import Approximator, trainable
 from rnn2ff.datasets import check_pairs, key_for
+from rnn2ff.files import replacing
+from rnn2ff.losses import Loss, Tangents, mean_squared_error, surrogate_error, tangent_error
+from rnn2ff.mixing import Mixing
 
 
 class TrainingRun(NamedTuple):
@@ -21,12 +27,12 @@ class TrainingRun(NamedTuple):
     Attributes:
         approximator: the one of the evaluation with the smallest validation error.
         best_evaluation: which evaluation that was, from 0.
-        steps: optimizer steps taken before each evaluation.
-        training_errors: `surrogate_error` over the minibatches since the evaluation before.
+        steps: optimizer steps taken before each evaluation; the first is of the approximator as it was given.
+        training_errors: the loss over the minibatches since the evaluation before; NaN for the first.
         validation_errors: mean squared error on the validation part, at each evaluation.
     """
 
-    approximator: TwoLayer
+    approximator: Approximator
     best_evaluation: int
     steps: Int[Array, " evaluation"]
     training_errors: Float[Array, " evaluation"]
@@ -38,60 +44,211 @@ def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
 
-def mean_squared_error(
-    approximator: TwoLayer, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"]
-) -> Scalar:
-    """Mean squared error over all samples and units, in squared units of rate."""
-    return jnp.mean((jax.vmap(approximator)(stimuli) - rates) ** 2)
-
-
-def surrogate_error(
-    approximator: TwoLayer, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"]
-) -> Scalar:
-    """The mean squared error, with a way back for an output that is silent where it should be active.
-
-    The derivative of a rectified output vanishes below zero, so a unit that is silent for all stimuli would stay so.
-    Where the target is active the error is therefore taken before the rectifier. This is never below the mean squared
-    error, equal to it wherever no output is wrongly silent, and convex in the output.
-    """
-    if not approximator.is_rectified:
-        return mean_squared_error(approximator, stimuli, rates)
-    output = jax.vmap(approximator.linear_output)(stimuli)
-    return jnp.mean(jnp.where(rates > 0, output - rates, jax.nn.relu(output)) ** 2)
-
-
-def train(
-    approximator: TwoLayer,
+def muon(
+    approximator: Approximator,
     stimuli: Float[Array, "batch stimulus"],
     rates: Float[Array, "batch rate"],
     *,
-    num_steps: int = 20_000,
+    num_steps: int,
+    learning_rate: float | None = None,
+) -> optax.GradientTransformation:
+    """Muon for weight matrices and Adam for all else, falling to zero along a half cosine, in the data's own units.
+
+    Both optimizers take steps of a size that does not depend on that of the gradient. So they are scaled here by the
+    sizes of stimuli and rates, and a change of units changes nothing.
+
+    Args:
+        approximator: what is to be trained.
+        stimuli: what it is trained on.
+        rates: what it is trained on.
+        num_steps: until the learning rate is zero.
+        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, and 3e-3 through
+            sweeps, as there the first pass is good from the start.
+
+    References:
+        Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
+    """
+    has_sweeps = hasattr(approximator, "two_layer")
+    if learning_rate is None:
+        learning_rate = 3e-3 if has_sweeps else 2e-2
+    stimulus_size, rate_size = (max(float(jnp.sqrt(jnp.mean(each**2))), 1e-30) for each in (stimuli, rates))
+    scales = {
+        "hidden_weights": 1 / stimulus_size,
+        "readout_weights": rate_size,
+        "readout_bias": rate_size,
+        "bypass_weights": rate_size / stimulus_size,
+    }
+    weights, _ = eqx.partition(approximator, trainable(approximator))
+    names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].name, weights)
+    is_matrix = jax.tree.map(lambda leaf, name: leaf.ndim == 2 and name.endswith("weights"), weights, names)
+    dimensions = jax.tree.map(lambda chosen: optax.contrib.MuonDimensionNumbers() if chosen else None, is_matrix)
+
+    def in_units(updates, params=None):
+        del params
+        return jax.tree.map(lambda update, name: update * scales.get(name, 1.0), updates, names)
+
+    schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
+    # A function, because optax would call an approximator given as a tree.
+    by_matrix = optax.contrib.muon(schedule, muon_weight_dimension_numbers=lambda _: dimensions)
+    return optax.chain(by_matrix, optax.stateless(in_units))
+
+
+def train(
+    approximator: Approximator,
+    stimuli: Float[Array, "batch stimulus"],
+    rates: Float[Array, "batch rate"],
+    *,
+    num_steps: int = 10_000,
     batch_size: int = 256,
     optimizer: optax.GradientTransformation | None = None,
+    loss: Loss = surrogate_error,
+    tangents: Tangents | None = None,
+    tangent_weight: float = 1.0,
+    mixing: Mixing | None = None,
     validation_fraction: float = 0.1,
     num_evaluations: int = 20,
+    checkpoint: str | Path | None = None,
+    batch_sharding: jax.sharding.Sharding | None = None,
     progress: bool = False,
     key: PRNGKeyArray,
 ) -> TrainingRun:
-    """Minimize the squared error in minibatches, and keep the approximator that validates best.
+    """Minimize a loss in minibatches, and keep the approximator that validates best, the given one included.
 
-    Every stretch between two evaluations is one compiled loop.
+    Every stretch between two evaluations is one compiled loop. The validation part is never trained on, never mixed,
+    and judged by the mean squared error whatever the loss.
 
     Args:
-        approximator: where to start.
+        approximator: where to start; of a `Refined`, the network and the sweep stay as they are.
         stimuli: one a row.
         rates: the steady rates, one row a stimulus.
         num_steps: optimizer steps; rounded up to a multiple of `num_evaluations`.
         batch_size: samples in a minibatch, drawn with replacement.
-        optimizer: any optax optimizer, by default Adam from 1e-2 down along a half cosine.
+        optimizer: any optax optimizer, by default `muon`.
+        loss: what to minimize.
+        tangents: derivatives of the rates to match as well, one row a stimulus; worth their price where data are few.
+        tangent_weight: of their error, beside the loss.
+        mixing: makes fresh exact pairs from those of each minibatch.
         validation_fraction: share of the pairs that is held out to choose the best evaluation.
         num_evaluations: how often to evaluate.
+        checkpoint: a file that is written after each evaluation. If it is there, the training goes on from it, and
+            ends with the same weights as if it had never stopped.
+        batch_sharding: how minibatches are laid out over devices, such as `NamedSharding(mesh, P("batch"))`; an
+            approximator may be placed over devices by `jax.device_put` before.
         progress: whether to show a progress bar, on standard error.
         key: a PRNG key: the split and the minibatches.
 
     Raises:
-        ValueError: if the pairs do not fit each other or the approximator, or an option is out of range.
+        ValueError: if the pairs do not fit each other or the approximator, an option is out of range, or the checkpoint
+            is damaged or of another training.
     """
+    _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction, tangents)
+    num_evaluations = min(num_evaluations, num_steps)
+    interval = -(-num_steps // num_evaluations)
+    if optimizer is None:
+        optimizer = muon(approximator, stimuli, rates, num_steps=interval * num_evaluations)
+
+    order = jr.permutation(key_for(key, "split"), len(stimuli))
+    num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
+    held_out, kept = order[:num_held_out], order[num_held_out:]
+    training = jax.tree.map(lambda each: each[kept], (stimuli, rates, tangents))
+    validation = (stimuli[held_out], rates[held_out])
+
+    weights, constants = eqx.partition(approximator, trainable(approximator))
+    state = _Progress(
+        weights=weights,
+        opt_state=optimizer.init(weights),
+        best=weights,
+        num_done=jnp.asarray(0),
+        training_errors=jnp.full(num_evaluations + 1, jnp.nan, rates.dtype),
+        validation_errors=jnp.full(num_evaluations + 1, jnp.nan, rates.dtype)
+        .at[0]
+        .set(_validate(approximator, *validation)),
+    )
+    task = _Task(loss, tangent_weight, mixing, batch_sharding, batch_size, interval)
+    fingerprint = ""
+    if checkpoint is not None:
+        fingerprint = _fingerprint((weights, constants, stimuli, rates, tangents, key), (task, num_evaluations))
+        state = _restored(Path(checkpoint), state, fingerprint)
+
+    bar = tqdm(range(int(state.num_done), num_evaluations), desc="training", unit="evaluation", disable=not progress)
+    for i in bar:
+        interval_key = jr.fold_in(key_for(key, "minibatches"), i)
+        state = _train_interval(state, constants, optimizer, training, validation, task, interval_key)
+        if checkpoint is not None:
+            _save(Path(checkpoint), state, fingerprint)
+        bar.set_postfix(validation=f"{state.validation_errors[i + 1]:.3g}")
+    return TrainingRun(
+        approximator=eqx.combine(state.best, constants),
+        best_evaluation=int(jnp.nanargmin(state.validation_errors)),
+        steps=interval * jnp.arange(num_evaluations + 1),
+        training_errors=state.training_errors,
+        validation_errors=state.validation_errors,
+    )
+
+
+class _Progress(eqx.Module):
+    """All that a training carries from one evaluation to the next."""
+
+    weights: PyTree
+    opt_state: PyTree
+    best: PyTree
+    num_done: Int[Array, ""]
+    training_errors: Float[Array, " evaluation"]
+    validation_errors: Float[Array, " evaluation"]
+
+
+class _Task(eqx.Module):
+    """What every step does."""
+
+    loss: Loss = eqx.field(static=True)
+    tangent_weight: float = eqx.field(static=True)
+    mixing: Mixing | None
+    batch_sharding: jax.sharding.Sharding | None = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True)
+
+    def error(self, weights, constants, batch, key):
+        """The loss of a minibatch."""
+        approximator = eqx.combine(weights, constants)
+        stimuli, rates, tangents = batch
+        error = 0.0 if tangents is None else self.tangent_weight * tangent_error(approximator, stimuli, tangents)
+        if self.mixing is not None:
+            stimuli, rates = self.mixing(stimuli, rates, key=key)
+        return error + self.loss(approximator, stimuli, rates)
+
+
+_validate = eqx.filter_jit(mean_squared_error)
+
+
+@eqx.filter_jit
+def _train_interval(state, constants, optimizer, training, validation, task, key) -> _Progress:
+    def step(carry, key):
+        weights, opt_state = carry
+        row_key, mix_key = jr.split(key)
+        rows = jr.randint(row_key, (task.batch_size,), 0, len(training[0]))
+        batch = jax.tree.map(lambda each: each[rows], training)
+        if task.batch_sharding is not None:
+            batch = jax.lax.with_sharding_constraint(batch, task.batch_sharding)
+        error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, mix_key)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
+            updates, opt_state = optimizer.update(gradient, opt_state, weights)
+        return (eqx.apply_updates(weights, updates), opt_state), error
+
+    (weights, opt_state), errors = jax.lax.scan(step, (state.weights, state.opt_state), jr.split(key, task.num_steps))
+    error = mean_squared_error(eqx.combine(weights, constants), *validation)
+    is_best = error < jnp.nanmin(state.validation_errors)
+    done = state.num_done + 1
+    return _Progress(
+        weights=weights,
+        opt_state=opt_state,
+        best=jax.tree.map(lambda new, old: jnp.where(is_best, new, old), weights, state.best),
+        num_done=done,
+        training_errors=state.training_errors.at[done].set(errors.mean()),
+        validation_errors=state.validation_errors.at[done].set(error),
+    )
+
+
+def _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction, tangents) -> None:
     check_pairs(stimuli, rates)
     for name, value in [
         ("num_steps", num_steps),
@@ -101,57 +258,42 @@ def train(
         check_at_least(name, value, 1)
     check_fraction("validation_fraction", validation_fraction)
     check_at_least("number of pairs", len(stimuli), 2)
-    num_evaluations = min(num_evaluations, num_steps)
-    interval = -(-num_steps // num_evaluations)
-    if optimizer is None:
-        optimizer = adam(1e-2, interval * num_evaluations)
-
-    order = jr.permutation(key_for(key, "split"), len(stimuli))
-    num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
-    held_out, kept = order[:num_held_out], order[num_held_out:]
-    training, validation = (stimuli[kept], rates[kept]), (stimuli[held_out], rates[held_out])
-
-    opt_state = optimizer.init(eqx.filter(approximator, eqx.is_inexact_array))
-    best, best_evaluation, best_error = approximator, 0, float("inf")
-    training_errors, validation_errors = [], []
-    bar = tqdm(range(num_evaluations), desc="training", unit="evaluation", disable=not progress)
-    for i in bar:
-        interval_key = jr.fold_in(key_for(key, "minibatches"), i)
-        approximator, opt_state, error = _train_interval(
-            approximator, opt_state, optimizer, training, interval, batch_size, interval_key
-        )
-        training_errors.append(error)
-        validation_errors.append(_validate(approximator, *validation))
-        if validation_errors[-1] < best_error:
-            best, best_evaluation, best_error = approximator, i, validation_errors[-1]
-        bar.set_postfix(validation=f"{validation_errors[-1]:.3g}")
-    return TrainingRun(
-        approximator=best,
-        best_evaluation=best_evaluation,
-        steps=interval * jnp.arange(1, num_evaluations + 1),
-        training_errors=jnp.stack(training_errors),
-        validation_errors=jnp.stack(validation_errors),
-    )
+    if tangents is not None:
+        check_shape("tangents.directions", tangents.directions, stimuli.shape)
+        check_shape("tangents.derivatives", tangents.derivatives, rates.shape)
 
 
-_validate = eqx.filter_jit(mean_squared_error)
+# --- going on where a training stopped --------------------------------------------------------------------------------
 
 
-@eqx.filter_jit
-def _train_interval(approximator, opt_state, optimizer, training, num_steps, batch_size, key):
-    stimuli, rates = training
-    arrays, static = eqx.partition(approximator, eqx.is_array)
+def _fingerprint(arrays: PyTree, settings: PyTree) -> str:
+    """Tells trainings apart: their data, first weights and key, and the options that are no arrays."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        leaf = jr.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    task, num_evaluations = settings
+    options = (task.loss.__qualname__, task.tangent_weight, task.batch_size, task.num_steps, num_evaluations)
+    digest.update(f"{options}{jax.tree.leaves(task.mixing)}".encode())
+    return digest.hexdigest()
 
-    def step(carry, key):
-        arrays, opt_state = carry
-        approximator = eqx.combine(arrays, static)
-        rows = jr.randint(key, (batch_size,), 0, len(stimuli))
-        error, gradient = eqx.filter_value_and_grad(surrogate_error)(approximator, stimuli[rows], rates[rows])
-        weights = eqx.filter(approximator, eqx.is_inexact_array)
-        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
-            updates, opt_state = optimizer.update(gradient, opt_state, weights)
-        approximator = eqx.apply_updates(approximator, updates)
-        return (eqx.filter(approximator, eqx.is_array), opt_state), error
 
-    (arrays, opt_state), errors = jax.lax.scan(step, (arrays, opt_state), jr.split(key, num_steps))
-    return eqx.combine(arrays, static), opt_state, errors.mean()
+def _save(path: Path, state: _Progress, fingerprint: str) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(fingerprint.encode())
+        eqx.tree_serialise_leaves(file, state)
+
+
+def _restored(path: Path, state: _Progress, fingerprint: str) -> _Progress:
+    """The state of a checkpoint, or the given one where there is no checkpoint."""
+    if not path.exists():
+        return state
+    with path.open("rb") as file:
+        if file.read(len(fingerprint)) != fingerprint.encode():
+            expected = "a checkpoint of this training, with the same data, options and key"
+            raise fail("checkpoint", "is of another training", expected, f"{path}")
+        try:
+            return eqx.tree_deserialise_leaves(file, state)
+        except (RuntimeError, ValueError, EOFError, OSError) as error:
+            raise fail("checkpoint", "is damaged", "a whole file", f"{path}: {error}") from error

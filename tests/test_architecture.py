@@ -44,8 +44,8 @@ FLOORS = [
         "steady_state",
     ],
     ["stability", "newton", "fixed_points"],
-    ["datasets"],
-    ["training", "evaluation"],
+    ["stimuli", "datasets", "storage"],
+    ["losses", "mixing", "initialization", "training", "evaluation"],
     [
         "distillation",
         "plotting",

@@ -15,6 +15,7 @@ from rnn2ff import (
     mean_slope_sweep,
     random_rate_network,
     rate_network,
+    relation_network,
     threshold_linear,
 )
 from rnn2ff.sweeps import JacobianSweep, SplitSweep
@@ -54,6 +55,19 @@ def test_without_its_weights_a_network_sweeps_as_with_them(key):
     assert_close(received, known(network, known.drive(network, stimulus), point), 1e-5)
     received = unknown.start(network, unknown.drive(network, stimulus))
     assert_close(received, known.start(network, known.drive(network, stimulus)), 1e-5)
+
+
+def test_rates_that_show_only_some_units_do_not_change_the_sweep(key):
+    network, visible = relation_network(3), jr.uniform(key, (20, 9))
+    states = jr.normal(key, (20, network.state_size))
+    whole = threshold_linear(
+        network.params.recurrent_weights, stimulus_weights=network.params.stimulus_weights, bias=network.params.bias
+    )
+    received, expected = (mean_slope_sweep(each, states, visible) for each in (network, whole))
+    assert_close(received.offset, expected.offset, 1e-6)
+    assert_close(
+        received.from_state(network, states[0], visible[0]), expected.from_state(whole, states[0], visible[0]), 1e-6
+    )
 
 
 def test_the_best_sweep_is_the_one_the_network_allows():

@@ -63,10 +63,11 @@ class Distill:
 
         import jax.random as jr
 
-        from rnn2ff.datasets import hold_out, key_for, sample_from
+        from rnn2ff.datasets import hold_out, key_for
         from rnn2ff.distillation import distill
         from rnn2ff.export import model_card, save
         from rnn2ff.files import write_json
+        from rnn2ff.stimuli import sample_from
 
         key = jr.key(self.seed)
         training_rows, test_rows = hold_out(rows, self.held_out, key=key_for(key, "held-out rows"))

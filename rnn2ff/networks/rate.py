@@ -90,6 +90,10 @@ class StateForm:
         """The state at which the total input to each unit is this, at a fixed point."""
         return total_input
 
+    def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
+        """What the weights multiply: the rates of all units, whatever the network's own rate function shows."""
+        return self.nonlinearity(state)
+
 
 @dataclasses.dataclass(frozen=True)
 class RateForm:
@@ -114,6 +118,10 @@ class RateForm:
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
         """The state at which the total input to each unit is this, at a fixed point."""
         return self.nonlinearity(total_input)
+
+    def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
+        """What the weights multiply: the rates of all units, whatever the network's own rate function shows."""
+        return state
 
 
 def is_rate_network(network: RecurrentNetwork) -> bool:

@@ -1,0 +1,350 @@
+"""Initialization, losses, mixing and training: from pairs to an approximator."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from problems import assert_close
+
+from rnn2ff import (
+    RecurrentNetwork,
+    Refined,
+    TwoLayer,
+    accuracy,
+    exact_pairs,
+    fit_readout,
+    initialize_refined,
+    initialize_two_layer,
+    mix_pairs,
+    partition_competition,
+    solve_steady_state,
+    steady_tangents,
+    threshold_linear,
+    train,
+)
+from rnn2ff.approximators import predict
+from rnn2ff.datasets import key_for
+from rnn2ff.losses import mean_squared_error, surrogate_error, tangent_error
+
+WEIGHTS = np.array([[0.2, -0.6, 0.1], [0.5, 0.1, -0.4], [-0.3, 0.2, 0.3]])
+
+
+@pytest.fixture(scope="module")
+def network():
+    return threshold_linear(WEIGHTS, bias=np.array([0.1, 0.0, -0.1]))
+
+
+@pytest.fixture(scope="module")
+def states():
+    return jr.normal(jr.key(11), (400, 3))
+
+
+@pytest.fixture(scope="module")
+def pairs(network, states):
+    """Exact ones: any point is the steady state of some stimulus."""
+    return exact_pairs(network, states)
+
+
+class TestReadout:
+    def test_a_readout_that_is_there_to_be_found_is_found(self, key):
+        teacher = TwoLayer(3, 6, 2, is_rectified=False, bypass=True, key=key)
+        teacher = eqx.tree_at(lambda each: each.bypass_weights, teacher, jr.normal(key, (2, 3)))
+        stimuli = jr.normal(key, (300, 3))
+        student = eqx.tree_at(lambda each: each.readout_weights, teacher, jnp.zeros((2, 6)))
+        fitted = fit_readout(student, [(stimuli, predict(teacher, stimuli))], ridge=1e-12)
+        assert_close(predict(fitted, stimuli), predict(teacher, stimuli), 1e-3)
+
+    def test_batches_give_what_the_whole_gives(self, key):
+        two_layer = TwoLayer(3, 6, 2, key=key)
+        stimuli, targets = jr.normal(key, (90, 3)), jax.nn.relu(jr.normal(key, (90, 2)))
+        whole = fit_readout(two_layer, [(stimuli, targets)])
+        parts = fit_readout(two_layer, [(stimuli[i::3], targets[i::3]) for i in range(3)])
+        assert_close(parts.readout_weights, whole.readout_weights, 1e-4)
+
+    def test_below_zero_a_rectified_output_is_free(self, key):
+        """Of targets that a rectified linear output meets, plain least squares makes an error that this fit mends."""
+        two_layer = TwoLayer(2, 4, 1, key=key)
+        hidden = jnp.asarray(np.vstack([np.eye(2), -np.eye(2)]), two_layer.hidden_weights.dtype)
+        two_layer = eqx.tree_at(lambda each: each.hidden_weights, two_layer, hidden)
+        stimuli = jr.normal(key, (500, 2))
+        targets = jax.nn.relu(stimuli[:, :1] - 0.5 * stimuli[:, 1:])
+        linear = fit_readout(eqx.tree_at(lambda each: each.is_rectified, two_layer, False), [(stimuli, targets)])
+        plain = jax.nn.relu(predict(linear, stimuli))
+        fitted = predict(fit_readout(two_layer, [(stimuli, targets)]), stimuli)
+        assert jnp.mean((fitted - targets) ** 2) < 0.25 * jnp.mean((plain - targets) ** 2)
+
+    @pytest.mark.usefixtures("as_a_user")
+    def test_what_cannot_be_gone_through_again_is_refused(self, key):
+        with pytest.raises(ValueError, match="batches.*only once"):
+            fit_readout(TwoLayer(3, 6, 2, key=key), iter([]))
+        with pytest.raises(ValueError, match="batches.*empty"):
+            fit_readout(TwoLayer(3, 6, 2, key=key), [])
+
+
+class TestInitialization:
+    def test_it_is_nearer_than_random_weights_with_the_best_readout(self, network, states, pairs):
+        stimuli, rates = pairs
+        made = initialize_two_layer(network, states, stimuli, 12, key=jr.key(0))
+        random = fit_readout(TwoLayer(3, 12, 3, key=jr.key(0)), [(stimuli, rates)])
+        errors = [accuracy(predict(each, stimuli), rates).nrmse for each in (made, random)]
+        assert errors[0] < 0.6 * errors[1]
+
+    def test_hidden_units_turn_on_where_units_of_the_network_do(self, network):
+        """With one steady state to look at, half of them are planes of its own linearization."""
+        state = jnp.array([[0.5, 0.7, -0.2]])
+        stimuli, _ = exact_pairs(network, state)
+        made = initialize_two_layer(network, state, stimuli, 8, key=jr.key(0))
+        slopes = np.array([1.0, 1.0, 0.0])
+        gain = np.linalg.inv(np.eye(3) - WEIGHTS * slopes)
+        offset = gain @ np.asarray(network.params.bias)
+        planes = np.c_[gain, offset]
+        for row in np.c_[made.hidden_weights, made.hidden_bias][4:]:
+            cosines = planes @ row / np.linalg.norm(planes, axis=1) / np.linalg.norm(row)
+            assert np.abs(cosines).max() == pytest.approx(1, abs=1e-5)
+
+    def test_without_weights_to_look_at_the_linearizations_are_the_same(self, network, states, pairs):
+        field = RecurrentNetwork(
+            lambda params, state, stimulus: network.velocity(state, stimulus),
+            None,
+            state_size=3,
+            stimulus_size=3,
+            rate_function=lambda params, state: network.rates(state),
+        )
+        known, unknown = (initialize_two_layer(each, states, pairs[0], 12, key=jr.key(0)) for each in (network, field))
+        assert_close(unknown.hidden_weights, known.hidden_weights, 1e-4)
+
+    def test_sweeps_start_from_points(self, network, states, pairs):
+        stimuli, rates = pairs
+        refined = initialize_refined(network, states, stimuli, 12, num_sweeps=1, key=jr.key(0))
+        two_layer = initialize_two_layer(network, states, stimuli, 12, key=jr.key(0))
+        errors = [accuracy(predict(each, stimuli), rates).nrmse for each in (refined, two_layer)]
+        assert errors[0] < 0.7 * errors[1]
+
+    @pytest.mark.usefixtures("as_a_user")
+    def test_states_of_another_network_are_refused(self, network, states, pairs):
+        with pytest.raises(ValueError, match="states.*wrong shape"):
+            initialize_two_layer(network, states[:, :2], pairs[0], 12, key=jr.key(0))
+
+
+class TestExactPairs:
+    def test_the_dynamics_rest_there(self, network, states, pairs):
+        stimuli, rates = pairs
+        velocity = jax.vmap(network.velocity)(states, stimuli)
+        assert_close(velocity, np.zeros(states.shape), 1e-6)
+        assert_close(rates[0], network.rates(solve_steady_state(network, stimuli[0]).state), 1e-4)
+
+    def test_mixtures_are_exact_and_keep_the_moments(self, network, pairs, key):
+        stimuli, rates = pairs
+        mixed, mixed_rates = mix_pairs(network, *pairs)(stimuli, rates, key=key)
+        points = jax.vmap(network.params.total_input)(mixed_rates, mixed)
+        assert_close(jax.vmap(network.rates)(points), mixed_rates, 1e-5)
+        assert_close(mixed.mean(axis=0), stimuli.mean(axis=0), 0.15)
+        assert_close(np.cov(np.asarray(mixed).T), np.cov(np.asarray(stimuli).T), 0.25)
+        is_kept = jnp.all(mixed == stimuli, axis=1)
+        shift = mix_pairs(network, *pairs).shift(stimuli, rates, key=key)
+        np.testing.assert_array_equal(is_kept, shift >= 0.5)
+        assert jnp.mean(is_kept) < 0.1
+
+    @pytest.mark.usefixtures("as_a_user")
+    def test_networks_that_have_none_are_refused(self):
+        with pytest.raises(ValueError, match="no exact pairs"):
+            exact_pairs(partition_competition(2, 2), jnp.ones((1, 6)))
+
+
+class TestTangents:
+    def test_they_are_differences_of_steady_rates(self, network, states, pairs, key):
+        stimuli, _ = pairs
+        tangents = steady_tangents(network, states, stimuli, key=key)
+        step = 1e-3
+        for i in range(3):
+            ends = [solve_steady_state(network, stimuli[i] + sign * step * tangents.directions[i]) for sign in (1, -1)]
+            difference = (network.rates(ends[0].state) - network.rates(ends[1].state)) / (2 * step)
+            assert_close(tangents.derivatives[i], difference, 0.02)
+
+    def test_they_help_where_pairs_are_few(self, network, states, pairs, key):
+        stimuli, rates = (each[:40] for each in pairs)
+        tangents = steady_tangents(network, states[:40], stimuli, key=key)
+        start = TwoLayer(3, 24, 3, key=key)
+        errors = []
+        for each in (None, tangents):
+            run = train(start, stimuli, rates, num_steps=1500, tangents=each, key=key)
+            errors.append(accuracy(predict(run.approximator, pairs[0][40:]), pairs[1][40:]).nrmse)
+        assert errors[1] < errors[0]
+
+    def test_their_error_is_that_of_derivatives(self, pairs, key):
+        two_layer, stimuli = TwoLayer(3, 5, 3, key=key), pairs[0][:4]
+        jacobians = jax.vmap(jax.jacfwd(two_layer))(stimuli)
+        tangents = steady_tangents(threshold_linear(WEIGHTS), stimuli, stimuli, key=key)
+        expected = jnp.einsum("ijk,ik->ij", jacobians, tangents.directions) - tangents.derivatives
+        assert_close(tangent_error(two_layer, stimuli, tangents), jnp.mean(expected**2), 1e-5)
+
+
+class TestTraining:
+    def test_a_representable_map_is_learned(self, key):
+        teacher = TwoLayer(3, 4, 2, key=key)
+        stimuli = jr.normal(key, (2000, 3))
+        run = train(
+            TwoLayer(3, 32, 2, key=jr.key(1)), stimuli, predict(teacher, stimuli), num_steps=3000, key=jr.key(2)
+        )
+        fresh = jr.normal(jr.key(3), (500, 3))
+        assert accuracy(predict(run.approximator, fresh), predict(teacher, fresh)).nrmse < 0.05
+
+    def test_the_best_on_validation_is_kept(self, key):
+        stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))
+        run = train(TwoLayer(3, 8, 2, key=key), stimuli, rates, num_steps=200, num_evaluations=10, key=key)
+        assert run.best_evaluation == int(run.validation_errors.argmin())
+        order = jr.permutation(key_for(key, "split"), 50)
+        validated = mean_squared_error(run.approximator, stimuli[order[:5]], rates[order[:5]])
+        assert_close(validated, run.validation_errors.min(), 1e-5)
+        given = mean_squared_error(TwoLayer(3, 8, 2, key=key), stimuli[order[:5]], rates[order[:5]])
+        assert_close(run.validation_errors[0], given, 1e-5)
+
+    def test_every_weight_follows_from_the_key(self, key):
+        stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))
+        one, two, other = (
+            train(TwoLayer(3, 8, 2, key=key), stimuli, rates, num_steps=20, key=each).approximator
+            for each in (key, key, jr.key(5))
+        )
+        assert eqx.tree_equal(one, two)
+        assert not eqx.tree_equal(one, other)
+
+    def test_any_optimizer_takes_steps_on_the_surrogate(self, key):
+        stimuli, rates = jr.normal(key, (2, 3)), jr.uniform(key, (2, 2))
+        approximator = TwoLayer(3, 8, 2, key=key)
+        run = train(
+            approximator,
+            stimuli,
+            rates,
+            optimizer=optax.sgd(0.1),
+            num_steps=1,
+            num_evaluations=1,
+            batch_size=8,
+            key=key,
+        )
+        kept = jr.permutation(key_for(key, "split"), 2)[1]  # the only row that is trained on
+        gradient = eqx.filter_grad(surrogate_error)(approximator, stimuli[kept][None], rates[kept][None])
+        expected = approximator.hidden_weights - 0.1 * gradient.hidden_weights
+        assert_close(run.approximator.hidden_weights, expected, 1e-6)
+
+    def test_the_surrogate_is_the_error_where_no_output_is_wrongly_silent_and_never_below_it(self, key):
+        stimuli = jr.normal(key, (200, 3))
+        approximator = TwoLayer(3, 8, 2, key=key)
+        own = predict(approximator, stimuli)
+        assert_close(surrogate_error(approximator, stimuli, own), 0, 1e-12)
+        shifted = jnp.where(own > 0, own + 1, 0)
+        expected = mean_squared_error(approximator, stimuli, shifted)
+        assert_close(surrogate_error(approximator, stimuli, shifted), expected, 1e-6)
+        rates = jr.uniform(key, (200, 2))
+        assert surrogate_error(approximator, stimuli, rates) > mean_squared_error(approximator, stimuli, rates)
+
+    def test_an_output_that_is_silent_for_all_stimuli_learns_nevertheless(self, key):
+        approximator = eqx.tree_at(
+            lambda each: each.readout_bias, TwoLayer(3, 16, 2, key=key), jnp.array([-100.0, 0.0])
+        )
+        stimuli = jr.normal(key, (500, 3))
+        rates = jnp.ones((500, 2)) + jax.nn.relu(stimuli[:, :2])
+        assert jnp.all(predict(approximator, stimuli)[:, 0] == 0)
+        run = train(approximator, stimuli, rates, num_steps=4000, optimizer=optax.adam(0.05), key=key)
+        assert accuracy(predict(run.approximator, stimuli), rates).unit_nrmse[0] < 0.5
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"num_steps": 0}, "num_steps.*at least 1, got 0"),
+            ({"batch_size": 0}, "batch_size.*at least 1, got 0"),
+            ({"validation_fraction": 1.0}, "validation_fraction.*below 1, got 1"),
+            ({"stimuli": np.full((4, 3), np.nan)}, "stimuli.*not finite"),
+            ({"stimuli": np.ones((1, 3)), "rates": np.ones((1, 2))}, "number of pairs.*at least 2"),
+        ],
+    )
+    @pytest.mark.usefixtures("as_a_user")
+    def test_trainings_that_cannot_work_are_refused(self, arguments, message, key):
+        arguments = {"stimuli": np.ones((4, 3)), "rates": np.ones((4, 2)), **arguments}
+        stimuli, rates = jnp.asarray(arguments.pop("stimuli"), float), jnp.asarray(arguments.pop("rates"), float)
+        with pytest.raises(ValueError, match=message):
+            train(TwoLayer(3, 8, 2, key=key), stimuli, rates, key=key, **arguments)
+
+    def test_through_sweeps_only_the_pass_and_the_steps_are_trained(self, network, states, pairs, key):
+        refined = initialize_refined(network, states, pairs[0], 6, num_sweeps=1, key=key)
+        run = train(refined, *pairs, num_steps=300, key=key)
+        trained = run.approximator
+        assert isinstance(trained, Refined)
+        assert eqx.tree_equal((trained.sweep, trained.network), (refined.sweep, refined.network))
+        assert not jnp.array_equal(trained.step_sizes, refined.step_sizes)
+        assert run.validation_errors.min() < 0.8 * run.validation_errors[0]
+
+    def test_a_change_of_units_changes_nothing(self, pairs, key):
+        """The default optimizer takes steps in units of the data."""
+        stimuli, rates = pairs
+        start = TwoLayer(3, 8, 3, key=key)
+        scaled = eqx.tree_at(
+            lambda each: (each.hidden_weights, each.readout_weights),
+            start,
+            (start.hidden_weights / 8, start.readout_weights / 4),
+        )
+        one = train(start, stimuli, rates, num_steps=40, key=key)
+        other = train(scaled, 8 * stimuli, rates / 4, num_steps=40, key=key)
+        assert_close(other.validation_errors * 16, one.validation_errors, 1e-2)
+
+    def test_on_many_devices_it_is_the_same_training(self, pairs, key):
+        mesh = Mesh(np.array(jax.devices()), ("batch",))
+        sharding = NamedSharding(mesh, PartitionSpec("batch"))
+        start = TwoLayer(3, 8, 3, key=key)
+        one = train(start, *pairs, num_steps=10, num_evaluations=1, key=key)
+        many = train(start, *pairs, num_steps=10, num_evaluations=1, batch_sharding=sharding, key=key)
+        assert len(jax.devices()) == 2
+        assert_close(many.validation_errors, one.validation_errors, 1e-4)
+
+
+def training(checkpoint=None, **changes):
+    key = jr.key(5)
+    stimuli, rates = jr.normal(key, (60, 3)), jr.uniform(key, (60, 2))
+    settings = {"num_steps": 60, "num_evaluations": 6, "checkpoint": checkpoint, "key": key, **changes}
+    return train(TwoLayer(3, 8, 2, key=key), stimuli, rates, **settings)
+
+
+class TestCheckpoint:
+    def test_a_killed_training_goes_on_and_ends_with_the_same_weights(self, tmp_path):
+        path = tmp_path / "training.eqx"
+        code = f"""
+import os, signal, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import jax
+jax.config.update("jax_enable_x64", {bool(jax.config.jax_enable_x64)})
+from test_training import training
+replace, calls = os.replace, []
+def killed(*paths):
+    calls.append(paths)
+    if len(calls) == 4:  # three evaluations are kept; the fourth is written, but not yet in place
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*paths)
+os.replace = killed
+training({str(path)!r})
+"""
+        killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        resumed, whole = training(path), training()
+        assert eqx.tree_equal(resumed.approximator, whole.approximator)
+        np.testing.assert_array_equal(resumed.validation_errors, whole.validation_errors)
+
+    @pytest.mark.usefixtures("as_a_user")
+    def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(self, tmp_path):
+        path = tmp_path / "training.eqx"
+        training(path)
+        content = path.read_bytes()
+        for changes in ({"key": jr.key(6)}, {"batch_size": 16}, {"num_steps": 120}):
+            with pytest.raises(ValueError, match="of another training"):
+                training(path, **changes)
+        assert path.read_bytes() == content
+        path.write_bytes(content[:-50])
+        with pytest.raises(ValueError, match="checkpoint.*damaged"):
+            training(path)
