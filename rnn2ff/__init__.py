@@ -55,11 +55,13 @@ _HOME = {
     "initialize_two_layer": "initialization",
     "linearize": "stability",
     "load": "export",
+    "load_stablehlo": "export",
     "make_certifier": "certificates",
     "mean_jacobian_sweep": "sweeps",
     "mean_slope_sweep": "sweeps",
     "mix_pairs": "mixing",
     "mixture": "stimuli",
+    "model_card": "export",
     "motion_stimulus": "networks",
     "open_steady_states": "storage",
     "partition_competition": "networks",
@@ -67,6 +69,8 @@ _HOME = {
     "plan_steady_states": "steady_state",
     "population_angle": "networks",
     "predict_or_solve": "serving",
+    "quantize": "export",
+    "quantize_onnx": "export",
     "random_excitatory_inhibitory": "networks",
     "random_rate_network": "networks",
     "random_threshold_linear": "networks",
@@ -95,11 +99,17 @@ _HOME = {
     "stream_steady_states": "datasets",
     "threshold_linear": "networks",
     "threshold_linear_rate": "networks",
+    "to_c": "export",
+    "to_onnx": "export",
+    "to_stablehlo": "export",
+    "to_torch_state_dict": "export",
     "train": "training",
     "uniform_stimuli": "stimuli",
     "wilson_cowan": "networks",
     "winner_take_all": "networks",
     "wong_wang": "networks",
+    "write_nir": "export",
+    "write_page": "export",
 }
 __all__ = sorted(_HOME)
 
@@ -109,7 +119,20 @@ if TYPE_CHECKING:
     from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition
-    from rnn2ff.export import load, save
+    from rnn2ff.export import (
+        load,
+        load_stablehlo,
+        model_card,
+        quantize,
+        quantize_onnx,
+        save,
+        to_c,
+        to_onnx,
+        to_stablehlo,
+        to_torch_state_dict,
+        write_nir,
+        write_page,
+    )
     from rnn2ff.fixed_points import find_fixed_points
     from rnn2ff.initialization import fit_readout, initialize_refined, initialize_two_layer
     from rnn2ff.losses import steady_tangents
