@@ -1,5 +1,5 @@
 # The commands of the project. `make` lists them.
-.PHONY: help install test test32 lint format types smoke experiments figures readme ci
+.PHONY: help install test test32 tools lint format types smoke experiments figures readme ci
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -12,6 +12,9 @@ test:  ## run the tests in float64
 
 test32:  ## run the tests in float32
 	RNN2FF_X64=0 python -m pytest
+
+tools:  ## run the tests that need torch, a browser, an ARM compiler and an emulator
+	python -m pytest -n 0 -m tools
 
 lint:  ## look for mistakes and for departures from the style
 	ruff check .
@@ -33,7 +36,7 @@ experiments:  ## run every experiment at full size, and keep the records
 figures:  ## draw the figures again from the records
 	python -m experiments.figures
 
-readme:  ## write the tables of the README from the records
+readme:  ## write the tables of the README and the docs from the records
 	python -m experiments.readme
 
 ci:  ## what runs before a change is taken

@@ -102,7 +102,7 @@ def _made(num_steps: int, seed: int) -> "list[Scene]":
     from rnn2ff.export import Scene
     from rnn2ff.networks import partition_competition, ring_attractor, ring_stimulus
 
-    num_competitors, num_angles = 8, 48
+    num_competitors, num_angles = 5, 48
     competition = partition_competition(num_competitors, 1, num_inhibitory=1)
     ring = ring_attractor(num_angles)
 
@@ -116,13 +116,14 @@ def _made(num_steps: int, seed: int) -> "list[Scene]":
         return bump + 0.4 * jr.uniform(level_key) * jr.normal(noise_key, (num_angles,))
 
     texts = {
-        "Competition": "Eight units excite themselves and inhibit each other through one inhibitory unit (inh.): the "
+        "Competition": "Five units excite themselves and inhibit each other through one inhibitory unit (inh.): the "
         "strong silence the weak.",
         "Ring": "Units on a ring excite those near them and inhibit the others: a noisy bump becomes a cleaner one.",
     }
     scenes = []
-    for title, network, sample in [("Competition", competition, sample_drives), ("Ring", ring, sample_bump)]:
-        made = distill(network, sample, num_samples=10_000, num_steps=num_steps, key=jr.key(seed))
+    tasks = [("Competition", competition, sample_drives, 96), ("Ring", ring, sample_bump, 192)]
+    for title, network, sample, width in tasks:
+        made = distill(network, sample, width=width, num_samples=10_000, num_steps=num_steps, key=jr.key(seed))
         nrmse, stimuli = made.report.accuracy.nrmse, made.test.stimuli
         scene = Scene(title, texts[title], network, made.approximator, stimuli, nrmse)
         scenes.append(scene._replace(kind="ring") if title == "Ring" else scene._replace(num_labeled=num_competitors))
