@@ -69,14 +69,19 @@ def house_style(draw: Callable[Parameters, Result]) -> Callable[Parameters, Resu
 
 @house_style
 def new_figure(
-    num_columns: int = 1, *, width: float = PAGE_WIDTH, height: float = 2.3, width_ratios: Sequence[float] | None = None
+    num_columns: int = 1,
+    *,
+    num_rows: int = 1,
+    width: float = PAGE_WIDTH,
+    height: float = 2.3,
+    width_ratios: Sequence[float] | None = None,
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure with its axes side by side; sizes in inches."""
+    """A figure with its axes side by side, row by row; sizes in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, num_columns, squeeze=False, width_ratios=width_ratios)[0]
-    return figure, list(axes)
+    axes = figure.subplots(num_rows, num_columns, squeeze=False, width_ratios=width_ratios)
+    return figure, list(axes.ravel())
 
 
 @house_style
@@ -121,3 +126,104 @@ def plot_learning(axes: "Axes", training: Mapping[str, object], *, variance: flo
     axes.set(xlabel="optimizer steps", ylabel="error on held-out pairs (NRMSE, %)", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
+
+
+@house_style
+def plot_phase_plane(
+    axes: "Axes",
+    first: ArrayLike,
+    second: ArrayLike,
+    velocities: ArrayLike,
+    *,
+    states: ArrayLike = (),
+    is_stable: ArrayLike = (),
+    trajectories: Sequence[ArrayLike] = (),
+    num_arrows: int = 13,
+) -> None:
+    """The plane of a network of two units: where it flows, nullclines, fixed points, and trajectories.
+
+    Args:
+        axes: where to draw.
+        first: values of the first unit, evenly spaced.
+        second: values of the second unit.
+        velocities: shape (second, first, 2), the velocity on this grid; a fine grid gives smooth nullclines.
+        states: fixed points, one a row.
+        is_stable: of each.
+        trajectories: each with one state a row, in the order of time.
+        num_arrows: along each axis; all of one length, they show the direction alone.
+    """
+    first, second, velocities = (np.asarray(each) for each in (first, second, velocities))
+    columns, rows = (np.linspace(0, len(each) - 1, num_arrows + 2)[1:-1].astype(int) for each in (first, second))
+    arrows = velocities[np.ix_(rows, columns)]
+    # Of one length on paper: the axes may have different units.
+    arrows = arrows / np.array([np.ptp(first), np.ptp(second)])
+    arrows = arrows / np.maximum(np.linalg.norm(arrows, axis=-1, keepdims=True), np.finfo(float).tiny)
+    axes.quiver(
+        first[columns], second[rows], *np.moveaxis(arrows, -1, 0), color="#bbbbbb", pivot="mid", scale=26, width=0.004
+    )
+    for trajectory in trajectories:
+        axes.plot(*np.asarray(trajectory).T, color="black", linewidth=0.7, zorder=2)
+    for unit, color in enumerate((COLORS["recurrent"], COLORS["feed-forward"])):
+        axes.contour(first, second, velocities[..., unit], [0.0], colors=[color], linewidths=1.4, zorder=3)
+        axes.plot([], [], color=color, label=f"unit {unit + 1} at rest")
+    _plot_fixed_points(axes, np.asarray(states).reshape(-1, 2), is_stable)
+    axes.set(xlim=(first[0], first[-1]), ylim=(second[0], second[-1]), xlabel="unit 1", ylabel="unit 2")
+
+
+@house_style
+def plot_spectrum(axes: "Axes", eigenvalues: ArrayLike, *, is_map: bool = False) -> None:
+    """Eigenvalues in the complex plane, those of growth in another color than those of decay.
+
+    Args:
+        axes: where to draw.
+        eigenvalues: of a Jacobian.
+        is_map: whether it is that of a map, stable inside the unit circle, and not of a velocity, stable left of 0.
+    """
+    eigenvalues = np.ravel(eigenvalues).astype(complex)
+    if is_map:
+        angles = np.linspace(0, 2 * np.pi, 200)
+        axes.plot(np.cos(angles), np.sin(angles), color="black", linewidth=0.6)
+        grows = np.abs(eigenvalues) > 1
+    else:
+        axes.axvline(0, color="black", linewidth=0.6)
+        grows = eigenvalues.real > 0
+    for chosen, color, label in [(~grows, COLORS["recurrent"], "decay"), (grows, COLORS["feed-forward"], "growth")]:
+        found = eigenvalues[chosen]
+        axes.scatter(found.real, found.imag, s=9, color=color, linewidths=0, label=label, zorder=3)
+    axes.set(xlabel="real part", ylabel="imaginary part", aspect="equal" if is_map else "auto")
+
+
+@house_style
+def plot_in_principal_components(
+    axes: "Axes", states: ArrayLike, is_stable: ArrayLike, *, trajectories: Sequence[ArrayLike] = ()
+) -> None:
+    """Fixed points of a large network in the plane in which they, and its trajectories, spread most.
+
+    Args:
+        axes: where to draw.
+        states: fixed points, one a row.
+        is_stable: of each.
+        trajectories: each with one state a row, in the order of time.
+    """
+    states = np.asarray(states, float)
+    everything = np.concatenate([states, *(np.asarray(each, float) for each in trajectories)])
+    mean = everything.mean(axis=0)
+    _, sizes, directions = np.linalg.svd(everything - mean, full_matrices=False)
+    if len(directions) < 2:  # a single point spreads nowhere
+        directions = np.concatenate([directions, np.zeros((2 - len(directions), states.shape[1]))])
+        sizes = np.append(sizes, 0.0)
+    shares = 100 * sizes[:2] ** 2 / max(float((sizes**2).sum()), np.finfo(float).tiny)
+    for trajectory in trajectories:
+        axes.plot(*((np.asarray(trajectory) - mean) @ directions[:2].T).T, color="#999999", linewidth=0.6, zorder=1)
+    _plot_fixed_points(axes, (states - mean) @ directions[:2].T, is_stable)
+    axes.set(xlabel=f"component 1 ({shares[0]:.0f} %)", ylabel=f"component 2 ({shares[1]:.0f} %)")
+
+
+def _plot_fixed_points(axes: "Axes", points: np.ndarray, is_stable: ArrayLike) -> None:
+    """Full dots attract, hollow ones do not."""
+    is_stable = np.asarray(is_stable, bool).reshape(len(points))
+    for chosen, face, label in [(is_stable, "black", "stable"), (~is_stable, "white", "unstable")]:
+        if chosen.any():
+            axes.scatter(
+                *points[chosen].T, s=24, facecolor=face, edgecolor="black", linewidths=1, label=label, zorder=5
+            )

@@ -7,6 +7,7 @@ strongly monotone in some metric, or, for rectifiers, if and only if `I - W` is 
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,3 +180,32 @@ def linearize(
         msg = f"The Krylov method found none of {count} eigenvalues. Ask for more of them, or for all with None."
         raise RuntimeError(msg)
     return Linearization(found, None, None)
+
+
+def velocities_on_plane(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    first: Float[ArrayLike, " first"],
+    second: Float[ArrayLike, " second"],
+) -> Float[np.ndarray, "second first 2"]:
+    """The velocity of a network of two units on a grid of states, for `plotting.plot_phase_plane`.
+
+    Args:
+        network: of two units.
+        stimulus: the stimulus.
+        first: values of the first unit.
+        second: values of the second unit.
+
+    Raises:
+        ValueError: if the network has another number of units, or the stimulus does not fit.
+    """
+    if network.state_size != 2:
+        raise fail("network", "has no plane to draw", "two units", network.state_size)
+    check_stimulus(stimulus, network.stimulus_size)
+    states = np.stack(np.meshgrid(np.asarray(first), np.asarray(second)), axis=-1)
+    return np.asarray(_on_grid(network, jnp.asarray(stimulus, network.dtype), jnp.asarray(states, network.dtype)))
+
+
+@eqx.filter_jit
+def _on_grid(network, stimulus, states):
+    return jax.vmap(jax.vmap(lambda state: network.velocity(state, stimulus)))(states)

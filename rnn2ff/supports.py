@@ -24,6 +24,7 @@ from rnn2ff.sweeps import dense_weights
 
 MOST_UNITS = 16  # whose supports are tried: 65536 of them
 _MOST_UNITS_GROWTH = 10  # whose supports are tried for growth without bound
+_SAME_VALUE = 1e-7  # eigenvalues so near to each other are taken as one
 _ROUNDING = 1e-12  # relative; what is so near to a threshold, or to singular, is called degenerate
 
 
@@ -98,21 +99,31 @@ def index_theorem(network: RecurrentNetwork) -> tuple[bool, str]:
 
 def _has_ray(weights: np.ndarray) -> bool:
     """Whether `z r = [W r]_+` has a solution other than 0 for some z >= 1: a direction in which nothing holds rates."""
-    from scipy.optimize import linprog
-
     for support in all_supports(len(weights))[1:]:
-        on, off = np.flatnonzero(support), np.flatnonzero(~support)
-        block = weights[np.ix_(on, on)]
-        values = np.linalg.eigvals(block)
-        values = np.unique(np.round(values.real[(np.abs(values.imag) < 1e-9) & (values.real > 1 - 1e-9)], 9))
-        for value in values:  # by a linear program, since eigenvectors of a repeated eigenvalue are a matter of choice
-            found = linprog(
-                np.zeros(len(on)),
-                A_eq=np.concatenate([block - value * np.eye(len(on)), np.ones((1, len(on)))]),
-                b_eq=np.concatenate([np.zeros(len(on)), [1.0]]),
-                A_ub=weights[np.ix_(off, on)] if len(off) else None,
-                b_ub=np.zeros(len(off)) if len(off) else None,
-            )
-            if found.success:
+        block, outside = weights[np.ix_(support, support)], weights[np.ix_(~support, support)]
+        values, vectors = np.linalg.eig(block)
+        for index in np.flatnonzero((np.abs(values.imag) < _SAME_VALUE) & (values.real > 1 - _SAME_VALUE)):
+            if (np.abs(values - values[index]) < _SAME_VALUE).sum() > 1:
+                if _has_positive_vector(block - values[index].real * np.eye(len(block)), outside):
+                    return True
+                continue
+            vector = vectors[:, index].real
+            vector = vector / vector[np.abs(vector).argmax()]
+            if (vector > -_SAME_VALUE).all() and (outside @ vector < _SAME_VALUE).all():
                 return True
     return False
+
+
+def _has_positive_vector(matrix: np.ndarray, outside: np.ndarray) -> bool:
+    """Whether `A x = 0` and `B x <= 0` for some x >= 0 other than 0; eigenvectors of a repeated value do not tell."""
+    from scipy.optimize import linprog
+
+    size = len(matrix)
+    found = linprog(
+        np.zeros(size),
+        A_eq=np.concatenate([matrix, np.ones((1, size))]),
+        b_eq=np.concatenate([np.zeros(size), [1.0]]),
+        A_ub=outside if len(outside) else None,
+        b_ub=np.zeros(len(outside)) if len(outside) else None,
+    )
+    return bool(found.success)

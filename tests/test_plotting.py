@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from rnn2ff import plotting
-from rnn2ff.plotting import COLORS, new_figure, plot_learning, plot_rates, save_figure
+from rnn2ff.plotting import (
+    COLORS,
+    new_figure,
+    plot_in_principal_components,
+    plot_learning,
+    plot_phase_plane,
+    plot_rates,
+    plot_spectrum,
+    save_figure,
+)
 
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF-", ".svg": b"<?xml"}
 
@@ -127,3 +136,67 @@ def test_drawing_needs_no_jax_and_importing_needs_no_matplotlib(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "True", "False"]
     assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+class TestFixedPoints:
+    grid = np.linspace(-1.0, 1.0, 41)
+    # x' = x - x^3, y' = -y: fixed points at x = -1, 0, 1.
+    velocities = np.stack(np.broadcast_arrays((grid - grid**3)[None, :], -grid[:, None]), axis=-1)
+    states = np.array([[-0.9, 0.0], [0.0, 0.0], [0.9, 0.0]])
+
+    def test_the_nullclines_are_where_the_velocity_vanishes_and_the_dots_where_the_fixed_points_are(self):
+        _, (axes,) = new_figure()
+        path = np.stack([np.linspace(0.1, 0.9, 5), np.zeros(5)], axis=1)
+        plot_phase_plane(
+            axes,
+            self.grid,
+            self.grid,
+            self.velocities,
+            states=self.states,
+            is_stable=[True, False, True],
+            trajectories=[path],
+        )
+        quiver, first, second, stable, unstable = axes.collections
+        for vertices in first.get_paths()[0].to_polygons(closed_only=False):
+            assert np.abs(vertices[:, 0] - vertices[:, 0] ** 3).max() < 1e-3
+        (line,) = second.get_paths()[0].to_polygons(closed_only=False)
+        assert np.abs(line[:, 1]).max() < 1e-9
+        np.testing.assert_array_equal(stable.get_offsets(), self.states[[0, 2]])
+        np.testing.assert_array_equal(unstable.get_offsets(), self.states[[1]])
+        np.testing.assert_array_equal(axes.lines[0].get_xydata(), path)
+        # Arrows of one length on paper, in the direction of the flow.
+        sizes = np.hypot(quiver.U, quiver.V)
+        assert (np.abs(sizes[sizes > 0] - 1) < 1e-9).all()
+        at = quiver.XY
+        flow = (at[:, 0] - at[:, 0] ** 3) * quiver.U + -at[:, 1] * quiver.V
+        assert (flow >= 0).all()
+
+    @pytest.mark.parametrize(("is_map", "grows"), [(False, [0.5 + 2j, 0.5 - 2j]), (True, [0.5 + 2j, 0.5 - 2j, -3])])
+    def test_a_spectrum_tells_growth_from_decay(self, is_map, grows):
+        _, (axes,) = new_figure()
+        eigenvalues = np.array([0.5 + 2j, 0.5 - 2j, -3, -0.1])
+        plot_spectrum(axes, eigenvalues, is_map=is_map)
+        decay, growth = axes.collections
+        assert {complex(*each) for each in growth.get_offsets()} == set(grows)
+        assert {complex(*each) for each in decay.get_offsets()} == set(eigenvalues) - set(grows)
+
+    def test_principal_components_keep_the_distances_of_points_in_a_plane(self):
+        generator = np.random.default_rng(0)
+        basis = np.linalg.qr(generator.normal(size=(9, 9)))[0][:2]
+        plane = generator.normal(size=(6, 2))
+        _, (axes,) = new_figure()
+        plot_in_principal_components(axes, plane @ basis + 3, [True] * 6, trajectories=[plane[::-1] @ basis + 3])
+        (dots,) = axes.collections
+        points = np.asarray(dots.get_offsets())
+        np.testing.assert_allclose(
+            np.linalg.norm(points[:, None] - points, axis=-1), np.linalg.norm(plane[:, None] - plane, axis=-1)
+        )
+        shares = [float(axis.get_text().split("(")[1].split(" ")[0]) for axis in (axes.xaxis.label, axes.yaxis.label)]
+        assert sum(shares) == pytest.approx(100, abs=1.1)
+        assert shares[0] >= shares[1]
+
+    def test_a_single_fixed_point_can_be_drawn(self, tmp_path):
+        figure, (axes,) = new_figure()
+        plot_in_principal_components(axes, np.ones((1, 5)), [False])
+        save_figure(figure, tmp_path / "one.png")
+        np.testing.assert_allclose(axes.collections[0].get_offsets(), [[0, 0]])

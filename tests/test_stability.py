@@ -21,7 +21,7 @@ from rnn2ff import (
     wong_wang,
 )
 from rnn2ff.spectra import best_metric, is_p_matrix, perron_bound
-from rnn2ff.stability import linearize, stability_constants
+from rnn2ff.stability import linearize, stability_constants, velocities_on_plane
 
 PRECISION = 1e-6 if default_float() == jnp.float64 else 1e-5  # of weights that are rounded to float32
 
@@ -196,6 +196,12 @@ class TestLinearization:
     def test_at_rest_in_a_neutral_direction_has_an_infinite_time_constant(self):
         found = linearize(threshold_linear(jnp.ones((1, 1))), np.ones(1), np.zeros(1))
         assert np.isposinf(np.abs(found.time_constants)).all()
+
+    def test_velocities_on_a_plane_are_those_of_its_states(self):
+        network, stimulus = threshold_linear(jnp.array([[0.5, -1.0], [1.0, 0.0]])), np.array([1.0, 0.0])
+        found = velocities_on_plane(network, stimulus, np.array([-1.0, 0.0, 2.0]), np.array([1.0, 3.0]))
+        assert found.shape == (2, 3, 2)
+        np.testing.assert_allclose(found[1, 2], [-2 + 1 - 3 + 1, -3 + 2], rtol=1e-6)
 
     def test_by_krylov_has_the_leading_eigenvalues(self, key):
         network = random_rate_network(60, gain=0.9, key=key)
