@@ -29,9 +29,11 @@ types:  ## check the types
 
 smoke:  ## run every experiment in its small version
 	python -m experiments.competition --smoke
+	python -m experiments.canon --smoke
 
 experiments:  ## run every experiment at full size, and keep the records
 	python -m experiments.competition
+	python -m experiments.canon
 
 figures:  ## draw the figures again from the records
 	python -m experiments.figures
