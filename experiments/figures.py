@@ -106,7 +106,12 @@ def canon(record: dict) -> "Figure":
     axes[5].plot(angles, shown["noisy"], ".", markersize=3, color=colors[2], label="stimulus")
     axes[5].plot(angles, shown["noisy rates"], color=colors[1], label="rate")
     axes[5].plot(angles, shown["clean rates"], color=colors[0], label="rate without noise")
-    axes[5].set(xlabel="preferred angle (degrees)", xticks=[0, 90, 180, 270, 360], title="a ring rejects noise")
+    axes[5].set(
+        xlabel="preferred angle (degrees)",
+        xticks=[0, 90, 180, 270, 360],
+        title="a ring rejects noise",
+        ylim=(None, 3.8),
+    )
     axes[5].legend(handletextpad=0.4, borderaxespad=0)
 
     handles, labels = axes[2].get_legend_handles_labels()
