@@ -41,8 +41,8 @@ FLOORS = [
         "steady_state",
     ],
     ["stimuli", "datasets", "storage"],
-    ["losses", "mixing", "initialization", "training", "evaluation"],
-    ["distillation", "export", "plotting", "records"],
+    ["losses", "mixing", "initialization", "optimizers", "training", "evaluation", "discontinuity"],
+    ["escalation", "distillation", "export", "plotting", "records"],
     ["cli"],
 ]
 ORDER = [module for floor in FLOORS for module in floor]
@@ -50,7 +50,7 @@ OWNERS = {
     "diffrax": {"steady_state.rollout"},
     "optimistix": {"steady_state.root_find", "steady_state.anderson"},
     "lineax": {"steady_state.implicit"},
-    "optax": {"training"},
+    "optax": {"optimizers", "training"},
     "safetensors": {"export"},
     "matplotlib": {"plotting"},
     "tyro": {"cli"},
