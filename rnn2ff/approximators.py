@@ -95,6 +95,12 @@ class TwoLayer(eqx.Module):
         return self.hidden_weights.shape[0]
 
     @property
+    def num_products(self) -> int:
+        """Products of a weight and an activity in one call."""
+        bypass = 0 if self.bypass_weights is None else self.stimulus_size
+        return self.width * (self.stimulus_size + self.rate_size) + bypass * self.rate_size
+
+    @property
     def rate_size(self) -> int:
         """Number of rates."""
         return self.readout_weights.shape[0]
@@ -191,6 +197,18 @@ class Refined(eqx.Module):
     def _rates(self, point: Float[Array, " state"]) -> Float[Array, " rate"]:
         return self.network.rates(self.sweep.to_state(self.network, point))
 
+    def lengthened(self, num_sweeps: int) -> "Refined":
+        """The same with more sweeps after those it has; the new ones are plain.
+
+        Raises:
+            ValueError: if `num_sweeps` is below the number it has.
+        """
+        check_at_least("num_sweeps", num_sweeps, self.num_sweeps)
+        new = (num_sweeps - self.num_sweeps, self.network.state_size)
+        sizes = jnp.concatenate([self.step_sizes, jnp.ones(new, self.step_sizes.dtype)])
+        momenta = jnp.concatenate([self.momenta, jnp.zeros(new, self.momenta.dtype)])
+        return eqx.tree_at(lambda each: (each.step_sizes, each.momenta), self, (sizes, momenta))
+
     @property
     def num_sweeps(self) -> int:
         """Number of sweeps after the pass."""
@@ -200,6 +218,12 @@ class Refined(eqx.Module):
     def stimulus_size(self) -> int:
         """Number of stimulus channels."""
         return self.network.stimulus_size
+
+    @property
+    def num_products(self) -> int:
+        """Products of a weight and an activity in one call, sweeps by the network's weights included."""
+        num_per_sweep = self.network.state_size**2
+        return self.two_layer.num_products + (self.num_sweeps + 1) * num_per_sweep
 
     @property
     def width(self) -> int:

@@ -3,21 +3,31 @@
 import time
 from typing import NamedTuple
 
-import equinox as eqx
-import jax
 from jaxtyping import ArrayLike, Float, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_stimuli
-from rnn2ff.approximators import TwoLayer, predict
-from rnn2ff.datasets import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
-from rnn2ff.evaluation import Accuracy, accuracy, check_varies
+from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli
+from rnn2ff.approximators import Approximator, predict
+from rnn2ff.datasets import Pairs, hold_out, key_for, sample_stimuli, solve_pairs
+from rnn2ff.discontinuity import ErrorByMargin
+from rnn2ff.escalation import (
+    Attempt,
+    Trainer,
+    best_of,
+    escalate,
+    is_data_limited,
+    is_within,
+    look_for_jumps,
+    reason_of,
+)
+from rnn2ff.evaluation import Accuracy, accuracy, check_varies, nrmse_interval
 from rnn2ff.files import plain
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.threshold_linear import has_rectified_rates
 from rnn2ff.steady_state import AbstractSteadyStateSolver
-from rnn2ff.training import TrainingRun, train
+from rnn2ff.stimuli import SampleStimulus
+from rnn2ff.training import TrainingRun
 
 _HELD_OUT_SHARE = 0.1  # of an array of stimuli, for the test
+_MORE_DATA = 4  # times as many samples, where data are what is missing
 
 
 class Report(NamedTuple):
@@ -25,19 +35,37 @@ class Report(NamedTuple):
 
     Attributes:
         accuracy: on fresh stimuli, solved for the purpose.
+        nrmse_interval: a bootstrap interval of its NRMSE, of 95 % confidence.
         width: hidden units.
+        num_sweeps: sweeps after the two layers; 0 for two layers alone.
         num_training_pairs: pairs trained and validated on.
         status_counts: how each solve ended, for `training` and for `test`; all but `converged` were left out.
         training: the course of the training.
         seconds: wall-clock seconds spent on solving and on training, compilation included.
+        stimulus_shift: of the exact pairs mixed from solved ones, how far their stimuli are off the mixture, the median
+            in units of the stimuli's deviation; None where none were mixed.
+        tolerance: what was asked for, if anything.
+        is_within_tolerance: whether the upper end of the interval is below it; None if none was asked for.
+        reason: why the tolerance was not reached, in words; None if it was, or none was asked for.
+        attempts: what was tried for it, in order.
+        error_by_margin: where the steady state jumps between near stimuli, the error by the distance to the jump; None
+            if no jumps were looked for.
     """
 
     accuracy: Accuracy
+    nrmse_interval: tuple[float, float]
     width: int
+    num_sweeps: int
     num_training_pairs: int
     status_counts: dict[str, dict[str, int]]
     training: TrainingRun
     seconds: dict[str, float]
+    stimulus_shift: float | None
+    tolerance: float | None
+    is_within_tolerance: bool | None
+    reason: str | None
+    attempts: tuple[Attempt, ...]
+    error_by_margin: ErrorByMargin | None
 
     def summary(self) -> dict[str, object]:
         """The report as a record for a file, without the weights."""
@@ -54,7 +82,7 @@ class Distillation(NamedTuple):
         test: the pairs it was judged on, and never saw.
     """
 
-    approximator: TwoLayer
+    approximator: Approximator
     report: Report
     test: Pairs
 
@@ -63,28 +91,37 @@ def distill(
     network: RecurrentNetwork,
     stimuli: SampleStimulus | Float[ArrayLike, "batch stimulus"],
     *,
+    tolerance: float | None = None,
     test_stimuli: Float[ArrayLike, "test stimulus"] | None = None,
     width: int | None = None,
     num_samples: int = 20_000,
     num_test_samples: int = 2_000,
-    num_steps: int = 20_000,
+    num_steps: int = 10_000,
     bypass: bool = False,
+    max_seconds: float = 600.0,
     solver: AbstractSteadyStateSolver | None = None,
     max_steps: int = 4096,
     progress: bool = False,
     key: PRNGKeyArray,
 ) -> Distillation:
-    """Solve stimuli, train a two-layer network on the steady rates, and judge it on stimuli it never saw.
+    """Solve stimuli, train a feed-forward network on the steady rates, and judge it on stimuli it never saw.
+
+    Without a tolerance it has two layers of the given width. With one, wider and wider ones are tried, then two layers
+    followed by more and more sweeps (`Refined`), the cheapest first; the first whose error on the test is below the
+    tolerance, its bootstrap interval included, is returned. If none is, the best is, and `report.reason` says in words
+    what is in the way.
 
     Args:
         network: the recurrent network.
         stimuli: draws one stimulus from a key, or an array of stimuli of which each is used once.
+        tolerance: the largest NRMSE that is good enough, such as .02.
         test_stimuli: what to judge on, by default fresh draws, or a random tenth of the array, held out.
-        width: hidden units, by default 4 times the number of rates.
+        width: hidden units, by default 4 times the number of rates; not used with a tolerance.
         num_samples: how many to draw for training and validation, where `stimuli` draws.
         num_test_samples: how many to draw for the test, where `stimuli` draws.
-        num_steps: optimizer steps.
-        bypass: whether the approximator has linear weights from the stimulus to the rates.
+        num_steps: optimizer steps of each training.
+        bypass: whether the two layers have linear weights from the stimulus to the rates.
+        max_seconds: with a tolerance, no further training is begun after this time.
         solver: as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
         progress: whether to show progress bars, on standard error.
@@ -100,43 +137,92 @@ def distill(
     check_at_least("num_samples", num_samples, 2)
     check_at_least("num_test_samples", num_test_samples, 2)
     check_at_least("num_steps", num_steps, 1)
+    check_positive("max_seconds", max_seconds)
+    if tolerance is not None:
+        check_fraction("tolerance", tolerance)
 
     training_stimuli, test_stimuli = _split(stimuli, test_stimuli, num_samples, num_test_samples, key)
     check_stimuli(training_stimuli, network.stimulus_size)
     check_stimuli(test_stimuli, network.stimulus_size, "test_stimuli")
 
-    started = time.perf_counter()
-    pairs = solve_pairs(network, training_stimuli, solver=solver, max_steps=max_steps, progress=progress)
-    test = solve_pairs(network, test_stimuli, solver=solver, max_steps=max_steps, progress=progress)
+    def solve(which: ArrayLike) -> Pairs:
+        return solve_pairs(network, which, solver=solver, max_steps=max_steps, progress=progress)
+
+    def trainer_on(pairs: Pairs) -> Trainer:
+        return Trainer(network, pairs, num_steps=num_steps, bypass=bypass, progress=progress, key=key)
+
+    clock = _Clock()
+    pairs, test = solve(training_stimuli), solve(test_stimuli)
     check_varies("steady rates of the test stimuli", test.rates)
-    solved = time.perf_counter()
-    approximator = TwoLayer(
-        network.stimulus_size,
-        width,
-        network.rate_size,
-        is_rectified=has_rectified_rates(network),
-        bypass=bypass,
-        key=key_for(key, "initialization"),
-    )
-    approximator = _as_dtype(approximator, network)
-    run = train(
-        approximator,
-        pairs.stimuli,
-        pairs.rates,
-        num_steps=num_steps,
-        progress=progress,
-        key=key_for(key, "training"),
-    )
-    trained = time.perf_counter()
+    trainer = trainer_on(pairs)
+    clock.add("solving")
+    if tolerance is None:
+        trained = trainer.two_layer(width)
+        clock.add("training")
+        return _reported(trained, [trained], trainer, pairs, test, clock, tolerance, None, None)
+
+    tried, is_in_time = escalate(trainer, test, tolerance, clock.started + max_seconds)
+    clock.add("training")
+    reason = by_margin = None
+    if not is_within(tried[-1], test, tolerance):
+        reason, by_margin = look_for_jumps(network, best_of(tried), pairs, test, solver)
+        clock.add("explaining")
+        is_in_time = is_in_time and clock.elapsed < max_seconds
+        if reason is None and is_in_time and callable(stimuli) and is_data_limited(best_of(tried)):
+            more = sample_stimuli(stimuli, _MORE_DATA * num_samples, key=key_for(key, "more training stimuli"))
+            pairs = solve(more)
+            trainer = trainer_on(pairs)
+            clock.add("solving")
+            best = best_of(tried)
+            tried.append(trainer.again(best))
+            clock.add("training")
+        if reason is None and not is_within(tried[-1], test, tolerance):
+            reason = reason_of(tried, is_in_time, max_seconds)
+    num_unsteady = sum(test.status_counts.values()) - test.status_counts["converged"]
+    if reason is not None and num_unsteady:
+        reason += f"; no steady state for {num_unsteady / sum(test.status_counts.values()):.1%} of the stimuli"
+    trained = tried[-1] if reason is None else best_of(tried)
+    return _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin)
+
+
+class _Clock:
+    """Wall-clock seconds by purpose."""
+
+    def __init__(self):
+        self.started = self.last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def add(self, purpose: str) -> None:
+        """All since the last call was for this."""
+        now = time.perf_counter()
+        self.seconds[purpose] = self.seconds.get(purpose, 0.0) + now - self.last
+        self.last = now
+
+
+def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin) -> Distillation:
+    predicted = predict(trained.approximator, test.stimuli)
+    interval = nrmse_interval(predicted, test.rates)
     report = Report(
-        accuracy=accuracy(predict(run.approximator, test.stimuli), test.rates),
-        width=width,
+        accuracy=accuracy(predicted, test.rates),
+        nrmse_interval=interval,
+        width=trained.attempt.width,
+        num_sweeps=trained.attempt.num_sweeps,
         num_training_pairs=len(pairs),
         status_counts={"training": pairs.status_counts, "test": test.status_counts},
-        training=run,
-        seconds={"solving": solved - started, "training": trained - solved},
+        training=trained.run,
+        seconds=clock.seconds,
+        stimulus_shift=trainer.stimulus_shift(),
+        tolerance=tolerance,
+        is_within_tolerance=None if tolerance is None else interval[1] < tolerance,
+        reason=reason,
+        attempts=tuple(each.attempt for each in tried),
+        error_by_margin=by_margin,
     )
-    return Distillation(run.approximator, report, test)
+    return Distillation(trained.approximator, report, test)
 
 
 def _split(stimuli, test_stimuli, num_samples, num_test_samples, key) -> tuple[ArrayLike, ArrayLike]:
@@ -149,7 +235,3 @@ def _split(stimuli, test_stimuli, num_samples, num_test_samples, key) -> tuple[A
     if test_stimuli is not None:
         return stimuli, test_stimuli
     return hold_out(stimuli, _HELD_OUT_SHARE, key=key_for(key, "held-out stimuli"))
-
-
-def _as_dtype(approximator: TwoLayer, network: RecurrentNetwork) -> TwoLayer:
-    return jax.tree.map(lambda leaf: leaf.astype(network.dtype) if eqx.is_inexact_array(leaf) else leaf, approximator)

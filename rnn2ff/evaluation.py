@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from rnn2ff._checks import check_finite, check_shape, fail
+from rnn2ff._checks import check_finite, check_fraction, check_shape, fail
 
 MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
 
@@ -54,6 +54,37 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
         worst_unit=int(np.nanargmax(unit_nrmse)),
         num_samples=len(target),
     )
+
+
+def nrmse_interval(
+    predicted: Float[ArrayLike, "batch rate"],
+    target: Float[ArrayLike, "batch rate"],
+    *,
+    level: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """A bootstrap interval of `Accuracy.nrmse`: how much it depends on which samples were compared.
+
+    Args:
+        predicted: the approximator's rates, one row a sample.
+        target: the steady rates.
+        level: of confidence.
+        num_resamples: how often the samples are drawn again, with replacement.
+        seed: of the draws.
+
+    Raises:
+        ValueError: as for `accuracy`, or if `level` is not between 0 and 1.
+    """
+    check_fraction("level", level)
+    predicted, target = _compared(predicted, target)
+    check_varies("target", target)
+    errors = ((predicted - target) ** 2).sum(axis=1)
+    deviations = ((target - target.mean(axis=0)) ** 2).sum(axis=1)
+    counts = np.random.default_rng(seed).multinomial(len(target), np.full(len(target), 1 / len(target)), num_resamples)
+    nrmse = np.sqrt((counts @ errors) / np.maximum(counts @ deviations, np.finfo(float).tiny))
+    low, high = np.quantile(nrmse, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def check_varies(name: str, rates: Float[ArrayLike, "batch rate"]) -> None:

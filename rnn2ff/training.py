@@ -19,6 +19,7 @@ from rnn2ff.datasets import check_pairs, key_for
 from rnn2ff.files import replacing
 from rnn2ff.losses import Loss, Tangents, mean_squared_error, surrogate_error, tangent_error
 from rnn2ff.mixing import Mixing
+from rnn2ff.optimizers import muon
 
 
 class TrainingRun(NamedTuple):
@@ -39,60 +40,6 @@ class TrainingRun(NamedTuple):
     validation_errors: Float[Array, " evaluation"]
 
 
-def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
-    """Adam, with a learning rate that falls to zero along a half cosine."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-
-
-def muon(
-    approximator: Approximator,
-    stimuli: Float[Array, "batch stimulus"],
-    rates: Float[Array, "batch rate"],
-    *,
-    num_steps: int,
-    learning_rate: float | None = None,
-) -> optax.GradientTransformation:
-    """Muon for weight matrices and Adam for all else, falling to zero along a half cosine, in the data's own units.
-
-    Both optimizers take steps of a size that does not depend on that of the gradient. So they are scaled here by the
-    sizes of stimuli and rates, and a change of units changes nothing.
-
-    Args:
-        approximator: what is to be trained.
-        stimuli: what it is trained on.
-        rates: what it is trained on.
-        num_steps: until the learning rate is zero.
-        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, and 3e-3 through
-            sweeps, as there the first pass is good from the start.
-
-    References:
-        Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
-    """
-    has_sweeps = hasattr(approximator, "two_layer")
-    if learning_rate is None:
-        learning_rate = 3e-3 if has_sweeps else 2e-2
-    stimulus_size, rate_size = (max(float(jnp.sqrt(jnp.mean(each**2))), 1e-30) for each in (stimuli, rates))
-    scales = {
-        "hidden_weights": 1 / stimulus_size,
-        "readout_weights": rate_size,
-        "readout_bias": rate_size,
-        "bypass_weights": rate_size / stimulus_size,
-    }
-    weights, _ = eqx.partition(approximator, trainable(approximator))
-    names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].name, weights)
-    is_matrix = jax.tree.map(lambda leaf, name: leaf.ndim == 2 and name.endswith("weights"), weights, names)
-    dimensions = jax.tree.map(lambda chosen: optax.contrib.MuonDimensionNumbers() if chosen else None, is_matrix)
-
-    def in_units(updates, params=None):
-        del params
-        return jax.tree.map(lambda update, name: update * scales.get(name, 1.0), updates, names)
-
-    schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
-    # A function, because optax would call an approximator given as a tree.
-    by_matrix = optax.contrib.muon(schedule, muon_weight_dimension_numbers=lambda _: dimensions)
-    return optax.chain(by_matrix, optax.stateless(in_units))
-
-
 def train(
     approximator: Approximator,
     stimuli: Float[Array, "batch stimulus"],
@@ -105,6 +52,7 @@ def train(
     tangents: Tangents | None = None,
     tangent_weight: float = 1.0,
     mixing: Mixing | None = None,
+    validation: tuple[Float[Array, "held_out stimulus"], Float[Array, "held_out rate"]] | None = None,
     validation_fraction: float = 0.1,
     num_evaluations: int = 20,
     checkpoint: str | Path | None = None,
@@ -128,7 +76,9 @@ def train(
         tangents: derivatives of the rates to match as well, one row a stimulus; worth their price where data are few.
         tangent_weight: of their error, beside the loss.
         mixing: makes fresh exact pairs from those of each minibatch.
-        validation_fraction: share of the pairs that is held out to choose the best evaluation.
+        validation: stimuli and rates that choose the best evaluation, by default a part of the pairs, held out. Give
+            them where the approximator was made from the pairs, which it then knows better than others.
+        validation_fraction: that part's share.
         num_evaluations: how often to evaluate.
         checkpoint: a file that is written after each evaluation. If it is there, the training goes on from it, and
             ends with the same weights as if it had never stopped.
@@ -142,16 +92,19 @@ def train(
             is damaged or of another training.
     """
     _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction, tangents)
+    if validation is not None:
+        check_pairs(*validation)
     num_evaluations = min(num_evaluations, num_steps)
     interval = -(-num_steps // num_evaluations)
     if optimizer is None:
         optimizer = muon(approximator, stimuli, rates, num_steps=interval * num_evaluations)
 
-    order = jr.permutation(key_for(key, "split"), len(stimuli))
-    num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
-    held_out, kept = order[:num_held_out], order[num_held_out:]
-    training = jax.tree.map(lambda each: each[kept], (stimuli, rates, tangents))
-    validation = (stimuli[held_out], rates[held_out])
+    training = (stimuli, rates, tangents)
+    if validation is None:
+        order = jr.permutation(key_for(key, "split"), len(stimuli))
+        num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
+        held_out, kept = order[:num_held_out], order[num_held_out:]
+        training, validation = jax.tree.map(lambda each: each[kept], training), (stimuli[held_out], rates[held_out])
 
     weights, constants = eqx.partition(approximator, trainable(approximator))
     state = _Progress(
@@ -167,7 +120,7 @@ def train(
     task = _Task(loss, tangent_weight, mixing, batch_sharding, batch_size, interval)
     fingerprint = ""
     if checkpoint is not None:
-        fingerprint = _fingerprint((weights, constants, stimuli, rates, tangents, key), (task, num_evaluations))
+        fingerprint = _fingerprint((weights, constants, training, validation, key), (task, num_evaluations))
         state = _restored(Path(checkpoint), state, fingerprint)
 
     bar = tqdm(range(int(state.num_done), num_evaluations), desc="training", unit="evaluation", disable=not progress)

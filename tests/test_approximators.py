@@ -108,6 +108,17 @@ class TestRefined:
         stimulus = jr.normal(jr.key(6), (3,))
         assert_close(refined.linear_output(stimulus), refined.point(stimulus), 1e-6)
 
+    def test_sweeps_that_are_added_are_plain(self, refined, network):
+        longer = refined.lengthened(4)
+        stimulus = jr.normal(jr.key(6), (3,))
+        drive = refined.sweep.drive(network, stimulus)
+        expected = refined.sweep(network, drive, refined.point(stimulus))
+        assert_close(longer.point(stimulus), expected, 1e-6)
+
+    def test_products_are_counted(self, refined):
+        assert refined.two_layer.num_products == 5 * (3 + 4)
+        assert refined.num_products == 5 * (3 + 4) + (3 + 1) * 4**2
+
     def test_only_what_is_learned_is_trainable(self, refined):
         arrays = eqx.filter(refined, trainable(refined))
         assert len(jax.tree.leaves(arrays)) == 6

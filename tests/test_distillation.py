@@ -9,6 +9,7 @@ from problems import assert_close
 from rnn2ff import accuracy, distill, partition_competition, winner_take_all
 from rnn2ff.approximators import predict
 from rnn2ff.datasets import sample_stimuli, solve_pairs
+from rnn2ff.escalation import Attempt, Trained, reason_of
 
 NETWORK = partition_competition(2, 2)
 
@@ -19,7 +20,7 @@ def sample(key):
 
 @pytest.fixture(scope="module")
 def distillation():
-    return distill(NETWORK, sample, num_samples=2000, num_test_samples=300, num_steps=3000, width=64, key=jr.key(0))
+    return distill(NETWORK, sample, num_samples=2000, num_test_samples=300, num_steps=1000, width=32, key=jr.key(0))
 
 
 class TestPairs:
@@ -48,14 +49,14 @@ class TestDistill:
         assert sum(report.status_counts["training"].values()) == 2000
         assert sum(report.status_counts["test"].values()) == 300
         assert report.num_training_pairs == report.status_counts["training"]["converged"]
-        assert report.width == distillation.approximator.width == 64
+        assert report.width == distillation.approximator.width == 32
 
     def test_its_summary_is_plain_json(self, distillation):
         import json
 
         content = json.loads(json.dumps(distillation.report.summary(), allow_nan=False))
         assert content["accuracy"]["nrmse"] == distillation.report.accuracy.nrmse
-        assert len(content["training"]["validation_errors"]) == 20
+        assert len(content["training"]["validation_errors"]) == 21
 
     def test_an_array_is_used_row_by_row_with_a_tenth_held_out(self, key):
         rows = sample_stimuli(sample, 100, key=key)
@@ -73,6 +74,7 @@ class TestDistill:
         ("arguments", "message"),
         [
             ({"width": 0}, "width.*at least 1, got 0"),
+            ({"tolerance": 2.0}, "tolerance.*below 1, got 2.0"),
             ({"num_samples": 1}, "num_samples.*at least 2, got 1"),
             ({"stimuli": lambda key: jr.uniform(key, (5,))}, r"stimuli.*4\).*got \(20, 5\)"),
             ({"test_stimuli": np.ones((3, 5))}, r"test_stimuli.*4\).*got \(3, 5\)"),
@@ -84,3 +86,46 @@ class TestDistill:
         arguments = {"stimuli": sample, "num_samples": 20, **arguments}
         with pytest.raises(ValueError, match=message):
             distill(NETWORK, arguments.pop("stimuli"), key=key, **arguments)
+
+
+class TestTolerance:
+    @pytest.fixture(autouse=True)
+    def few_sizes(self, monkeypatch):
+        monkeypatch.setattr("rnn2ff.escalation._WIDTHS", (1, 2))
+        monkeypatch.setattr("rnn2ff.escalation._SWEEPS", (3,))
+
+    def test_the_cheapest_that_is_good_enough_is_returned(self):
+        received = distill(NETWORK, sample, tolerance=0.03, num_samples=600, num_steps=60, key=jr.key(0))
+        report = received.report
+        assert report.is_within_tolerance
+        assert report.reason is None
+        assert report.nrmse_interval[0] < report.accuracy.nrmse < report.nrmse_interval[1] < 0.03
+        assert [each.num_products for each in report.attempts] == sorted(each.num_products for each in report.attempts)
+        assert all(each.validation_nrmse > 0.02 for each in report.attempts[:-1])
+        assert (report.width, report.num_sweeps) == (report.attempts[-1].width, report.attempts[-1].num_sweeps)
+        fresh = solve_pairs(NETWORK, sample_stimuli(sample, 300, key=jr.key(99)))
+        assert accuracy(predict(received.approximator, fresh.stimuli), fresh.rates).nrmse < 0.03
+
+    def test_where_the_winner_jumps_it_says_discontinuous(self):
+        hard = partition_competition(2, 1, self_excitation=1.3)
+        received = distill(
+            hard, lambda key: jr.uniform(key, (2,)), tolerance=0.01, num_samples=600, num_steps=60, key=jr.key(0)
+        )
+        report = received.report
+        assert not report.is_within_tolerance
+        assert report.reason.startswith("discontinuous")
+        assert len(report.attempts) >= 2
+        errors = report.error_by_margin.nrmse
+        assert errors[0] > 2 * errors[4]
+        best = min(report.attempts, key=lambda each: each.validation_nrmse)
+        assert (report.width, report.num_sweeps) == (best.width, best.num_sweeps)
+
+    @pytest.mark.parametrize(
+        ("errors", "is_in_time", "word"),
+        [((0.1, 0.3), True, "data limited"), ((0.3, 0.3), True, "plateau"), ((0.1, 0.3), False, "out of time")],
+    )
+    def test_what_is_in_the_way_is_said_in_words(self, errors, is_in_time, word):
+        attempt = Attempt(64, 2, 1000, 900, *errors, 1.0)
+        reason = reason_of([Trained(None, None, attempt)], is_in_time, 5.0)
+        assert reason.startswith(word)
+        assert "64 hidden units and 2 sweeps" in reason

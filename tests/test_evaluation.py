@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from rnn2ff import accuracy, competition
+from rnn2ff.evaluation import nrmse_interval
 
 
 def test_nrmse_and_r_squared_are_their_definitions():
@@ -86,3 +87,21 @@ class TestCompetition:
     def test_competitions_without_competitors_are_refused(self, target, drive, message):
         with pytest.raises(ValueError, match=message):
             competition(target, target, drive)
+
+
+class TestInterval:
+    def test_it_covers_the_error_of_the_whole_distribution_as_often_as_it_says(self):
+        """Errors of deviation .3 on targets of deviation 1, so that the true NRMSE is .3."""
+        num_covered = 0
+        for seed in range(100):
+            rng = np.random.default_rng(seed)
+            target = rng.normal(size=(60, 2))
+            low, high = nrmse_interval(target + 0.3 * rng.normal(size=(60, 2)), target, num_resamples=200)
+            num_covered += low < 0.3 < high
+        assert 85 <= num_covered <= 99
+
+    def test_of_rows_that_are_all_alike_it_is_a_point(self):
+        target = np.array([[1.0], [-1.0]] * 50)
+        low, high = nrmse_interval(target + 0.1, target)
+        assert low == pytest.approx(0.1)
+        assert high == pytest.approx(0.1)

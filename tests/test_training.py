@@ -72,15 +72,17 @@ class TestReadout:
 
     def test_below_zero_a_rectified_output_is_free(self, key):
         """Of targets that a rectified linear output meets, plain least squares makes an error that this fit mends."""
-        two_layer = TwoLayer(2, 4, 1, key=key)
-        hidden = jnp.asarray(np.vstack([np.eye(2), -np.eye(2)]), two_layer.hidden_weights.dtype)
-        two_layer = eqx.tree_at(lambda each: each.hidden_weights, two_layer, hidden)
+        hidden = jnp.asarray(np.vstack([np.eye(2), -np.eye(2)]), float)
+        two_layer, linear = (
+            eqx.tree_at(lambda each: each.hidden_weights, TwoLayer(2, 4, 1, is_rectified=each, key=key), hidden)
+            for each in (True, False)
+        )
         stimuli = jr.normal(key, (500, 2))
         targets = jax.nn.relu(stimuli[:, :1] - 0.5 * stimuli[:, 1:])
-        linear = fit_readout(eqx.tree_at(lambda each: each.is_rectified, two_layer, False), [(stimuli, targets)])
+        linear = fit_readout(linear, [(stimuli, targets)])
         plain = jax.nn.relu(predict(linear, stimuli))
         fitted = predict(fit_readout(two_layer, [(stimuli, targets)]), stimuli)
-        assert jnp.mean((fitted - targets) ** 2) < 0.25 * jnp.mean((plain - targets) ** 2)
+        assert jnp.mean((fitted - targets) ** 2) < 0.01 * jnp.mean((plain - targets) ** 2)
 
     @pytest.mark.usefixtures("as_a_user")
     def test_what_cannot_be_gone_through_again_is_refused(self, key):
@@ -96,7 +98,7 @@ class TestInitialization:
         made = initialize_two_layer(network, states, stimuli, 12, key=jr.key(0))
         random = fit_readout(TwoLayer(3, 12, 3, key=jr.key(0)), [(stimuli, rates)])
         errors = [accuracy(predict(each, stimuli), rates).nrmse for each in (made, random)]
-        assert errors[0] < 0.6 * errors[1]
+        assert errors[0] < 0.7 * errors[1]
 
     def test_hidden_units_turn_on_where_units_of_the_network_do(self, network):
         """With one steady state to look at, half of them are planes of its own linearization."""
@@ -218,21 +220,20 @@ class TestTraining:
         assert not eqx.tree_equal(one, other)
 
     def test_any_optimizer_takes_steps_on_the_surrogate(self, key):
-        stimuli, rates = jr.normal(key, (2, 3)), jr.uniform(key, (2, 2))
+        stimuli, rates = (jnp.tile(each, (2, 1)) for each in (jr.normal(key, (1, 3)), jr.uniform(key, (1, 2))))
         approximator = TwoLayer(3, 8, 2, key=key)
         run = train(
             approximator,
             stimuli,
             rates,
-            optimizer=optax.sgd(0.1),
+            optimizer=optax.sgd(0.01),
             num_steps=1,
             num_evaluations=1,
             batch_size=8,
             key=key,
         )
-        kept = jr.permutation(key_for(key, "split"), 2)[1]  # the only row that is trained on
-        gradient = eqx.filter_grad(surrogate_error)(approximator, stimuli[kept][None], rates[kept][None])
-        expected = approximator.hidden_weights - 0.1 * gradient.hidden_weights
+        gradient = eqx.filter_grad(surrogate_error)(approximator, stimuli, rates)
+        expected = approximator.hidden_weights - 0.01 * gradient.hidden_weights
         assert_close(run.approximator.hidden_weights, expected, 1e-6)
 
     def test_the_surrogate_is_the_error_where_no_output_is_wrongly_silent_and_never_below_it(self, key):
@@ -247,13 +248,11 @@ class TestTraining:
         assert surrogate_error(approximator, stimuli, rates) > mean_squared_error(approximator, stimuli, rates)
 
     def test_an_output_that_is_silent_for_all_stimuli_learns_nevertheless(self, key):
-        approximator = eqx.tree_at(
-            lambda each: each.readout_bias, TwoLayer(3, 16, 2, key=key), jnp.array([-100.0, 0.0])
-        )
+        approximator = eqx.tree_at(lambda each: each.readout_bias, TwoLayer(3, 16, 2, key=key), jnp.array([-20.0, 0.0]))
         stimuli = jr.normal(key, (500, 3))
         rates = jnp.ones((500, 2)) + jax.nn.relu(stimuli[:, :2])
         assert jnp.all(predict(approximator, stimuli)[:, 0] == 0)
-        run = train(approximator, stimuli, rates, num_steps=4000, optimizer=optax.adam(0.05), key=key)
+        run = train(approximator, stimuli, rates, num_steps=2000, optimizer=optax.adam(0.05), key=key)
         assert accuracy(predict(run.approximator, stimuli), rates).unit_nrmse[0] < 0.5
 
     @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""Jumps of the steady state are found where they are, and nowhere else."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import assert_close
+
+from rnn2ff import partition_competition, threshold_linear
+from rnn2ff.datasets import Pairs
+from rnn2ff.discontinuity import Jumps, error_by_margin, find_jumps
+
+HARD = partition_competition(2, 1, self_excitation=1.3)  # from zero the larger stimulus wins: a jump at the tie
+
+
+def winner_pairs(stimuli):
+    """The closed form of a single winner, `i / (1 - a + b c)`."""
+    stimuli = jnp.asarray(stimuli, HARD.dtype)
+    winners = jnp.where(stimuli == stimuli.max(axis=1, keepdims=True), stimuli, 0) / (1 - 1.3 + 1.5)
+    rates = jnp.concatenate([winners, winners.sum(axis=1, keepdims=True)], axis=1)
+    return Pairs(stimuli, rates, rates, {"converged": len(stimuli)})
+
+
+def test_the_margin_is_the_distance_to_the_tie_on_the_way():
+    pairs = winner_pairs([[1.0, 0.5], [0.9, 0.2], [1.0, 0.6]])
+    others = winner_pairs([[0.5, 1.0], [0.2, 0.9], [0.0, 1.0]])
+    jumps = find_jumps(HARD, pairs, others, num_neighbors=1)
+    assert jumps.is_found.all()
+    deviation = np.asarray(others.stimuli).std()
+    # Nearest are the mirror images of the first two, with the tie half way; and the first again, a way of (-.5, .4).
+    expected = np.array([0.25, 0.35, 0.4 / 0.9 * np.sqrt((0.5**2 + 0.4**2) / 2)]) / deviation
+    assert_close(jumps.margin, expected, 1e-3)
+
+
+def test_where_the_winner_stays_nothing_jumps():
+    pairs = winner_pairs([[1.0, 0.5], [0.9, 0.2], [1.0, 0.6]])
+    jumps = find_jumps(HARD, pairs, winner_pairs([[0.8, 0.1], [1.2, 0.7], [0.7, 0.1]]), num_neighbors=1)
+    assert not jumps.is_found.any()
+    assert np.isinf(jumps.margin).all()
+
+
+def test_a_steep_but_continuous_answer_is_no_jump():
+    network = threshold_linear(np.array([[0.95]]))  # a gain of 20 above zero
+    stimuli = jnp.array([[-0.1], [0.1], [0.2]])
+    states = jnp.where(stimuli > 0, 20 * stimuli, stimuli)
+    pairs = Pairs(stimuli, states, jnp.maximum(states, 0), {"converged": 3})
+    assert not find_jumps(network, pairs, pairs, num_neighbors=3).is_found.any()
+
+
+def test_errors_are_sorted_by_margin():
+    target = np.random.default_rng(0).normal(size=(12, 1))
+    margin = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, np.inf, np.inf])
+    predicted = target + np.where(margin < 0.25, 2.0, np.where(np.isinf(margin), 0.0, 1.0))[:, None]
+    found = error_by_margin(predicted, target, Jumps(margin, np.isfinite(margin)))
+    assert found.num_samples == (2, 2, 2, 2, 2, 2)
+    assert found.margin == (0.2, 0.4, 0.6, 0.8, 1.0, float("inf"))
+    assert_close(np.array(found.nrmse) * target.std(), [2, 1, 1, 1, 1, 0], 1e-9)
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_more_ways_than_there_are_others_are_refused():
+    pairs = winner_pairs([[1.0, 0.5]])
+    with pytest.raises(ValueError, match="number of others.*at least 3, got 1"):
+        find_jumps(HARD, pairs, pairs)
