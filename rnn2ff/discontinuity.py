@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from rnn2ff._checks import check_at_least, check_shape, check_stimuli
 from rnn2ff.datasets import Pairs
@@ -18,6 +18,7 @@ from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, solve_steady_states
 
 _NUM_HALVINGS = 14
+_PART = 0.47
 _IS_JUMP = 0.1  # of the rates' deviation, across the last piece of the way, a 16,384th of it
 _NUM_BINS = 5
 
@@ -82,7 +83,8 @@ def find_jumps(
         low_rates, high_rates = np.asarray(pairs.rates), np.asarray(others.rates)[neighbor]
         is_steady = np.ones(len(start), bool)
         for _ in range(_NUM_HALVINGS):
-            middle = (low + high) / 2
+            # Not halfway: there lies the tie between mirror images, and at a tie there may be no steady state.
+            middle = low + _PART * (high - low)
             solved = solve_steady_states(network, start + middle[:, None].astype(way.dtype) * way, solver=solver)
             rates = np.asarray(jax.vmap(network.rates)(solved.state))
             is_steady &= np.asarray(solved.is_converged)
@@ -97,7 +99,7 @@ def find_jumps(
 
 
 def error_by_margin(
-    predicted: Float[Array, "batch rate"], target: Float[Array, "batch rate"], jumps: Jumps
+    predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"], jumps: Jumps
 ) -> ErrorByMargin:
     """The error in bins by the distance to a jump.
 

@@ -68,5 +68,3 @@ def muon(
     )
     # Sweeps carry an unlucky sample far off, beyond all numbers at the worst: clip it, or leave its minibatch out.
     return optax.apply_if_finite(steps, max_consecutive_errors=num_steps)
-
-

@@ -26,8 +26,9 @@ def test_the_margin_is_the_distance_to_the_tie_on_the_way():
     jumps = find_jumps(HARD, pairs, others, num_neighbors=1)
     assert jumps.is_found.all()
     deviation = np.asarray(others.stimuli).std()
-    # Nearest are the mirror images of the first two, with the tie half way; and the first again, a way of (-.5, .4).
-    expected = np.array([0.25, 0.35, 0.4 / 0.9 * np.sqrt((0.5**2 + 0.4**2) / 2)]) / deviation
+    # The nearest to all three is the first of the others, by ways of (-.5, .5), (-.4, .8) and (-.5, .4).
+    shares, ways = np.array([0.5, 0.7 / 1.2, 0.4 / 0.9]), np.array([[0.5, 0.5], [0.4, 0.8], [0.5, 0.4]])
+    expected = shares * np.sqrt((ways**2).mean(axis=1)) / deviation
     assert_close(jumps.margin, expected, 1e-3)
 
 
