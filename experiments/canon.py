@@ -49,11 +49,11 @@ class Config:
     num_starts: int = 256
     num_noisy: int = 8_000
     num_traced: float = 250.0
-    num_grid: int = 161
+    num_grid: int = 41
 
     def smoke(self) -> "Config":
         """Small enough to run in seconds."""
-        return dataclasses.replace(self, num_starts=64, num_noisy=2_000, num_traced=100.0, num_grid=41)
+        return dataclasses.replace(self, num_starts=64, num_noisy=2_000, num_traced=100.0)
 
 
 def run(config: Config) -> list[dict]:
