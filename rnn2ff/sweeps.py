@@ -141,31 +141,13 @@ class SplitSweep(AbstractSweep):
         return network.params.total_input(network.vector_field.unit_rates(state), stimulus)
 
 
-class DampedSweep(AbstractSweep):
-    """`x+ = x + s tau dx/dt`, for any vector field; made by `damped_sweep`.
-
-    Attributes:
-        step: s, in units of each unit's time constant.
-        velocity_per_step: `1 / s`.
-    """
-
-    step: Scalar
-    velocity_per_step: Scalar
+class AbstractVelocitySweep(AbstractSweep):
+    """A sweep by the velocity, for any vector field: its points are states, and its drive is the stimulus."""
 
     def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " stimulus"]:
         """The stimulus itself."""
         del network
         return stimulus
-
-    def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
-        """Zero."""
-        return jnp.zeros(network.state_size, drive.dtype)
-
-    def __call__(
-        self, network: RecurrentNetwork, drive: Float[Array, " stimulus"], point: Float[Array, " state"]
-    ) -> Float[Array, " state"]:
-        """One evaluation of the velocity."""
-        return point + self.step * network.time_constants * network.velocity(point, drive)
 
     def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
         """Points are states."""
@@ -180,7 +162,29 @@ class DampedSweep(AbstractSweep):
         return state
 
 
-class JacobianSweep(AbstractSweep):
+class DampedSweep(AbstractVelocitySweep):
+    """`x+ = x + s tau dx/dt`, for any vector field; made by `damped_sweep`.
+
+    Attributes:
+        step: s, in units of each unit's time constant.
+        velocity_per_step: `1 / s`.
+    """
+
+    step: Scalar
+    velocity_per_step: Scalar
+
+    def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        """Zero."""
+        return jnp.zeros(network.state_size, drive.dtype)
+
+    def __call__(
+        self, network: RecurrentNetwork, drive: Float[Array, " stimulus"], point: Float[Array, " state"]
+    ) -> Float[Array, " state"]:
+        """One evaluation of the velocity."""
+        return point + self.step * network.time_constants * network.velocity(point, drive)
+
+
+class JacobianSweep(AbstractVelocitySweep):
     """`x+ = x + P dx/dt`, for any vector field; made by `mean_jacobian_sweep`.
 
     Attributes:
@@ -195,11 +199,6 @@ class JacobianSweep(AbstractSweep):
     offset: Float[Array, " state"]
     velocity_per_step: Scalar
 
-    def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " stimulus"]:
-        """The stimulus itself."""
-        del network
-        return stimulus
-
     def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """The steady state of the mean linearization."""
         del network
@@ -210,18 +209,6 @@ class JacobianSweep(AbstractSweep):
     ) -> Float[Array, " state"]:
         """One evaluation of the velocity, and a matrix product."""
         return point + network.velocity(point, drive) @ self.velocity_map
-
-    def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-        """Points are states."""
-        del network
-        return point
-
-    def from_state(
-        self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-    ) -> Float[Array, " state"]:
-        """Points are states."""
-        del network, stimulus
-        return state
 
 
 def damped_sweep(network: RecurrentNetwork, step: float = 1.0) -> DampedSweep:
