@@ -6,7 +6,6 @@ tried. For the others the index theorem audits it: where it holds, the signs of 
 points, and a list with another sum has missed some.
 """
 
-import enum
 from typing import NamedTuple
 
 import equinox as eqx
@@ -17,15 +16,16 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Int, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimulus, check_tolerance, fail
+from rnn2ff.audit import Audit, audit_indices, box_theorem, index_signs, index_theorem, known_box
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import is_rate_network
 from rnn2ff.networks.threshold_linear import is_threshold_linear
-from rnn2ff.newton import polish, search, to_point, to_state
+from rnn2ff.newton import polish, search, to_point, to_state, velocities
 from rnn2ff.spectra import sort_eigenvalues
 from rnn2ff.steady_state.attraction import NEUTRAL
 from rnn2ff.steady_state.follow import FIRST_STEP, advance
 from rnn2ff.steady_state.padding import padded
-from rnn2ff.supports import MOST_UNITS, enumerate_fixed_points, index_theorem, known_box
+from rnn2ff.supports import MOST_UNITS, enumerate_fixed_points
 
 _CHUNKS = (6, 6, 12, 24, 48, 96, 192, 384, 768)  # steps of time; after each, states count as visited
 _MOST_ROUNDS = 6
@@ -37,18 +37,7 @@ _FAILURES = (
     "stuck at a minimum of the speed",
     "out of steps",
 )
-_FACE_SAMPLES = 64  # states on each face of a box
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.05, 4.0  # of random starts
-
-
-class Audit(enum.IntEnum):
-    """Whether a list of fixed points is whole."""
-
-    complete = 0  # every support was tried
-    passed = 1  # the indices sum to +1, as they must; a pair of opposite indices may still be missing
-    missed_some = 2  # the indices do not sum to +1, as they must
-    degenerate = 3  # some fixed points are not isolated, or at a threshold, and have no index
-    not_applicable = 4  # it is not known what the indices must sum to
 
 
 class FixedPoints(NamedTuple):
@@ -183,7 +172,7 @@ class _Hunt:
         self.residuals = np.zeros(0)
         self.jacobians = np.zeros((0, size, size))
         self.failures = dict.fromkeys(_FAILURES, 0)
-        self.theorem = _box_theorem(network, stimulus, box, key) if box is not None else index_theorem(network)
+        self.theorem = box_theorem(network, stimulus, box, key) if box is not None else index_theorem(network)
 
     def draw(self, number: int, purpose: str) -> np.ndarray:
         """Random points, in the coordinates of the search, of many sizes; the first is 0."""
@@ -248,9 +237,9 @@ class _Hunt:
         """Whether a zero is close by although a Newton step is long: along what is nearly flat, as on an attractor."""
         if not len(states):
             return np.zeros(0, bool)
-        velocities = np.asarray(_velocities(self.network, self.stimulus, states), np.float64)
+        speeds = np.asarray(velocities(self.network, self.stimulus, states), np.float64)
         rcond = 1e-10 if self.network.dtype == jnp.float64 else 1e-6
-        steps = np.linalg.pinv(np.asarray(jacobians, np.float64), rcond=rcond) @ velocities[..., None]
+        steps = np.linalg.pinv(np.asarray(jacobians, np.float64), rcond=rcond) @ speeds[..., None]
         return np.abs(steps).max(axis=(1, 2)) < _CLOSE * (1 + np.abs(states).max(axis=1))
 
     def add(self, states: np.ndarray) -> None:
@@ -293,17 +282,11 @@ class _Hunt:
                 break
 
     def indices(self) -> np.ndarray:
-        """The signs of `det(-J)`; 0 where J is singular, or a unit is at the kink of its rectifier."""
-        if not len(self.states):
-            return np.zeros(0, int)
-        jacobians = np.asarray(self.jacobians, np.float64)
-        singular_values = np.linalg.svd(jacobians, compute_uv=False)
-        smallest = 1e-9 if self.network.dtype == jnp.float64 else 1e-5
-        is_regular = singular_values[:, -1] > smallest * singular_values[:, 0]
-        if is_threshold_linear(self.network):
-            inputs = np.asarray(_to_points(self.network, self.stimulus, self.states))
-            is_regular &= np.abs(inputs).min(axis=1) > smallest * (1 + np.abs(inputs).max(axis=1))
-        return np.where(is_regular, np.sign(np.linalg.det(-jacobians)), 0).astype(int)
+        """Of the fixed points found so far."""
+        kinks = None
+        if is_threshold_linear(self.network) and len(self.states):
+            kinks = np.asarray(_to_points(self.network, self.stimulus, self.states))
+        return index_signs(self.jacobians, kinks=kinks, dtype=self.network.dtype)
 
     def report(self, starts, newton_ends, arrived, num_degenerate, is_complete) -> FixedPoints:
         network, jacobians = self.network, np.asarray(self.jacobians, np.float64)
@@ -317,7 +300,9 @@ class _Hunt:
             each[order] for each in (self.states, self.residuals, self.jacobians)
         )
         indices = self.indices()
-        audit, explanation = self.judge(indices, num_degenerate, is_complete)
+        audit, explanation = audit_indices(
+            indices, num_degenerate, size=network.state_size, is_complete=is_complete, theorem=self.theorem
+        )
         return FixedPoints(
             states=self.states,
             residuals=np.asarray(self.residuals),
@@ -344,43 +329,9 @@ class _Hunt:
                     reached[row] = nearest
         return reached
 
-    def judge(self, indices: np.ndarray, num_degenerate: int, is_complete: bool) -> tuple[Audit, str]:
-        """Whether the list is whole, and why."""
-        num_flat, total = int((indices == 0).sum()), int(indices.sum())
-        holds, why = self.theorem
-        if num_flat or num_degenerate:
-            return Audit.degenerate, (
-                f"{num_flat} fixed points have no index, and {num_degenerate} supports have a singular system with "
-                "solutions: fixed points are not isolated, or at a threshold, and the list may lack some of them"
-            )
-        if is_complete:
-            return (
-                Audit.complete,
-                f"all {2**self.network.state_size} supports were tried; the indices sum to {total:+d}",
-            )
-        if not holds:
-            return Audit.not_applicable, f"what the indices must sum to is not known: {why}"
-        if total == 1:
-            return Audit.passed, f"the indices sum to +1, as they must ({why}); a pair of opposite ones may be missing"
-        return Audit.missed_some, f"you missed some: the indices sum to {total:+d}, and they must sum to +1 ({why})"
-
 
 def _counts(reached: np.ndarray, number: int) -> np.ndarray:
     return np.bincount(reached[reached >= 0], minlength=number)
-
-
-def _box_theorem(network, stimulus, box, key) -> tuple[bool, str]:
-    """Whether the velocity points into the box at random states of each face (Poincare and Hopf)."""
-    size = network.state_size
-    states = np.array(jr.uniform(key, (2, size, _FACE_SAMPLES, size), network.dtype, *box))
-    for side, value in enumerate(box):
-        states[side, np.arange(size), :, np.arange(size)] = value
-    rows = states.reshape(-1, size)
-    velocities = np.asarray(_velocities(network, stimulus, rows)).reshape(states.shape)
-    outward = np.stack([-velocities[0], velocities[1]])[:, np.arange(size), :, np.arange(size)]
-    if (outward <= 0).all():
-        return True, f"the velocity points into the box at {_FACE_SAMPLES} states of each face"
-    return False, f"the velocity does not point into the box {box} all around"
 
 
 def _follow(network, stimulus, starts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -401,11 +352,6 @@ def _follow(network, stimulus, starts) -> tuple[np.ndarray, np.ndarray, np.ndarr
     visited = np.concatenate(visited)
     is_settled = np.asarray(residuals)[:num_starts] < 1e-3
     return visited[np.isfinite(visited).all(axis=1)], np.where(is_settled[:, None], each, np.nan), is_settled
-
-
-@eqx.filter_jit
-def _velocities(network, stimulus, states):
-    return jax.vmap(lambda state: network.velocity(state, stimulus))(states)
 
 
 @eqx.filter_jit

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import is_rate_network
@@ -183,3 +183,11 @@ def _polish(network, stimulus, points):
         return state, residual, jacobian, jnp.max(jnp.abs(step))
 
     return jax.vmap(polish_one)(points)
+
+
+@eqx.filter_jit
+def velocities(
+    network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], states: Float[ArrayLike, "batch state"]
+) -> Float[Array, "batch state"]:
+    """dx/dt at many states, for one stimulus."""
+    return jax.vmap(lambda state: network.velocity(state, stimulus))(jnp.asarray(states))

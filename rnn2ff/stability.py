@@ -17,7 +17,7 @@ from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stim
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.threshold_linear import is_threshold_linear
 from rnn2ff.spectra import best_metric, is_p_matrix, perron_bound, sort_eigenvalues
-from rnn2ff.steady_state.attraction import LARGEST_DENSE, eigenvalues_by_krylov, jacobian
+from rnn2ff.steady_state.eigenvalues import LARGEST_DENSE, eigenvalues_by_krylov, jacobian
 from rnn2ff.sweeps import dense_weights
 
 _MOST_UNITS_MINORS = 12  # all principal minors are tried up to here: 4096 of them

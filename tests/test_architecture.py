@@ -33,6 +33,7 @@ FLOORS = [
         "steady_state.root_find",
         "steady_state.anderson",
         "steady_state.active_set",
+        "steady_state.eigenvalues",
         "steady_state.attraction",
         "steady_state.oscillation",
         "steady_state.classify",
@@ -43,7 +44,7 @@ FLOORS = [
         "steady_state.solve",
         "steady_state",
     ],
-    ["stability", "newton", "fixed_points", "certificates", "serving"],
+    ["stability", "newton", "audit", "fixed_points", "certificates", "serving"],
     ["stimuli", "datasets", "storage"],
     ["losses", "mixing", "initialization", "optimizers", "training", "evaluation", "discontinuity"],
     [

@@ -20,7 +20,7 @@ from rnn2ff import (
     linearize,
     threshold_linear,
 )
-from rnn2ff.fixed_points import Audit
+from rnn2ff.audit import Audit
 from rnn2ff.networks.threshold_linear import is_threshold_linear
 
 DTYPE = np.dtype(default_float())

@@ -24,10 +24,10 @@ from rnn2ff import (
     wilson_cowan,
     wong_wang,
 )
-from rnn2ff.fixed_points import Audit
+from rnn2ff.audit import Audit, index_theorem
 from rnn2ff.newton import search
 from rnn2ff.spectra import all_supports
-from rnn2ff.supports import enumerate_fixed_points, index_theorem
+from rnn2ff.supports import enumerate_fixed_points
 
 SIX_DIGITS = 1e-6 if default_float() == jnp.float64 else 1e-4
 GRAPH_C = np.array([[int(entry) for entry in row] for row in ["00001", "00101", "00010", "10100", "11000"]])

@@ -17,13 +17,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Scalar
+from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
 
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import StateForm, has_sparse_weights, is_rate_network, slopes
-from rnn2ff.networks.threshold_linear import is_threshold_linear
-from rnn2ff.spectra import balancing_scale, leading_eigenvalues, perron_bound
-from rnn2ff.steady_state.active_set import active_blocks, total_inputs
+from rnn2ff.spectra import balancing_scale, perron_bound
+from rnn2ff.steady_state.eigenvalues import LARGEST_DENSE, active_jacobians, has_blocks, rightmost_eigenvalues
 from rnn2ff.steady_state.padding import TILE, in_tiles, padded
 
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logs of norms; no transient growth reaches e^60
@@ -32,7 +31,6 @@ _PROOF = 1e-3  # the norm to shrink to; the chance of a false proof is below thi
 _STEPS_PER_CHECK, _MAX_CHECKS = 4, 48
 _MOST_SQUARINGS = 16
 _SMALL_BLOCK = 40  # units
-LARGEST_DENSE = 1024  # units; beyond, only the rightmost eigenvalue is sought, by a Krylov method
 
 
 class Attraction(eqx.Module):
@@ -213,50 +211,11 @@ def _shrink_batch(network, states, stimuli, step):
     return in_tiles(lambda *tile: shrink(network, *tile, step), (states, stimuli), TILE)
 
 
-def rightmost_eigenvalues(
-    network: RecurrentNetwork,
-    states: Float[np.ndarray, "batch state"],
-    stimuli: Float[np.ndarray, "batch stimulus"],
-) -> Float[np.ndarray, " batch"]:
-    """The largest real part of the eigenvalues of each Jacobian, over time; on the host, in float64."""
-    if _has_blocks(network):
-        return _rightmost_of_blocks(network, states, stimuli)
-    if network.state_size <= LARGEST_DENSE:
-        return np.array(
-            [
-                np.linalg.eigvals(np.asarray(jacobian(network, state, stimulus), np.float64)).real.max()
-                for state, stimulus in zip(states, stimuli)
-            ]
-        )
-    return np.array([_rightmost_by_krylov(network, state, stimulus) for state, stimulus in zip(states, stimuli)])
-
-
-def _blocks_of(network, states, stimuli):
-    """The Jacobians of active blocks, on the host; a silent unit only decays, so the block has all other eigenvalues.
-
-    Yields:
-        rows of the batch, and the Jacobians of their active blocks, over time.
-    """
-    weights = np.asarray(network.params.recurrent_weights, np.float64)
-    taus = np.asarray(network.params.time_constants, np.float64)
-    # Read from the total input: silent units may still be on their way to zero.
-    points = total_inputs(network, np.maximum(states, 0), stimuli)
-    for rows, units, is_unit, blocks in active_blocks(weights, points > 0):
-        yield rows, -blocks / np.where(is_unit, taus[units], taus.max())[:, :, None]
-
-
-def _rightmost_of_blocks(network, states, stimuli) -> np.ndarray:
-    rightmost = np.full(len(states), -1 / float(np.max(np.asarray(network.params.time_constants))))
-    for rows, jacobians in _blocks_of(network, states, stimuli):
-        rightmost[rows] = np.maximum(rightmost[rows], np.linalg.eigvals(jacobians).real.max(axis=1))
-    return rightmost
-
-
 def _attractions_of_blocks(network, states, stimuli) -> Attraction:
     """For small active blocks: powers of Cayley transforms as in `attraction`, all of about one size together."""
     slowest = float(np.max(np.asarray(network.params.time_constants)))
     is_stable, rates = np.zeros(len(states), bool), np.full(len(states), 1 / slowest)
-    for rows, jacobians in _blocks_of(network, states, stimuli):
+    for rows, jacobians in active_jacobians(network, states, stimuli):
         identity = np.eye(jacobians.shape[1])
         norms = np.linalg.norm(jacobians, axis=(1, 2))
         scales = jacobians.shape[1] ** 0.5 / np.where(norms > 0, norms, 1)
@@ -282,56 +241,17 @@ def _attractions_of_blocks(network, states, stimuli) -> Attraction:
             powers, log_norms = powers @ powers, 2 * log_norms
     undecided = np.flatnonzero(~is_stable)
     if len(undecided):  # eigenvalues have the last word
-        rightmost = _rightmost_of_blocks(network, states[undecided], stimuli[undecided])
+        rightmost = rightmost_eigenvalues(network, states[undecided], stimuli[undecided])
         is_stable[undecided], rates[undecided] = rightmost * slowest < NEUTRAL, -rightmost
     return Attraction(is_stable, np.maximum(rates, 0))
 
 
-def _has_blocks(network) -> bool:
-    """Whether Jacobians can be looked at on the active units alone."""
-    return is_threshold_linear(network) and not has_sparse_weights(network)
-
-
 def _has_small_blocks(network, states) -> bool:
     """Whether active blocks are so small that to look at them is cheaper than products with all units."""
-    if not _has_blocks(network):
+    if not has_blocks(network):
         return False
     num_active = (np.asarray(states) > 0).sum(axis=1)
     return bool(num_active.max() <= _SMALL_BLOCK) or network.state_size <= _SMALL_BLOCK
-
-
-@eqx.filter_jit
-def jacobian(
-    network: RecurrentNetwork, state: Float[ArrayLike, " state"], stimulus: Float[ArrayLike, " stimulus"]
-) -> Float[Array, "state state"]:
-    """The Jacobian of the velocity, over time."""
-    return jax.jacfwd(network.velocity)(jnp.asarray(state), jnp.asarray(stimulus))
-
-
-@eqx.filter_jit
-def _push(network, state, stimulus, vector):
-    return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (vector,))[1]
-
-
-def eigenvalues_by_krylov(
-    network: RecurrentNetwork,
-    state: Float[ArrayLike, " state"],
-    stimulus: Float[ArrayLike, " stimulus"],
-    count: int = 1,
-    tolerance: float = 1e-4,
-) -> Complex[np.ndarray, " found"]:
-    """The rightmost eigenvalues of the Jacobian, from its products with vectors; those that were found."""
-    state, stimulus = (jnp.asarray(each, network.dtype) for each in (state, stimulus))
-
-    def push(vector: np.ndarray) -> np.ndarray:
-        return np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))
-
-    return leading_eigenvalues(push, network.state_size, network.dtype, count=count, tolerance=tolerance)
-
-
-def _rightmost_by_krylov(network, state, stimulus) -> float:
-    found = eigenvalues_by_krylov(network, state, stimulus)
-    return float(found[0].real) if len(found) else np.inf  # not proved stable
 
 
 def attractions(
@@ -379,7 +299,7 @@ def settle_unproved(
     """
     is_stable, rates = np.array(is_proved), np.array(rates)
     rows = np.flatnonzero(~is_stable)
-    if len(rows) and _has_blocks(network):
+    if len(rows) and has_blocks(network):
         found = _attractions_of_blocks(network, states[rows], stimuli[rows])
         is_stable[rows], rates[rows] = found.is_stable, found.rate
     elif len(rows):
