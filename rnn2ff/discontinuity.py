@@ -18,8 +18,8 @@ from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, solve_steady_states
 
 _NUM_HALVINGS = 14
-_PART = 0.47
-_IS_JUMP = 0.1  # of the rates' deviation, across the last piece of the way, a 16,384th of it
+_PART = 0.47  # of what is left of the way, at which it is cut
+_IS_JUMP = 0.1  # of the rates' deviation, across the last piece of the way, at most a 7000th of it
 _NUM_BINS = 5
 
 

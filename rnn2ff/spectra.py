@@ -50,7 +50,7 @@ def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = Non
         Boyd, El Ghaoui, Feron and Balakrishnan, Linear matrix inequalities in system and control theory, 1994.
     """
     matrix = np.asarray(matrix, np.float64)
-    size, norm = len(matrix), max(float(np.linalg.norm(matrix, 2)), np.finfo(np.float64).tiny)
+    size, norm = len(matrix), float(np.linalg.norm(matrix, 2)) or 1.0
     logs = np.clip(np.log(balancing_scale(matrix)), -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
     # An eigenvalue of W is one of W in every metric, and no symmetric part is below it.
     best = [np.inf, logs, float(np.linalg.eigvals(matrix).real.max())]  # largest eigenvalue, its logs, the dual bound

@@ -28,7 +28,8 @@ from rnn2ff import (
 )
 from rnn2ff.steady_state.active_set import solve_on_active_sets
 from rnn2ff.steady_state.anderson import repeat_accelerated
-from rnn2ff.steady_state.attraction import attractions, certified_rate, prove, rightmost_eigenvalues
+from rnn2ff.steady_state.attraction import attractions, certified_rate, prove
+from rnn2ff.steady_state.eigenvalues import rightmost_eigenvalues
 
 EXACT = 1e-10 if default_float() == jnp.float64 else 1e-4
 
@@ -157,6 +158,19 @@ class TestActiveSet:
             received = solve_steady_state(network, stimulus, ActiveSet())
             assert_close(received.state, state, EXACT)
             assert received.num_steps < 20
+
+    def test_it_starts_from_all_units_where_the_rates_show_only_some(self, key):
+        whole = random_threshold_linear(6, gain=0.7, key=key)
+        shown = RecurrentNetwork(
+            whole.vector_field,
+            whole.params,
+            state_size=6,
+            stimulus_size=6,
+            rate_function=lambda params, state: jax.nn.relu(state[:2]),
+        )
+        stimulus = jr.normal(key, (6,))
+        received, expected = (solve_steady_state(each, stimulus, ActiveSet()).state for each in (shown, whole))
+        assert_close(received, expected, EXACT)
 
     def test_guesses_that_go_in_circles_end_and_are_reported(self):
         received = solve_steady_state(winner_take_all(3), jnp.array([1, 0.8, 0.5]), ActiveSet(), throw=False)

@@ -163,6 +163,9 @@ class TestUniqueness:
         isolated = stability_constants(ctln(np.zeros((3, 3))))
         assert isolated.has_one_fixed_point is False
         assert "not a P-matrix" in isolated.reason
+        unconnected = stability_constants(threshold_linear_rate(np.zeros((3, 3))))
+        assert (unconnected.monotonicity, unconnected.contraction) == pytest.approx((1.0, 0.0), abs=1e-12)
+        assert unconnected.has_one_fixed_point
         large = stability_constants(random_threshold_linear(16, gain=3.0, key=jr.key(0)))
         assert large.is_p_matrix is None
         assert large.has_one_fixed_point is None

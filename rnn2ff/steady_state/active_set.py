@@ -69,7 +69,7 @@ class ActiveSet(AbstractSteadyStateSolver):
             _, _, _, num_steps, is_finished = carry
             return ~is_finished & (num_steps < max_steps)
 
-        start = params.total_input(network.rates(initial_state), stimulus)
+        start = params.total_input(network.vector_field.unit_rates(initial_state), stimulus)
         is_active = start > 0
         zero = jnp.zeros((), jnp.int32)
         _, point, _, num_steps, _ = jax.lax.while_loop(

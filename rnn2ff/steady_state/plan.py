@@ -270,6 +270,8 @@ def run_sweeps(
         tolerance: tiles in which a residual is not below it get a few sweeps more, for some rounds; None for exactly
             `num_sweeps`.
     """
+    extra = jnp.asarray(_SWEEPS_PER_ROUND + 2 * memory, jnp.int32)
+    enough, max_rounds = (0.0, 0) if tolerance is None else (SAFETY * tolerance, _MAX_ROUNDS)
 
     def begin(stimulus, start):
         drive = sweep.drive(network, stimulus)
@@ -306,6 +308,4 @@ def run_sweeps(
         num_steps = jnp.full(len(states), num_sweeps + extra * num_rounds, jnp.int32)
         return Swept(states, residuals, speeds, is_proved, rates, num_steps)
 
-    extra = jnp.asarray(_SWEEPS_PER_ROUND + 2 * memory, jnp.int32)
-    enough, max_rounds = (0.0, 0) if tolerance is None else (SAFETY * tolerance, _MAX_ROUNDS)
     return in_tiles(run_tile, (stimuli, starts), TILE)
