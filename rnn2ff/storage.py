@@ -6,7 +6,6 @@ that was not.
 """
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 from collections import Counter
@@ -24,6 +23,7 @@ from rnn2ff._checks import check_at_least, fail
 from rnn2ff.datasets import Pairs, stream_plan, stream_steady_states
 from rnn2ff.files import replacing, write_json
 from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.identity import network_hash
 from rnn2ff.steady_state import Status, count_statuses
 from rnn2ff.stimuli import SampleStimulus
 
@@ -171,26 +171,6 @@ def open_steady_states(folder: str | Path, network: RecurrentNetwork) -> StoredP
     if len(stored) == 0:
         raise fail("folder", "holds no pair", "at least one steady state", f"{stored.status_counts}")
     return stored
-
-
-def network_hash(network: RecurrentNetwork) -> str:
-    """Tells networks apart by their parameters and the names of their functions, in any process."""
-    digest = hashlib.sha256(f"{_named(network.vector_field)} {_named(network.rate_function)}".encode())
-    digest.update(f"{network.state_size} {network.stimulus_size}".encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(network.params):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _named(thing: object) -> str:
-    """A function's full name, or a dataclass with those of its fields; never an address in memory."""
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        fields = ", ".join(f"{each.name}={_named(getattr(thing, each.name))}" for each in dataclasses.fields(thing))
-        return f"{type(thing).__qualname__}({fields})"
-    name = getattr(thing, "__qualname__", None)
-    return f"{thing!r}" if name is None else f"{getattr(thing, '__module__', '')}.{name}"
 
 
 def _path(folder: Path, name: str, index: int) -> Path:

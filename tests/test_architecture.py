@@ -16,6 +16,7 @@ FLOORS = [
         "files",
         "timing",
         "networks.base",
+        "networks.identity",
         "networks.rate",
         "networks.threshold_linear",
         "networks.structured",

@@ -14,19 +14,23 @@ from exported import approximator_of, refined_of
 from jax.experimental.sparse import BCOO
 
 from rnn2ff import (
+    PowerLaw,
     RecurrentNetwork,
     Refined,
+    StateForm,
     TwoLayer,
     load,
     mean_slope_sweep,
     random_rate_network,
+    rate_network,
     save,
     threshold_linear,
     threshold_linear_rate,
 )
 from rnn2ff.approximators import predict
-from rnn2ff.export import model_card, network_hash
+from rnn2ff.export import model_card
 from rnn2ff.export.plain import plain_arrays
+from rnn2ff.networks.identity import network_hash
 
 CARD = {"network": "three units", "report": {"nrmse": 0.05, "status_counts": {"converged": 7}}, "seeds": [0, 1]}
 
@@ -141,10 +145,12 @@ class TestCard:
                 threshold_linear(jnp.asarray(weights.T)),
                 threshold_linear(jnp.asarray(weights), bias=jnp.array([0.0, 1.0])),
                 threshold_linear(jnp.asarray(weights), time_constants=2.0),
+                rate_network(StateForm(PowerLaw(0.04, 2.0)), jnp.asarray(weights)),
+                rate_network(StateForm(PowerLaw(0.05, 2.0)), jnp.asarray(weights)),
             ]
         ]
         assert len(set(hashes[:3])) == 1
-        assert len(set(hashes)) == 5
+        assert len(set(hashes)) == 7
 
     def test_an_approximator_of_another_network_is_refused(self, refined, tmp_path):
         path = tmp_path / "a.safetensors"

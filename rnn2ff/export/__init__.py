@@ -6,7 +6,6 @@ from rnn2ff.export.c import Footprint as Footprint
 from rnn2ff.export.c import footprint as footprint
 from rnn2ff.export.c import to_c as to_c
 from rnn2ff.export.card import model_card as model_card
-from rnn2ff.export.card import network_hash as network_hash
 from rnn2ff.export.fixed_point import IntegerModel as IntegerModel
 from rnn2ff.export.fixed_point import quantize as quantize
 from rnn2ff.export.nir import write_nir as write_nir

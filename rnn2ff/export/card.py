@@ -1,15 +1,12 @@
 """What should be known about an approximator beside its weights, and which network it stands for."""
 
-import hashlib
-
-import jax
 import numpy as np
-from jax.experimental.sparse import JAXSparse
 from jaxtyping import ArrayLike, Float
 
 from rnn2ff._checks import fail
 from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks.identity import name_of, network_hash
 from rnn2ff.records import environment
 
 
@@ -33,7 +30,7 @@ def model_card(
         {
             "network": {
                 "hash": network_hash(network),
-                "vector_field": _name_of(network.vector_field),
+                "vector_field": name_of(network.vector_field),
                 "state_size": network.state_size,
                 "stimulus_size": network.stimulus_size,
                 "rate_size": network.rate_size,
@@ -52,17 +49,6 @@ def model_card(
     )
 
 
-def network_hash(network: RecurrentNetwork) -> str:
-    """A hash of a network's equations, by name, and of its parameters in float32, dense or sparse alike."""
-    digest = hashlib.sha256(f"{_name_of(network.vector_field)} {_name_of(network.rate_function)}".encode())
-    leaves = jax.tree.leaves(network.params, is_leaf=lambda leaf: isinstance(leaf, JAXSparse))
-    for leaf in leaves:
-        array = np.asarray(leaf.todense() if isinstance(leaf, JAXSparse) else leaf, np.float32)
-        digest.update(f"{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array + np.float32(0)).tobytes())  # -0 becomes 0
-    return digest.hexdigest()
-
-
 def check_same_network(network: RecurrentNetwork, card: dict[str, object], path: object) -> None:
     """Refuse an approximator whose card names another network, or none.
 
@@ -75,10 +61,3 @@ def check_same_network(network: RecurrentNetwork, card: dict[str, object], path:
     if received != expected:
         other = "no network named" if received is None else f"{received[:12]} in {path}"
         raise fail("approximator", "stands for another network", f"one of the network {expected[:12]}", other)
-
-
-def _name_of(function: object) -> str:
-    """A name for a function that is the same in every process."""
-    nonlinearity = getattr(function, "nonlinearity", None)
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return name if nonlinearity is None else f"{name}({_name_of(nonlinearity)})"
