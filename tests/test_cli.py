@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from rnn2ff import TwoLayer, cli, load
+from rnn2ff import TwoLayer, load
 from rnn2ff.approximators import predict
 
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
@@ -37,22 +37,6 @@ def folder(tmp_path, monkeypatch):
     x64 = jax.config.jax_enable_x64
     yield tmp_path
     jax.config.update("jax_enable_x64", x64)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rnn2ff", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def command(verb, *more, weights="W.npy", stimuli="U.npy", out=None):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rnn2ff import TwoLayer, cli, load, save, threshold_linear
+from rnn2ff import TwoLayer, load, save, threshold_linear
 from rnn2ff.approximators import predict
 from rnn2ff.datasets import sample_stimuli
 from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx
@@ -59,22 +59,6 @@ def folder(distilled, monkeypatch):
     jax.config.update("jax_enable_x64", x64)
     for path in sorted(set(distilled.rglob("*")) - before, reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line in this process: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rnn2ff", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit:
-            code = exit.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def files(folder):
