@@ -1,7 +1,7 @@
 """Float64 unless RNN2FF_X64=0; two CPU devices; no silent promotion of dtypes or ranks.
 
-In float64, where numbers are checked most closely, programs are compiled with few optimizations, in three quarters of the
-time; in float32, the precision that users have, as they are for users.
+In float64, where numbers are checked most closely, programs are compiled with few optimizations, in three quarters of
+the time; in float32, the precision that users have, as they are for users.
 """
 
 import os
