@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from experiments import figures
 from experiments._script import run_script, table
+from experiments.drawings import canon as drawing
 from rnn2ff.fixed_points import FixedPoints, find_fixed_points
 from rnn2ff.networks import (
     RecurrentNetwork,
@@ -34,6 +34,8 @@ from rnn2ff.networks import (
 )
 from rnn2ff.stability import linearize, stability_constants, velocities_on_plane
 from rnn2ff.steady_state import Rollout, solve_steady_states
+
+CLAIM = "Published networks do here what was published of them."
 
 _STEP = 0.02  # of traces, in time constants
 _THREE_CYCLE = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
@@ -310,6 +312,16 @@ _FAMILIES: list[tuple[str, str, Callable]] = [
 ]
 
 
+def verdict(rows: list[dict]) -> str:
+    """Whether the published numbers are received."""
+    quantities = [each for row in rows for each in row["quantities"]]
+    right = [
+        abs(each["received"] - each["published"]) <= 0.02 * max(abs(each["published"]), 1e-3) for each in quantities
+    ]
+    text = f"{sum(right)} of {len(right)} published numbers are received within 2 %"
+    return f"Holds: {text}." if all(right) else f"Does not hold for all: {text}."
+
+
 def describe(rows: list[dict]) -> str:
     """One line for each number."""
     lines = [
@@ -327,4 +339,4 @@ def describe(rows: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    run_script("canon", Config(), run, describe, figures.canon)
+    run_script("canon", Config(), run, describe, drawing.draw)

@@ -15,8 +15,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from experiments import figures
 from experiments._script import run_script, table
+from experiments.drawings import competition as drawing
 from rnn2ff.approximators import predict
 from rnn2ff.datasets import key_for
 from rnn2ff.distillation import Distillation, distill
@@ -25,6 +25,8 @@ from rnn2ff.networks import RecurrentNetwork, partition_competition, partition_m
 from rnn2ff.steady_state import Rollout, plan_steady_states, solve_steady_states
 from rnn2ff.stimuli import SampleStimulus, sample_from
 from rnn2ff.timing import Seconds, time_interleaved
+
+CLAIM = "Winners suppress losers in one feed-forward pass."
 
 _NUM_CLASSES = 10
 
@@ -219,6 +221,14 @@ def _time(
     return steps, seconds
 
 
+def verdict(rows: list[dict]) -> str:
+    """How often the feed-forward network has the winner of the recurrent one."""
+    agreement = [row["competition"]["agreement"] for row in rows]
+    trivial = [row["competition"]["trivial_agreement"] for row in rows]
+    shares = ", ".join(f"{a:.1%} ({row['task']}; trivial guess {t:.1%})" for row, a, t in zip(rows, agreement, trivial))
+    return f"{'Holds' if min(agreement) > 0.95 else 'Does not hold'}: same winner on {shares}."
+
+
 def describe(rows: list[dict]) -> str:
     """The table that the README shows."""
     header = ["", *(row["task"] for row in rows)]
@@ -257,4 +267,4 @@ def describe(rows: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    run_script("competition", Config(), run, describe, figures.competition)
+    run_script("competition", Config(), run, describe, drawing.draw)

@@ -1,32 +1,63 @@
 """Write the tables of the README and the docs from the records: `python -m experiments.readme`; or only `--check`."""
 
+import importlib
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
-from benchmarks import deployment
-from experiments import competition
+from experiments.figures import NAMES
 
 _ROOT = Path(__file__).parent.parent
-_PAGES = ("README.md", "docs/deploy.md")
-_TABLES: dict[str, tuple[str, Callable[[list[dict]], str]]] = {
-    "competition": ("experiments", competition.describe),
-    "deployment": ("benchmarks", deployment.describe),
-}
+_PAGES = ("README.md", "docs/deploy.md", "experiments/README.md")
+_FOLDERS = ("experiments", "benchmarks")
 
 
 def with_tables(text: str) -> str:
-    """The text with what stands between `<!-- table: NAME -->` and `<!-- end -->` made anew from the records."""
+    """The text with what stands between a mark and `<!-- end -->` made anew from the records.
 
-    def table(match: re.Match) -> str:
-        name = match.group(1)
-        folder, describe = _TABLES[name]
-        rows = json.loads((_ROOT / folder / "results" / f"{name}.json").read_text())["rows"]
-        return f"<!-- table: {name} -->\n{describe(rows)}\n<!-- end -->"
+    `<!-- table: NAME -->` is what the script prints, `<!-- verdict: NAME -->` what it says of its claim, and
+    `<!-- verdicts -->` the table of all verdicts.
+    """
+    text = re.sub(
+        r"(<!-- table: (\w+) -->\n).*?<!-- end -->", lambda m: m[1] + _table(m[2]) + _END, text, flags=re.DOTALL
+    )
+    text = re.sub(
+        r"(<!-- verdict: (\w+) -->\n).*?<!-- end -->", lambda m: m[1] + _verdict(m[2]) + _END, text, flags=re.DOTALL
+    )
+    return re.sub(r"(<!-- verdicts -->\n).*?<!-- end -->", lambda m: m[1] + _verdicts() + _END, text, flags=re.DOTALL)
 
-    return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+_END = "\n<!-- end -->"
+
+
+def _script_and_record(name: str) -> tuple[ModuleType, dict]:
+    folder = next(each for each in _FOLDERS if (_ROOT / each / f"{name}.py").is_file())
+    record = json.loads((_ROOT / folder / "results" / f"{name}.json").read_text())
+    return importlib.import_module(f"{folder}.{name}"), record
+
+
+def _table(name: str) -> str:
+    script, record = _script_and_record(name)
+    return script.describe(record["rows"])
+
+
+def _verdict(name: str) -> str:
+    script, record = _script_and_record(name)
+    minutes, where = record["seconds"] / 60, record["environment"]
+    place = f"{where['num_cores']} cores, {where['platform']}"
+    return f"**{script.verdict(record['rows'])}** ({minutes:.1f} minutes on {place})"
+
+
+def _verdicts() -> str:
+    """One line for each claim whose record is there."""
+    lines = ["| experiment | claim | verdict |", "|---|---|---|"]
+    for name in NAMES:
+        if (_ROOT / "experiments" / "results" / f"{name}.json").is_file():
+            script, record = _script_and_record(name)
+            lines.append(f"| `{name}` | {script.CLAIM} | {script.verdict(record['rows'])} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
