@@ -29,6 +29,7 @@ _HOME = {
     "SteadyStates": "steady_state",
     "Theorem": "certificates",
     "TwoLayer": "approximators",
+    "Unrolled": "approximators",
     "accuracy": "evaluation",
     "add": "stimuli",
     "best_sweep": "sweeps",
@@ -114,7 +115,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from rnn2ff.approximators import Refined, TwoLayer
+    from rnn2ff.approximators import Refined, TwoLayer, Unrolled
     from rnn2ff.certificates import Certificate, Certifier, Theorem, bound_error, certify, make_certifier
     from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
