@@ -38,8 +38,8 @@ def save(path: str | Path, approximator: Approximator, *, card: Mapping[str, obj
             `model_card` makes one.
 
     Raises:
-        ValueError: if the folder cannot be written to, it is not two layers, or sweeps refine them that are not those of
-            a threshold-linear network.
+        ValueError: if the folder cannot be written to, it is not two layers, or sweeps refine them that are not
+            those of a threshold-linear network.
     """
     check_deployable(approximator)
     arrays, metadata = _take_apart(approximator)
