@@ -20,9 +20,9 @@ class Certify:
     """Bound how far each answer of an approximator is from the steady rates, without solving anything.
 
     The bounds are proved from the network's own equation, rounding included, and are of the Euclidean norm over all
-    units; docs/certificates.md has the theorems. The estimate is the length of a Newton step, near the truth and no bound. With
-    --out, an .npz file gets the arrays predictions, residuals, error_bounds, error_estimates, theorems, theorem_names,
-    is_exact, refined and is_refined_exact.
+    units; docs/certificates.md has the theorems. The estimate is the length of a Newton step, near the truth and no
+    bound. With --out, an .npz file gets the arrays predictions, residuals, error_bounds, error_estimates, theorems,
+    theorem_names, is_exact, refined and is_refined_exact.
 
     Example: rnn2ff certify --approximator run1/approximator.safetensors --weights W.npy --stimuli U.npy
     """
