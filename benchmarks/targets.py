@@ -21,9 +21,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from benchmarks.problems import POWER_LAW, ssn_weights
+from benchmarks.problems import ssn_weights
 from rnn2ff.networks import (
+    PowerLaw,
     RecurrentNetwork,
+    StateForm,
     partition_competition,
     rate_network,
     relation_network,
@@ -45,14 +47,14 @@ class Target(NamedTuple):
     Attributes:
         name: of the target.
         network: in float32.
-        sample: draws a stimulus.
+        sample_stimulus: draws what the approximator sees: the stimulus, without the units that nothing drives.
         num_samples: to train and validate on.
-        unit_width: hidden units that count as "1 N".
+        unit_width: hidden units that count as "1 N"; a width is stated as a multiple of it.
     """
 
     name: str
     network: RecurrentNetwork
-    sample: SampleStimulus
+    sample_stimulus: SampleStimulus
     num_samples: int
     unit_width: int
 
@@ -77,7 +79,7 @@ def make_target(name: str, seed: int = 0) -> Target:
     if name == "ssn":
         heard = np.tile(np.eye(_NUM_ANGLES), (2, 1))
         network = rate_network(
-            POWER_LAW,
+            StateForm(PowerLaw(0.04, 2.0)),
             ssn_weights(_NUM_ANGLES),
             stimulus_weights=heard,
             time_constants=np.repeat([1, 0.5], _NUM_ANGLES),

@@ -36,6 +36,7 @@ _HOME = {
     "bound_error": "certificates",
     "bump_stimuli": "stimuli",
     "certify": "certificates",
+    "certify_predictions": "serving",
     "competition": "evaluation",
     "concatenate": "stimuli",
     "count_statuses": "steady_state",
@@ -69,6 +70,7 @@ _HOME = {
     "partition_means": "networks",
     "plan_steady_states": "steady_state",
     "population_angle": "networks",
+    "predict_all_units": "serving",
     "predict_or_solve": "serving",
     "quantize": "export",
     "quantize_onnx": "export",
@@ -174,7 +176,14 @@ if TYPE_CHECKING:
         winner_take_all,
         wong_wang,
     )
-    from rnn2ff.serving import Served, Source, predict_or_solve, refine
+    from rnn2ff.serving import (
+        Served,
+        Source,
+        certify_predictions,
+        predict_all_units,
+        predict_or_solve,
+        refine,
+    )
     from rnn2ff.stability import linearize, stability_constants
     from rnn2ff.steady_state import (
         AbstractSteadyStateSolver,
