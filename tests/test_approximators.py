@@ -139,3 +139,13 @@ class TestRefined:
         *sizes, is_rectified = two_layer
         with pytest.raises(ValueError, match=message):
             Refined(TwoLayer(*sizes, is_rectified=is_rectified, key=key), network, refined.sweep, num_sweeps=num_sweeps)
+
+
+@pytest.mark.parametrize("num_stimuli", [512, 515])
+def test_a_large_batch_in_tiles_gives_the_rates_of_one_after_the_other(num_stimuli, key):
+    approximator = TwoLayer(2, 4096, 3, key=key)  # so wide that a tile has its smallest size
+    stimuli = jr.normal(key, (num_stimuli, 2))
+    assert "scan" in str(jax.make_jaxpr(lambda stimuli: predict(approximator, stimuli))(stimuli))
+    hidden = np.maximum(np.asarray(stimuli) @ np.asarray(approximator.hidden_weights).T, 0)
+    expected = np.maximum(hidden @ np.asarray(approximator.readout_weights).T, 0)
+    assert_close(predict(approximator, stimuli), expected, 1e-4)
