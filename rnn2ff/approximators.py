@@ -5,6 +5,8 @@ A third, the network itself unrolled over a few steps and trained, is the yardst
 Nothing here needs a solver, so a deployed approximator stays light.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,9 @@ from rnn2ff._checks import check_at_least, fail
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.threshold_linear import has_rectified_rates
 from rnn2ff.sweeps import AbstractSweep, dense_weights
+
+_TILE_BYTES = 4 * 2**20  # of a tile's hidden layer: what a processor's cache holds
+_SMALLEST_TILE = 256  # rows; below, the products themselves get slower
 
 
 class TwoLayer(eqx.Module):
@@ -343,5 +348,13 @@ def trainable(approximator: Trainable) -> PyTree[bool]:
 
 @eqx.filter_jit
 def predict(approximator: Trainable, stimuli: Float[Array, "batch stimulus"]) -> Float[Array, "batch rate"]:
-    """The approximator's rates for a batch, in one compiled pass."""
-    return jax.vmap(approximator)(stimuli)
+    """The approximator's rates for a batch, in one compiled pass.
+
+    On a processor a large batch passes in tiles of rows, so that the hidden layer never leaves the cache.
+    """
+    num_rows = max(_SMALLEST_TILE, _TILE_BYTES // (approximator.width * stimuli.dtype.itemsize))
+    whole = jax.vmap(approximator)
+    if len(stimuli) < 2 * num_rows:
+        return whole(stimuli)
+    in_tiles = functools.partial(jax.lax.map, approximator, batch_size=num_rows)
+    return jax.lax.platform_dependent(stimuli, cpu=in_tiles, default=whole)

@@ -188,3 +188,13 @@ class TestUnrolled:
             Unrolled(network, num_steps=0)
         with pytest.raises(ValueError, match="approximator.*TwoLayer or Refined, got Unrolled"):
             save(tmp_path / "it.safetensors", Unrolled(network, num_steps=2))
+
+
+@pytest.mark.parametrize("num_stimuli", [512, 515])
+def test_a_large_batch_in_tiles_gives_the_rates_of_one_after_the_other(num_stimuli, key):
+    approximator = TwoLayer(2, 4096, 3, key=key)  # so wide that a tile has its smallest size
+    stimuli = jr.normal(key, (num_stimuli, 2))
+    assert "scan" in str(jax.make_jaxpr(lambda stimuli: predict(approximator, stimuli))(stimuli))
+    hidden = np.maximum(np.asarray(stimuli) @ np.asarray(approximator.hidden_weights).T, 0)
+    expected = np.maximum(hidden @ np.asarray(approximator.readout_weights).T, 0)
+    assert_close(predict(approximator, stimuli), expected, 1e-4)
