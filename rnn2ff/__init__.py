@@ -53,6 +53,7 @@ _HOME = {
     "gaussian_stimuli": "stimuli",
     "grating_stimulus": "networks",
     "hopfield": "networks",
+    "information_transformation": "evaluation",
     "initialize_refined": "initialization",
     "initialize_two_layer": "initialization",
     "linearize": "stability",
@@ -65,6 +66,7 @@ _HOME = {
     "mixture": "stimuli",
     "model_card": "export",
     "motion_stimulus": "networks",
+    "noise_rejection": "evaluation",
     "open_steady_states": "storage",
     "partition_competition": "networks",
     "partition_means": "networks",
@@ -121,7 +123,7 @@ if TYPE_CHECKING:
     from rnn2ff.certificates import Certificate, Certifier, Theorem, bound_error, certify, make_certifier
     from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
-    from rnn2ff.evaluation import accuracy, competition
+    from rnn2ff.evaluation import accuracy, competition, information_transformation, noise_rejection
     from rnn2ff.export import (
         load,
         load_stablehlo,
