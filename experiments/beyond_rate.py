@@ -74,16 +74,16 @@ class Config:
         return dataclasses.replace(
             self,
             num_seeds=2,
-            networks=("trained cell", "oscillator"),
+            networks=("oscillator",),
             num_units=4,
             num_channels=2,
             num_cell_steps=20,
             width=8,
-            num_samples=200,
-            num_test_samples=50,
+            num_samples=64,
+            num_test_samples=64,
             num_steps=20,
-            num_grid=5,
-            num_line=5,
+            num_grid=8,
+            num_line=64,
         )
 
 

@@ -41,6 +41,7 @@ class Config:
 
     seed: int = 0
     num_seeds: int = 5
+    tasks: tuple[str, ...] = ("random", "competition")
     num_units: int = 32
     gain: float = 0.8
     num_partitions: int = 4
@@ -62,6 +63,7 @@ class Config:
         return dataclasses.replace(
             self,
             num_seeds=2,
+            tasks=("competition",),
             num_units=8,
             num_partitions=2,
             scales=(2.0,),
@@ -69,8 +71,8 @@ class Config:
             radii=(0.5,),
             num_attack_steps=2,
             width=2.0,
-            num_samples=500,
-            num_test_samples=100,
+            num_samples=250,
+            num_test_samples=60,
             num_steps=50,
             num_points=20,
         )
@@ -97,7 +99,7 @@ def run(config: Config) -> Iterator[dict]:
         Task("random", lambda key: random_threshold_linear(size, gain=config.gain, key=key), gaussian_stimuli(size)),
         Task("competition", lambda _: partition_competition(num_partitions, size // num_partitions), compete),
     ]
-    for task in tasks:
+    for task in (each for each in tasks if each.name in config.tasks):
         fit = Fitter(config.num_steps)
         results: dict[str, list[dict]] = {}
         for index in range(config.num_seeds):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from experiments._fit import Fitter, rows_of
 from experiments._script import run_script, table
@@ -25,7 +26,7 @@ from rnn2ff.stimuli import gaussian_stimuli
 
 CLAIM = "Two layers embody the steady states of random recurrent networks."
 
-_SPARE = 1.2  # times as many stimuli as are needed, as some may have no steady state
+_MOST_DRAWN = 10  # times as many stimuli as are needed, where few have a steady state
 _MOST_WORK = 2**30  # steps x width x size^2, about what the optimizer does: the largest are trained for fewer steps
 
 
@@ -43,10 +44,10 @@ class Config:
     more_gains: tuple[float, ...] = (0.0, 1.1, 1.3)
     more_gains_sizes: tuple[int, ...] = (8, 32, 64)
     more_gains_width: float = 4.0
-    numbers_of_samples: tuple[int, ...] = (500, 2_000, 16_000)
+    numbers_of_samples: tuple[int, ...] = (500, 1_000, 8_000)
     samples_size: int = 32
-    num_samples: int = 4_000
-    num_test_samples: int = 1_000
+    num_samples: int = 2_500
+    num_test_samples: int = 500
     num_steps: int = 500
 
     def smoke(self) -> "Config":
@@ -92,8 +93,8 @@ def _measure(
     for index in range(config.num_seeds):
         key = jr.fold_in(key_for(jr.key(config.seed), f"network of {size}"), index)
         network = _scaled(random_threshold_linear(size, gain=1.0, key=key), gain)
-        pairs = _solve(network, int(_SPARE * (num_samples + config.num_test_samples)), key)
-        lost.append(1 - len(pairs) / sum(pairs.status_counts.values()))
+        pairs, share_lost = _solve(network, num_samples + config.num_test_samples, key)
+        lost.append(share_lost)
         test = rows_of(pairs, slice(config.num_test_samples))
         training = rows_of(pairs, slice(config.num_test_samples, config.num_test_samples + num_samples))
         for row, (factor, steps) in enumerate(zip(widths, num_steps)):
@@ -116,9 +117,18 @@ def _scaled(network: RecurrentNetwork, gain: float) -> RecurrentNetwork:
     return threshold_linear(gain * network.params.recurrent_weights)
 
 
-def _solve(network: RecurrentNetwork, number: int, key) -> Pairs:
-    stimuli = sample_stimuli(gaussian_stimuli(network.state_size), number, key=key_for(key, "stimuli"))
-    return solve_pairs(network, jnp.asarray(stimuli))
+def _solve(network: RecurrentNetwork, number: int, key: PRNGKeyArray) -> tuple[Pairs, float]:
+    """That many pairs, or about, from as many draws as it takes; and the share of stimuli without a steady state."""
+    found: list[Pairs] = []
+    while sum(map(len, found)) < number and len(found) < _MOST_DRAWN:
+        batch_key = jr.fold_in(key_for(key, "stimuli"), len(found))
+        stimuli = sample_stimuli(gaussian_stimuli(network.state_size), number, key=batch_key)
+        found.append(solve_pairs(network, stimuli))
+    share_lost = 1 - sum(map(len, found)) / (number * len(found))
+    stimuli, states, rates = (
+        jnp.concatenate([getattr(each, name) for each in found])[:number] for name in ("stimuli", "states", "rates")
+    )
+    return Pairs(stimuli, states, rates, found[0].status_counts), share_lost
 
 
 def verdict(rows: list[dict]) -> str:
