@@ -15,9 +15,9 @@ from jaxtyping import PRNGKeyArray
 
 from experiments._fit import Fitter, rows_of
 from experiments._script import run_script, table
-from experiments._seeds import spread, with_interval
+from experiments._seeds import growth_exponent, spread, with_interval
 from experiments.drawings import random_networks as drawing
-from experiments.drawings.random_networks import TARGET, errors_at, width_needed
+from experiments.drawings.random_networks import TARGET, errors_at, widths_needed
 from rnn2ff.approximators import predict
 from rnn2ff.datasets import Pairs, key_for, sample_stimuli, solve_pairs
 from rnn2ff.evaluation import accuracy
@@ -146,18 +146,33 @@ def describe(rows: list[dict]) -> str:
     lines = []
     for row in rows:
         errors = errors_at(row, 4.0)
-        needed = width_needed(row)
+        needed = widths_needed(row)
         lines.append(
             [
                 f"{row['size']} units, gain {row['gain']:g}, {row['num_samples']} samples",
                 with_interval(row["share_lost"], ".2f", 100),
                 "-" if errors is None else with_interval(errors, ".1f", 100),
                 with_interval(row["nrmse"][-1], ".1f", 100) + f" ({row['widths'][-1]:g} N)",
-                needed if isinstance(needed, str) else f"{needed.mean:.2g} N",
+                needed if isinstance(needed, str) else with_interval(needed, ".2f") + " N",
             ]
         )
     header = ["", "lost (%)", "error at 4 N (NRMSE, %)", "at the widest", f"width for {TARGET:.0%}"]
-    return table(header, lines)
+    return "\n\n".join([table(header, lines), *_growth(rows)])
+
+
+def _growth(rows: list[dict]) -> Iterator[str]:
+    """How the hidden units for the target grow with the recurrent ones, where at least three sizes reach it."""
+    for gain in sorted({row["gain"] for row in rows}):
+        chosen = [row for row in rows if row["gain"] == gain and len(row["widths"]) > 1]
+        reached = [(row["size"], needed) for row in chosen if not isinstance(needed := widths_needed(row), str)]
+        if len(reached) > 2:
+            sizes = np.array([size for size, _ in reached], float)
+            hidden = sizes[:, None] * np.array([needed for _, needed in reached])
+            mean, low, high = growth_exponent(sizes, hidden)
+            yield (
+                f"At gain {gain:g} the hidden units for {TARGET:.0%} grow as the recurrent units to the power"
+                f" {mean:.2f} [{low:.2f}, {high:.2f}], over {sizes.min():.0f} to {sizes.max():.0f} units."
+            )
 
 
 if __name__ == "__main__":
