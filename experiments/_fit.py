@@ -1,7 +1,8 @@
 """Two-layer networks trained one after another, seed after seed, with each shape compiled once."""
 
+import jax
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn2ff.approximators import TwoLayer
 from rnn2ff.datasets import Pairs, key_for
@@ -9,6 +10,7 @@ from rnn2ff.initialization import initialize_two_layer
 from rnn2ff.mixing import has_exact_pairs, mix_pairs
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.optimizers import muon
+from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
 from rnn2ff.training import train
 
 _NUM_INITIAL = 2_000  # pairs that the first weights are made from
@@ -18,6 +20,22 @@ _VALIDATION_SHARE = 0.1
 def rows_of(pairs: Pairs, rows: object) -> Pairs:
     """Some of the pairs; the counts stay those of all."""
     return Pairs(pairs.stimuli[rows], pairs.states[rows], pairs.rates[rows], pairs.status_counts)
+
+
+def solve_all(
+    network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], plan: Plan | None
+) -> tuple[Pairs, Plan]:
+    """A pair for each stimulus, in their order, and the plan to solve further ones of the network by.
+
+    Raises:
+        RuntimeError: if a stimulus has no steady state, with the counts.
+    """
+    solved = solve_steady_states(network, stimuli, solver=plan)
+    counts = count_statuses(solved.status)
+    if counts["converged"] < len(stimuli):
+        msg = f"Some stimuli have no steady state. Expected {len(stimuli)} that converge, got {counts}."
+        raise RuntimeError(msg)
+    return Pairs(stimuli, solved.state, jax.vmap(network.rates)(solved.state), counts), solved.plan
 
 
 class Fitter:
