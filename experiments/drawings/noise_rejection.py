@@ -35,7 +35,7 @@ def draw(record: dict) -> "Figure":
         axis.set(xlabel="noise / signal in the stimuli (dB)", title=_TITLES[name])
         axis.set(xlim=(noise_in[0] - 3, noise_in[-1] + 1))
     axes[0].set(ylabel="noise / signal in the rates (dB)")
-    axes[0].text(0.02, 0.98, "trained", transform=axes[0].transAxes, va="top", color="#666666", fontsize=7)
+    axes[0].fill([], [], facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5, label="trained on")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(handles))
     return figure
