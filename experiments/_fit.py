@@ -1,8 +1,11 @@
 """Two-layer networks trained one after another, seed after seed, with each shape compiled once."""
 
+from typing import NamedTuple
+
 import jax
+import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rnn2ff.approximators import TwoLayer
 from rnn2ff.datasets import Pairs, key_for
@@ -22,20 +25,40 @@ def rows_of(pairs: Pairs, rows: object) -> Pairs:
     return Pairs(pairs.stimuli[rows], pairs.states[rows], pairs.rates[rows], pairs.status_counts)
 
 
-def solve_all(
+class Solved(NamedTuple):
+    """The end of every stimulus, in their order.
+
+    Attributes:
+        pairs: a row for each stimulus, those without a steady state included.
+        is_steady: whether the state is a steady state, per row.
+        plan: to solve further stimuli of the network by.
+    """
+
+    pairs: Pairs
+    is_steady: Bool[np.ndarray, " batch"]
+    plan: Plan
+
+
+def solve_all(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], plan: Plan | None) -> Solved:
+    """Solve stimuli and keep their order, where that is needed."""
+    solved = solve_steady_states(network, stimuli, solver=plan)
+    pairs = Pairs(stimuli, solved.state, jax.vmap(network.rates)(solved.state), count_statuses(solved.status))
+    return Solved(pairs, np.asarray(solved.is_converged), solved.plan)
+
+
+def solve_each(
     network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], plan: Plan | None
 ) -> tuple[Pairs, Plan]:
-    """A pair for each stimulus, in their order, and the plan to solve further ones of the network by.
+    """Solve stimuli of which each has a steady state.
 
     Raises:
-        RuntimeError: if a stimulus has no steady state, with the counts.
+        RuntimeError: if one has none, with the counts.
     """
-    solved = solve_steady_states(network, stimuli, solver=plan)
-    counts = count_statuses(solved.status)
-    if counts["converged"] < len(stimuli):
-        msg = f"Some stimuli have no steady state. Expected {len(stimuli)} that converge, got {counts}."
+    pairs, is_steady, plan = solve_all(network, stimuli, plan)
+    if not is_steady.all():
+        msg = f"Some stimuli have no steady state. Expected {len(stimuli)} that converge, got {pairs.status_counts}."
         raise RuntimeError(msg)
-    return Pairs(stimuli, solved.state, jax.vmap(network.rates)(solved.state), counts), solved.plan
+    return pairs, plan
 
 
 class Fitter:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments import _partitions
-from experiments._fit import Fitter, rows_of, solve_all
+from experiments._fit import Fitter, rows_of, solve_each
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import competition as drawing
@@ -155,7 +155,7 @@ def _run_task(task: Task, fit: Fitter, config: Config, key: Array) -> dict:
         if test is None:
             test = sample_stimuli(task.sample_stimulus, config.num_test_samples, key=key_for(seed_key, "test"))
         # All at once, so that a plan is made once and each shape is compiled once.
-        pairs, plan = solve_all(task.network, jnp.concatenate([training, test]), plan)
+        pairs, plan = solve_each(task.network, jnp.concatenate([training, test]), plan)
         pairs, tested = rows_of(pairs, slice(len(training))), rows_of(pairs, slice(len(training), None))
         approximator = fit(task.network, pairs, width, key=seed_key)
         results.append(_judge(task, approximator, tested))

@@ -16,7 +16,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from experiments._fit import Fitter, rows_of, solve_all
+from experiments._fit import Fitter, rows_of, solve_each
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import information_transformation as drawing
@@ -109,7 +109,7 @@ def _measure(
     tests = _tests(config, key_for(key, "tests"))
     # All at once, so that a plan is made once and each shape is compiled once.
     stimuli = jnp.concatenate([training.stimuli, *(test.cues.stimuli for test in tests)])
-    pairs, plan = solve_all(network, stimuli, plan)
+    pairs, plan = solve_each(network, stimuli, plan)
     rates, number = pairs.rates, config.num_samples
     approximator = fit(network, rows_of(pairs, slice(number)), config.width, key=key)
     predicted = predict(approximator, stimuli)

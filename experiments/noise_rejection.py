@@ -17,7 +17,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from experiments._fit import Fitter, rows_of, solve_all
+from experiments._fit import Fitter, rows_of, solve_each
 from experiments._script import run_script, table
 from experiments._seeds import with_interval
 from experiments.drawings import noise_rejection as drawing
@@ -160,7 +160,7 @@ def _measure(
     tests = jax.jit(jax.vmap(jax.vmap(noisy, (0, None)), (None, 0)))(keys, deviations)
     stimuli = jnp.concatenate([training, *tests])
 
-    pairs, plan = solve_all(task.network, stimuli, plan)
+    pairs, plan = solve_each(task.network, stimuli, plan)
     number = config.num_samples
     approximator = fit(task.network, rows_of(pairs, slice(number)), 4 * task.network.rate_size, key=key)
     predicted = predict(approximator, stimuli[number:])
