@@ -36,6 +36,9 @@ from rnn2ff.steady_state import Plan
 
 CLAIM = "One feed-forward pass rejects the noise that the recurrent network rejects."
 
+_FAINT = -30  # dB: noise of a thousandth of the signal's power
+_CLOSE = 3  # dB: a factor of two
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -181,7 +184,25 @@ def _measure(
 
 
 def verdict(rows: list[dict]) -> str:
-    return ""
+    """How much more noise the feed-forward network leaves, where there is any to speak of."""
+    inside, beyond, faint = {}, {}, []
+    for name in dict.fromkeys(row["task"] for row in rows):
+        found = [row for row in rows if row["task"] == name]
+        left = {each: np.mean([row["noise_out"][each] for row in found], axis=0) for each in drawing.NETWORKS}
+        more = left["feed-forward"] - left["recurrent"]
+        is_faint, is_trained = left["recurrent"] < _FAINT, drawing.is_trained(found[0])
+        inside[name], beyond[name] = np.abs(more[is_trained & ~is_faint]), np.abs(more[~is_trained & ~is_faint])
+        faint.extend(left["feed-forward"][is_faint])
+    within = max(each.max(initial=0) for each in inside.values())
+    each_within = ", ".join(f"{name} {values.max(initial=0):.1f}" for name, values in inside.items())
+    text = (
+        f"{'Holds' if within < _CLOSE else 'Does not hold'} within {within:.1f} dB of the noise that the recurrent "
+        f"network leaves ({each_within}), and up to twice the largest noise of the training within "
+        f"{max(each.max(initial=0) for each in beyond.values()):.1f} dB"
+    )
+    if faint:
+        text += f"; where the recurrent network leaves less than {_FAINT} dB, one pass leaves up to {max(faint):.0f} dB"
+    return text + "."
 
 
 def describe(rows: list[dict]) -> str:
@@ -189,8 +210,8 @@ def describe(rows: list[dict]) -> str:
     lines = []
     for name in dict.fromkeys(row["task"] for row in rows):
         found = [row for row in rows if row["task"] == name]
-        for i, noise in enumerate(found[0]["noises"]):
-            mark = "" if noise <= 1.001 * found[0]["trained_noise"] else ", beyond training"
+        for i, (noise, is_trained) in enumerate(zip(found[0]["noises"], drawing.is_trained(found[0]))):
+            mark = "" if is_trained else ", beyond training"
             lines.append(
                 [
                     f"{name}, noise {noise:.3g}{mark}",

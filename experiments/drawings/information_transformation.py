@@ -36,7 +36,7 @@ def draw(record: dict) -> "Figure":
         (axes[1], ("computed", *NETWORKS), "distance to the right angle"),
         (axes[2], ("between",), "from recurrent to feed-forward"),
     ]:
-        _mark_trained(axis, config["largest_noise"])
+        _mark_trained(axis, config["largest_noise"], "trained on" if "computed" in names else None)
         for name in names:
             color = {"computed": COLORS["trivial"], "between": COLORS["third"]}.get(name) or COLORS[name]
             label = {"computed": "computed from the cues", "between": "inferred angle"}.get(name, name)
@@ -57,7 +57,7 @@ def draw(record: dict) -> "Figure":
             axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=COLORS[name], linewidth=0.7, linestyle=":")
     axes[3].plot([], [], color="black", linewidth=0.7, linestyle=":", label="5 and 95 % of samples")
     axes[3].set(xlabel="conflict of the cues (degrees)", ylabel="pull toward the others (degrees)")
-    axes[3].set(title="three cues in conflict", xlim=(0, None))
+    axes[3].set(title="three cues in conflict", xlim=(0, None), ylim=(None, 1.15 * conflicts[-1] / 3))
     axes[3].legend(loc="upper left")
     return figure
 
@@ -80,10 +80,10 @@ def _draw_example(axis: "Axes", example: dict) -> None:
     axis.legend(loc="upper right", ncols=3, handletextpad=0.2, columnspacing=1)
 
 
-def _mark_trained(axis: "Axes", largest: float) -> None:
-    """Shade what was trained on; an edge makes it visible in the legend, which lies on it."""
+def _mark_trained(axis: "Axes", largest: float, label: str | None = None) -> None:
+    """Shade what was trained on; an edge makes it visible in a legend that lies on it."""
     axis.axvspan(0, largest, color="#eeeeee", linewidth=0)
-    axis.fill([], [], facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5, label="trained on")
+    axis.fill([], [], facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5, label=label)
 
 
 def _line(axis: "Axes", places, values, color, label: str | None, style: str = "-") -> None:

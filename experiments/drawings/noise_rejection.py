@@ -14,6 +14,11 @@ NETWORKS = ("recurrent", "feed-forward")
 _TITLES = {"ring": "ring", "relation": "relation A + B = C", "competition": "competition, noisy losers"}
 
 
+def is_trained(row: dict) -> np.ndarray:
+    """Which sizes of the noise are within the range of the training."""
+    return np.array(row["noises"]) <= 1.001 * row["trained_noise"]
+
+
 @house_style
 def draw(record: dict) -> "Figure":
     """Noise left in the rates against noise in the stimuli, for each network."""
@@ -23,8 +28,7 @@ def draw(record: dict) -> "Figure":
     for axis, name in zip(axes, tasks):
         found = [row for row in rows if row["task"] == name]
         noise_in = np.mean([row["noise_in"] for row in found], axis=0)
-        is_trained = np.array(found[0]["noises"]) <= 1.001 * found[0]["trained_noise"]
-        axis.axvspan(noise_in[0] - 3, noise_in[is_trained][-1], color="#eeeeee", linewidth=0)
+        axis.axvspan(noise_in[0] - 3, noise_in[is_trained(found[0])][-1], color="#eeeeee", linewidth=0)
         axis.plot(noise_in, noise_in, color=COLORS["trivial"], label="nothing rejected")
         for network in NETWORKS:
             values = np.array([spread(each) for each in np.transpose([row["noise_out"][network] for row in found])])
@@ -33,7 +37,8 @@ def draw(record: dict) -> "Figure":
         floor = np.mean([row["floor"] for row in found])
         axis.axhline(floor, color=COLORS["feed-forward"], linewidth=0.7, linestyle=":", label="feed-forward, no noise")
         axis.set(xlabel="noise / signal in the stimuli (dB)", title=_TITLES[name])
-        axis.set(xlim=(noise_in[0] - 3, noise_in[-1] + 1))
+        # What is far below the floor is no noise to speak of.
+        axis.set(xlim=(noise_in[0] - 3, noise_in[-1] + 1), ylim=(floor - 5, noise_in[-1] + 3))
     axes[0].set(ylabel="noise / signal in the rates (dB)")
     axes[0].fill([], [], facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5, label="trained on")
     handles, labels = axes[0].get_legend_handles_labels()
