@@ -75,8 +75,14 @@ class Fitter:
         self.num_steps = num_steps
         self._optimizers: dict[tuple[int, ...], optax.GradientTransformation] = {}
 
-    def __call__(self, network: RecurrentNetwork, pairs: Pairs, width: int, *, key: PRNGKeyArray) -> TwoLayer:
-        """The approximator of that width that validates best; a tenth of the pairs are for validation."""
+    def __call__(
+        self, network: RecurrentNetwork, pairs: Pairs, width: int, *, mixes: bool = True, key: PRNGKeyArray
+    ) -> TwoLayer:
+        """The approximator of that width that validates best; a tenth of the pairs are for validation.
+
+        Without mixing it is trained on the solved pairs alone. That is right where a stimulus has several fixed points:
+        a mixed pair may be at one that the dynamics do not reach.
+        """
         num_held_out = max(1, round(_VALIDATION_SHARE * len(pairs)))
         held_out, kept = rows_of(pairs, slice(num_held_out)), rows_of(pairs, slice(num_held_out, None))
         initial = rows_of(kept, slice(_NUM_INITIAL))
@@ -92,7 +98,7 @@ class Fitter:
             kept.rates,
             num_steps=self.num_steps,
             optimizer=self._optimizers[shape],
-            mixing=mix_pairs(network, kept.stimuli, kept.rates) if has_exact_pairs(network) else None,
+            mixing=mix_pairs(network, kept.stimuli, kept.rates) if mixes and has_exact_pairs(network) else None,
             validation=(held_out.stimuli, held_out.rates),
             num_evaluations=10,
             key=key_for(key, "training"),
