@@ -34,6 +34,7 @@ smoke:  ## run every experiment in its small version
 	python -m experiments.generalization --smoke
 	python -m experiments.beyond_rate --smoke
 	python -m experiments.time_complexity --smoke
+	python -m experiments.noise_rejection --smoke
 	python -m experiments.canon --smoke
 
 experiments:  ## run every experiment at full size, and keep the records
@@ -43,6 +44,7 @@ experiments:  ## run every experiment at full size, and keep the records
 	python -m experiments.generalization
 	python -m experiments.beyond_rate
 	python -m experiments.time_complexity
+	python -m experiments.noise_rejection
 	python -m experiments.canon
 
 figures:  ## draw the figures again from the records
