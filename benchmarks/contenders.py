@@ -37,7 +37,7 @@ PLANNED = "solve_steady_states, plan reused"
 INTEGRATORS = {"Tsit5": dfx.Tsit5(), "Heun": dfx.Heun(), "Kvaerno5": dfx.Kvaerno5()}
 SOLVERS = {"Rollout": Rollout, "RootFind": RootFind, "Anderson": Anderson, "ActiveSet": ActiveSet}
 # Slow methods get fewer samples, which favors them: entries of a matrix for each sample.
-_LARGEST_ENTRIES = {"Heun": 2**22, "Kvaerno5": 2**20, "RootFind": 2**20, "ActiveSet": 2**20}
+_LARGEST_ENTRIES = {"Heun": 2**20, "Kvaerno5": 2**18, "RootFind": 2**20, "ActiveSet": 2**20}
 
 
 class Contender(NamedTuple):

@@ -29,7 +29,7 @@ _NUM_CALIBRATED = 512  # stimuli that set the ranges of int8
 _NUM_JUDGED_ALONE = 64  # stimuli on which calls with a single one are judged
 _WORKING_COPIES = 12  # of the states of a batch, that a rollout holds
 _MEMORY_SHARE = 0.25  # of the device's, that a batch may take
-_BLOCK_SECONDS = 0.25  # of single calls
+_BLOCK_SECONDS, _SINGLE_CALLS_SECONDS = 0.25, 10.0  # of single calls: a block, and all of one contender
 _LARGEST_OF_ONE_THREAD = 256  # stimuli in a batch
 
 
@@ -90,7 +90,9 @@ def time_batch(setting: Setting, batch_size: int, config: "Config") -> list[dict
     entries, left_out = _prepare(setting, batch_size, found, is_solved)
     judged = [_judge(each, setting) for each in entries]
     calls = {i: functools.partial(each.call, each.stimuli) for i, each in enumerate(entries)}
-    seconds = method.time_in_turns(calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds)
+    seconds = method.time_in_turns(
+        calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds, are_warm=True
+    )
     where, rows = setting.where | {"batch_size": batch_size}, []
     for i, each in enumerate(entries):
         taken, num_rounds = seconds[i]
@@ -204,7 +206,8 @@ def time_single_calls(setting: Setting, config: "Config") -> Iterator[dict]:
         num_calls = int(np.clip(_BLOCK_SECONDS / seconds, 20, len(stimuli)))
         varied = [convert(row) for row in stimuli[:num_calls]]
         repeated = [convert(stimuli[0].copy()) for _ in range(num_calls)]
-        over = method.measure_latencies(each.call, varied, repeated, num_blocks=config.num_latency_blocks)
+        num_blocks = int(np.clip(_SINGLE_CALLS_SECONDS / (2 * num_calls * seconds), 3, config.num_latency_blocks))
+        over = method.measure_latencies(each.call, varied, repeated, num_blocks=num_blocks)
         yield (
             setting.where
             | each.row
@@ -213,7 +216,7 @@ def time_single_calls(setting: Setting, config: "Config") -> Iterator[dict]:
                 "of": each.row["kind"],
                 "batch_size": 1,
                 "num_calls": num_calls,
-                "num_rounds": config.num_latency_blocks,
+                "num_rounds": num_blocks,
                 "microseconds": over.median,
                 **over._asdict(),
             }

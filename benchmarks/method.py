@@ -87,14 +87,15 @@ def without_compiling() -> Iterator[None]:
 
 
 def time_in_turns(
-    calls: Mapping[str, Callable[[], object]], *, num_rounds: int, budget_seconds: float
-) -> dict[str, tuple[Seconds, int]]:
+    calls: Mapping[object, Callable[[], object]], *, num_rounds: int, budget_seconds: float, are_warm: bool = False
+) -> dict[object, tuple[Seconds, int]]:
     """Time calls in turns, so that a machine that slows down slows all; slow calls take part in fewer rounds.
 
     Args:
         calls: by name; each takes nothing and returns arrays, which are waited for.
         num_rounds: most turns of each call.
         budget_seconds: for the turns of one call, of which there are at least 3.
+        are_warm: whether each was called before; otherwise that is done first.
 
     Returns:
         The seconds a call, and the number of its turns.
@@ -102,8 +103,9 @@ def time_in_turns(
     Raises:
         RuntimeError: if a call that is warm compiles again.
     """
-    for call in calls.values():
-        seconds_of(call)
+    if not are_warm:
+        for call in calls.values():
+            seconds_of(call)
     taken = {name: [] for name in calls}
     with without_compiling():
         warm = {name: seconds_of(call) for name, call in calls.items()}

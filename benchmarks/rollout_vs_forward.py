@@ -18,6 +18,7 @@ from benchmarks.contenders import INTEGRATORS, SOLVERS, TOLERANCE, rollouts
 from benchmarks.forward_rows import Setting, time_batch, time_single_calls, time_with_one_thread
 from benchmarks.forward_tables import describe
 from benchmarks.forward_tables import marks as marks
+from benchmarks.forward_tables import summarize as summarize
 from benchmarks.method import compile_ahead
 from benchmarks.passes import random_passes, train_passes
 from benchmarks.problems import Problem, exact_states, make_problem, residuals64
@@ -101,8 +102,11 @@ def run(config: Config) -> Iterator[dict]:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     for state_size in config.sizes:
         setting, problem_options = make_setting(state_size, config)
-        rows = [row for batch_size in config.batches for row in time_batch(setting, batch_size, config)]
-        yield from rows
+        rows = []
+        for batch_size in config.batches:
+            found = time_batch(setting, batch_size, config)
+            rows += found
+            yield from found
         yield from break_even(setting, rows)
         yield from time_single_calls(setting, config)
         if config.one_thread and jax.default_backend() == "cpu":
