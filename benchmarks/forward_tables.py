@@ -33,11 +33,14 @@ def summarize(rows: list[dict]) -> str:
     most = max(row["num_threads"] for row in rows)
     lines = []
     for (state_size, batch_size, num_threads), group in _groups(rows):
-        rollouts, solvers = ([(row["microseconds"][0], row) for row in group if row["kind"] == kind
-                              and row["share_converged"] == 1] for kind in ("rollout", "solver"))  # fmt: skip
+        solved = {kind: [] for kind in ("rollout", "solver")}
+        for row in group:
+            if row["kind"] in solved and row["share_converged"] == 1:
+                solved[row["kind"]].append((row["microseconds"][0], row["method"]))
+        rollouts, solvers = solved.values()
         if num_threads < most or not rollouts or not solvers:
             continue
-        (rollout, _), (solver, best) = (min(each, key=lambda each: each[0]) for each in (rollouts, solvers))
+        (rollout, _), (solver, best) = min(rollouts), min(solvers)
         passes = [row for row in group if row["kind"] == "pass"]
         two_layers = [row for row in passes if not row["num_sweeps"] and row["width"] == _WIDTH * state_size]
         swept = sorted((row for row in passes if row["num_sweeps"]), key=lambda row: row["num_sweeps"])
@@ -45,12 +48,12 @@ def summarize(rows: list[dict]) -> str:
             microseconds = row["microseconds"][0]
             lines.append(
                 [
-                    f"{state_size} units: {name_of(row)}",
+                    f"{state_size} units, batches of {batch_size}: {name_of(row)}",
                     _percent(row["nrmse"]) if row["is_trained"] else "-",
                     f"{microseconds:.3g} us",
                     f"{rollout:.3g} us",
                     f"{rollout / microseconds:.0f} x",
-                    f"{solver:.3g} us, {best['method']}",
+                    f"{solver:.3g} us, {best}",
                     f"{solver / microseconds:.1f} x",
                 ]
             )
