@@ -31,7 +31,7 @@ class Benchmark(NamedTuple):
 
 _QUICK_FORWARD = (
     "--sizes 128 --widths 4 --sweeps 4 --tolerances 1e-3 1e-5 --num-pairs 4000 --num-steps 300 --num-rounds 10 "
-    "--budget-seconds 0.5 --num-latency-blocks 5 --integrators Tsit5 --solvers Anderson --no-one-thread"
+    "--budget-seconds 0.5 --num-latency-blocks 50 --integrators Tsit5 --solvers Anderson --no-one-thread"
 )
 _QUICK_SCALING = (
     "--sizes 32 128 512 --widths 1 4 16 --batches 1 64 4096 --largest-solved-batch 64 --radii 0.9 0.99 "

@@ -1,7 +1,8 @@
-"""The report of the suite, made from its records alone: `python -m benchmarks.report` writes it again."""
+"""The report of the suite, made from its records alone: `python -m benchmarks.report [FOLDER]` writes it again."""
 
 import importlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -125,4 +126,4 @@ def _marks(found: list[tuple[str, dict]]) -> str:
 if __name__ == "__main__":
     from benchmarks.__main__ import SUITE
 
-    print(write_report(Path(__file__).parent, [each.name for each in SUITE]))
+    print(write_report(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent, [each.name for each in SUITE]))

@@ -50,7 +50,7 @@ class Config:
     """Of this library, each compiled alone; the entry point takes part in any case."""
     tolerances: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, TOLERANCE)
     """Residuals at which a rollout stops."""
-    step_shares: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0)
+    step_shares: tuple[float, ...] = (0.1, 0.2, 0.5)
     """Tolerances of its steps, as shares of that, ascending; those after the first are for Tsit5 at its best."""
     widths: tuple[int, ...] = (1, 2, 4, 8)
     """Hidden units of two layers, in multiples of the number of units; 4 is the one with marks."""
@@ -70,8 +70,8 @@ class Config:
     """For the turns of one, after which they get fewer."""
     num_latency_calls: int = 500
     """Single calls in a block, of a pass; what is slower gets fewer."""
-    num_latency_blocks: int = 20
-    """Blocks of single calls."""
+    num_latency_blocks: int = 200
+    """Blocks of single calls; slow ones get fewer, at least 3."""
     one_thread: bool = True
     """Whether a process with one thread measures the passes as well, on a processor."""
 

@@ -45,7 +45,6 @@ def draw(record: dict) -> "Figure":
             ticks = ticks[::2]
         axis.set_xticks(ticks, [f"{each:g}" for each in ticks])
         axis.minorticks_off()
-        axis.yaxis.set_major_formatter("{x:g}")
         low, top = axis.get_ylim()
         axis.set_ylim(low, top * (top / low) ** 0.45)  # room for the legend
         axis.legend(loc="upper left", ncols=2, handlelength=1.5, columnspacing=1, borderaxespad=0)
