@@ -29,10 +29,12 @@ types:  ## check the types
 
 smoke:  ## run every experiment in its small version
 	python -m experiments.competition --smoke
+	python -m experiments.information_transformation --smoke
 	python -m experiments.canon --smoke
 
 experiments:  ## run every experiment at full size, and keep the records
 	python -m experiments.competition
+	python -m experiments.information_transformation
 	python -m experiments.canon
 
 figures:  ## draw the figures again from the records

@@ -29,12 +29,14 @@ _HOME = {
     "SteadyStates": "steady_state",
     "Theorem": "certificates",
     "TwoLayer": "approximators",
+    "Unrolled": "approximators",
     "accuracy": "evaluation",
     "add": "stimuli",
     "best_sweep": "sweeps",
     "bound_error": "certificates",
     "bump_stimuli": "stimuli",
     "certify": "certificates",
+    "certify_predictions": "serving",
     "competition": "evaluation",
     "concatenate": "stimuli",
     "count_statuses": "steady_state",
@@ -51,6 +53,7 @@ _HOME = {
     "gaussian_stimuli": "stimuli",
     "grating_stimulus": "networks",
     "hopfield": "networks",
+    "information_transformation": "evaluation",
     "initialize_refined": "initialization",
     "initialize_two_layer": "initialization",
     "linearize": "stability",
@@ -63,11 +66,13 @@ _HOME = {
     "mixture": "stimuli",
     "model_card": "export",
     "motion_stimulus": "networks",
+    "noise_rejection": "evaluation",
     "open_steady_states": "storage",
     "partition_competition": "networks",
     "partition_means": "networks",
     "plan_steady_states": "steady_state",
     "population_angle": "networks",
+    "predict_all_units": "serving",
     "predict_or_solve": "serving",
     "quantize": "export",
     "quantize_onnx": "export",
@@ -114,11 +119,11 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from rnn2ff.approximators import Refined, TwoLayer
+    from rnn2ff.approximators import Refined, TwoLayer, Unrolled
     from rnn2ff.certificates import Certificate, Certifier, Theorem, bound_error, certify, make_certifier
     from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
-    from rnn2ff.evaluation import accuracy, competition
+    from rnn2ff.evaluation import accuracy, competition, information_transformation, noise_rejection
     from rnn2ff.export import (
         load,
         load_stablehlo,
@@ -173,7 +178,14 @@ if TYPE_CHECKING:
         winner_take_all,
         wong_wang,
     )
-    from rnn2ff.serving import Served, Source, predict_or_solve, refine
+    from rnn2ff.serving import (
+        Served,
+        Source,
+        certify_predictions,
+        predict_all_units,
+        predict_or_solve,
+        refine,
+    )
     from rnn2ff.stability import linearize, stability_constants
     from rnn2ff.steady_state import (
         AbstractSteadyStateSolver,

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff._checks import check_at_least, check_finite, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certificates import Certifier, bound_error, certify, make_certifier
+from rnn2ff.certificates import Certificate, Certifier, bound_error, certify, make_certifier
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import is_rate_network
 from rnn2ff.steady_state.anderson import repeat_accelerated
@@ -57,6 +57,52 @@ class Served(eqx.Module):
     status: Int[Array, " batch"]
     is_possibly_another_basin: Bool[Array, " batch"]
     plan: Plan | None
+
+
+def predict_all_units(
+    network: RecurrentNetwork, approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"]
+) -> Float[np.ndarray, "batch state"]:
+    """What an approximator predicts of every unit, which is what certificates are about; a batch, on the host.
+
+    Args:
+        network: the network.
+        approximator: of its rates.
+        stimuli: one a row.
+
+    Returns:
+        the rates of all units; of a network without weights, the states.
+
+    Raises:
+        ValueError: if the stimuli do not fit or are not finite, or the approximator predicts the rates of some units
+            only.
+    """
+    check_stimuli(stimuli, network.stimulus_size)
+    _check_predicts_all_units(network, approximator)
+    return _in_batch(_predict_all, (network, approximator), np.asarray(stimuli, network.dtype))
+
+
+def certify_predictions(
+    network: RecurrentNetwork,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    predictions: Float[ArrayLike, "batch state"],
+    certifier: Certifier | None = None,
+) -> Certificate:
+    """The certificates of a batch, on the host; as `certify`, with a leading axis.
+
+    Args:
+        network: the network.
+        stimuli: one a row.
+        predictions: from `predict_all_units`, or of any other origin.
+        certifier: from `make_certifier`; by default made anew.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a stimulus is not finite.
+    """
+    check_stimuli(stimuli, network.stimulus_size)
+    check_shape("predictions", predictions, (len(stimuli), network.state_size))
+    certifier = make_certifier(network) if certifier is None else certifier
+    stimuli, predictions = (np.asarray(each, network.dtype) for each in (stimuli, predictions))
+    return _in_batch(_certificate_of, (network, certifier), stimuli, predictions)
 
 
 def refine(
@@ -145,9 +191,7 @@ def predict_or_solve(
     if initial_states is not None:
         check_shape("initial_states", initial_states, (size, network.state_size))
         check_finite("initial_states", initial_states)
-    if not isinstance(approximator, Refined) and approximator.rate_size != network.state_size:
-        expected = f"an approximator of the rates of all {network.state_size} units"
-        raise fail("approximator", "predicts the rates of some units only", expected, f"{approximator.rate_size}")
+    _check_predicts_all_units(network, approximator)
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli = np.asarray(stimuli, network.dtype)
     answers = _Answers(network, certifier, stimuli, tolerance)
@@ -171,6 +215,12 @@ def predict_or_solve(
         is_possibly_another_basin=jnp.asarray(answers.is_flagged),
         plan=plan,
     )
+
+
+def _check_predicts_all_units(network: RecurrentNetwork, approximator: Approximator) -> None:
+    if not isinstance(approximator, Refined) and approximator.rate_size != network.state_size:
+        expected = f"an approximator of the rates of all {network.state_size} units"
+        raise fail("approximator", "predicts the rates of some units only", expected, f"{approximator.rate_size}")
 
 
 class _Answers:
@@ -278,6 +328,10 @@ def _refine_all(network, sweep, num_steps, stimulus, rates):
 def _bound_all(network, certifier, stimulus, rates):
     bound, _ = bound_error(network, stimulus, rates, certifier)
     return bound, jnp.full_like(bound, jnp.nan)
+
+
+def _certificate_of(network, certifier, stimulus, rates):
+    return certify(network, stimulus, rates, certifier)
 
 
 def _certify_all(network, certifier, stimulus, rates):

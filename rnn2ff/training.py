@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
 from rnn2ff._checks import check_at_least, check_fraction, check_shape, fail
-from rnn2ff.approximators import Approximator, trainable
+from rnn2ff.approximators import Trainable, trainable
 from rnn2ff.datasets import check_pairs, key_for
 from rnn2ff.files import replacing
 from rnn2ff.losses import Loss, Tangents, mean_squared_error, surrogate_error, tangent_error
@@ -33,7 +33,7 @@ class TrainingRun(NamedTuple):
         validation_errors: mean squared error on the validation part, at each evaluation.
     """
 
-    approximator: Approximator
+    approximator: Trainable
     best_evaluation: int
     steps: Int[Array, " evaluation"]
     training_errors: Float[Array, " evaluation"]
@@ -41,7 +41,7 @@ class TrainingRun(NamedTuple):
 
 
 def train(
-    approximator: Approximator,
+    approximator: Trainable,
     stimuli: Float[Array, "batch stimulus"],
     rates: Float[Array, "batch rate"],
     *,

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rnn2ff"
 
-COMMANDS = ["networks", "solve", "fixed_points", "distill", "evaluate", "export", "bench", "demo"]
+COMMANDS = ["networks", "solve", "fixed_points", "distill", "evaluate", "certify", "export", "bench", "demo"]
 
 # A module may import modules of lower floors; within a floor, only along the order of this list.
 FLOORS = [

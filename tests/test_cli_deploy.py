@@ -79,12 +79,44 @@ class TestEvaluate:
         assert record["accuracy"]["nrmse"] == pytest.approx(nrmse, rel=1e-3)
         assert record["accuracy"]["num_samples"] == record["status_counts"]["converged"] == 60
 
-    @pytest.mark.parametrize("verb", ["evaluate", "bench"])
+    @pytest.mark.parametrize("verb", ["evaluate", "certify", "bench"])
     def test_an_approximator_of_another_network_is_refused(self, verb, run, folder):
         np.save(folder / "other.npy", WEIGHTS.T)
         code, out, err = run(verb, "--weights", "other.npy", "--stimuli", "U.npy", *APPROXIMATOR)
         assert (code, out) == (2, "")
         assert "`approximator` stands for another network. Expected one of the network" in err
+
+
+class TestCertify:
+    def test_every_bound_is_of_the_true_error_and_the_file_holds_what_is_printed(self, run):
+        code, out, err = run("certify", *NETWORK, *APPROXIMATOR, "--out", "certificates.npz", "--json")
+        assert (code, err) == (0, "")
+        record = json.loads(out)
+        approximator, _ = load("run/approximator.safetensors")
+        # Both units are active for these stimuli, so that the steady state is that of a linear network.
+        expected = np.linalg.solve(np.eye(2) - WEIGHTS, STIMULI.T).T
+        with np.load("certificates.npz") as received:
+            np.testing.assert_allclose(received["predictions"], predict(approximator, STIMULI), rtol=1e-5)
+            errors = np.linalg.norm(received["predictions"] - expected, axis=1)
+            assert (errors <= received["error_bounds"]).all()
+            assert (received["error_bounds"] < 5 * errors).all()
+            assert received["is_refined_exact"].mean() == record["share_exact_after_a_newton_step"] > 0
+            names = received["theorem_names"][received["theorems"]]
+            for name, share in record["share_by_theorem"].items():
+                assert (names == name).mean() == pytest.approx(share)
+            assert record["error_bound"]["100 %"] == received["error_bounds"].max()
+        assert record["share_not_certified"] == record["share_exact"] == 0
+        assert run("certify", *NETWORK, *APPROXIMATOR, "--out", "certificates.npz")[0] == 2
+
+    def test_the_table_says_what_is_proved_of_how_many(self, run):
+        code, out, _ = run("certify", *NETWORK, *APPROXIMATOR)
+        assert code == 0
+        for line in (
+            "stimuli                   60",
+            "not certified             0.0%",
+            "95 %, 100 % of those that have",
+        ):
+            assert line in out
 
 
 class TestExport:

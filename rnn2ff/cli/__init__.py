@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from rnn2ff.cli.bench import Bench
+from rnn2ff.cli.certify import Certify
 from rnn2ff.cli.demo import Demo
 from rnn2ff.cli.distill import Distill
 from rnn2ff.cli.evaluate import Evaluate
@@ -21,6 +22,7 @@ Command = (
     | Annotated[FixedPoints, tyro.conf.subcommand("fixed-points")]
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Certify, tyro.conf.subcommand("certify")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]

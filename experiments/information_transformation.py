@@ -1,0 +1,292 @@
+"""Does one feed-forward pass infer what a recurrent network infers?
+
+Three rings of units hold angles in the relation A + B = C. From any two of them the recurrent network fills in the
+third, and where all three are given and do not agree it settles on a compromise. A two-layer network is trained on its
+steady states. Asked is how far the angles of the two networks are apart, and from the angle that is right: with noise
+and without, for cues that agree and cues that do not, within the range that was trained on and beyond.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
+
+from experiments._fit import Fitter
+from experiments._script import run_script, table
+from experiments._seeds import spread, with_interval
+from experiments.drawings import information_transformation as drawing
+from rnn2ff.approximators import predict
+from rnn2ff.datasets import Pairs, key_for
+from rnn2ff.evaluation import accuracy, information_transformation
+from rnn2ff.networks import RecurrentNetwork, relation_angles, relation_network, relation_stimulus
+from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
+
+CLAIM = "One feed-forward pass infers a third angle from two others, and settles conflicts between three."
+
+RINGS = ("A", "B", "C")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment; noise in units of a bump's height, conflicts in degrees."""
+
+    seed: int = 0
+    num_seeds: int = 5
+    num_units: int = 12
+    width: int = 144
+    largest_noise: float = 0.2
+    """In training; each stimulus has noise of a deviation between 0 and this."""
+    largest_conflict: float = 90.0
+    """In training, of stimuli to all three rings: the angle by which C is off A + B."""
+    noises: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
+    conflicts: tuple[float, ...] = (0.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0, 120.0, 150.0)
+    noise_in_conflicts: float = 0.1
+    num_samples: int = 8_000
+    num_test_samples: int = 200
+    """For each noise and missing ring, and for each conflict."""
+    num_steps: int = 2_000
+
+    def smoke(self) -> "Config":
+        """Small enough to run in seconds."""
+        return dataclasses.replace(
+            self,
+            num_seeds=2,
+            num_units=6,
+            width=36,
+            noises=(0.0, 0.1),
+            conflicts=(0.0, 60.0),
+            num_samples=160,
+            num_test_samples=12,
+            num_steps=100,
+        )
+
+
+class Cues(NamedTuple):
+    """Stimuli, and what they say.
+
+    Attributes:
+        stimuli: one a row.
+        angles: that each ring was given, or would have been, in radians.
+    """
+
+    stimuli: Float[Array, "batch visible"]
+    angles: Float[Array, "batch 3"]
+
+
+class Test(NamedTuple):
+    """Stimuli of one kind.
+
+    Attributes:
+        missing: the ring without a stimulus; None where all have one.
+        noise: deviation of the noise.
+        conflict: in degrees.
+        cues: the stimuli.
+    """
+
+    missing: int | None
+    noise: float
+    conflict: float
+    cues: Cues
+
+
+def run(config: Config) -> Iterator[dict]:
+    """One row a seed: a training set, an approximator, and how it did on each kind of stimuli."""
+    network, fit, plan = relation_network(config.num_units), Fitter(config.num_steps), None
+    for seed in range(config.num_seeds):
+        row, plan = _measure(network, fit, plan, config, jr.fold_in(jr.key(config.seed), seed))
+        yield {"seed": seed, **row}
+
+
+def _measure(
+    network: RecurrentNetwork, fit: Fitter, plan: Plan | None, config: Config, key: PRNGKeyArray
+) -> tuple[dict, Plan]:
+    training = _training_cues(config, key_for(key, "training"))
+    tests = _tests(config, key_for(key, "tests"))
+    # All at once, so that a plan is made once and each shape is compiled once.
+    stimuli = jnp.concatenate([training.stimuli, *(test.cues.stimuli for test in tests)])
+    solved = solve_steady_states(network, stimuli, solver=plan)
+    counts = count_statuses(solved.status)
+    if counts["converged"] < len(stimuli):
+        msg = f"The relation network comes to rest for every stimulus. Expected so, got {counts}."
+        raise RuntimeError(msg)
+    rates = jax.vmap(network.rates)(solved.state)
+    number = config.num_samples
+    pairs = Pairs(stimuli[:number], solved.state[:number], rates[:number], counts)
+    approximator = fit(network, pairs, config.width, key=key)
+    predicted = predict(approximator, stimuli)
+
+    parts = np.split(np.arange(number, len(stimuli)), len(tests))
+    shown = parts[_example(tests, config)][0]
+    row = {
+        "degrees_per_unit": 360 / config.num_units,
+        "trained": {"noise": config.largest_noise, "conflict": config.largest_conflict},
+        "status_counts": counts,
+        "inference": [
+            _judge_inference(test, predicted[rows], rates[rows])
+            for test, rows in zip(tests, parts)
+            if test.missing is not None
+        ],
+        "conflict": [
+            _judge_conflict(test, predicted[rows], rates[rows])
+            for test, rows in zip(tests, parts)
+            if test.missing is None
+        ],
+        "example": {
+            name: np.round(values[shown], 4)
+            for name, values in (("stimulus", stimuli), ("recurrent", rates), ("feed-forward", predicted))
+        },
+    }
+    return row, solved.plan
+
+
+def _training_cues(config: Config, key: PRNGKeyArray) -> Cues:
+    """One ring left out or none, each as often; noise and conflicts of all sizes up to the largest."""
+    missing_key, noise_key, conflict_key, key = jr.split(key, 4)
+    number = (config.num_samples,)
+    missing = jr.randint(missing_key, number, 0, 4)
+    noise = jr.uniform(noise_key, number, maxval=config.largest_noise)
+    conflict = jr.uniform(conflict_key, number, minval=-1.0) * np.deg2rad(config.largest_conflict)
+    return _cues(missing, noise, jnp.where(missing == len(RINGS), conflict, 0), config.num_units, key)
+
+
+def _tests(config: Config, key: PRNGKeyArray) -> list[Test]:
+    kinds = [(ring, noise, 0.0) for noise in config.noises for ring in range(len(RINGS))]
+    kinds += [(None, config.noise_in_conflicts, conflict) for conflict in config.conflicts]
+    number = config.num_test_samples
+    tests = []
+    for index, (missing, noise, conflict) in enumerate(kinds):
+        left_out = jnp.full(number, len(RINGS) if missing is None else missing)
+        noises, conflicts = jnp.full(number, noise), jnp.full(number, np.deg2rad(conflict))
+        cues = _cues(left_out, noises, conflicts, config.num_units, jr.fold_in(key, index))
+        tests.append(Test(missing, noise, conflict, cues))
+    return tests
+
+
+def _cues(missing: Array, noise: Array, conflict: Array, num_units: int, key: PRNGKeyArray) -> Cues:
+    """A sample each: A and B anywhere, C off their sum by the conflict, and nothing but noise to the missing ring."""
+
+    def cue(missing: ScalarLike, noise: ScalarLike, conflict: ScalarLike, key: PRNGKeyArray) -> Cues:
+        angle_key, noise_key = jr.split(key)
+        first, second = jr.uniform(angle_key, (2,), maxval=2 * np.pi)
+        angles = jnp.stack([first, second, first + second + conflict])
+        bumps = relation_stimulus(*angles, num_units).reshape(len(RINGS), num_units)
+        given = jnp.where((jnp.arange(len(RINGS)) == missing)[:, None], 0, bumps).ravel()
+        return Cues(given + noise * jr.normal(noise_key, given.shape), angles)
+
+    return jax.jit(jax.vmap(cue))(missing, noise, conflict, jr.split(key, len(missing)))
+
+
+def _judge_inference(test: Test, predicted: Array, rates: Array) -> dict:
+    """Angles of the ring that was given nothing: median and 95th percentile of the errors, in degrees."""
+    of_ring = (each.reshape(len(each), len(RINGS), -1)[:, test.missing] for each in (predicted, rates))
+    right = test.cues.angles[:, test.missing]
+    judged = information_transformation(*of_ring, right)
+    first, second, third = relation_angles(test.cues.stimuli).T
+    computed = np.abs(_wrapped((third - second, third - first, first + second)[test.missing] - right))
+    return {
+        "ring": RINGS[test.missing],
+        "noise": test.noise,
+        "nrmse": accuracy(predicted, rates).nrmse,
+        "degrees": {
+            "between": np.rad2deg(judged.approximation),
+            "recurrent": np.rad2deg(judged.recurrent),
+            "feed-forward": np.rad2deg(judged.feedforward),
+            "computed": np.rad2deg(np.quantile(computed, (0.5, 0.95))),
+        },
+        "num_missed": judged.num_missed,
+        "num_silent": judged.num_silent,
+    }
+
+
+def _judge_conflict(test: Test, predicted: Array, rates: Array) -> dict:
+    """How far rings are pulled from their own cues toward what the two others say, in degrees.
+
+    Cues that are all as reliable are best settled by a third of a small conflict for each.
+    """
+    signs = np.array([1, 1, -1])  # the others say A + conflict, B + conflict, and C - conflict
+    steady, approximate = (signs * _wrapped(relation_angles(each) - test.cues.angles) for each in (rates, predicted))
+    apart = np.abs(_wrapped(approximate - steady))
+    is_silent = np.asarray([each.reshape(len(each), len(RINGS), -1).max(axis=2) <= 0 for each in (rates, predicted)])
+    return {
+        "conflict": test.conflict,
+        "nrmse": accuracy(predicted, rates).nrmse,
+        "pull": {
+            name: np.rad2deg(np.quantile(each, (0.5, 0.05, 0.95)))
+            for name, each in (("recurrent", steady), ("feed-forward", approximate))
+        },
+        "between": np.rad2deg(np.quantile(apart, (0.5, 0.95))),
+        "num_silent": is_silent.sum(),
+    }
+
+
+def _wrapped(angles: Array) -> np.ndarray:
+    """The same angles, from -pi to pi."""
+    return (np.asarray(angles) + np.pi) % (2 * np.pi) - np.pi
+
+
+def _example(tests: list[Test], config: Config) -> int:
+    """The kind of stimuli that the figure shows one of."""
+    return next(i for i, each in enumerate(tests) if each.missing == 2 and each.noise == config.noise_in_conflicts)
+
+
+def verdict(rows: list[dict]) -> str:
+    """How far the angles of the two networks are apart, on stimuli like those that were trained on."""
+    trained = rows[0]["trained"]
+    by_noise = [drawing.errors(rows, "between", each) for each in drawing.noises(rows) if each <= trained["noise"]]
+    noisy = np.max([[spread(values).mean for values in each] for each in by_noise], axis=0)
+    conflicts = [i for i, each in enumerate(rows[0]["conflict"]) if each["conflict"] <= trained["conflict"]]
+    between = np.mean([[row["conflict"][i]["between"] for i in conflicts] for row in rows], axis=0).max(axis=0)
+    own = [spread(each).mean for each in drawing.errors(rows, "recurrent", trained["noise"])]
+    close = rows[0]["degrees_per_unit"] / 2
+    if max(noisy[1], between[1]) < close:
+        word = "Holds"
+    elif max(noisy[0], between[0]) < close:
+        word = "Holds in the median, not in the tail"
+    else:
+        word = "Does not hold"
+    return (
+        f"{word}: inferred angles are within {noisy[0]:.1f} degrees of the recurrent network's in the median, "
+        f"{noisy[1]:.0f} in 95 %, at noise up to {trained['noise']:g}, where the recurrent network itself is "
+        f"{own[0]:.0f} and {own[1]:.0f} off; in conflicts up to {trained['conflict']:g} degrees within "
+        f"{between[0]:.1f} and {between[1]:.1f}."
+    )
+
+
+def describe(rows: list[dict]) -> str:
+    """Errors of angles, by noise and by conflict."""
+    inferred = [
+        [
+            f"{noise:g}",
+            *(
+                ", ".join(with_interval(values) for values in drawing.errors(rows, name, noise))
+                for name in ("computed", "recurrent", "feed-forward", "between")
+            ),
+        ]
+        for noise in drawing.noises(rows)
+    ]
+    settled = [
+        [
+            f"{each['conflict']:g}",
+            *(with_interval([row["conflict"][i]["pull"][name][0] for row in rows]) for name in drawing.NETWORKS),
+            ", ".join(with_interval([row["conflict"][i]["between"][which] for row in rows]) for which in (0, 1)),
+        ]
+        for i, each in enumerate(rows[0]["conflict"])
+    ]
+    header = ["noise", "computed from the cues", "recurrent", "feed-forward", "from recurrent to feed-forward"]
+    pulled = ["conflict", "pull, recurrent", "pull, feed-forward", "from recurrent to feed-forward"]
+    missed = sum(each["num_missed"] for row in rows for each in row["inference"])
+    silent = sum(each["num_silent"] for row in rows for kind in ("inference", "conflict") for each in row[kind])
+    return (
+        f"{table(header, inferred)}\n\nErrors of the angle of a ring without a stimulus, in degrees: median, 95th "
+        f"percentile; mean and 95 % interval over {len(rows)} seeds.\n\n{table(pulled, settled)}\n\nDegrees, all "
+        f"rings. Silent rings: {silent} left out, {missed} in the feed-forward network alone."
+    )
+
+
+if __name__ == "__main__":
+    run_script("information_transformation", Config(), run, describe, drawing.draw)
