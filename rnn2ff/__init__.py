@@ -13,7 +13,7 @@ _HOME = {
     "Anderson": "steady_state",
     "AndersonAcceleration": "steady_state",
     "Certificate": "certificates",
-    "Certifier": "certificates",
+    "Certifier": "certifier",
     "Plan": "steady_state",
     "PowerLaw": "networks",
     "RateForm": "networks",
@@ -57,7 +57,7 @@ _HOME = {
     "linearize": "stability",
     "load": "export",
     "load_stablehlo": "export",
-    "make_certifier": "certificates",
+    "make_certifier": "certifier",
     "mean_jacobian_sweep": "sweeps",
     "mean_slope_sweep": "sweeps",
     "mix_pairs": "mixing",
@@ -117,7 +117,8 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from rnn2ff.approximators import Refined, TwoLayer
-    from rnn2ff.certificates import Certificate, Certifier, Theorem, bound_error, certify, make_certifier
+    from rnn2ff.certificates import Certificate, Theorem, bound_error, certify
+    from rnn2ff.certifier import Certifier, make_certifier
     from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition

@@ -14,7 +14,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff._checks import check_at_least, check_finite, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certificates import Certificate, Certifier, bound_error, certify, make_certifier
+from rnn2ff.certificates import Certificate, bound_error, certify
+from rnn2ff.certifier import Certifier, make_certifier
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import is_rate_network
 from rnn2ff.steady_state.anderson import repeat_accelerated
