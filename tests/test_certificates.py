@@ -300,9 +300,9 @@ def test_weights_of_low_rank_give_the_certificate_of_the_whole_inverse_and_tell_
     network = partition_competition(2, 3, self_excitation=1.3)  # 9 units, rank 3
     thin = make_certifier(network)
     whole = eqx.tree_at(lambda each: each.factors, thin, None)
-    stimuli = jnp.repeat(jr.uniform(jr.key(0), (40, 2)), 3, axis=1)
-    rates = jnp.abs(jr.normal(jr.key(1), (40, 9)))
-    for _ in range(6):  # Newton steps, to fixed points of all kinds
+    stimuli = jnp.repeat(jr.uniform(jr.key(0), (200, 2)), 3, axis=1)
+    rates = jax.nn.relu(jr.normal(jr.key(1), (200, 9)))
+    for _ in range(10):  # Newton steps, to fixed points of all kinds
         found = certify_all(network, stimuli, rates, whole)
         rates = jax.nn.relu(found.refined)
     received, expected = (certify_all(network, stimuli, rates, each) for each in (thin, whole))
