@@ -77,7 +77,7 @@ _HOME = {
     "random_rate_network": "networks",
     "random_threshold_linear": "networks",
     "rate_network": "networks",
-    "refine": "serving",
+    "refine": "refinement",
     "relation_angles": "networks",
     "relation_network": "networks",
     "relation_stimulus": "networks",
@@ -176,13 +176,13 @@ if TYPE_CHECKING:
         winner_take_all,
         wong_wang,
     )
+    from rnn2ff.refinement import refine
     from rnn2ff.serving import (
         Served,
         Source,
         certify_predictions,
         predict_all_units,
         predict_or_solve,
-        refine,
     )
     from rnn2ff.stability import linearize, stability_constants
     from rnn2ff.steady_state import (

@@ -125,11 +125,27 @@ def bound_error(
     certifier: Certifier | None = None,
 ) -> tuple[Scalar, Int[Array, ""]]:
     """The bound that holds everywhere, and its theorem, at the price of two products; arguments as of `certify`."""
+    bound, theorem, _ = bound_and_floor(network, stimulus, prediction, certifier)
+    return bound, theorem
+
+
+def bound_and_floor(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    prediction: Float[ArrayLike, " state"],
+    certifier: Certifier | None = None,
+) -> tuple[Scalar, Int[Array, ""], Scalar]:
+    """As `bound_error`, and what of the bound is rounding: for rates of this size no bound is much smaller."""
     network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     if not is_rate_network(network):
-        return jnp.asarray(jnp.inf, network.dtype), jnp.asarray(Theorem.none, jnp.int32)
+        infinite = jnp.asarray(jnp.inf, network.dtype)
+        return infinite, jnp.asarray(Theorem.none, jnp.int32), infinite
     with jax.default_matmul_precision("highest"):
-        return _bound(network, _measure(network, stimulus, prediction, certifier), certifier)
+        measured = _measure(network, stimulus, prediction, certifier)
+        bound, theorem = _bound(network, measured, certifier)
+        rounding = norm(measured.rounding)
+        floor, _ = _from_sizes(rounding, certifier.recurrent_norms * rounding, certifier)
+        return bound, theorem, floor
 
 
 def _checked(network, stimulus, prediction, certifier):
@@ -167,6 +183,12 @@ def _bound(network, measured: Measured, certifier: Certifier) -> tuple[Scalar, I
     pushed = jnp.abs(network.params.recurrent_input(measured.error))
     pushed_rounding = norm(measured.rounding) + size * info.eps * norm(measured.error)
     pushed = pushed + certifier.recurrent_norms * pushed_rounding + size * info.tiny
+    return _from_sizes(error, pushed, certifier)
+
+
+def _from_sizes(error: Scalar, pushed: Float[Array, " state"], certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:
+    """The bound from at least |e|, and at least the absolute values of `W e`."""
+    info = jnp.finfo(pushed.dtype)
     scale, root = certifier.contraction_scale, certifier.metric_root
     moved = certifier.slope * jnp.stack(
         [
