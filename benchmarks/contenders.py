@@ -21,20 +21,23 @@ from rnn2ff.steady_state import (
     AbstractSteadyStateSolver,
     ActiveSet,
     Anderson,
+    Plan,
     Rollout,
     RootFind,
     solve_steady_state,
+    solve_steady_states,
 )
 
 TOLERANCE = 1e-5  # the residual that counts as rest
 _EVENT_SAFETY = 0.9  # the event fires a little below, so that a residual recomputed in float64 is below as well
 _MAX_TIME = 5000  # of the slowest time constant
 _MOST_STEPS = 4000
+PLANNED = "solve_steady_states, plan reused"
 
 INTEGRATORS = {"Tsit5": dfx.Tsit5(), "Heun": dfx.Heun(), "Kvaerno5": dfx.Kvaerno5()}
 SOLVERS = {"Rollout": Rollout, "RootFind": RootFind, "Anderson": Anderson, "ActiveSet": ActiveSet}
 # Slow methods get fewer samples, which favors them: entries of a matrix for each sample.
-_LARGEST_ENTRIES = {"Heun": 2**22, "Kvaerno5": 2**20, "RootFind": 2**20, "ActiveSet": 2**20}
+_LARGEST_ENTRIES = {"Heun": 2**20, "Kvaerno5": 2**18, "RootFind": 2**20, "ActiveSet": 2**20}
 
 
 class Contender(NamedTuple):
@@ -71,17 +74,18 @@ def roll_out(
 
     The function it makes takes the residual at which it stops, the tolerance of the steps, and the stimuli.
     """
+    # A number, and no array: diffrax then checks it before anything is traced, and leaves no callback in the program.
+    slowest = float(jnp.max(network.time_constants))
 
     def one(stimulus, rest_tolerance, step_tolerance):
         def is_at_rest(t, state, stimulus, **kwargs):
             del t, kwargs
             return residual(network, state, stimulus) < _EVENT_SAFETY * rest_tolerance
 
-        slowest = jnp.max(network.time_constants)
         solution = dfx.diffeqsolve(
             dfx.ODETerm(lambda t, state, stimulus: network.velocity(state, stimulus)),
             integrator,
-            t0=jnp.zeros_like(slowest),
+            t0=0.0,
             t1=_MAX_TIME * slowest,
             dt0=0.1 * slowest,
             y0=jnp.zeros(network.state_size, network.dtype),
@@ -121,7 +125,7 @@ def rollouts(
     return found
 
 
-def solvers(network: RecurrentNetwork, names: tuple[str, ...] = tuple(SOLVERS)) -> list[Contender]:
+def solvers(network: RecurrentNetwork, names: tuple[str, ...]) -> list[Contender]:
     """Each solver of this library, verdict included."""
     return [
         Contender(
@@ -143,6 +147,16 @@ def _solve(network: RecurrentNetwork, solver: AbstractSteadyStateSolver, stimuli
 def _largest_batch(name: str, network: RecurrentNetwork) -> int:
     entries = _LARGEST_ENTRIES.get(name)
     return 2**30 if entries is None else max(8, entries // network.state_size**2)
+
+
+def solve_by_plan(network: RecurrentNetwork, plan: Plan) -> Callable[[np.ndarray], tuple]:
+    """The entry point as a user calls it, on the host, with a plan that was made before."""
+
+    def solve(stimuli):
+        found = solve_steady_states(network, stimuli, solver=plan, tolerance=TOLERANCE)
+        return found.state, found.num_steps
+
+    return solve
 
 
 def forward_pass(approximator: Approximator, about: dict, *, closes_over_weights: bool = False) -> Contender:

@@ -19,18 +19,17 @@ from benchmarks.passes import Pass
 from benchmarks.problems import Problem, make_problem, residuals64
 from rnn2ff import accuracy
 from rnn2ff.export import load, quantize_onnx, save, to_onnx
-from rnn2ff.steady_state import Plan, solve_steady_states
+from rnn2ff.steady_state import Plan
 
 if TYPE_CHECKING:
     from benchmarks.rollout_vs_forward import Config
 
-PLANNED = "solve_steady_states, plan reused"
 _MARKED_WIDTH = 4  # hidden units of the pass that other programs run too, in multiples of the number of units
 _NUM_CALIBRATED = 512  # stimuli that set the ranges of int8
 _NUM_JUDGED_ALONE = 64  # stimuli on which calls with a single one are judged
 _WORKING_COPIES = 12  # of the states of a batch, that a rollout holds
 _MEMORY_SHARE = 0.25  # of the device's, that a batch may take
-_BLOCK_SECONDS = 0.25  # of single calls
+_BLOCK_SECONDS, _SINGLE_CALLS_SECONDS = 0.25, 10.0  # of single calls: a block, and all of one contender
 _LARGEST_OF_ONE_THREAD = 256  # stimuli in a batch
 
 
@@ -86,14 +85,14 @@ def time_batch(setting: Setting, batch_size: int, config: "Config") -> list[dict
     network, is_solved = setting.problem.network, batch_size in config.solved_batches
     found = _passes_and_products(setting, batch_size)
     if is_solved:
-        names = ("Tsit5",) if setting.plan is None else tuple(contenders.INTEGRATORS)
-        found += contenders.rollouts(network, names, config.tolerances, setting.step_shares)
-    if is_solved and setting.plan is not None:
-        found += contenders.solvers(network)
+        found += contenders.rollouts(network, config.integrators, config.tolerances, setting.step_shares)
+        found += contenders.solvers(network, config.solvers)
     entries, left_out = _prepare(setting, batch_size, found, is_solved)
     judged = [_judge(each, setting) for each in entries]
     calls = {i: functools.partial(each.call, each.stimuli) for i, each in enumerate(entries)}
-    seconds = method.time_in_turns(calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds)
+    seconds = method.time_in_turns(
+        calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds, are_warm=True
+    )
     where, rows = setting.where | {"batch_size": batch_size}, []
     for i, each in enumerate(entries):
         taken, num_rounds = seconds[i]
@@ -146,14 +145,10 @@ def _prepare(
 
 
 def _planned(setting: Setting, stimuli: np.ndarray) -> _Entry:
-    """The entry point as a user calls it, on the host, with a plan that was made before."""
-
-    def solve(stimuli):
-        found = solve_steady_states(setting.problem.network, stimuli, solver=setting.plan, tolerance=TOLERANCE)
-        return found.state, found.num_steps
-
+    """The entry point, whose first call compiles what the second does not."""
+    solve = contenders.solve_by_plan(setting.problem.network, setting.plan)
     first, second = (method.seconds_of(functools.partial(solve, stimuli)) for _ in range(2))
-    row = {"method": PLANNED, "kind": "solver", "tolerance": TOLERANCE}
+    row = {"method": contenders.PLANNED, "kind": "solver", "tolerance": TOLERANCE}
     return _Entry(solve, stimuli, "states", row | {"num_devices": 1, "compile_seconds": first - second})
 
 
@@ -211,7 +206,8 @@ def time_single_calls(setting: Setting, config: "Config") -> Iterator[dict]:
         num_calls = int(np.clip(_BLOCK_SECONDS / seconds, 20, len(stimuli)))
         varied = [convert(row) for row in stimuli[:num_calls]]
         repeated = [convert(stimuli[0].copy()) for _ in range(num_calls)]
-        over = method.measure_latencies(each.call, varied, repeated, num_blocks=config.num_latency_blocks)
+        num_blocks = int(np.clip(_SINGLE_CALLS_SECONDS / (2 * num_calls * seconds), 3, config.num_latency_blocks))
+        over = method.measure_latencies(each.call, varied, repeated, num_blocks=num_blocks)
         yield (
             setting.where
             | each.row
@@ -220,7 +216,7 @@ def time_single_calls(setting: Setting, config: "Config") -> Iterator[dict]:
                 "of": each.row["kind"],
                 "batch_size": 1,
                 "num_calls": num_calls,
-                "num_rounds": config.num_latency_blocks,
+                "num_rounds": num_blocks,
                 "microseconds": over.median,
                 **over._asdict(),
             }
@@ -247,7 +243,7 @@ def _rows_with_one_thread(files: list, states: np.ndarray, problem_options: dict
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     passes = [Pass(load(path)[0], num_sweeps, is_trained) for path, num_sweeps, is_trained in files]
     setting = Setting(make_problem(**problem_options), states, passes, config.step_shares[:1], None)
-    config = dataclasses.replace(config, tolerances=(TOLERANCE,))
+    config = dataclasses.replace(config, integrators=("Tsit5",), solvers=(), tolerances=(TOLERANCE,))
     batches = [each for each in config.batches if each <= _LARGEST_OF_ONE_THREAD]
     rows = [row for batch_size in batches for row in time_batch(setting, batch_size, config)]
     return rows + list(time_single_calls(setting, config))

@@ -28,6 +28,39 @@ def describe(rows: list[dict]) -> str:
     return "\n\n".join([*parts, f"Marks\n\n{marks_table(found)}"] if found else parts)
 
 
+def summarize(rows: list[dict]) -> str:
+    """The table that the README shows: the pass with marks and the best with sweeps, beside what they replace."""
+    most = max(row["num_threads"] for row in rows)
+    lines = []
+    for (state_size, batch_size, num_threads), group in _groups(rows):
+        solved = {kind: [] for kind in ("rollout", "solver")}
+        for row in group:
+            if row["kind"] in solved and row["share_converged"] == 1:
+                solved[row["kind"]].append((row["microseconds"][0], row["method"]))
+        rollouts, solvers = solved.values()
+        if num_threads < most or not rollouts or not solvers:
+            continue
+        (rollout, _), (solver, best) = min(rollouts), min(solvers)
+        passes = [row for row in group if row["kind"] == "pass"]
+        two_layers = [row for row in passes if not row["num_sweeps"] and row["width"] == _WIDTH * state_size]
+        swept = sorted((row for row in passes if row["num_sweeps"]), key=lambda row: row["num_sweeps"])
+        for row in (*two_layers, *swept[-1:]):
+            microseconds = row["microseconds"][0]
+            lines.append(
+                [
+                    f"{state_size} units, batches of {batch_size}: {name_of(row)}",
+                    _percent(row["nrmse"]) if row["is_trained"] else "-",
+                    f"{microseconds:.3g} us",
+                    f"{rollout:.3g} us",
+                    f"{rollout / microseconds:.0f} x",
+                    f"{solver:.3g} us, {best}",
+                    f"{solver / microseconds:.1f} x",
+                ]
+            )
+    header = ["", "error (NRMSE)", "pass", "fastest rollout", "ratio", "our fastest solver", "ratio"]
+    return table(header, lines)
+
+
 def name_of(row: dict) -> str:
     """What a row is called: a method, and its options."""
     if "width" in row:

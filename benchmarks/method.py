@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.extend.core as jex
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -44,18 +45,21 @@ def compile_ahead(function: Callable, *arguments: object) -> Compiled:
     """Compile a function for the shapes of its arguments, and check that one trace was enough."""
     once = eqx.debug.assert_max_traces(function, max_traces=1)
     started = time.perf_counter()
-    compiled = jax.jit(once).lower(*arguments).compile()
+    traced = jax.jit(once).trace(*arguments)
+    compiled = traced.lower().compile()
     seconds = time.perf_counter() - started
     costs = compiled.cost_analysis() or {}
-    return Compiled(compiled, seconds, costs.get("flops"), count_open_loops(compiled.as_text()))
+    return Compiled(compiled, seconds, costs.get("flops"), count_open_loops(traced.jaxpr.jaxpr))
 
 
-def count_open_loops(program: str) -> int:
-    """Loops of unknown length, and branches, in the text of a compiled program."""
-    return sum(
-        " conditional(" in line or (" while(" in line and "known_trip_count" not in line)
-        for line in program.splitlines()
-    )
+def count_open_loops(jaxpr: jex.Jaxpr) -> int:
+    """Loops of a length, and branches, that depend on the data; what depends on the platform alone does not count."""
+    found = 0
+    for equation in jaxpr.eqns:
+        name, options = equation.primitive.name, equation.params
+        found += name == "while" or (name == "cond" and options.get("branches_platforms") is None)
+        found += sum(count_open_loops(each) for each in jex.jaxprs_in_params(options))
+    return found
 
 
 @contextlib.contextmanager
@@ -83,14 +87,15 @@ def without_compiling() -> Iterator[None]:
 
 
 def time_in_turns(
-    calls: Mapping[str, Callable[[], object]], *, num_rounds: int, budget_seconds: float
-) -> dict[str, tuple[Seconds, int]]:
+    calls: Mapping[object, Callable[[], object]], *, num_rounds: int, budget_seconds: float, are_warm: bool = False
+) -> dict[object, tuple[Seconds, int]]:
     """Time calls in turns, so that a machine that slows down slows all; slow calls take part in fewer rounds.
 
     Args:
         calls: by name; each takes nothing and returns arrays, which are waited for.
         num_rounds: most turns of each call.
         budget_seconds: for the turns of one call, of which there are at least 3.
+        are_warm: whether each was called before; otherwise that is done first.
 
     Returns:
         The seconds a call, and the number of its turns.
@@ -98,8 +103,9 @@ def time_in_turns(
     Raises:
         RuntimeError: if a call that is warm compiles again.
     """
-    for call in calls.values():
-        seconds_of(call)
+    if not are_warm:
+        for call in calls.values():
+            seconds_of(call)
     taken = {name: [] for name in calls}
     with without_compiling():
         warm = {name: seconds_of(call) for name, call in calls.items()}

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.contenders import TOLERANCE, rollouts
+from benchmarks.contenders import INTEGRATORS, SOLVERS, TOLERANCE, rollouts
 from benchmarks.forward_rows import Setting, time_batch, time_single_calls, time_with_one_thread
 from benchmarks.forward_tables import describe
 from benchmarks.forward_tables import marks as marks
+from benchmarks.forward_tables import summarize as summarize
 from benchmarks.method import compile_ahead
 from benchmarks.passes import random_passes, train_passes
 from benchmarks.problems import Problem, exact_states, make_problem, residuals64
@@ -43,11 +44,14 @@ class Config:
     """Numbers of stimuli in a pass."""
     solved_batches: tuple[int, ...] = (256,)
     """Those of them on which rollouts and solvers are timed too."""
+    integrators: tuple[str, ...] = tuple(INTEGRATORS)
+    """Of the rollouts."""
+    solvers: tuple[str, ...] = tuple(SOLVERS)
+    """Of this library, each compiled alone; the entry point takes part in any case."""
     tolerances: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, TOLERANCE)
     """Residuals at which a rollout stops."""
-    step_shares: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0)
-    """Tolerances of its steps, as shares of that, ascending; with those after the first, Tsit5 at the smallest tolerance
-    looks for its best."""
+    step_shares: tuple[float, ...] = (0.1, 0.2, 0.5)
+    """Tolerances of its steps, as shares of that, ascending; those after the first are for Tsit5 at its best."""
     widths: tuple[int, ...] = (1, 2, 4, 8)
     """Hidden units of two layers, in multiples of the number of units; 4 is the one with marks."""
     sweeps: tuple[int, ...] = (2, 4, 8)
@@ -66,8 +70,8 @@ class Config:
     """For the turns of one, after which they get fewer."""
     num_latency_calls: int = 500
     """Single calls in a block, of a pass; what is slower gets fewer."""
-    num_latency_blocks: int = 20
-    """Blocks of single calls."""
+    num_latency_blocks: int = 200
+    """Blocks of single calls; slow ones get fewer, at least 3."""
     one_thread: bool = True
     """Whether a process with one thread measures the passes as well, on a processor."""
 
@@ -98,8 +102,11 @@ def run(config: Config) -> Iterator[dict]:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     for state_size in config.sizes:
         setting, problem_options = make_setting(state_size, config)
-        rows = [row for batch_size in config.batches for row in time_batch(setting, batch_size, config)]
-        yield from rows
+        rows = []
+        for batch_size in config.batches:
+            found = time_batch(setting, batch_size, config)
+            rows += found
+            yield from found
         yield from break_even(setting, rows)
         yield from time_single_calls(setting, config)
         if config.one_thread and jax.default_backend() == "cpu":
@@ -126,7 +133,7 @@ def make_setting(state_size: int, config: Config) -> tuple[Setting, dict]:
 
 
 def _step_shares(problem: Problem, config: Config) -> tuple[float, ...]:
-    """Those with which a rollout of a few samples comes to rest; beyond the first that fails, it takes all its steps."""
+    """Those with which a few samples come to rest; a rollout with the first that fails would take all its steps."""
     tried = rollouts(problem.network, ("Tsit5",), (TOLERANCE,), config.step_shares)
     few = problem.take(_NUM_TRIED)
     roll = compile_ahead(tried[0].function, *tried[0].arguments, jnp.asarray(few.stimuli)).call
