@@ -33,6 +33,7 @@ from benchmarks.fitting_marks import (
     WIDE,
     describe,
 )
+from benchmarks.fitting_marks import marks as marks
 from benchmarks.problems import in_float64
 from benchmarks.targets import NAMES, NUM_PARTITIONS, UNITS_PER_PARTITION, Target, make_target
 from experiments._script import run_script
