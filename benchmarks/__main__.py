@@ -86,8 +86,8 @@ def main() -> None:
         started = time.perf_counter()
         where = {"cwd": _HERE.parent, "env": environment}
         done = subprocess.run(command, **where, stderr=subprocess.PIPE, text=True, check=False)
+        sys.stderr.write(done.stderr)
         if done.returncode:
-            sys.stderr.write(done.stderr)
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             failed[each.name] = lines[-1]
         print(f"{each.name}: {time.perf_counter() - started:.0f} seconds", flush=True)

@@ -101,7 +101,7 @@ def time_batch(setting: Setting, batch_size: int, config: "Config") -> list[dict
         rows.append(row | {"microseconds": [1e6 * value / num_samples for value in taken]})
     floors = {row["width"]: row["microseconds"][0] for row in rows if row["kind"] == "floor"}
     for row in rows:
-        if row["kind"] in ("pass", "runtime") and row["num_sweeps"] == 0:
+        if row["kind"] in ("pass", "runtime") and row["num_sweeps"] == 0 and row["width"] in floors:
             row["gemm_share"] = floors[row["width"]] / row["microseconds"][0]
     return rows + [where | each for each in left_out]
 

@@ -192,7 +192,7 @@ def _marks_of(state_size: int, batch_size: int, rows: list[dict]) -> Iterator[tu
     if passes:
         microseconds, marked = passes[0]
         if (state_size, batch_size) in _GEMM_MARKS:
-            yield "share of the GEMM pair", "at least", _GEMM_MARKS[state_size, batch_size], marked["gemm_share"]
+            yield "share of the GEMM pair", "at least", _GEMM_MARKS[state_size, batch_size], marked.get("gemm_share")
         runtimes = times("runtime", method="onnxruntime")
         if runtimes and batch_size == 1:
             mark = _RUNTIME_MARKS.get(state_size)

@@ -153,9 +153,10 @@ def break_even(setting: Setting, rows: list[dict]) -> Iterator[dict]:
         solved = [row for row in group if row["kind"] == "solver" and row["share_converged"] == 1]
         best = min(solved, key=lambda row: row["microseconds"][0], default=None)
         for each in setting.passes:
-            if best is None or not each.is_trained:
+            found = [row for row in group if row["kind"] == "pass" and each.about.items() <= row.items()]
+            if best is None or not each.is_trained or not found:
                 continue
-            (row,) = (row for row in group if row["kind"] == "pass" and each.about.items() <= row.items())
+            (row,) = found
             saved = best["microseconds"][0] - row["microseconds"][0]
             seconds = each.data_seconds + each.training_seconds + row["compile_seconds"]
             yield {
