@@ -30,11 +30,21 @@ types:  ## check the types
 smoke:  ## run every experiment in its small version
 	python -m experiments.competition --smoke
 	python -m experiments.information_transformation --smoke
+	python -m experiments.random_networks --smoke
+	python -m experiments.generalization --smoke
+	python -m experiments.beyond_rate --smoke
+	python -m experiments.time_complexity --smoke
+	python -m experiments.noise_rejection --smoke
 	python -m experiments.canon --smoke
 
 experiments:  ## run every experiment at full size, and keep the records
 	python -m experiments.competition
 	python -m experiments.information_transformation
+	python -m experiments.random_networks
+	python -m experiments.generalization
+	python -m experiments.beyond_rate
+	python -m experiments.time_complexity
+	python -m experiments.noise_rejection
 	python -m experiments.canon
 
 figures:  ## draw the figures again from the records

@@ -184,10 +184,10 @@ def _data(target: Target, seed: int, config: Config) -> Data:
     num_samples = min(target.num_samples, config.largest_num_samples)
     started = time.perf_counter()
     pairs = solve_pairs(
-        target.network, sample_stimuli(target.sample, num_samples, key=key_for(key, "training stimuli"))
+        target.network, sample_stimuli(target.sample_stimulus, num_samples, key=key_for(key, "training stimuli"))
     )
     seconds = time.perf_counter() - started
-    stimuli = sample_stimuli(target.sample, config.num_test_samples, key=key_for(key, "test stimuli"))
+    stimuli = sample_stimuli(target.sample_stimulus, config.num_test_samples, key=key_for(key, "test stimuli"))
     with jax.enable_x64(True):
         test = solve_pairs(in_float64(target.network), np.asarray(stimuli, np.float64))
         test_stimuli, test_rates = np.asarray(test.stimuli, np.float32), np.asarray(test.rates)
@@ -275,11 +275,11 @@ def _distilled(target: Target, seed: int, config: Config) -> dict:
     """What `distill` returns, or says, and its error on fresh stimuli that the rollout solved."""
     started = time.perf_counter()
     distillation = distill(
-        target.network, target.sample, tolerance=TOLERANCE, num_samples=20_000, num_steps=5_000, key=jr.key(seed)
+        target.network, target.sample_stimulus, tolerance=TOLERANCE, num_samples=20_000, num_steps=5_000, key=jr.key(seed)
     )
     seconds = time.perf_counter() - started
     report = distillation.report
-    stimuli = sample_stimuli(target.sample, config.num_verified, key=key_for(jr.key(seed), "verification"))
+    stimuli = sample_stimuli(target.sample_stimulus, config.num_verified, key=key_for(jr.key(seed), "verification"))
     solved = solve_steady_states(target.network, stimuli, solver=Rollout(), tolerance=1e-5)
     at_rest = solved.is_converged
     rates = jax.vmap(target.network.rates)(solved.state[at_rest])

@@ -1,7 +1,11 @@
 """Two-layer networks trained one after another, seed after seed, with each shape compiled once."""
 
+from typing import NamedTuple
+
+import jax
+import numpy as np
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rnn2ff.approximators import TwoLayer
 from rnn2ff.datasets import Pairs, key_for
@@ -9,6 +13,7 @@ from rnn2ff.initialization import initialize_two_layer
 from rnn2ff.mixing import has_exact_pairs, mix_pairs
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.optimizers import muon
+from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
 from rnn2ff.training import train
 
 _NUM_INITIAL = 2_000  # pairs that the first weights are made from
@@ -18,6 +23,42 @@ _VALIDATION_SHARE = 0.1
 def rows_of(pairs: Pairs, rows: object) -> Pairs:
     """Some of the pairs; the counts stay those of all."""
     return Pairs(pairs.stimuli[rows], pairs.states[rows], pairs.rates[rows], pairs.status_counts)
+
+
+class Solved(NamedTuple):
+    """The end of every stimulus, in their order.
+
+    Attributes:
+        pairs: a row for each stimulus, those without a steady state included.
+        is_steady: whether the state is a steady state, per row.
+        plan: to solve further stimuli of the network by.
+    """
+
+    pairs: Pairs
+    is_steady: Bool[np.ndarray, " batch"]
+    plan: Plan
+
+
+def solve_all(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], plan: Plan | None) -> Solved:
+    """Solve stimuli and keep their order, where that is needed."""
+    solved = solve_steady_states(network, stimuli, solver=plan)
+    pairs = Pairs(stimuli, solved.state, jax.vmap(network.rates)(solved.state), count_statuses(solved.status))
+    return Solved(pairs, np.asarray(solved.is_converged), solved.plan)
+
+
+def solve_each(
+    network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], plan: Plan | None
+) -> tuple[Pairs, Plan]:
+    """Solve stimuli of which each has a steady state.
+
+    Raises:
+        RuntimeError: if one has none, with the counts.
+    """
+    pairs, is_steady, plan = solve_all(network, stimuli, plan)
+    if not is_steady.all():
+        msg = f"Some stimuli have no steady state. Expected {len(stimuli)} that converge, got {pairs.status_counts}."
+        raise RuntimeError(msg)
+    return pairs, plan
 
 
 class Fitter:

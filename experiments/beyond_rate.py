@@ -59,12 +59,12 @@ class Config:
     num_units: int = 32
     gain: float = 0.8
     chaotic_gain: float = 2.0
-    chaotic_deviation: float = 0.7
+    chaotic_deviation: float = 0.8
     num_channels: int = 8
     num_cell_steps: int = 500
     width: int = 128
-    num_samples: int = 2_500
-    num_test_samples: int = 500
+    num_samples: int = 1_500
+    num_test_samples: int = 300
     num_steps: int = 1_000
     num_grid: int = 25
     num_line: int = 61
@@ -74,16 +74,16 @@ class Config:
         return dataclasses.replace(
             self,
             num_seeds=2,
-            networks=("trained cell", "oscillator"),
+            networks=("oscillator",),
             num_units=4,
             num_channels=2,
             num_cell_steps=20,
             width=8,
-            num_samples=200,
-            num_test_samples=50,
+            num_samples=64,
+            num_test_samples=64,
             num_steps=20,
-            num_grid=5,
-            num_line=5,
+            num_grid=8,
+            num_line=64,
         )
 
 
@@ -110,9 +110,9 @@ def run(config: Config) -> Iterator[dict]:
         for index in range(config.num_seeds):
             key = jr.fold_in(key_for(jr.key(config.seed), name), index)
             network, readout = task.make(key_for(key, "network"))
-            solved, test = (
-                _solve(network, sample_stimuli(task.sample_stimulus, number, key=key_for(key, purpose)))
-                for number, purpose in ((config.num_samples, "training"), (config.num_test_samples, "test"))
+            number = config.num_samples + config.num_test_samples
+            solved, test = _solve(
+                network, sample_stimuli(task.sample_stimulus, number, key=key_for(key, "stimuli")), config.num_samples
             )
             approximator = fit(network, solved.pairs, config.width, key=key, mixes=task.mixes)
             results.append(_judge(network, approximator, solved, test, readout))
@@ -229,12 +229,18 @@ class Solved(NamedTuple):
     pairs: Pairs
 
 
-def _solve(network: RecurrentNetwork, stimuli: Array) -> Solved:
+def _solve(network: RecurrentNetwork, stimuli: Array, num_training: int) -> tuple[Solved, Solved]:
+    """Those to train on, and those to test on, solved as one batch."""
     solved = solve_steady_states(network, stimuli)
-    kept = np.asarray(solved.is_converged)
-    states, stimuli = solved.state[kept], np.asarray(stimuli)
-    pairs = Pairs(jnp.asarray(stimuli[kept]), states, jax.vmap(network.rates)(states), count_statuses(solved.status))
-    return Solved(stimuli, np.asarray(solved.status), pairs)
+
+    def part(rows: slice) -> Solved:
+        status, drawn = np.asarray(solved.status)[rows], np.asarray(stimuli)[rows]
+        is_steady = status == Status.converged
+        states = solved.state[rows][is_steady]
+        rates = jax.vmap(network.rates)(states)
+        return Solved(drawn, status, Pairs(jnp.asarray(drawn[is_steady]), states, rates, count_statuses(status)))
+
+    return part(slice(num_training)), part(slice(num_training, None))
 
 
 def _judge(

@@ -16,15 +16,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from experiments._fit import Fitter
+from experiments._fit import Fitter, rows_of, solve_each
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import information_transformation as drawing
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import Pairs, key_for
+from rnn2ff.datasets import key_for
 from rnn2ff.evaluation import accuracy, information_transformation
 from rnn2ff.networks import RecurrentNetwork, relation_angles, relation_network, relation_stimulus
-from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
+from rnn2ff.steady_state import Plan
 
 CLAIM = "One feed-forward pass infers a third angle from two others, and settles conflicts between three."
 
@@ -109,15 +109,9 @@ def _measure(
     tests = _tests(config, key_for(key, "tests"))
     # All at once, so that a plan is made once and each shape is compiled once.
     stimuli = jnp.concatenate([training.stimuli, *(test.cues.stimuli for test in tests)])
-    solved = solve_steady_states(network, stimuli, solver=plan)
-    counts = count_statuses(solved.status)
-    if counts["converged"] < len(stimuli):
-        msg = f"The relation network comes to rest for every stimulus. Expected so, got {counts}."
-        raise RuntimeError(msg)
-    rates = jax.vmap(network.rates)(solved.state)
-    number = config.num_samples
-    pairs = Pairs(stimuli[:number], solved.state[:number], rates[:number], counts)
-    approximator = fit(network, pairs, config.width, key=key)
+    pairs, plan = solve_each(network, stimuli, plan)
+    rates, number = pairs.rates, config.num_samples
+    approximator = fit(network, rows_of(pairs, slice(number)), config.width, key=key)
     predicted = predict(approximator, stimuli)
 
     parts = np.split(np.arange(number, len(stimuli)), len(tests))
@@ -125,7 +119,7 @@ def _measure(
     row = {
         "degrees_per_unit": 360 / config.num_units,
         "trained": {"noise": config.largest_noise, "conflict": config.largest_conflict},
-        "status_counts": counts,
+        "status_counts": pairs.status_counts,
         "inference": [
             _judge_inference(test, predicted[rows], rates[rows])
             for test, rows in zip(tests, parts)
@@ -141,7 +135,7 @@ def _measure(
             for name, values in (("stimulus", stimuli), ("recurrent", rates), ("feed-forward", predicted))
         },
     }
-    return row, solved.plan
+    return row, plan
 
 
 def _training_cues(config: Config, key: PRNGKeyArray) -> Cues:

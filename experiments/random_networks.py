@@ -11,12 +11,13 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from experiments._fit import Fitter, rows_of
 from experiments._script import run_script, table
-from experiments._seeds import spread, with_interval
+from experiments._seeds import growth_exponent, spread, with_interval
 from experiments.drawings import random_networks as drawing
-from experiments.drawings.random_networks import TARGET, errors_at, width_needed
+from experiments.drawings.random_networks import TARGET, errors_at, widths_needed
 from rnn2ff.approximators import predict
 from rnn2ff.datasets import Pairs, key_for, sample_stimuli, solve_pairs
 from rnn2ff.evaluation import accuracy
@@ -25,7 +26,7 @@ from rnn2ff.stimuli import gaussian_stimuli
 
 CLAIM = "Two layers embody the steady states of random recurrent networks."
 
-_SPARE = 1.2  # times as many stimuli as are needed, as some may have no steady state
+_MOST_DRAWN = 10  # times as many stimuli as are needed, where few have a steady state
 _MOST_WORK = 2**30  # steps x width x size^2, about what the optimizer does: the largest are trained for fewer steps
 
 
@@ -43,10 +44,10 @@ class Config:
     more_gains: tuple[float, ...] = (0.0, 1.1, 1.3)
     more_gains_sizes: tuple[int, ...] = (8, 32, 64)
     more_gains_width: float = 4.0
-    numbers_of_samples: tuple[int, ...] = (500, 2_000, 16_000)
+    numbers_of_samples: tuple[int, ...] = (500, 1_000, 8_000)
     samples_size: int = 32
-    num_samples: int = 4_000
-    num_test_samples: int = 1_000
+    num_samples: int = 2_500
+    num_test_samples: int = 500
     num_steps: int = 500
 
     def smoke(self) -> "Config":
@@ -92,8 +93,8 @@ def _measure(
     for index in range(config.num_seeds):
         key = jr.fold_in(key_for(jr.key(config.seed), f"network of {size}"), index)
         network = _scaled(random_threshold_linear(size, gain=1.0, key=key), gain)
-        pairs = _solve(network, int(_SPARE * (num_samples + config.num_test_samples)), key)
-        lost.append(1 - len(pairs) / sum(pairs.status_counts.values()))
+        pairs, share_lost = _solve(network, num_samples + config.num_test_samples, key)
+        lost.append(share_lost)
         test = rows_of(pairs, slice(config.num_test_samples))
         training = rows_of(pairs, slice(config.num_test_samples, config.num_test_samples + num_samples))
         for row, (factor, steps) in enumerate(zip(widths, num_steps)):
@@ -116,9 +117,18 @@ def _scaled(network: RecurrentNetwork, gain: float) -> RecurrentNetwork:
     return threshold_linear(gain * network.params.recurrent_weights)
 
 
-def _solve(network: RecurrentNetwork, number: int, key) -> Pairs:
-    stimuli = sample_stimuli(gaussian_stimuli(network.state_size), number, key=key_for(key, "stimuli"))
-    return solve_pairs(network, jnp.asarray(stimuli))
+def _solve(network: RecurrentNetwork, number: int, key: PRNGKeyArray) -> tuple[Pairs, float]:
+    """That many pairs, or about, from as many draws as it takes; and the share of stimuli without a steady state."""
+    found: list[Pairs] = []
+    while sum(map(len, found)) < number and len(found) < _MOST_DRAWN:
+        batch_key = jr.fold_in(key_for(key, "stimuli"), len(found))
+        stimuli = sample_stimuli(gaussian_stimuli(network.state_size), number, key=batch_key)
+        found.append(solve_pairs(network, stimuli))
+    share_lost = 1 - sum(map(len, found)) / (number * len(found))
+    stimuli, states, rates = (
+        jnp.concatenate([getattr(each, name) for each in found])[:number] for name in ("stimuli", "states", "rates")
+    )
+    return Pairs(stimuli, states, rates, found[0].status_counts), share_lost
 
 
 def verdict(rows: list[dict]) -> str:
@@ -136,18 +146,33 @@ def describe(rows: list[dict]) -> str:
     lines = []
     for row in rows:
         errors = errors_at(row, 4.0)
-        needed = width_needed(row)
+        needed = widths_needed(row)
         lines.append(
             [
                 f"{row['size']} units, gain {row['gain']:g}, {row['num_samples']} samples",
                 with_interval(row["share_lost"], ".2f", 100),
                 "-" if errors is None else with_interval(errors, ".1f", 100),
                 with_interval(row["nrmse"][-1], ".1f", 100) + f" ({row['widths'][-1]:g} N)",
-                needed if isinstance(needed, str) else f"{needed.mean:.2g} N",
+                needed if isinstance(needed, str) else with_interval(needed, ".2f") + " N",
             ]
         )
     header = ["", "lost (%)", "error at 4 N (NRMSE, %)", "at the widest", f"width for {TARGET:.0%}"]
-    return table(header, lines)
+    return "\n\n".join([table(header, lines), *_growth(rows)])
+
+
+def _growth(rows: list[dict]) -> Iterator[str]:
+    """How the hidden units for the target grow with the recurrent ones, where at least three sizes reach it."""
+    for gain in sorted({row["gain"] for row in rows}):
+        chosen = [row for row in rows if row["gain"] == gain and len(row["widths"]) > 1]
+        reached = [(row["size"], needed) for row in chosen if not isinstance(needed := widths_needed(row), str)]
+        if len(reached) > 2:
+            sizes = np.array([size for size, _ in reached], float)
+            hidden = sizes[:, None] * np.array([needed for _, needed in reached])
+            mean, low, high = growth_exponent(sizes, hidden)
+            yield (
+                f"At gain {gain:g} the hidden units for {TARGET:.0%} grow as the recurrent units to the power"
+                f" {mean:.2f} [{low:.2f}, {high:.2f}], over {sizes.min():.0f} to {sizes.max():.0f} units."
+            )
 
 
 if __name__ == "__main__":

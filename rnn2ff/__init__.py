@@ -13,7 +13,7 @@ _HOME = {
     "Anderson": "steady_state",
     "AndersonAcceleration": "steady_state",
     "Certificate": "certificates",
-    "Certifier": "certificates",
+    "Certifier": "certifier",
     "Plan": "steady_state",
     "PowerLaw": "networks",
     "RateForm": "networks",
@@ -59,7 +59,7 @@ _HOME = {
     "linearize": "stability",
     "load": "export",
     "load_stablehlo": "export",
-    "make_certifier": "certificates",
+    "make_certifier": "certifier",
     "mean_jacobian_sweep": "sweeps",
     "mean_slope_sweep": "sweeps",
     "mix_pairs": "mixing",
@@ -80,7 +80,7 @@ _HOME = {
     "random_rate_network": "networks",
     "random_threshold_linear": "networks",
     "rate_network": "networks",
-    "refine": "serving",
+    "refine": "refinement",
     "relation_angles": "networks",
     "relation_network": "networks",
     "relation_stimulus": "networks",
@@ -120,7 +120,8 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from rnn2ff.approximators import Refined, TwoLayer, Unrolled
-    from rnn2ff.certificates import Certificate, Certifier, Theorem, bound_error, certify, make_certifier
+    from rnn2ff.certificates import Certificate, Theorem, bound_error, certify
+    from rnn2ff.certifier import Certifier, make_certifier
     from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
     from rnn2ff.evaluation import accuracy, competition, information_transformation, noise_rejection
@@ -178,13 +179,13 @@ if TYPE_CHECKING:
         winner_take_all,
         wong_wang,
     )
+    from rnn2ff.refinement import refine
     from rnn2ff.serving import (
         Served,
         Source,
         certify_predictions,
         predict_all_units,
         predict_or_solve,
-        refine,
     )
     from rnn2ff.stability import linearize, stability_constants
     from rnn2ff.steady_state import (

@@ -9,9 +9,10 @@ of phi between 0 and s:
     monotonicity   |e| + s |W e|_D / ((1 - s m) min_i sqrt(D_i))   m: the largest eigenvalue of sym(D^(1/2) W D^(-1/2))
     newton         2 n / (1 - q + sqrt((1 - q)^2 - 2 k n))         n = |R e|, q = |I - R (I - S W)|, S the slopes at r
 
-The first two hold for every r and for the network's only fixed point. The last needs no constant of the network: R is
-any approximate inverse, and k = 0 for a rectifier if the new point is on the same piece. What it proves is that *a*
-fixed point is so near. The derivations are in `docs/certificates.md`.
+The first two hold for every r and for the network's only fixed point. The last needs no constant of the network, and
+holds for power laws too, whose slopes have no bound: R is any approximate inverse, k bounds how fast slopes change, and
+is 0 for a rectifier if the new point is on the same piece. What it proves is that *a* fixed point is so near. The
+derivations are in `docs/certificates.md`.
 
 A product of n terms is off by at most `n eps` times the product of the absolute values. This is added at each step, so
 that bounds hold for the network as it is stored, in float32 as in float64.
@@ -22,21 +23,13 @@ import enum
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
-from rnn2ff._checks import check_shape, fail, is_known
+from rnn2ff._checks import check_shape
+from rnn2ff.certifier import Certifier, make_certifier
+from rnn2ff.local_bound import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
 from rnn2ff.networks.base import RecurrentNetwork, residual
-from rnn2ff.networks.rate import is_rate_network, slopes
-from rnn2ff.spectra import largest_in_metric
-from rnn2ff.stability import stability_constants
-from rnn2ff.sweeps import dense_weights
-
-# Steepest slope, largest curvature (of tanh 4 / sqrt(27), of the logistic 1 / (6 sqrt(3)), rounded up), and how far off
-# the computed values and slopes may be, in units of the dtype's precision.
-_SHAPES = {jax.nn.relu: (1.0, 0.0, 0.0), jnp.tanh: (1.0, 0.7699, 16.0), jax.nn.sigmoid: (0.25, 0.0963, 16.0)}
-_LARGEST_FACTORED = 512  # units; beyond, no Newton step is made
-_SLACK = 64  # units of the precision, for the few operations on the way from norms to a bound
+from rnn2ff.networks.rate import is_rate_network
 
 
 class Theorem(enum.IntEnum):
@@ -48,46 +41,14 @@ class Theorem(enum.IntEnum):
     newton = 3  # local: a fixed point is within the bound, and there may be others
 
 
-class Certifier(eqx.Module):
-    """What certificates need of a network, made once by `make_certifier`; each number is rounded to the safe side.
-
-    Attributes:
-        slope: s, the steepest of the nonlinearity; infinite where it is not known.
-        curvature: the largest second derivative, 0 for a rectifier, whose pieces have none.
-        value_error: of the nonlinearity as it is computed.
-        contraction_gap: `1 - s c`; 0 where the map does not contract.
-        contraction_scale: v, with a largest entry of 1.
-        monotonicity: `1 - s m`; 0 where no metric is known.
-        metric_root: the square roots of D.
-        recurrent_norms: of the rows of W.
-        stimulus_norms: of the rows of B.
-        is_rectified: whether the nonlinearity is a rectifier.
-    """
-
-    slope: Scalar
-    curvature: Scalar
-    value_error: Scalar
-    contraction_gap: Scalar
-    contraction_scale: Float[Array, " state"]
-    monotonicity: Scalar
-    metric_root: Float[Array, " state"]
-    recurrent_norms: Float[Array, " state"]
-    stimulus_norms: Float[Array, " state"]
-    is_rectified: bool = eqx.field(static=True)
-
-    @property
-    def has_global_bound(self) -> Bool[Array, ""]:
-        """Whether every prediction has a finite bound: there is one fixed point, whatever the stimulus."""
-        return (self.contraction_gap > 0) | (self.monotonicity > 0)
-
-
 class Certificate(eqx.Module):
     """What is known of one prediction; for a batch, each field has a leading axis. Lengths are in units of the rates.
 
     Attributes:
         residual: `max |r - phi(W r + h)| / (1 + max |r|)`; of a network without weights, that of the state.
         error_bound: `|r - r*|` is at most this, in the Euclidean norm; infinite where no theorem applies.
-        error_estimate: the length of one Newton step: near the truth, but no bound. NaN beyond 512 units.
+        error_estimate: the length of one Newton step: near the truth, but no bound. NaN where none is made, beyond 512
+            units unless the weights are of low rank.
         is_exact: whether the prediction is proved to be a fixed point up to rounding: one is proved to lie on the
             piece of the prediction (its set of active units), and no further off than the rounding of the equation
             can move it. Only of threshold-linear networks.
@@ -95,6 +56,11 @@ class Certificate(eqx.Module):
             multistable network perhaps not the one that the dynamics reach.
         refined: the prediction after the Newton step.
         is_refined_exact: whether `refined` is proved to be a fixed point up to rounding.
+        refined_error_bound: `|refined - r*|` is at most this, for the fixed point of `newton`; infinite where that does
+            not apply.
+        is_attracting: whether small perturbations are found to die out at a fixed point that has the slopes of the
+            prediction, as one on its piece has. Only looked at where weights are of low rank, time constants alike and
+            the fixed point is proved to exist.
     """
 
     residual: Float[Array, "*batch"]
@@ -104,55 +70,8 @@ class Certificate(eqx.Module):
     theorem: Int[Array, "*batch"]
     refined: Float[Array, "*batch state"]
     is_refined_exact: Bool[Array, "*batch"]
-
-
-def make_certifier(network: RecurrentNetwork) -> Certifier:
-    """The constants behind the certificates of a network: contraction, the best metric, norms.
-
-    Args:
-        network: any network. Only those with weights and a rectifier, tanh or the logistic function are ever
-            certified; others get estimates.
-
-    Raises:
-        ValueError: if the weights are not known, as inside `jit`.
-    """
-    dtype, size = network.dtype, network.state_size
-    shape = _SHAPES.get(network.vector_field.nonlinearity) if is_rate_network(network) else None
-    if not all(map(is_known, jax.tree.leaves(network.params))):
-        raise fail("network", "has weights that are not known", "a certifier that is made outside of `jit`", "tracers")
-    precision = float(jnp.finfo(dtype).eps)
-
-    def up(value: ArrayLike) -> Array:
-        return jnp.asarray(np.asarray(value, np.float64) * (1 + 4 * precision), dtype)
-
-    def down(value: float) -> Array:
-        return jnp.asarray(max(value, 0.0) * (1 - 4 * precision), dtype)
-
-    nothing = np.ones(size)
-    if shape is None:
-        never = up(np.inf)
-        return Certifier(
-            never, never, never, down(0.0), up(nothing), down(0.0), up(nothing), up(nothing), up(nothing), False
-        )
-    weights, constants = np.asarray(dense_weights(network), np.float64), stability_constants(network)
-    stimulus_weights = network.params.stimulus_weights
-    slope, curvature, value_error = shape
-    return Certifier(
-        slope=up(slope),
-        curvature=up(curvature),
-        value_error=up(value_error * precision),
-        contraction_gap=down(1 - slope * constants.contraction),
-        contraction_scale=jnp.asarray(constants.contraction_scale, dtype),
-        monotonicity=down(1 - slope * largest_in_metric(weights, constants.metric)),
-        metric_root=jnp.asarray(np.sqrt(constants.metric), dtype),
-        recurrent_norms=up(np.linalg.norm(weights, axis=1)),
-        stimulus_norms=up(
-            nothing
-            if stimulus_weights is None
-            else np.linalg.norm(np.asarray(stimulus_weights, np.float64).reshape(size, -1), axis=1)
-        ),
-        is_rectified=constants.is_rectified,
-    )
+    refined_error_bound: Float[Array, "*batch"]
+    is_attracting: Bool[Array, "*batch"]
 
 
 def certify(
@@ -164,7 +83,8 @@ def certify(
     """Bound and estimate how far a prediction is from a fixed point.
 
     Pure, and safe under `jit` and `vmap` with a certifier that was made outside. A prediction or a stimulus that is not
-    finite is never certified. The Newton step inverts a matrix for each sample; `bound_error` does without.
+    finite is never certified. The Newton step inverts a matrix for each sample, a small one where the weights are of
+    low rank; `bound_error` does without.
 
     Args:
         network: the network.
@@ -181,19 +101,20 @@ def certify(
             return _estimate(network, stimulus, prediction)
         measured = _measure(network, stimulus, prediction, certifier)
         bound, theorem = _bound(network, measured, certifier)
-        if network.state_size > _LARGEST_FACTORED:
-            unknown, no = jnp.full_like(bound, jnp.nan), jnp.zeros((), bool)
-            return Certificate(measured.residual, bound, unknown, no, theorem, prediction, no)
-        local, step_length, refined, is_on_piece, is_step_rounding = _newton(network, measured, certifier)
-        theorem = jnp.where(local < bound, jnp.int32(Theorem.newton), theorem)
+        if network.state_size > LARGEST_FACTORED and certifier.factors is None:
+            unknown, infinite, no = jnp.full_like(bound, jnp.nan), jnp.full_like(bound, jnp.inf), jnp.zeros((), bool)
+            return Certificate(measured.residual, bound, unknown, no, theorem, prediction, no, infinite, no)
+        local = newton_bound(network, measured, certifier)
         return Certificate(
             residual=measured.residual,
-            error_bound=jnp.minimum(bound, local),
-            error_estimate=step_length,
-            is_exact=is_on_piece & is_step_rounding,
-            theorem=theorem,
-            refined=refined,
-            is_refined_exact=is_on_piece,
+            error_bound=jnp.minimum(bound, local.bound),
+            error_estimate=local.step_length,
+            is_exact=local.is_on_piece & local.is_step_rounding,
+            theorem=jnp.where(local.bound < bound, jnp.int32(Theorem.newton), theorem),
+            refined=local.refined,
+            is_refined_exact=local.is_on_piece,
+            refined_error_bound=local.refined_bound,
+            is_attracting=local.is_attracting,
         )
 
 
@@ -204,11 +125,27 @@ def bound_error(
     certifier: Certifier | None = None,
 ) -> tuple[Scalar, Int[Array, ""]]:
     """The bound that holds everywhere, and its theorem, at the price of two products; arguments as of `certify`."""
+    bound, theorem, _ = bound_and_floor(network, stimulus, prediction, certifier)
+    return bound, theorem
+
+
+def bound_and_floor(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    prediction: Float[ArrayLike, " state"],
+    certifier: Certifier | None = None,
+) -> tuple[Scalar, Int[Array, ""], Scalar]:
+    """As `bound_error`, and what of the bound is rounding: for rates of this size no bound is much smaller."""
     network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     if not is_rate_network(network):
-        return jnp.asarray(jnp.inf, network.dtype), jnp.asarray(Theorem.none, jnp.int32)
+        infinite = jnp.asarray(jnp.inf, network.dtype)
+        return infinite, jnp.asarray(Theorem.none, jnp.int32), infinite
     with jax.default_matmul_precision("highest"):
-        return _bound(network, _measure(network, stimulus, prediction, certifier), certifier)
+        measured = _measure(network, stimulus, prediction, certifier)
+        bound, theorem = _bound(network, measured, certifier)
+        rounding = norm(measured.rounding)
+        floor, _ = _from_sizes(rounding, certifier.recurrent_norms * rounding, certifier)
+        return bound, theorem, floor
 
 
 def _checked(network, stimulus, prediction, certifier):
@@ -218,117 +155,60 @@ def _checked(network, stimulus, prediction, certifier):
     return network, stimulus, prediction, make_certifier(network) if certifier is None else certifier
 
 
-class _Measured(eqx.Module):
-    """The error of the equation, as computed, and how far each number may be off by rounding."""
-
-    rates: Float[Array, " state"]
-    total: Float[Array, " state"]
-    total_rounding: Float[Array, " state"]
-    error: Float[Array, " state"]
-    rounding: Float[Array, " state"]
-    residual: Scalar
-
-
-def _measure(network, stimulus, rates, certifier) -> _Measured:
+def _measure(network, stimulus, rates, certifier) -> Measured:
     params, info = network.params, jnp.finfo(network.dtype)
     num_terms = network.state_size + network.stimulus_size + 4
     total = params.total_input(rates, stimulus)
     values = network.vector_field.nonlinearity(total)
     error = rates - values
     # By Cauchy and Schwarz the sum of absolute values is at most a product of norms, which costs no product.
-    by_stimulus = jnp.abs(stimulus) if params.stimulus_weights is None else certifier.stimulus_norms * _norm(stimulus)
-    sizes = certifier.recurrent_norms * _norm(rates) + by_stimulus + jnp.abs(params.bias)
+    by_stimulus = jnp.abs(stimulus) if params.stimulus_weights is None else certifier.stimulus_norms * norm(stimulus)
+    sizes = certifier.recurrent_norms * norm(rates) + by_stimulus + jnp.abs(params.bias)
     total_rounding = num_terms * (info.eps * sizes + info.tiny)
-    value_rounding = certifier.slope * total_rounding + certifier.value_error
+    steepest = jnp.where(  # a power law is no steeper than this
+        jnp.isfinite(certifier.slope), certifier.slope, certifier.curvature * (jax.nn.relu(total) + total_rounding)
+    )
+    value_rounding = steepest * total_rounding + certifier.value_error + certifier.relative_error * jnp.abs(values)
     if certifier.is_rectified:  # a unit that is silent for certain has a rate of exactly 0
         value_rounding = jnp.where(total < -total_rounding, 0.0, value_rounding)
     rounding = value_rounding + info.eps * jnp.abs(error) + info.tiny
     relative = jnp.max(jnp.abs(error)) / (1 + jnp.max(jnp.abs(rates)))
-    return _Measured(rates, total, total_rounding, error, rounding, relative)
+    return Measured(rates, total, total_rounding, error, rounding, relative)
 
 
-def _bound(network, measured: _Measured, certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:
+def _bound(network, measured: Measured, certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:
     """The smaller of the bounds by contraction and by monotonicity, and which it is."""
     info, size = jnp.finfo(network.dtype), network.state_size
-    error = _norm(jnp.abs(measured.error) + measured.rounding)
+    error = norm(jnp.abs(measured.error) + measured.rounding)
     pushed = jnp.abs(network.params.recurrent_input(measured.error))
-    pushed_rounding = _norm(measured.rounding) + size * info.eps * _norm(measured.error)
+    pushed_rounding = norm(measured.rounding) + size * info.eps * norm(measured.error)
     pushed = pushed + certifier.recurrent_norms * pushed_rounding + size * info.tiny
+    return _from_sizes(error, pushed, certifier)
+
+
+def _from_sizes(error: Scalar, pushed: Float[Array, " state"], certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:
+    """The bound from at least |e|, and at least the absolute values of `W e`."""
+    info = jnp.finfo(pushed.dtype)
     scale, root = certifier.contraction_scale, certifier.metric_root
     moved = certifier.slope * jnp.stack(
         [
-            _norm(scale) * jnp.max(pushed / scale) / certifier.contraction_gap,
-            _norm(root * pushed) / (certifier.monotonicity * jnp.min(root)),
+            norm(scale) * jnp.max(pushed / scale) / certifier.contraction_gap,
+            norm(root * pushed) / (certifier.monotonicity * jnp.min(root)),
         ]
     )
-    bounds = _proved((error + moved) * (1 + _SLACK * info.eps))
+    bounds = proved((error + moved) * (1 + SLACK * info.eps))
     smallest = jnp.min(bounds)
     theorem = jnp.asarray([Theorem.contraction, Theorem.monotonicity], jnp.int32)[jnp.argmin(bounds)]
     return smallest, jnp.where(jnp.isfinite(smallest), theorem, jnp.int32(Theorem.none))
-
-
-def _newton(network, measured: _Measured, certifier: Certifier):
-    """A Newton step from the prediction, and what it proves.
-
-    Returns:
-        the bound; the length of the step; the point after it; whether that is proved to be a fixed point on the piece
-        of the prediction; whether the step is no longer than rounding can make it.
-    """
-    info, size = jnp.finfo(network.dtype), network.state_size
-    weights, identity = dense_weights(network), jnp.eye(size, dtype=network.dtype)
-    is_active = measured.total > 0
-    if certifier.is_rectified:
-        slope_at = is_active.astype(network.dtype)
-    else:
-        slope_at = slopes(network.vector_field, measured.total)
-    system = identity - slope_at[:, None] * weights
-    inverse = jnp.linalg.inv(system)
-    step = inverse @ measured.error
-    weight_size, inverse_size = _norm(certifier.recurrent_norms), _norm(inverse)
-    # How far the computed slopes, step and product may be off.
-    slope_rounding = certifier.curvature * jnp.max(measured.total_rounding) + certifier.value_error
-    step_rounding = inverse_size * (_norm(measured.rounding) + size * info.eps * _norm(measured.error))
-    system_rounding = (size + 4) * info.eps * (_norm(system) + size**0.5) + slope_rounding * weight_size
-    defect = _norm(identity - inverse @ system) + 2 * inverse_size * system_rounding + _SLACK * info.eps
-    length = _norm(step) + step_rounding
-    # How fast the slopes change, times the size of the inverse.
-    bend = inverse_size * certifier.curvature * jnp.max(certifier.recurrent_norms) * weight_size
-    discriminant = (1 - defect) ** 2 * (1 - _SLACK * info.eps) - 2 * bend * length * (1 + _SLACK * info.eps)
-    is_proved = (defect < 1) & (discriminant > 0)
-    bound = 2 * length / (1 - defect + jnp.sqrt(jnp.maximum(discriminant, 0))) * (1 + _SLACK * info.eps)
-    refined = measured.rates - step
-    if not certifier.is_rectified:
-        no = jnp.zeros((), bool)
-        return _proved(jnp.where(is_proved, bound, jnp.inf)), jnp.linalg.norm(step), refined, no, no
-    # The exact solution of the piece is a fixed point of the network if it lies on the piece.
-    pushed = network.params.recurrent_input(step)
-    total = measured.total - pushed
-    unsure = defect * bound + step_rounding + (size + 4) * info.eps * _norm(step)
-    margin = measured.total_rounding + certifier.recurrent_norms * unsure
-    margin = (margin + 4 * info.eps * (jnp.abs(measured.total) + jnp.abs(pushed)) + size * info.tiny) * 1.01
-    is_on_piece = is_proved & jnp.all(jnp.where(is_active, total > margin, total < -margin)) & jnp.isfinite(bound)
-    refined = jnp.where(is_active, refined, 0.0)
-    bound = _proved(jnp.where(is_on_piece, bound, jnp.inf))
-    return bound, jnp.linalg.norm(step), refined, is_on_piece, jnp.linalg.norm(step) <= step_rounding
 
 
 def _estimate(network, stimulus, state) -> Certificate:
     """Of a network without weights: a Newton step of the velocity, and nothing is proved."""
     no, infinite = jnp.zeros((), bool), jnp.asarray(jnp.inf, network.dtype)
     length, refined = jnp.asarray(jnp.nan, network.dtype), state
-    if network.state_size <= _LARGEST_FACTORED:
+    if network.state_size <= LARGEST_FACTORED:
         step = jnp.linalg.solve(jax.jacfwd(network.velocity)(state, stimulus), network.velocity(state, stimulus))
         length, refined = jnp.linalg.norm(step), state - step
     theorem = jnp.asarray(Theorem.none, jnp.int32)
-    return Certificate(residual(network, state, stimulus), infinite, length, no, theorem, refined, no)
-
-
-def _proved(bound: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A bound that is not a number proves nothing."""
-    return jnp.where(jnp.isnan(bound), jnp.inf, bound)
-
-
-def _norm(array: Float[Array, "..."]) -> Scalar:
-    """The Euclidean norm of all entries, rounded up; what underflows when squared is counted as well."""
-    info = jnp.finfo(array.dtype)
-    return jnp.sqrt(jnp.sum(array**2)) * (1 + (array.size + 8) * info.eps) + 2 * (array.size * info.tiny) ** 0.5
+    measured = residual(network, state, stimulus)
+    return Certificate(measured, infinite, length, no, theorem, refined, no, infinite, no)

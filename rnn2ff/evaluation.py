@@ -107,6 +107,8 @@ class Competition(NamedTuple):
         trivial_agreement_by_margin: the same for the trivial guess.
         num_by_margin: samples in each bin.
         num_without_winner: samples left out, because in the recurrent network no competitor is active.
+        set_agreement: share of samples in which all active competitors are the same.
+        trivial_set_agreement: the same for the guess that the largest stimulus alone is active.
     """
 
     agreement: float
@@ -116,6 +118,8 @@ class Competition(NamedTuple):
     trivial_agreement_by_margin: Float[np.ndarray, " bin"]
     num_by_margin: Int[np.ndarray, " bin"]
     num_without_winner: int
+    set_agreement: float
+    trivial_set_agreement: float
 
 
 def competition(
@@ -124,19 +128,22 @@ def competition(
     drive: Float[ArrayLike, "batch competitor"],
     *,
     margin_edges: tuple[float, ...] = MARGIN_EDGES,
+    active_share: float = 0.05,
 ) -> Competition:
-    """Compare winners, overall and by margin, beside the trivial guess.
+    """Compare winners, overall and by margin, and active competitors, beside the trivial guess.
 
     Args:
         predicted: the approximator's rate of each competitor (the mean of a partition, for example).
         target: the steady rates of the recurrent network.
         drive: the stimulus to each competitor.
         margin_edges: increasing edges of the bins by margin, in units of the stimulus.
+        active_share: of the winner's rate, above which a competitor counts as active.
 
     Raises:
-        ValueError: if shapes differ, a value is not finite, there are fewer than two competitors, or no sample has a
-            winner.
+        ValueError: if shapes differ, a value is not finite, there are fewer than two competitors, no sample has a
+            winner, or `active_share` is not between 0 and 1.
     """
+    check_fraction("active_share", active_share)
     predicted, target = _compared(predicted, target)
     check_shape("drive", drive, target.shape)
     check_finite("drive", drive)
@@ -149,6 +156,8 @@ def competition(
     winner = target.argmax(axis=1)
     agrees = predicted.argmax(axis=1) == winner
     trivially_agrees = drive.argmax(axis=1) == winner
+    is_active, is_predicted = (each > active_share * each.max(axis=1, keepdims=True) for each in (target, predicted))
+    is_largest = np.arange(drive.shape[1]) == drive.argmax(axis=1)[:, None]
     two_largest = np.sort(drive, axis=1)[:, -2:]
     bins = np.digitize(two_largest[:, 1] - two_largest[:, 0], margin_edges[1:-1])
     num_bins = len(margin_edges) - 1
@@ -165,6 +174,8 @@ def competition(
         trivial_agreement_by_margin=trivial_by_margin,
         num_by_margin=counts,
         num_without_winner=int((~has_winner).sum()),
+        set_agreement=float((is_predicted == is_active).all(axis=1).mean()),
+        trivial_set_agreement=float((is_largest == is_active).all(axis=1).mean()),
     )
 
 

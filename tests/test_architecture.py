@@ -45,7 +45,17 @@ FLOORS = [
         "steady_state.solve",
         "steady_state",
     ],
-    ["stability", "newton", "audit", "fixed_points", "certificates", "serving"],
+    [
+        "stability",
+        "newton",
+        "audit",
+        "fixed_points",
+        "certifier",
+        "local_bound",
+        "certificates",
+        "refinement",
+        "serving",
+    ],
     ["stimuli", "datasets", "storage"],
     ["losses", "mixing", "initialization", "optimizers", "training", "evaluation", "discontinuity"],
     [

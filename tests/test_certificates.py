@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from problems import PROBLEMS, assert_close, default_float, two_active
 
 from rnn2ff import (
+    PowerLaw,
     RateForm,
     Theorem,
     bound_error,
@@ -112,13 +113,17 @@ def assert_never_wrong(certificate, predictions, points, scale):
         if certificate.is_exact[row]:
             assert certificate.is_refined_exact[row]
             assert distance(prediction, points) < 1e4 * precision * scale
+        if np.isfinite(certificate.refined_error_bound[row]):
+            assert np.isfinite(bound)
+            allowed = np.longdouble(certificate.refined_error_bound[row]) + 1e-16 * scale
+            assert distance(certificate.refined[row], points) <= allowed
         if certificate.is_refined_exact[row]:
             assert distance(certificate.refined[row], points) < 1e4 * precision * scale + 1e-3 * distance(
                 prediction, points
             )
 
 
-@pytest.mark.parametrize(("size", "dtype"), [(2, DTYPES[0]), (5, DTYPES[-1])])
+@pytest.mark.parametrize(("size", "rank", "dtype"), [(2, 2, DTYPES[0]), (5, 5, DTYPES[-1]), (6, 2, DTYPES[0])])
 @drawn
 @given(
     seed=seeds,
@@ -128,10 +133,13 @@ def assert_never_wrong(certificate, predictions, points, scale):
     is_at_threshold=st.booleans(),
 )
 def test_no_bound_is_below_the_error_in_a_threshold_linear_network(
-    size, dtype, seed, gain, kind, scale, is_at_threshold
+    size, rank, dtype, seed, gain, kind, scale, is_at_threshold
 ):
     random = np.random.default_rng(seed)
-    network = threshold_linear(random_weights(random, size, gain, kind).astype(dtype))
+    weights = random_weights(random, rank, gain, kind)
+    if rank < size:
+        weights = random.normal(size=(size, rank)) @ weights @ random.normal(size=(rank, size)) / size
+    network = threshold_linear(weights.astype(dtype))
     stimulus = (scale * random.normal(size=size)).astype(dtype)
     points = threshold_linear_fixed_points(network, stimulus)
     weights, _ = stored(network)
@@ -143,6 +151,7 @@ def test_no_bound_is_below_the_error_in_a_threshold_linear_network(
         truth = points[0] if len(points) else truth
     predictions = bad_predictions(random, truth.astype(np.float64)).astype(dtype)
     certifier = make_certifier(network)
+    assert (certifier.factors is not None) == (rank < size)
     certificate = certify_all(network, np.tile(stimulus, (len(predictions), 1)), predictions, certifier)
     certificate = jax.tree.map(np.asarray, certificate)
     assert certificate.error_bound.dtype == dtype
@@ -152,28 +161,47 @@ def test_no_bound_is_below_the_error_in_a_threshold_linear_network(
     assert_never_wrong(certificate, predictions, points, scale)
 
 
+def evaluate(nonlinearity, total):
+    """Values and slopes, in the precision of the total."""
+    if nonlinearity is jnp.tanh:
+        values = np.tanh(total)
+        return values, 1 - values**2
+    if nonlinearity is jax.nn.sigmoid:
+        values = 1 / (1 + np.exp(-total))
+        return values, values * (1 - values)
+    positive = np.maximum(total, 0)
+    return nonlinearity.gain * positive**2, 2 * nonlinearity.gain * positive
+
+
 def smooth_fixed_point(network, stimulus, start):
     """Newton's method in extended precision; None if it does not arrive."""
     weights, bias = stored(network)
     drive, rates = np.asarray(stimulus, np.longdouble) + bias, np.asarray(start, np.longdouble)
-    is_tanh = network.vector_field.nonlinearity is jnp.tanh
     for _ in range(60):
-        total = weights @ rates + drive
-        values = np.tanh(total) if is_tanh else 1 / (1 + np.exp(-total))
-        steepness = 1 - values**2 if is_tanh else values * (1 - values)
+        values, steepness = evaluate(network.vector_field.nonlinearity, weights @ rates + drive)
         step = solve_precisely(np.eye(len(bias)) - steepness[:, None] * weights, rates - values)
         rates = rates - step
         if not np.isfinite(rates).all():
             return None
-    return rates if np.abs(step).max() < 1e-16 else None
+    return rates if np.abs(step).max() < 1e-16 * (1 + np.abs(rates).max()) else None
 
 
-@pytest.mark.parametrize("nonlinearity", [jnp.tanh, jax.nn.sigmoid], ids=["tanh", "logistic"])
+SMOOTH = [jnp.tanh, jax.nn.sigmoid, PowerLaw(0.125, 2.0)]  # a gain that float32 holds exactly
+
+
+@pytest.mark.parametrize(
+    ("nonlinearity", "rank"),
+    [*((each, 3) for each in SMOOTH), (SMOOTH[-1], 1)],
+    ids=["tanh", "logistic", "power law", "power law of low rank"],
+)
 @drawn
 @given(seed=seeds, gain=st.floats(0.1, 6.0), dtype=st.sampled_from(DTYPES))
-def test_no_bound_is_below_the_error_in_a_smooth_network(nonlinearity, seed, gain, dtype):
+def test_no_bound_is_below_the_error_in_a_smooth_network(nonlinearity, rank, seed, gain, dtype):
     random, size = np.random.default_rng(seed), 3
-    network = rate_network(RateForm(nonlinearity), random_weights(random, size, gain, "gaussian").astype(dtype))
+    weights = random_weights(random, size, gain, "gaussian")
+    if rank < size:
+        weights = weights[:, :1] * weights[:1]
+    network = rate_network(RateForm(nonlinearity), weights.astype(dtype))
     stimulus = (random.normal(size=size) * 10 ** random.uniform(-2, 1)).astype(dtype)
     starts = [random.normal(size=size) for _ in range(5)]
     points = [smooth_fixed_point(network, stimulus, start) for start in starts]
@@ -188,7 +216,10 @@ def test_no_bound_is_below_the_error_in_a_smooth_network(nonlinearity, seed, gai
     for row in np.flatnonzero(certificate.theorem == Theorem.newton):
         nearest = smooth_fixed_point(network, stimulus, predictions[row])
         assert nearest is not None
-        assert distance(predictions[row], nearest[None]) <= np.longdouble(certificate.error_bound[row]) + 1e-16
+        slack = 1e-16 * (1 + np.abs(nearest).max())
+        assert distance(predictions[row], nearest[None]) <= np.longdouble(certificate.error_bound[row]) + slack
+        allowed = np.longdouble(certificate.refined_error_bound[row]) + slack
+        assert distance(certificate.refined[row], nearest[None]) <= allowed
     if bool(certifier.has_global_bound) and len(points):
         assert_never_wrong(certificate, predictions, points, 1 + np.abs(points).max())
     assert not certificate.is_exact.any()
@@ -196,17 +227,16 @@ def test_no_bound_is_below_the_error_in_a_smooth_network(nonlinearity, seed, gai
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("nonlinearity", [jnp.tanh, jax.nn.sigmoid], ids=["tanh", "logistic"])
+@pytest.mark.parametrize("nonlinearity", SMOOTH, ids=["tanh", "logistic", "power law"])
 def test_smooth_nonlinearities_are_computed_as_exactly_as_certificates_assume(nonlinearity, dtype):
     totals = np.concatenate([np.linspace(-30, 30, 20_001), np.logspace(-8, 0, 2_001)]).astype(dtype)
-    exact = totals.astype(np.longdouble)
-    values = np.tanh(exact) if nonlinearity is jnp.tanh else 1 / (1 + np.exp(-exact))
-    steepness = 1 - values**2 if nonlinearity is jnp.tanh else values * (1 - values)
+    values, steepness = evaluate(nonlinearity, totals.astype(np.longdouble))
     computed, computed_slopes = jax.jit(lambda t: jax.jvp(nonlinearity, (t,), (jnp.ones_like(t),)))(totals)
     allowed = 16 * np.finfo(dtype).eps
-    assert np.abs(np.asarray(computed, np.longdouble) - values).max() < allowed
-    assert np.abs(np.asarray(computed_slopes, np.longdouble) - steepness).max() < allowed
-    curvature = np.abs(np.gradient(steepness[:20_001].astype(np.float64), 0.003)).max()
+    scales = (values, steepness) if isinstance(nonlinearity, PowerLaw) else (1, 1)  # relative, or absolute
+    assert (np.abs(np.asarray(computed, np.longdouble) - values) <= allowed * scales[0]).all()
+    assert (np.abs(np.asarray(computed_slopes, np.longdouble) - steepness) <= allowed * scales[1]).all()
+    curvature = np.abs(np.gradient(steepness[:20_001], totals[:20_001].astype(np.longdouble))).max()
     network = rate_network(RateForm(nonlinearity), np.full((1, 1), 0.5, dtype))
     assumed = float(make_certifier(network).curvature)
     assert 0.999 * assumed < curvature <= assumed
@@ -266,6 +296,29 @@ class TestClosedForms:
         assert certificate.theorem == Theorem.newton
 
 
+def test_weights_of_low_rank_give_the_certificate_of_the_whole_inverse_and_tell_what_attracts():
+    network = partition_competition(2, 3, self_excitation=1.3)  # 9 units, rank 3
+    thin = make_certifier(network)
+    whole = eqx.tree_at(lambda each: each.factors, thin, None)
+    stimuli = jnp.repeat(jr.uniform(jr.key(0), (200, 2)), 3, axis=1)
+    rates = jax.nn.relu(jr.normal(jr.key(1), (200, 9)))
+    for _ in range(10):  # Newton steps, to fixed points of all kinds
+        found = certify_all(network, stimuli, rates, whole)
+        rates = jax.nn.relu(found.refined)
+    received, expected = (certify_all(network, stimuli, rates, each) for each in (thin, whole))
+    exact = np.flatnonzero(expected.is_refined_exact)
+    assert len(exact) > 10
+    assert (received.is_refined_exact[exact]).all()
+    assert_close(received.refined[exact], expected.refined[exact], 1e-4)
+    assert (received.error_bound[exact] < 1e-2).all()
+    assert not expected.is_attracting.any()
+    for row in exact:
+        active = np.flatnonzero(rates[row] > 0)
+        block = np.asarray(network.params.recurrent_weights, np.float64)[np.ix_(active, active)]
+        assert bool(received.is_attracting[row]) == (np.linalg.eigvals(block).real.max() < 1)
+    assert 0 < received.is_attracting[exact].sum() < len(exact)
+
+
 def test_the_state_form_and_the_rate_form_have_the_same_certificates(key):
     weights = jr.normal(key, (5, 5)) * 0.3
     stimulus, rates = jnp.linspace(-1, 1, 5), jnp.linspace(0, 1, 5)
@@ -290,7 +343,7 @@ def test_of_other_networks_there_are_estimates_and_no_bounds():
     certificate = certify_one(problem.network, problem.stimulus, off)
     assert (certificate.error_bound, certificate.theorem) == (jnp.inf, Theorem.none)
     assert_close(certificate.error_estimate, 0.001 * 2**0.5, 1e-2)
-    network = stabilized_supralinear(4)
+    network = stabilized_supralinear(4, nonlinearity=PowerLaw(0.01, 3.0))
     certificate = certify_one(network, jnp.ones(network.stimulus_size), jnp.zeros(network.state_size))
     assert certificate.error_bound == jnp.inf
     assert certificate.error_estimate > 0

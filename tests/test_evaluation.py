@@ -72,6 +72,14 @@ class TestCompetition:
         assert list(received.agreement_by_margin) == [1, 1, 1]
         assert list(received.trivial_agreement_by_margin) == [0, 0, 1]
 
+    def test_the_set_of_active_competitors_agrees_only_as_a_whole(self):
+        """Of the four samples with a winner the first gains a competitor, and the last one too faint to count."""
+        predicted = self.target + np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0.1], [0, 0, 0]])
+        received = competition(predicted, self.target, self.drive)
+        assert received.agreement == 1
+        assert received.set_agreement == 3 / 4
+        assert received.trivial_set_agreement == 2 / 4  # wrong about the second winner, and about two being active
+
     def test_an_empty_bin_has_no_agreement(self):
         received = competition(self.target, self.target, self.drive, margin_edges=(0.0, 10.0, np.inf))
         assert np.isnan(received.agreement_by_margin[1])

@@ -38,7 +38,7 @@ def draw(record: dict) -> "Figure":
     ):
         _dots(axes[3], places + offset, [row[name] for row in lost], color, label)
     axes[3].set_yticks(places, [row["network"].replace(" ", "\n") for row in lost])
-    axes[3].set(xlabel="of stimuli without one (%)", xlim=(-3, 103), ylim=(-1.6, len(lost) - 0.5))
+    axes[3].set(xlabel="stimuli (%)", xlim=(-3, 103), ylim=(-1.6, len(lost) - 0.5))
     axes[3].set(title="where there is\nno steady state")
     axes[3].legend(loc="lower center", borderaxespad=0)
     for axis in (axes[0], axes[3]):

@@ -28,9 +28,12 @@ def draw(record: dict) -> "Figure":
         _dots(axes[1], places + offset, [chosen[name]["share_caught"] for name in names], colors[task], None)
     axes[0].set_yticks(places, names)
     axes[0].set(xlabel="error (NRMSE, %)", xlim=(0, None), title="error")
-    axes[0].legend(loc="lower right", borderaxespad=0)
+    axes[0].legend(loc="lower right", borderaxespad=0, handletextpad=0.1)
     axes[1].set_yticks(places, [])
-    axes[1].set(xlabel="answers (%)", xlim=(-3, 103), title="hollow: bad; full: bad ones flagged")
+    axes[1].set(xlabel="answers (%)", xlim=(-3, 103), title="bad answers, and those flagged")
+    for face, label in (("white", "bad, of all"), ("black", "flagged,\nof the bad")):
+        axes[1].plot([], [], "o", markersize=4, color="black", markerfacecolor=face, label=label)
+    axes[1].legend(loc="upper right", borderaxespad=0, handletextpad=0.1)
     for axis in axes[:2]:
         axis.grid(axis="y", color="#eeeeee", linewidth=0.8)
         axis.set_axisbelow(True)

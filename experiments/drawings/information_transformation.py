@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NETWORKS = ("recurrent", "feed-forward")
-_TRAINED = "#eeeeee"
 
 
 def noises(rows: list[dict]) -> list[float]:
@@ -37,7 +36,7 @@ def draw(record: dict) -> "Figure":
         (axes[1], ("computed", *NETWORKS), "distance to the right angle"),
         (axes[2], ("between",), "from recurrent to feed-forward"),
     ]:
-        axis.axvspan(0, config["largest_noise"], color=_TRAINED, linewidth=0, label="trained")
+        _mark_trained(axis, config["largest_noise"], "trained on" if "computed" in names else None)
         for name in names:
             color = {"computed": COLORS["trivial"], "between": COLORS["third"]}.get(name) or COLORS[name]
             label = {"computed": "computed from the cues", "between": "inferred angle"}.get(name, name)
@@ -49,7 +48,7 @@ def draw(record: dict) -> "Figure":
         axis.legend(loc="upper left")
 
     conflicts = [each["conflict"] for each in rows[0]["conflict"]]
-    axes[3].axvspan(0, config["largest_conflict"], color=_TRAINED, linewidth=0, label="trained")
+    _mark_trained(axes[3], config["largest_conflict"])
     axes[3].plot(conflicts, np.array(conflicts) / 3, color=COLORS["trivial"], label="a third of the conflict")
     for name in NETWORKS:
         pulls = np.array([[each["pull"][name] for each in row["conflict"]] for row in rows])  # (seed, conflict, 3)
@@ -58,7 +57,7 @@ def draw(record: dict) -> "Figure":
             axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=COLORS[name], linewidth=0.7, linestyle=":")
     axes[3].plot([], [], color="black", linewidth=0.7, linestyle=":", label="5 and 95 % of samples")
     axes[3].set(xlabel="conflict of the cues (degrees)", ylabel="pull toward the others (degrees)")
-    axes[3].set(title="three cues in conflict", xlim=(0, None))
+    axes[3].set(title="three cues in conflict", xlim=(0, None), ylim=(None, 1.15 * conflicts[-1] / 3))
     axes[3].legend(loc="upper left")
     return figure
 
@@ -79,6 +78,12 @@ def _draw_example(axis: "Axes", example: dict) -> None:
     axis.tick_params(axis="x", length=0)
     axis.set(ylabel="stimulus, rate", title="C is inferred from A and B", ylim=(None, 1.3 * stimulus.max()))
     axis.legend(loc="upper right", ncols=3, handletextpad=0.2, columnspacing=1)
+
+
+def _mark_trained(axis: "Axes", largest: float, label: str | None = None) -> None:
+    """Shade what was trained on; an edge makes it visible in a legend that lies on it."""
+    axis.axvspan(0, largest, color="#eeeeee", linewidth=0)
+    axis.fill([], [], facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5, label=label)
 
 
 def _line(axis: "Axes", places, values, color, label: str | None, style: str = "-") -> None:

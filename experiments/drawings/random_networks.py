@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments._seeds import Spread, spread
+from experiments._seeds import spread
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ def errors_at(row: dict, factor: float) -> list[float] | None:
     return row["nrmse"][row["widths"].index(factor)] if factor in row["widths"] else None
 
 
-def width_needed(row: dict) -> Spread | str:
-    """The width at which the error is `TARGET`, in units of the recurrent units, or words where it is out of range."""
+def widths_needed(row: dict) -> list[float] | str:
+    """The width at which the error is `TARGET` for each seed, in units of the recurrent units; words where none is."""
     widths, errors = np.log(row["widths"]), np.log(np.maximum(row["nrmse"], 1e-9))
     needed = []
     for each in errors.T:
@@ -32,7 +32,7 @@ def width_needed(row: dict) -> Spread | str:
             return f"<= {row['widths'][0]:g} N"
         part = (each[first - 1] - np.log(TARGET)) / (each[first - 1] - each[first])
         needed.append(np.exp(widths[first - 1] + part * (widths[first] - widths[first - 1])))
-    return spread(needed)
+    return needed
 
 
 @house_style
@@ -40,7 +40,7 @@ def draw(record: dict) -> "Figure":
     """The error against gain, width, size and samples, and the share of stimuli without a steady state."""
     config, rows = record["config"], record["rows"]
     figure, axes = new_figure(3, num_rows=2, height=4.4)
-    colors = list(COLORS.values())
+    colors = [COLORS[name] for name in ("recurrent", "feed-forward", "third", "fourth")]
     standard = [row for row in rows if row["num_samples"] == config["num_samples"]]
     grid = {(row["size"], row["gain"]): row for row in standard}
     gains, sizes = config["gains"], config["sizes"]
@@ -54,15 +54,13 @@ def draw(record: dict) -> "Figure":
     axes[0].axhline(100 * TARGET, color="black", linewidth=0.6, linestyle=":")
     axes[5].set(xlabel="gain of the weights", ylabel="no steady state (% of stimuli)", title="stimuli lost")
 
-    for size, color in zip(sizes, _shades(len(sizes))):
-        row = grid[size, gains[-1]]
-        _line(axes[1], row["widths"], row["nrmse"], color, f"{size} units")
-        row = grid[size, gains[len(gains) // 2]]
-        _line(axes[2], row["widths"], row["nrmse"], color, f"{size} units")
-    for axis, gain in ((axes[1], gains[-1]), (axes[2], gains[len(gains) // 2])):
+    for axis, gain in ((axes[1], gains[len(gains) // 2]), (axes[2], gains[-1])):
+        for size, color in zip(sizes, _shades(len(sizes))):
+            _line(axis, grid[size, gain]["widths"], grid[size, gain]["nrmse"], color, f"{size} units")
         _logarithmic(axis, config["widths"])
         axis.set(xlabel="hidden units / recurrent units", ylabel="error (NRMSE, %)", title=f"gain {gain:g}")
         axis.axhline(100 * TARGET, color="black", linewidth=0.6, linestyle=":")
+    axes[1].legend(loc="upper right", borderaxespad=0)
 
     for gain, color in zip(gains, colors):
         shown = [(size, errors_at(grid[size, gain], 1.0)) for size in sizes]
@@ -76,8 +74,10 @@ def draw(record: dict) -> "Figure":
     _logarithmic(axes[4], sorted({*config["numbers_of_samples"], config["num_samples"]}))
     axes[4].set(xlabel="solved samples", ylabel="error (NRMSE, %)")
     axes[4].set(title=f"{config['samples_size']} units, width {factor:g} N")
-    for axis in (axes[0], axes[1], axes[3], axes[4], axes[5]):
-        axis.legend()
+    for axis in (axes[0], axes[5]):
+        axis.legend(loc="upper left", borderaxespad=0)
+    axes[3].set_ylim(None, 3 * axes[3].get_ylim()[1])  # room for the legend
+    axes[3].legend(loc="upper left", borderaxespad=0)
     return figure
 
 

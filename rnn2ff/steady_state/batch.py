@@ -234,7 +234,9 @@ def _take_over(samples: _Samples, probe: Probe) -> None:
 def _sweep(samples: _Samples, rows: np.ndarray, plan: Plan) -> np.ndarray:
     """Sweeps, then longer Anderson acceleration on what is open; the rows that are left to the dynamics."""
     left = []
-    memory, num_sweeps, starts = plan.memory, plan.num_sweeps, None
+    memory, num_sweeps, starts, method = plan.memory, plan.num_sweeps, None, "sweeps"
+    if plan.certified_rate > 0 and samples.initial_states[rows].any():  # all ways lead to the same end: the shortest
+        starts, num_sweeps = samples.initial_states[rows], max(1, num_sweeps // 2)
     for _ in range(1 + _STURDY_ROUNDS):
         size, p = len(rows), padded(np.arange(len(rows)))
         swept = run_sweeps(
@@ -250,13 +252,12 @@ def _sweep(samples: _Samples, rows: np.ndarray, plan: Plan) -> np.ndarray:
         swept = jax.tree.map(lambda each, size=size: np.asarray(each)[:size], swept)
         samples.num_steps[rows] += swept.num_steps
         is_at_rest = swept.residuals < SAFETY * samples.tolerance
-        method = "sweeps" if starts is None else f"Anderson({_STURDY_MEMORY})"
         left.append(samples.settle_swept(rows, swept, is_at_rest, plan, method))
         rows, starts = rows[~is_at_rest], swept.states[~is_at_rest]
         if not len(rows):
             break
         starts = np.where(np.isfinite(starts).all(axis=1, keepdims=True), starts, 0)
-        memory, num_sweeps = _STURDY_MEMORY, _STURDY_SWEEPS
+        memory, num_sweeps, method = _STURDY_MEMORY, _STURDY_SWEEPS, f"Anderson({_STURDY_MEMORY})"
     return np.sort(np.concatenate([*left, rows]))
 
 
