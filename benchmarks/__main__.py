@@ -45,6 +45,7 @@ SUITE = (
     Benchmark("fitting"),
     Benchmark("fixed_points"),
     Benchmark("honest_failures"),
+    Benchmark("certificates"),
     Benchmark("deployment"),
 )
 
