@@ -275,7 +275,12 @@ def _distilled(target: Target, seed: int, config: Config) -> dict:
     """What `distill` returns, or says, and its error on fresh stimuli that the rollout solved."""
     started = time.perf_counter()
     distillation = distill(
-        target.network, target.sample_stimulus, tolerance=TOLERANCE, num_samples=20_000, num_steps=5_000, key=jr.key(seed)
+        target.network,
+        target.sample_stimulus,
+        tolerance=TOLERANCE,
+        num_samples=20_000,
+        num_steps=5_000,
+        key=jr.key(seed),
     )
     seconds = time.perf_counter() - started
     report = distillation.report

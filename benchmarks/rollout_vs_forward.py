@@ -66,7 +66,7 @@ class Config:
     """Stimuli whose exact steady states are known, at most."""
     num_rounds: int = 20
     """Turns of each contender; slow ones get fewer, at least 3."""
-    budget_seconds: float = 2.0
+    budget_seconds: float = 1.0
     """For the turns of one, after which they get fewer."""
     num_latency_calls: int = 500
     """Single calls in a block, of a pass; what is slower gets fewer."""
