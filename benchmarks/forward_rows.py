@@ -19,6 +19,7 @@ from benchmarks.passes import Pass
 from benchmarks.problems import Problem, make_problem, residuals64
 from rnn2ff import accuracy
 from rnn2ff.export import load, quantize_onnx, save, to_onnx
+from rnn2ff.records import num_threads
 from rnn2ff.steady_state import Plan
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Setting(NamedTuple):
     def where(self) -> dict:
         """By which rows of this setting are known."""
         size = self.problem.network.state_size
-        return {"problem": self.problem.name, "state_size": size, "num_threads": method.num_threads()}
+        return {"problem": self.problem.name, "state_size": size, "num_threads": num_threads()}
 
     @property
     def marked(self) -> Pass:

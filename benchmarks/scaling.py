@@ -24,6 +24,7 @@ from benchmarks.scaling_tables import describe
 from experiments._script import run_script
 from rnn2ff.approximators import TwoLayer
 from rnn2ff.networks import threshold_linear
+from rnn2ff.records import num_threads
 from rnn2ff.steady_state import Plan, plan_steady_states
 
 _NUM_PLANNED = 512  # stimuli that a plan is made from
@@ -210,7 +211,7 @@ def _measure_device(config: Config) -> dict:
     return {
         "axis": "device",
         "kind": "device",
-        "num_threads": method.num_threads(),
+        "num_threads": num_threads(),
         "bytes_per_second": 2 * numbers.nbytes / timed["copy"][0].lower,  # the faster quartile: a floor is optimistic
         "operations_per_second": 2 * _SQUARE**3 / timed["multiply"][0].lower,
     }
