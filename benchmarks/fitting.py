@@ -33,6 +33,7 @@ from benchmarks.fitting_marks import (
     WIDE,
     describe,
 )
+from benchmarks.fitting_marks import marks as marks
 from benchmarks.problems import in_float64
 from benchmarks.targets import NAMES, NUM_PARTITIONS, UNITS_PER_PARTITION, Target, make_target
 from experiments._script import run_script
@@ -273,8 +274,14 @@ def _seconds_to(ours: Trained, error: float) -> float | None:
 def _distilled(target: Target, seed: int, config: Config) -> dict:
     """What `distill` returns, or says, and its error on fresh stimuli that the rollout solved."""
     started = time.perf_counter()
-    size = {"num_samples": 20_000, "num_steps": 5_000}
-    distillation = distill(target.network, target.sample_stimulus, tolerance=TOLERANCE, **size, key=jr.key(seed))
+    distillation = distill(
+        target.network,
+        target.sample_stimulus,
+        tolerance=TOLERANCE,
+        num_samples=20_000,
+        num_steps=5_000,
+        key=jr.key(seed),
+    )
     seconds = time.perf_counter() - started
     report = distillation.report
     stimuli = sample_stimuli(target.sample_stimulus, config.num_verified, key=key_for(jr.key(seed), "verification"))
