@@ -30,8 +30,8 @@ from rnn2ff.sweeps import AbstractSweep, damped_sweep, split_sweep
 class Source(enum.IntEnum):
     """Where an answer comes from. Results hold its integers. Append only."""
 
-    one_pass = 0  # the approximator, in networks of low rank with the Newton step that its certificate makes
-    refined = 1  # the approximator, and a fixed number of sweeps
+    one_pass = 0  # the approximator alone
+    refined = 1  # the approximator, and the Newton step of its certificate or a fixed number of sweeps
     solved = 2  # the solver
 
 
@@ -119,8 +119,9 @@ def predict_or_solve(
 ) -> Served:
     """Steady rates within a tolerance, by the cheapest way that proves it for each sample.
 
-    One pass of the approximator is certified for all samples. Those within the tolerance are served. The others are
-    refined by sweeps and certified again, unless the rounding of the equation alone exceeds the tolerance; the rest is
+    One pass of the approximator is certified for all samples. Those within the tolerance are served; where weights are
+    of low rank, also those that the Newton step of the certificate brings there. The others are refined by sweeps and
+    certified again, unless the rounding of the equation alone exceeds the tolerance; the rest is
     solved.
 
     Where no constant of the network gives a bound, but its weights are of low rank, the certificate is the local one,
@@ -199,15 +200,16 @@ class _Answers:
     def predict(self, approximator: Approximator) -> None:
         """One pass for all, and a Newton step where it is cheap."""
         judged = _in_batch(_predict_and_judge, (*self.constants, self.has_cheap_step, approximator), self.stimuli)
-        self.rates, self.bounds, self.estimates, self.is_hopeless, is_within = map(np.array, judged)
-        self.serve(np.flatnonzero(is_within), Source.one_pass)
+        self.rates, self.bounds, self.estimates, self.is_hopeless, is_stepped, is_within = map(np.array, judged)
+        self.serve(np.flatnonzero(is_within & ~is_stepped), Source.one_pass)
+        self.serve(np.flatnonzero(is_within & is_stepped), Source.refined)
 
     def refine(self, rows: np.ndarray, sweep: AbstractSweep, num_steps: int) -> None:
         """Sweeps for these."""
         constants = (*self.constants, self.has_cheap_step, sweep, num_steps)
         judged = _in_batch(_refine_and_judge, constants, self.stimuli[rows], self.rates[rows])
-        self.rates[rows], self.bounds[rows], self.estimates[rows], _, is_within = judged
-        self.serve(rows[is_within], Source.refined)
+        self.rates[rows], self.bounds[rows], self.estimates[rows] = judged[:3]
+        self.serve(rows[judged.is_within], Source.refined)
 
     def serve(self, rows: np.ndarray, source: Source) -> None:
         """These are answered; where the network may have several fixed points, perhaps by another one."""
@@ -234,12 +236,22 @@ class _Answers:
 
 
 class _Judged(NamedTuple):
-    """Rates, and what is known of them; `is_hopeless` where rounding alone exceeds the tolerance."""
+    """Rates, and what is known of them.
+
+    Attributes:
+        rates: as they were, or after a Newton step.
+        bound: of their error.
+        estimate: of the error before the step.
+        is_hopeless: whether rounding alone exceeds the tolerance.
+        is_stepped: whether the rates are those after the step.
+        is_within: whether they can be served.
+    """
 
     rates: Float[Array, "*batch state"]
     bound: Float[Array, "*batch"]
     estimate: Float[Array, "*batch"]
     is_hopeless: Bool[Array, "*batch"]
+    is_stepped: Bool[Array, "*batch"]
     is_within: Bool[Array, "*batch"]
 
 
@@ -247,14 +259,15 @@ def _judge(network, certifier, tolerance: Scalar, makes_step: bool, stimulus, ra
     """Whether rates are within the tolerance; if a Newton step is made, with the step if not without."""
     if not makes_step:
         bound, _, floor = bound_and_floor(network, stimulus, rates, certifier)
-        return _Judged(rates, bound, jnp.full_like(bound, jnp.nan), floor > tolerance, bound <= tolerance)
+        unknown, no = jnp.full_like(bound, jnp.nan), jnp.zeros((), bool)
+        return _Judged(rates, bound, unknown, floor > tolerance, no, bound <= tolerance)
     found = certify(network, stimulus, rates, certifier)
-    is_good = (found.error_bound <= tolerance) | ~(found.refined_error_bound < found.error_bound)
-    rates = jnp.where(is_good, rates, found.refined)
-    bound = jnp.where(is_good, found.error_bound, found.refined_error_bound)
+    is_enough = (found.error_bound <= tolerance) | ~(found.refined_error_bound < found.error_bound)
+    rates = jnp.where(is_enough, rates, found.refined)
+    bound = jnp.where(is_enough, found.error_bound, found.refined_error_bound)
     is_within = (bound <= tolerance) & (found.is_attracting | certifier.has_global_bound)
     is_hopeless = found.is_refined_exact & ~(bound <= tolerance)  # all that is left is rounding
-    return _Judged(rates, bound, found.error_estimate, is_hopeless, is_within)
+    return _Judged(rates, bound, found.error_estimate, is_hopeless, ~is_enough, is_within)
 
 
 def _predict_and_judge(network, certifier, tolerance, makes_step, approximator, stimulus) -> _Judged:
