@@ -211,11 +211,6 @@ def _mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((jax.device_count(),), ("batch",))
 
 
-def num_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def keep_to_one_core() -> None:
     """Let this process use one core alone; to be called before JAX starts its threads."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
+from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from rnn2ff._checks import fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
@@ -56,6 +56,8 @@ class Certifier(eqx.Module):
         recurrent_norm: of W, the spectral norm.
         stimulus_norms: of the rows of B.
         factors: of W, where it is nearly of low rank.
+        is_contracting: whether the gap is above 0.
+        is_monotone: whether the modulus is.
         is_rectified: whether the nonlinearity is a rectifier.
         has_one_time_constant: whether that of all units is the same.
     """
@@ -72,13 +74,15 @@ class Certifier(eqx.Module):
     recurrent_norm: Scalar
     stimulus_norms: Float[Array, " state"]
     factors: Factors | None
+    is_contracting: bool = eqx.field(static=True)
+    is_monotone: bool = eqx.field(static=True)
     is_rectified: bool = eqx.field(static=True)
     has_one_time_constant: bool = eqx.field(static=True)
 
     @property
-    def has_global_bound(self) -> Bool[Array, ""]:
+    def has_global_bound(self) -> bool:
         """Whether every prediction has a finite bound: there is one fixed point, whatever the stimulus."""
-        return (self.contraction_gap > 0) | (self.monotonicity > 0)
+        return self.is_contracting or self.is_monotone
 
 
 def make_certifier(network: RecurrentNetwork) -> Certifier:
@@ -117,6 +121,8 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         "recurrent_norm": never,
         "stimulus_norms": nothing,
         "factors": None,
+        "is_contracting": False,
+        "is_monotone": False,
         "is_rectified": False,
         "has_one_time_constant": bool(np.ptp(np.asarray(network.time_constants)) == 0),
     }
@@ -145,6 +151,8 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
             "monotonicity": down(1 - slope * largest_in_metric(weights, constants.metric)),
             "metric_root": jnp.asarray(np.sqrt(constants.metric), dtype),
         }
+        found["is_contracting"] = bool(found["contraction_gap"] > 0)
+        found["is_monotone"] = bool(found["monotonicity"] > 0)
     return Certifier(**found)
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments._seeds import spread
+from experiments.drawings._axes import lined_up, plot_percentages
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def draw(record: dict) -> "Figure":
     figure, axes = new_figure(4, height=2.5, width_ratios=[0.8, 1.2, 1.25, 1])
     places = np.arange(len(rows))[::-1]
     names = [row["network"] for row in rows]
-    _dots(axes[0], places, [row["nrmse"] for row in rows], COLORS["feed-forward"], None)
-    axes[0].set_yticks(places, names)
+    plot_percentages(axes[0], places, [row["nrmse"] for row in rows], COLORS["feed-forward"])
+    lined_up(axes[0], places, names)
     axes[0].set(xlabel="error (NRMSE, %)", xlim=(0, None), title="where there is\na steady state")
 
     plane = next((row["plane"] for row in rows if row["plane"] is not None), None)
@@ -36,15 +36,12 @@ def draw(record: dict) -> "Figure":
         (0.15, "lost_flagged_by_residual", "flagged by\nthe residual", COLORS["third"]),
         (-0.15, "lost_served_as_steady", "served as steady\nby predict_or_solve", COLORS["feed-forward"]),
     ):
-        _dots(axes[3], places + offset, [row[name] for row in lost], color, label)
-    axes[3].set_yticks(places, [row["network"].replace(" ", "\n") for row in lost])
+        plot_percentages(axes[3], places + offset, [row[name] for row in lost], color)
+        axes[3].plot([], [], "o", markersize=4, color=color, label=label)
+    lined_up(axes[3], places, [row["network"].replace(" ", "\n") for row in lost])
     axes[3].set(xlabel="stimuli (%)", xlim=(-3, 103), ylim=(-1.6, len(lost) - 0.5))
     axes[3].set(title="where there is\nno steady state")
     axes[3].legend(loc="lower center", borderaxespad=0)
-    for axis in (axes[0], axes[3]):
-        axis.grid(axis="y", color="#eeeeee", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(axis="y", length=0)
     return figure
 
 
@@ -78,15 +75,3 @@ def _draw_plane(figure: "Figure", axis: "Axes", plane: dict) -> None:
     axis.set(
         xlabel="excitatory stimulus", ylabel="inhibitory stimulus", title="oscillator: no steady\nstate within the line"
     )
-
-
-def _dots(axis: "Axes", places, values, color: str, label: str | None) -> None:
-    """Means over seeds, in percent, with the 95 % interval of the mean."""
-    for place, each in zip(places, values):
-        found = [value for value in each if value is not None]
-        if not found:
-            continue
-        mean, low, high = spread(100 * np.asarray(found))
-        axis.plot([max(low, 0), high], [place, place], color=color, linewidth=1)
-        axis.plot(mean, place, "o", markersize=4, color=color, label=label)
-        label = None

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments._seeds import spread
+from experiments.drawings._axes import lined_up, plain_logarithmic, plot_percentages
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_FEWEST_BAD = 0.02  # share of bad answers below which it is not shown how many of them are flagged
 
 
 @house_style
@@ -18,46 +20,36 @@ def draw(record: dict) -> "Figure":
     rows = record["rows"]
     names = list(dict.fromkeys(row["distribution"] for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure, axes = new_figure(3, height=2.9, width_ratios=[1, 1, 1.1])
+    figure, axes = new_figure(3, height=3.2, width_ratios=[1, 1, 1.1])
     colors = dict(zip(tasks, (COLORS["recurrent"], COLORS["feed-forward"])))
     places = np.arange(len(names))[::-1]
-    for offset, task in zip((0.15, -0.15), tasks):
+    for offset, task in zip((0.17, -0.17), tasks):
         chosen = {row["distribution"]: row for row in rows if row["task"] == task}
-        _dots(axes[0], places + offset, [chosen[name]["nrmse"] for name in names], colors[task], task)
-        _dots(axes[1], places + offset, [chosen[name]["share_bad"] for name in names], colors[task], None, hollow=True)
-        _dots(axes[1], places + offset, [chosen[name]["share_caught"] for name in names], colors[task], None)
-    axes[0].set_yticks(places, names)
+        color, bad = colors[task], [chosen[name]["share_bad"] for name in names]
+        caught = [
+            chosen[name]["share_caught"] if spread(each).mean > _FEWEST_BAD else [] for name, each in zip(names, bad)
+        ]
+        plot_percentages(axes[0], places + offset, [chosen[name]["nrmse"] for name in names], color)
+        plot_percentages(axes[1], places + offset, bad, color, hollow=True)
+        plot_percentages(axes[1], places + offset, caught, color)
+    lined_up(axes[0], places, names)
+    lined_up(axes[1], places, [""] * len(names))
     axes[0].set(xlabel="error (NRMSE, %)", xlim=(0, None), title="error")
-    axes[0].legend(loc="lower right", borderaxespad=0, handletextpad=0.1)
-    axes[1].set_yticks(places, [])
-    axes[1].set(xlabel="answers (%)", xlim=(-3, 103), title="bad answers, and those flagged")
-    for face, label in (("white", "bad, of all"), ("black", "flagged,\nof the bad")):
-        axes[1].plot([], [], "o", markersize=4, color="black", markerfacecolor=face, label=label)
-    axes[1].legend(loc="upper right", borderaxespad=0, handletextpad=0.1)
-    for axis in axes[:2]:
-        axis.grid(axis="y", color="#eeeeee", linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(axis="y", length=0)
+    axes[1].set(xlabel="share (%)", xlim=(-3, 103), title="bad answers")
 
     shown = [names[0], *(name for name in names if name.startswith(("scaled by 2", "shifted by 2", "adversarial")))]
-    palette = ["#000000", *COLORS.values()]
+    palette = ["black", *(COLORS[name] for name in ("recurrent", "feed-forward", "third", "fourth"))]
     for name, color in zip(shown, palette):
         row = next(row for row in rows if row["task"] == tasks[0] and row["distribution"] == name)
-        axes[2].plot(*row["points"], "o", markersize=2, color=color, alpha=0.8, markeredgewidth=0, label=name)
+        axes[2].plot(*row["points"], "o", markersize=2.2, color=color, alpha=0.8, markeredgewidth=0, label=name)
     axes[2].set(xscale="log", yscale="log", title=f"single answers, {tasks[0]}")
     axes[2].set(xlabel="residual (rms, units of rate)", ylabel="error (rms, units of rate)")
-    axes[2].legend(handletextpad=0.1, borderaxespad=0, loc="upper left")
+    plain_logarithmic(axes[2].xaxis)
+    plain_logarithmic(axes[2].yaxis)
+    axes[2].legend(handletextpad=0.1, borderaxespad=0, loc="lower right", labelspacing=0.2)
+
+    handles = [axes[0].plot([], [], "o", markersize=4, color=colors[task], label=task)[0] for task in tasks]
+    for face, label in (("white", "bad, of all answers"), ("black", "flagged by the residual, of the bad ones")):
+        handles += axes[1].plot([], [], "o", markersize=4, color="black", markerfacecolor=face, label=label)
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, handletextpad=0.1)
     return figure
-
-
-def _dots(axis: "Axes", places, values, color: str, label: str | None, *, hollow: bool = False) -> None:
-    """Means over seeds, in percent, with the 95 % interval of the mean."""
-    for place, each in zip(places, values):
-        found = [value for value in each if value is not None]
-        if not found:
-            continue
-        mean, low, high = spread(100 * np.asarray(found))
-        axis.plot([max(low, 0), high], [place, place], color=color, linewidth=1)
-        face = "white" if hollow else color
-        axis.plot(mean, place, "o", markersize=4, color=color, markerfacecolor=face, label=label)
-        label = None

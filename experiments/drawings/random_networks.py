@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments._seeds import spread
+from experiments.drawings._axes import plain_logarithmic
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -89,14 +90,10 @@ def _line(axis: "Axes", places, values, color, label: str) -> None:
 
 
 def _logarithmic(axis: "Axes", ticks) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
     axis.set(xscale="log", yscale="log")
     axis.set_xticks(ticks, [f"{each:g}" for each in ticks])
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_locator(NullLocator())
+    axis.minorticks_off()
+    plain_logarithmic(axis.yaxis)
 
 
 def _shades(number: int):
