@@ -269,14 +269,14 @@ def verdict(rows: list[dict]) -> str:
     tasks, grid = rows[:2], rows[2:]
 
     def share(row: dict, name: str) -> float:
-        return spread([each[name] for each in row["competition"]]).mean
+        return spread(row[name] if name in row else [each[name] for each in row["competition"]]).mean
 
     shares = ", ".join(
         f"{share(row, 'agreement'):.1%} ({row['task']}; trivial guess {share(row, 'trivial_agreement'):.1%})"
         for row in tasks
     )
-    better = [row["task"] for row in tasks if share(row, "agreement") > share(row, "trivial_agreement")]
-    word = {len(tasks): "Holds", 0: "Does not hold"}.get(len(better), f"Holds on {', '.join(better)}")
+    is_better = [share(row, "agreement") > share(row, "trivial_agreement") for row in rows]
+    word = "Holds" if all(is_better) else "Holds in part" if any(is_better) else "Does not hold"
     return f"{word}: same winner on {shares}. {_partitions.verdict(grid)}"
 
 
