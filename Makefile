@@ -1,5 +1,5 @@
 # The commands of the project. `make` lists them.
-.PHONY: help install test test32 tools lint format types smoke experiments figures readme ci
+.PHONY: help install test test32 tools lint format types smoke experiments figures readme bench bench-quick ci
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,10 +29,22 @@ types:  ## check the types
 
 smoke:  ## run every experiment in its small version
 	python -m experiments.competition --smoke
+	python -m experiments.information_transformation --smoke
+	python -m experiments.random_networks --smoke
+	python -m experiments.generalization --smoke
+	python -m experiments.beyond_rate --smoke
+	python -m experiments.time_complexity --smoke
+	python -m experiments.noise_rejection --smoke
 	python -m experiments.canon --smoke
 
 experiments:  ## run every experiment at full size, and keep the records
 	python -m experiments.competition
+	python -m experiments.information_transformation
+	python -m experiments.random_networks
+	python -m experiments.generalization
+	python -m experiments.beyond_rate
+	python -m experiments.time_complexity
+	python -m experiments.noise_rejection
 	python -m experiments.canon
 
 figures:  ## draw the figures again from the records
@@ -40,6 +52,12 @@ figures:  ## draw the figures again from the records
 
 readme:  ## write the tables of the README and the docs from the records
 	python -m experiments.readme
+
+bench:  ## run every benchmark at full size, and write their report
+	python -m benchmarks
+
+bench-quick:  ## time passes beside rollouts in less than 3 minutes; compare two by python -m benchmarks.compare A.json B.json
+	python -m benchmarks --quick
 
 ci:  ## what runs before a change is taken
 	bash .ci/run

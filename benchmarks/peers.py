@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 
-from benchmarks.problems import Problem, residuals64
-from rnn2ff.networks import residual
+from benchmarks.contenders import TOLERANCE, roll_out
+from benchmarks.problems import NONLINEARITIES, Problem, residuals64
 
-TOLERANCE = 1e-5  # the residual that counts as rest, for all methods
 _MAX_ITERATIONS = 2000
 _JACOBIAN_BYTES = 64e6  # methods with a Jacobian per sample get no more samples than fit
 
@@ -116,31 +115,10 @@ def _sweep(network):
 
 def _diffrax(problem: Problem) -> Solve:
     """vmap(Tsit5 + PID + event on the residual's max-norm), all of the batch in one loop or in tiles."""
-    network = problem.network
+    roll = roll_out(problem.network, dfx.Tsit5())
 
-    def is_at_rest(t, state, stimulus, **kwargs):
-        del t, kwargs
-        return residual(network, state, stimulus) < 0.9 * TOLERANCE
-
-    def one(stimulus, step_tolerance):
-        slowest = jnp.max(network.time_constants)
-        solution = dfx.diffeqsolve(
-            dfx.ODETerm(lambda t, state, stimulus: network.velocity(state, stimulus)),
-            dfx.Tsit5(),
-            t0=jnp.zeros_like(slowest),
-            t1=5000 * slowest,
-            dt0=0.1 * slowest,
-            y0=jnp.zeros(network.state_size, network.dtype),
-            args=stimulus,
-            stepsize_controller=dfx.PIDController(rtol=step_tolerance, atol=step_tolerance),
-            event=dfx.Event(is_at_rest),
-            adjoint=dfx.ForwardMode(),
-            max_steps=20_000,
-            throw=False,
-        )
-        return solution.ys[0]
-
-    batch = jax.vmap(one, in_axes=(0, None))
+    def batch(stimuli, step_tolerance):
+        return roll(TOLERANCE, step_tolerance, stimuli)[0]
 
     @jax.jit
     def in_one(stimuli, step_tolerance):
@@ -288,11 +266,7 @@ def _scipy(problem: Problem) -> Solve:
     from scipy.optimize import root
 
     weights = problem.weights.astype(float)
-    phi, slope = {
-        "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0),
-        "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
-        "power": (lambda x: 0.04 * np.maximum(x, 0) ** 2, lambda x: 0.08 * np.maximum(x, 0)),
-    }[problem.nonlinearity]
+    phi, slope = NONLINEARITIES[problem.nonlinearity]
     identity = np.eye(len(weights))
 
     def solve(stimuli, method):

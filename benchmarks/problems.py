@@ -23,6 +23,15 @@ _RADIUS = {"gauss09": 0.9, "pstiff99": 0.99, "gauss13": 1.25, "tanh09": 0.9}
 _GROUP_SIZE = 8
 _SSN_SIZE = 64
 
+_MOST_NEWTON_STEPS, _EXACT, _NEAR = 20, 1e-12, 0.1  # of exact states: residual, and distance from the given ones
+
+# The nonlinearities and their slopes, for those who do not speak JAX.
+NONLINEARITIES = {
+    "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0),
+    "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
+    "power": (lambda x: 0.04 * np.maximum(x, 0) ** 2, lambda x: 0.08 * np.maximum(x, 0)),
+}
+
 NAMES = (*_RADIUS, "wta", "ssn")
 
 
@@ -159,6 +168,32 @@ def residuals64(network: RecurrentNetwork, stimuli: np.ndarray, states: np.ndarr
         with np.errstate(invalid="ignore"):
             values = np.asarray(jax.jit(jax.vmap(residual, in_axes=(None, 0, 0)))(network, states, stimuli))
     return np.where(np.isfinite(values) & np.isfinite(states).all(axis=1), values, np.inf)
+
+
+def exact_states(problem: Problem, states: np.ndarray) -> np.ndarray:
+    """The steady states near those given, to the last digit of float64: Newton's method, one sample after the other.
+
+    For a rectifier it ends with the exact solution for the units that are active.
+
+    Raises:
+        RuntimeError: if it does not come to rest, or not near where it began.
+    """
+    phi, slope = NONLINEARITIES[problem.nonlinearity]
+    weights, identity = problem.weights.astype(float), np.eye(len(problem.weights))
+    found = np.array(states, float)
+    for row, stimulus in zip(found, problem.stimuli.astype(float)):
+        for _ in range(_MOST_NEWTON_STEPS):
+            velocity = weights @ phi(row) + stimulus - row
+            if np.abs(velocity).max() < _EXACT * (1 + np.abs(row).max()):
+                break
+            row += np.linalg.solve(identity - weights * slope(row), velocity)
+        else:
+            msg = f"`states` are no steady states. Expected rest in {_MOST_NEWTON_STEPS} Newton steps."
+            raise RuntimeError(msg)
+    if distances(found, states).max() > _NEAR:
+        msg = f"`states` are far from steady. Expected a distance below {_NEAR}, got {distances(found, states).max()}."
+        raise RuntimeError(msg)
+    return found
 
 
 def in_float64(network: RecurrentNetwork) -> RecurrentNetwork:

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.method import time_in_turns
 from benchmarks.peers import PEERS, ROLLOUT, TOLERANCE, Peer, Tuned, tune
 from benchmarks.problems import NAMES, Problem, distances, make_problem, residuals64
 from experiments._script import run_script, table
 from rnn2ff import steady_state
 from rnn2ff.steady_state import count_statuses, solve_steady_states
-from rnn2ff.timing import Seconds
 
 ENTRY_POINT = "solve_steady_states"
 PLANNED = "solve_steady_states, plan reused"
@@ -122,7 +122,7 @@ def _run_problem(problem: Problem, config: Config) -> list[dict]:
         missing = [peer.name for peer in PEERS if not peer.is_installed]
     stimuli = jnp.asarray(problem.stimuli)
     calls = {each.name: _bind(each, stimuli[: each.num_samples]) for each in methods}
-    timed = _time_in_turns(calls, config)
+    timed = time_in_turns(calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds)
     gemm_seconds = timed[_GEMM][0].median / _NUM_GEMMS
     where = {
         "problem": problem.name,
@@ -244,37 +244,6 @@ def _first_calls(solve: Callable, problem: Problem) -> tuple[float, float, float
         found = jax.block_until_ready(solve(stimuli))
         taken.append(time.perf_counter() - start)
     return max(0.0, taken[0] - taken[1]), taken[1], _share_converged(problem, _states(found))
-
-
-# --- timing -----------------------------------------------------------------------------------------------------------
-
-
-def _time_in_turns(calls: dict[str, Callable], config: Config) -> dict[str, tuple[Seconds, int]]:
-    """Time calls in turns, so that a machine that slows down slows all; slow calls take part in fewer rounds."""
-
-    def seconds_of(call, num_calls=1):
-        start = time.perf_counter()
-        for _ in range(num_calls):
-            result = call()
-        jax.block_until_ready(result)
-        return (time.perf_counter() - start) / num_calls
-
-    for call in calls.values():
-        seconds_of(call)
-    warm = {name: seconds_of(call) for name, call in calls.items()}
-    rounds = {name: int(np.clip(config.budget_seconds / warm[name], 3, config.num_rounds)) for name in calls}
-    taken = {name: [] for name in calls}
-    for turn in range(config.num_rounds):
-        for name, call in calls.items():
-            takes_part = (turn + 1) * rounds[name] // config.num_rounds > turn * rounds[name] // config.num_rounds
-            if takes_part:
-                if warm[name] < 0.1:
-                    call()  # the threads of the one before may still spin
-                taken[name].append(seconds_of(call, max(1, int(0.02 / warm[name]))))
-    return {
-        name: (Seconds(*(float(np.quantile(each, q)) for q in (0.5, 0.25, 0.75))), len(each))
-        for name, each in taken.items()
-    }
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------

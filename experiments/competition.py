@@ -2,10 +2,13 @@
 
 Partitions of excitatory units compete through shared inhibition. A two-layer network is trained on the steady states,
 for random stimuli and for handwritten digits: each digit image is projected on ten class templates, and each projection
-drives one of ten partitions. Asked is whether the feed-forward network has the winner that the recurrent one has.
+drives one of ten partitions. Asked is whether the feed-forward network has the winner that the recurrent one has. For 2
+to 16 partitions, from a soft to a hard competition, `experiments._partitions` asks as well whether all of the active
+partitions are the same, and whether close stimuli are driven apart as they are in the recurrent network.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import equinox as eqx
@@ -15,14 +18,17 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
+from experiments import _partitions
+from experiments._fit import Fitter, rows_of, solve_each
 from experiments._script import run_script, table
+from experiments._seeds import spread, with_interval
 from experiments.drawings import competition as drawing
-from rnn2ff.approximators import predict
-from rnn2ff.datasets import key_for
-from rnn2ff.distillation import Distillation, distill
-from rnn2ff.evaluation import competition
+from rnn2ff.approximators import TwoLayer, predict
+from rnn2ff.datasets import Pairs, key_for, sample_stimuli
+from rnn2ff.evaluation import accuracy, competition
 from rnn2ff.networks import RecurrentNetwork, partition_competition, partition_means
-from rnn2ff.steady_state import Rollout, plan_steady_states, solve_steady_states
+from rnn2ff.steady_state import Plan, Rollout, solve_steady_states
+from rnn2ff.steady_state.base import Candidate
 from rnn2ff.stimuli import SampleStimulus, sample_from
 from rnn2ff.timing import Seconds, time_interleaved
 
@@ -36,25 +42,46 @@ class Config:
     """Settings of the experiment; sizes in units, stimuli and noise in units of the stimulus."""
 
     seed: int = 0
+    num_seeds: int = 5
     num_partitions: int = 4
     units_per_partition: int = 8
     digit_units_per_partition: int = 4
     stimulus_noise: float = 0.3
     digit_noise: float = 0.1
     digit_jitter: float = 0.5
-    num_samples: int = 40_000
-    num_test_samples: int = 4_000
-    num_steps: int = 20_000
+    num_samples: int = 15_000
+    num_test_samples: int = 2_000
+    num_steps: int = 6_000
     timed_batch_size: int = 256
     num_timing_rounds: int = 20
-    num_planned: int = 512
     num_points: int = 1_500
-    num_examples: int = 3
+    numbers_of_partitions: tuple[int, ...] = (2, 4, 8, 16)
+    self_excitations: tuple[float, ...] = (0.7, 0.9, 1.1, 1.3)
+    grid_units_per_partition: int = 4
+    num_grid_samples: int = 3_000
+    num_grid_test_samples: int = 500
+    num_grid_steps: int = 800
+    num_pairs: int = 200
+    """Stimuli that keep two partitions active."""
 
     def smoke(self) -> "Config":
         """Small enough to run in seconds."""
         return dataclasses.replace(
-            self, num_samples=2_000, num_test_samples=300, num_steps=500, num_timing_rounds=2, num_points=300
+            self,
+            num_seeds=2,
+            num_partitions=10,  # as many as digits, and all else as for them: compiled once for all
+            units_per_partition=4,
+            num_samples=300,
+            num_test_samples=100,
+            num_steps=100,
+            num_timing_rounds=2,
+            num_points=300,
+            numbers_of_partitions=(10,),
+            self_excitations=(0.7, 1.3),
+            num_grid_samples=300,
+            num_grid_test_samples=50,
+            num_grid_steps=100,
+            num_pairs=50,
         )
 
 
@@ -70,13 +97,13 @@ class Task(NamedTuple):
     units_per_partition: int
 
 
-def run(config: Config) -> list[dict]:
-    """One row a task: random stimuli, and digits."""
+def run(config: Config) -> Iterator[dict]:
+    """A row for random stimuli, one for digits, then one for each number of partitions and each self-excitation."""
     key = jr.key(config.seed)
-    return [
-        _run_task(task, config, key_for(key, task.name))
-        for task in (_random_task(config), _digit_task(config, key_for(key, "digit noise")))
-    ]
+    fit = Fitter(config.num_steps)
+    for task in (_random_task(config), _digit_task(config, key_for(key, "digit noise"))):
+        yield _run_task(task, fit, config, key_for(key, task.name))
+    yield from _partitions.run(config, key_for(key, "partitions"))
 
 
 def _random_task(config: Config) -> Task:
@@ -96,7 +123,7 @@ def _digit_task(config: Config, key: Array) -> Task:
 
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(config.seed).permutation(len(images))
-    training, test = order[: len(images) // 2], order[len(images) // 2 :]
+    training, test = order[: len(images) // 2], order[len(images) // 2 :][: config.num_test_samples]
     mean = images[training].mean(axis=0)
     templates = np.stack([images[training][labels[training] == each].mean(axis=0) for each in range(_NUM_CLASSES)])
     templates = (templates - mean) / np.linalg.norm(templates - mean, axis=1, keepdims=True)
@@ -119,137 +146,164 @@ def _digit_task(config: Config, key: Array) -> Task:
     return Task("digits", network, sample, test_stimuli, labels[test], _NUM_CLASSES, num_units)
 
 
-def _run_task(task: Task, config: Config, key: Array) -> dict:
-    distillation = distill(
-        task.network,
-        task.sample_stimulus,
-        test_stimuli=task.test_stimuli,
-        num_samples=config.num_samples,
-        num_test_samples=config.num_test_samples,
-        num_steps=config.num_steps,
-        key=key,
-    )
-    report, test = distillation.report, distillation.test
-    predicted_rates = predict(distillation.approximator, test.stimuli)
-    predicted, target, drive = (
-        np.asarray(partition_means(each, task.num_partitions, task.units_per_partition))
-        for each in (predicted_rates, test.rates, test.stimuli)
-    )
-    judged = competition(predicted, target, drive)
-    steps, seconds = _time(task.network, distillation, config)
-    points = np.random.default_rng(config.seed).permutation(test.rates.size)[: config.num_points]
-    examples = _examples(drive, config.num_examples)
+def _run_task(task: Task, fit: Fitter, config: Config, key: Array) -> dict:
+    plan, results, first = None, [], None
+    width = 4 * task.network.rate_size
+    for seed in range(config.num_seeds):
+        seed_key = jr.fold_in(key, seed)
+        training = sample_stimuli(task.sample_stimulus, config.num_samples, key=key_for(seed_key, "training"))
+        test = task.test_stimuli
+        if test is None:
+            test = sample_stimuli(task.sample_stimulus, config.num_test_samples, key=key_for(seed_key, "test"))
+        # All at once, so that a plan is made once and each shape is compiled once.
+        pairs, plan = solve_each(task.network, jnp.concatenate([training, test]), plan)
+        pairs, tested = rows_of(pairs, slice(len(training))), rows_of(pairs, slice(len(training), None))
+        approximator = fit(task.network, pairs, width, key=seed_key)
+        results.append(_judge(task, approximator, tested))
+        first = first or _Trained(approximator, tested, plan)
     return {
         "task": task.name,
         "units": task.network.state_size,
-        "width": report.width,
-        "nrmse": report.accuracy.nrmse,
-        "worst_unit_nrmse": report.accuracy.unit_nrmse[report.accuracy.worst_unit],
-        "competition": judged,
-        "digit_accuracy": _digit_accuracy(task, test.stimuli.shape[0], drive, target, predicted),
-        "status_counts": report.status_counts,
+        "width": width,
+        **{name: [each[name] for each in results] for name in results[0]},
+        **_shown(task, first, config),
+    }
+
+
+class _Trained(NamedTuple):
+    """The approximator of the first seed, which is timed and shown."""
+
+    approximator: TwoLayer
+    test: Pairs
+    plan: Plan
+
+
+def _means(task: Task, *activities: Array) -> Iterator[np.ndarray]:
+    """Of the partitions."""
+    return (np.asarray(partition_means(each, task.num_partitions, task.units_per_partition)) for each in activities)
+
+
+def _judge(task: Task, approximator: TwoLayer, test: Pairs) -> dict:
+    predicted_rates = predict(approximator, test.stimuli)
+    predicted, target, drive = _means(task, predicted_rates, test.rates, test.stimuli)
+    judged = accuracy(predicted_rates, test.rates)
+    return {
+        "nrmse": judged.nrmse,
+        "worst_unit_nrmse": judged.unit_nrmse[judged.worst_unit],
+        "competition": competition(predicted, target, drive),
+        "digit_accuracy": _digit_accuracy(task, drive, target, predicted),
+        "status_counts": test.status_counts,
+    }
+
+
+def _shown(task: Task, first: _Trained, config: Config) -> dict:
+    steps, seconds = _time(task.network, first, config)
+    rates = predict(first.approximator, first.test.stimuli)
+    predicted, target, drive = _means(task, rates, first.test.rates, first.test.stimuli)
+    points = np.random.default_rng(config.seed).permutation(rates.size)[: config.num_points]
+    close = _close_sample(drive)
+    return {
         "batch_size": config.timed_batch_size,
         "rollout_steps": {"median": float(np.median(steps)), "largest": int(steps.max())},
         "microseconds": {
             name: [1e6 * each / config.timed_batch_size for each in timed] for name, timed in seconds.items()
         },
         "speedup": {name: seconds[name].median / seconds["pass"].median for name in ("rollout", "solver")},
-        "seconds": report.seconds,
         "points": {
-            "steady": np.round(np.asarray(test.rates).ravel()[points], 4),
-            "predicted": np.round(np.asarray(predicted_rates).ravel()[points], 4),
+            "steady": np.round(np.asarray(first.test.rates).ravel()[points], 4),
+            "predicted": np.round(np.asarray(rates).ravel()[points], 4),
         },
-        "examples": [
-            {
-                "drive": np.round(drive[i], 4),
-                "recurrent": np.round(target[i], 4),
-                "feed-forward": np.round(predicted[i], 4),
-                "label": None if task.test_labels is None else int(task.test_labels[i]),
-            }
-            for i in examples
-        ],
+        "example": {
+            "drive": np.round(drive[close], 4),
+            "recurrent": np.round(target[close], 4),
+            "feed-forward": np.round(predicted[close], 4),
+            "label": None if task.test_labels is None else int(task.test_labels[close]),
+        },
     }
 
 
-def _digit_accuracy(task: Task, num_kept: int, drive, target, predicted) -> dict[str, float] | None:
+def _digit_accuracy(task: Task, drive, target, predicted) -> dict[str, float] | None:
     """Share of digits named right by the largest stimulus, the recurrent and the feed-forward winner."""
     if task.test_labels is None:
         return None
-    if num_kept != len(task.test_labels):
-        msg = f"{len(task.test_labels) - num_kept} test digits have no steady state, so the labels no longer fit."
-        raise ValueError(msg)
     answers = {"argmax": drive, "recurrent": target, "feed-forward": predicted}
     return {name: float((each.argmax(axis=1) == task.test_labels).mean()) for name, each in answers.items()}
 
 
-def _examples(drive: np.ndarray, num_examples: int) -> list[int]:
-    """Samples from a close competition to a clear one: at even ranks of the margin."""
+def _close_sample(drive: np.ndarray) -> int:
+    """One with a close competition: of all margins, a tenth are smaller."""
     two_largest = np.sort(drive, axis=1)[:, -2:]
-    order = np.argsort(two_largest[:, 1] - two_largest[:, 0])
-    return [int(order[int(rank * (len(order) - 1))]) for rank in np.linspace(0.1, 0.9, num_examples)]
+    return int(np.argsort(two_largest[:, 1] - two_largest[:, 0])[len(drive) // 10])
 
 
-def _time(
-    network: RecurrentNetwork, distillation: Distillation, config: Config
-) -> tuple[np.ndarray, dict[str, Seconds]]:
+def _time(network: RecurrentNetwork, first: _Trained, config: Config) -> tuple[np.ndarray, dict[str, Seconds]]:
     """Steps of the rollouts, and seconds for a batch by a rollout, by our fastest solver, and by a pass, all compiled.
 
     The rollout is timed without a verdict, which would only add to it; the solver with verdicts, as a user calls it.
     """
-    stimuli = distillation.test.stimuli[: config.timed_batch_size]
+    stimuli = first.test.stimuli[: config.timed_batch_size]
     if len(stimuli) < config.timed_batch_size:
         stimuli = jnp.tile(stimuli, (-(-config.timed_batch_size // len(stimuli)), 1))[: config.timed_batch_size]
-    initial_state = jnp.zeros(network.state_size, network.dtype)
-    tolerance = 1e-5
-
-    @eqx.filter_jit
-    def roll_out(network, stimuli):
-        return jax.vmap(
-            lambda stimulus: Rollout().search(network, stimulus, initial_state, tolerance=tolerance, max_steps=4096)
-        )(stimuli)
-
-    steps = np.asarray(roll_out(network, stimuli).num_steps)
-    plan = plan_steady_states(network, distillation.test.stimuli[-config.num_planned :])
+    steps = np.asarray(_roll_out(network, stimuli).num_steps)
     seconds = time_interleaved(
         {
-            "rollout": lambda: roll_out(network, stimuli).state,
-            "solver": lambda: solve_steady_states(network, stimuli, solver=plan).state,
-            "pass": lambda: predict(distillation.approximator, stimuli),
+            "rollout": lambda: _roll_out(network, stimuli).state,
+            "solver": lambda: solve_steady_states(network, stimuli, solver=first.plan).state,
+            "pass": lambda: predict(first.approximator, stimuli),
         },
         num_rounds=config.num_timing_rounds,
     )
     return steps, seconds
 
 
+@eqx.filter_jit
+def _roll_out(network: RecurrentNetwork, stimuli: Array) -> Candidate:
+    initial_state = jnp.zeros(network.state_size, network.dtype)
+    return jax.vmap(
+        lambda stimulus: Rollout().search(network, stimulus, initial_state, tolerance=1e-5, max_steps=4096)
+    )(stimuli)
+
+
 def verdict(rows: list[dict]) -> str:
-    """How often the feed-forward network has the winner of the recurrent one."""
-    agreement = [row["competition"]["agreement"] for row in rows]
-    trivial = [row["competition"]["trivial_agreement"] for row in rows]
-    shares = ", ".join(f"{a:.1%} ({row['task']}; trivial guess {t:.1%})" for row, a, t in zip(rows, agreement, trivial))
-    return f"{'Holds' if min(agreement) > 0.95 else 'Does not hold'}: same winner on {shares}."
+    """How often the feed-forward network has the winner of the recurrent one, which it should more than by a guess."""
+    tasks, grid = rows[:2], rows[2:]
+
+    def share(row: dict, name: str) -> float:
+        return spread([each[name] for each in row["competition"]]).mean
+
+    shares = ", ".join(
+        f"{share(row, 'agreement'):.1%} ({row['task']}; trivial guess {share(row, 'trivial_agreement'):.1%})"
+        for row in tasks
+    )
+    better = [row["task"] for row in tasks if share(row, "agreement") > share(row, "trivial_agreement")]
+    word = {len(tasks): "Holds", 0: "Does not hold"}.get(len(better), f"Holds on {', '.join(better)}")
+    return f"{word}: same winner on {shares}. {_partitions.verdict(grid)}"
 
 
 def describe(rows: list[dict]) -> str:
-    """The table that the README shows."""
-    header = ["", *(row["task"] for row in rows)]
+    """The tables that the README shows."""
+    tasks, grid = rows[:2], rows[2:]
+    header = ["", *(row["task"] for row in tasks)]
 
     def row_of(name, form):
-        return [name, *(form(row) for row in rows)]
+        return [name, *(form(row) for row in tasks)]
 
-    def percent(value):
-        return "-" if value is None else f"{100 * value:.1f} %"
+    def percent(values):
+        return "-" if values[0] is None else with_interval(values, scale=100) + " %"
+
+    def judged(name):
+        return lambda row: percent([each[name] for each in row["competition"]])
 
     def digit(name):
-        return lambda row: percent(None if row["digit_accuracy"] is None else row["digit_accuracy"][name])
+        return lambda row: percent([None if each is None else each[name] for each in row["digit_accuracy"]])
 
     lines = [
         row_of("recurrent units, hidden units", lambda row: f"{row['units']}, {row['width']}"),
         row_of("error of the rates (NRMSE)", lambda row: percent(row["nrmse"])),
-        row_of("same winner as the recurrent network", lambda row: percent(row["competition"]["agreement"])),
-        row_of(
-            "... of the trivial guess, largest stimulus",
-            lambda row: percent(row["competition"]["trivial_agreement"]),
-        ),
+        row_of("same winner as the recurrent network", judged("agreement")),
+        row_of("... of the trivial guess, largest stimulus", judged("trivial_agreement")),
+        row_of("same active partitions, all of them", judged("set_agreement")),
+        row_of("... of the largest stimulus alone", judged("trivial_set_agreement")),
         row_of("digits named right: largest stimulus", digit("argmax")),
         row_of("digits named right: recurrent", digit("recurrent")),
         row_of("digits named right: feed-forward", digit("feed-forward")),
@@ -258,12 +312,8 @@ def describe(rows: list[dict]) -> str:
         row_of("microseconds per feed-forward pass", lambda row: f"{row['microseconds']['pass'][0]:.2f}"),
         row_of("the pass is faster than the rollout", lambda row: f"{row['speedup']['rollout']:.0f} x"),
         row_of("the pass is faster than our fastest solve", lambda row: f"{row['speedup']['solver']:.0f} x"),
-        row_of(
-            "samples without a steady state",
-            lambda row: sum(sum(each.values()) - each["converged"] for each in row["status_counts"].values()),
-        ),
     ]
-    return table(header, lines)
+    return f"{table(header, lines)}\n\n{_partitions.describe(grid)}"
 
 
 if __name__ == "__main__":

@@ -17,15 +17,12 @@ _FOLDERS = ("experiments", "benchmarks")
 def with_tables(text: str) -> str:
     """The text with what stands between a mark and `<!-- end -->` made anew from the records.
 
-    `<!-- table: NAME -->` is what the script prints, `<!-- verdict: NAME -->` what it says of its claim, and
-    `<!-- verdicts -->` the table of all verdicts.
+    `<!-- table: NAME -->` is what the script prints, `<!-- summary: NAME -->` a short table that it makes of the same,
+    `<!-- verdict: NAME -->` what it says of its claim, and `<!-- verdicts -->` the table of all verdicts.
     """
-    text = re.sub(
-        r"(<!-- table: (\w+) -->\n).*?<!-- end -->", lambda m: m[1] + _table(m[2]) + _END, text, flags=re.DOTALL
-    )
-    text = re.sub(
-        r"(<!-- verdict: (\w+) -->\n).*?<!-- end -->", lambda m: m[1] + _verdict(m[2]) + _END, text, flags=re.DOTALL
-    )
+    for mark, write in [("table", _table), ("summary", _summary), ("verdict", _verdict)]:
+        pattern = rf"(<!-- {mark}: (\w+) -->\n).*?<!-- end -->"
+        text = re.sub(pattern, lambda m, write=write: m[1] + write(m[2]) + _END, text, flags=re.DOTALL)
     return re.sub(r"(<!-- verdicts -->\n).*?<!-- end -->", lambda m: m[1] + _verdicts() + _END, text, flags=re.DOTALL)
 
 
@@ -41,6 +38,11 @@ def _script_and_record(name: str) -> tuple[ModuleType, dict]:
 def _table(name: str) -> str:
     script, record = _script_and_record(name)
     return script.describe(record["rows"])
+
+
+def _summary(name: str) -> str:
+    script, record = _script_and_record(name)
+    return script.summarize(record["rows"])
 
 
 def _verdict(name: str) -> str:

@@ -29,6 +29,7 @@ _HOME = {
     "SteadyStates": "steady_state",
     "Theorem": "certificates",
     "TwoLayer": "approximators",
+    "Unrolled": "approximators",
     "accuracy": "evaluation",
     "add": "stimuli",
     "best_sweep": "sweeps",
@@ -45,6 +46,7 @@ _HOME = {
     "distill": "distillation",
     "exact_pairs": "mixing",
     "find_fixed_points": "fixed_points",
+    "find_symmetries": "symmetries",
     "fit_readout": "initialization",
     "from_connectome": "networks",
     "from_files": "networks",
@@ -52,6 +54,7 @@ _HOME = {
     "gaussian_stimuli": "stimuli",
     "grating_stimulus": "networks",
     "hopfield": "networks",
+    "information_transformation": "evaluation",
     "initialize_refined": "initialization",
     "initialize_two_layer": "initialization",
     "linearize": "stability",
@@ -64,6 +67,7 @@ _HOME = {
     "mixture": "stimuli",
     "model_card": "export",
     "motion_stimulus": "networks",
+    "noise_rejection": "evaluation",
     "open_steady_states": "storage",
     "partition_competition": "networks",
     "partition_means": "networks",
@@ -116,12 +120,12 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from rnn2ff.approximators import Refined, TwoLayer
+    from rnn2ff.approximators import Refined, TwoLayer, Unrolled
     from rnn2ff.certificates import Certificate, Theorem, bound_error, certify
     from rnn2ff.certifier import Certifier, make_certifier
     from rnn2ff.datasets import stream_steady_states
     from rnn2ff.distillation import distill
-    from rnn2ff.evaluation import accuracy, competition
+    from rnn2ff.evaluation import accuracy, competition, information_transformation, noise_rejection
     from rnn2ff.export import (
         load,
         load_stablehlo,
@@ -214,6 +218,7 @@ if TYPE_CHECKING:
     )
     from rnn2ff.storage import open_steady_states, store_steady_states
     from rnn2ff.sweeps import best_sweep, damped_sweep, mean_jacobian_sweep, mean_slope_sweep, split_sweep
+    from rnn2ff.symmetries import find_symmetries
     from rnn2ff.training import train
 
 

@@ -13,21 +13,21 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
 from rnn2ff._checks import check_shape, check_stimuli
-from rnn2ff.approximators import Approximator
+from rnn2ff.approximators import Trainable
 from rnn2ff.networks.base import RecurrentNetwork
 
-Loss = Callable[[Approximator, Float[Array, "batch stimulus"], Float[Array, "batch rate"]], Scalar]
+Loss = Callable[[Trainable, Float[Array, "batch stimulus"], Float[Array, "batch rate"]], Scalar]
 
 
 def mean_squared_error(
-    approximator: Approximator, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"]
+    approximator: Trainable, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"]
 ) -> Scalar:
     """Mean squared error over all samples and units, in squared units of rate."""
     return jnp.mean((jax.vmap(approximator)(stimuli) - rates) ** 2)
 
 
 def surrogate_error(
-    approximator: Approximator, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"]
+    approximator: Trainable, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"]
 ) -> Scalar:
     """The mean squared error, with a way back for an output that is silent where it should be active.
 
@@ -88,7 +88,7 @@ def _derivatives(network, states, stimuli, directions):
     return jax.vmap(derivative)(states, stimuli, directions)
 
 
-def tangent_error(approximator: Approximator, stimuli: Float[Array, "batch stimulus"], tangents: Tangents) -> Scalar:
+def tangent_error(approximator: Trainable, stimuli: Float[Array, "batch stimulus"], tangents: Tangents) -> Scalar:
     """Mean squared error of the derivatives along the directions, in squared units of rate."""
 
     def derivative(stimulus, direction):

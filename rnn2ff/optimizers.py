@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from rnn2ff.approximators import Approximator, Refined, trainable
+from rnn2ff.approximators import Trainable, TwoLayer, trainable
 
 
 def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
@@ -15,7 +15,7 @@ def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
 
 
 def muon(
-    approximator: Approximator,
+    approximator: Trainable,
     stimuli: Float[Array, "batch stimulus"],
     rates: Float[Array, "batch rate"],
     *,
@@ -32,20 +32,22 @@ def muon(
         stimuli: what it is trained on.
         rates: what it is trained on.
         num_steps: until the learning rate is zero.
-        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, and 5e-3 through
-            sweeps, as there the first pass is good from the start.
+        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, less in proportion
+            for more than 32 channels, and 5e-3 through sweeps and steps, which are good from the start.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
     """
     if learning_rate is None:
-        learning_rate = 5e-3 if isinstance(approximator, Refined) else 2e-2
+        learning_rate = 2e-2 * min(1, 32 / stimuli.shape[1]) if isinstance(approximator, TwoLayer) else 5e-3
     stimulus_size, rate_size = (float(jnp.sqrt(jnp.mean(each**2))) or 1.0 for each in (stimuli, rates))
     scales = {
         "hidden_weights": 1 / stimulus_size,
         "readout_weights": rate_size,
         "readout_bias": rate_size,
         "bypass_weights": rate_size / stimulus_size,
+        "stimulus_weights": rate_size / stimulus_size,
+        "bias": rate_size,
     }
     weights, _ = eqx.partition(approximator, trainable(approximator))
     names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].name, weights)

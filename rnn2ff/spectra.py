@@ -72,13 +72,21 @@ def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = Non
         best[2] = max(best[2], float(ratios.min()))
         return largest + np.log(total) / sharpness, products.sum(axis=1) - products.sum(axis=0)
 
+    def is_decided() -> bool:
+        return goal is not None and (best[0] < goal or best[2] >= goal)
+
+    def stop_if_decided(logs: np.ndarray) -> None:
+        del logs
+        if is_decided():
+            raise StopIteration
+
     if size > _MOST_UNITS_DESCENT:
         smoothed(logs, _SHARPNESS[0] / norm)
     else:
         from scipy.optimize import minimize
 
         for sharpness in _SHARPNESS:
-            if goal is not None and (best[0] < goal or best[2] >= goal):
+            if is_decided():
                 break
             logs = minimize(
                 smoothed,
@@ -86,6 +94,7 @@ def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = Non
                 args=(sharpness / norm,),
                 jac=True,
                 method="L-BFGS-B",
+                callback=stop_if_decided,
                 bounds=[(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)] * size,
                 options={"maxiter": _STEPS_PER_SHARPNESS, "ftol": 1e-15, "gtol": 1e-10},
             ).x

@@ -1,7 +1,8 @@
+import jax
 import numpy as np
 import pytest
 
-from rnn2ff import accuracy, competition
+from rnn2ff import accuracy, competition, information_transformation, noise_rejection, ring_angles, ring_bump
 from rnn2ff.evaluation import nrmse_interval
 
 
@@ -71,6 +72,14 @@ class TestCompetition:
         assert list(received.agreement_by_margin) == [1, 1, 1]
         assert list(received.trivial_agreement_by_margin) == [0, 0, 1]
 
+    def test_the_set_of_active_competitors_agrees_only_as_a_whole(self):
+        """Of the four samples with a winner the first gains a competitor, and the last one too faint to count."""
+        predicted = self.target + np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0.1], [0, 0, 0]])
+        received = competition(predicted, self.target, self.drive)
+        assert received.agreement == 1
+        assert received.set_agreement == 3 / 4
+        assert received.trivial_set_agreement == 2 / 4  # wrong about the second winner, and about two being active
+
     def test_an_empty_bin_has_no_agreement(self):
         received = competition(self.target, self.target, self.drive, margin_edges=(0.0, 10.0, np.inf))
         assert np.isnan(received.agreement_by_margin[1])
@@ -105,3 +114,63 @@ class TestInterval:
         low, high = nrmse_interval(target + 0.1, target)
         assert low == pytest.approx(0.1)
         assert high == pytest.approx(0.1)
+
+
+def bumps_at(angles, num_units=16):
+    return np.asarray(jax.vmap(lambda angle: ring_bump(angle, num_units))(np.asarray(angles, float)))
+
+
+class TestInformationTransformation:
+    def test_errors_are_those_of_the_angles_around_the_ring(self):
+        steady, predicted, ideal = np.array([0.05, 3.0, 6.2]), np.array([6.25, 3.1, 6.2]), np.array([0.1, 3.0, 0.0])
+        received = information_transformation(bumps_at(predicted), bumps_at(steady), ideal)
+        apart = sorted([0.05 - 6.25 + 2 * np.pi, 0.1, 0.0])
+        assert received.approximation.median == pytest.approx(apart[1], abs=1e-4)
+        assert received.approximation.percentile_95 == pytest.approx(0.1 * apart[1] + 0.9 * apart[2], abs=1e-4)
+        assert received.recurrent.median == pytest.approx(0.05, abs=1e-4)
+        assert received.feedforward.median == pytest.approx(0.1, abs=1e-4)
+        assert received.num_silent == received.num_missed == 0
+
+    def test_a_ring_that_only_the_approximator_silences_is_half_a_turn_off_and_counted(self):
+        steady = bumps_at([0.0, 1.0, 2.0])
+        predicted = steady * [[0.0], [1.0], [0.0]]
+        received = information_transformation(predicted, steady, np.arange(3.0))
+        assert received.num_missed == 2
+        assert received.approximation.median == pytest.approx(np.pi)
+
+    def test_a_silent_ring_points_nowhere_and_is_counted(self):
+        steady = bumps_at([0.0, 1.0]) * [[1.0], [0.0]]
+        received = information_transformation(bumps_at([0.3, 5.0]), steady, np.arange(2.0))
+        assert received.num_silent == 1
+        assert received.approximation.percentile_95 == pytest.approx(0.3, abs=1e-4)
+
+    def test_rings_that_are_always_silent_are_refused(self):
+        with pytest.raises(ValueError, match="silent in every sample"):
+            information_transformation(bumps_at([0.0]), np.zeros((1, 16)), np.zeros(1))
+
+
+class TestNoiseRejection:
+    def test_it_is_the_ratio_of_powers_in_decibels(self):
+        rng = np.random.default_rng(3)
+        clean, clean_rates = rng.normal(size=(20, 5)), rng.normal(size=(20, 4))
+        noisy, rates = clean + rng.normal(size=(20, 5)), clean_rates + 0.1 * rng.normal(size=(20, 4))
+        ratios = []
+        for some, other in [(noisy, clean), (rates, clean_rates)]:
+            noise = sum((a - b) ** 2 for a, b in zip(some.ravel(), other.ravel()))
+            signal = sum((value - row.mean()) ** 2 for row in other for value in row)
+            ratios.append(10 * np.log10(noise / signal))
+        received = noise_rejection(noisy, clean, rates, clean_rates)
+        assert received == pytest.approx((*ratios, ratios[0] - ratios[1]))
+
+    def test_a_population_that_averages_rejects_as_much_as_averaging_does(self):
+        """A cosine is left as it is, and of white noise on 64 units 2 of 64 parts pass: 15.05 dB are rejected."""
+        angles = np.asarray(ring_angles(64), float)
+        filtered = 2 * np.cos(angles[:, None] - angles) / 64
+        clean = np.cos(angles - np.linspace(0, 6, 4_000)[:, None])
+        noisy = clean + np.random.default_rng(4).normal(size=clean.shape)
+        received = noise_rejection(noisy, clean, noisy @ filtered, clean)
+        assert received.rejected == pytest.approx(10 * np.log10(64 / 2), abs=0.1)
+
+    def test_samples_without_a_signal_are_refused(self):
+        with pytest.raises(ValueError, match="clean_rates.*no signal"):
+            noise_rejection(np.eye(2), np.eye(2), np.eye(2), np.ones((2, 2)))

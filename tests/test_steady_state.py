@@ -288,8 +288,9 @@ class TestBatch:
     def test_scaling_the_stimulus_scales_the_rates(self, key):
         network = random_threshold_linear(8, gain=0.7, key=key)
         stimuli = jr.normal(key, (4, 8))
-        received, scaled = (solve_steady_states(network, scale * stimuli, solver=RootFind()) for scale in (1.0, 3.0))
-        assert_close(scaled.state, 3 * received.state, 10 * closeness())
+        received, scaled = (solve_steady_states(network, scale * stimuli, solver=RootFind()) for scale in (1.0, 1e4))
+        assert_close(scaled.state / 1e4, received.state, 10 * closeness())
+        assert scaled.num_steps.max() < 50  # an end that is in sight, in float32 as well
 
     def test_permuting_the_units_permutes_the_states(self, key):
         network = random_threshold_linear(8, gain=0.7, key=key)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
 from rnn2ff.export.card import check_same_network
-from rnn2ff.export.plain import check_exportable
+from rnn2ff.export.plain import check_deployable, check_exportable
 from rnn2ff.files import plain, replacing
 from rnn2ff.networks import RecurrentNetwork, threshold_linear, threshold_linear_rate
 from rnn2ff.networks.threshold_linear import RATE_FORM
@@ -38,9 +38,10 @@ def save(path: str | Path, approximator: Approximator, *, card: Mapping[str, obj
             `model_card` makes one.
 
     Raises:
-        ValueError: if the folder cannot be written to, or sweeps refine the pass and are not those of a
-            threshold-linear network.
+        ValueError: if the folder cannot be written to, it is not two layers, or sweeps refine them that are not
+            those of a threshold-linear network.
     """
+    check_deployable(approximator)
     arrays, metadata = _take_apart(approximator)
     metadata["card"] = json.dumps(plain(card or {}), allow_nan=False)
     metadata["hash"] = _hash(arrays, metadata)

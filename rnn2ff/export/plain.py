@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rnn2ff._checks import fail
-from rnn2ff.approximators import Approximator, Refined
+from rnn2ff.approximators import Approximator, Refined, TwoLayer
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.networks.threshold_linear import has_rectified_rates
 from rnn2ff.sweeps import SplitSweep
@@ -85,12 +85,23 @@ class Plain(NamedTuple):
         return self.readout_weights.shape[0]
 
 
+def check_deployable(approximator: Approximator) -> None:
+    """Two layers, refined or not.
+
+    Raises:
+        ValueError: if it is anything else, such as an unrolled network.
+    """
+    if not isinstance(approximator, TwoLayer | Refined):
+        raise fail("approximator", "cannot be exported", "TwoLayer or Refined", type(approximator).__name__)
+
+
 def plain_arrays(approximator: Approximator) -> Plain:
     """The arrays of an approximator, in float32, as the runtimes that follow want them.
 
     Raises:
-        ValueError: if sweeps refine the pass and are not those of a threshold-linear network.
+        ValueError: if it is not two layers, or sweeps refine them that are not those of a threshold-linear network.
     """
+    check_deployable(approximator)
     refined = isinstance(approximator, Refined)
     two_layer = approximator.two_layer if refined else approximator
     offset = approximator.sweep.offset if refined and isinstance(approximator.sweep, SplitSweep) else 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float
@@ -37,8 +38,15 @@ class RootFind(AbstractSteadyStateSolver):
         tolerance: float,
         max_steps: int,
     ) -> Candidate:
+        def relative_velocity(state, args):
+            del args
+            # In units of the state, as the residual is: with an absolute tolerance, large states in float32 never end.
+            # The size is a constant to the derivative, so the steps of Newton's method stay what they are.
+            size = jax.lax.stop_gradient(1 + jnp.max(jnp.abs(state)))
+            return network.time_constants * network.velocity(state, stimulus) / size
+
         solution = optx.root_find(
-            lambda state, args: network.time_constants * network.velocity(state, stimulus),
+            relative_velocity,
             # A root finder stops on its step as well as on its residual: ask for more than is needed.
             self.root_finder(tolerance / 10, tolerance / 10),
             initial_state,

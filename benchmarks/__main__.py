@@ -1,0 +1,134 @@
+"""Run the benchmarks: `python -m benchmarks`. Tables are printed; records, figures and `report.md` stay."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import tyro
+
+from benchmarks.report import write_report
+
+_HERE = Path(__file__).parent
+_QUICK_OUT = _HERE.parent / "build" / "bench-quick"
+_PROBE = "import jax; each = jax.devices(); print(each[0].platform, len(each), each[0].device_kind, sep='\\n')"
+
+
+class Benchmark(NamedTuple):
+    """A script of the suite.
+
+    Attributes:
+        name: of the module, which has `run` and `describe`, and may have `marks`.
+        quick: its options in a quick run; None where it takes no part.
+    """
+
+    name: str
+    quick: tuple[str, ...] | None = None
+
+
+_QUICK_FORWARD = (
+    "--sizes 128 --widths 4 --sweeps 4 --tolerances 1e-3 1e-5 --num-pairs 4000 --num-steps 300 --num-rounds 10 "
+    "--budget-seconds 0.5 --num-latency-blocks 50 --integrators Tsit5 --solvers Anderson --no-one-thread"
+)
+_QUICK_SCALING = (
+    "--sizes 32 128 512 --widths 1 4 16 --batches 1 64 4096 --largest-solved-batch 64 --radii 0.9 0.99 "
+    "--num-rounds 7 --budget-seconds 0.3 --no-planned"
+)
+
+SUITE = (
+    Benchmark("rollout_vs_forward", tuple(_QUICK_FORWARD.split())),
+    Benchmark("scaling", tuple(_QUICK_SCALING.split())),
+    Benchmark("steady_states"),
+    Benchmark("fitting"),
+    Benchmark("fixed_points"),
+    Benchmark("honest_failures"),
+    Benchmark("certificates"),
+    Benchmark("deployment"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the suite; those of one benchmark are options of its own script."""
+
+    quick: bool = False
+    """Only the two that compare passes with rollouts, small, in less than 3 minutes; kept in build/bench-quick."""
+    only: tuple[str, ...] = ()
+    """Names of the benchmarks to run; by default all."""
+    device: Literal["cpu", "gpu", "tpu"] | None = None
+    """What to run on; by default what JAX takes."""
+    precision: Literal["highest", "high", "default"] = "highest"
+    """Of matrix products. Lower ones change how many steps a solver takes; processors have only the highest."""
+    smoke: bool = False
+    """Every benchmark in its smallest version, to see that it works; kept in build/smoke."""
+    out: Path | None = None
+    """Folder of the report, the records and the figures; by default benchmarks/, or a folder in it for a gpu or tpu."""
+
+
+def main() -> None:
+    """Run what was asked for, each in a process of its own, and write the report."""
+    options = tyro.cli(Options, prog="python -m benchmarks", description="Run the benchmarks, and write a report.")
+    chosen = _choose(options)
+    environment = dict(os.environ, JAX_DEFAULT_MATMUL_PRECISION=options.precision)
+    if options.device == "cpu":
+        environment["JAX_PLATFORMS"] = "cpu"
+    platform = _probe(options.device, environment)
+    out = options.out or _default_out(options, platform)
+    failed = {}
+    for each in chosen:
+        # A process of its own: threads, memory and compiled programs of one are not those of the next, and one that
+        # fails takes no other with it.
+        sized = ("--smoke",) if options.smoke else each.quick if options.quick else ()
+        command = [sys.executable, "-m", f"benchmarks.{each.name}", *sized, "--out", str(out.resolve())]
+        print(f"\n=== {each.name}\n", flush=True)
+        started = time.perf_counter()
+        where = {"cwd": _HERE.parent, "env": environment}
+        done = subprocess.run(command, **where, stderr=subprocess.PIPE, text=True, check=False)
+        sys.stderr.write(done.stderr)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            failed[each.name] = lines[-1]
+        print(f"{each.name}: {time.perf_counter() - started:.0f} seconds", flush=True)
+    path = write_report(out, [each.name for each in SUITE], failed)
+    print(f"\nReport: {path}")
+    if failed:
+        sys.exit(f"Failed: {', '.join(failed)}.")
+
+
+def _choose(options: Options) -> list[Benchmark]:
+    names = [each.name for each in SUITE]
+    unknown = sorted(set(options.only) - set(names))
+    if unknown:
+        sys.exit(f"`--only` has unknown names. Expected some of {', '.join(names)}, got {', '.join(unknown)}.")
+    chosen = [each for each in SUITE if not options.only or each.name in options.only]
+    chosen = [each for each in chosen if not options.quick or each.quick is not None]
+    if not chosen:
+        quick = [each.name for each in SUITE if each.quick is not None]
+        sys.exit(f"`--only` leaves nothing to run. Expected some of {', '.join(quick)}, which can be quick.")
+    return chosen
+
+
+def _probe(device: str | None, environment: dict[str, str]) -> str:
+    """What JAX runs on, in a process of its own: this one takes no device from those that follow."""
+    done = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"JAX finds no device: {done.stderr.strip().splitlines()[-1]}")
+    platform, count, kind = done.stdout.strip().splitlines()[-3:]
+    if device not in (None, platform):
+        sys.exit(f"`--device` is not there. Expected what JAX sees here, {platform}, got {device}. Nothing was run.")
+    print(f"Running on {platform}: {count} x {kind}.")
+    return platform
+
+
+def _default_out(options: Options, platform: str) -> Path:
+    if options.smoke:
+        return _HERE.parent / "build" / "smoke"
+    folder = _QUICK_OUT if options.quick else _HERE
+    return folder if platform == "cpu" else folder / platform
+
+
+if __name__ == "__main__":
+    main()

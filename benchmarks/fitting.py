@@ -1,0 +1,351 @@
+"""How well do feed-forward networks stand in for recurrent ones, and how soon?
+
+Two layers alone, which is the first row of every table, two layers trained through sweeps, and what else a user would
+pick, on the targets of `benchmarks/targets.py`, in float32. Every error is on 2,000 fresh stimuli that were solved in
+float64 to a residual of 1e-9. Rows are kept as they come: a run that is interrupted, or made part by part, goes on.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from benchmarks.fitting_baselines import linear_map, nearest_neighbors, perceptron, random_features
+from benchmarks.fitting_marks import (
+    DISTILLED,
+    EQUAL_COST,
+    FEATURES,
+    LEAST_AGREEMENT,
+    LINEAR,
+    METHODS,
+    MLP,
+    NEIGHBORS,
+    PLAIN_ADAM,
+    SWEEPS,
+    TOLERANCE,
+    TWO_LAYER,
+    WIDE,
+    describe,
+)
+from benchmarks.fitting_marks import marks as marks
+from benchmarks.problems import in_float64
+from benchmarks.targets import NAMES, NUM_PARTITIONS, UNITS_PER_PARTITION, Target, make_target
+from experiments._script import run_script
+from rnn2ff.approximators import Approximator, TwoLayer, predict
+from rnn2ff.datasets import key_for, sample_stimuli, solve_pairs
+from rnn2ff.distillation import distill
+from rnn2ff.escalation import Trained, Trainer
+from rnn2ff.evaluation import accuracy, competition
+from rnn2ff.files import plain, write_json
+from rnn2ff.networks import partition_means
+from rnn2ff.optimizers import adam
+from rnn2ff.steady_state import Rollout, solve_steady_states
+from rnn2ff.training import train
+
+_WIDE_TARGETS = ("random09",)
+_EQUAL_COST_TARGETS = ("random09", "soft")
+_DISTILLED_TARGETS = ("random05", "soft", "hard", "ring", "ssn")
+_ONCE = (PLAIN_ADAM, MLP, FEATURES, LINEAR, NEIGHBORS, DISTILLED)  # for the first seed alone
+_BASELINES = {MLP: perceptron, FEATURES: random_features, LINEAR: linear_map, NEIGHBORS: nearest_neighbors}
+_MARGIN_EDGES = (0.0, 0.05, 0.1, 0.15, float("inf"))
+_KEPT = Path(__file__).parent.parent / "build" / "fitting" / "rows.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the benchmark."""
+
+    seed: int = 0
+    """The first seed: of the weights, where they are random, of the data and of the training."""
+    num_seeds: int = 5
+    """How many, one after the other; what is not ours, and `distill`, take part in the first alone."""
+    targets: tuple[str, ...] = NAMES
+    """Which targets."""
+    methods: tuple[str, ...] = METHODS
+    """Which methods."""
+    num_steps: int = 10_000
+    """Of two layers alone."""
+    num_sweep_steps: int = 5_000
+    """Of two layers with 4 sweeps, and again from there with 8."""
+    num_adam_steps: int = 20_000
+    """Of plain Adam."""
+    num_test_samples: int = 2_000
+    """Fresh stimuli."""
+    num_verified: int = 20_000
+    """Fresh stimuli, solved by the rollout, that what `distill` returns is verified on."""
+    largest_num_samples: int = 100_000
+    """Of a target's own, at most this many to train on."""
+    fresh: bool = False
+    """Forget the rows that an earlier run has kept in build/fitting."""
+    keep: bool = True
+    """Keep rows as they come."""
+
+    def smoke(self) -> "Config":
+        """Small enough to run in seconds."""
+        return dataclasses.replace(
+            self,
+            num_seeds=1,
+            targets=("random05",),
+            methods=tuple(each for each in METHODS if each != DISTILLED),
+            num_steps=40,
+            num_sweep_steps=40,
+            num_adam_steps=40,
+            num_test_samples=64,
+            num_verified=64,
+            largest_num_samples=600,
+            keep=False,
+        )
+
+
+class Data(NamedTuple):
+    """A target's pairs.
+
+    Attributes:
+        trainer: with the pairs to train and validate on.
+        test_stimuli: fresh ones.
+        test_rates: their steady rates, in float64.
+        seconds: to draw and solve what is trained on.
+        num_without: samples without a steady state, left out of training and test.
+    """
+
+    trainer: Trainer
+    test_stimuli: jax.Array
+    test_rates: np.ndarray
+    seconds: float
+    num_without: int
+
+
+def run(config: Config) -> list[dict]:
+    """One row a target, seed and method."""
+    kept = _Kept(config)
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        for name in config.targets:
+            missing = [each for each in _methods(name, seed, config) if not kept.has(name, seed, each)]
+            if not missing:
+                continue
+            target = make_target(name, seed)
+            data = _data(target, seed, config)
+            for row in _rows(target, data, missing, seed, config):
+                if kept.has(name, seed, row["method"]):
+                    continue  # made again only for what goes on from it
+                kept.add({"target": name, "seed": seed, **row})
+                print(_line(kept.rows[-1]), flush=True)
+            jax.clear_caches()
+    return kept.rows
+
+
+class _Kept:
+    """Rows, on disk as soon as they are there."""
+
+    def __init__(self, config: Config):
+        self.is_on_disk = config.keep
+        settings = plain(dataclasses.asdict(config))
+        self.settings = {
+            name: value for name, value in settings.items() if name.startswith("num_") and name != "num_seeds"
+        }
+        self.rows: list[dict] = []
+        if config.keep and not config.fresh and _KEPT.exists():
+            content = json.loads(_KEPT.read_text())
+            if content["settings"] != self.settings:
+                msg = f"`{_KEPT}` has rows of other settings. Expected {self.settings}, got {content['settings']}."
+                raise ValueError(f"{msg} Use --fresh to forget them.")
+            self.rows = content["rows"]
+
+    def has(self, target: str, seed: int, method: str) -> bool:
+        return any((row["target"], row["seed"], row["method"]) == (target, seed, method) for row in self.rows)
+
+    def add(self, row: dict) -> None:
+        self.rows.append(plain(row))
+        if self.is_on_disk:
+            _KEPT.parent.mkdir(parents=True, exist_ok=True)
+            write_json(_KEPT, {"settings": self.settings, "rows": self.rows})
+
+
+def _methods(target: str, seed: int, config: Config) -> list[str]:
+    """Those that take part."""
+    limits = {WIDE: _WIDE_TARGETS, EQUAL_COST: _EQUAL_COST_TARGETS, DISTILLED: _DISTILLED_TARGETS}
+    return [
+        each
+        for each in METHODS
+        if each in config.methods
+        and target in limits.get(each, (target,))
+        and (each not in _ONCE or seed == config.seed)
+    ]
+
+
+def _data(target: Target, seed: int, config: Config) -> Data:
+    key = jr.key(seed)
+    num_samples = min(target.num_samples, config.largest_num_samples)
+    started = time.perf_counter()
+    pairs = solve_pairs(
+        target.network, sample_stimuli(target.sample_stimulus, num_samples, key=key_for(key, "training stimuli"))
+    )
+    seconds = time.perf_counter() - started
+    stimuli = sample_stimuli(target.sample_stimulus, config.num_test_samples, key=key_for(key, "test stimuli"))
+    with jax.enable_x64(True):
+        test = solve_pairs(in_float64(target.network), np.asarray(stimuli, np.float64))
+        test_stimuli, test_rates = np.asarray(test.stimuli, np.float32), np.asarray(test.rates)
+    trainer = Trainer(target.network, pairs, num_steps=config.num_steps, bypass=True, key=key)
+    num_without = num_samples - len(pairs) + len(stimuli) - len(test)
+    return Data(trainer, jnp.asarray(test_stimuli), test_rates, seconds, num_without)
+
+
+# --- the methods ------------------------------------------------------------------------------------------------------
+
+
+def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Config):
+    """The rows of the methods asked for, in the order of `METHODS`."""
+    trainer, width = data.trainer, 4 * target.unit_width
+    ours, adams = None, None
+    if TWO_LAYER in methods or PLAIN_ADAM in methods:
+        ours = trainer.two_layer(width)
+        yield _judged(TWO_LAYER, target, data, ours)
+    if WIDE in methods:
+        yield _judged(WIDE, target, data, trainer.two_layer(2 * width))
+    trainer.num_steps = config.num_sweep_steps
+    swept, seconds = None, 0.0
+    for num_sweeps, method in SWEEPS.items():
+        if any(each in methods for each in SWEEPS.values()):
+            swept = trainer.refined(width, num_sweeps, swept and swept.approximator)
+            seconds += swept.attempt.seconds  # the longer goes on from the shorter
+            yield _judged(method, target, data, swept, seconds=seconds)
+    if EQUAL_COST in methods:
+        tried = [_at_cost(trainer, target, each) for each in (target.unit_width // 2, target.unit_width)]
+        best = min(tried, key=lambda each: each.attempt.validation_nrmse)
+        yield _judged(EQUAL_COST, target, data, best, seconds=sum(each.attempt.seconds for each in tried))
+    if PLAIN_ADAM in methods:
+        adams, seconds = _plain_adam(target, data, width, seed, config)
+        soonest = _seconds_to(ours, float(jnp.nanmin(adams.validation_errors)))
+        row = _judged_rates(PLAIN_ADAM, target, data, predict(adams.approximator, data.test_stimuli))
+        speed_up = None if soonest is None else seconds / soonest
+        yield {**row, "width": width, "seconds": seconds, "speed_up": speed_up}
+    arrays = [np.asarray(each) for each in (trainer.kept.stimuli, trainer.kept.rates, data.test_stimuli)]
+    for method, fit in _BASELINES.items():
+        if method in methods:
+            started = time.perf_counter()
+            rates = fit(*arrays, width)
+            row = _judged_rates(method, target, data, rates)
+            yield {**row, "seconds": time.perf_counter() - started}
+    if DISTILLED in methods:
+        yield _distilled(target, seed, config)
+
+
+def _at_cost(trainer: Trainer, target: Target, width: int) -> Trained:
+    """As many sweeps after this width as cost no more than two layers of 4 N alone; `P u`, made once, counts too."""
+    network = target.network
+    budget = 4 * target.unit_width * (network.stimulus_size + network.rate_size)
+    left = budget - width * (network.stimulus_size + network.state_size)
+    return trainer.refined(width, left // network.state_size**2 - 1)
+
+
+def _plain_adam(target, data, width, seed, config):
+    """What most would do: random weights, Adam, the mean squared error with the same surrogate."""
+    started = time.perf_counter()
+    network, kept, held_out = target.network, data.trainer.kept, data.trainer.held_out
+    is_rectified = target.name != "ssn"
+    start = TwoLayer(network.stimulus_size, width, network.rate_size, is_rectified=is_rectified, key=jr.key(seed))
+    run = train(
+        start,
+        kept.stimuli,
+        kept.rates,
+        optimizer=adam(1e-2, config.num_adam_steps),
+        num_steps=config.num_adam_steps,
+        validation=(held_out.stimuli, held_out.rates),
+        key=jr.key(seed),
+    )
+    return run, time.perf_counter() - started
+
+
+def _seconds_to(ours: Trained, error: float) -> float | None:
+    """Seconds of our training, compilation included, until it validates as well as this; None if it never does."""
+    reached = np.flatnonzero(np.asarray(ours.run.validation_errors) <= error)
+    if not len(reached):
+        return None
+    share = max(1, int(reached[0])) / (len(ours.run.validation_errors) - 1)
+    return ours.attempt.seconds * share
+
+
+def _distilled(target: Target, seed: int, config: Config) -> dict:
+    """What `distill` returns, or says, and its error on fresh stimuli that the rollout solved."""
+    started = time.perf_counter()
+    distillation = distill(
+        target.network,
+        target.sample_stimulus,
+        tolerance=TOLERANCE,
+        num_samples=20_000,
+        num_steps=5_000,
+        key=jr.key(seed),
+    )
+    seconds = time.perf_counter() - started
+    report = distillation.report
+    stimuli = sample_stimuli(target.sample_stimulus, config.num_verified, key=key_for(jr.key(seed), "verification"))
+    solved = solve_steady_states(target.network, stimuli, solver=Rollout(), tolerance=1e-5)
+    at_rest = solved.is_converged
+    rates = jax.vmap(target.network.rates)(solved.state[at_rest])
+    verified = accuracy(predict(distillation.approximator, stimuli[at_rest]), rates)
+    return {
+        "method": DISTILLED,
+        "nrmse": verified.nrmse,
+        "num_test_samples": verified.num_samples,
+        "width": report.width,
+        "num_sweeps": report.num_sweeps,
+        "reason": report.reason,
+        "error_by_margin": report.error_by_margin,
+        "seconds": seconds,
+    }
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def _judged(method: str, target: Target, data: Data, trained: Trained, seconds: float | None = None) -> dict:
+    approximator: Approximator = trained.approximator
+    row = _judged_rates(method, target, data, predict(approximator, data.test_stimuli))
+    seconds = trained.attempt.seconds if seconds is None else seconds
+    return {
+        **row,
+        "width": trained.attempt.width,
+        "num_sweeps": trained.attempt.num_sweeps,
+        "num_products": trained.attempt.num_products,
+        "seconds": seconds,
+        "seconds_with_data": seconds + data.seconds,
+    }
+
+
+def _judged_rates(method: str, target: Target, data: Data, rates: jax.Array) -> dict:
+    rates = np.asarray(rates, np.float64)
+    judged = accuracy(rates, data.test_rates)
+    row = {
+        "method": method,
+        "nrmse": judged.nrmse,
+        "worst_unit_nrmse": float(np.nanmax(judged.unit_nrmse)),
+        "num_dead_units": int(((np.ptp(rates, axis=0) == 0) & (np.ptp(data.test_rates, axis=0) > 0)).sum()),
+        "num_test_samples": len(rates),
+        "num_without_steady_state": data.num_without,
+    }
+    if target.name in LEAST_AGREEMENT:
+        sizes = (NUM_PARTITIONS, UNITS_PER_PARTITION)
+        drive = partition_means(np.asarray(data.test_stimuli), *sizes)
+        means = [np.asarray(partition_means(each, *sizes)) for each in (rates, data.test_rates)]
+        found = competition(*means, drive, margin_edges=_MARGIN_EDGES)
+        row |= {
+            "agreement": found.agreement,
+            "trivial_agreement": found.trivial_agreement,
+            "agreement_above_margin": float(found.agreement_by_margin[-1]),
+        }
+    return row
+
+
+def _line(row: dict) -> str:
+    where = f"{row['target']}, seed {row['seed']}, {row['method']}"
+    return f"{where}: {100 * row['nrmse']:.4g} %, {row['seconds']:.0f} s"
+
+
+if __name__ == "__main__":
+    run_script("fitting", Config(), run, describe, folder=Path(__file__).parent)

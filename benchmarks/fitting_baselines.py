@@ -1,0 +1,45 @@
+"""What else a user would pick to predict rates from stimuli, beside the networks of this library.
+
+Each takes stimuli and rates to fit, fresh stimuli, and a width, and returns the rates it predicts for the fresh ones.
+"""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from rnn2ff.approximators import TwoLayer, predict
+from rnn2ff.initialization import fit_readout
+
+
+def perceptron(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, width: int) -> np.ndarray:
+    """Scikit-learn's two-layer network, which stops when its validation no longer gets better."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.utils._testing import ignore_warnings
+
+    model = MLPRegressor(
+        hidden_layer_sizes=(width,), learning_rate_init=3e-3, early_stopping=True, max_iter=40, random_state=0
+    )
+    return ignore_warnings(category=ConvergenceWarning)(model.fit)(stimuli, rates).predict(fresh)
+
+
+def random_features(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, width: int) -> np.ndarray:
+    """Random hidden units, and the best readout."""
+    start = TwoLayer(stimuli.shape[1], width, rates.shape[1], is_rectified=False, key=jr.key(0))
+    fitted = fit_readout(start, [(stimuli / stimuli.std(), rates)])
+    return np.asarray(predict(fitted, jnp.asarray(fresh / stimuli.std())))
+
+
+def linear_map(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, width: int) -> np.ndarray:
+    """The best affine map."""
+    del width
+    with_one = [np.c_[each, np.ones(len(each))] for each in (stimuli, fresh)]
+    return with_one[1] @ np.linalg.lstsq(with_one[0], rates, rcond=1e-6)[0]
+
+
+def nearest_neighbors(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, width: int) -> np.ndarray:
+    """The mean over the ten nearest, the nearer the more."""
+    from sklearn.neighbors import KNeighborsRegressor
+
+    del width
+    return KNeighborsRegressor(10, weights="distance").fit(stimuli, rates).predict(fresh)

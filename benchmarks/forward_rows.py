@@ -1,0 +1,250 @@
+"""How `rollout_vs_forward` measures: batches in turns, single calls one by one, and both with one thread."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import contenders, method
+from benchmarks.contenders import TOLERANCE, Contender
+from benchmarks.passes import Pass
+from benchmarks.problems import Problem, make_problem, residuals64
+from rnn2ff import accuracy
+from rnn2ff.export import load, quantize_onnx, save, to_onnx
+from rnn2ff.records import num_threads
+from rnn2ff.steady_state import Plan
+
+if TYPE_CHECKING:
+    from benchmarks.rollout_vs_forward import Config
+
+_MARKED_WIDTH = 4  # hidden units of the pass that other programs run too, in multiples of the number of units
+_NUM_CALIBRATED = 512  # stimuli that set the ranges of int8
+_NUM_JUDGED_ALONE = 64  # stimuli on which calls with a single one are judged
+_WORKING_COPIES = 12  # of the states of a batch, that a rollout holds
+_MEMORY_SHARE = 0.25  # of the device's, that a batch may take
+_BLOCK_SECONDS, _SINGLE_CALLS_SECONDS = 0.25, 10.0  # of single calls: a block, and all of one contender
+_LARGEST_OF_ONE_THREAD = 256  # stimuli in a batch
+
+
+class Setting(NamedTuple):
+    """A network with stimuli, and everything that competes on them.
+
+    Attributes:
+        problem: the network and the stimuli.
+        states: the exact steady states of the first stimuli.
+        passes: the approximators.
+        step_shares: tolerances of the steps of rollouts, as shares of that at which they stop.
+        plan: how to solve, made before; None where solvers do not take part.
+    """
+
+    problem: Problem
+    states: np.ndarray
+    passes: list[Pass]
+    step_shares: tuple[float, ...]
+    plan: Plan | None
+
+    @property
+    def where(self) -> dict:
+        """By which rows of this setting are known."""
+        size = self.problem.network.state_size
+        return {"problem": self.problem.name, "state_size": size, "num_threads": num_threads()}
+
+    @property
+    def marked(self) -> Pass:
+        """The two layers that other programs run too."""
+        wanted = _MARKED_WIDTH * self.problem.network.state_size
+        alone = [each for each in self.passes if each.num_sweeps == 0]
+        return min(alone, key=lambda each: abs(each.approximator.width - wanted))
+
+    def with_few_passes(self) -> "Setting":
+        """With the marked pass, and the one with most sweeps."""
+        return self._replace(passes=[self.marked, *[each for each in self.passes if each.num_sweeps][-1:]])
+
+
+class _Entry(NamedTuple):
+    """One of those that take turns: how it is called with stimuli, with which, what it gives, and its row so far."""
+
+    call: Callable
+    stimuli: jax.Array | np.ndarray
+    gives: str
+    row: dict
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+
+def time_batch(setting: Setting, batch_size: int, config: "Config") -> list[dict]:
+    """One row a contender."""
+    network, is_solved = setting.problem.network, batch_size in config.solved_batches
+    found = _passes_and_products(setting, batch_size)
+    if is_solved:
+        found += contenders.rollouts(network, config.integrators, config.tolerances, setting.step_shares)
+        found += contenders.solvers(network, config.solvers)
+    entries, left_out = _prepare(setting, batch_size, found, is_solved)
+    judged = [_judge(each, setting) for each in entries]
+    calls = {i: functools.partial(each.call, each.stimuli) for i, each in enumerate(entries)}
+    seconds = method.time_in_turns(
+        calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds, are_warm=True
+    )
+    where, rows = setting.where | {"batch_size": batch_size}, []
+    for i, each in enumerate(entries):
+        taken, num_rounds = seconds[i]
+        num_samples = len(each.stimuli)
+        row = where | each.row | judged[i] | {"num_samples": num_samples, "num_rounds": num_rounds}
+        rows.append(row | {"microseconds": [1e6 * value / num_samples for value in taken]})
+    floors = {row["width"]: row["microseconds"][0] for row in rows if row["kind"] == "floor"}
+    for row in rows:
+        if row["kind"] in ("pass", "runtime") and row["num_sweeps"] == 0 and row["width"] in floors:
+            row["gemm_share"] = floors[row["width"]] / row["microseconds"][0]
+    return rows + [where | each for each in left_out]
+
+
+def _passes_and_products(setting: Setting, batch_size: int) -> list[Contender]:
+    network = setting.problem.network
+    passes = [
+        contenders.forward_pass(each.approximator, each.about, closes_over_weights=batch_size == 1)
+        for each in setting.passes
+    ]
+    widths = sorted({each.approximator.width for each in setting.passes if each.num_sweeps == 0})
+    return passes + [contenders.products(network.stimulus_size, each, network.state_size) for each in widths]
+
+
+def _prepare(
+    setting: Setting, batch_size: int, found: list[Contender], has_plan: bool
+) -> tuple[list[_Entry], list[dict]]:
+    """All that take part, compiled; and rows for what does not fit the device, or is not installed."""
+    stimuli, size = setting.problem.take(batch_size).stimuli, setting.problem.network.state_size
+    compiled, entries, left_out = {}, [], []
+    for each in found:
+        row = {"method": each.name, "kind": each.kind, **each.about}
+        num_bytes = 4 * batch_size * (each.about.get("width", _WORKING_COPIES * size) + 2 * size)
+        if num_bytes > _MEMORY_SHARE * method.memory_bytes():
+            left_out.append(row | {"kind": "not run", "reason": f"would take {num_bytes / 1e9:.1f} GB"})
+            continue
+        put, num_devices = method.put_on_devices(stimuli[: each.largest_batch])
+        if each.function not in compiled:  # other tolerances are other arguments of the same program
+            compiled[each.function] = each.compile(put, num_devices)
+        made = compiled[each.function]
+        row |= {"num_devices": num_devices, **made.about}
+        entries.append(_Entry(functools.partial(made.call, *each.arguments), put, each.gives, row))
+    if has_plan and setting.plan is not None:
+        entries.append(_planned(setting, stimuli))
+    if jax.default_backend() == "cpu":
+        if contenders.has_onnx():
+            entries += _in_onnx(setting, stimuli)
+        else:
+            left_out.append({"method": "onnxruntime", "kind": "not run", "reason": "the extra `onnx` is not installed"})
+    return entries, left_out
+
+
+def _planned(setting: Setting, stimuli: np.ndarray) -> _Entry:
+    """The entry point, whose first call compiles what the second does not."""
+    solve = contenders.solve_by_plan(setting.problem.network, setting.plan)
+    first, second = (method.seconds_of(functools.partial(solve, stimuli)) for _ in range(2))
+    row = {"method": contenders.PLANNED, "kind": "solver", "tolerance": TOLERANCE}
+    return _Entry(solve, stimuli, "states", row | {"num_devices": 1, "compile_seconds": first - second})
+
+
+def _in_onnx(setting: Setting, stimuli: np.ndarray) -> Iterator[_Entry]:
+    """The marked pass in onnxruntime, in float32 and in int8."""
+    model = to_onnx(setting.marked.approximator)
+    int8 = quantize_onnx(model, setting.problem.stimuli[-_NUM_CALIBRATED:])
+    for name, each in [("onnxruntime", model), ("onnxruntime int8", int8)]:
+        row = {"method": name, "kind": "runtime", "num_devices": 1, **setting.marked.about}
+        yield _Entry(contenders.onnx_call(each, len(stimuli)), stimuli, "rates", row)
+
+
+# --- how wrong --------------------------------------------------------------------------------------------------------
+
+
+def _judge(entry: _Entry, setting: Setting) -> dict:
+    """How wrong it is, called as it is timed."""
+    if entry.gives == "nothing":
+        return {}
+    problem, network = setting.problem, setting.problem.network
+    output = _outputs(entry, problem.stimuli[:_NUM_JUDGED_ALONE])
+    judged, rates = {}, output
+    if entry.gives == "states":
+        states, num_steps = output
+        residuals = residuals64(network, problem.stimuli[: len(states)], states)
+        judged["share_converged"] = float((residuals < TOLERANCE).mean())
+        judged["num_steps"] = [int(each) for each in np.quantile(num_steps, [0, 0.5, 1])]
+        rates = np.asarray(jax.vmap(network.rates)(jnp.asarray(states)))
+    num_judged = min(len(rates), len(setting.states))
+    exact = jnp.asarray(setting.states[:num_judged], network.dtype)
+    error = accuracy(rates[:num_judged], jax.vmap(network.rates)(exact)).nrmse
+    return judged | {"nrmse": error, "num_judged": num_judged}
+
+
+def _outputs(entry: _Entry, some: np.ndarray) -> object:
+    """Of its own stimuli; or, if it has a single one, to which errors have no scale, of some one by one."""
+    if len(entry.stimuli) > 1:
+        return jax.tree.map(np.asarray, entry.call(entry.stimuli))
+    convert = np.asarray if isinstance(entry.stimuli, np.ndarray) else jnp.asarray
+    return jax.tree.map(lambda *each: np.concatenate(each), *(entry.call(convert(row[None])) for row in some))
+
+
+# --- single calls -----------------------------------------------------------------------------------------------------
+
+
+def time_single_calls(setting: Setting, config: "Config") -> Iterator[dict]:
+    """Latencies over stimuli that differ, and over as many copies of one: one row a contender."""
+    stimuli = setting.problem.stimuli[: config.num_latency_calls, None]
+    few = setting.with_few_passes()
+    found = [each for each in _passes_and_products(few, 1) if each.kind == "pass"]
+    found += contenders.rollouts(setting.problem.network, ("Tsit5",), (TOLERANCE,), setting.step_shares[:1])
+    for each in _prepare(few, 1, found, True)[0]:
+        convert = np.asarray if isinstance(each.stimuli, np.ndarray) else jax.device_put
+        seconds = min(method.seconds_of(functools.partial(each.call, each.stimuli)) for _ in range(3))
+        num_calls = int(np.clip(_BLOCK_SECONDS / seconds, 20, len(stimuli)))
+        varied = [convert(row) for row in stimuli[:num_calls]]
+        repeated = [convert(stimuli[0].copy()) for _ in range(num_calls)]
+        num_blocks = int(np.clip(_SINGLE_CALLS_SECONDS / (2 * num_calls * seconds), 3, config.num_latency_blocks))
+        over = method.measure_latencies(each.call, varied, repeated, num_blocks=num_blocks)
+        yield (
+            setting.where
+            | each.row
+            | {
+                "kind": "latency",
+                "of": each.row["kind"],
+                "batch_size": 1,
+                "num_calls": num_calls,
+                "num_rounds": num_blocks,
+                "microseconds": over.median,
+                **over._asdict(),
+            }
+        )
+
+
+# --- with one thread --------------------------------------------------------------------------------------------------
+
+
+def time_with_one_thread(setting: Setting, problem_options: dict, config: "Config") -> list[dict]:
+    """The rows of batches and single calls of a few passes, in a process of its own that has one core."""
+    few = setting.with_few_passes()
+    with TemporaryDirectory() as folder:
+        files = []
+        for i, each in enumerate(few.passes):
+            path = str(Path(folder) / f"{i}.safetensors")
+            save(path, each.approximator)
+            files.append((path, each.num_sweeps, each.is_trained))
+        with ProcessPoolExecutor(1, get_context("spawn"), initializer=method.keep_to_one_core) as process:
+            return process.submit(_rows_with_one_thread, files, few.states, problem_options, config).result()
+
+
+def _rows_with_one_thread(files: list, states: np.ndarray, problem_options: dict, config: "Config") -> list[dict]:
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    passes = [Pass(load(path)[0], num_sweeps, is_trained) for path, num_sweeps, is_trained in files]
+    setting = Setting(make_problem(**problem_options), states, passes, config.step_shares[:1], None)
+    config = dataclasses.replace(config, integrators=("Tsit5",), solvers=(), tolerances=(TOLERANCE,))
+    batches = [each for each in config.batches if each <= _LARGEST_OF_ONE_THREAD]
+    rows = [row for batch_size in batches for row in time_batch(setting, batch_size, config)]
+    return rows + list(time_single_calls(setting, config))

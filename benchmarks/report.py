@@ -1,0 +1,119 @@
+"""The report of the suite, made from its records alone: `python -m benchmarks.report [FOLDER]` writes it again."""
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.marks import marks_table
+from experiments._script import table
+from rnn2ff.plotting import save_figure
+
+_DEVICES = ("cpu", "gpu", "tpu")
+
+
+def write_report(out: Path, names: Sequence[str], failed: Mapping[str, str] = {}) -> Path:
+    """Write `report.md` and the figures.
+
+    Args:
+        out: the folder that has the records in `results`.
+        names: of the benchmarks, in order; those without a record are said to be not run.
+        failed: the last words of those that failed in this run.
+    """
+    records = {name: _read(out, name) for name in names}
+    found = {name: record for name, record in records.items() if record is not None}
+    parts = [
+        "# Benchmarks",
+        "Written by `python -m benchmarks`; `benchmarks/README.md` says what is timed, and how.",
+        _overview(records, failed),
+        f"## Devices\n\n{_devices(out, names)}",
+    ]
+    marks = []
+    for name, record in found.items():
+        module = importlib.import_module(f"benchmarks.{name}")
+        parts.append(f"## {name}\n\n{(module.__doc__ or '').strip()}")
+        if _draw(out, name, record):
+            parts.append(f"![{name}](figures/{name}.png)")
+        parts.append(_headings(module.describe(record["rows"])))
+        if hasattr(module, "marks"):
+            marks += [{"benchmark": name, **each} for each in module.marks(record["rows"])]
+    if marks:
+        parts.append(f"## Marks\n\n{marks_table(marks)}")
+    path = out / "report.md"
+    path.write_text("\n\n".join(parts) + "\n")
+    return path
+
+
+def _read(out: Path, name: str) -> dict | None:
+    path = out / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _draw(out: Path, name: str, record: dict) -> bool:
+    """Draw the figure, if there is a way to."""
+    if not (Path(__file__).parent / "drawings" / f"{name}.py").is_file():
+        return False
+    (out / "figures").mkdir(exist_ok=True)
+    figure = importlib.import_module(f"benchmarks.drawings.{name}").draw(record)
+    save_figure(figure, out / "figures" / f"{name}.png")
+    return True
+
+
+def _overview(records: Mapping[str, dict | None], failed: Mapping[str, str]) -> str:
+    header = ["benchmark", "device", "threads", "matrix products", "XLA flags", "jax", "commit", "minutes"]
+    lines = []
+    for name, record in records.items():
+        if record is None or name in failed:
+            what = f"FAILED: {failed[name]}" if name in failed else "not run"
+            lines.append([f"{name}: {what}", *"-" * (len(header) - 1)])
+            continue
+        where = record["environment"]
+        commit = (where["commit"] or "-")[:8] + (", changed" if where["is_dirty"] else "")
+        complete = "" if record.get("is_complete", True) else ", interrupted"
+        lines.append(
+            [
+                name + complete,
+                f"{where['device']} ({where['processor']})",
+                where.get("num_threads", where["num_cores"]),
+                where["matmul_precision"],
+                f"`{where['xla_flags'].strip()}`" if where["xla_flags"] else "-",
+                where["versions"]["jax"],
+                commit,
+                f"{record['seconds'] / 60:.1f}",
+            ]
+        )
+    return table(header, lines)
+
+
+def _devices(out: Path, names: Sequence[str]) -> str:
+    """What was run on which device; what was not is said to be not run."""
+    home = out.parent if out.name in _DEVICES else out
+    lines = []
+    for device in _DEVICES:
+        for folder in (home, home / device):
+            records = {name: _read(folder, name) for name in names}
+            run = [name for name, each in records.items() if each and each["environment"]["platform"] == device]
+            if run:
+                kind = records[run[0]]["environment"]["device"]
+                missing = [name for name in names if name not in run]
+                lines.append([f"{device}: {kind}", ", ".join(run), ", ".join(missing) or "-"])
+                break
+        else:
+            lines.append([device, "nothing", "all"])
+    return table(["device", "run", "not run"], lines)
+
+
+def _headings(text: str) -> str:
+    """Titles of tables as headings: what stands alone on a line before a table."""
+    lines = text.split("\n")
+    for i, line in enumerate(lines[:-2]):
+        if line and not line.startswith(("|", "*", "#")) and not lines[i + 1] and lines[i + 2].startswith("|"):
+            lines[i] = f"### {line}"
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    from benchmarks.__main__ import SUITE
+
+    print(write_report(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent, [each.name for each in SUITE]))

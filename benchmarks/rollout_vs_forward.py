@@ -1,0 +1,180 @@
+"""What does a feed-forward pass cost, and how wrong is it, beside the ways of solving the network?
+
+The plane of error against time: rollouts over tolerances, the solvers of this library, and approximators by width and
+by sweeps, on the same stimuli, in turns. Beside it: the latency of single calls, over stimuli that differ and over one
+that does not; after how many queries an approximator has paid for its making; and the products that no pass can do
+without.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.contenders import INTEGRATORS, SOLVERS, TOLERANCE, rollouts
+from benchmarks.forward_rows import Setting, time_batch, time_single_calls, time_with_one_thread
+from benchmarks.forward_tables import describe
+from benchmarks.forward_tables import marks as marks
+from benchmarks.forward_tables import summarize as summarize
+from benchmarks.method import compile_ahead
+from benchmarks.passes import random_passes, train_passes
+from benchmarks.problems import Problem, exact_states, make_problem, residuals64
+from experiments._script import run_script
+from rnn2ff.steady_state import plan_steady_states, solve_steady_states
+
+_NUM_PLANNED = 512  # stimuli, none of them timed, that a plan is made from
+_NUM_TRIED = 32  # stimuli on which the steps of rollouts are tried
+_JUDGED_ENTRIES = 2**26  # of the matrices that are factorized for exact steady states
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the benchmark."""
+
+    seed: int = 0
+    """Of the weights, the stimuli and the training."""
+    problem: str = "gauss09"
+    """Of `benchmarks/problems.py`."""
+    sizes: tuple[int, ...] = (32, 128, 512)
+    """Numbers of units."""
+    batches: tuple[int, ...] = (1, 256, 4096)
+    """Numbers of stimuli in a pass."""
+    solved_batches: tuple[int, ...] = (256,)
+    """Those of them on which rollouts and solvers are timed too."""
+    integrators: tuple[str, ...] = tuple(INTEGRATORS)
+    """Of the rollouts."""
+    solvers: tuple[str, ...] = tuple(SOLVERS)
+    """Of this library, each compiled alone; the entry point takes part in any case."""
+    tolerances: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, TOLERANCE)
+    """Residuals at which a rollout stops."""
+    step_shares: tuple[float, ...] = (0.1, 0.2, 0.5)
+    """Tolerances of its steps, as shares of that, ascending; those after the first are for Tsit5 at its best."""
+    widths: tuple[int, ...] = (1, 2, 4, 8)
+    """Hidden units of two layers, in multiples of the number of units; 4 is the one with marks."""
+    sweeps: tuple[int, ...] = (2, 4, 8)
+    """Trained sweeps after two layers as wide as the network."""
+    largest_trained: int = 128
+    """Larger networks get random layers: their passes are timed, and said to be untrained."""
+    num_pairs: int = 20_000
+    """Stimuli to train on."""
+    num_steps: int = 3000
+    """Optimizer steps of each training."""
+    num_judged: int = 256
+    """Stimuli whose exact steady states are known, at most."""
+    num_rounds: int = 20
+    """Turns of each contender; slow ones get fewer, at least 3."""
+    budget_seconds: float = 1.0
+    """For the turns of one, after which they get fewer."""
+    num_latency_calls: int = 500
+    """Single calls in a block, of a pass; what is slower gets fewer."""
+    num_latency_blocks: int = 200
+    """Blocks of single calls; slow ones get fewer, at least 3."""
+    one_thread: bool = True
+    """Whether a process with one thread measures the passes as well, on a processor."""
+
+    def smoke(self) -> "Config":
+        """Small enough to run in seconds."""
+        return dataclasses.replace(
+            self,
+            sizes=(16,),
+            batches=(1, 16),
+            solved_batches=(16,),
+            tolerances=(1e-2, TOLERANCE),
+            step_shares=(0.1,),
+            widths=(4,),
+            sweeps=(2,),
+            num_pairs=200,
+            num_steps=20,
+            num_judged=16,
+            num_rounds=3,
+            budget_seconds=0.1,
+            num_latency_calls=20,
+            num_latency_blocks=2,
+        )
+
+
+def run(config: Config) -> Iterator[dict]:
+    """One row a contender, size, batch and number of threads, one a latency, and one a break-even."""
+    # Single calls are waited for at once: to hand them to another thread first would only cost.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    for state_size in config.sizes:
+        setting, problem_options = make_setting(state_size, config)
+        rows = []
+        for batch_size in config.batches:
+            found = time_batch(setting, batch_size, config)
+            rows += found
+            yield from found
+        yield from break_even(setting, rows)
+        yield from time_single_calls(setting, config)
+        if config.one_thread and jax.default_backend() == "cpu":
+            yield from time_with_one_thread(setting, problem_options, config)
+        jax.clear_caches()
+
+
+def make_setting(state_size: int, config: Config) -> tuple[Setting, dict]:
+    """Solve some stimuli exactly, and train on others; and the options of the problem."""
+    num_samples = max(*config.batches, config.num_judged)
+    options = {"name": config.problem, "state_size": state_size, "batch_size": num_samples, "seed": config.seed}
+    problem = make_problem(**options)
+    others = make_problem(**options | {"batch_size": config.num_pairs, "stimulus_seed": 1})
+    plan = plan_steady_states(problem.network, others.stimuli[:_NUM_PLANNED], tolerance=TOLERANCE)
+    judged = problem.take(int(np.clip(_JUDGED_ENTRIES // state_size**2, 16, config.num_judged)))
+    near = solve_steady_states(problem.network, judged.stimuli, solver=plan, tolerance=TOLERANCE)
+    states = exact_states(judged, np.asarray(near.state))
+    sizes = {"widths": config.widths, "sweeps": config.sweeps, "seed": config.seed}
+    if state_size <= config.largest_trained:
+        passes = train_passes(others, plan, num_steps=config.num_steps, **sizes)
+    else:
+        passes = random_passes(judged, states, **sizes)
+    return Setting(problem, states, passes, _step_shares(judged, config), plan), options
+
+
+def _step_shares(problem: Problem, config: Config) -> tuple[float, ...]:
+    """Those with which a few samples come to rest; a rollout with the first that fails would take all its steps."""
+    tried = rollouts(problem.network, ("Tsit5",), (TOLERANCE,), config.step_shares)
+    few = problem.take(_NUM_TRIED)
+    roll = compile_ahead(tried[0].function, *tried[0].arguments, jnp.asarray(few.stimuli)).call
+    found = []
+    for share, each in zip(config.step_shares, tried):
+        states, _ = roll(*each.arguments, jnp.asarray(few.stimuli))
+        if (residuals64(few.network, few.stimuli, np.asarray(states)) >= TOLERANCE).any():
+            break
+        found.append(share)
+    return tuple(found) or config.step_shares[:1]
+
+
+def break_even(setting: Setting, rows: list[dict]) -> Iterator[dict]:
+    """After how many queries a trained pass has paid for its making, against our fastest solver that converges."""
+    for batch_size in sorted({row["batch_size"] for row in rows if row["kind"] == "solver"}):
+        group = [row for row in rows if row["batch_size"] == batch_size]
+        solved = [row for row in group if row["kind"] == "solver" and row["share_converged"] == 1]
+        best = min(solved, key=lambda row: row["microseconds"][0], default=None)
+        for each in setting.passes:
+            found = [row for row in group if row["kind"] == "pass" and each.about.items() <= row.items()]
+            if best is None or not each.is_trained or not found:
+                continue
+            (row,) = found
+            saved = best["microseconds"][0] - row["microseconds"][0]
+            seconds = each.data_seconds + each.training_seconds + row["compile_seconds"]
+            yield {
+                **setting.where,
+                "batch_size": batch_size,
+                "method": "pass",
+                "kind": "break-even",
+                **each.about,
+                "nrmse": row["nrmse"],
+                "data_seconds": each.data_seconds,
+                "training_seconds": each.training_seconds,
+                "compile_seconds": row["compile_seconds"],
+                "solver": best["method"],
+                "solver_microseconds": best["microseconds"],
+                "pass_microseconds": row["microseconds"],
+                "queries": 1e6 * seconds / saved if saved > 0 else None,
+            }
+
+
+if __name__ == "__main__":
+    run_script("rollout_vs_forward", Config(), run, describe, folder=Path(__file__).parent)

@@ -1,0 +1,105 @@
+"""Two-layer networks trained one after another, seed after seed, with each shape compiled once."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from rnn2ff.approximators import TwoLayer
+from rnn2ff.datasets import Pairs, key_for
+from rnn2ff.initialization import initialize_two_layer
+from rnn2ff.mixing import has_exact_pairs, mix_pairs
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.optimizers import muon
+from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
+from rnn2ff.training import train
+
+_NUM_INITIAL = 2_000  # pairs that the first weights are made from
+_VALIDATION_SHARE = 0.1
+
+
+def rows_of(pairs: Pairs, rows: object) -> Pairs:
+    """Some of the pairs; the counts stay those of all."""
+    return Pairs(pairs.stimuli[rows], pairs.states[rows], pairs.rates[rows], pairs.status_counts)
+
+
+class Solved(NamedTuple):
+    """The end of every stimulus, in their order.
+
+    Attributes:
+        pairs: a row for each stimulus, those without a steady state included.
+        is_steady: whether the state is a steady state, per row.
+        plan: to solve further stimuli of the network by.
+    """
+
+    pairs: Pairs
+    is_steady: Bool[np.ndarray, " batch"]
+    plan: Plan
+
+
+def solve_all(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], plan: Plan | None) -> Solved:
+    """Solve stimuli and keep their order, where that is needed."""
+    solved = solve_steady_states(network, stimuli, solver=plan)
+    pairs = Pairs(stimuli, solved.state, jax.vmap(network.rates)(solved.state), count_statuses(solved.status))
+    return Solved(pairs, np.asarray(solved.is_converged), solved.plan)
+
+
+def solve_each(
+    network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], plan: Plan | None
+) -> tuple[Pairs, Plan]:
+    """Solve stimuli of which each has a steady state.
+
+    Raises:
+        RuntimeError: if one has none, with the counts.
+    """
+    pairs, is_steady, plan = solve_all(network, stimuli, plan)
+    if not is_steady.all():
+        msg = f"Some stimuli have no steady state. Expected {len(stimuli)} that converge, got {pairs.status_counts}."
+        raise RuntimeError(msg)
+    return pairs, plan
+
+
+class Fitter:
+    """Trains as `distill` does without a tolerance.
+
+    The optimizer is part of what is compiled, so all trainings of one shape share that of the first, and with it the
+    scale of its steps: networks of one shape should have rates of about the same size.
+
+    Attributes:
+        num_steps: optimizer steps of a training.
+    """
+
+    def __init__(self, num_steps: int):
+        self.num_steps = num_steps
+        self._optimizers: dict[tuple[int, ...], optax.GradientTransformation] = {}
+
+    def __call__(
+        self, network: RecurrentNetwork, pairs: Pairs, width: int, *, mixes: bool = True, key: PRNGKeyArray
+    ) -> TwoLayer:
+        """The approximator of that width that validates best; a tenth of the pairs are for validation.
+
+        Without mixing it is trained on the solved pairs alone. That is right where a stimulus has several fixed points:
+        a mixed pair may be at one that the dynamics do not reach.
+        """
+        num_held_out = max(1, round(_VALIDATION_SHARE * len(pairs)))
+        held_out, kept = rows_of(pairs, slice(num_held_out)), rows_of(pairs, slice(num_held_out, None))
+        initial = rows_of(kept, slice(_NUM_INITIAL))
+        start = initialize_two_layer(
+            network, initial.states, initial.stimuli, width, key=key_for(key, "initialization")
+        )
+        shape = (start.stimulus_size, width, start.rate_size)
+        if shape not in self._optimizers:
+            self._optimizers[shape] = muon(start, kept.stimuli, kept.rates, num_steps=self.num_steps)
+        return train(
+            start,
+            kept.stimuli,
+            kept.rates,
+            num_steps=self.num_steps,
+            optimizer=self._optimizers[shape],
+            mixing=mix_pairs(network, kept.stimuli, kept.rates) if mixes and has_exact_pairs(network) else None,
+            validation=(held_out.stimuli, held_out.rates),
+            num_evaluations=10,
+            key=key_for(key, "training"),
+        ).approximator

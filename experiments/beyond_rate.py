@@ -1,0 +1,391 @@
+"""Does it work beyond threshold-linear networks, and what is said where there is no steady state?
+
+The same distillation for a stabilized supralinear ring, a random tanh network, a trained cell (`torch.nn.RNN` with a
+rectifier), and for two networks that do not come to rest for every stimulus: a pair of Wilson and Cowan, which
+oscillates for some, and a random tanh network beyond the edge of chaos. An approximator answers all the same, so asked
+is whether its residual gives it away, and what `predict_or_solve` and its status say.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from experiments._fit import Fitter
+from experiments._script import run_script, table
+from experiments._seeds import spread, with_interval
+from experiments.drawings import beyond_rate as drawing
+from rnn2ff.approximators import TwoLayer, predict
+from rnn2ff.datasets import Pairs, key_for, sample_stimuli
+from rnn2ff.evaluation import accuracy
+from rnn2ff.networks import (
+    RecurrentNetwork,
+    from_torch,
+    grating_stimulus,
+    random_rate_network,
+    stabilized_supralinear,
+    wilson_cowan,
+)
+from rnn2ff.serving import Source, predict_or_solve
+from rnn2ff.steady_state import Status, count_statuses, solve_steady_states
+from rnn2ff.stimuli import SampleStimulus, gaussian_stimuli, uniform_stimuli
+
+CLAIM = "Smooth, supralinear and trained networks are distilled alike, and a stimulus without a steady state is told."
+
+_FALSE_ALARMS = 0.05  # share of flags on stimuli with a steady state
+_TOLERANCE = 0.1  # of what is served, in deviations of the steady rates
+_OSCILLATOR = np.array([[6.4, -4.8], [6.0, -1.2]])  # weights of the pair that oscillates for some stimuli
+_STEP = 0.05  # of traces, in the shortest time constant
+_CELL_STEPS, _CELL_JUDGED = 25, 10  # of a trial of the trained cell, and the last of them, on which it is judged
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment; sizes in units, contrasts as in the published ring."""
+
+    seed: int = 0
+    num_seeds: int = 5
+    networks: tuple[str, ...] = ("supralinear ring", "tanh", "trained cell", "oscillator", "chaotic tanh")
+    num_orientations: int = 24
+    largest_contrast: float = 30.0
+    contrast_noise: float = 0.5
+    num_units: int = 32
+    gain: float = 0.8
+    chaotic_gain: float = 2.0
+    chaotic_deviation: float = 0.8
+    num_channels: int = 8
+    num_cell_steps: int = 500
+    width: int = 128
+    num_samples: int = 1_500
+    num_test_samples: int = 300
+    num_steps: int = 1_000
+    num_grid: int = 25
+    num_line: int = 61
+
+    def smoke(self) -> "Config":
+        """Small enough to run in seconds."""
+        return dataclasses.replace(
+            self,
+            num_seeds=2,
+            networks=("oscillator",),
+            num_units=4,
+            num_channels=2,
+            num_cell_steps=20,
+            width=8,
+            num_samples=64,
+            num_test_samples=64,
+            num_steps=20,
+            num_grid=8,
+            num_line=64,
+        )
+
+
+class Task(NamedTuple):
+    """A family of networks, one a key, and its stimuli.
+
+    Attributes:
+        make: the network and, where it was trained for a task, what reads its answer from the rates.
+        sample_stimulus: draws a stimulus.
+        mixes: whether fresh pairs may be mixed from solved ones, which needs one steady state a stimulus.
+    """
+
+    make: Callable[[Array], tuple[RecurrentNetwork, Array | None]]
+    sample_stimulus: SampleStimulus
+    mixes: bool = True
+
+
+def run(config: Config) -> Iterator[dict]:
+    """One row a network."""
+    for name in config.networks:
+        task = _task(name, config)
+        fit = Fitter(config.num_steps)
+        results = []
+        for index in range(config.num_seeds):
+            key = jr.fold_in(key_for(jr.key(config.seed), name), index)
+            network, readout = task.make(key_for(key, "network"))
+            number = config.num_samples + config.num_test_samples
+            solved, test = _solve(
+                network, sample_stimuli(task.sample_stimulus, number, key=key_for(key, "stimuli")), config.num_samples
+            )
+            approximator = fit(network, solved.pairs, config.width, key=key, mixes=task.mixes)
+            results.append(_judge(network, approximator, solved, test, readout))
+            if index == 0:
+                drawn = _plane(network, approximator, config) if name == "oscillator" else None
+        yield {
+            "network": name,
+            "units": network.state_size,
+            "width": config.width,
+            **{each: [result[each] for result in results] for each in results[0]},
+            "plane": drawn,
+        }
+
+
+def _task(name: str, config: Config) -> Task:
+    size = config.num_units
+    if name == "supralinear ring":
+        return Task(lambda _: (stabilized_supralinear(config.num_orientations), None), _gratings(config))
+    if name == "tanh":
+        return Task(lambda key: (random_rate_network(size, gain=config.gain, key=key), None), gaussian_stimuli(size))
+    if name == "trained cell":
+        return Task(lambda key: _trained_cell(config, key), uniform_stimuli(config.num_channels))
+    if name == "oscillator":
+        plane = uniform_stimuli(2, low=0.0, high=3.0)
+        return Task(lambda _: (wilson_cowan(weights=_OSCILLATOR), None), lambda key: _shifted(plane(key)), mixes=False)
+    if name == "chaotic tanh":
+        stimuli = gaussian_stimuli(size, deviation=config.chaotic_deviation)
+        return Task(
+            lambda key: (random_rate_network(size, gain=config.chaotic_gain, key=key), None), stimuli, mixes=False
+        )
+    msg = f"There is no network {name!r}. Expected one of {Config.networks}."
+    raise ValueError(msg)
+
+
+def _shifted(stimulus: Array) -> Array:
+    """From -1 to 2 for the inhibitory unit."""
+    return stimulus - jnp.array([0.0, 1.0], stimulus.dtype)
+
+
+def _gratings(config: Config) -> SampleStimulus:
+    """One grating or two, of random contrasts and orientations, and noise."""
+
+    def sample(key):
+        contrast_key, angle_key, second_key, noise_key = jr.split(key, 4)
+        contrasts = jr.uniform(contrast_key, (2,), maxval=config.largest_contrast)
+        contrasts = contrasts * jnp.array([1.0, jr.bernoulli(second_key)], contrasts.dtype)
+        angles = jr.uniform(angle_key, (2,), maxval=180.0)
+        gratings = [
+            grating_stimulus(angle, config.num_orientations, contrast=contrast)
+            for angle, contrast in zip(angles, contrasts)
+        ]
+        return gratings[0] + gratings[1] + config.contrast_noise * jr.normal(noise_key, gratings[0].shape)
+
+    return sample
+
+
+# --- a cell that is trained to name the largest channel ---------------------------------------------------------------
+
+
+def _trained_cell(config: Config, key: Array) -> tuple[RecurrentNetwork, Array]:
+    """A rectified cell, trained through time to hold a one-hot answer, and its readout."""
+    size, num_channels = config.num_units, config.num_channels
+    keys = jr.split(key_for(key, "weights"), 3)
+    weights = {
+        "recurrent": 0.8 * jr.normal(keys[0], (size, size)) / size**0.5,
+        "stimulus": jr.normal(keys[1], (size, num_channels)) / num_channels**0.5,
+        "bias": jnp.zeros(size),
+        "readout": jr.normal(keys[2], (num_channels, size)) / size**0.5,
+    }
+    weights = _train_cell(weights, key_for(key, "trials"), config.num_cell_steps)
+    named = {
+        "weight_hh_l0": weights["recurrent"],
+        "weight_ih_l0": weights["stimulus"],
+        "bias_hh_l0": weights["bias"],
+        "bias_ih_l0": jnp.zeros(size),
+    }
+    return from_torch(named, nonlinearity=jax.nn.relu), weights["readout"]
+
+
+@eqx.filter_jit
+def _train_cell(weights: dict[str, Array], key: Array, num_steps: int) -> dict[str, Array]:
+    num_channels = weights["readout"].shape[0]
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
+
+    def loss(weights, stimuli):
+        driven = stimuli @ weights["stimulus"].T + weights["bias"][None]
+
+        def advance(states, _):
+            states = jax.nn.relu(states @ weights["recurrent"].T + driven)
+            return states, states @ weights["readout"].T
+
+        answers = jax.lax.scan(advance, jnp.zeros_like(driven), length=_CELL_STEPS)[1][-_CELL_JUDGED:]
+        target = jax.nn.one_hot(stimuli.argmax(axis=1), num_channels, dtype=answers.dtype)
+        return jnp.mean((answers - target[None]) ** 2)
+
+    def step(carry, key):
+        weights, state = carry
+        gradient = jax.grad(loss)(weights, jr.uniform(key, (64, num_channels)))
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
+            updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(weights, updates), state), None
+
+    return jax.lax.scan(step, (weights, optimizer.init(weights)), jr.split(key, num_steps))[0][0]
+
+
+# --- the judgment -----------------------------------------------------------------------------------------------------
+
+
+class Solved(NamedTuple):
+    """All stimuli with their verdicts, and the pairs of those that come to rest."""
+
+    stimuli: np.ndarray
+    status: np.ndarray
+    pairs: Pairs
+
+
+def _solve(network: RecurrentNetwork, stimuli: Array, num_training: int) -> tuple[Solved, Solved]:
+    """Those to train on, and those to test on, solved as one batch."""
+    solved = solve_steady_states(network, stimuli)
+
+    def part(rows: slice) -> Solved:
+        status, drawn = np.asarray(solved.status)[rows], np.asarray(stimuli)[rows]
+        is_steady = status == Status.converged
+        states = solved.state[rows][is_steady]
+        rates = jax.vmap(network.rates)(states)
+        return Solved(drawn, status, Pairs(jnp.asarray(drawn[is_steady]), states, rates, count_statuses(status)))
+
+    return part(slice(num_training)), part(slice(num_training, None))
+
+
+def _judge(
+    network: RecurrentNetwork, approximator: TwoLayer, solved: Solved, test: Solved, readout: Array | None
+) -> dict:
+    """How good it is where there is a steady state, and how it is given away where there is none."""
+    is_lost = test.status != Status.converged
+    predicted = np.asarray(predict(approximator, jnp.asarray(test.stimuli)))
+    residuals = _residuals(network, predicted, test.stimuli)
+    is_flagged = residuals > np.quantile(residuals[~is_lost], 1 - _FALSE_ALARMS)
+    deviation = float(np.asarray(solved.pairs.rates, np.float64).var(axis=0).sum() ** 0.5)
+    served = predict_or_solve(network, approximator, test.stimuli, tolerance=_TOLERANCE * deviation)
+    says_steady = np.asarray(served.status) == Status.converged
+    distance = np.linalg.norm(np.asarray(served.rates)[~is_lost] - np.asarray(test.pairs.rates), axis=1)
+    is_wrong = says_steady[~is_lost] & (distance > _TOLERANCE * deviation)
+    return {
+        "nrmse": accuracy(predicted[~is_lost], test.pairs.rates).nrmse,
+        "status_counts": test.pairs.status_counts,
+        "share_lost": float(is_lost.mean()),
+        "lost_flagged_by_residual": _share(is_flagged[is_lost]),
+        "lost_served_as_steady": _share(says_steady[is_lost]),
+        "steady_served_wrong": _share(is_wrong),
+        "served_without_solve": float((np.asarray(served.sources) != Source.solved).mean()),
+        "task_right": None if readout is None else _task_right(readout, predicted[~is_lost], test.pairs),
+    }
+
+
+def _share(chosen: np.ndarray) -> float | None:
+    return float(chosen.mean()) if len(chosen) else None
+
+
+def _task_right(readout: Array, predicted: np.ndarray, pairs: Pairs) -> dict[str, float]:
+    """Share of trials in which the largest channel is named, by the steady rates and by the predicted ones."""
+    largest = np.asarray(pairs.stimuli).argmax(axis=1)
+    answers = {"recurrent": np.asarray(pairs.rates), "feed-forward": predicted}
+    weights = np.asarray(readout).T
+    return {name: float(((rates @ weights).argmax(axis=1) == largest).mean()) for name, rates in answers.items()}
+
+
+@eqx.filter_jit
+def _residuals_of(network, predicted, stimuli):
+    totals = jax.vmap(network.params.total_input)(predicted, stimuli)
+    return jnp.sqrt(jnp.mean((predicted - jax.vmap(network.vector_field.nonlinearity)(totals)) ** 2, axis=1))
+
+
+def _residuals(network: RecurrentNetwork, predicted: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
+    """By how much the predicted rates fail the network's equation: root mean square, in units of rate."""
+    return np.asarray(_residuals_of(network, jnp.asarray(predicted), jnp.asarray(stimuli)))
+
+
+# --- the pair that oscillates -----------------------------------------------------------------------------------------
+
+
+def _plane(network: RecurrentNetwork, approximator: TwoLayer, config: Config) -> dict:
+    """Verdicts on a grid of stimuli, and along one line what both networks say, of the excitatory unit."""
+    excitatory, inhibitory = np.linspace(0, 3, config.num_grid), np.linspace(-1, 2, config.num_grid)
+    grid = np.stack(np.meshgrid(excitatory, inhibitory), axis=-1).reshape(-1, 2).astype(network.dtype)
+    predicted = predict(approximator, jnp.asarray(grid))
+    line = np.stack([np.linspace(0, 3, config.num_line), np.full(config.num_line, 0.75)], 1).astype(network.dtype)
+    lowest, highest, mean = (np.asarray(each)[:, 0] for each in _extent(network, jnp.asarray(line)))
+    shape = (config.num_grid, config.num_grid)
+    return {
+        "excitatory": excitatory,
+        "inhibitory": inhibitory,
+        "status": np.asarray(solve_steady_states(network, grid).status).reshape(shape),
+        "residual": np.round(_residuals(network, np.asarray(predicted), grid).reshape(shape), 5),
+        "line": {
+            "excitatory": line[:, 0],
+            "inhibitory": float(line[0, 1]),
+            "lowest": np.round(lowest, 4),
+            "highest": np.round(highest, 4),
+            "mean": np.round(mean, 4),
+            "predicted": np.round(np.asarray(predict(approximator, jnp.asarray(line)))[:, 0], 4),
+            "status": np.asarray(solve_steady_states(network, line).status),
+        },
+    }
+
+
+@eqx.filter_jit
+def _extent(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> tuple[Array, Array, Array]:
+    """The smallest, the largest and the mean rate late on each trajectory from zero, by Heun's steps."""
+    step = _STEP * jnp.min(network.time_constants)
+    velocity = jax.vmap(network.velocity)
+
+    def advance(states, _):
+        first = velocity(states, stimuli)
+        return states + step / 2 * (first + velocity(states + step * first, stimuli)), states
+
+    start = jnp.zeros((len(stimuli), network.state_size), network.dtype)
+    late = jax.lax.scan(advance, start, length=int(300 / _STEP))[1][-int(100 / _STEP) :]
+    return late.min(axis=0), late.max(axis=0), late.mean(axis=0)
+
+
+def verdict(rows: list[dict]) -> str:
+    """The errors, and how many stimuli without a steady state were served as if they had one."""
+    errors = ", ".join(f"{spread(row['nrmse']).mean:.1%} ({row['network']})" for row in rows)
+    lost = [row for row in rows if spread(row["share_lost"]).mean > 0]
+    fooled = max((mean for row in lost if (mean := _mean(row["lost_served_as_steady"])) is not None), default=0.0)
+    by_residual = [mean for row in lost if (mean := _mean(row["lost_flagged_by_residual"])) is not None]
+    worst = max(spread(row["nrmse"]).mean for row in rows)
+    start = "Holds" if worst < 0.1 and fooled == 0 else "Holds in part"
+    told = (
+        f"; of stimuli without a steady state `predict_or_solve` serves at most {fooled:.1%} as steady, where the"
+        f" residual alone flags {min(by_residual):.0%} to {max(by_residual):.0%}"
+        if by_residual
+        else ""
+    )
+    return f"{start}: errors of {errors}{told}."
+
+
+def _mean(values: list[float | None]) -> float | None:
+    found = [each for each in values if each is not None]
+    return spread(found).mean if found else None
+
+
+def describe(rows: list[dict]) -> str:
+    """One column a network."""
+
+    def percent(name):
+        def form(row):
+            found = [each for each in row[name] if each is not None]
+            return with_interval(found, ".1f", 100) if found else "-"
+
+        return form
+
+    def right(name):
+        def form(row):
+            found = [each[name] for each in row["task_right"] if each is not None]
+            return with_interval(found, ".1f", 100) if found else "-"
+
+        return form
+
+    lines = [
+        ("recurrent units, hidden units", lambda row: f"{row['units']}, {row['width']}"),
+        ("error (NRMSE, %)", percent("nrmse")),
+        ("task done right by the recurrent network (%)", right("recurrent")),
+        ("... by the feed-forward network (%)", right("feed-forward")),
+        ("stimuli without a steady state (%)", percent("share_lost")),
+        ("... flagged by the residual alone (%)", percent("lost_flagged_by_residual")),
+        ("... served as steady by `predict_or_solve` (%)", percent("lost_served_as_steady")),
+        ("steady, but served off the tolerance (%)", percent("steady_served_wrong")),
+        ("served without a solve (%)", percent("served_without_solve")),
+    ]
+    return table(["", *(row["network"] for row in rows)], [[name, *map(form, rows)] for name, form in lines])
+
+
+if __name__ == "__main__":
+    run_script("beyond_rate", Config(), run, describe, drawing.draw)

@@ -1,0 +1,50 @@
+"""What several figures have in common."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments._seeds import spread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+
+def plain_logarithmic(axis: "Axis") -> None:
+    """Ticks at 1, 2 and 5 times the powers of ten, as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def plot_percentages(
+    axes: "Axes", places: Sequence[float], values: Sequence[Sequence[float | None]], color: str, *, hollow: bool = False
+) -> None:
+    """Means over seeds with their 95 % intervals, side by side at the places, each of a height of its own.
+
+    Args:
+        axes: where to draw.
+        places: along the vertical axis.
+        values: shares, one row a place and one entry a seed; None where a seed has none, and NaN is not drawn.
+        color: of the dots.
+        hollow: whether the dots are.
+    """
+    for place, each in zip(places, values):
+        found = np.array([value for value in each if value is not None])
+        if len(found) == 0 or np.isnan(found).any():
+            continue
+        mean, low, high = spread(100 * found)
+        axes.plot([max(low, 0), high], [place, place], color=color, linewidth=1)
+        axes.plot(mean, place, "o", markersize=4, color=color, markerfacecolor="white" if hollow else color)
+
+
+def lined_up(axes: "Axes", places: Sequence[float], names: Sequence[str]) -> None:
+    """Name the places along the vertical axis, each with a line that guides the eye."""
+    axes.set_yticks(places, names)
+    axes.grid(axis="y", color="#eeeeee", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)

@@ -1,0 +1,93 @@
+"""The figure of the information transformation."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments._seeds import spread
+from rnn2ff.plotting import COLORS, house_style, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NETWORKS = ("recurrent", "feed-forward")
+
+
+def noises(rows: list[dict]) -> list[float]:
+    """The deviations of noise that were tried."""
+    return sorted({each["noise"] for each in rows[0]["inference"]})
+
+
+def errors(rows: list[dict], name: str, noise: float) -> tuple[list[float], list[float]]:
+    """Medians and 95th percentiles of each seed, in degrees, means over the three rings."""
+    found = [[each["degrees"][name] for each in row["inference"] if each["noise"] == noise] for row in rows]
+    return tuple(np.mean(found, axis=1).T.tolist())
+
+
+@house_style
+def draw(record: dict) -> "Figure":
+    """An inference, the errors of angles by noise, and what is made of conflicts."""
+    rows, config = record["rows"], record["config"]
+    figure, axes = new_figure(2, num_rows=2, height=4.4)
+    _draw_example(axes[0], rows[0]["example"])
+
+    for axis, names, title in [
+        (axes[1], ("computed", *NETWORKS), "distance to the right angle"),
+        (axes[2], ("between",), "from recurrent to feed-forward"),
+    ]:
+        _mark_trained(axis, config["largest_noise"], "trained on" if "computed" in names else None)
+        for name in names:
+            color = {"computed": COLORS["trivial"], "between": COLORS["third"]}.get(name) or COLORS[name]
+            label = {"computed": "computed from the cues", "between": "inferred angle"}.get(name, name)
+            _line(axis, noises(rows), [errors(rows, name, each)[0] for each in noises(rows)], color, label)
+            _line(axis, noises(rows), [errors(rows, name, each)[1] for each in noises(rows)], color, None, "--")
+        axis.plot([], [], color="black", linestyle="--", label="95th percentile")
+        axis.set(xlabel="noise (deviation / height of a bump)", ylabel="error of the angle (degrees)", title=title)
+        axis.set(ylim=(0, None), xlim=(0, None))
+        axis.legend(loc="upper left")
+
+    conflicts = [each["conflict"] for each in rows[0]["conflict"]]
+    _mark_trained(axes[3], config["largest_conflict"])
+    axes[3].plot(conflicts, np.array(conflicts) / 3, color=COLORS["trivial"], label="a third of the conflict")
+    for name in NETWORKS:
+        pulls = np.array([[each["pull"][name] for each in row["conflict"]] for row in rows])  # (seed, conflict, 3)
+        _line(axes[3], conflicts, pulls[:, :, 0].T, COLORS[name], name)
+        for end in (1, 2):
+            axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=COLORS[name], linewidth=0.7, linestyle=":")
+    axes[3].plot([], [], color="black", linewidth=0.7, linestyle=":", label="5 and 95 % of samples")
+    axes[3].set(xlabel="conflict of the cues (degrees)", ylabel="pull toward the others (degrees)")
+    axes[3].set(title="three cues in conflict", xlim=(0, None), ylim=(None, 1.15 * conflicts[-1] / 3))
+    axes[3].legend(loc="upper left")
+    return figure
+
+
+def _draw_example(axis: "Axes", example: dict) -> None:
+    """Three rings side by side, the last without a stimulus."""
+    stimulus, *rates = (np.reshape(example[name], (3, -1)) for name in ("stimulus", *NETWORKS))
+    num_units = stimulus.shape[1]
+    for ring in range(3):
+        place = np.arange(num_units) + ring * (num_units + 1)
+        first = ring == 0
+        axis.bar(place, stimulus[ring], color="#cccccc", width=0.9, label="stimulus" if first else None)
+        for kind, network, mark in zip(NETWORKS, rates, ("o", "x")):
+            label = kind if first else None
+            axis.plot(place, network[ring], mark, markersize=3.5, color=COLORS[kind], label=label)
+    centers = (num_units - 1) / 2 + np.arange(3) * (num_units + 1)
+    axis.set_xticks(centers, ["ring A", "ring B", "ring C, no stimulus"])
+    axis.tick_params(axis="x", length=0)
+    axis.set(ylabel="stimulus, rate", title="C is inferred from A and B", ylim=(None, 1.3 * stimulus.max()))
+    axis.legend(loc="upper right", ncols=3, handletextpad=0.2, columnspacing=1)
+
+
+def _mark_trained(axis: "Axes", largest: float, label: str | None = None) -> None:
+    """Shade what was trained on; an edge makes it visible in a legend that lies on it."""
+    axis.axvspan(0, largest, color="#eeeeee", linewidth=0)
+    axis.fill([], [], facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5, label=label)
+
+
+def _line(axis: "Axes", places, values, color, label: str | None, style: str = "-") -> None:
+    """Means over seeds with the 95 % interval of the mean."""
+    found = np.array([spread(each) for each in values])
+    axis.plot(places, found[:, 0], style, color=color, marker="o", markersize=2.5, label=label)
+    axis.fill_between(places, found[:, 1], found[:, 2], color=color, alpha=0.2, linewidth=0)
