@@ -21,6 +21,7 @@ from rnn2ff.sweeps import dense_weights
 _SHAPES = {jax.nn.relu: (1.0, 0.0, 0.0), jnp.tanh: (1.0, 0.7699, 16.0), jax.nn.sigmoid: (0.25, 0.0963, 16.0)}
 _LAPACK = 1e-12  # relative error that a computed singular value of a float64 matrix stays far below
 _NEARLY = 1e-6  # of the size of W: what is left of weights that are called of low rank
+_LARGEST_DECOMPOSED = 2048  # units; beyond, singular values are not looked for
 _LOW_RANK = 3  # times the rank that there must be units, for two thin products to be cheaper than one inverse
 
 
@@ -53,7 +54,7 @@ class Certifier(eqx.Module):
         monotonicity: `1 - s m`; 0 where no metric is known.
         metric_root: the square roots of D.
         recurrent_norms: of the rows of W.
-        recurrent_norm: of W, the spectral norm.
+        recurrent_norm: of W, the spectral norm or, of large networks, Frobenius'.
         stimulus_norms: of the rows of B.
         factors: of W, where it is nearly of low rank.
         is_contracting: whether the gap is above 0.
@@ -136,8 +137,8 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         "value_error": up(value_error * precision),
         "relative_error": up(relative_error * precision),
         "recurrent_norms": up(np.linalg.norm(weights, axis=1)),
-        "recurrent_norm": up(np.linalg.norm(weights, 2) * (1 + _LAPACK)),
-        "factors": _factors(weights, up, dtype),
+        "recurrent_norm": up(np.linalg.norm(weights, 2 if size <= _LARGEST_DECOMPOSED else "fro") * (1 + _LAPACK)),
+        "factors": _factors(weights, up, dtype) if size <= _LARGEST_DECOMPOSED else None,
         "is_rectified": network.vector_field.nonlinearity is jax.nn.relu,
     }
     if stimulus_weights is not None:
