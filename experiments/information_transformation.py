@@ -215,11 +215,12 @@ def _wrapped(angles: Array) -> np.ndarray:
 def verdict(rows: list[dict]) -> str:
     """How far the angles of the two networks are apart, on stimuli like those that were trained on."""
     trained = rows[0]["trained"]
-    by_noise = [drawing.errors(rows, "between", each) for each in drawing.noises(rows) if each <= trained["noise"]]
+    noises = [each for each in drawing.noises(rows) if each <= trained["noise"]]
+    by_noise = [drawing.errors(rows, "between", each) for each in noises]
     noisy = np.max([[spread(values).mean for values in each] for each in by_noise], axis=0)
     conflicts = [i for i, each in enumerate(rows[0]["conflict"]) if each["conflict"] <= trained["conflict"]]
     between = np.mean([[row["conflict"][i]["between"] for i in conflicts] for row in rows], axis=0).max(axis=0)
-    own = [spread(each).mean for each in drawing.errors(rows, "recurrent", trained["noise"])]
+    own = [spread(each).mean for each in drawing.errors(rows, "recurrent", noises[-1])]
     close = rows[0]["degrees_per_unit"] / 2
     if max(noisy[1], between[1]) < close:
         word = "Holds"
@@ -229,7 +230,7 @@ def verdict(rows: list[dict]) -> str:
         word = "Does not hold"
     return (
         f"{word}: inferred angles are within {noisy[0]:.1f} degrees of the recurrent network's in the median, "
-        f"{noisy[1]:.0f} in 95 %, at noise up to {trained['noise']:g}, where the recurrent network itself is "
+        f"{noisy[1]:.0f} in 95 %, at noise up to {noises[-1]:g}, where the recurrent network itself is "
         f"{own[0]:.0f} and {own[1]:.0f} off; in conflicts up to {trained['conflict']:g} degrees within "
         f"{between[0]:.1f} and {between[1]:.1f}."
     )

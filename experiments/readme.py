@@ -46,6 +46,8 @@ def _summary(name: str) -> str:
 
 
 def _verdict(name: str) -> str:
+    if not (_ROOT / "experiments" / "results" / f"{name}.json").is_file():
+        return f"**No verdict yet: not run at full size.** `python -m experiments.{name}` leaves the record."
     script, record = _script_and_record(name)
     minutes, where = record["seconds"] / 60, record["environment"]
     place = f"{where['num_cores']} cores, {where['platform']}"
