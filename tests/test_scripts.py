@@ -28,6 +28,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow  # all of them together; the main job runs one, and `make smoke` all
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_prints_a_table_and_leaves_a_record_and_figures(experiment, tmp_path):
     done = run("-m", f"experiments.{experiment}", "--smoke", "--out", str(tmp_path))
