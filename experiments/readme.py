@@ -46,6 +46,8 @@ def _summary(name: str) -> str:
 
 
 def _verdict(name: str) -> str:
+    if not any((_ROOT / folder / "results" / f"{name}.json").is_file() for folder in _FOLDERS):
+        return "*Not yet run at full size.*"
     script, record = _script_and_record(name)
     minutes, where = record["seconds"] / 60, record["environment"]
     place = f"{where['num_cores']} cores, {where['platform']}"
