@@ -42,8 +42,10 @@ SUITE = (
     Benchmark("rollout_vs_forward", tuple(_QUICK_FORWARD.split())),
     Benchmark("scaling", tuple(_QUICK_SCALING.split())),
     Benchmark("steady_states"),
+    Benchmark("fitting"),
     Benchmark("fixed_points"),
     Benchmark("honest_failures"),
+    Benchmark("certificates"),
     Benchmark("deployment"),
 )
 
@@ -85,8 +87,8 @@ def main() -> None:
         started = time.perf_counter()
         where = {"cwd": _HERE.parent, "env": environment}
         done = subprocess.run(command, **where, stderr=subprocess.PIPE, text=True, check=False)
+        sys.stderr.write(done.stderr)
         if done.returncode:
-            sys.stderr.write(done.stderr)
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             failed[each.name] = lines[-1]
         print(f"{each.name}: {time.perf_counter() - started:.0f} seconds", flush=True)

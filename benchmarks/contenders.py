@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.method import Compiled, compile_ahead, num_threads, over_devices
+from benchmarks.method import Compiled, compile_ahead, over_devices
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.networks import RecurrentNetwork, residual
+from rnn2ff.records import num_threads
 from rnn2ff.steady_state import (
     AbstractSteadyStateSolver,
     ActiveSet,
@@ -36,8 +37,17 @@ PLANNED = "solve_steady_states, plan reused"
 
 INTEGRATORS = {"Tsit5": dfx.Tsit5(), "Heun": dfx.Heun(), "Kvaerno5": dfx.Kvaerno5()}
 SOLVERS = {"Rollout": Rollout, "RootFind": RootFind, "Anderson": Anderson, "ActiveSet": ActiveSet}
-# Slow methods get fewer samples, which favors them: entries of a matrix for each sample.
-_LARGEST_ENTRIES = {"Heun": 2**20, "Kvaerno5": 2**18, "RootFind": 2**20, "ActiveSet": 2**20}
+# Entries that the matrices of all samples may have: a factorization, a proof of stability by products of matrices, or
+# (Heun) very many steps. Beyond, these methods get fewer samples than the batch has, which favors them.
+_LARGEST_ENTRIES = {
+    "Heun": 2**20,
+    "Kvaerno5": 2**18,
+    "Rollout": 2**24,
+    "Anderson": 2**24,
+    "RootFind": 2**20,
+    "ActiveSet": 2**20,
+}
+_FEWEST_SAMPLES = 4
 
 
 class Contender(NamedTuple):
@@ -146,7 +156,7 @@ def _solve(network: RecurrentNetwork, solver: AbstractSteadyStateSolver, stimuli
 
 def _largest_batch(name: str, network: RecurrentNetwork) -> int:
     entries = _LARGEST_ENTRIES.get(name)
-    return 2**30 if entries is None else max(8, entries // network.state_size**2)
+    return 2**30 if entries is None else max(_FEWEST_SAMPLES, entries // network.state_size**2)
 
 
 def solve_by_plan(network: RecurrentNetwork, plan: Plan) -> Callable[[np.ndarray], tuple]:

@@ -70,10 +70,11 @@ def marks(rows: list[dict]) -> list[dict]:
                 add(row["target"], f"{DISTILLED}, NRMSE %", "<= 5", 100 * row["nrmse"], row["nrmse"] <= TOLERANCE)
     adams = [row for row in rows if row["method"] == PLAIN_ADAM]
     for target in dict.fromkeys(row["target"] for row in adams):
-        values = [row["speed_up"] for row in adams if row["target"] == target]
-        received = None if None in values else float(np.median(values))
-        is_met = received is not None and received >= _LEAST_SPEED_UP
-        add(target, "times sooner at plain Adam's error", f">= {_LEAST_SPEED_UP:g}", received, is_met)
+        for name, state in [("times_sooner", "compiled anew"), ("times_sooner_warm", "compiled before")]:
+            values = [row[name] for row in adams if row["target"] == target]
+            received = None if None in values else float(np.median(values))
+            is_met = received is not None and received >= _LEAST_SPEED_UP
+            add(target, f"times sooner at plain Adam's error, {state}", f">= {_LEAST_SPEED_UP:g}", received, is_met)
     slowest = max((row["seconds_with_data"] for row in rows if row["method"] in OURS), default=None)
     if slowest is not None:
         add("all", "seconds of the slowest, data included", f"<= {_MOST_SECONDS:g}", slowest, slowest <= _MOST_SECONDS)

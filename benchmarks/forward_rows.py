@@ -19,6 +19,7 @@ from benchmarks.passes import Pass
 from benchmarks.problems import Problem, make_problem, residuals64
 from rnn2ff import accuracy
 from rnn2ff.export import load, quantize_onnx, save, to_onnx
+from rnn2ff.records import num_threads
 from rnn2ff.steady_state import Plan
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Setting(NamedTuple):
     def where(self) -> dict:
         """By which rows of this setting are known."""
         size = self.problem.network.state_size
-        return {"problem": self.problem.name, "state_size": size, "num_threads": method.num_threads()}
+        return {"problem": self.problem.name, "state_size": size, "num_threads": num_threads()}
 
     @property
     def marked(self) -> Pass:
@@ -101,7 +102,7 @@ def time_batch(setting: Setting, batch_size: int, config: "Config") -> list[dict
         rows.append(row | {"microseconds": [1e6 * value / num_samples for value in taken]})
     floors = {row["width"]: row["microseconds"][0] for row in rows if row["kind"] == "floor"}
     for row in rows:
-        if row["kind"] in ("pass", "runtime") and row["num_sweeps"] == 0:
+        if row["kind"] in ("pass", "runtime") and row["num_sweeps"] == 0 and row["width"] in floors:
             row["gemm_share"] = floors[row["width"]] / row["microseconds"][0]
     return rows + [where | each for each in left_out]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from benchmarks.marks import marks_table
 from experiments._script import table
 
 _WIDTH = 4  # hidden units of the pass with marks, in multiples of the number of units
@@ -191,7 +192,7 @@ def _marks_of(state_size: int, batch_size: int, rows: list[dict]) -> Iterator[tu
     if passes:
         microseconds, marked = passes[0]
         if (state_size, batch_size) in _GEMM_MARKS:
-            yield "share of the GEMM pair", "at least", _GEMM_MARKS[state_size, batch_size], marked["gemm_share"]
+            yield "share of the GEMM pair", "at least", _GEMM_MARKS[state_size, batch_size], marked.get("gemm_share")
         runtimes = times("runtime", method="onnxruntime")
         if runtimes and batch_size == 1:
             mark = _RUNTIME_MARKS.get(state_size)
@@ -209,22 +210,3 @@ def _marks_of(state_size: int, batch_size: int, rows: list[dict]) -> Iterator[tu
         if row["kind"] == "latency" and row["of"] == "pass":
             yield f"{name_of(row)}: loops that depend on the stimulus", "at most", 0, row["num_open_loops"]
             yield f"{name_of(row)}: p99/p50 over stimuli, over that of repeats", "at most", _SPREAD_MARK, row["spread"]
-
-
-def marks_table(found: list[dict]) -> str:
-    """Marks as a table; what has none is shown for what it is."""
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3g}"
-
-    verdicts = {True: "met", False: "NOT MET", None: "no mark"}
-    lines = [
-        [
-            f"{each['what']}, N = {each['state_size']}, B = {each['batch_size']}",
-            "-" if each["mark"] is None else f"{each['bound']} {number(each['mark'])}",
-            number(each["received"]),
-            verdicts[each["is_met"]],
-        ]
-        for each in found
-    ]
-    return table(["mark", "asked", "received", ""], lines)

@@ -177,6 +177,7 @@ def measure_latencies(
     with without_compiling():
         for _ in range(num_blocks):
             taken = np.empty((len(pairs), 2))
+            one(repeated[0])  # the first after a pause is slow
             for i, pair in enumerate(pairs):
                 for side in (i % 2, 1 - i % 2):  # neither is always the first
                     taken[i, side] = one(pair[side])
@@ -209,11 +210,6 @@ def put_on_devices(rows: np.ndarray) -> tuple[jax.Array, int]:
 
 def _mesh() -> jax.sharding.Mesh:
     return jax.make_mesh((jax.device_count(),), ("batch",))
-
-
-def num_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_to_one_core() -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.forward_tables import marks_table
+from benchmarks.marks import marks_table
 from experiments._script import table
 from rnn2ff.plotting import save_figure
 
@@ -37,9 +37,9 @@ def write_report(out: Path, names: Sequence[str], failed: Mapping[str, str] = {}
             parts.append(f"![{name}](figures/{name}.png)")
         parts.append(_headings(module.describe(record["rows"])))
         if hasattr(module, "marks"):
-            marks += [(name, each) for each in module.marks(record["rows"])]
+            marks += [{"benchmark": name, **each} for each in module.marks(record["rows"])]
     if marks:
-        parts.append(f"## Marks\n\n{_marks(marks)}")
+        parts.append(f"## Marks\n\n{marks_table(marks)}")
     path = out / "report.md"
     path.write_text("\n\n".join(parts) + "\n")
     return path
@@ -111,16 +111,6 @@ def _headings(text: str) -> str:
         if line and not line.startswith(("|", "*", "#")) and not lines[i + 1] and lines[i + 2].startswith("|"):
             lines[i] = f"### {line}"
     return "\n".join(lines)
-
-
-def _marks(found: list[tuple[str, dict]]) -> str:
-    """The marks of all, in one table."""
-    same = []
-    for name, each in found:
-        where = ", ".join(str(each[key]) for key in ("problem",) if key in each)
-        what = f"{name}: {where + ', ' if where else ''}{each['what']}"
-        same.append({"bound": "at least", **each, "what": what})
-    return marks_table(same)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Config:
     """Stimuli whose exact steady states are known, at most."""
     num_rounds: int = 20
     """Turns of each contender; slow ones get fewer, at least 3."""
-    budget_seconds: float = 2.0
+    budget_seconds: float = 1.0
     """For the turns of one, after which they get fewer."""
     num_latency_calls: int = 500
     """Single calls in a block, of a pass; what is slower gets fewer."""
@@ -153,9 +153,10 @@ def break_even(setting: Setting, rows: list[dict]) -> Iterator[dict]:
         solved = [row for row in group if row["kind"] == "solver" and row["share_converged"] == 1]
         best = min(solved, key=lambda row: row["microseconds"][0], default=None)
         for each in setting.passes:
-            if best is None or not each.is_trained:
+            found = [row for row in group if row["kind"] == "pass" and each.about.items() <= row.items()]
+            if best is None or not each.is_trained or not found:
                 continue
-            (row,) = (row for row in group if row["kind"] == "pass" and each.about.items() <= row.items())
+            (row,) = found
             saved = best["microseconds"][0] - row["microseconds"][0]
             seconds = each.data_seconds + each.training_seconds + row["compile_seconds"]
             yield {

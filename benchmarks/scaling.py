@@ -24,6 +24,7 @@ from benchmarks.scaling_tables import describe
 from experiments._script import run_script
 from rnn2ff.approximators import TwoLayer
 from rnn2ff.networks import threshold_linear
+from rnn2ff.records import num_threads
 from rnn2ff.steady_state import Plan, plan_steady_states
 
 _NUM_PLANNED = 512  # stimuli that a plan is made from
@@ -143,7 +144,7 @@ def _forward(problem: Problem, width: int, value: float, config: Config) -> Iter
         compiled, put, row = _compiled(each, stimuli)
         if each.kind == "pass":
             row["difference"] = _difference(approximator, stimuli, np.asarray(compiled(put)))
-        yield _Point(functools.partial(compiled, put), _row(row, value, stimuli, size) | {"width": width})
+        yield _Point(functools.partial(compiled, put), row | _place(problem, value, len(put)) | {"width": width})
 
 
 def _solved(problem: Problem, value: float, config: Config, plan: Plan | None = None) -> Iterator[_Point]:
@@ -153,13 +154,13 @@ def _solved(problem: Problem, value: float, config: Config, plan: Plan | None = 
     for each in (*found, *contenders.solvers(network, ("Anderson",))):
         compiled, put, row = _compiled(each, stimuli)
         call = functools.partial(compiled, put)
-        yield _Point(call, _row(row | _solution(problem, call()), value, stimuli, network.state_size))
+        yield _Point(call, row | _place(problem, value, len(put)) | _solution(problem, call()))
     if not config.planned:
         return
     solve = contenders.solve_by_plan(network, plan or _plan(problem, config))
     call = functools.partial(solve, stimuli)
-    row = {"method": contenders.PLANNED, "kind": "solver", "num_devices": 1} | _solution(problem, call())
-    yield _Point(call, _row(row, value, stimuli, network.state_size))
+    row = {"method": contenders.PLANNED, "kind": "solver", "num_devices": 1} | _place(problem, value, len(stimuli))
+    yield _Point(call, row | _solution(problem, call()))
 
 
 def _plan(problem: Problem, config: Config) -> Plan:
@@ -169,19 +170,20 @@ def _plan(problem: Problem, config: Config) -> Plan:
 
 
 def _compiled(contender: Contender, stimuli: np.ndarray) -> tuple[Callable, jax.Array, dict]:
-    put, num_devices = method.put_on_devices(stimuli)
+    put, num_devices = method.put_on_devices(stimuli[: contender.largest_batch])
     compiled = contender.compile(put, num_devices)
     row = {"method": contender.name, "kind": contender.kind, "num_devices": num_devices, **compiled.about}
     return functools.partial(compiled.call, *contender.arguments), put, row
 
 
-def _row(row: dict, value: float, stimuli: np.ndarray, state_size: int) -> dict:
-    return {"value": value, "state_size": state_size, "batch_size": len(stimuli), **row}
+def _place(problem: Problem, value: float, num_samples: int) -> dict:
+    size, batch_size = problem.network.state_size, len(problem.stimuli)
+    return {"value": value, "state_size": size, "batch_size": batch_size, "num_samples": num_samples}
 
 
 def _solution(problem: Problem, output: tuple) -> dict:
     states, num_steps = (np.asarray(each) for each in output)
-    residuals = residuals64(problem.network, problem.stimuli, states)
+    residuals = residuals64(problem.network, problem.stimuli[: len(states)], states)
     return {
         "share_converged": float((residuals < TOLERANCE).mean()),
         "num_steps": [int(each) for each in np.quantile(num_steps, [0, 0.5, 1])],
@@ -209,7 +211,7 @@ def _measure_device(config: Config) -> dict:
     return {
         "axis": "device",
         "kind": "device",
-        "num_threads": method.num_threads(),
+        "num_threads": num_threads(),
         "bytes_per_second": 2 * numbers.nbytes / timed["copy"][0].lower,  # the faster quartile: a floor is optimistic
         "operations_per_second": 2 * _SQUARE**3 / timed["multiply"][0].lower,
     }
@@ -225,7 +227,7 @@ def _time(axis: str, points: Iterator[_Point], device: dict, config: Config) -> 
     rows = []
     for i, each in enumerate(points):
         seconds, num_rounds = timed[i]
-        microseconds = [1e6 * value / each.row["batch_size"] for value in seconds]
+        microseconds = [1e6 * value / each.row["num_samples"] for value in seconds]
         known = {"axis": axis, "num_threads": device["num_threads"]}
         rows.append(known | each.row | {"microseconds": microseconds, "num_rounds": num_rounds})
     products = {row["value"]: row["microseconds"][0] for row in rows if row["kind"] == "floor"}

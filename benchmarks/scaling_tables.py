@@ -43,7 +43,7 @@ def _axis(axis: str, rows: list[dict]) -> str:
         steps, floors = row.get("num_steps"), row.get("floors", {})
         lines.append(
             [
-                row["method"],
+                row["method"] + ("" if row["num_samples"] == row["batch_size"] else f" ({row['num_samples']} samples)"),
                 f"{row['value']:g}",
                 f"{median:.3g}",
                 f"{lower:.3g} - {upper:.3g}",

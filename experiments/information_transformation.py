@@ -7,6 +7,7 @@ and without, for cues that agree and cues that do not, within the range that was
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -78,20 +79,18 @@ class Cues(NamedTuple):
     angles: Float[Array, "batch 3"]
 
 
-class Test(NamedTuple):
-    """Stimuli of one kind.
+class Kind(NamedTuple):
+    """What the stimuli of a test have in common.
 
     Attributes:
         missing: the ring without a stimulus; None where all have one.
         noise: deviation of the noise.
         conflict: in degrees.
-        cues: the stimuli.
     """
 
     missing: int | None
     noise: float
     conflict: float
-    cues: Cues
 
 
 def run(config: Config) -> Iterator[dict]:
@@ -105,63 +104,53 @@ def run(config: Config) -> Iterator[dict]:
 def _measure(
     network: RecurrentNetwork, fit: Fitter, plan: Plan | None, config: Config, key: PRNGKeyArray
 ) -> tuple[dict, Plan]:
-    training = _training_cues(config, key_for(key, "training"))
-    tests = _tests(config, key_for(key, "tests"))
+    kinds, number = _kinds(config), config.num_samples
     # All at once, so that a plan is made once and each shape is compiled once.
-    stimuli = jnp.concatenate([training.stimuli, *(test.cues.stimuli for test in tests)])
-    pairs, plan = solve_each(network, stimuli, plan)
-    rates, number = pairs.rates, config.num_samples
+    cues = _draw(kinds, config, key_for(key, "cues"))
+    pairs, plan = solve_each(network, cues.stimuli, plan)
     approximator = fit(network, rows_of(pairs, slice(number)), config.width, key=key)
-    predicted = predict(approximator, stimuli)
+    predicted, rates = np.asarray(predict(approximator, cues.stimuli)), np.asarray(pairs.rates)
 
-    parts = np.split(np.arange(number, len(stimuli)), len(tests))
-    shown = parts[_example(tests, config)][0]
     row = {
         "degrees_per_unit": 360 / config.num_units,
         "trained": {"noise": config.largest_noise, "conflict": config.largest_conflict},
         "status_counts": pairs.status_counts,
-        "inference": [
-            _judge_inference(test, predicted[rows], rates[rows])
-            for test, rows in zip(tests, parts)
-            if test.missing is not None
-        ],
-        "conflict": [
-            _judge_conflict(test, predicted[rows], rates[rows])
-            for test, rows in zip(tests, parts)
-            if test.missing is None
-        ],
-        "example": {
-            name: np.round(values[shown], 4)
-            for name, values in (("stimulus", stimuli), ("recurrent", rates), ("feed-forward", predicted))
-        },
+        "inference": [],
+        "conflict": [],
     }
+    for kind, rows in zip(kinds, np.split(np.arange(number, len(rates)), len(kinds))):
+        judge, name = (_judge_conflict, "conflict") if kind.missing is None else (_judge_inference, "inference")
+        chosen = Cues(cues.stimuli[rows], cues.angles[rows])
+        row[name].append(judge(kind, chosen, predicted[rows], rates[rows]))
+        if kind.missing == 2 and kind.noise == config.noise_in_conflicts:
+            shown = {"stimulus": chosen.stimuli, "recurrent": rates[rows], "feed-forward": predicted[rows]}
+            row["example"] = {each: np.round(values[0], 4) for each, values in shown.items()}
     return row, plan
 
 
-def _training_cues(config: Config, key: PRNGKeyArray) -> Cues:
-    """One ring left out or none, each as often; noise and conflicts of all sizes up to the largest."""
+def _kinds(config: Config) -> list[Kind]:
+    inference = [Kind(ring, noise, 0.0) for noise in config.noises for ring in range(len(RINGS))]
+    return inference + [Kind(None, config.noise_in_conflicts, conflict) for conflict in config.conflicts]
+
+
+def _draw(kinds: list[Kind], config: Config, key: PRNGKeyArray) -> Cues:
+    """For the training: one ring left out or none, noise and conflicts of all sizes. Then all tests, one by one."""
     missing_key, noise_key, conflict_key, key = jr.split(key, 4)
     number = (config.num_samples,)
-    missing = jr.randint(missing_key, number, 0, 4)
-    noise = jr.uniform(noise_key, number, maxval=config.largest_noise)
-    conflict = jr.uniform(conflict_key, number, minval=-1.0) * np.deg2rad(config.largest_conflict)
-    return _cues(missing, noise, jnp.where(missing == len(RINGS), conflict, 0), config.num_units, key)
+    missing = np.asarray(jr.randint(missing_key, number, 0, len(RINGS) + 1))
+    noise = config.largest_noise * np.asarray(jr.uniform(noise_key, number))
+    conflict = config.largest_conflict * np.asarray(jr.uniform(conflict_key, number, minval=-1.0))
+    tests = [(len(RINGS) if each.missing is None else each.missing, each.noise, each.conflict) for each in kinds]
+    tested = np.repeat(np.array(tests).T, config.num_test_samples, axis=1)
+    missing = np.concatenate([missing, tested[0].astype(missing.dtype)])
+    noise, conflict = np.concatenate([noise, tested[1]]), np.concatenate([conflict, tested[2]])
+    conflict = np.deg2rad(np.where(missing == len(RINGS), conflict, 0))
+    noise, conflict = jnp.asarray(noise, float), jnp.asarray(conflict, float)
+    return _cues(missing, noise, conflict, jr.split(key, len(missing)), config.num_units)
 
 
-def _tests(config: Config, key: PRNGKeyArray) -> list[Test]:
-    kinds = [(ring, noise, 0.0) for noise in config.noises for ring in range(len(RINGS))]
-    kinds += [(None, config.noise_in_conflicts, conflict) for conflict in config.conflicts]
-    number = config.num_test_samples
-    tests = []
-    for index, (missing, noise, conflict) in enumerate(kinds):
-        left_out = jnp.full(number, len(RINGS) if missing is None else missing)
-        noises, conflicts = jnp.full(number, noise), jnp.full(number, np.deg2rad(conflict))
-        cues = _cues(left_out, noises, conflicts, config.num_units, jr.fold_in(key, index))
-        tests.append(Test(missing, noise, conflict, cues))
-    return tests
-
-
-def _cues(missing: Array, noise: Array, conflict: Array, num_units: int, key: PRNGKeyArray) -> Cues:
+@functools.partial(jax.jit, static_argnames="num_units")
+def _cues(missing: Array, noise: Array, conflict: Array, keys: PRNGKeyArray, num_units: int) -> Cues:
     """A sample each: A and B anywhere, C off their sum by the conflict, and nothing but noise to the missing ring."""
 
     def cue(missing: ScalarLike, noise: ScalarLike, conflict: ScalarLike, key: PRNGKeyArray) -> Cues:
@@ -172,19 +161,19 @@ def _cues(missing: Array, noise: Array, conflict: Array, num_units: int, key: PR
         given = jnp.where((jnp.arange(len(RINGS)) == missing)[:, None], 0, bumps).ravel()
         return Cues(given + noise * jr.normal(noise_key, given.shape), angles)
 
-    return jax.jit(jax.vmap(cue))(missing, noise, conflict, jr.split(key, len(missing)))
+    return jax.vmap(cue)(missing, noise, conflict, keys)
 
 
-def _judge_inference(test: Test, predicted: Array, rates: Array) -> dict:
+def _judge_inference(kind: Kind, cues: Cues, predicted: np.ndarray, rates: np.ndarray) -> dict:
     """Angles of the ring that was given nothing: median and 95th percentile of the errors, in degrees."""
-    of_ring = (each.reshape(len(each), len(RINGS), -1)[:, test.missing] for each in (predicted, rates))
-    right = test.cues.angles[:, test.missing]
+    of_ring = (each.reshape(len(each), len(RINGS), -1)[:, kind.missing] for each in (predicted, rates))
+    right = cues.angles[:, kind.missing]
     judged = information_transformation(*of_ring, right)
-    first, second, third = relation_angles(test.cues.stimuli).T
-    computed = np.abs(_wrapped((third - second, third - first, first + second)[test.missing] - right))
+    first, second, third = relation_angles(cues.stimuli).T
+    computed = np.abs(_wrapped((third - second, third - first, first + second)[kind.missing] - right))
     return {
-        "ring": RINGS[test.missing],
-        "noise": test.noise,
+        "ring": RINGS[kind.missing],
+        "noise": kind.noise,
         "nrmse": accuracy(predicted, rates).nrmse,
         "degrees": {
             "between": np.rad2deg(judged.approximation),
@@ -197,17 +186,17 @@ def _judge_inference(test: Test, predicted: Array, rates: Array) -> dict:
     }
 
 
-def _judge_conflict(test: Test, predicted: Array, rates: Array) -> dict:
+def _judge_conflict(kind: Kind, cues: Cues, predicted: np.ndarray, rates: np.ndarray) -> dict:
     """How far rings are pulled from their own cues toward what the two others say, in degrees.
 
     Cues that are all as reliable are best settled by a third of a small conflict for each.
     """
     signs = np.array([1, 1, -1])  # the others say A + conflict, B + conflict, and C - conflict
-    steady, approximate = (signs * _wrapped(relation_angles(each) - test.cues.angles) for each in (rates, predicted))
+    steady, approximate = (signs * _wrapped(relation_angles(each) - cues.angles) for each in (rates, predicted))
     apart = np.abs(_wrapped(approximate - steady))
     is_silent = np.asarray([each.reshape(len(each), len(RINGS), -1).max(axis=2) <= 0 for each in (rates, predicted)])
     return {
-        "conflict": test.conflict,
+        "conflict": kind.conflict,
         "nrmse": accuracy(predicted, rates).nrmse,
         "pull": {
             name: np.rad2deg(np.quantile(each, (0.5, 0.05, 0.95)))
@@ -221,11 +210,6 @@ def _judge_conflict(test: Test, predicted: Array, rates: Array) -> dict:
 def _wrapped(angles: Array) -> np.ndarray:
     """The same angles, from -pi to pi."""
     return (np.asarray(angles) + np.pi) % (2 * np.pi) - np.pi
-
-
-def _example(tests: list[Test], config: Config) -> int:
-    """The kind of stimuli that the figure shows one of."""
-    return next(i for i, each in enumerate(tests) if each.missing == 2 and each.noise == config.noise_in_conflicts)
 
 
 def verdict(rows: list[dict]) -> str:

@@ -22,7 +22,7 @@ from experiments._script import run_script, table
 from experiments._seeds import with_interval
 from experiments.drawings import noise_rejection as drawing
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import key_for, sample_stimuli
+from rnn2ff.datasets import key_for
 from rnn2ff.evaluation import accuracy, noise_rejection
 from rnn2ff.networks import (
     RecurrentNetwork,
@@ -95,10 +95,11 @@ def run(config: Config) -> Iterator[dict]:
     """One row a network and seed, with the noise that is left by the size of the noise."""
     for name in config.tasks:
         task, fit, plan = _TASKS[name](config), Fitter(config.num_steps), None
+        draw = _drawing(task, config.largest_noises[name], config)
         for seed in range(config.num_seeds):
             key = jr.fold_in(key_for(jr.key(config.seed), name), seed)
-            row, plan = _measure(task, config.largest_noises[name], fit, plan, config, key)
-            yield {"task": name, "seed": seed, **row}
+            row, plan = _measure(task, draw, fit, plan, config, key)
+            yield {"task": name, "seed": seed, "trained_noise": config.largest_noises[name], **row}
 
 
 def _ring(config: Config) -> Task:
@@ -144,36 +145,64 @@ def _competition(config: Config) -> Task:
 _TASKS = {"ring": _ring, "relation": _relation, "competition": _competition}
 
 
-def _measure(
-    task: Task, largest: float, fit: Fitter, plan: Plan | None, config: Config, key: PRNGKeyArray
-) -> tuple[dict, Plan]:
+class Drawn(NamedTuple):
+    """Stimuli.
+
+    Attributes:
+        training: with noise of any deviation up to the largest, one a row.
+        tests: the same stimuli and the same noise at each deviation, shape (deviation, sample, channel).
+        deviations: the first is zero.
+    """
+
+    training: Array
+    tests: Array
+    deviations: Array
+
+
+def _drawing(task: Task, largest: float, config: Config) -> Callable[[PRNGKeyArray], Drawn]:
     def noisy(key: PRNGKeyArray, deviation: Array) -> Array:
         clean_key, noise_key = jr.split(key)
         clean = task.sample(clean_key)
         return clean.stimulus + deviation * clean.is_noisy * jr.normal(noise_key, clean.stimulus.shape)
 
-    def of_any_noise(key: PRNGKeyArray) -> Array:
-        noise_key, stimulus_key = jr.split(key)
-        return noisy(stimulus_key, jr.uniform(noise_key, maxval=largest))
+    shares = jnp.asarray((0.0, *config.noises))
 
-    # The same clean stimuli and the same noise, only larger, for every size of the noise.
-    training = sample_stimuli(of_any_noise, config.num_samples, key=key_for(key, "training"))
-    keys = jr.split(key_for(key, "test"), config.num_test_samples)
-    deviations = jnp.asarray((0.0, *(largest * each for each in config.noises)))
-    tests = jax.jit(jax.vmap(jax.vmap(noisy, (0, None)), (None, 0)))(keys, deviations)
+    @jax.jit
+    def draw(key: PRNGKeyArray) -> Drawn:
+        noise_key, training_key, test_key = jr.split(key, 3)
+        trained = jr.uniform(noise_key, (config.num_samples,), maxval=largest)
+        deviations = jnp.concatenate([trained, jnp.repeat(largest * shares, config.num_test_samples)])
+        test_keys = jr.split(test_key, config.num_test_samples)
+        keys = jnp.concatenate([jr.split(training_key, config.num_samples), jnp.tile(test_keys, len(shares))])
+        stimuli = jax.vmap(noisy)(keys, deviations)
+        training, tests = jnp.split(stimuli, [config.num_samples])
+        return Drawn(training, tests.reshape(len(shares), config.num_test_samples, -1), largest * shares)
+
+    return draw
+
+
+def _measure(
+    task: Task,
+    draw: Callable[[PRNGKeyArray], Drawn],
+    fit: Fitter,
+    plan: Plan | None,
+    config: Config,
+    key: PRNGKeyArray,
+) -> tuple[dict, Plan]:
+    training, tests, deviations = draw(key_for(key, "stimuli"))
     stimuli = jnp.concatenate([training, *tests])
-
     pairs, plan = solve_each(task.network, stimuli, plan)
     number = config.num_samples
     approximator = fit(task.network, rows_of(pairs, slice(number)), 4 * task.network.rate_size, key=key)
-    predicted = predict(approximator, stimuli[number:])
-    rates, guesses = (each.reshape(*tests.shape[:2], -1) for each in (pairs.rates[number:], predicted))
+    predicted = predict(approximator, stimuli)
+    rates, guesses, tests = (
+        np.asarray(each[number:]).reshape(*tests.shape[:2], -1) for each in (pairs.rates, predicted, stimuli)
+    )
     judged = {
         name: [noise_rejection(test, tests[0], each, rates[0]) for test, each in zip(tests[1:], responses[1:])]
         for name, responses in (("recurrent", rates), ("feed-forward", guesses))
     }
     return {
-        "trained_noise": largest,
         "noises": deviations[1:],
         "status_counts": pairs.status_counts,
         "nrmse": [accuracy(guess, each).nrmse for guess, each in zip(guesses[1:], rates[1:])],

@@ -46,6 +46,7 @@ _HOME = {
     "distill": "distillation",
     "exact_pairs": "mixing",
     "find_fixed_points": "fixed_points",
+    "find_symmetries": "symmetries",
     "fit_readout": "initialization",
     "from_connectome": "networks",
     "from_files": "networks",
@@ -217,6 +218,7 @@ if TYPE_CHECKING:
     )
     from rnn2ff.storage import open_steady_states, store_steady_states
     from rnn2ff.sweeps import best_sweep, damped_sweep, mean_jacobian_sweep, mean_slope_sweep, split_sweep
+    from rnn2ff.symmetries import find_symmetries
     from rnn2ff.training import train
 
 

@@ -188,17 +188,17 @@ def _bound(network, measured: Measured, certifier: Certifier) -> tuple[Scalar, I
 
 def _from_sizes(error: Scalar, pushed: Float[Array, " state"], certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:
     """The bound from at least |e|, and at least the absolute values of `W e`."""
-    info = jnp.finfo(pushed.dtype)
+    info, found = jnp.finfo(pushed.dtype), []
     scale, root = certifier.contraction_scale, certifier.metric_root
-    moved = certifier.slope * jnp.stack(
-        [
-            norm(scale) * jnp.max(pushed / scale) / certifier.contraction_gap,
-            norm(root * pushed) / (certifier.monotonicity * jnp.min(root)),
-        ]
-    )
-    bounds = proved((error + moved) * (1 + SLACK * info.eps))
-    smallest = jnp.min(bounds)
-    theorem = jnp.asarray([Theorem.contraction, Theorem.monotonicity], jnp.int32)[jnp.argmin(bounds)]
+    if certifier.is_contracting:
+        found.append((norm(scale) * jnp.max(pushed / scale) / certifier.contraction_gap, Theorem.contraction))
+    if certifier.is_monotone:
+        found.append((norm(root * pushed) / (certifier.monotonicity * jnp.min(root)), Theorem.monotonicity))
+    if not found:
+        return jnp.full_like(error, jnp.inf), jnp.asarray(Theorem.none, jnp.int32)
+    moved, theorems = zip(*found)
+    bounds = proved((error + certifier.slope * jnp.stack(moved)) * (1 + SLACK * info.eps))
+    smallest, theorem = jnp.min(bounds), jnp.asarray(theorems, jnp.int32)[jnp.argmin(bounds)]
     return smallest, jnp.where(jnp.isfinite(smallest), theorem, jnp.int32(Theorem.none))
 
 

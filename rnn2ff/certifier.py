@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
+from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from rnn2ff._checks import fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
@@ -21,6 +21,7 @@ from rnn2ff.sweeps import dense_weights
 _SHAPES = {jax.nn.relu: (1.0, 0.0, 0.0), jnp.tanh: (1.0, 0.7699, 16.0), jax.nn.sigmoid: (0.25, 0.0963, 16.0)}
 _LAPACK = 1e-12  # relative error that a computed singular value of a float64 matrix stays far below
 _NEARLY = 1e-6  # of the size of W: what is left of weights that are called of low rank
+_LARGEST_DECOMPOSED = 2048  # units; beyond, singular values are not looked for
 _LOW_RANK = 3  # times the rank that there must be units, for two thin products to be cheaper than one inverse
 
 
@@ -53,9 +54,11 @@ class Certifier(eqx.Module):
         monotonicity: `1 - s m`; 0 where no metric is known.
         metric_root: the square roots of D.
         recurrent_norms: of the rows of W.
-        recurrent_norm: of W, the spectral norm.
+        recurrent_norm: of W, the spectral norm or, of large networks, Frobenius'.
         stimulus_norms: of the rows of B.
         factors: of W, where it is nearly of low rank.
+        is_contracting: whether the gap is above 0.
+        is_monotone: whether the modulus is.
         is_rectified: whether the nonlinearity is a rectifier.
         has_one_time_constant: whether that of all units is the same.
     """
@@ -72,13 +75,15 @@ class Certifier(eqx.Module):
     recurrent_norm: Scalar
     stimulus_norms: Float[Array, " state"]
     factors: Factors | None
+    is_contracting: bool = eqx.field(static=True)
+    is_monotone: bool = eqx.field(static=True)
     is_rectified: bool = eqx.field(static=True)
     has_one_time_constant: bool = eqx.field(static=True)
 
     @property
-    def has_global_bound(self) -> Bool[Array, ""]:
+    def has_global_bound(self) -> bool:
         """Whether every prediction has a finite bound: there is one fixed point, whatever the stimulus."""
-        return (self.contraction_gap > 0) | (self.monotonicity > 0)
+        return self.is_contracting or self.is_monotone
 
 
 def make_certifier(network: RecurrentNetwork) -> Certifier:
@@ -117,6 +122,8 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         "recurrent_norm": never,
         "stimulus_norms": nothing,
         "factors": None,
+        "is_contracting": False,
+        "is_monotone": False,
         "is_rectified": False,
         "has_one_time_constant": bool(np.ptp(np.asarray(network.time_constants)) == 0),
     }
@@ -130,8 +137,8 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         "value_error": up(value_error * precision),
         "relative_error": up(relative_error * precision),
         "recurrent_norms": up(np.linalg.norm(weights, axis=1)),
-        "recurrent_norm": up(np.linalg.norm(weights, 2) * (1 + _LAPACK)),
-        "factors": _factors(weights, up, dtype),
+        "recurrent_norm": up(np.linalg.norm(weights, 2 if size <= _LARGEST_DECOMPOSED else "fro") * (1 + _LAPACK)),
+        "factors": _factors(weights, up, dtype) if size <= _LARGEST_DECOMPOSED else None,
         "is_rectified": network.vector_field.nonlinearity is jax.nn.relu,
     }
     if stimulus_weights is not None:
@@ -145,6 +152,8 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
             "monotonicity": down(1 - slope * largest_in_metric(weights, constants.metric)),
             "metric_root": jnp.asarray(np.sqrt(constants.metric), dtype),
         }
+        found["is_contracting"] = bool(found["contraction_gap"] > 0)
+        found["is_monotone"] = bool(found["monotonicity"] > 0)
     return Certifier(**found)
 
 

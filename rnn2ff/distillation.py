@@ -94,6 +94,7 @@ def distill(
     tolerance: float | None = None,
     test_stimuli: Float[ArrayLike, "test stimulus"] | None = None,
     width: int | None = None,
+    num_sweeps: int = 0,
     num_samples: int = 20_000,
     num_test_samples: int = 2_000,
     num_steps: int = 10_000,
@@ -106,10 +107,10 @@ def distill(
 ) -> Distillation:
     """Solve stimuli, train a feed-forward network on the steady rates, and judge it on stimuli it never saw.
 
-    Without a tolerance it has two layers of the given width. With one, wider and wider ones are tried, then two layers
-    followed by more and more sweeps (`Refined`), the cheapest first; the first whose error on the test is below the
-    tolerance, its bootstrap interval included, is returned. If none is, the best is, and `report.reason` says in words
-    what is in the way.
+    Without a tolerance it has two layers of the given width, and the given number of sweeps after them. With one, wider
+    and wider ones are tried, then two layers followed by more and more sweeps (`Refined`), the cheapest first; the
+    first whose error on the test is below the tolerance, its bootstrap interval included, is returned. If none is, the
+    best is, and `report.reason` says in words what is in the way.
 
     Args:
         network: the recurrent network.
@@ -117,10 +118,11 @@ def distill(
         tolerance: the largest NRMSE that is good enough, such as .02.
         test_stimuli: what to judge on, by default fresh draws, or a random tenth of the array, held out.
         width: hidden units, by default 4 times the number of rates; not used with a tolerance.
+        num_sweeps: sweeps after the two layers, trained together with them; not used with a tolerance.
         num_samples: how many to draw for training and validation, where `stimuli` draws.
         num_test_samples: how many to draw for the test, where `stimuli` draws.
         num_steps: optimizer steps of each training.
-        bypass: whether the two layers have linear weights from the stimulus to the rates.
+        bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
         max_seconds: with a tolerance, no further training is begun after this time.
         solver: as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
@@ -134,6 +136,7 @@ def distill(
     """
     width = 4 * network.rate_size if width is None else width
     check_at_least("width", width, 1)
+    check_at_least("num_sweeps", num_sweeps, 0)
     check_at_least("num_samples", num_samples, 2)
     check_at_least("num_test_samples", num_test_samples, 2)
     check_at_least("num_steps", num_steps, 1)
@@ -157,7 +160,7 @@ def distill(
     trainer = trainer_on(pairs)
     clock.add("solving")
     if tolerance is None:
-        trained = trainer.two_layer(width)
+        trained = trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)
         clock.add("training")
         return _reported(trained, [trained], trainer, pairs, test, clock, tolerance, None, None)
 

@@ -16,6 +16,7 @@ from rnn2ff.initialization import initialize_refined, initialize_two_layer
 from rnn2ff.mixing import Mixing, has_exact_pairs, mix_pairs
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, plan_steady_states
+from rnn2ff.symmetries import find_symmetries
 from rnn2ff.training import TrainingRun, train
 
 _VALIDATION_SHARE = 0.1
@@ -82,6 +83,7 @@ class Trainer:
         self.held_out = _rows(pairs, order[:num_held_out])
         self.kept = _rows(pairs, order[num_held_out:])
         self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
+        self.symmetries = find_symmetries(network, self.kept.stimuli)
         self.mixing: Mixing | None = None
         if has_exact_pairs(network) and len(self.kept) > 1 and self.kept.stimuli.std() > 0:
             self.mixing = mix_pairs(network, self.kept.stimuli, self.kept.rates)
@@ -115,6 +117,7 @@ class Trainer:
             self.kept.stimuli,
             self.kept.rates,
             num_steps=self.num_steps,
+            symmetries=self.symmetries,
             mixing=self.mixing,
             validation=(self.held_out.stimuli, self.held_out.rates),
             progress=self.progress,

@@ -10,6 +10,7 @@ of the point after the step. R is the inverse that was computed, or, where `W = 
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar
 
@@ -165,21 +166,22 @@ def _invert_thin(network, certifier: Certifier, slope_at: Float[Array, " state"]
     scaled_norm = norm(slope_at * jnp.sqrt(jnp.sum(left**2, axis=1))) * (1 + (rank + 8) * info.eps)
     right_norm, right_size, inner_norm = certifier.factors.right_norm, norm(right), norm(inner)
     thin = scaled_norm * inner_norm
-    step = error + slope_at * ((inner @ (error @ right)) @ left.T)
+    step = error + slope_at * (jnp.sum(inner * (error @ right)[None, :], axis=1) @ left.T)
     # |S U C|, from `C' (U' S^2 U) C`, with what rounding may have taken away.
     squared = (slope_at**2 @ (left[:, :, None] * left[:, None, :]).reshape(size, -1)).reshape(rank, rank)
-    trace = jnp.sum(inner * (squared @ inner)) + (size + rank**2 + 16) * info.eps * thin**2
+    trace = jnp.sum(inner * _product(squared, inner)) + (size + rank**2 + 16) * info.eps * thin**2
     thick = jnp.minimum(jnp.sqrt(jnp.maximum(trace, 0)), thin) * (1 + SLACK * info.eps)
     inverse_size = 1 + thick * right_norm
     small_rounding = (size + 8) * info.eps * right_size * scaled_norm + 2 * info.eps * rank**0.5
-    miss = norm(identity - inner @ (identity - small)) + inner_norm * small_rounding
+    miss = norm(identity - _product(inner, identity - small)) + inner_norm * small_rounding
     miss = miss + (rank + 4) * info.eps * (rank**0.5 + inner_norm * norm(identity - small))
     return _Inverse(
         step=step,
         step_rounding=(size + 2 * rank + 8) * info.eps * norm(error) * (1 + thin * right_size),
         size=inverse_size,
         defect=scaled_norm * miss * right_norm + inverse_size * jnp.max(slope_at) * certifier.factors.remainder,
-        is_attracting=_attracts(small),
+        # Where there is one fixed point for every stimulus, nobody asks.
+        is_attracting=jnp.zeros((), bool) if certifier.has_global_bound else _attracts(small),
     )
 
 
@@ -189,13 +191,27 @@ def _attracts(matrix: Float[Array, "rank rank"]) -> Bool[Array, ""]:
     This maps them into the unit circle (Cayley), and a power with a norm below 1/2 shows that they are there.
     """
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    power = _invert_small(2 * identity - matrix) @ matrix
-    is_proved = jnp.zeros((), bool)
-    for _ in range(_NUM_SQUARINGS + 1):
-        size = jnp.sqrt(jnp.sum(power**2))
-        is_proved = is_proved | (size < 0.5)
-        power = jnp.where(is_proved | (size > 1e9), power, power @ power)
-    return is_proved
+    power = _product(_invert_small(2 * identity - matrix), matrix)
+
+    def is_open(carry):
+        _, size, num_squarings = carry
+        return (size >= 0.5) & (size < 1e9) & (num_squarings < _NUM_SQUARINGS)
+
+    def square(carry):
+        power, _, num_squarings = carry
+        power = _product(power, power)
+        return power, jnp.sqrt(jnp.sum(power**2)), num_squarings + 1
+
+    start = (power, jnp.sqrt(jnp.sum(power**2)), jnp.zeros((), jnp.int32))
+    _, size, _ = jax.lax.while_loop(is_open, square, start)
+    return size < 0.5  # False if NaN
+
+
+def _product(one: Float[Array, "rank rank"], other: Float[Array, "rank rank"]) -> Float[Array, "rank rank"]:
+    """A matrix product; of small ones as sums, since a batch of tiny products is slow on a CPU."""
+    if len(one) > _LARGEST_UNROLLED:
+        return one @ other
+    return jnp.sum(one[:, :, None] * other[None, :, :], axis=1)
 
 
 def _invert_small(matrix: Float[Array, "rank rank"]) -> Float[Array, "rank rank"]:

@@ -32,14 +32,14 @@ def muon(
         stimuli: what it is trained on.
         rates: what it is trained on.
         num_steps: until the learning rate is zero.
-        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, and 5e-3 through
-            sweeps and steps, which are good from the start.
+        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, less in proportion
+            for more than 32 channels, and 5e-3 through sweeps and steps, which are good from the start.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
     """
     if learning_rate is None:
-        learning_rate = 2e-2 if isinstance(approximator, TwoLayer) else 5e-3
+        learning_rate = 2e-2 * min(1, 32 / stimuli.shape[1]) if isinstance(approximator, TwoLayer) else 5e-3
     stimulus_size, rate_size = (float(jnp.sqrt(jnp.mean(each**2))) or 1.0 for each in (stimuli, rates))
     scales = {
         "hidden_weights": 1 / stimulus_size,

@@ -24,11 +24,16 @@ def environment() -> dict[str, object]:
         "platform": devices[0].platform,
         "processor": _processor(),
         "num_cores": os.cpu_count(),
-        "num_threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "num_threads": num_threads(),
         "x64": bool(jax.config.jax_enable_x64),
         "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def num_threads() -> int:
+    """Cores that this process may use: all, if it was not kept to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def record(name: str, config: object, rows: list[dict], *, seconds: float, **more: object) -> dict[str, object]:

@@ -30,8 +30,8 @@ from rnn2ff.sweeps import AbstractSweep, damped_sweep, split_sweep
 class Source(enum.IntEnum):
     """Where an answer comes from. Results hold its integers. Append only."""
 
-    one_pass = 0  # the approximator, in networks of low rank with the Newton step that its certificate makes
-    refined = 1  # the approximator, and a fixed number of sweeps
+    one_pass = 0  # the approximator alone
+    refined = 1  # the approximator, and the Newton step of its certificate or a fixed number of sweeps
     solved = 2  # the solver
 
 
@@ -119,8 +119,9 @@ def predict_or_solve(
 ) -> Served:
     """Steady rates within a tolerance, by the cheapest way that proves it for each sample.
 
-    One pass of the approximator is certified for all samples. Those within the tolerance are served. The others are
-    refined by sweeps and certified again, unless the rounding of the equation alone exceeds the tolerance; the rest is
+    One pass of the approximator is certified for all samples. Those within the tolerance are served; where weights are
+    of low rank, also those that the Newton step of the certificate brings there. The others are refined by sweeps and
+    certified again, unless the rounding of the equation alone exceeds the tolerance; the rest is
     solved.
 
     Where no constant of the network gives a bound, but its weights are of low rank, the certificate is the local one,
@@ -156,12 +157,12 @@ def predict_or_solve(
     stimuli = np.asarray(stimuli, network.dtype)
     answers = _Answers(network, certifier, stimuli, tolerance)
     if answers.can_certify:
-        answers.judge(np.arange(size), (approximator,), Source.one_pass)
+        answers.predict(approximator)
         rows = answers.open_rows
         rows = rows[~answers.is_hopeless[rows]]
         if len(rows):
             sweep = _choose_sweep(network, approximator, plan) if sweep is None else sweep
-            answers.judge(rows, (sweep, num_steps), Source.refined)
+            answers.refine(rows, sweep, num_steps)
     rows = answers.open_rows
     if len(rows):
         plan = answers.solve(rows, plan, initial_states)
@@ -180,10 +181,10 @@ class _Answers:
 
     def __init__(self, network: RecurrentNetwork, certifier: Certifier, stimuli: np.ndarray, tolerance: float):
         size = len(stimuli)
-        self.network, self.certifier, self.stimuli = network, certifier, stimuli
-        self.tolerance = np.asarray(tolerance, network.dtype)
-        self.has_one_fixed_point = bool(certifier.has_global_bound)
-        self.can_certify = self.has_one_fixed_point or has_cheap_local_bound(certifier)
+        self.stimuli, self.certifier, self.network = stimuli, certifier, network
+        self.constants = (network, certifier, np.asarray(tolerance, network.dtype))
+        self.has_one_fixed_point, self.has_cheap_step = certifier.has_global_bound, has_cheap_local_bound(certifier)
+        self.can_certify = self.has_one_fixed_point or self.has_cheap_step
         self.rates = np.zeros((size, network.state_size), network.dtype)
         self.bounds = np.full(size, np.inf, network.dtype)
         self.estimates = np.full(size, np.nan, network.dtype)
@@ -196,24 +197,24 @@ class _Answers:
     def open_rows(self) -> np.ndarray:
         return np.flatnonzero(self.sources == Source.solved)
 
-    def keep(self, rows: np.ndarray, judged: "_Judged") -> None:
-        """Remember these rates, and what is proved of them."""
-        if len(rows) == len(self.rates):  # nothing to scatter
-            self.rates, self.bounds, self.estimates, self.is_hopeless = map(np.array, judged[:4])
-        else:
-            self.rates[rows], self.bounds[rows], self.estimates[rows], self.is_hopeless[rows] = judged[:4]
+    def predict(self, approximator: Approximator) -> None:
+        """One pass for all, and a Newton step where it is cheap."""
+        judged = _in_batch(_predict_and_judge, (*self.constants, self.has_cheap_step, approximator), self.stimuli)
+        self.rates, self.bounds, self.estimates, self.is_hopeless, is_stepped, is_within = map(np.array, judged)
+        self.serve(np.flatnonzero(is_within & ~is_stepped), Source.one_pass)
+        self.serve(np.flatnonzero(is_within & is_stepped), Source.refined)
 
-    def judge(self, rows: np.ndarray, by: tuple, source: Source) -> None:
-        """Predict by the approximator, or refine by sweeps; serve what is within the tolerance."""
-        constants = (self.network, self.certifier, self.tolerance, *by)
-        if source == Source.one_pass:
-            judged = _in_batch(_predict_and_judge, constants, self.stimuli[rows])
-        else:
-            judged = _in_batch(_refine_and_judge, constants, self.stimuli[rows], self.rates[rows])
-        self.keep(rows, judged)
-        served = rows[judged.is_within]
-        self.sources[served] = source
-        self.is_flagged[served] = not self.has_one_fixed_point
+    def refine(self, rows: np.ndarray, sweep: AbstractSweep, num_steps: int) -> None:
+        """Sweeps for these."""
+        constants = (*self.constants, self.has_cheap_step, sweep, num_steps)
+        judged = _in_batch(_refine_and_judge, constants, self.stimuli[rows], self.rates[rows])
+        self.rates[rows], self.bounds[rows], self.estimates[rows] = judged[:3]
+        self.serve(rows[judged.is_within], Source.refined)
+
+    def serve(self, rows: np.ndarray, source: Source) -> None:
+        """These are answered; where the network may have several fixed points, perhaps by another one."""
+        self.sources[rows] = source
+        self.is_flagged[rows] = not self.has_one_fixed_point
 
     def solve(self, rows: np.ndarray, plan: Plan | None, initial_states: ArrayLike | None) -> Plan | None:
         """Solve these, from their stated initial states or, if the end is the same, from where they are."""
@@ -226,48 +227,68 @@ class _Answers:
             starts = None if initial_states is None else np.asarray(initial_states, self.network.dtype)[rows][p]
         solved = solve_steady_states(self.network, stimuli[p], solver=plan, initial_states=starts)
         states = np.asarray(solved.state)[: len(rows)]
-        rates = _in_batch(as_prediction, (self.network,), states)
-        if self.can_certify:
-            constants = (self.network, self.certifier, self.tolerance)
-            self.keep(rows, _in_batch(_judge, constants, stimuli, rates)._replace(rates=rates))
-        else:
-            self.rates[rows], self.estimates[rows] = rates, np.asarray(solved.distance)[: len(rows)]
+        constants = (self.network, self.certifier, self.can_certify, not self.has_one_fixed_point)
+        self.rates[rows], self.bounds[rows], self.estimates[rows] = _in_batch(_bound_state, constants, stimuli, states)
+        if not self.can_certify:
+            self.estimates[rows] = np.asarray(solved.distance)[: len(rows)]
         self.status[rows] = np.asarray(solved.status)[: len(rows)]
         return solved.plan
 
 
 class _Judged(NamedTuple):
-    """Rates, and what is known of them; `is_hopeless` where rounding alone exceeds the tolerance."""
+    """Rates, and what is known of them.
+
+    Attributes:
+        rates: as they were, or after a Newton step.
+        bound: of their error.
+        estimate: of the error before the step.
+        is_hopeless: whether rounding alone exceeds the tolerance.
+        is_stepped: whether the rates are those after the step.
+        is_within: whether they can be served.
+    """
 
     rates: Float[Array, "*batch state"]
     bound: Float[Array, "*batch"]
     estimate: Float[Array, "*batch"]
     is_hopeless: Bool[Array, "*batch"]
+    is_stepped: Bool[Array, "*batch"]
     is_within: Bool[Array, "*batch"]
 
 
-def _judge(network, certifier, tolerance: Scalar, stimulus, rates) -> _Judged:
-    """Whether rates are within the tolerance; where a Newton step is cheap, with the step if not without."""
-    if not has_cheap_local_bound(certifier):
+def _judge(network, certifier, tolerance: Scalar, makes_step: bool, stimulus, rates) -> _Judged:
+    """Whether rates are within the tolerance; if a Newton step is made, with the step if not without."""
+    if not makes_step:
         bound, _, floor = bound_and_floor(network, stimulus, rates, certifier)
-        return _Judged(rates, bound, jnp.full_like(bound, jnp.nan), floor > tolerance, bound <= tolerance)
+        unknown, no = jnp.full_like(bound, jnp.nan), jnp.zeros((), bool)
+        return _Judged(rates, bound, unknown, floor > tolerance, no, bound <= tolerance)
     found = certify(network, stimulus, rates, certifier)
-    is_good = (found.error_bound <= tolerance) | ~(found.refined_error_bound < found.error_bound)
-    rates, bound = (
-        jnp.where(is_good, here, after)
-        for here, after in [(rates, found.refined), (found.error_bound, found.refined_error_bound)]
-    )
+    is_enough = (found.error_bound <= tolerance) | ~(found.refined_error_bound < found.error_bound)
+    rates = jnp.where(is_enough, rates, found.refined)
+    bound = jnp.where(is_enough, found.error_bound, found.refined_error_bound)
     is_within = (bound <= tolerance) & (found.is_attracting | certifier.has_global_bound)
-    return _Judged(rates, bound, found.error_estimate, jnp.zeros_like(is_within), is_within)
+    is_hopeless = found.is_refined_exact & ~(bound <= tolerance)  # all that is left is rounding
+    return _Judged(rates, bound, found.error_estimate, is_hopeless, ~is_enough, is_within)
 
 
-def _predict_and_judge(network, certifier, tolerance, approximator, stimulus) -> _Judged:
-    return _judge(network, certifier, tolerance, stimulus, _predict_all(network, approximator, stimulus))
+def _predict_and_judge(network, certifier, tolerance, makes_step, approximator, stimulus) -> _Judged:
+    return _judge(network, certifier, tolerance, makes_step, stimulus, _predict_all(network, approximator, stimulus))
 
 
-def _refine_and_judge(network, certifier, tolerance, sweep, num_steps, stimulus, rates) -> _Judged:
+def _refine_and_judge(network, certifier, tolerance, makes_step, sweep, num_steps, stimulus, rates) -> _Judged:
     rates = refine(network, stimulus, rates, sweep=sweep, num_steps=num_steps)
-    return _judge(network, certifier, tolerance, stimulus, rates)
+    return _judge(network, certifier, tolerance, makes_step, stimulus, rates)
+
+
+def _bound_state(network, certifier, can_certify: bool, makes_step: bool, stimulus, state):
+    """Rates of a solved state, their bound and the estimate of their error."""
+    rates = as_prediction(network, state)
+    infinite, unknown = jnp.asarray(jnp.inf, network.dtype), jnp.asarray(jnp.nan, network.dtype)
+    if not can_certify:
+        return rates, infinite, unknown
+    if not makes_step:
+        return rates, bound_and_floor(network, stimulus, rates, certifier)[0], unknown
+    found = certify(network, stimulus, rates, certifier)
+    return rates, found.error_bound, found.error_estimate
 
 
 def _predict_all(network, approximator, stimulus):

@@ -20,6 +20,7 @@ from rnn2ff.files import replacing
 from rnn2ff.losses import Loss, Tangents, mean_squared_error, surrogate_error, tangent_error
 from rnn2ff.mixing import Mixing
 from rnn2ff.optimizers import muon
+from rnn2ff.symmetries import Symmetries
 
 
 class TrainingRun(NamedTuple):
@@ -51,6 +52,7 @@ def train(
     loss: Loss = surrogate_error,
     tangents: Tangents | None = None,
     tangent_weight: float = 1.0,
+    symmetries: Symmetries | None = None,
     mixing: Mixing | None = None,
     validation: tuple[Float[Array, "held_out stimulus"], Float[Array, "held_out rate"]] | None = None,
     validation_fraction: float = 0.1,
@@ -62,7 +64,7 @@ def train(
 ) -> TrainingRun:
     """Minimize a loss in minibatches, and keep the approximator that validates best, the given one included.
 
-    Every stretch between two evaluations is one compiled loop. The validation part is never trained on, never mixed,
+    Every stretch between two evaluations is one compiled loop. The validation part is never trained on, never changed,
     and judged by the mean squared error whatever the loss.
 
     Args:
@@ -75,6 +77,7 @@ def train(
         loss: what to minimize.
         tangents: derivatives of the rates to match as well, one row a stimulus; worth their price where data are few.
         tangent_weight: of their error, beside the loss.
+        symmetries: relabels the pairs of each minibatch at random, in ways that keep them exact.
         mixing: makes fresh exact pairs from those of each minibatch.
         validation: stimuli and rates that choose the best evaluation, by default a part of the pairs, held out. Give
             them where the approximator was made from the pairs, which it then knows better than others.
@@ -117,7 +120,7 @@ def train(
         .at[0]
         .set(_validate(approximator, *validation)),
     )
-    task = _Task(loss, tangent_weight, mixing, batch_sharding, batch_size, interval)
+    task = _Task(loss, tangent_weight, symmetries, mixing, batch_sharding, batch_size, interval)
     fingerprint = ""
     if checkpoint is not None:
         fingerprint = _fingerprint((weights, constants, training, validation, key), (task, num_evaluations))
@@ -155,6 +158,7 @@ class _Task(eqx.Module):
 
     loss: Loss = eqx.field(static=True)
     tangent_weight: float = eqx.field(static=True)
+    symmetries: Symmetries | None
     mixing: Mixing | None
     batch_sharding: jax.sharding.Sharding | None = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
@@ -165,8 +169,11 @@ class _Task(eqx.Module):
         approximator = eqx.combine(weights, constants)
         stimuli, rates, tangents = batch
         error = 0.0 if tangents is None else self.tangent_weight * tangent_error(approximator, stimuli, tangents)
+        relabel_key, mix_key = jr.split(key)
+        if self.symmetries is not None:
+            stimuli, rates = self.symmetries(stimuli, rates, key=relabel_key)
         if self.mixing is not None:
-            stimuli, rates = self.mixing(stimuli, rates, key=key)
+            stimuli, rates = self.mixing(stimuli, rates, key=mix_key)
         return error + self.loss(approximator, stimuli, rates)
 
 
@@ -177,12 +184,12 @@ _validate = eqx.filter_jit(mean_squared_error)
 def _train_interval(state, constants, optimizer, training, validation, task, key) -> _Progress:
     def step(carry, key):
         weights, opt_state = carry
-        row_key, mix_key = jr.split(key)
+        row_key, pair_key = jr.split(key)
         rows = jr.randint(row_key, (task.batch_size,), 0, len(training[0]))
         batch = jax.tree.map(lambda each: each[rows], training)
         if task.batch_sharding is not None:
             batch = jax.lax.with_sharding_constraint(batch, task.batch_sharding)
-        error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, mix_key)
+        error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, pair_key)
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
             updates, opt_state = optimizer.update(gradient, opt_state, weights)
         return (eqx.apply_updates(weights, updates), opt_state), error
@@ -228,7 +235,7 @@ def _fingerprint(arrays: PyTree, settings: PyTree) -> str:
         digest.update(np.ascontiguousarray(leaf).tobytes())
     task, num_evaluations = settings
     options = (task.loss.__qualname__, task.tangent_weight, task.batch_size, task.num_steps, num_evaluations)
-    digest.update(f"{options}{jax.tree.leaves(task.mixing)}".encode())
+    digest.update(f"{options}{jax.tree.leaves((task.symmetries, task.mixing))}".encode())
     return digest.hexdigest()
 
 

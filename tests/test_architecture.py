@@ -57,7 +57,7 @@ FLOORS = [
         "serving",
     ],
     ["stimuli", "datasets", "storage"],
-    ["losses", "mixing", "initialization", "optimizers", "training", "evaluation", "discontinuity"],
+    ["losses", "mixing", "symmetries", "initialization", "optimizers", "training", "evaluation", "discontinuity"],
     [
         "escalation",
         "distillation",

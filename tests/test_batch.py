@@ -97,6 +97,16 @@ class TestPlan:
         assert "sweeps" not in received.finished_by
         assert jnp.all(received.is_converged)
 
+    def test_where_all_ways_lead_to_the_same_end_a_near_start_saves_steps(self, random_network):
+        network, stimuli, solved = random_network
+        plan = dataclasses.replace(solved.plan, certified_rate=0.01)  # as of a network that is proved to have one end
+        starts = solved.state[:64] * (1 + 1e-4)
+        cold = solve_steady_states(network, stimuli[:64], solver=plan)
+        warm = solve_steady_states(network, stimuli[:64], solver=plan, initial_states=starts)
+        assert warm.finished_by == {"sweeps": 64}
+        assert warm.num_steps.mean() < 0.8 * cold.num_steps.mean()
+        assert_close(warm.state, cold.state, CLOSE)
+
     def test_batches_of_many_sizes_compile_for_a_few(self, random_network, key):
         network, _, solved = random_network
         traced = eqx.debug.assert_max_traces(max_traces=6)(plan.run_sweeps.__wrapped__)

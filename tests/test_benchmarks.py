@@ -1,6 +1,7 @@
 """The benchmark suite: its method, its contenders, its report, and the comparison of two records."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from problems import assert_close
 from benchmarks import __main__ as suite
 from benchmarks import contenders, forward_tables, method
 from benchmarks.compare import compare
+from benchmarks.marks import marks_table
 from benchmarks.problems import Problem, exact_states
 from benchmarks.report import write_report
 from rnn2ff import Refined, TwoLayer, best_sweep, random_threshold_linear, threshold_linear
@@ -103,7 +105,7 @@ def test_calls_take_turns_and_their_times_are_quartiles():
 def test_different_inputs_and_copies_of_one_are_called_equally_often_and_neither_always_first():
     called = []
     latencies = method.measure_latencies(called.append, ["a", "b"], ["c", "d"], num_blocks=3)
-    assert called == ["a", "b", *["a", "c", "d", "b"] * 3]
+    assert called == ["a", "b", *["c", "a", "c", "d", "b"] * 3]  # to warm up, and in each block
     assert all(np.isfinite(latencies))
 
 
@@ -229,3 +231,26 @@ def test_the_suite_refuses_names_that_it_does_not_have():
     assert [each.name for each in suite._choose(suite.Options(quick=True))] == ["rollout_vs_forward", "scaling"]
     with pytest.raises(SystemExit, match="nothing to run"):
         suite._choose(suite.Options(quick=True, only=("deployment",)))
+
+
+def test_every_benchmark_is_in_the_suite():
+    paths = Path(suite.__file__).parent.glob("[!_]*.py")
+    assert sorted(path.stem for path in paths if "\ndef run(" in path.read_text()) == sorted(
+        each.name for each in suite.SUITE
+    )
+
+
+def test_marks_of_any_benchmark_make_one_table():
+    found = [
+        {"benchmark": "one", "state_size": 8, "batch_size": 2, "what": "x", "mark": 3, "received": 4, "is_met": True},
+        {"benchmark": "two", "target": "soft", "what": "NRMSE %", "mark": "<= 5", "received": 7.25, "is_met": False},
+        {"what": "time", "bound": "at most", "mark": 1, "received": None, "is_met": False},
+        {"what": "words", "mark": None, "received": "nothing", "is_met": None},
+    ]  # fmt: skip
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in marks_table(found).splitlines()[2:]]
+    assert rows == [
+        ["one, N = 8, B = 2: x", "at least 3", "4", "met"],
+        ["two, soft: NRMSE %", "<= 5", "7.25", "NOT MET"],
+        ["time", "at most 1", "-", "NOT MET"],
+        ["words", "-", "nothing", "no mark"],
+    ]

@@ -331,8 +331,8 @@ class TestDemo:
     def test_without_a_network_it_makes_two_of_its_own(self, run, folder, monkeypatch):
         made = []
 
-        def made_up(network, sample, *, width, num_samples, num_steps, key):
-            del width, num_samples
+        def made_up(network, sample, *, width, num_sweeps, num_samples, num_steps, key):
+            del width, num_sweeps, num_samples
             made.append(num_steps)
             approximator = untrained(network.stimulus_size, network.rate_size)
             stimuli = sample_stimuli(sample, 10, key=key)

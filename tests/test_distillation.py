@@ -65,15 +65,17 @@ class TestDistill:
         assert (received.report.num_training_pairs, len(received.test)) == (90, 10)
         assert len(np.unique(used, axis=0)) == 100
 
-    def test_test_stimuli_are_used_where_given(self, key):
+    def test_test_stimuli_and_sweeps_are_used_where_given(self, key):
         rows = sample_stimuli(sample, 7, key=key)
-        received = distill(NETWORK, sample, test_stimuli=rows, num_samples=20, num_steps=5, key=key)
+        received = distill(NETWORK, sample, test_stimuli=rows, num_sweeps=2, num_samples=20, num_steps=5, key=key)
         assert_close(received.test.stimuli, rows, 0)
+        assert received.report.num_sweeps == received.approximator.num_sweeps == 2
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
             ({"width": 0}, "width.*at least 1, got 0"),
+            ({"num_sweeps": -1}, "num_sweeps.*at least 0, got -1"),
             ({"tolerance": 2.0}, "tolerance.*below 1, got 2.0"),
             ({"num_samples": 1}, "num_samples.*at least 2, got 1"),
             ({"stimuli": lambda key: jr.uniform(key, (5,))}, r"stimuli.*4\).*got \(20, 5\)"),

@@ -11,7 +11,15 @@ import pytest
 from browser import open_browser
 from exported import STIMULI, approximator_of, example, refined_of
 
-from rnn2ff import TwoLayer, random_rate_network, ring_attractor, threshold_linear, threshold_linear_rate
+from rnn2ff import (
+    TwoLayer,
+    certify_predictions,
+    make_certifier,
+    random_rate_network,
+    ring_attractor,
+    threshold_linear,
+    threshold_linear_rate,
+)
 from rnn2ff.approximators import predict
 from rnn2ff.export import Scene, write_page
 from rnn2ff.export.plain import plain_arrays
@@ -94,6 +102,9 @@ def test_the_numbers_in_the_page_are_those_of_the_network_and_the_approximator(p
     if plain.sweeps is not None:
         for name, array in plain.sweeps._asdict().items():
             np.testing.assert_array_equal(unpacked(model["sweeps"][name]), array)
+    constants, certifier = record["constants"], make_certifier(scene.network)
+    assert constants["monotonicity"] == pytest.approx(float(certifier.monotonicity), rel=1e-5)
+    np.testing.assert_allclose(unpacked(constants["metric_root"]), certifier.metric_root, rtol=1e-5)
     np.testing.assert_array_equal(unpacked(record["rows"][1]), np.asarray(scene.stimuli[1], np.float32))
     assert (record["title"], record["text"], record["nrmse"]) == (scene.title, scene.text, scene.nrmse)
 
@@ -148,6 +159,28 @@ class TestBrowser:
         velocity = scene.network.velocity(jnp.asarray(settled, dtype), jnp.asarray(stimuli[0], dtype))
         assert jnp.max(jnp.abs(velocity * scene.network.time_constants)) < 1e-5
 
+    @pytest.mark.parametrize("index", range(4))
+    def test_its_certificates_are_those_of_python_and_never_below_the_distance_to_rest(self, browser, index):
+        scene = scenes()[index]
+        stimuli = np.asarray(scene.stimuli[:20], np.float32)
+        browser.run(f"open(scenes[{index}])")
+        received = browser.run(
+            f"const {{ model, constants, network }} = scenes[{index}]; const recurrent = new Recurrent(network);"
+            f"return {json.dumps(stimuli.tolist())}.map((u) => {{"
+            "recurrent.restart(); let k = 0; while (recurrent.advance(u, 1) > 1e-12 && k++ < 300);"
+            "const rest = recurrent.rates();"
+            "const answer = feedForward(model, u).map((rate, i) => 0.9 * rest[i] + 0.1 * rate);"
+            "const { bound } = certify(constants, recurrent, u, answer);"
+            "return [bound, norm(answer.map((rate, i) => rate - rest[i])), Array.from(answer)] })"
+        )
+        bounds, distances = (np.array([row[i] for row in received], float) for i in (0, 1))
+        answers = np.array([row[2] for row in received])
+        expected = certify_predictions(scene.network, stimuli, answers)
+        is_certified = np.isfinite(bounds)
+        assert is_certified.sum() > 5
+        assert (bounds >= distances - 1e-7)[is_certified].all()
+        np.testing.assert_allclose(bounds[is_certified], np.asarray(expected.error_bound)[is_certified], rtol=5e-2)
+
     @pytest.mark.parametrize("index", [0, 3])
     def test_a_drag_changes_both_networks_and_the_error_shown_is_their_difference(self, browser, index):
         browser.run(f"open(scenes[{index}])")
@@ -169,3 +202,6 @@ class TestBrowser:
         text = browser.run("return document.getElementById('difference').textContent")
         assert abs(float(text) - difference) < 1e-4
         assert "at rest" in browser.run("return document.getElementById('clock').textContent")
+        bound = browser.run("return certify(page.scene.constants, page.recurrent, page.stimulus, page.answer).bound")
+        shown = browser.run("return document.getElementById('bound').textContent")
+        assert shown == "none" if bound is None else float(shown.removeprefix("≤")) == pytest.approx(bound, abs=1e-4)

@@ -13,7 +13,7 @@ from rnn2ff import (
     Source,
     Status,
     TwoLayer,
-    bound_error,
+    certify_predictions,
     damped_sweep,
     make_certifier,
     partition_competition,
@@ -83,8 +83,8 @@ class TestWithOneFixedPoint:
         approximator = rough_approximator(network)
         row = int(np.flatnonzero(np.asarray(served.sources) == Source.one_pass)[0])
         assert_close(served.rates[row], approximator(stimuli[row]), ROUNDING)
-        bound, _ = bound_error(network, stimuli[row], served.rates[row], certifier)
-        assert_close(served.error_bounds[row], bound, 1e-4)
+        certificate = certify_predictions(network, stimuli[row : row + 1], served.rates[row : row + 1], certifier)
+        assert_close(served.error_bounds[row], certificate.error_bound[0], 1e-4)
 
     def test_another_batch_of_the_same_size_compiles_nothing(self, soft):
         network, certifier, _, served = soft

@@ -141,5 +141,6 @@ def _break_even(axis: "Axes", rows: list[dict]) -> None:
     low, top = axis.get_ylim()
     axis.set_ylim(low / 3, top * 100)  # room for the legend
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
     axis.yaxis.set_minor_formatter("")
     axis.legend(loc="best")

@@ -28,10 +28,10 @@ def draw(record: dict) -> "Figure":
     ]:
         _draw_grid(axis, grid, name)
         axis.set(xlabel="partitions", ylabel="same in both networks (%)", title=title, ylim=(None, 101))
-    axes[3].legend(title="self-excitation a", loc="lower left", title_fontsize=7)
-    axes[4].plot([], [], color="black", linestyle=":", label="largest stimulus")
-    axes[4].legend(loc="lower left")
+    axes[4].plot([], [], color="black", linestyle=":", linewidth=1, label="dotted: largest stimulus alone")
     _draw_gain(axes[5], grid)
+    handles, labels = axes[4].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=len(handles), columnspacing=1.2)
     return figure
 
 
@@ -61,24 +61,25 @@ def _draw_digit(axis: "Axes", example: dict) -> None:
 
 
 def _draw_grid(axis: "Axes", grid: list[dict], name: str) -> None:
-    """From soft in blue to hard in red; dotted what the largest stimulus alone would say."""
+    """From soft in blue to hard in yellow; dotted what the largest stimulus alone would say."""
     from matplotlib import colormaps
 
     strengths = sorted({row["self_excitation"] for row in grid})
     for strength, color in zip(strengths, colormaps["cividis"](np.linspace(0, 0.9, len(strengths)))):
         rows = [row for row in grid if row["self_excitation"] == strength]
         places = [row["num_partitions"] for row in rows]
-        _line(axis, places, [row[name] for row in rows], color, f"{strength:g}")
+        _line(axis, places, [row[name] for row in rows], color, f"self-excitation {strength:g}")
         trivial = [100 * spread(row[f"trivial_{name}"]).mean for row in rows]
         axis.plot(places, trivial, color=color, linestyle=":", linewidth=1)
     axis.set_xscale("log")
-    axis.set_xticks(places, [f"{each}" for each in places])
+    partitions = sorted({row["num_partitions"] for row in grid})
+    axis.set_xticks(partitions, map(str, partitions))
     axis.minorticks_off()
 
 
 def _draw_gain(axis: "Axes", grid: list[dict]) -> None:
     soft = [row for row in grid if row["gain_recurrent"][0] is not None]
-    exact = np.linspace(1, 1.15 / (1 - max(row["self_excitation"] for row in soft)), 2)
+    exact = np.array([2, 1.3 / (1 - max(row["self_excitation"] for row in soft))])
     axis.plot(exact, exact, color="black", linewidth=0.6, label="as it should be")
     marks = ("o", "s", "^", "D", "v")
     partitions = sorted({row["num_partitions"] for row in soft})
@@ -99,11 +100,13 @@ def _draw_gain(axis: "Axes", grid: list[dict]) -> None:
             )
         axis.plot([], [], mark, markersize=3, color="#666666", label=f"{number} partitions")
     axis.set(xlabel="gain 1 / (1 - a)", ylabel="gain found", title="gain of contrast, two active")
+    ticks = (1, 2, 5, 10, 20)
     axis.set(xscale="log", yscale="log")
-    for which in (axis.xaxis, axis.yaxis):
-        which.set_major_formatter("{x:g}")
-        which.set_minor_formatter("{x:g}")
-    axis.legend(loc="upper left", borderaxespad=0)
+    axis.set_xticks(ticks, map(str, ticks))
+    axis.set_yticks(ticks, map(str, ticks))
+    axis.minorticks_off()
+    axis.set(xlim=(exact[0], exact[1]), ylim=(None, 4 * exact[1]))  # room for the legend
+    axis.legend(loc="upper left", borderaxespad=0, ncols=2, columnspacing=1, handletextpad=0.4)
 
 
 def _line(axis: "Axes", places, values, color, label: str) -> None:

@@ -11,6 +11,7 @@ from rnn2ff.cli.options import Json, NetworkFiles, OptionalFile, check_folder, r
 if TYPE_CHECKING:
     from rnn2ff.export import Scene
 
+_NUM_SWEEPS = 3  # of the approximators that are made
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
 
 
@@ -121,9 +122,17 @@ def _made(num_steps: int, seed: int) -> "list[Scene]":
         "Ring": "Units on a ring excite those near them and inhibit the others: a noisy bump becomes a cleaner one.",
     }
     scenes = []
-    tasks = [("Competition", competition, sample_drives, 96), ("Ring", ring, sample_bump, 192)]
+    tasks = [("Competition", competition, sample_drives, 24), ("Ring", ring, sample_bump, 96)]
     for title, network, sample, width in tasks:
-        made = distill(network, sample, width=width, num_samples=10_000, num_steps=num_steps, key=jr.key(seed))
+        made = distill(
+            network,
+            sample,
+            width=width,
+            num_sweeps=_NUM_SWEEPS,
+            num_samples=10_000,
+            num_steps=num_steps,
+            key=jr.key(seed),
+        )
         nrmse, stimuli = made.report.accuracy.nrmse, made.test.stimuli
         scene = Scene(title, texts[title], network, made.approximator, stimuli, nrmse)
         scenes.append(scene._replace(kind="ring") if title == "Ring" else scene._replace(num_labeled=num_competitors))

@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
@@ -100,6 +101,7 @@ def _record(scene: Scene) -> dict[str, object]:
             "bias": _packed(params.bias),
             "time_constants": _packed(params.time_constants),
         },
+        "constants": _constants(network),
         "approximator": _packed_all(model),
         "rows": [_packed(row) for row in stimuli[:_NUM_ROWS]],
         "stimulus_range": [min(0.0, low), high],
@@ -110,6 +112,15 @@ def _record(scene: Scene) -> dict[str, object]:
     if scene.kind == "ring":
         record |= {"bump": {"angle": 0.8, "contrast": 1.0, "noise": _RING_NOISE}, "modulation": 0.3}
     return record
+
+
+def _constants(network: RecurrentNetwork) -> dict[str, object]:
+    """What certificates need, of the network as the page holds it."""
+    from rnn2ff.certifier import make_certifier  # here, since it loads solvers, which an approximator does without
+
+    stored = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network)
+    certifier = make_certifier(stored)
+    return {"monotonicity": float(certifier.monotonicity), "metric_root": _packed(certifier.metric_root)}
 
 
 def _labels(size: int, num_labeled: int | None) -> list[str]:

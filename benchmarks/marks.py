@@ -1,0 +1,36 @@
+"""Marks: what was asked of a benchmark, what was received, and whether it is met."""
+
+from collections.abc import Sequence
+
+from experiments._script import table
+
+_VERDICTS = {True: "met", False: "NOT MET", None: "no mark"}
+
+
+def marks_table(found: Sequence[dict]) -> str:
+    """Marks as a table; what has none is shown for what it is.
+
+    Args:
+        found: each with `what`, `mark`, `received` and `is_met`; where it is from (`benchmark`, `problem`, `target`,
+            `state_size`, `batch_size`); and, for a mark that is a number, its `bound`, by default "at least".
+    """
+    lines = [[_what(each), _asked(each), _shown(each["received"]), _VERDICTS[each["is_met"]]] for each in found]
+    return table(["mark", "asked", "received", ""], lines)
+
+
+def _what(mark: dict) -> str:
+    where = [str(mark[name]) for name in ("benchmark", "problem", "target") if name in mark]
+    where += [f"{symbol} = {mark[name]}" for symbol, name in (("N", "state_size"), ("B", "batch_size")) if name in mark]
+    return ": ".join([*[", ".join(where)] * bool(where), mark["what"]])
+
+
+def _asked(mark: dict) -> str:
+    asked = mark["mark"]
+    is_number = isinstance(asked, int | float)
+    return f"{mark.get('bound', 'at least')} {_shown(asked)}" if is_number else _shown(asked)
+
+
+def _shown(value: float | str | None) -> str:
+    if isinstance(value, int | float):
+        return f"{value:.3g}"
+    return "-" if value is None else value
