@@ -1,14 +1,17 @@
 """Optimizers, in the units of the data."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree, Scalar
 
-from rnn2ff.approximators import Trainable, TwoLayer, trainable
+from rnn2ff.approximators import Trainable, TwoLayer
 
 
+@functools.cache  # the same functions for the same numbers, so that a training is not compiled anew
 def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
     """Adam, with a learning rate that falls to zero along a half cosine."""
     return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
@@ -40,33 +43,55 @@ def muon(
     """
     if learning_rate is None:
         learning_rate = 2e-2 * min(1, 32 / stimuli.shape[1]) if isinstance(approximator, TwoLayer) else 5e-3
-    stimulus_size, rate_size = (float(jnp.sqrt(jnp.mean(each**2))) or 1.0 for each in (stimuli, rates))
-    scales = {
-        "hidden_weights": 1 / stimulus_size,
-        "readout_weights": rate_size,
-        "readout_bias": rate_size,
-        "bypass_weights": rate_size / stimulus_size,
-        "stimulus_weights": rate_size / stimulus_size,
-        "bias": rate_size,
-    }
-    weights, _ = eqx.partition(approximator, trainable(approximator))
-    names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].name, weights)
-    is_matrix = jax.tree.map(lambda leaf, name: leaf.ndim == 2 and name.endswith("weights"), weights, names)
-    dimensions = jax.tree.map(lambda chosen: optax.contrib.MuonDimensionNumbers() if chosen else None, is_matrix)
+    sizes = (float(jnp.sqrt(jnp.mean(each**2))) or 1.0 for each in (stimuli, rates))
+    stimulus_size, rate_size, learning_rate = (jnp.asarray(each, rates.dtype) for each in (*sizes, learning_rate))
+    recipe = _Muon(stimulus_size, rate_size, learning_rate, num_steps)
+    return optax.GradientTransformation(recipe.init, recipe.update)
 
-    def times(factor):
-        """Multiply by the size of each array's own steps, or by its inverse for what a step is made from."""
-        return optax.stateless(lambda updates, _: jax.tree.map(lambda each, name: each * factor(name), updates, names))
 
-    # Gradients of the error in units of the rates' own size, by weights in units of theirs.
-    in_own_units = times(lambda name: scales.get(name, 1.0) / rate_size**2)
-    schedule = optax.cosine_decay_schedule(learning_rate, num_steps)
-    steps = optax.chain(
-        in_own_units,
-        optax.clip_by_global_norm(1.0),
-        # A function, because optax would call an approximator given as a tree.
-        optax.contrib.muon(schedule, muon_weight_dimension_numbers=lambda _: dimensions),
-        times(lambda name: scales.get(name, 1.0)),
-    )
-    # Sweeps carry an unlucky sample far off, beyond all numbers at the worst: clip it, or leave its minibatch out.
-    return optax.apply_if_finite(steps, max_consecutive_errors=num_steps)
+class _Muon(eqx.Module):
+    """The transformation as a tree of its numbers, which a training compiled before takes as arguments."""
+
+    stimulus_size: Scalar
+    rate_size: Scalar
+    learning_rate: Scalar
+    num_steps: int = eqx.field(static=True)
+
+    def init(self, weights: PyTree) -> PyTree:
+        return self._steps(weights).init(weights)
+
+    def update(self, updates: PyTree, state: PyTree, weights: PyTree) -> tuple[PyTree, PyTree]:
+        return self._steps(weights).update(updates, state, weights)
+
+    def _steps(self, weights: PyTree) -> optax.GradientTransformation:
+        scales = {
+            "hidden_weights": 1 / self.stimulus_size,
+            "readout_weights": self.rate_size,
+            "readout_bias": self.rate_size,
+            "bypass_weights": self.rate_size / self.stimulus_size,
+            "stimulus_weights": self.rate_size / self.stimulus_size,
+            "bias": self.rate_size,
+        }
+        names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].name, weights)
+        is_matrix = jax.tree.map(lambda leaf, name: leaf.ndim == 2 and name.endswith("weights"), weights, names)
+        dimensions = jax.tree.map(lambda chosen: optax.contrib.MuonDimensionNumbers() if chosen else None, is_matrix)
+
+        def times(factor):
+            """Multiply by the size of each array's own steps, or by its inverse for what a step is made from."""
+            return optax.stateless(
+                lambda updates, _: jax.tree.map(lambda each, name: each * factor(name), updates, names)
+            )
+
+        steps = optax.chain(
+            # Gradients of the error in units of the rates' own size, by weights in units of theirs.
+            times(lambda name: scales.get(name, 1.0) / self.rate_size**2),
+            optax.clip_by_global_norm(1.0),
+            # A function, because optax would call an approximator given as a tree.
+            optax.contrib.muon(
+                optax.cosine_decay_schedule(self.learning_rate, self.num_steps),
+                muon_weight_dimension_numbers=lambda _: dimensions,
+            ),
+            times(lambda name: scales.get(name, 1.0)),
+        )
+        # Sweeps carry an unlucky sample far off, beyond all numbers at the worst: clip it, or leave its minibatch out.
+        return optax.apply_if_finite(steps, max_consecutive_errors=self.num_steps)

@@ -223,6 +223,20 @@ class TestTraining:
         assert eqx.tree_equal(one, two)
         assert not eqx.tree_equal(one, other)
 
+    def test_a_second_training_of_the_same_sizes_is_not_compiled_anew(self, key):
+        traced = []
+
+        def loss(approximator, stimuli, rates):
+            traced.append(len(stimuli))
+            return mean_squared_error(approximator, stimuli, rates)
+
+        stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))
+        for seed, scale in enumerate((1.0, 3.0)):  # in other units, and from other weights
+            start = TwoLayer(3, 8, 2, key=jr.key(seed))
+            train(start, scale * stimuli, rates, num_steps=10, num_evaluations=2, loss=loss, key=jr.key(seed))
+            num_traced = num_traced if seed else len(traced)
+        assert len(traced) == num_traced > 0
+
     def test_any_optimizer_takes_steps_on_the_surrogate(self, key):
         stimuli, rates = (jnp.tile(each, (2, 1)) for each in (jr.normal(key, (1, 3)), jr.uniform(key, (1, 2))))
         approximator = TwoLayer(3, 8, 2, key=key)
