@@ -137,7 +137,6 @@ def run(config: Config) -> list[dict]:
                     continue  # made again only for what goes on from it
                 kept.add({"target": name, "seed": seed, **row})
                 print(_line(kept.rows[-1]), flush=True)
-            jax.clear_caches()
     return kept.rows
 
 
