@@ -111,7 +111,8 @@ def follow(
             if len(rows):
                 exact, is_good = solve_on_active_sets(network, stimuli[live[rows]], active)
                 # Where the fixed point is not ahead, the motion still turns: ask again after the next chunk.
-                is_ahead = ((exact - np.asarray(at)[rows]) * np.asarray(velocities)[rows]).sum(axis=1) > 0
+                with np.errstate(over="ignore", invalid="ignore"):  # of what diverges
+                    is_ahead = ((exact - np.asarray(at)[rows]) * np.asarray(velocities)[rows]).sum(axis=1) > 0
                 is_decided = ~is_good | is_ahead
                 tried[live[rows[is_decided]]] = keys[is_decided]
                 is_good &= is_ahead
