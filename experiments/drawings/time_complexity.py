@@ -37,7 +37,8 @@ def draw(record: dict) -> "Figure":
     edges = near["histogram"]["edges"]
     axes[0].set(xscale="log", xlim=(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(edges) - 1)]))
     axes[0].set(xlabel="steps", ylabel="stimuli (%)", title=f"{config['size']} units")
-    axes[0].legend(borderaxespad=0)
+    axes[0].set(ylim=(0, 140), yticks=range(0, 101, 20))  # room for the legend
+    axes[0].legend(loc="upper center", borderaxespad=0)
 
     _operations(axes[1], [row["distance"] for row in by_distance], by_distance)
     axes[1].invert_xaxis()
@@ -57,7 +58,7 @@ def draw(record: dict) -> "Figure":
         axes[3].plot([], [], "o", markersize=4, color="black", markerfacecolor=face, label=label)
     axes[3].set_yticks(places, ["rollout", "Anderson", "pass"])
     axes[3].set(xlabel="seconds, p99 / p50", xscale="log", ylim=(-1.3, len(METHODS) - 0.5))
-    axes[3].set(title=f"{config['size']} units, distance {near['distance']:g}")
+    axes[3].set(title=f"distance {near['distance']:g}")
     axes[3].xaxis.set_major_formatter("{x:g}")
     axes[3].xaxis.set_minor_formatter("")
     axes[3].legend(loc="lower right", borderaxespad=0)
