@@ -31,6 +31,8 @@ from rnn2ff.local_bound import LARGEST_FACTORED, SLACK, Measured, newton_bound, 
 from rnn2ff.networks.base import RecurrentNetwork, residual
 from rnn2ff.networks.rate import is_rate_network
 
+_EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
+
 
 class Theorem(enum.IntEnum):
     """What a bound rests on. Certificates hold its integers. Append only."""
@@ -50,12 +52,12 @@ class Certificate(eqx.Module):
         error_estimate: the length of one Newton step: near the truth, but no bound. NaN where none is made, beyond 512
             units unless the weights are of low rank.
         is_exact: whether the prediction is proved to be a fixed point up to rounding: one is proved to lie on the
-            piece of the prediction (its set of active units), and no further off than the rounding of the equation
-            can move it. Only of threshold-linear networks.
+            piece of the prediction (its set of active units), no further off than the rounding of the equation can
+            move it, and within 5000 units of the precision. Only of threshold-linear networks.
         theorem: a `Theorem`, as an integer. With `newton`, r* is a fixed point that is proved to exist, and in a
             multistable network perhaps not the one that the dynamics reach.
         refined: the prediction after the Newton step.
-        is_refined_exact: whether `refined` is proved to be a fixed point up to rounding.
+        is_refined_exact: whether one is proved to lie on the piece, and so near to `refined`.
         refined_error_bound: `|refined - r*|` is at most this, for the fixed point of `newton`; infinite where that does
             not apply.
         is_attracting: whether small perturbations are found to die out at a fixed point that has the slopes of the
@@ -105,14 +107,16 @@ def certify(
             unknown, infinite, no = jnp.full_like(bound, jnp.nan), jnp.full_like(bound, jnp.inf), jnp.zeros((), bool)
             return Certificate(measured.residual, bound, unknown, no, theorem, prediction, no, infinite, no)
         local = newton_bound(network, measured, certifier)
+        # On the right piece, and near as well: with an inverse that is not exact a long step ends off it.
+        rounding = _EXACT * jnp.finfo(network.dtype).eps * (1 + jnp.linalg.norm(local.refined))
         return Certificate(
             residual=measured.residual,
             error_bound=jnp.minimum(bound, local.bound),
             error_estimate=local.step_length,
-            is_exact=local.is_on_piece & local.is_step_rounding,
+            is_exact=local.is_on_piece & local.is_step_rounding & (local.bound <= rounding),
             theorem=jnp.where(local.bound < bound, jnp.int32(Theorem.newton), theorem),
             refined=local.refined,
-            is_refined_exact=local.is_on_piece,
+            is_refined_exact=local.is_on_piece & (local.refined_bound <= rounding),
             refined_error_bound=local.refined_bound,
             is_attracting=local.is_attracting,
         )
