@@ -41,7 +41,7 @@ def draw(record: dict) -> "Figure":
     lined_up(axes[3], places, [row["network"].replace(" ", "\n") for row in lost])
     axes[3].set(xlabel="stimuli (%)", xlim=(-3, 103), ylim=(-1.6, len(lost) - 0.5))
     axes[3].set(title="where there is\nno steady state")
-    axes[3].legend(loc="lower center", borderaxespad=0)
+    axes[3].legend(loc="lower left", borderaxespad=0, borderpad=0, handlelength=0.8, handletextpad=0.3)
     return figure
 
 

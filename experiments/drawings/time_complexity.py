@@ -57,10 +57,8 @@ def draw(record: dict) -> "Figure":
     for face, label in (("black", "different stimuli"), ("white", "one, repeated")):
         axes[3].plot([], [], "o", markersize=4, color="black", markerfacecolor=face, label=label)
     axes[3].set_yticks(places, ["rollout", "Anderson", "pass"])
-    axes[3].set(xlabel="seconds, p99 / p50", xscale="log", ylim=(-1.3, len(METHODS) - 0.5))
+    axes[3].set(xlabel="seconds, p99 / p50", ylim=(-1.3, len(METHODS) - 0.5))
     axes[3].set(title=f"distance {near['distance']:g}")
-    axes[3].xaxis.set_major_formatter("{x:g}")
-    axes[3].xaxis.set_minor_formatter("")
     axes[3].legend(loc="lower right", borderaxespad=0)
     handles = [axes[0].plot([], [], color=color, label=_LABELS[name])[0] for name, color in METHODS.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
