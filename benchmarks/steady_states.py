@@ -182,7 +182,7 @@ def _our_methods(problem: Problem, config: Config) -> list[Method]:
         if hasattr(steady_state, name):
             try:
                 methods.append(make(name, getattr(steady_state, name)()))
-            except (ValueError, NotImplementedError) as error:  # a solver for other networks than this one
+            except ValueError as error:  # a solver for other networks than this one
                 print(f"{problem.name}: {name} does not apply: {error}")
     return methods
 

@@ -1,10 +1,9 @@
-"""Two-layer networks trained one after another, seed after seed, with each shape compiled once."""
+"""Solved stimuli, and two layers fitted to them, with the settings that all experiments share."""
 
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rnn2ff.approximators import TwoLayer
@@ -12,17 +11,11 @@ from rnn2ff.datasets import Pairs, key_for
 from rnn2ff.initialization import initialize_two_layer
 from rnn2ff.mixing import has_exact_pairs, mix_pairs
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.optimizers import muon
 from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
 from rnn2ff.training import train
 
 _NUM_INITIAL = 2_000  # pairs that the first weights are made from
 _VALIDATION_SHARE = 0.1
-
-
-def rows_of(pairs: Pairs, rows: object) -> Pairs:
-    """Some of the pairs; the counts stay those of all."""
-    return Pairs(pairs.stimuli[rows], pairs.states[rows], pairs.rates[rows], pairs.status_counts)
 
 
 class Solved(NamedTuple):
@@ -61,45 +54,30 @@ def solve_each(
     return pairs, plan
 
 
-class Fitter:
-    """Trains as `distill` does without a tolerance.
+def fit_two_layer(
+    network: RecurrentNetwork, pairs: Pairs, width: int, *, num_steps: int, mixes: bool = True, key: PRNGKeyArray
+) -> TwoLayer:
+    """The approximator of that width that validates best; a tenth of the pairs are for validation.
 
-    The optimizer is part of what is compiled, so all trainings of one shape share that of the first, and with it the
-    scale of its steps: networks of one shape should have rates of about the same size.
-
-    Attributes:
-        num_steps: optimizer steps of a training.
+    Args:
+        network: whose steady rates are fitted.
+        pairs: solved.
+        width: hidden units.
+        num_steps: optimizer steps.
+        mixes: whether exact pairs are mixed from the solved ones, where the network has them. Not right where a
+            stimulus has several fixed points: a mixed pair may be at one that the dynamics do not reach.
+        key: a PRNG key.
     """
-
-    def __init__(self, num_steps: int):
-        self.num_steps = num_steps
-        self._optimizers: dict[tuple[int, ...], optax.GradientTransformation] = {}
-
-    def __call__(
-        self, network: RecurrentNetwork, pairs: Pairs, width: int, *, mixes: bool = True, key: PRNGKeyArray
-    ) -> TwoLayer:
-        """The approximator of that width that validates best; a tenth of the pairs are for validation.
-
-        Without mixing it is trained on the solved pairs alone. That is right where a stimulus has several fixed points:
-        a mixed pair may be at one that the dynamics do not reach.
-        """
-        num_held_out = max(1, round(_VALIDATION_SHARE * len(pairs)))
-        held_out, kept = rows_of(pairs, slice(num_held_out)), rows_of(pairs, slice(num_held_out, None))
-        initial = rows_of(kept, slice(_NUM_INITIAL))
-        start = initialize_two_layer(
-            network, initial.states, initial.stimuli, width, key=key_for(key, "initialization")
-        )
-        shape = (start.stimulus_size, width, start.rate_size)
-        if shape not in self._optimizers:
-            self._optimizers[shape] = muon(start, kept.stimuli, kept.rates, num_steps=self.num_steps)
-        return train(
-            start,
-            kept.stimuli,
-            kept.rates,
-            num_steps=self.num_steps,
-            optimizer=self._optimizers[shape],
-            mixing=mix_pairs(network, kept.stimuli, kept.rates) if mixes and has_exact_pairs(network) else None,
-            validation=(held_out.stimuli, held_out.rates),
-            num_evaluations=10,
-            key=key_for(key, "training"),
-        ).approximator
+    num_held_out = max(1, round(_VALIDATION_SHARE * len(pairs)))
+    held_out, kept = pairs.take(slice(num_held_out)), pairs.take(slice(num_held_out, None))
+    initial = kept.take(slice(_NUM_INITIAL))
+    return train(
+        initialize_two_layer(network, initial.states, initial.stimuli, width, key=key_for(key, "initialization")),
+        kept.stimuli,
+        kept.rates,
+        num_steps=num_steps,
+        mixing=mix_pairs(network, kept.stimuli, kept.rates) if mixes and has_exact_pairs(network) else None,
+        validation=(held_out.stimuli, held_out.rates),
+        num_evaluations=10,
+        key=key_for(key, "training"),
+    ).approximator

@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from experiments._fit import Fitter, rows_of, solve_all
+from experiments._fit import fit_two_layer, solve_all
 from experiments._script import table
 from experiments._seeds import spread, with_interval
 from rnn2ff.approximators import predict
@@ -42,12 +42,11 @@ class Config(Protocol):
 def run(config: Config, key: PRNGKeyArray) -> Iterator[dict]:
     """One row for each number of partitions and each self-excitation, with a value for each seed."""
     for num_partitions in config.numbers_of_partitions:
-        fit = Fitter(config.num_grid_steps)
         for self_excitation in config.self_excitations:
-            yield _measure(num_partitions, self_excitation, fit, config, jr.fold_in(key, num_partitions))
+            yield _measure(num_partitions, self_excitation, config, jr.fold_in(key, num_partitions))
 
 
-def _measure(num_partitions: int, self_excitation: float, fit: Fitter, config: Config, key: PRNGKeyArray) -> dict:
+def _measure(num_partitions: int, self_excitation: float, config: Config, key: PRNGKeyArray) -> dict:
     size = config.grid_units_per_partition
     network = partition_competition(num_partitions, size, inhibition=_INHIBITION, self_excitation=self_excitation)
 
@@ -71,7 +70,13 @@ def _measure(num_partitions: int, self_excitation: float, fit: Fitter, config: C
         pairs, is_steady, plan = solve_all(network, stimuli, plan)
         steady = np.flatnonzero(is_steady[:num_random])
         test, two_active = steady[num_kept:], num_random + np.flatnonzero(is_steady[num_random:])
-        approximator = fit(network, rows_of(pairs, steady[:num_kept]), 4 * network.rate_size, key=seed_key)
+        approximator = fit_two_layer(
+            network,
+            pairs.take(steady[:num_kept]),
+            4 * network.rate_size,
+            num_steps=config.num_grid_steps,
+            key=seed_key,
+        )
         predicted_rates = predict(approximator, stimuli)
         predicted, target, drive = (
             np.asarray(partition_means(each, num_partitions, size)) for each in (predicted_rates, pairs.rates, stimuli)

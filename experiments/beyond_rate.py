@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from experiments._fit import Fitter
+from experiments._fit import fit_two_layer
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import beyond_rate as drawing
@@ -108,7 +108,6 @@ def run(config: Config) -> Iterator[dict]:
     """One row a network."""
     for name in config.networks:
         task = _task(name, config)
-        fit = Fitter(config.num_steps)
         results = []
         for index in range(config.num_seeds):
             key = jr.fold_in(key_for(jr.key(config.seed), name), index)
@@ -118,7 +117,9 @@ def run(config: Config) -> Iterator[dict]:
                 task.sample_stimulus, number + config.num_test_samples, key=key_for(key, "stimuli")
             )
             solved, test = _solve(network, stimuli, number)
-            approximator = fit(network, solved.pairs, config.width, key=key, mixes=task.is_steady)
+            approximator = fit_two_layer(
+                network, solved.pairs, config.width, num_steps=config.num_steps, mixes=task.is_steady, key=key
+            )
             results.append(_judge(network, approximator, solved, test, readout))
             if index == 0:
                 drawn = _plane(network, approximator, config) if name == "oscillator" else None

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments import _partitions
-from experiments._fit import Fitter, rows_of, solve_each
+from experiments._fit import fit_two_layer, solve_each
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import competition as drawing
@@ -100,9 +100,8 @@ class Task(NamedTuple):
 def run(config: Config) -> Iterator[dict]:
     """A row for random stimuli, one for digits, then one for each number of partitions and each self-excitation."""
     key = jr.key(config.seed)
-    fit = Fitter(config.num_steps)
     for task in (_random_task(config), _digit_task(config, key_for(key, "digit noise"))):
-        yield _run_task(task, fit, config, key_for(key, task.name))
+        yield _run_task(task, config, key_for(key, task.name))
     yield from _partitions.run(config, key_for(key, "partitions"))
 
 
@@ -146,7 +145,7 @@ def _digit_task(config: Config, key: Array) -> Task:
     return Task("digits", network, sample, test_stimuli, labels[test], _NUM_CLASSES, num_units)
 
 
-def _run_task(task: Task, fit: Fitter, config: Config, key: Array) -> dict:
+def _run_task(task: Task, config: Config, key: Array) -> dict:
     plan, results, first = None, [], None
     width = 4 * task.network.rate_size
     for seed in range(config.num_seeds):
@@ -157,8 +156,8 @@ def _run_task(task: Task, fit: Fitter, config: Config, key: Array) -> dict:
             test = sample_stimuli(task.sample_stimulus, config.num_test_samples, key=key_for(seed_key, "test"))
         # All at once, so that a plan is made once and each shape is compiled once.
         pairs, plan = solve_each(task.network, jnp.concatenate([training, test]), plan)
-        pairs, tested = rows_of(pairs, slice(len(training))), rows_of(pairs, slice(len(training), None))
-        approximator = fit(task.network, pairs, width, key=seed_key)
+        pairs, tested = pairs.take(slice(len(training))), pairs.take(slice(len(training), None))
+        approximator = fit_two_layer(task.network, pairs, width, num_steps=config.num_steps, key=seed_key)
         results.append(_judge(task, approximator, tested))
         first = first or _Trained(approximator, tested, plan)
     return {

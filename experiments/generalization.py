@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.stats import rankdata, spearmanr
 
-from experiments._fit import Fitter
+from experiments._fit import fit_two_layer
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import generalization as drawing
@@ -100,24 +100,23 @@ def run(config: Config) -> Iterator[dict]:
         Task("competition", lambda _: partition_competition(num_partitions, size // num_partitions), compete),
     ]
     for task in (each for each in tasks if each.name in config.tasks):
-        fit = Fitter(config.num_steps)
         results: dict[str, list[dict]] = {}
         for index in range(config.num_seeds):
             key = jr.fold_in(key_for(jr.key(config.seed), task.name), index)
-            for name, result in _judge_all(task, fit, config, key).items():
+            for name, result in _judge_all(task, config, key).items():
                 results.setdefault(name, []).append(result)
         for name, found in results.items():
             measures = {each: [result[each] for result in found] for each in found[0] if each != "points"}
             yield {"task": task.name, "distribution": name, **measures, "points": found[0]["points"]}
 
 
-def _judge_all(task: Task, fit: Fitter, config: Config, key: Array) -> dict[str, dict]:
+def _judge_all(task: Task, config: Config, key: Array) -> dict[str, dict]:
     """Errors and residuals for every distribution, of one seed."""
     network = task.network(key_for(key, "network"))
     training_stimuli = sample_stimuli(task.sample_stimulus, config.num_samples, key=key_for(key, "training stimuli"))
     pairs = solve_pairs(network, training_stimuli)
     width = round(config.width * network.rate_size)
-    approximator = fit(network, pairs, width, key=key)
+    approximator = fit_two_layer(network, pairs, width, num_steps=config.num_steps, key=key)
     stimuli = _test_stimuli(task, network, approximator, training_stimuli, config, key)
     measured = _measure(network, approximator, stimuli)
     usual = measured[IN_DISTRIBUTION]

@@ -17,7 +17,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, ScalarLike
 
-from experiments._fit import Fitter, rows_of, solve_each
+from experiments._fit import fit_two_layer, solve_each
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import information_transformation as drawing
@@ -95,20 +95,18 @@ class Kind(NamedTuple):
 
 def run(config: Config) -> Iterator[dict]:
     """One row a seed: a training set, an approximator, and how it did on each kind of stimuli."""
-    network, fit, plan = relation_network(config.num_units), Fitter(config.num_steps), None
+    network, plan = relation_network(config.num_units), None
     for seed in range(config.num_seeds):
-        row, plan = _measure(network, fit, plan, config, jr.fold_in(jr.key(config.seed), seed))
+        row, plan = _measure(network, plan, config, jr.fold_in(jr.key(config.seed), seed))
         yield {"seed": seed, **row}
 
 
-def _measure(
-    network: RecurrentNetwork, fit: Fitter, plan: Plan | None, config: Config, key: PRNGKeyArray
-) -> tuple[dict, Plan]:
+def _measure(network: RecurrentNetwork, plan: Plan | None, config: Config, key: PRNGKeyArray) -> tuple[dict, Plan]:
     kinds, number = _kinds(config), config.num_samples
     # All at once, so that a plan is made once and each shape is compiled once.
     cues = _draw(kinds, config, key_for(key, "cues"))
     pairs, plan = solve_each(network, cues.stimuli, plan)
-    approximator = fit(network, rows_of(pairs, slice(number)), config.width, key=key)
+    approximator = fit_two_layer(network, pairs.take(slice(number)), config.width, num_steps=config.num_steps, key=key)
     predicted, rates = np.asarray(predict(approximator, cues.stimuli)), np.asarray(pairs.rates)
 
     row = {

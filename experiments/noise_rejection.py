@@ -17,7 +17,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from experiments._fit import Fitter, rows_of, solve_each
+from experiments._fit import fit_two_layer, solve_each
 from experiments._script import run_script, table
 from experiments._seeds import with_interval
 from experiments.drawings import noise_rejection as drawing
@@ -94,11 +94,11 @@ class Task(NamedTuple):
 def run(config: Config) -> Iterator[dict]:
     """One row a network and seed, with the noise that is left by the size of the noise."""
     for name in config.tasks:
-        task, fit, plan = _TASKS[name](config), Fitter(config.num_steps), None
+        task, plan = _TASKS[name](config), None
         draw = _drawing(task, config.largest_noises[name], config)
         for seed in range(config.num_seeds):
             key = jr.fold_in(key_for(jr.key(config.seed), name), seed)
-            row, plan = _measure(task, draw, fit, plan, config, key)
+            row, plan = _measure(task, draw, plan, config, key)
             yield {"task": name, "seed": seed, "trained_noise": config.largest_noises[name], **row}
 
 
@@ -184,7 +184,6 @@ def _drawing(task: Task, largest: float, config: Config) -> Callable[[PRNGKeyArr
 def _measure(
     task: Task,
     draw: Callable[[PRNGKeyArray], Drawn],
-    fit: Fitter,
     plan: Plan | None,
     config: Config,
     key: PRNGKeyArray,
@@ -193,7 +192,9 @@ def _measure(
     stimuli = jnp.concatenate([training, *tests])
     pairs, plan = solve_each(task.network, stimuli, plan)
     number = config.num_samples
-    approximator = fit(task.network, rows_of(pairs, slice(number)), 4 * task.network.rate_size, key=key)
+    approximator = fit_two_layer(
+        task.network, pairs.take(slice(number)), 4 * task.network.rate_size, num_steps=config.num_steps, key=key
+    )
     predicted = predict(approximator, stimuli)
     rates, guesses, tests = (
         np.asarray(each[number:]).reshape(*tests.shape[:2], -1) for each in (pairs.rates, predicted, stimuli)

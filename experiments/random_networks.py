@@ -13,7 +13,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from experiments._fit import Fitter, rows_of
+from experiments._fit import fit_two_layer
 from experiments._script import run_script, table
 from experiments._seeds import growth_exponent, spread, with_interval
 from experiments.drawings import random_networks as drawing
@@ -72,22 +72,18 @@ class Config:
 def run(config: Config) -> Iterator[dict]:
     """One row a size and gain, with the errors by width; then one a gain, with the errors by number of samples."""
     for size in config.sizes:
-        fitters: dict[int, Fitter] = {}
         widths = [each for each in config.widths if each <= 2 or 2 * each * size**2 <= config.most_products]
         for gain in config.gains:
-            yield _measure(size, gain, widths, config.num_samples, fitters, config)
+            yield _measure(size, gain, widths, config.num_samples, config)
         if size in config.more_gains_sizes:
             for gain in config.more_gains:
-                yield _measure(size, gain, [config.more_gains_width], config.num_samples, fitters, config)
+                yield _measure(size, gain, [config.more_gains_width], config.num_samples, config)
     for number in config.numbers_of_samples:
-        fitters = {}
         for gain in config.gains:
-            yield _measure(config.samples_size, gain, [config.more_gains_width], number, fitters, config)
+            yield _measure(config.samples_size, gain, [config.more_gains_width], number, config)
 
 
-def _measure(
-    size: int, gain: float, widths: list[float], num_samples: int, fitters: dict[int, Fitter], config: Config
-) -> dict:
+def _measure(size: int, gain: float, widths: list[float], num_samples: int, config: Config) -> dict:
     errors, lost = np.full((len(widths), config.num_seeds), np.nan), []
     num_steps = [int(min(config.num_steps, _MOST_WORK / (factor * size**3))) for factor in widths]
     for index in range(config.num_seeds):
@@ -95,11 +91,10 @@ def _measure(
         network = _scaled(random_threshold_linear(size, gain=1.0, key=key), gain)
         pairs, share_lost = _solve(network, num_samples + config.num_test_samples, key)
         lost.append(share_lost)
-        test = rows_of(pairs, slice(config.num_test_samples))
-        training = rows_of(pairs, slice(config.num_test_samples, config.num_test_samples + num_samples))
+        test = pairs.take(slice(config.num_test_samples))
+        training = pairs.take(slice(config.num_test_samples, config.num_test_samples + num_samples))
         for row, (factor, steps) in enumerate(zip(widths, num_steps)):
-            fit = fitters.setdefault(steps, Fitter(steps))
-            approximator = fit(network, training, round(factor * size), key=key)
+            approximator = fit_two_layer(network, training, round(factor * size), num_steps=steps, key=key)
             errors[row, index] = accuracy(predict(approximator, test.stimuli), test.rates).nrmse
     return {
         "size": size,

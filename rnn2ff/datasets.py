@@ -46,6 +46,10 @@ class Pairs(eqx.Module):
     def __len__(self) -> int:
         return self.stimuli.shape[0]
 
+    def take(self, rows: slice | Int[ArrayLike, " row"]) -> "Pairs":
+        """Some of the pairs; the counts stay those of all."""
+        return Pairs(self.stimuli[rows], self.states[rows], self.rates[rows], self.status_counts)
+
 
 def key_for(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
     """The key for one purpose of a run, so that no two uses share their randomness."""

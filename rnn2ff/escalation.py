@@ -80,8 +80,8 @@ class Trainer:
         num_held_out = min(max(1, round(_VALIDATION_SHARE * len(pairs))), len(pairs) - 1)
         order = jax.random.permutation(key_for(key, "validation"), len(pairs))
         self.network, self.num_steps, self.bypass, self.progress, self.key = network, num_steps, bypass, progress, key
-        self.held_out = _rows(pairs, order[:num_held_out])
-        self.kept = _rows(pairs, order[num_held_out:])
+        self.held_out = pairs.take(order[:num_held_out])
+        self.kept = pairs.take(order[num_held_out:])
         self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
         self.symmetries = find_symmetries(network, self.kept.stimuli)
         self.mixing: Mixing | None = None
@@ -90,7 +90,7 @@ class Trainer:
 
     def two_layer(self, width: int) -> Trained:
         """Two layers alone."""
-        initial = _rows(self.kept, slice(_NUM_INITIAL))
+        initial = self.kept.take(slice(_NUM_INITIAL))
         key = key_for(self.key, f"two layers of {width}")
         start = initialize_two_layer(self.network, initial.states, initial.stimuli, width, bypass=self.bypass, key=key)
         return self._train(start)
@@ -98,7 +98,7 @@ class Trainer:
     def refined(self, width: int, num_sweeps: int, start: Approximator | None = None) -> Trained:
         """Two layers and sweeps; from one with fewer sweeps, where there is one."""
         if not isinstance(start, Refined) or start.width != width:
-            initial = _rows(self.kept, slice(_NUM_INITIAL))
+            initial = self.kept.take(slice(_NUM_INITIAL))
             key = key_for(self.key, f"two layers of {width} before sweeps")
             start = initialize_refined(
                 self.network, initial.states, initial.stimuli, width, num_sweeps=num_sweeps, key=key
@@ -139,12 +139,8 @@ class Trainer:
         """The median shift of the stimuli of mixed pairs; None where none are mixed."""
         if self.mixing is None:
             return None
-        some = _rows(self.kept, slice(_SHIFT_BATCH))
+        some = self.kept.take(slice(_SHIFT_BATCH))
         return float(jnp.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
-
-
-def _rows(pairs: Pairs, rows: object) -> Pairs:
-    return Pairs(pairs.stimuli[rows], pairs.states[rows], pairs.rates[rows], pairs.status_counts)
 
 
 def escalate(trainer: Trainer, test: Pairs, tolerance: float, deadline: float) -> tuple[list[Trained], bool]:
@@ -212,7 +208,7 @@ def look_for_jumps(
     solver: AbstractSteadyStateSolver | None,
 ) -> tuple[str | None, ErrorByMargin]:
     """Whether the error is where the steady state jumps, in words if it is, and the error by the distance to a jump."""
-    some = _rows(test, slice(_NUM_LOOKED_AT))
+    some = test.take(slice(_NUM_LOOKED_AT))
     if solver is None:
         solver = plan_steady_states(network, pairs.stimuli[:_NUM_LOOKED_AT])
     jumps = find_jumps(network, some, pairs, num_neighbors=min(3, len(pairs)), solver=solver)

@@ -319,6 +319,26 @@ def test_weights_of_low_rank_give_the_certificate_of_the_whole_inverse_and_tell_
     assert 0 < received.is_attracting[exact].sum() < len(exact)
 
 
+def test_weights_of_low_rank_up_to_rounding_make_nothing_exact_that_is_not_near():
+    """A step of length 1 by an inverse that is off by 1e-7 of float64 weights ends that far from the fixed point."""
+    angles = 2 * np.pi * np.arange(12) / 12
+    weights = (((-4 + 2.5 * np.cos(angles[:, None] - angles)) / 12).astype(np.float32)).astype(float)
+    network = threshold_linear_rate(weights)
+    stimulus = np.asarray(1 + 0.01 * np.cos(angles), network.dtype).astype(float)  # all units are active
+    truth = np.linalg.solve(np.eye(12) - weights, stimulus)
+    assert (truth > 0).all()
+    assert make_certifier(network).factors is not None
+    unheard = np.cos(2 * angles)  # by the weights, so that a step along it stays on the piece
+    far, near = (certify_one(network, stimulus, truth + step * unheard) for step in (1.0, 1e-8))
+    limit = 1e4 * np.finfo(network.dtype).eps * (1 + np.linalg.norm(truth))
+    for found in (far, near):
+        assert np.isfinite(found.refined_error_bound)
+        error = np.linalg.norm(np.asarray(found.refined, float) - truth)
+        assert error <= found.refined_error_bound + np.finfo(network.dtype).eps
+        assert error <= limit or not found.is_refined_exact
+    assert near.is_refined_exact
+
+
 def test_the_state_form_and_the_rate_form_have_the_same_certificates(key):
     weights = jr.normal(key, (5, 5)) * 0.3
     stimulus, rates = jnp.linspace(-1, 1, 5), jnp.linspace(0, 1, 5)
