@@ -108,6 +108,17 @@ class TestCertify:
         assert record["share_not_certified"] == record["share_exact"] == 0
         assert run("certify", *NETWORK, *APPROXIMATOR, "--out", "certificates.npz")[0] == 2
 
+    @pytest.mark.parametrize("route", ["onnx-int8", "c-int8"])
+    def test_what_an_export_to_int8_answers_is_certified_as_well(self, route, run):
+        assert run("certify", *NETWORK, *APPROXIMATOR, "--route", route, "--out", "certificates.npz")[0] == 0
+        approximator, _ = load("run/approximator.safetensors")
+        expected = np.linalg.solve(np.eye(2) - WEIGHTS, STIMULI.T).T
+        with np.load("certificates.npz") as received:
+            assert (received["predictions"] != np.asarray(predict(approximator, STIMULI))).any()
+            np.testing.assert_allclose(received["predictions"], predict(approximator, STIMULI), atol=0.05)
+            errors = np.linalg.norm(received["predictions"] - expected, axis=1)
+            assert (errors <= received["error_bounds"]).all()
+
     def test_the_table_says_what_is_proved_of_how_many(self, run):
         code, out, _ = run("certify", *NETWORK, *APPROXIMATOR)
         assert code == 0

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -10,6 +10,9 @@ from rnn2ff.cli.options import Json, NetworkFiles, check_new_file, read_approxim
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from rnn2ff.approximators import Approximator
+    from rnn2ff.networks import RecurrentNetwork
 
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
 _QUANTILES = {"5 %": 0.05, "50 %": 0.5, "95 %": 0.95, "100 %": 1.0}
@@ -30,6 +33,8 @@ class Certify:
     network: tyro.conf.OmitArgPrefixes[NetworkFiles]
     approximator: Path
     """The file approximator.safetensors of a distillation."""
+    route: Literal["float", "onnx-int8", "c-int8"] = "float"
+    """Whose answers: the approximator's own, or those of an export to int8, its ranges set by the same stimuli."""
     out: OptionalPath = None
     """An .npz file for the certificate of each stimulus."""
     overwrite: bool = False
@@ -49,10 +54,10 @@ class Certify:
 
         from rnn2ff.certificates import Theorem
         from rnn2ff.files import write_arrays
-        from rnn2ff.serving import certify_predictions, predict_all_units
+        from rnn2ff.serving import certify_predictions
 
         approximator = jax.tree.map(lambda leaf: leaf.astype(network.dtype), approximator)
-        predictions = predict_all_units(network, approximator, stimuli)
+        predictions = _predict(self.route, network, approximator, stimuli)
         found = certify_predictions(network, stimuli, predictions)
         if self.out is not None:
             arrays = {
@@ -93,6 +98,21 @@ class Certify:
         }
         show(lines, record, as_json=self.as_json)
         return 0 if is_bounded.any() else 1
+
+
+def _predict(
+    route: str, network: "RecurrentNetwork", approximator: "Approximator", stimuli: "np.ndarray"
+) -> "np.ndarray":
+    """What a route answers of every unit."""
+    from rnn2ff import export
+    from rnn2ff.serving import predict_all_units
+
+    predictions = predict_all_units(network, approximator, stimuli)  # checks the approximator as well
+    if route == "c-int8":
+        predictions = export.quantize(approximator, stimuli).predict(stimuli)
+    elif route == "onnx-int8":
+        predictions = export.run_onnx(export.quantize_onnx(export.to_onnx(approximator), stimuli), stimuli)
+    return predictions.astype(network.dtype)
 
 
 def _quantiles(values: "np.ndarray") -> dict[str, float] | None:
