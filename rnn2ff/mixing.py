@@ -6,18 +6,24 @@ That holds for networks whose stimulus drives each unit directly. Points that ar
 
 keep the mean and the covariance of the points, and their stimuli come near the same mixture of the stimuli, so that the
 distribution stays about the same: few solved pairs become as many as training asks for.
+
+In a network with more than one steady state a mixture may be a fixed point that the dynamics do not reach, or leave.
+`leads_to_steady_states` tells, on a sample, whether that happens.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_positive, fail
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import is_rate_network
+from rnn2ff.steady_state import Status, solve_steady_states
 
+_SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, are the same
 _LARGEST_SHIFT = 0.5  # of a stimulus off the mixture of its parents, in standard deviations of the stimuli
 
 
@@ -127,3 +133,24 @@ def mix_pairs(
     mean = stimuli.mean(axis=0)
     deviation = jnp.sqrt(jnp.mean((stimuli - mean[None]) ** 2))
     return Mixing(network, mean, points.mean(axis=0), deviation, largest_angle)
+
+
+def leads_to_steady_states(
+    mixing: Mixing, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
+) -> bool:
+    """Whether the dynamics, from zero, lead to every mixture of these pairs; what they do not decide in time is left.
+
+    Args:
+        mixing: from `mix_pairs`.
+        stimuli: some of those solved, one a row.
+        rates: their steady rates.
+        key: of the mixtures.
+    """
+    network = mixing.network
+    stimuli, rates = mixing(stimuli, rates, key=key)
+    solved = solve_steady_states(network, stimuli)
+    reached = np.asarray(jax.vmap(network.rates)(solved.state))
+    apart = np.abs(reached - np.asarray(rates)).max(axis=1) / (1 + np.abs(reached).max(axis=1))
+    status = np.asarray(solved.status)
+    is_elsewhere = (status != Status.max_steps_reached) & ~((status == Status.converged) & (apart < _SAME))
+    return not is_elsewhere.any()
