@@ -9,7 +9,8 @@ of phi between 0 and s:
     monotonicity   |e| + s |W e|_D / ((1 - s m) min_i sqrt(D_i))   m: the largest eigenvalue of sym(D^(1/2) W D^(-1/2))
     newton         2 n / (1 - q + sqrt((1 - q)^2 - 2 k n))         n = |R e|, q = |I - R (I - S W)|, S the slopes at r
 
-The first two hold for every r and for the network's only fixed point. The last needs no constant of the network, and
+The first two hold for every r and for the network's only fixed point; of a rectifier, W e counts only where a unit is
+not proved to be silent both at r and at the fixed point. The last needs no constant of the network, and
 holds for power laws too, whose slopes have no bound: R is any approximate inverse, k bounds how fast slopes change, and
 is 0 for a rectifier if the new point is on the same piece. What it proves is that *a* fixed point is so near. The
 derivations are in `docs/certificates.md`.
@@ -32,6 +33,7 @@ from rnn2ff.networks.base import RecurrentNetwork, residual
 from rnn2ff.networks.rate import is_rate_network
 
 _EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
+_NUM_NARROWINGS = 2  # times that a bound says which rectifiers are silent, and so becomes a smaller bound
 
 
 class Theorem(enum.IntEnum):
@@ -187,7 +189,14 @@ def _bound(network, measured: Measured, certifier: Certifier) -> tuple[Scalar, I
     pushed = jnp.abs(network.params.recurrent_input(measured.error))
     pushed_rounding = norm(measured.rounding) + size * info.eps * norm(measured.error)
     pushed = pushed + certifier.recurrent_norms * pushed_rounding + size * info.tiny
-    return _from_sizes(error, pushed, certifier)
+    bound, theorem = _from_sizes(error, pushed, certifier)
+    if certifier.is_rectified:
+        # A unit that is silent here and, being so far from its threshold, at the fixed point as well does not move.
+        for _ in range(_NUM_NARROWINGS):
+            reach = (certifier.recurrent_norms * bound + measured.total_rounding) * (1 + SLACK * info.eps)
+            may_move = ~(measured.total < -reach)  # true if either is not a number
+            bound, theorem = _from_sizes(error, jnp.where(may_move, pushed, 0), certifier)
+    return bound, theorem
 
 
 def _from_sizes(error: Scalar, pushed: Float[Array, " state"], certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:

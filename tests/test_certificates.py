@@ -25,7 +25,9 @@ from rnn2ff import (
 )
 
 DTYPES = [np.float32, np.float64] if default_float() == jnp.float64 else [np.float32]
-certify_all = eqx.filter_jit(eqx.filter_vmap(certify, in_axes=(None, 0, 0, None)))
+certify_all, bound_all = (
+    eqx.filter_jit(eqx.filter_vmap(each, in_axes=(None, 0, 0, None))) for each in (certify, bound_error)
+)
 
 
 def certify_one(network, stimulus, prediction):
@@ -152,13 +154,16 @@ def test_no_bound_is_below_the_error_in_a_threshold_linear_network(
     predictions = bad_predictions(random, truth.astype(np.float64)).astype(dtype)
     certifier = make_certifier(network)
     assert (certifier.factors is not None) == (rank < size)
-    certificate = certify_all(network, np.tile(stimulus, (len(predictions), 1)), predictions, certifier)
-    certificate = jax.tree.map(np.asarray, certificate)
+    stimuli = np.tile(stimulus, (len(predictions), 1))
+    certificate = jax.tree.map(np.asarray, certify_all(network, stimuli, predictions, certifier))
     assert certificate.error_bound.dtype == dtype
     if bool(certifier.has_global_bound):
         assert distance(points[0], points[-1:]) < 1e-12 * (1 + scale)
     scale = 1 + np.abs(points).max(initial=0) + np.abs(stimulus).max()
     assert_never_wrong(certificate, predictions, points, scale)
+    everywhere, _ = bound_all(network, stimuli, predictions, certifier)  # which the local bound may have hidden
+    for prediction, bound in zip(predictions, np.asarray(everywhere)):
+        assert not bound < np.inf or distance(prediction, points) <= np.longdouble(bound) + 1e-16 * scale
 
 
 def evaluate(nonlinearity, total):
@@ -268,6 +273,21 @@ class TestClosedForms:
         assert bound >= error * (1 + factor) * (1 - 1e-6)
         if factor != 1 and theorem == Theorem.monotonicity:
             assert received == theorem
+
+    @pytest.mark.parametrize(("second", "counts"), [(-5.0, False), (-0.7, True)])
+    def test_a_unit_that_is_silent_for_certain_does_not_count(self, second, counts):
+        """It is at `total = second + .3 * 2.2` here; the bound lets the first rate be off by less than 2."""
+        network = threshold_linear_rate(jnp.asarray([[0.5, 0.3], [0.3, -0.2]]))
+        certifier = make_certifier(network)
+        bound, _ = bound_error(network, jnp.asarray([1.0, second]), jnp.asarray([2.2, 0.0]), certifier)
+        error = 2.2 - (0.5 * 2.2 + 1)
+        pushed = np.array([0.5 * error, 0.3 * error * counts])
+        root = np.asarray(certifier.metric_root)
+        moved = np.linalg.norm(root * pushed) / (float(certifier.monotonicity) * root.min())
+        if certifier.is_contracting:
+            scale = np.asarray(certifier.contraction_scale)
+            moved = min(moved, np.linalg.norm(scale) * (pushed / scale).max() / float(certifier.contraction_gap))
+        assert_close(bound, error + moved, 1e-4)
 
     def test_the_exact_answer_of_a_competition_is_proved_from_anywhere_on_its_piece(self):
         network, rates = partition_competition(2, 3), two_active((1.0, 0.9))
