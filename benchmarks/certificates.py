@@ -1,8 +1,8 @@
 """Are certificates ever wrong, how tight are they, and what does an answer with a guarantee cost?
 
-For each network of `benchmarks/targets.py`: a million predictions, good and absurd, against fixed points in extended
-precision; the bounds of trained approximators over their true errors; and the time of an answer within a tolerance
-beside that of the fastest solver, which gives no bound.
+For each network of `benchmarks/parts/targets.py`: a million predictions, good and absurd, against fixed points in
+extended precision; the bounds of trained approximators over their true errors; and the time of an answer within a
+tolerance beside that of the fastest solver, which gives no bound.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from benchmarks.marks import marks_table
-from benchmarks.problems import in_float64
-from benchmarks.targets import Target, make_target
+from benchmarks.parts.marks import marks_table
+from benchmarks.parts.problems import in_float64
+from benchmarks.parts.targets import Target, make_target
 from experiments._script import run_script, table
 from rnn2ff import certificates
 from rnn2ff.approximators import Approximator, Refined

@@ -1,8 +1,9 @@
 """How well do feed-forward networks stand in for recurrent ones, and how soon?
 
 Two layers alone, which is the first row of every table, two layers trained through sweeps, and what else a user would
-pick, on the targets of `benchmarks/targets.py`, in float32. Every error is on 2,000 fresh stimuli that were solved in
-float64 to a residual of 1e-9. Rows are kept as they come: a run that is interrupted, or made part by part, goes on.
+pick, on the targets of `benchmarks/parts/targets.py`, in float32. Every error is on 2,000 fresh stimuli that were
+solved in float64 to a residual of 1e-9. Rows are kept as they come: a run that is interrupted, or made part by part,
+goes on.
 """
 
 import dataclasses
@@ -16,8 +17,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from benchmarks.fitting_baselines import linear_map, nearest_neighbors, perceptron, random_features
-from benchmarks.fitting_marks import (
+from benchmarks.parts.fitting_baselines import linear_map, nearest_neighbors, perceptron, random_features
+from benchmarks.parts.fitting_marks import (
     DISTILLED,
     EQUAL_COST,
     FEATURES,
@@ -33,9 +34,9 @@ from benchmarks.fitting_marks import (
     WIDE,
     describe,
 )
-from benchmarks.fitting_marks import marks as marks
-from benchmarks.problems import in_float64
-from benchmarks.targets import NAMES, NUM_PARTITIONS, UNITS_PER_PARTITION, Target, make_target
+from benchmarks.parts.fitting_marks import marks as marks
+from benchmarks.parts.problems import in_float64
+from benchmarks.parts.targets import NAMES, NUM_PARTITIONS, UNITS_PER_PARTITION, Target, make_target
 from experiments._script import run_script
 from rnn2ff.approximators import Approximator, TwoLayer, predict
 from rnn2ff.datasets import key_for, sample_stimuli, solve_pairs

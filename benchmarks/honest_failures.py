@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.problems import TANH, distances, grating, in_float64, ssn_ring, ssn_weights
+from benchmarks.parts.problems import TANH, distances, grating, in_float64, ssn_ring, ssn_weights
 from experiments._script import run_script, table
 from rnn2ff.networks import (
     RecurrentNetwork,

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.marks import marks_table
+from benchmarks.parts.marks import marks_table
 from experiments._script import table
 from rnn2ff.plotting import save_figure
 

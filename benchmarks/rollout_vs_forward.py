@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.contenders import INTEGRATORS, SOLVERS, TOLERANCE, rollouts
-from benchmarks.forward_rows import Setting, time_batch, time_single_calls, time_with_one_thread
-from benchmarks.forward_tables import describe
-from benchmarks.forward_tables import marks as marks
-from benchmarks.forward_tables import summarize as summarize
-from benchmarks.method import compile_ahead
-from benchmarks.passes import random_passes, train_passes
-from benchmarks.problems import Problem, exact_states, make_problem, residuals64
+from benchmarks.parts.contenders import INTEGRATORS, SOLVERS, TOLERANCE, rollouts
+from benchmarks.parts.forward_rows import Setting, time_batch, time_single_calls, time_with_one_thread
+from benchmarks.parts.forward_tables import describe
+from benchmarks.parts.forward_tables import marks as marks
+from benchmarks.parts.forward_tables import summarize as summarize
+from benchmarks.parts.method import compile_ahead
+from benchmarks.parts.passes import random_passes, train_passes
+from benchmarks.parts.problems import Problem, exact_states, make_problem, residuals64
 from experiments._script import run_script
 from rnn2ff.steady_state import plan_steady_states, solve_steady_states
 
@@ -37,7 +37,7 @@ class Config:
     seed: int = 0
     """Of the weights, the stimuli and the training."""
     problem: str = "gauss09"
-    """Of `benchmarks/problems.py`."""
+    """Of `benchmarks/parts/problems.py`."""
     sizes: tuple[int, ...] = (32, 128, 512)
     """Numbers of units."""
     batches: tuple[int, ...] = (1, 256, 4096)

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from benchmarks import contenders, method
-from benchmarks.contenders import TOLERANCE, Contender
-from benchmarks.problems import Problem, make_problem, residuals64
-from benchmarks.scaling_tables import describe
+from benchmarks.parts import contenders, method
+from benchmarks.parts.contenders import TOLERANCE, Contender
+from benchmarks.parts.problems import Problem, make_problem, residuals64
+from benchmarks.parts.scaling_tables import describe
 from experiments._script import run_script
 from rnn2ff.approximators import TwoLayer
 from rnn2ff.networks import threshold_linear

@@ -1,8 +1,8 @@
 """How fast are steady states found, and are they the right ones?
 
-Solvers of this library and of others, in one process and in turns, on the problems of `benchmarks/problems.py`, in
-float32. A timing stands beside the share of samples whose residual, recomputed in float64, is below the tolerance, and
-beside the agreement with an accurate rollout.
+Solvers of this library and of others, in one process and in turns, on the problems of `benchmarks/parts/problems.py`,
+in float32. A timing stands beside the share of samples whose residual, recomputed in float64, is below the tolerance,
+and beside the agreement with an accurate rollout.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.method import time_in_turns
-from benchmarks.peers import PEERS, ROLLOUT, TOLERANCE, Peer, Tuned, tune
-from benchmarks.problems import NAMES, Problem, distances, make_problem, residuals64
+from benchmarks.parts.method import time_in_turns
+from benchmarks.parts.peers import PEERS, ROLLOUT, TOLERANCE, Peer, Tuned, tune
+from benchmarks.parts.problems import NAMES, Problem, distances, make_problem, residuals64
 from experiments._script import run_script, table
 from rnn2ff import steady_state
 from rnn2ff.steady_state import count_statuses, solve_steady_states

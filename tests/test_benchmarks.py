@@ -12,10 +12,10 @@ from jax import export
 from problems import assert_close
 
 from benchmarks import __main__ as suite
-from benchmarks import contenders, forward_tables, method
 from benchmarks.compare import compare
-from benchmarks.marks import marks_table
-from benchmarks.problems import Problem, exact_states
+from benchmarks.parts import contenders, forward_tables, method
+from benchmarks.parts.marks import marks_table
+from benchmarks.parts.problems import Problem, exact_states
 from benchmarks.report import write_report
 from rnn2ff import Refined, TwoLayer, best_sweep, random_threshold_linear, threshold_linear
 from rnn2ff.steady_state.plan import run_sweeps

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 
-from benchmarks.contenders import TOLERANCE, roll_out
-from benchmarks.problems import NONLINEARITIES, Problem, residuals64
+from benchmarks.parts.contenders import TOLERANCE, roll_out
+from benchmarks.parts.problems import NONLINEARITIES, Problem, residuals64
 
 _MAX_ITERATIONS = 2000
 _JACOBIAN_BYTES = 64e6  # methods with a Jacobian per sample get no more samples than fit

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from benchmarks.problems import Problem
+from benchmarks.parts.problems import Problem
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
 from rnn2ff.datasets import key_for, solve_pairs
 from rnn2ff.escalation import Trainer

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.method import Compiled, compile_ahead, over_devices
+from benchmarks.parts.method import Compiled, compile_ahead, over_devices
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.networks import RecurrentNetwork, residual
 from rnn2ff.records import num_threads

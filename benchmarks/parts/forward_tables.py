@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from benchmarks.marks import marks_table
+from benchmarks.parts.marks import marks_table
 from experiments._script import table
 
 _WIDTH = 4  # hidden units of the pass with marks, in multiples of the number of units

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import contenders, method
-from benchmarks.contenders import TOLERANCE, Contender
-from benchmarks.passes import Pass
-from benchmarks.problems import Problem, make_problem, residuals64
+from benchmarks.parts import contenders, method
+from benchmarks.parts.contenders import TOLERANCE, Contender
+from benchmarks.parts.passes import Pass
+from benchmarks.parts.problems import Problem, make_problem, residuals64
 from rnn2ff import accuracy
 from rnn2ff.export import load, quantize_onnx, save, to_onnx
 from rnn2ff.records import num_threads

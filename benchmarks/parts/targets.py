@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from benchmarks.problems import ssn_weights
+from benchmarks.parts.problems import ssn_weights
 from rnn2ff.networks import (
     PowerLaw,
     RecurrentNetwork,
