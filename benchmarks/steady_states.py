@@ -57,6 +57,8 @@ class Config:
     """Numbers of units; the ssn has 64, whatever is asked for."""
     batches: tuple[int, ...] = (256, 4096)
     """Numbers of stimuli solved in one call."""
+    widely: tuple[str, ...] = ("gauss09",)
+    """Problems at all sizes and batches; the others take part at the first of each, which takes 2 minutes each."""
     peers: bool = True
     """Whether to run the competitors other than the rollout."""
     num_rounds: int = 20
@@ -75,6 +77,7 @@ class Config:
         return dataclasses.replace(
             self,
             problems=("gauss09",),
+            widely=(),
             sizes=(16,),
             batches=(16,),
             num_rounds=3,
@@ -106,9 +109,9 @@ class Method(NamedTuple):
 def run(config: Config) -> Iterator[dict]:
     """One row a method, problem, size and batch; a competitor that is not installed has a row that says so."""
     for name in config.problems:
-        sizes = config.sizes if name != "ssn" else config.sizes[:1]
-        for state_size in sizes:
-            for batch_size in config.batches:
+        is_wide = name in config.widely
+        for state_size in config.sizes if is_wide and name != "ssn" else config.sizes[:1]:
+            for batch_size in config.batches if is_wide else config.batches[:1]:
                 yield from _run_problem(make_problem(name, state_size, batch_size, seed=config.seed), config)
                 jax.clear_caches()
 
