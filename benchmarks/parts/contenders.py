@@ -48,6 +48,7 @@ _LARGEST_ENTRIES = {
     "ActiveSet": 2**20,
 }
 _FEWEST_SAMPLES = 4
+_LARGEST_SIZES = {"Kvaerno5": 256}  # units; beyond, a call takes minutes even so
 
 
 class Contender(NamedTuple):
@@ -61,6 +62,7 @@ class Contender(NamedTuple):
         gives: "states", "rates", or "nothing" that can be compared.
         about: further entries of its row, by which it is known.
         largest_batch: more samples it does not get.
+        reason_left_out: why it is not timed, if it is not.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Contender(NamedTuple):
     gives: str = "states"
     about: dict = {}  # noqa: RUF012
     largest_batch: int = 2**30
+    reason_left_out: str = ""
 
     def compile(self, stimuli: jax.Array, num_devices: int = 1) -> Compiled:
         """Compiled for these stimuli, which one device has, or all divide among them."""
@@ -130,8 +133,10 @@ def rollouts(
             for share in step_shares if is_scanned else step_shares[:1]:
                 about = {"tolerance": tolerance, "step_tolerance": tolerance * share}
                 arguments = tuple(jnp.asarray(each, network.dtype) for each in about.values())
+                is_too_large = network.state_size > _LARGEST_SIZES.get(name, network.state_size)
+                reason = "takes minutes a call with so many units" if is_too_large else ""
                 largest = _largest_batch(name, network)
-                found.append(Contender(name, "rollout", function, arguments, "states", about, largest))
+                found.append(Contender(name, "rollout", function, arguments, "states", about, largest, reason))
     return found
 
 

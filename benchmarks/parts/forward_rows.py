@@ -125,6 +125,9 @@ def _prepare(
     compiled, entries, left_out = {}, [], []
     for each in found:
         row = {"method": each.name, "kind": each.kind, **each.about}
+        if each.reason_left_out:
+            left_out.append(row | {"kind": "not run", "reason": each.reason_left_out})
+            continue
         num_bytes = 4 * batch_size * (each.about.get("width", _WORKING_COPIES * size) + 2 * size)
         if num_bytes > _MEMORY_SHARE * method.memory_bytes():
             left_out.append(row | {"kind": "not run", "reason": f"would take {num_bytes / 1e9:.1f} GB"})

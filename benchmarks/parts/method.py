@@ -18,6 +18,7 @@ from rnn2ff.timing import Seconds
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # the event of a program that is compiled
 _FAST = 0.1  # seconds; a call that takes less is repeated in its turn
 _TURN = 0.02  # seconds of repeated calls
+_REST = 0.02  # seconds between turns: threads of other programs spin for some milliseconds after their last call
 
 
 class Compiled(NamedTuple):
@@ -114,8 +115,9 @@ def time_in_turns(
             for name, call in calls.items():
                 takes_part = (turn + 1) * rounds[name] // num_rounds > turn * rounds[name] // num_rounds
                 if takes_part:
+                    time.sleep(_REST)
                     if warm[name] < _FAST:
-                        call()  # the threads of the one before may still spin
+                        call()
                     taken[name].append(seconds_of(call, max(1, int(_TURN / warm[name]))))
     return {name: (quartiles(each), len(each)) for name, each in taken.items()}
 
