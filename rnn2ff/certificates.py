@@ -9,8 +9,8 @@ of phi between 0 and s:
     monotonicity   |e| + s |W e|_D / ((1 - s m) min_i sqrt(D_i))   m: the largest eigenvalue of sym(D^(1/2) W D^(-1/2))
     newton         2 n / (1 - q + sqrt((1 - q)^2 - 2 k n))         n = |R e|, q = |I - R (I - S W)|, S the slopes at r
 
-The first two hold for every r and for the network's only fixed point; of a rectifier, W e counts only where a unit is
-not proved to be silent both at r and at the fixed point. The last needs no constant of the network, and
+The first two hold for every r and for the network's only fixed point. Of a rectifier they say which units are on one
+side of the threshold at r and at the fixed point, and become smaller. The last needs no constant of the network, and
 holds for power laws too, whose slopes have no bound: R is any approximate inverse, k bounds how fast slopes change, and
 is 0 for a rectifier if the new point is on the same piece. What it proves is that *a* fixed point is so near. The
 derivations are in `docs/certificates.md`.
@@ -33,7 +33,6 @@ from rnn2ff.networks.base import RecurrentNetwork, residual
 from rnn2ff.networks.rate import is_rate_network
 
 _EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
-_NUM_NARROWINGS = 2  # times that a bound says which rectifiers are silent, and so becomes a smaller bound
 
 
 class Theorem(enum.IntEnum):
@@ -130,9 +129,12 @@ def bound_error(
     prediction: Float[ArrayLike, " state"],
     certifier: Certifier | None = None,
 ) -> tuple[Scalar, Int[Array, ""]]:
-    """The bound that holds everywhere, and its theorem, at the price of two products; arguments as of `certify`."""
-    bound, theorem, _ = bound_and_floor(network, stimulus, prediction, certifier)
-    return bound, theorem
+    """The bound that holds everywhere, and its theorem, for two products, or three; arguments as of `certify`."""
+    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    if not is_rate_network(network):
+        return jnp.asarray(jnp.inf, network.dtype), jnp.asarray(Theorem.none, jnp.int32)
+    with jax.default_matmul_precision("highest"):
+        return _bound(network, _measure(network, stimulus, prediction, certifier), certifier)
 
 
 def bound_and_floor(
@@ -140,18 +142,21 @@ def bound_and_floor(
     stimulus: Float[ArrayLike, " stimulus"],
     prediction: Float[ArrayLike, " state"],
     certifier: Certifier | None = None,
-) -> tuple[Scalar, Int[Array, ""], Scalar]:
-    """As `bound_error`, and what of the bound is rounding: for rates of this size no bound is much smaller."""
+) -> tuple[Scalar, Scalar]:
+    """A bound by two products, and what of it is rounding: for rates of this size no bound is much smaller.
+
+    Arguments are as of `certify`. `bound_error` makes the bound of a rectifier smaller by a third product.
+    """
     network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     if not is_rate_network(network):
         infinite = jnp.asarray(jnp.inf, network.dtype)
-        return infinite, jnp.asarray(Theorem.none, jnp.int32), infinite
+        return infinite, infinite
     with jax.default_matmul_precision("highest"):
         measured = _measure(network, stimulus, prediction, certifier)
-        bound, theorem = _bound(network, measured, certifier)
+        bound, _ = _bound(network, measured, certifier, makes_step=False)
         rounding = norm(measured.rounding)
         floor, _ = _from_sizes(rounding, certifier.recurrent_norms * rounding, certifier)
-        return bound, theorem, floor
+        return bound, floor
 
 
 def _checked(network, stimulus, prediction, certifier):
@@ -182,21 +187,36 @@ def _measure(network, stimulus, rates, certifier) -> Measured:
     return Measured(rates, total, total_rounding, error, rounding, relative)
 
 
-def _bound(network, measured: Measured, certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:
-    """The smaller of the bounds by contraction and by monotonicity, and which it is."""
+def _bound(
+    network, measured: Measured, certifier: Certifier, *, makes_step: bool = True
+) -> tuple[Scalar, Int[Array, ""]]:
+    """The smaller of the bounds by contraction and by monotonicity, and which it is; of a rectifier with a step."""
     info, size = jnp.finfo(network.dtype), network.state_size
     error = norm(jnp.abs(measured.error) + measured.rounding)
-    pushed = jnp.abs(network.params.recurrent_input(measured.error))
+    pushed = network.params.recurrent_input(measured.error)
     pushed_rounding = norm(measured.rounding) + size * info.eps * norm(measured.error)
-    pushed = pushed + certifier.recurrent_norms * pushed_rounding + size * info.tiny
-    bound, theorem = _from_sizes(error, pushed, certifier)
-    if certifier.is_rectified:
-        # A unit that is silent here and, being so far from its threshold, at the fixed point as well does not move.
-        for _ in range(_NUM_NARROWINGS):
-            reach = (certifier.recurrent_norms * bound + measured.total_rounding) * (1 + SLACK * info.eps)
-            may_move = ~(measured.total < -reach)  # true if either is not a number
-            bound, theorem = _from_sizes(error, jnp.where(may_move, pushed, 0), certifier)
-    return bound, theorem
+    pushed_rounding = certifier.recurrent_norms * pushed_rounding + size * info.tiny
+    bound, theorem = _from_sizes(error, jnp.abs(pushed) + pushed_rounding, certifier)
+    if not certifier.is_rectified:
+        return bound, theorem
+
+    def is_beyond(total: Float[Array, " state"], bound: Scalar) -> Bool[Array, " state"]:
+        """Whether totals are so far above the threshold that they are at the fixed point too; False if not a number."""
+        return total > (certifier.recurrent_norms * bound + measured.total_rounding) * (1 + SLACK * info.eps)
+
+    # A unit that is silent both here and at the fixed point does not move, and says nothing of others.
+    pushes = jnp.where(is_beyond(-measured.total, bound), 0, jnp.abs(pushed) + pushed_rounding)
+    bound, theorem = _from_sizes(error, pushes, certifier)
+    if not makes_step:
+        return bound, theorem
+    # One that is active at both moves by what pushes it. This is taken as a step, and the bound is of the rest.
+    is_silent, is_active = is_beyond(-measured.total, bound), is_beyond(measured.total, bound)
+    step = jnp.where(is_active, pushed, 0)
+    left = jnp.abs(network.params.recurrent_input(step) + (pushed - step)) * (1 + 4 * info.eps) + pushed_rounding
+    left = left + size * (info.eps * certifier.recurrent_norms * norm(step) + info.tiny)
+    stepped = norm(jnp.abs(measured.error + step) * (1 + 4 * info.eps) + measured.rounding)
+    after_step, theorem_after_step = _from_sizes(stepped, jnp.where(is_silent, 0, left), certifier)
+    return jnp.minimum(bound, after_step), jnp.where(after_step < bound, theorem_after_step, theorem)
 
 
 def _from_sizes(error: Scalar, pushed: Float[Array, " state"], certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:

@@ -258,7 +258,7 @@ class _Judged(NamedTuple):
 def _judge(network, certifier, tolerance: Scalar, makes_step: bool, stimulus, rates) -> _Judged:
     """Whether rates are within the tolerance; if a Newton step is made, with the step if not without."""
     if not makes_step:
-        bound, _, floor = bound_and_floor(network, stimulus, rates, certifier)
+        bound, floor = bound_and_floor(network, stimulus, rates, certifier)
         unknown, no = jnp.full_like(bound, jnp.nan), jnp.zeros((), bool)
         return _Judged(rates, bound, unknown, floor > tolerance, no, bound <= tolerance)
     found = certify(network, stimulus, rates, certifier)

@@ -274,20 +274,25 @@ class TestClosedForms:
         if factor != 1 and theorem == Theorem.monotonicity:
             assert received == theorem
 
-    @pytest.mark.parametrize(("second", "counts"), [(-5.0, False), (-0.7, True)])
-    def test_a_unit_that_is_silent_for_certain_does_not_count(self, second, counts):
-        """It is at `total = second + .3 * 2.2` here; the bound lets the first rate be off by less than 2."""
+    @pytest.mark.parametrize(("second", "is_silent"), [(-5.0, True), (-0.7, False)])
+    def test_units_that_are_active_or_silent_for_certain_make_the_bound_smaller(self, second, is_silent):
+        """The first is active for certain; the second, at a total of -4.34, silent for certain, and not at -.04."""
         network = threshold_linear_rate(jnp.asarray([[0.5, 0.3], [0.3, -0.2]]))
         certifier = make_certifier(network)
         bound, _ = bound_error(network, jnp.asarray([1.0, second]), jnp.asarray([2.2, 0.0]), certifier)
-        error = 2.2 - (0.5 * 2.2 + 1)
-        pushed = np.array([0.5 * error, 0.3 * error * counts])
-        root = np.asarray(certifier.metric_root)
-        moved = np.linalg.norm(root * pushed) / (float(certifier.monotonicity) * root.min())
-        if certifier.is_contracting:
-            scale = np.asarray(certifier.contraction_scale)
-            moved = min(moved, np.linalg.norm(scale) * (pushed / scale).max() / float(certifier.contraction_gap))
-        assert_close(bound, error + moved, 1e-4)
+        error = np.array([2.2 - (0.5 * 2.2 + 1), 0.0])
+        root, scale = np.asarray(certifier.metric_root), np.asarray(certifier.contraction_scale)
+
+        def moved(pushed):
+            by_metric = np.linalg.norm(root * pushed) / (float(certifier.monotonicity) * root.min())
+            by_scale = np.linalg.norm(scale) * (pushed / scale).max() / float(certifier.contraction_gap)
+            return min(by_metric, by_scale)
+
+        step, counts = np.array([0.5 * error[0], 0.0]), np.array([1.0, 0.0 if is_silent else 1.0])
+        plain = np.linalg.norm(error) + moved(counts * [0.5 * error[0], 0.3 * error[0]])
+        stepped = np.linalg.norm(error + step) + moved(counts * [0.5 * step[0], 0.3 * step[0] + 0.3 * error[0]])
+        assert_close(bound, min(plain, stepped), 1e-4)
+        assert (stepped < plain) == is_silent
 
     def test_the_exact_answer_of_a_competition_is_proved_from_anywhere_on_its_piece(self):
         network, rates = partition_competition(2, 3), two_active((1.0, 0.9))
