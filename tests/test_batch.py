@@ -12,6 +12,7 @@ from jax.experimental.sparse import BCOO
 from problems import assert_close, default_float
 
 from rnn2ff import (
+    ActiveSet,
     RecurrentNetwork,
     StateForm,
     Status,
@@ -138,9 +139,21 @@ class TestPlan:
     def test_a_split_that_is_singular_falls_back_and_says_so(self, key):
         network = threshold_linear(jnp.array([[2.0]]))  # with half of the samples active, I - W D is zero
         states = np.array([[1.0], [-1.0]] * 5, network.dtype)
-        sweep, note = plan._choose_sweep(network, states, states - 2 * np.maximum(states, 0))
+        sweep, note = next(plan._sweeps(network, states, states - 2 * np.maximum(states, 0)))
         assert isinstance(sweep, DampedSweep)
         assert "the split is singular" in note
+
+    def test_near_instability_a_split_in_the_middle_is_used_where_one_at_the_mean_fails(self, key):
+        """With weights of one sign near the radius of 1 few stimuli silence most units, and most silence few."""
+        weights = jnp.abs(jr.normal(key, (64, 64)))
+        network = threshold_linear(0.997 * weights / jnp.abs(jnp.linalg.eigvals(weights)).max())
+        stimuli = jr.normal(key, (512, 64))
+        made = plan_steady_states(network, stimuli)
+        assert made.reason.startswith("split sweeps, with Anderson")
+        received = solve_steady_states(network, stimuli[:40], solver=made)
+        assert received.finished_by.keys() <= {"sweeps", "Anderson(5)"}
+        expected = solve_steady_states(network, stimuli[:40], solver=ActiveSet())
+        assert_close(received.state, expected.state, 1e-2)
 
 
 class TestVerdicts:

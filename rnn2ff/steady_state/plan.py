@@ -5,6 +5,8 @@ the stimuli is solved both ways: sweeps are used only if they land where the dyn
 probe, and from other starts as well. Where other starts lead elsewhere the network is multistable.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import equinox as eqx
@@ -15,11 +17,12 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff.networks.base import RecurrentNetwork, residual
 from rnn2ff.networks.rate import has_sparse_weights, is_rate_network
+from rnn2ff.networks.threshold_linear import is_threshold_linear
 from rnn2ff.steady_state.anderson import repeat_accelerated
 from rnn2ff.steady_state.attraction import attractions, certified_rate, prove, shrink
 from rnn2ff.steady_state.follow import Followed, follow
 from rnn2ff.steady_state.padding import TILE, in_tiles, padded
-from rnn2ff.sweeps import AbstractSweep, damped_sweep, mean_slope_sweep
+from rnn2ff.sweeps import AbstractSweep, damped_sweep, mean_slope_sweep, split_sweep
 
 NUM_PROBED = 512
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
@@ -113,20 +116,21 @@ def make_plan(
     if not len(settled):
         return planned("no sample of the probe comes to rest, so there is nothing to compare with")
     proof_step = 1.0 if rate > 0 else _choose_proof_step(network, followed.states[settled], probed[settled])
-    sweep, note = _choose_sweep(network, followed.states[settled], probed[settled])
-    best, agreements = None, []
-    for memory in _COSTS:
-        tried = _try(network, sweep, memory, probed, followed, tolerance, proof_step, rate)
-        if tried is None:
-            continue
-        agreements.append(tried.agreement)
-        if tried.agreement == 1 and (best is None or tried.cost < best.cost):
-            best = tried
-    if best is None and not agreements:
-        return planned(f"{note}, which leave more than {1 - _ENOUGH:.0%} of the probe open", proof_step)
-    if best is None:
-        reason = f"{note}, which land elsewhere than the dynamics on some of the probe"
-        return planned(reason, proof_step, agreement=max(agreements))
+    trials, tried = [], []
+    for sweep, note in _sweeps(network, followed.states[settled], probed[settled]):
+        found = [_try(network, sweep, memory, probed, followed, tolerance, proof_step, rate) for memory in _COSTS]
+        trials += [(sweep, note, each) for each in found if each is not None]
+        tried.append(note)
+        if any(each.agreement < 1 for _, _, each in trials):
+            break  # others would do so on other stimuli
+    if not trials:
+        reason = f"{' and '.join(tried)}, which leave more than {1 - _ENOUGH:.0%} of the probe open"
+        return planned(reason, proof_step)
+    agreeing = [each for each in trials if each[-1].agreement == 1]
+    if not agreeing:
+        reason = f"{tried[-1]}, which land elsewhere than the dynamics on some of the probe"
+        return planned(reason, proof_step, agreement=max(each.agreement for _, _, each in trials))
+    sweep, note, best = min(agreeing, key=lambda each: each[-1].cost)
     if rate == 0 and _finds_others(
         network, sweep, best, probed[settled], followed.states[settled], tolerance, proof_step
     ):
@@ -146,16 +150,22 @@ class _Trial(NamedTuple):
     cost: float  # in plain sweeps; counted and not timed, so that the same call makes the same plan
 
 
-def _choose_sweep(network, states, stimuli) -> tuple[AbstractSweep, str]:
-    """The best sweep that the network allows, and its name."""
+def _sweeps(network, states, stimuli) -> Iterator[tuple[AbstractSweep, str]]:
+    """The sweeps that the network allows, and their names."""
     if not is_rate_network(network):
-        return damped_sweep(network), "damped sweeps, since the field has no weights to look at"
+        yield damped_sweep(network), "damped sweeps, since the field has no weights to look at"
+        return
     if has_sparse_weights(network) or network.state_size > _LARGEST_SPLIT:
-        return damped_sweep(network), "damped sweeps, since the network is sparse or large"
+        yield damped_sweep(network), "damped sweeps, since the network is sparse or large"
+        return
     try:
-        return mean_slope_sweep(network, jnp.asarray(states), jnp.asarray(stimuli)), "mean-slope split sweeps"
+        yield mean_slope_sweep(network, jnp.asarray(states), jnp.asarray(stimuli)), "mean-slope split sweeps"
     except ValueError as error:
-        return damped_sweep(network), f"damped sweeps, since the split is singular ({error})"
+        yield damped_sweep(network), f"damped sweeps, since the split is singular ({error})"
+    if is_threshold_linear(network):
+        # No slope is further than 1/2 from 1/2: safer on stimuli that silence other units than most do.
+        with contextlib.suppress(ValueError):
+            yield split_sweep(network), "split sweeps"
 
 
 def _choose_proof_step(network, states, stimuli) -> float:
