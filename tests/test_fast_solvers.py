@@ -1,5 +1,6 @@
 """Sweeps, Anderson acceleration, active sets, and proofs of stability."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -28,7 +29,7 @@ from rnn2ff import (
 )
 from rnn2ff.steady_state.active_set import solve_on_active_sets
 from rnn2ff.steady_state.anderson import repeat_accelerated
-from rnn2ff.steady_state.attraction import attractions, certified_rate, prove
+from rnn2ff.steady_state.attraction import attractions, certified_rate, prove, shrink
 from rnn2ff.steady_state.eigenvalues import rightmost_eigenvalues
 
 EXACT = 1e-10 if default_float() == jnp.float64 else 1e-4
@@ -214,6 +215,17 @@ class TestAttraction:
         assert (rightmost[is_proved] < 0).all()
         received = attractions(network, states, stimuli, step=step)
         np.testing.assert_array_equal(received.is_stable, rightmost < 0)
+
+    def test_the_last_of_a_large_batch_are_proved_apart_with_the_same_outcome(self, key):
+        """At a gain of 1.5 half of the active sets attract, some of them slowly, and a few neither grow nor shrink."""
+        network = random_threshold_linear(24, gain=1.5, key=key)
+        states, stimuli = jr.normal(jr.key(1), (200, 24)), jnp.zeros((200, 24))
+        prove_all, parts = eqx.filter_jit(shrink), [slice(i, i + 40) for i in range(0, 200, 40)]
+        together = prove_all(network, states, stimuli, 0.5)
+        alone = [prove_all(network, states[part], stimuli[part], 0.5) for part in parts]
+        is_proved = np.concatenate([each[0] for each in alone])
+        assert 0.2 < is_proved.mean() < 0.95
+        np.testing.assert_array_equal(together[0], is_proved)
 
     def test_one_sample_that_grows_is_not_proved_while_others_are_still_being_shrunk(self):
         network = partition_competition(2, 8, self_excitation=1.3)

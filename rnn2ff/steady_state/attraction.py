@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import StateForm, has_sparse_weights, is_rate_network, slopes
@@ -29,6 +29,7 @@ _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logs of norms; no transient growth rea
 NEUTRAL = 1e-6  # a growth rate below this, per longest time constant, is within rounding of none
 _PROOF = 1e-3  # the norm to shrink to; the chance of a false proof is below this, for each unstable fixed point
 _STEPS_PER_CHECK, _MAX_CHECKS = 4, 48
+_FEW, _SMALLEST_DIVIDED = 4, 64  # a batch is divided once only one in so many is open; a small one is not
 _MOST_SQUARINGS = 16
 _SMALL_BLOCK = 40  # units
 
@@ -138,30 +139,52 @@ def shrink(
         stimuli: their stimuli.
         step: s, in units of the shortest time constant: 1 where eigenvalues are within 1 of -1, smaller otherwise.
     """
+    size = len(states)
+    vectors = jnp.broadcast_to(jr.normal(jr.key(0), states.shape[1:], states.dtype), states.shape)
+    norms = jnp.full(size, states.shape[1] ** 0.5, states.dtype)
+    few = size // _FEW if size >= _SMALLEST_DIVIDED else 0
+    powers = _Powers(vectors, norms, jnp.zeros_like(norms), jnp.zeros((), jnp.int32))
+    powers = _multiply(network, states, stimuli, step, powers, most_open=few)
+    if few:  # the last ones take many steps, which cost less for them alone
+        rows = jnp.argsort(~powers.is_open)[:few]
+        rest = _Powers(powers.vectors[rows], powers.norms[rows], powers.rates[rows], powers.num_checks)
+        rest = _multiply(network, states[rows], stimuli[rows], step, rest, most_open=0)
+        norms, rates = powers.norms.at[rows].set(rest.norms), powers.rates.at[rows].set(rest.rates)
+        return norms < _PROOF, rates
+    return powers.norms < _PROOF, powers.rates
+
+
+class _Powers(eqx.Module):
+    """Vectors on their way to a proof."""
+
+    vectors: Float[Array, "batch state"]
+    norms: Float[Array, " batch"]  # infinite once it has grown: never proved, whatever follows
+    rates: Float[Array, " batch"]
+    num_checks: Int[Array, ""]
+
+    @property
+    def is_open(self) -> Bool[Array, " batch"]:
+        return (self.norms >= _PROOF) & jnp.isfinite(self.norms)
+
+
+def _multiply(network, states, stimuli, step: float | Scalar, powers: _Powers, *, most_open: int) -> _Powers:
+    """Until no more than so many are open."""
     seconds = step * jnp.min(network.time_constants)
     overflow = 1 / jnp.finfo(states.dtype).eps
     advance = _steps(network, states, stimuli, seconds)
 
-    def is_open(carry):
-        _, norms, _, num_checks = carry
-        return (num_checks < _MAX_CHECKS) & jnp.any((norms >= _PROOF) & (norms < overflow))
+    def is_open(powers):
+        return (powers.num_checks < _MAX_CHECKS) & (jnp.sum(powers.is_open) > most_open)
 
-    def check(carry):
-        vectors, norms, _, num_checks = carry
-        vectors = advance(vectors)
-        new_norms = jnp.linalg.norm(vectors, axis=1)
-        rates = (1 - (new_norms / norms) ** (1 / _STEPS_PER_CHECK)) / seconds  # `1 + s z`, for a real eigenvalue z
-        # Growing: never proved, whatever follows, and kept finite.
-        is_lost = jnp.isinf(norms) | ~(new_norms < overflow)
-        vectors = jnp.where(is_lost[:, None], 0, vectors)
-        return vectors, jnp.where(is_lost, jnp.inf, new_norms), rates, num_checks + 1
+    def check(powers):
+        vectors = advance(powers.vectors)
+        norms = jnp.linalg.norm(vectors, axis=1)
+        rates = (1 - (norms / powers.norms) ** (1 / _STEPS_PER_CHECK)) / seconds  # `1 + s z`, for a real eigenvalue z
+        is_lost = jnp.isinf(powers.norms) | ~(norms < overflow)
+        vectors = jnp.where(is_lost[:, None], 0, vectors)  # kept finite
+        return _Powers(vectors, jnp.where(is_lost, jnp.inf, norms), rates, powers.num_checks + 1)
 
-    size = states.shape[1]
-    vectors = jnp.broadcast_to(jr.normal(jr.key(0), (size,), states.dtype), states.shape)
-    norms = jnp.full(len(states), size**0.5, states.dtype)
-    start = (vectors, norms, jnp.zeros_like(norms), jnp.zeros((), jnp.int32))
-    _, norms, rates, _ = jax.lax.while_loop(is_open, check, start)
-    return norms < _PROOF, rates
+    return jax.lax.while_loop(is_open, check, powers)
 
 
 def _steps(
