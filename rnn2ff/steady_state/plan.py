@@ -27,8 +27,9 @@ from rnn2ff.sweeps import AbstractSweep, damped_sweep, mean_slope_sweep, split_s
 NUM_PROBED = 512
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
 _MOST_SWEEPS = 128
-# Memories of the acceleration, and what a sweep with it costs, in plain sweeps (128 units, on a CPU).
-_COSTS = {0: 1.0, 1: 1.3, 3: 2.2}
+# Memories of the acceleration, and what it adds to a sweep, in plain sweeps: this, and so much over the number of units
+# (measured with 32 to 512 of them, on a CPU).
+_COSTS = {0: (0.0, 0.0), 1: (0.0, 130.0), 3: (0.9, 520.0)}
 _ENOUGH = 0.98  # share of the probe that the sweeps must finish; the others are finished by sturdier methods
 _WORTH_IT = 1.6  # times as many sweeps, to finish all
 _SAME = 1e-3  # two states closer than this, relative to 1 + max |x|, are the same
@@ -208,8 +209,16 @@ def _try(network, sweep, memory, stimuli, followed, tolerance, proof_step, rate)
     is_found[found] = attractions(network, states[found], stimuli[found], step=proof_step, rate=rate).is_stable
     apart = np.abs(states - followed.states).max(axis=1) / (1 + np.abs(followed.states).max(axis=1))
     is_same = followed.is_finished & (apart < _SAME)
-    cost = num_sweeps * _COSTS[memory] * (1 + 10 * float(open_share))
+    cost = _cost(memory, num_sweeps, float(open_share), network.state_size)
     return _Trial(memory, num_sweeps, float(is_same[is_found].mean()), cost)
+
+
+def _cost(memory: int, num_sweeps: int, open_share: float, num_units: int) -> float:
+    """In plain sweeps; one open sample holds up its tile for a round or two."""
+    constant, over_units = _COSTS[memory]
+    num_made = 1 + -(-(num_sweeps - 1) // memory) * memory if memory else num_sweeps
+    num_rounds = 2 * (1 - (1 - open_share) ** TILE)
+    return (1 + constant + over_units / num_units) * (num_made + num_rounds * (_SWEEPS_PER_ROUND + 2 * memory))
 
 
 def _finds_others(
