@@ -76,7 +76,8 @@ def _draw_example(axis: "Axes", example: dict) -> None:
     centers = (num_units - 1) / 2 + np.arange(3) * (num_units + 1)
     axis.set_xticks(centers, ["ring A", "ring B", "ring C, no stimulus"])
     axis.tick_params(axis="x", length=0)
-    axis.set(ylabel="stimulus, rate", title="C is inferred from A and B", ylim=(None, 1.3 * stimulus.max()))
+    highest = max(each.max() for each in (stimulus, *rates))
+    axis.set(ylabel="stimulus, rate", title="C is inferred from A and B", ylim=(None, 1.3 * highest))
     axis.legend(loc="upper right", ncols=3, handletextpad=0.2, columnspacing=1)
 
 
