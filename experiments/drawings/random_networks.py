@@ -83,7 +83,9 @@ def draw(record: dict) -> "Figure":
 
 
 def _line(axis: "Axes", places, values, color, label: str) -> None:
-    """Means over seeds, in percent, with the 95 % interval of the mean."""
+    """Means over seeds, in percent, with the 95 % interval of the mean; nothing if there are none."""
+    if not len(places):
+        return
     means = np.array([spread(100 * np.asarray(each)) for each in values]).reshape(-1, 3)
     axis.plot(places, means[:, 0], color=color, marker="o", markersize=2.5, label=label)
     axis.fill_between(places, np.maximum(means[:, 1], 0), means[:, 2], color=color, alpha=0.2, linewidth=0)
