@@ -36,6 +36,8 @@ FLOORS = [
         "steady_state.active_set",
         "steady_state.eigenvalues",
         "steady_state.attraction",
+        "steady_state.runge_kutta",
+        "steady_state.returns",
         "steady_state.oscillation",
         "steady_state.classify",
         "steady_state.implicit",
