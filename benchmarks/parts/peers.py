@@ -105,9 +105,9 @@ def _grid(**choices: tuple) -> tuple[Setting, ...]:
     return tuple(dict(zip(choices, values)) for values in itertools.product(*choices.values()))
 
 
-def _sweep(network):
-    """The plain fixed-point iteration, `x <- W phi(x) + u`."""
-    return lambda state, stimulus: state + network.time_constants * network.velocity(state, stimulus)
+def _sweep(network, damping=1.0):
+    """The fixed-point iteration, `x <- x + damping (W phi(x) + u - x)`."""
+    return lambda state, stimulus: state + damping * network.time_constants * network.velocity(state, stimulus)
 
 
 # --- in JAX -----------------------------------------------------------------------------------------------------------
@@ -137,17 +137,12 @@ def _diffrax(problem: Problem) -> Solve:
 
 
 def _optimistix_fixed_point(problem: Problem) -> Solve:
-    sweep = _sweep(problem.network)
-
     @jax.jit
     def solve(stimuli, stop, damping):
-        def damped(state, stimulus):
-            return state + damping * (sweep(state, stimulus) - state)
-
         def one(stimulus):
-            solver = optx.FixedPointIteration(rtol=stop, atol=stop)
+            sweep, solver = _sweep(problem.network, damping), optx.FixedPointIteration(rtol=stop, atol=stop)
             start = jnp.zeros(problem.network.state_size, problem.network.dtype)
-            return optx.fixed_point(damped, solver, start, stimulus, max_steps=_MAX_ITERATIONS, throw=False).value
+            return optx.fixed_point(sweep, solver, start, stimulus, max_steps=_MAX_ITERATIONS, throw=False).value
 
         return jax.vmap(one)(stimuli)
 
@@ -173,22 +168,23 @@ def _jaxopt(method: str) -> Callable[[Problem], Solve]:
     def build(problem: Problem) -> Solve:
         import jaxopt
 
-        sweep = _sweep(problem.network)
-
         @jax.jit
         def plain(stimuli, stop, damping):
-            def damped(state, stimulus):
-                return state + damping * (sweep(state, stimulus) - state)
-
             solver = jaxopt.FixedPointIteration(
-                damped, maxiter=_MAX_ITERATIONS, tol=stop, implicit_diff=False, unroll=False
+                _sweep(problem.network, damping), maxiter=_MAX_ITERATIONS, tol=stop, implicit_diff=False, unroll=False
             )
             return jax.vmap(lambda stimulus: solver.run(jnp.zeros_like(stimulus), stimulus).params)(stimuli)
 
         @functools.partial(jax.jit, static_argnames="history")
         def anderson(stimuli, stop, history):
             solver = jaxopt.AndersonAcceleration(
-                sweep, history, maxiter=_MAX_ITERATIONS // 4, tol=stop, ridge=1e-6, implicit_diff=False, unroll=False
+                _sweep(problem.network),
+                history,
+                maxiter=_MAX_ITERATIONS // 4,
+                tol=stop,
+                ridge=1e-6,
+                implicit_diff=False,
+                unroll=False,
             )
             return jax.vmap(lambda stimulus: solver.run(jnp.zeros_like(stimulus), stimulus).params)(stimuli)
 
