@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from rnn2ff.approximators import TwoLayer
 from rnn2ff.datasets import Pairs, key_for
 from rnn2ff.initialization import initialize_two_layer
-from rnn2ff.mixing import has_exact_pairs, mix_pairs
+from rnn2ff.mixing import mixing_for
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
 from rnn2ff.training import train
@@ -55,7 +55,7 @@ def solve_each(
 
 
 def fit_two_layer(
-    network: RecurrentNetwork, pairs: Pairs, width: int, *, num_steps: int, mixes: bool = True, key: PRNGKeyArray
+    network: RecurrentNetwork, pairs: Pairs, width: int, *, num_steps: int, key: PRNGKeyArray
 ) -> TwoLayer:
     """The approximator of that width that validates best; a tenth of the pairs are for validation.
 
@@ -64,8 +64,6 @@ def fit_two_layer(
         pairs: solved.
         width: hidden units.
         num_steps: optimizer steps.
-        mixes: whether exact pairs are mixed from the solved ones, where the network has them. Not right where a
-            stimulus has several fixed points: a mixed pair may be at one that the dynamics do not reach.
         key: a PRNG key.
     """
     num_held_out = max(1, round(_VALIDATION_SHARE * len(pairs)))
@@ -76,7 +74,7 @@ def fit_two_layer(
         kept.stimuli,
         kept.rates,
         num_steps=num_steps,
-        mixing=mix_pairs(network, kept.stimuli, kept.rates) if mixes and has_exact_pairs(network) else None,
+        mixing=mixing_for(network, kept.stimuli, kept.rates, key=key_for(key, "mixtures")),
         validation=(held_out.stimuli, held_out.rates),
         num_evaluations=10,
         key=key_for(key, "training"),

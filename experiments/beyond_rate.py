@@ -95,8 +95,7 @@ class Task(NamedTuple):
     Attributes:
         make: the network and, where it was trained for a task, what reads its answer from the rates.
         sample_stimulus: draws a stimulus.
-        is_steady: whether it always comes to rest, and at one state for each stimulus, so that fresh pairs may be mixed
-            from solved ones.
+        is_steady: whether it always comes to rest; one that does not is given a number of samples of its own.
     """
 
     make: Callable[[Array], tuple[RecurrentNetwork, Array | None]]
@@ -117,9 +116,7 @@ def run(config: Config) -> Iterator[dict]:
                 task.sample_stimulus, number + config.num_test_samples, key=key_for(key, "stimuli")
             )
             solved, test = _solve(network, stimuli, number)
-            approximator = fit_two_layer(
-                network, solved.pairs, config.width, num_steps=config.num_steps, mixes=task.is_steady, key=key
-            )
+            approximator = fit_two_layer(network, solved.pairs, config.width, num_steps=config.num_steps, key=key)
             results.append(_judge(network, approximator, solved, test, readout))
             if index == 0:
                 drawn = _plane(network, approximator, config) if name == "oscillator" else None

@@ -13,7 +13,7 @@ from rnn2ff.datasets import Pairs, key_for
 from rnn2ff.discontinuity import ErrorByMargin, error_by_margin, find_jumps
 from rnn2ff.evaluation import nrmse_interval
 from rnn2ff.initialization import initialize_refined, initialize_two_layer
-from rnn2ff.mixing import Mixing, has_exact_pairs, leads_to_steady_states, mix_pairs
+from rnn2ff.mixing import mixing_for
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, plan_steady_states
 from rnn2ff.symmetries import find_symmetries
@@ -21,7 +21,7 @@ from rnn2ff.training import TrainingRun, train
 
 _VALIDATION_SHARE = 0.1
 _NUM_INITIAL = 8192  # pairs that a first readout is fitted to
-_NUM_TRIED = 1024  # pairs that are mixed to see how far their stimuli shift, and whether the dynamics lead there
+_SHIFT_BATCH = 256  # pairs that are mixed to see how far their stimuli shift
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
 _SWEEPS = (2, 4, 8, 16)  # after two layers of the first width
@@ -84,11 +84,7 @@ class Trainer:
         self.kept = pairs.take(order[num_held_out:])
         self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
         self.symmetries = find_symmetries(network, self.kept.stimuli)
-        self.mixing: Mixing | None = None
-        if has_exact_pairs(network) and len(self.kept) > 1 and self.kept.stimuli.std() > 0:
-            mixing, some = mix_pairs(network, self.kept.stimuli, self.kept.rates), self.kept.take(slice(_NUM_TRIED))
-            if leads_to_steady_states(mixing, some.stimuli, some.rates, key=key_for(key, "mixtures")):
-                self.mixing = mixing
+        self.mixing = mixing_for(network, self.kept.stimuli, self.kept.rates, key=key_for(key, "mixtures"))
 
     def two_layer(self, width: int) -> Trained:
         """Two layers alone."""
@@ -141,7 +137,7 @@ class Trainer:
         """The median shift of the stimuli of mixed pairs; None where none are mixed."""
         if self.mixing is None:
             return None
-        some = self.kept.take(slice(_NUM_TRIED))
+        some = self.kept.take(slice(_SHIFT_BATCH))
         return float(jnp.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
 
 

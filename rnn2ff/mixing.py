@@ -8,7 +8,7 @@ keep the mean and the covariance of the points, and their stimuli come near the 
 distribution stays about the same: few solved pairs become as many as training asks for.
 
 In a network with more than one steady state a mixture may be a fixed point that the dynamics do not reach, or leave.
-`leads_to_steady_states` tells, on a sample, whether that happens.
+`mixing_for` looks on a sample whether that happens, and then does without.
 """
 
 import equinox as eqx
@@ -24,6 +24,7 @@ from rnn2ff.networks.rate import is_rate_network
 from rnn2ff.steady_state import Status, solve_steady_states
 
 _SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, are the same
+_NUM_TRIED = 512  # mixtures, few enough for a solve to follow the dynamics of each
 _LARGEST_SHIFT = 0.5  # of a stimulus off the mixture of its parents, in standard deviations of the stimuli
 
 
@@ -135,17 +136,32 @@ def mix_pairs(
     return Mixing(network, mean, points.mean(axis=0), deviation, largest_angle)
 
 
-def leads_to_steady_states(
-    mixing: Mixing, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
-) -> bool:
-    """Whether the dynamics, from zero, lead to every mixture of these pairs; what they do not decide in time is left.
+def mixing_for(
+    network: RecurrentNetwork,
+    stimuli: Float[Array, "batch stimulus"],
+    rates: Float[Array, "batch rate"],
+    *,
+    key: PRNGKeyArray,
+) -> Mixing | None:
+    """How to mix pairs, where that is right: the network has exact pairs, and the dynamics lead to the mixtures.
 
     Args:
-        mixing: from `mix_pairs`.
-        stimuli: some of those solved, one a row.
+        network: any network.
+        stimuli: those solved, one a row.
         rates: their steady rates.
-        key: of the mixtures.
+        key: of the mixtures that are tried.
+
+    Returns:
+        None where the network has no exact pairs, the stimuli do not vary, or a mixture is not where the dynamics end.
     """
+    if not has_exact_pairs(network) or len(stimuli) < 2 or not stimuli.std() > 0:
+        return None
+    mixing = mix_pairs(network, stimuli, rates)
+    return mixing if _leads_to_mixtures(mixing, stimuli[:_NUM_TRIED], rates[:_NUM_TRIED], key) else None
+
+
+def _leads_to_mixtures(mixing: Mixing, stimuli, rates, key: PRNGKeyArray) -> bool:
+    """Whether the dynamics, from zero, lead to every one of them; what they do not decide in time is left."""
     network = mixing.network
     stimuli, rates = mixing(stimuli, rates, key=key)
     solved = solve_steady_states(network, stimuli)

@@ -35,7 +35,7 @@ from rnn2ff.approximators import predict
 from rnn2ff.datasets import key_for, solve_pairs
 from rnn2ff.escalation import Trainer
 from rnn2ff.losses import mean_squared_error, surrogate_error, tangent_error
-from rnn2ff.mixing import leads_to_steady_states
+from rnn2ff.mixing import mixing_for
 
 WEIGHTS = np.array([[0.2, -0.6, 0.1], [0.5, 0.1, -0.4], [-0.3, 0.2, 0.3]])
 
@@ -158,16 +158,16 @@ class TestExactPairs:
         np.testing.assert_array_equal(is_kept, shift >= 0.5)
         assert jnp.mean(is_kept) < 0.1
 
-    def test_the_dynamics_lead_to_mixtures_where_there_is_one_steady_state(self, network, pairs, key):
-        assert leads_to_steady_states(mix_pairs(network, *pairs), *(each[:64] for each in pairs), key=key)
+    def test_pairs_are_mixed_where_there_is_one_steady_state(self, network, pairs, key):
+        assert mixing_for(network, *pairs, key=key) is not None
 
-    def test_they_do_not_where_there_are_two_and_then_none_are_trained_on(self, key):
+    def test_they_are_not_where_there_are_two_or_there_is_nothing_to_mix(self, key):
         """Between a state in which the one wins and a state in which the other does lies a saddle."""
         rivals = threshold_linear(-1.2 * np.eye(2)[::-1])
         pairs = solve_pairs(rivals, 1 + jr.normal(key, (300, 2)))
-        assert not leads_to_steady_states(
-            mix_pairs(rivals, pairs.stimuli, pairs.rates), pairs.stimuli, pairs.rates, key=key
-        )
+        assert mixing_for(rivals, pairs.stimuli, pairs.rates, key=key) is None
+        assert mixing_for(rivals, pairs.stimuli[:1], pairs.rates[:1], key=key) is None
+        assert mixing_for(partition_competition(2, 2), jr.normal(key, (3, 4)), jnp.ones((3, 4)), key=key) is None
         trainer = Trainer(rivals, pairs, num_steps=1, key=key)
         assert trainer.mixing is None
         assert trainer.stimulus_shift() is None
