@@ -219,6 +219,7 @@ def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Con
         best = min(tried, key=lambda each: each.attempt.validation_nrmse)
         yield _judged(EQUAL_COST, target, data, best, seconds=sum(each.attempt.seconds for each in tried))
     if PLAIN_ADAM in methods:
+        jax.clear_caches()
         first, warm = (_plain_adam(target, data, width, seed, config) for _ in range(2))
         row = _judged_rates(PLAIN_ADAM, target, data, predict(first.run.approximator, data.test_stimuli))
         error = float(jnp.nanmin(first.run.validation_errors))
@@ -271,6 +272,7 @@ def _sooner(trainer: Trainer, width: int, error: float, first: _Timed, warm: _Ti
     found = {"num_steps_as_good": None, "times_sooner": None, "times_sooner_warm": None}
     for each in _SHORTER:
         trainer.num_steps = each
+        jax.clear_caches()
         seconds = []
         for _ in range(2):
             started = time.perf_counter()

@@ -21,6 +21,9 @@ from rnn2ff.training import TrainingRun, train
 
 _VALIDATION_SHARE = 0.1
 _NUM_INITIAL = 8192  # pairs that a first readout is fitted to
+_BATCH_SIZE = 256
+_MOST_EVALUATIONS = 20
+_EVALUATION_COST = 4  # samples trained on, at least, for each that is evaluated
 _SHIFT_BATCH = 256  # pairs that are mixed to see how far their stimuli shift
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
@@ -44,7 +47,7 @@ class Attempt(NamedTuple):
         num_training_pairs: pairs trained on.
         training_nrmse: at the last evaluation, over the minibatches before it.
         validation_nrmse: on pairs not trained on.
-        seconds: of its training, compilation included.
+        seconds: of its start and its training, compilation included.
     """
 
     width: int
@@ -90,31 +93,37 @@ class Trainer:
         """Two layers alone."""
         initial = self.kept.take(slice(_NUM_INITIAL))
         key = key_for(self.key, f"two layers of {width}")
-        start = initialize_two_layer(self.network, initial.states, initial.stimuli, width, bypass=self.bypass, key=key)
-        return self._train(start)
+        started = time.perf_counter()
+        start = initialize_two_layer(
+            self.network, initial.states, initial.stimuli, width, bypass=self.bypass, num_rounds=0, key=key
+        )
+        return self._train(start, started)
 
     def refined(self, width: int, num_sweeps: int, start: Approximator | None = None) -> Trained:
         """Two layers and sweeps; from one with fewer sweeps, where there is one."""
+        started = time.perf_counter()
         if not isinstance(start, Refined) or start.width != width:
             initial = self.kept.take(slice(_NUM_INITIAL))
             key = key_for(self.key, f"two layers of {width} before sweeps")
             start = initialize_refined(
                 self.network, initial.states, initial.stimuli, width, num_sweeps=num_sweeps, key=key
             )
-        return self._train(start.lengthened(num_sweeps))
+        return self._train(start.lengthened(num_sweeps), started)
 
     def again(self, trained: Trained) -> Trained:
         """One of the same size, from the start."""
         size = trained.attempt
         return self.refined(size.width, size.num_sweeps) if size.num_sweeps else self.two_layer(size.width)
 
-    def _train(self, start: Approximator) -> Trained:
-        started = time.perf_counter()
+    def _train(self, start: Approximator, started: float) -> Trained:
+        num_trained, num_evaluated = self.num_steps * _BATCH_SIZE, _EVALUATION_COST * len(self.held_out)
         run = train(
             start,
             self.kept.stimuli,
             self.kept.rates,
             num_steps=self.num_steps,
+            batch_size=_BATCH_SIZE,
+            num_evaluations=min(max(1, num_trained // num_evaluated), _MOST_EVALUATIONS),
             symmetries=self.symmetries,
             mixing=self.mixing,
             validation=(self.held_out.stimuli, self.held_out.rates),

@@ -24,7 +24,6 @@ from rnn2ff.sweeps import best_sweep, dense_weights
 
 _NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
 _CHUNK = 4096  # samples whose hidden activity is held at once
-_NUM_ROUNDS = 20  # of the one-sided fit
 
 
 def initialize_two_layer(
@@ -34,6 +33,7 @@ def initialize_two_layer(
     width: int,
     *,
     bypass: bool = False,
+    num_rounds: int = 20,
     key: PRNGKeyArray,
 ) -> TwoLayer:
     """Two layers from stimuli to rates, made from a network and some of its steady states, and not yet trained.
@@ -44,6 +44,7 @@ def initialize_two_layer(
         stimuli: their stimuli.
         width: hidden units.
         bypass: whether there are linear weights from the stimulus to the output.
+        num_rounds: as for `fit_readout`; 0 is as good where a training follows.
         key: a PRNG key: which steady states and units the hidden units are taken from.
 
     Raises:
@@ -52,7 +53,7 @@ def initialize_two_layer(
     two_layer = _from_hyperplanes(
         network, states, stimuli, width, network.rate_size, has_rectified_rates(network), bypass, key
     )
-    return fit_readout(two_layer, _chunks(stimuli, jax.vmap(network.rates)(states)))
+    return fit_readout(two_layer, _chunks(stimuli, jax.vmap(network.rates)(states)), num_rounds=num_rounds)
 
 
 def initialize_refined(
@@ -89,6 +90,7 @@ def fit_readout(
     batches: Iterable[tuple[Float[Array, "_ stimulus"], Float[Array, "_ rate"]]],
     *,
     ridge: float = 1e-6,
+    num_rounds: int = 20,
 ) -> TwoLayer:
     """The readout that fits targets best in the least-squares sense, the hidden layer staying as it is.
 
@@ -100,12 +102,15 @@ def fit_readout(
         two_layer: whose hidden layer to use.
         batches: stimuli and targets; gone through several times if the output is rectified.
         ridge: of the weights, as a share of the mean square of the hidden units.
+        num_rounds: how often the fit is repeated, if the output is rectified.
 
     Raises:
-        ValueError: if there is no batch, or `ridge` is not positive.
+        ValueError: if there is no batch, `ridge` is not positive, or `num_rounds` is below 0.
     """
     check_positive("ridge", ridge)
-    if two_layer.is_rectified and iter(batches) is batches:
+    check_at_least("num_rounds", num_rounds, 0)
+    num_rounds = num_rounds if two_layer.is_rectified else 0
+    if num_rounds and iter(batches) is batches:
         raise fail("batches", "can be gone through only once", "a list, or another iterable that starts anew", "one")
     width = two_layer.width + 1 + (0 if two_layer.bypass_weights is None else two_layer.stimulus_size)
     gram, moments, count = np.zeros((width, width)), np.zeros((width, two_layer.rate_size)), 0
@@ -120,7 +125,7 @@ def fit_readout(
     inverse = np.linalg.inv(gram + np.diag(penalty))
     coefficients = inverse @ moments
     before = coefficients
-    for i in range(_NUM_ROUNDS if two_layer.is_rectified else 0):
+    for i in range(num_rounds):
         ahead = coefficients + i / (i + 3) * (coefficients - before)  # Nesterov's momentum: far fewer rounds
         moments = np.zeros_like(moments)
         for stimuli, targets in batches:

@@ -36,13 +36,15 @@ def muon(
         rates: what it is trained on.
         num_steps: until the learning rate is zero.
         learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, less in proportion
-            for more than 32 channels, and 5e-3 through sweeps and steps, which are good from the start.
+            for more than 32 channels, up to twice that for fewer than 2,000 steps, and 5e-3 through sweeps and steps,
+            which are good from the start.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
     """
     if learning_rate is None:
-        learning_rate = 2e-2 * min(1, 32 / stimuli.shape[1]) if isinstance(approximator, TwoLayer) else 5e-3
+        haste = min(max(1, 2_000 / num_steps) ** 0.5, 2)
+        learning_rate = 2e-2 * min(1, 32 / stimuli.shape[1]) * haste if isinstance(approximator, TwoLayer) else 5e-3
     sizes = (float(jnp.sqrt(jnp.mean(each**2))) or 1.0 for each in (stimuli, rates))
     stimulus_size, rate_size, learning_rate = (jnp.asarray(each, rates.dtype) for each in (*sizes, learning_rate))
     recipe = _Muon(stimulus_size, rate_size, learning_rate, num_steps)

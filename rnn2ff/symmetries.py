@@ -51,16 +51,28 @@ class Symmetries(eqx.Module):
         self, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"], *, key: PRNGKeyArray
     ) -> tuple[Float[Array, "batch stimulus"], Float[Array, "batch rate"]]:
         """The same pairs, each relabeled in a way of its own."""
-        keys = jr.split(key, len(stimuli))
-        sources = jax.vmap(self._draw)(keys)
+        return self.relabel(stimuli, rates, self.draw(len(stimuli), key=key))
+
+    def draw(self, number: int, *, key: PRNGKeyArray) -> Int[Array, "{number} state"]:
+        """Random symmetries, one a row: where each unit's value comes from."""
+        return jax.vmap(self._draw)(jr.split(key, number))
+
+    def relabel(
+        self,
+        stimuli: Float[Array, "batch stimulus"],
+        rates: Float[Array, "batch rate"],
+        sources: Int[Array, "batch state"],
+    ) -> tuple[Float[Array, "batch stimulus"], Float[Array, "batch rate"]]:
+        """The same pairs, each relabeled by the symmetry in its row."""
         channels = self.unit_channels[sources[:, self.channel_units]]
         return jnp.take_along_axis(stimuli, channels, 1), jnp.take_along_axis(rates, sources[:, : self.rate_size], 1)
 
     def _draw(self, key: PRNGKeyArray) -> Int[Array, " state"]:
-        """A random symmetry: a shuffle of each pool, then some of the permutations, one after the other."""
+        """A shuffle of each pool, then some of the permutations, one after the other."""
         pool_key, choice_key = jr.split(key)
         order = jnp.argsort(self.pools)
-        shuffled = jnp.lexsort((jr.uniform(pool_key, order.shape), self.pools))
+        places = jr.uniform(pool_key, order.shape)
+        shuffled = jnp.argsort(self.pools.astype(places.dtype) + places)  # pools are whole numbers
         sources = jnp.zeros_like(order).at[order].set(shuffled)
         for choice in jr.randint(choice_key, (_NUM_COMPOSED,), 0, len(self.permutations)):
             sources = sources[self.permutations[choice]]

@@ -22,6 +22,8 @@ from rnn2ff.mixing import Mixing
 from rnn2ff.optimizers import muon
 from rnn2ff.symmetries import Symmetries
 
+_NUM_RELABELINGS = 1024  # symmetries that the steps between two evaluations share
+
 
 class TrainingRun(NamedTuple):
     """The end of a training.
@@ -164,14 +166,15 @@ class _Task(eqx.Module):
     batch_size: int = eqx.field(static=True)
     num_steps: int = eqx.field(static=True)
 
-    def error(self, weights, constants, batch, key):
+    def error(self, weights, constants, batch, relabelings, key):
         """The loss of a minibatch."""
         approximator = eqx.combine(weights, constants)
         stimuli, rates, tangents = batch
         error = 0.0 if tangents is None else self.tangent_weight * tangent_error(approximator, stimuli, tangents)
         relabel_key, mix_key = jr.split(key)
         if self.symmetries is not None:
-            stimuli, rates = self.symmetries(stimuli, rates, key=relabel_key)
+            rows = jr.randint(relabel_key, (len(stimuli),), 0, len(relabelings))
+            stimuli, rates = self.symmetries.relabel(stimuli, rates, relabelings[rows])
         if self.mixing is not None:
             stimuli, rates = self.mixing(stimuli, rates, key=mix_key)
         return error + self.loss(approximator, stimuli, rates)
@@ -182,6 +185,11 @@ _validate = eqx.filter_jit(mean_squared_error)
 
 @eqx.filter_jit
 def _train_interval(state, constants, optimizer, training, validation, task, key) -> _Progress:
+    symmetry_key, step_key = jr.split(key)
+    relabelings = None  # drawn for all steps at once, as to draw them takes longer than the rest of a step
+    if task.symmetries is not None:
+        relabelings = task.symmetries.draw(_NUM_RELABELINGS, key=symmetry_key)
+
     def step(carry, key):
         weights, opt_state = carry
         row_key, pair_key = jr.split(key)
@@ -189,12 +197,13 @@ def _train_interval(state, constants, optimizer, training, validation, task, key
         batch = jax.tree.map(lambda each: each[rows], training)
         if task.batch_sharding is not None:
             batch = jax.lax.with_sharding_constraint(batch, task.batch_sharding)
-        error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, pair_key)
+        error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, relabelings, pair_key)
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
             updates, opt_state = optimizer.update(gradient, opt_state, weights)
         return (eqx.apply_updates(weights, updates), opt_state), error
 
-    (weights, opt_state), errors = jax.lax.scan(step, (state.weights, state.opt_state), jr.split(key, task.num_steps))
+    keys = jr.split(step_key, task.num_steps)
+    (weights, opt_state), errors = jax.lax.scan(step, (state.weights, state.opt_state), keys)
     error = mean_squared_error(eqx.combine(weights, constants), *validation)
     is_best = error < jnp.nanmin(state.validation_errors)
     done = state.num_done + 1
