@@ -70,7 +70,9 @@ def fit_two_layer(
     held_out, kept = pairs.take(slice(num_held_out)), pairs.take(slice(num_held_out, None))
     initial = kept.take(slice(_NUM_INITIAL))
     return train(
-        initialize_two_layer(network, initial.states, initial.stimuli, width, key=key_for(key, "initialization")),
+        initialize_two_layer(
+            network, initial.states, initial.stimuli, width, num_rounds=0, key=key_for(key, "initialization")
+        ),
         kept.stimuli,
         kept.rates,
         num_steps=num_steps,
