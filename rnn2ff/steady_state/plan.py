@@ -26,7 +26,7 @@ from rnn2ff.sweeps import AbstractSweep, damped_sweep, mean_slope_sweep, split_s
 
 NUM_PROBED = 512
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
-_MOST_SWEEPS = 128
+_FEWEST_SWEEPS, _MOST_SWEEPS = 3, 128
 # Memories of the acceleration, and what it adds to a sweep, in plain sweeps: this, and so much over the number of units
 # (measured with 32 to 512 of them, on a CPU).
 _COSTS = {0: (0.0, 0.0), 1: (0.0, 130.0), 3: (0.9, 520.0)}
@@ -119,8 +119,12 @@ def make_plan(
     proof_step = 1.0 if rate > 0 else _choose_proof_step(network, followed.states[settled], probed[settled])
     trials, tried = [], []
     for sweep, note in _sweeps(network, followed.states[settled], probed[settled]):
-        found = [_try(network, sweep, memory, probed, followed, tolerance, proof_step, rate) for memory in _COSTS]
-        trials += [(sweep, note, each) for each in found if each is not None]
+        for memory in _COSTS:
+            least = _cost(memory, _FEWEST_SWEEPS, 0.0, network.state_size)
+            if any(each.cost <= least for _, _, each in trials):
+                continue  # what cannot win is not compiled
+            trial = _try(network, sweep, memory, probed, followed, tolerance, proof_step, rate)
+            trials += [] if trial is None else [(sweep, note, trial)]
         tried.append(note)
         if any(each.agreement < 1 for _, _, each in trials):
             break  # others would do so on other stimuli
@@ -186,7 +190,7 @@ def _try(network, sweep, memory, stimuli, followed, tolerance, proof_step, rate)
 
     def fewest(share: float) -> int | None:
         """By doubling and halving; more sweeps finish more."""
-        high = 4
+        high = _FEWEST_SWEEPS + 1
         while run(high)[1][followed.is_finished].mean() < share:
             high *= 2
             if high > _MOST_SWEEPS:
