@@ -126,9 +126,10 @@ class _Graph:
 def quantize_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> bytes:
     """The int8 version of a model that `to_onnx` made, calibrated on stimuli by onnxruntime's own tools.
 
-    Weights have 7 of 8 bits with a scale for each row, the signals between the matrix products 8 bits with one scale
-    each. The eighth bit is left free because processors without VNNI instructions sum two products in 16 bits, beyond
-    which 8 x 8 bits go: the same file would answer differently there, and far off. The products are quantized, and the cheap rest (rectifier, sums, the state of sweeps) stays in float32.
+    Weights have 8 bits with a scale for each row, the signals between the matrix products 8 bits with one scale each,
+    all without a sign: of signed weights, x86 processors without VNNI instructions sum two products in 16 bits, which
+    saturate, and the same file would answer differently there. The products are quantized, and the cheap rest
+    (rectifier, sums, the state of sweeps) stays in float32.
 
     Args:
         model: a float32 model, from `to_onnx`.
@@ -158,9 +159,8 @@ def quantize_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> 
             Calibration(),
             op_types_to_quantize=["Gemm"],
             per_channel=True,
-            reduce_range=True,  # of the weights
-            activation_type=quantization.QuantType.QInt8,
-            weight_type=quantization.QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QUInt8,
         )
         content = (Path(folder) / "int8.onnx").read_bytes()
     onnx.checker.check_model(onnx.load_from_string(content))
