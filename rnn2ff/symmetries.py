@@ -72,7 +72,7 @@ class Symmetries(eqx.Module):
         pool_key, choice_key = jr.split(key)
         order = jnp.argsort(self.pools)
         places = jr.uniform(pool_key, order.shape)
-        shuffled = jnp.argsort(self.pools.astype(places.dtype) + places)  # pools are whole numbers
+        shuffled = jnp.argsort(self.pools.astype(places.dtype) + places / 2)  # below 1, rounded too: pools stay apart
         sources = jnp.zeros_like(order).at[order].set(shuffled)
         for choice in jr.randint(choice_key, (_NUM_COMPOSED,), 0, len(self.permutations)):
             sources = sources[self.permutations[choice]]

@@ -87,6 +87,18 @@ class TestReadout:
         assert jnp.mean((fitted - targets) ** 2) < 0.01 * jnp.mean((plain - targets) ** 2)
 
     @pytest.mark.usefixtures("as_a_user")
+    def test_without_rounds_the_fit_is_plain_least_squares_and_goes_through_the_batches_once(self, key):
+        stimuli = jr.normal(key, (200, 3))
+        targets = jax.nn.relu(stimuli[:, :2])
+        rectified, linear = (TwoLayer(3, 6, 2, is_rectified=each, key=key) for each in (True, False))
+        plain = fit_readout(linear, [(stimuli, targets)]).readout_weights
+        once = fit_readout(rectified, iter([(stimuli, targets)]), num_rounds=0).readout_weights
+        assert_close(once, plain, 1e-12)
+        assert jnp.abs(fit_readout(rectified, [(stimuli, targets)]).readout_weights - plain).max() > 1e-3
+        with pytest.raises(ValueError, match="num_rounds"):
+            fit_readout(rectified, [(stimuli, targets)], num_rounds=-1)
+
+    @pytest.mark.usefixtures("as_a_user")
     def test_what_cannot_be_gone_through_again_is_refused(self, key):
         with pytest.raises(ValueError, match="batches.*only once"):
             fit_readout(TwoLayer(3, 6, 2, key=key), iter([]))
