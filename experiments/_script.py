@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import tyro
+from tqdm import tqdm
 
 from rnn2ff.files import write_json
 from rnn2ff.plotting import save_figure
@@ -71,7 +72,7 @@ def run_script(
     found = run(config)
     rows = [] if isinstance(found, Iterator) else found
     if isinstance(found, Iterator):
-        for row in found:
+        for row in tqdm(found, desc=name, unit="row"):
             rows.append(row)
             seconds = time.perf_counter() - started
             write_json(written[0], record(name, config, rows, seconds=seconds, is_complete=False))

@@ -242,7 +242,8 @@ def _competition(config: Config):
         found = _steady(network, np.repeat(drives, 3, axis=1))
         return np.concatenate([partition_means(found, 2, 3), found[:, -1:]], axis=1)
 
-    (both, one), (alone,) = rates(soft, (1.0, 0.9), (1.0, 0.8)), rates(hard, (1.0, 0.05))
+    # Two stimuli each, so that both are compiled once.
+    (both, one), (alone, _) = rates(soft, (1.0, 0.9), (1.0, 0.8)), rates(hard, (1.0, 0.05), (1.0, 0.8))
     winner = _steady(winner_take_all(3), [[1.0, 0.8, 0.5]])[0]
     quantities = [
         ("soft, one active: gain", 0.555556, one[0]),

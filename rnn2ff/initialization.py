@@ -173,23 +173,22 @@ def _from_hyperplanes(network, states, stimuli, width, rate_size, is_rectified, 
     check_shape("states", states, (len(stimuli), network.state_size))
     points = _points(network, states, stimuli)
     linear_weights, linear_bias = _best_linear_map(stimuli, points)
-    choice_key, row_key, init_key = jr.split(key, 3)
+    generator = np.random.default_rng(np.asarray(jr.key_data(key)))  # on the host: jax.random compiles for each shape
     num_linear = min(2 * network.state_size, width // 2)
-    chosen = np.asarray(jr.permutation(choice_key, 2 * network.state_size)[:num_linear])
+    chosen = generator.permutation(2 * network.state_size)[:num_linear]
     signs = np.where(chosen < network.state_size, 1.0, -1.0)
     units = chosen % network.state_size
-    local_weights, local_bias = _local_rows(network, points, states, stimuli, width - num_linear, row_key)
+    local_weights, local_bias = _local_rows(network, points, states, stimuli, width - num_linear, generator)
     weights = np.concatenate([signs[:, None] * linear_weights[units], local_weights])
     bias = np.concatenate([signs * linear_bias[units], local_bias])
     # All of size 1, so that steps of training are too; what a hidden unit loses here, the readout gains.
     sizes = np.sqrt(((np.asarray(stimuli, np.float64) @ weights.T + bias) ** 2).mean(axis=0))
     sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, 1.0)
     weights, bias = weights / sizes[:, None], bias / sizes
-    two_layer = TwoLayer(
-        network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=init_key
+    shapes = eqx.filter_eval_shape(
+        TwoLayer, network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=key
     )
-    arrays, rest = eqx.partition(two_layer, eqx.is_inexact_array)
-    two_layer = eqx.combine(jax.tree.map(lambda leaf: leaf.astype(network.dtype), arrays), rest)
+    two_layer = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape), network.dtype), shapes)
     made = jnp.asarray(weights, network.dtype), jnp.asarray(bias, network.dtype)
     return eqx.tree_at(lambda each: (each.hidden_weights, each.hidden_bias), two_layer, made)
 
@@ -210,16 +209,15 @@ def _best_linear_map(stimuli: Array, points: Array) -> tuple[np.ndarray, np.ndar
     return weights, mean_point - weights @ mean_stimulus
 
 
-def _local_rows(network, points, states, stimuli, num_rows, key) -> tuple[np.ndarray, np.ndarray]:
+def _local_rows(network, points, states, stimuli, num_rows, generator) -> tuple[np.ndarray, np.ndarray]:
     """One row, of either sign, of the linearization at each of `num_rows` sampled steady states."""
-    sample_key, unit_key, sign_key = jr.split(key, 3)
-    samples = jr.randint(sample_key, (num_rows,), 0, len(stimuli))
-    units = jr.permutation(unit_key, num_rows) % network.state_size
-    rows = _linearized_rows(network, points[samples], states[samples], stimuli[samples], units)
-    rows = np.asarray(rows, np.float64)
-    offsets = np.take_along_axis(np.asarray(points, np.float64)[samples], np.asarray(units)[:, None], axis=1)[:, 0]
-    bias = offsets - (rows * np.asarray(stimuli, np.float64)[samples]).sum(axis=1)
-    signs = np.where(np.asarray(jr.bernoulli(sign_key, 0.5, (num_rows,))), 1.0, -1.0)
+    samples = generator.integers(len(stimuli), size=num_rows)
+    units = generator.permutation(num_rows) % network.state_size
+    points, states, stimuli = (np.asarray(each)[samples] for each in (points, states, stimuli))
+    rows = np.asarray(_linearized_rows(network, points, states, stimuli, units), np.float64)
+    offsets = np.take_along_axis(points, units[:, None], axis=1)[:, 0]
+    bias = offsets.astype(np.float64) - (rows * stimuli).sum(axis=1)
+    signs = generator.choice([-1.0, 1.0], size=num_rows)
     is_usable = np.isfinite(rows).all(axis=1)  # the Jacobian of an unlucky sample may be singular
     return np.where(is_usable[:, None], signs[:, None] * rows, 0), np.where(is_usable, signs * bias, 0)
 

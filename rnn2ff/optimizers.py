@@ -10,6 +10,15 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from rnn2ff.approximators import Trainable, TwoLayer
 
+# Polynomials that bring the singular values of a step to 1. For two layers three of the first kind do what five of the
+# second do, in 3/5 of the time, which is most of a training's where units are many. Through sweeps five are better.
+_THREE_STEPS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115951949, 0.5518191394370137),
+)
+_FIVE_STEPS = 5 * ((3.4445, -4.7750, 2.0315),)
+
 
 @functools.cache  # the same functions for the same numbers, so that a training is not compiled anew
 def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
@@ -40,14 +49,16 @@ def muon(
             which are good from the start.
 
     References:
-        Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
+        Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; for two layers with polynomials of
+        Amsel et al., The Polar Express: optimal matrix sign methods and their application to Muon, arXiv 2505.16932.
     """
+    is_alone = isinstance(approximator, TwoLayer)
     if learning_rate is None:
         haste = min(max(1, 2_000 / num_steps) ** 0.5, 2)
-        learning_rate = 2e-2 * min(1, 32 / stimuli.shape[1]) * haste if isinstance(approximator, TwoLayer) else 5e-3
+        learning_rate = 2e-2 * min(1, 32 / stimuli.shape[1]) * haste if is_alone else 5e-3
     sizes = (float(jnp.sqrt(jnp.mean(each**2))) or 1.0 for each in (stimuli, rates))
     stimulus_size, rate_size, learning_rate = (jnp.asarray(each, rates.dtype) for each in (*sizes, learning_rate))
-    recipe = _Muon(stimulus_size, rate_size, learning_rate, num_steps)
+    recipe = _Muon(stimulus_size, rate_size, learning_rate, num_steps, _THREE_STEPS if is_alone else _FIVE_STEPS)
     return optax.GradientTransformation(recipe.init, recipe.update)
 
 
@@ -58,6 +69,7 @@ class _Muon(eqx.Module):
     rate_size: Scalar
     learning_rate: Scalar
     num_steps: int = eqx.field(static=True)
+    polynomials: tuple[tuple[float, float, float], ...] = eqx.field(static=True)
 
     def init(self, weights: PyTree) -> PyTree:
         return self._steps(weights).init(weights)
@@ -91,6 +103,7 @@ class _Muon(eqx.Module):
             # A function, because optax would call an approximator given as a tree.
             optax.contrib.muon(
                 optax.cosine_decay_schedule(self.learning_rate, self.num_steps),
+                ns_coeffs=self.polynomials,
                 muon_weight_dimension_numbers=lambda _: dimensions,
             ),
             times(lambda name: scales.get(name, 1.0)),
