@@ -72,7 +72,7 @@ def run_script(
     found = run(config)
     rows = [] if isinstance(found, Iterator) else found
     if isinstance(found, Iterator):
-        for row in tqdm(found, desc=name, unit="row"):
+        for row in tqdm(found, bar_format=f"{name}: {{n}} rows after {{elapsed}}"):
             rows.append(row)
             seconds = time.perf_counter() - started
             write_json(written[0], record(name, config, rows, seconds=seconds, is_complete=False))
