@@ -45,21 +45,28 @@ def muon(
         rates: what it is trained on.
         num_steps: until the learning rate is zero.
         learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, less in proportion
-            for more than 32 channels, up to twice that for fewer than 2,000 steps, and 5e-3 through sweeps and steps,
-            which are good from the start.
+            where there are more than 32 channels and more than 128 hidden units, up to twice that for fewer than 2,000
+            steps, and 5e-3 through sweeps and steps, which are good from the start.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; for two layers with polynomials of
         Amsel et al., The Polar Express: optimal matrix sign methods and their application to Muon, arXiv 2505.16932.
     """
-    is_alone = isinstance(approximator, TwoLayer)
     if learning_rate is None:
-        haste = min(max(1, 2_000 / num_steps) ** 0.5, 2)
-        learning_rate = 2e-2 * min(1, 32 / stimuli.shape[1]) * haste if is_alone else 5e-3
+        learning_rate = _default_learning_rate(approximator, stimuli.shape[1], num_steps)
     sizes = (float(jnp.sqrt(jnp.mean(each**2))) or 1.0 for each in (stimuli, rates))
     stimulus_size, rate_size, learning_rate = (jnp.asarray(each, rates.dtype) for each in (*sizes, learning_rate))
-    recipe = _Muon(stimulus_size, rate_size, learning_rate, num_steps, _THREE_STEPS if is_alone else _FIVE_STEPS)
+    polynomials = _THREE_STEPS if isinstance(approximator, TwoLayer) else _FIVE_STEPS
+    recipe = _Muon(stimulus_size, rate_size, learning_rate, num_steps, polynomials)
     return optax.GradientTransformation(recipe.init, recipe.update)
+
+
+def _default_learning_rate(approximator: Trainable, num_channels: int, num_steps: int) -> float:
+    if not isinstance(approximator, TwoLayer):
+        return 5e-3
+    haste = min(max(1, 2_000 / num_steps) ** 0.5, 2)
+    # Up to four hidden units a channel, the fewer there are, the further off is the start, and the longer the way.
+    return 2e-2 * min(1, max(32 / num_channels, 128 / approximator.width)) * haste
 
 
 class _Muon(eqx.Module):
