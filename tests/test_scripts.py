@@ -19,6 +19,7 @@ def scripts(folder):
 
 
 EXPERIMENTS, BENCHMARKS = scripts("experiments"), scripts("benchmarks")
+EXAMPLES = [each.split("```")[0] for each in (ROOT / "README.md").read_text().split("```python\n")[1:]]
 
 
 def run(*arguments):
@@ -53,9 +54,10 @@ def test_a_benchmark_prints_tables_and_leaves_a_record(benchmark, tmp_path):
     assert record["rows"]
 
 
-def test_there_are_experiments_and_benchmarks():
+def test_there_are_experiments_benchmarks_and_examples():
     assert "competition" in EXPERIMENTS
     assert "steady_states" in BENCHMARKS
+    assert EXAMPLES
 
 
 def test_figures_are_drawn_from_the_committed_records_without_jax():
@@ -64,10 +66,8 @@ def test_figures_are_drawn_from_the_committed_records_without_jax():
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_the_example_of_the_readme_runs():
-    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
-    assert blocks
-    for block in blocks:
-        done = run("-c", block.split("```")[0])
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_of_the_readme_run(example):
+    done = run("-c", example)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
