@@ -36,6 +36,7 @@ from rnn2ff.datasets import key_for, solve_pairs
 from rnn2ff.escalation import Trainer
 from rnn2ff.losses import mean_squared_error, surrogate_error, tangent_error
 from rnn2ff.mixing import mixing_for
+from rnn2ff.optimizers import muon
 
 WEIGHTS = np.array([[0.2, -0.6, 0.1], [0.5, 0.1, -0.4], [-0.3, 0.2, 0.3]])
 
@@ -348,6 +349,21 @@ class TestTraining:
         many = train(start, *pairs, num_steps=10, num_evaluations=1, batch_sharding=sharding, key=key)
         assert len(jax.devices()) == 2
         assert_close(many.validation_errors, one.validation_errors, 1e-4)
+
+    def test_narrow_layers_of_many_channels_take_larger_steps(self):
+        # A first step of Adam, which the biases are trained by, is proportional to the rate.
+        stimuli = jr.normal(jr.key(0), (8, 64))
+
+        def first_step(width):
+            two_layer = TwoLayer(64, width, 64, key=jr.key(1))
+            optimizer = muon(two_layer, stimuli, stimuli, num_steps=2_000)
+            ones = jax.tree.map(jnp.ones_like, two_layer)
+            return float(jnp.abs(optimizer.update(ones, optimizer.init(two_layer), two_layer)[0].hidden_bias).max())
+
+        with jax.numpy_dtype_promotion("standard"):
+            narrow, wide, wider = map(first_step, (64, 256, 512))
+        assert narrow == pytest.approx(2 * wide, rel=0.001)
+        assert wider == pytest.approx(wide, rel=0.001)
 
 
 def training(checkpoint=None, **changes):
