@@ -12,7 +12,7 @@ from rnn2ff._checks import fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.models import PowerLaw
 from rnn2ff.networks.rate import is_rate_network
-from rnn2ff.spectra import largest_in_metric
+from rnn2ff.spectra import blas_threads, largest_in_metric
 from rnn2ff.stability import stability_constants
 from rnn2ff.sweeps import dense_weights
 
@@ -131,14 +131,17 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         return Certifier(**found)
     slope, curvature, value_error, relative_error = shape
     weights, stimulus_weights = np.asarray(dense_weights(network), np.float64), network.params.stimulus_weights
+    with blas_threads(size):
+        norm = np.linalg.norm(weights, 2 if size <= _LARGEST_DECOMPOSED else "fro") * (1 + _LAPACK)
+        factors = _factors(weights, up, dtype) if size <= _LARGEST_DECOMPOSED else None
     found |= {
         "slope": up(slope),
         "curvature": up(curvature),
         "value_error": up(value_error * precision),
         "relative_error": up(relative_error * precision),
         "recurrent_norms": up(np.linalg.norm(weights, axis=1)),
-        "recurrent_norm": up(np.linalg.norm(weights, 2 if size <= _LARGEST_DECOMPOSED else "fro") * (1 + _LAPACK)),
-        "factors": _factors(weights, up, dtype) if size <= _LARGEST_DECOMPOSED else None,
+        "recurrent_norm": up(norm),
+        "factors": factors,
         "is_rectified": network.vector_field.nonlinearity is jax.nn.relu,
     }
     if stimulus_weights is not None:

@@ -6,6 +6,8 @@ makes m smallest is a quasi-convex question, `D W + W' D <= 2 m D`, so that a de
 matrix tells how much better it could be.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,6 +21,32 @@ _STEPS_PER_SHARPNESS = 200
 _CLOSE = 1e-4  # to the dual bound, relative to the norm of W; closer is not looked for
 _NEGLIGIBLE = 1e-3  # of the share of the unit with the largest one
 _MOST_ENTRIES = 2**22  # of the systems that are held at once
+# Units; beyond, BLAS keeps its threads. Two threads took 8 times longer than one for the eigenvectors of 128 units, 40
+# times for 300, 3 times for 512 and 8 times for 1000 on two cores with one other busy process (`numpy.linalg.eigh` in
+# `threadpoolctl.threadpool_limits`); on idle cores two threads cannot gain more than a factor of two.
+_LARGEST_ON_ONE_THREAD = 1024
+
+
+@functools.cache
+def _blas_controller():
+    import scipy.linalg  # noqa: F401  (numpy and scipy may bring a BLAS each, and only what is loaded is found)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def blas_threads(size: int) -> contextlib.AbstractContextManager:
+    """A context in which matrices of up to 1024 units are factorized with one BLAS thread, and larger ones as usual.
+
+    The threads that BLAS starts for each of many small factorizations wait for each other in busy loops, and where
+    other work has the cores they wait long.
+
+    Args:
+        size: of the matrices.
+    """
+    if size > _LARGEST_ON_ONE_THREAD:
+        return contextlib.nullcontext()
+    return _blas_controller().limit(limits=1, user_api="blas")
 
 
 class BestMetric(NamedTuple):
@@ -50,6 +78,11 @@ def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = Non
         Boyd, El Ghaoui, Feron and Balakrishnan, Linear matrix inequalities in system and control theory, 1994.
     """
     matrix = np.asarray(matrix, np.float64)
+    with blas_threads(len(matrix)):
+        return _best_metric(matrix, goal)
+
+
+def _best_metric(matrix: np.ndarray, goal: float | None) -> BestMetric:
     size, norm = len(matrix), float(np.linalg.norm(matrix, 2)) or 1.0
     logs = np.clip(np.log(balancing_scale(matrix)), -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
     # An eigenvalue of W is one of W in every metric, and no symmetric part is below it.
@@ -114,7 +147,8 @@ def largest_in_metric(matrix: Float[np.ndarray, "unit unit"], metric: Float[np.n
     scaled = _scaled(matrix, np.sqrt(metric))
     # The scaling and the backward error of the eigenvalues, with room to spare.
     slack = 4 * (len(matrix) + 8) * np.finfo(np.float64).eps * float(np.linalg.norm(scaled))
-    return float(np.linalg.eigvalsh((scaled + scaled.T) / 2)[-1]) + slack
+    with blas_threads(len(matrix)):
+        return float(np.linalg.eigvalsh((scaled + scaled.T) / 2)[-1] + slack)
 
 
 def perron_bound(matrix: Float[np.ndarray, "unit unit"]) -> tuple[float, Float[np.ndarray, " unit"]]:
@@ -175,12 +209,13 @@ def is_p_matrix(matrix: Float[np.ndarray, "unit unit"]) -> bool:
         matrix: square.
     """
     matrix = np.asarray(matrix, np.float64)
-    for supports in in_pieces(all_supports(len(matrix))):
-        blocks = principal_blocks(matrix, supports)
-        # Hadamard: no determinant is larger than the product of its rows' norms; rounding is relative to that.
-        largest = np.linalg.norm(blocks, axis=2).prod(axis=1)
-        if (np.linalg.det(blocks) <= len(matrix) ** 2 * np.finfo(np.float64).eps * largest).any():
-            return False
+    with blas_threads(len(matrix)):
+        for supports in in_pieces(all_supports(len(matrix))):
+            blocks = principal_blocks(matrix, supports)
+            # Hadamard: no determinant is larger than the product of its rows' norms; rounding is relative to that.
+            largest = np.linalg.norm(blocks, axis=2).prod(axis=1)
+            if (np.linalg.det(blocks) <= len(matrix) ** 2 * np.finfo(np.float64).eps * largest).any():
+                return False
     return True
 
 
@@ -205,13 +240,21 @@ def leading_eigenvalues(
 
     operator = LinearOperator((size, size), matvec=lambda vector: push(vector.ravel()), dtype=np.dtype(dtype))
     start = np.random.default_rng(0).normal(size=size).astype(dtype)
+    options = dict(v0=start, return_eigenvectors=False, tol=tolerance, maxiter=50 * size)
     try:
-        found = eigs(
-            operator, k=count, which="LR", v0=start, return_eigenvectors=False, tol=tolerance, maxiter=50 * size
-        )
+        with blas_threads(size):
+            found = eigs(operator, k=count, which="LR", **options)
     except ArpackNoConvergence as error:
         found = error.eigenvalues
     return sort_eigenvalues(found)
+
+
+def eigenvalues_of(
+    matrices: Float[np.ndarray, "*batch unit unit"],
+) -> Complex[np.ndarray, "*batch unit"]:
+    """All eigenvalues of each matrix, the rightmost first, as `sort_eigenvalues` has them."""
+    with blas_threads(matrices.shape[-1]):
+        return sort_eigenvalues(np.linalg.eigvals(matrices))
 
 
 def sort_eigenvalues(

@@ -5,12 +5,16 @@ from collections.abc import Callable, Mapping
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Scalar
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
 from rnn2ff._checks import check_at_least, fail
 
 # The right-hand side of `dx/dt = f(params, x, u)`: pure, for one sample.
 VectorField = Callable[[PyTree, Float[Array, " state"], Float[Array, " stimulus"]], Float[Array, " state"]]
+
+
+_NUM_PROBES = 8  # products with the Jacobian that tell the sizes of its rows
 
 
 def state_is_rate(params: PyTree, state: Float[Array, " state"]) -> Float[Array, " state"]:
@@ -26,8 +30,9 @@ class RecurrentNetwork(eqx.Module):
 
     Attributes:
         vector_field: `(params, state, stimulus) -> velocity`, pure, for one sample.
-        params: a pytree of arrays. Where it carries `time_constants` (as an attribute or a key), these scale the
-            residual; otherwise they count as 1, and the velocity is taken as it is.
+        params: a pytree of arrays. Where it carries `time_constants` (as an attribute or a key), these are the units'
+            time scales; otherwise the scales are read off the Jacobian (`time_scales`), so that the unit of time does
+            not matter.
         state_size: number of units.
         stimulus_size: number of stimulus channels.
         rate_function: `(params, state) -> rates`, what downstream units see and an approximator learns. By default
@@ -85,10 +90,21 @@ class RecurrentNetwork(eqx.Module):
         return jnp.result_type(*arrays) if arrays else jnp.result_type(float)
 
     @property
+    def has_time_constants(self) -> bool:
+        """Whether the parameters name time constants."""
+        return self._declared_time_constants is not None
+
+    @property
     def time_constants(self) -> Float[Array, " state"] | Scalar:
         """Per-unit time constants, in the user's unit of time; 1 where the parameters name none."""
-        named = self.params.get if isinstance(self.params, Mapping) else lambda *name: getattr(self.params, *name)
-        return jnp.asarray(named("time_constants", 1.0), self.dtype)
+        declared = self._declared_time_constants
+        return jnp.asarray(1.0 if declared is None else declared, self.dtype)
+
+    @property
+    def _declared_time_constants(self) -> ArrayLike | None:
+        if isinstance(self.params, Mapping):
+            return self.params.get("time_constants")
+        return getattr(self.params, "time_constants", None)
 
     def velocity(self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """dx/dt, in units of the state over units of time."""
@@ -105,7 +121,42 @@ class RecurrentNetwork(eqx.Module):
         return eqx.filter_eval_shape(self.rate_function, self.params, state).shape[0]
 
 
+def time_scales(
+    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+) -> Float[Array, " state"]:
+    """How long each unit takes to change, in the network's unit of time.
+
+    The declared time constants or, where a network declares none, one over the size of each row of the Jacobian, so
+    that a change of the unit of time changes nothing but units. A row of zeros, and one that is not finite, gets the
+    shortest scale of the others; 1 if there is no other.
+
+    The size of row i is estimated from products with a few vectors of random signs y, since `E (J y)_i^2` is the
+    squared norm of the row. It is exact for up to 8 units, and never too large by more than a factor of the row's
+    1-norm over its 2-norm.
+
+    Args:
+        network: any network.
+        state: where the Jacobian is taken.
+        stimulus: the stimulus.
+    """
+    size, dtype = network.state_size, network.dtype
+    if network.has_time_constants:
+        return jnp.broadcast_to(network.time_constants, (size,))
+    if size <= _NUM_PROBES:
+        probes = np.eye(size)
+    else:
+        probes = np.random.default_rng(0).choice([-1.0, 1.0], (_NUM_PROBES, size)) / _NUM_PROBES**0.5
+
+    def push(probe):
+        return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (probe,))[1]
+
+    rows = jnp.linalg.norm(jax.vmap(push)(jnp.asarray(probes, dtype)), axis=0)
+    is_known = jnp.isfinite(rows) & (rows > 0)
+    largest = jnp.max(jnp.where(is_known, rows, 0))
+    return 1 / jnp.where(is_known, rows, jnp.where(largest > 0, largest, 1))
+
+
 def residual(network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Scalar:
-    """How far a state is from rest: `max |tau dx/dt| / (1 + max |x|)`, dimensionless."""
-    drift = network.time_constants * network.velocity(state, stimulus)
+    """How far a state is from rest: `max |tau dx/dt| / (1 + max |x|)`, dimensionless; tau are the `time_scales`."""
+    drift = time_scales(network, state, stimulus) * network.velocity(state, stimulus)
     return jnp.max(jnp.abs(drift)) / (1 + jnp.max(jnp.abs(state)))
