@@ -93,6 +93,7 @@ _HOME = {
     "sample_from": "stimuli",
     "save": "export",
     "smooth_stimuli": "stimuli",
+    "solve_batch": "steady_state",
     "solve_steady_state": "steady_state",
     "solve_steady_states": "steady_state",
     "sparse_stimuli": "stimuli",
@@ -202,6 +203,7 @@ if TYPE_CHECKING:
         SteadyStates,
         count_statuses,
         plan_steady_states,
+        solve_batch,
         solve_steady_state,
         solve_steady_states,
     )

@@ -1,7 +1,7 @@
 """Answers within a tolerance: one pass for all, a few sweeps for most of the others, and a solve for what is left.
 
-Runs on the host. A stage is one compiled call that predicts and certifies. What is open after it is gathered, padded to
-one of a few sizes and handed on, so that nothing is compiled anew for another batch.
+Passes, certificates and sweeps are one compiled program, which gathers what is open on the device and serves batches of
+all sizes; what is left goes to the solver.
 """
 
 import enum
@@ -20,10 +20,8 @@ from rnn2ff.certifier import Certifier, make_certifier
 from rnn2ff.local_bound import has_cheap_local_bound
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.refinement import as_prediction, as_state, refine
-from rnn2ff.steady_state.base import Status
-from rnn2ff.steady_state.padding import TILE, in_tiles, padded
-from rnn2ff.steady_state.plan import Plan
-from rnn2ff.steady_state.solve import solve_steady_states
+from rnn2ff.steady_state import Plan, Status, solve_steady_states
+from rnn2ff.steady_state.tiles import Layout, chunk_size, filled, in_dense_tiles, in_tiles, layout_for
 from rnn2ff.sweeps import AbstractSweep, damped_sweep, split_sweep
 
 
@@ -78,7 +76,7 @@ def predict_all_units(
     """
     check_stimuli(stimuli, network.stimulus_size)
     _check_predicts_all_units(network, approximator)
-    return _in_batch(_predict_all, (network, approximator), np.asarray(stimuli, network.dtype))
+    return _in_chunks(_predict_all, (network, approximator), np.asarray(stimuli, network.dtype))
 
 
 def certify_predictions(
@@ -102,7 +100,7 @@ def certify_predictions(
     check_shape("predictions", predictions, (len(stimuli), network.state_size))
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli, predictions = (np.asarray(each, network.dtype) for each in (stimuli, predictions))
-    return _in_batch(_certificate_of, (network, certifier), stimuli, predictions)
+    return _in_chunks(_certificate_of, (network, certifier), stimuli, predictions)
 
 
 def predict_or_solve(
@@ -157,12 +155,7 @@ def predict_or_solve(
     stimuli = np.asarray(stimuli, network.dtype)
     answers = _Answers(network, certifier, stimuli, tolerance)
     if answers.can_certify:
-        answers.predict(approximator)
-        rows = answers.open_rows
-        rows = rows[~answers.is_hopeless[rows]]
-        if len(rows):
-            sweep = _choose_sweep(network, approximator, plan) if sweep is None else sweep
-            answers.refine(rows, sweep, num_steps)
+        answers.predict(approximator, _choose_sweep(network, approximator, plan) if sweep is None else sweep, num_steps)
     rows = answers.open_rows
     if len(rows):
         plan = answers.solve(rows, plan, initial_states)
@@ -188,7 +181,6 @@ class _Answers:
         self.rates = np.zeros((size, network.state_size), network.dtype)
         self.bounds = np.full(size, np.inf, network.dtype)
         self.estimates = np.full(size, np.nan, network.dtype)
-        self.is_hopeless = np.zeros(size, bool)
         self.sources = np.full(size, Source.solved, np.int32)
         self.status = np.full(size, Status.converged, np.int32)
         self.is_flagged = np.zeros(size, bool)
@@ -197,19 +189,13 @@ class _Answers:
     def open_rows(self) -> np.ndarray:
         return np.flatnonzero(self.sources == Source.solved)
 
-    def predict(self, approximator: Approximator) -> None:
-        """One pass for all, and a Newton step where it is cheap."""
-        judged = _in_batch(_predict_and_judge, (*self.constants, self.has_cheap_step, approximator), self.stimuli)
-        self.rates, self.bounds, self.estimates, self.is_hopeless, is_stepped, is_within = map(np.array, judged)
-        self.serve(np.flatnonzero(is_within & ~is_stepped), Source.one_pass)
-        self.serve(np.flatnonzero(is_within & is_stepped), Source.refined)
-
-    def refine(self, rows: np.ndarray, sweep: AbstractSweep, num_steps: int) -> None:
-        """Sweeps for these."""
-        constants = (*self.constants, self.has_cheap_step, sweep, num_steps)
-        judged = _in_batch(_refine_and_judge, constants, self.stimuli[rows], self.rates[rows])
-        self.rates[rows], self.bounds[rows], self.estimates[rows] = judged[:3]
-        self.serve(rows[judged.is_within], Source.refined)
+    def predict(self, approximator: Approximator, sweep: AbstractSweep, num_steps: int) -> None:
+        """One pass for all, with a Newton step where it is cheap, and sweeps for those that it leaves open."""
+        constants = (*self.constants, self.has_cheap_step, approximator, sweep, num_steps)
+        judged = _call_in_chunks(_predict_and_refine, constants, self.stimuli)
+        self.rates, self.bounds, self.estimates = map(np.array, judged[:3])
+        self.serve(np.flatnonzero(judged.is_within & ~judged.is_stepped), Source.one_pass)
+        self.serve(np.flatnonzero(judged.is_within & judged.is_stepped), Source.refined)
 
     def serve(self, rows: np.ndarray, source: Source) -> None:
         """These are answered; where the network may have several fixed points, perhaps by another one."""
@@ -218,20 +204,19 @@ class _Answers:
 
     def solve(self, rows: np.ndarray, plan: Plan | None, initial_states: ArrayLike | None) -> Plan | None:
         """Solve these, from their stated initial states or, if the end is the same, from where they are."""
-        p = padded(np.arange(len(rows)))
         stimuli = self.stimuli[rows]
-        if self.has_one_fixed_point and plan is not None and plan.certified_rate > 0:
-            starts = _in_batch(as_state, (self.network,), stimuli, self.rates[rows])
-            starts = np.where(np.isfinite(starts).all(axis=1, keepdims=True), starts, 0)[p]
+        if self.has_one_fixed_point and plan is not None and plan.has_one_fixed_point:
+            starts = _in_chunks(as_state, (self.network,), stimuli, self.rates[rows])
+            starts = np.where(np.isfinite(starts).all(axis=1, keepdims=True), starts, 0)
         else:
-            starts = None if initial_states is None else np.asarray(initial_states, self.network.dtype)[rows][p]
-        solved = solve_steady_states(self.network, stimuli[p], solver=plan, initial_states=starts)
-        states = np.asarray(solved.state)[: len(rows)]
+            starts = None if initial_states is None else np.asarray(initial_states, self.network.dtype)[rows]
+        solved = solve_steady_states(self.network, stimuli, solver=plan, initial_states=starts)
+        states = np.asarray(solved.state)
         constants = (self.network, self.certifier, self.can_certify, not self.has_one_fixed_point)
-        self.rates[rows], self.bounds[rows], self.estimates[rows] = _in_batch(_bound_state, constants, stimuli, states)
+        self.rates[rows], self.bounds[rows], self.estimates[rows] = _in_chunks(_bound_state, constants, stimuli, states)
         if not self.can_certify:
-            self.estimates[rows] = np.asarray(solved.distance)[: len(rows)]
-        self.status[rows] = np.asarray(solved.status)[: len(rows)]
+            self.estimates[rows] = np.asarray(solved.distance)
+        self.status[rows] = np.asarray(solved.status)
         return solved.plan
 
 
@@ -270,13 +255,31 @@ def _judge(network, certifier, tolerance: Scalar, makes_step: bool, stimulus, ra
     return _Judged(rates, bound, found.error_estimate, is_hopeless, ~is_enough, is_within)
 
 
-def _predict_and_judge(network, certifier, tolerance, makes_step, approximator, stimulus) -> _Judged:
-    return _judge(network, certifier, tolerance, makes_step, stimulus, _predict_all(network, approximator, stimulus))
+def _predict_and_refine(
+    network, certifier, tolerance, makes_step, approximator, sweep, num_steps, stimuli, num_rows, layout: Layout
+) -> _Judged:
+    """A pass for every row, and sweeps for the rows that it leaves open, gathered on the device."""
 
+    def judge(stimulus, rates):
+        return _judge(network, certifier, tolerance, makes_step, stimulus, rates)
 
-def _refine_and_judge(network, certifier, tolerance, makes_step, sweep, num_steps, stimulus, rates) -> _Judged:
-    rates = refine(network, stimulus, rates, sweep=sweep, num_steps=num_steps)
-    return _judge(network, certifier, tolerance, makes_step, stimulus, rates)
+    def predict(rows, stimuli):
+        del rows
+        return jax.vmap(lambda stimulus: judge(stimulus, _predict_all(network, approximator, stimulus)))(stimuli)
+
+    def sweep_and_judge(stimulus, rates):
+        rates = refine(network, stimulus, rates, sweep=sweep, num_steps=num_steps)
+        return judge(stimulus, rates)._replace(is_stepped=jnp.ones((), bool))
+
+    def sweep_rows(rows, stimuli, is_mine, has_more):
+        del is_mine, has_more
+        return jax.vmap(sweep_and_judge)(stimuli, rows.rates)
+
+    shapes = jax.eval_shape(predict, None, stimuli)
+    rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    rows = in_tiles(predict, rows, stimuli, layout.tile, num_rows)
+    is_open = ~rows.is_within & ~rows.is_hopeless & (jnp.arange(len(stimuli), dtype=jnp.int32) < num_rows)
+    return in_dense_tiles(sweep_rows, rows, stimuli, is_open, layout.dense_tile)
 
 
 def _bound_state(network, certifier, can_certify: bool, makes_step: bool, stimulus, state):
@@ -304,7 +307,7 @@ def _certificate_of(network, certifier, stimulus, rates):
 def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: Plan | None) -> AbstractSweep:
     if isinstance(approximator, Refined):
         return approximator.sweep
-    if plan is not None and plan.sweep is not None:
+    if plan is not None and bool(plan.starts_with_sweeps):
         return plan.sweep
     try:
         return split_sweep(network)
@@ -312,16 +315,37 @@ def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: P
         return damped_sweep(network)
 
 
-def _in_batch(function, constants, *arrays: np.ndarray):
-    """Apply a function of one sample to every row, on a batch that is padded to one of a few sizes."""
-    size = len(arrays[0])
-    p = padded(np.arange(size))
-    if len(p) > size:
-        arrays = tuple(array[p] for array in arrays)
-    results = _compiled(function, constants, arrays)
-    return jax.tree.map(lambda result: np.asarray(result)[:size], results)
+def _in_chunks(function, constants, *arrays: np.ndarray):
+    """Apply a function of one sample to every row."""
+    return _call_in_chunks(_map_rows, (function, constants), *arrays)
+
+
+def _map_rows(function, constants, *arrays_and_layout):
+    *arrays, num_rows, layout = arrays_and_layout
+
+    def work(rows, arrays):
+        del rows
+        return jax.vmap(lambda *row: function(*constants, *row))(*arrays)
+
+    shapes = jax.eval_shape(work, None, arrays)
+    rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return in_tiles(work, rows, arrays, layout.tile, num_rows)
+
+
+def _call_in_chunks(function, constants, *arrays: np.ndarray):
+    """Call a program for a batch, in chunks of one size."""
+    backend, num_rows, width = jax.default_backend(), len(arrays[0]), max(array.shape[1] for array in arrays)
+    size = chunk_size(backend, num_rows, width)
+    layout = layout_for(backend, size, width)
+    parts = []
+    for start in range(0, num_rows, size):
+        given = [array[start : start + size] for array in arrays]
+        num_given = len(given[0])
+        part = _call(function, constants, [filled(array, size) for array in given], np.int32(num_given), layout)
+        parts.append(jax.tree.map(lambda leaf, n=num_given: np.asarray(leaf)[:n], part))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 @eqx.filter_jit
-def _compiled(function, constants, arrays):
-    return in_tiles(jax.vmap(lambda *rows: function(*constants, *rows)), arrays, TILE)
+def _call(function, constants, arrays, num_rows, layout):
+    return function(*constants, *arrays, num_rows, layout)

@@ -11,15 +11,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Complex, Float
+from jaxtyping import Array, ArrayLike, Complex, Float
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimulus, fail
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.threshold_linear import is_threshold_linear
-from rnn2ff.spectra import best_metric, is_p_matrix, perron_bound, sort_eigenvalues
-from rnn2ff.steady_state.eigenvalues import LARGEST_DENSE, eigenvalues_by_krylov, jacobian
+from rnn2ff.spectra import best_metric, eigenvalues_of, is_p_matrix, leading_eigenvalues, perron_bound
 from rnn2ff.sweeps import dense_weights
 
+_LARGEST_DENSE = 1024  # units; beyond, only the leading eigenvalues are sought, by a Krylov method
 _MOST_UNITS_MINORS = 12  # all principal minors are tried up to here: 4096 of them
 
 
@@ -164,22 +164,40 @@ def linearize(
     check_finite("state", state)
     check_stimulus(stimulus, network.stimulus_size)
     state, stimulus = (jnp.asarray(each, network.dtype) for each in (state, stimulus))
-    if num_eigenvalues is None and network.state_size <= LARGEST_DENSE:
-        matrix = np.asarray(jacobian(network, state, stimulus), np.float64)
+    if num_eigenvalues is None and network.state_size <= _LARGEST_DENSE:
+        matrix = np.asarray(_jacobian(network, state, stimulus), np.float64)
         taus = np.broadcast_to(np.asarray(network.time_constants, np.float64), (network.state_size,))
         step = np.eye(network.state_size) + taus[:, None] * matrix
-        eigenvalues = sort_eigenvalues(np.linalg.eigvals(matrix))
-        return Linearization(eigenvalues, matrix, float(np.abs(np.linalg.eigvals(step)).max()))
+        return Linearization(eigenvalues_of(matrix), matrix, float(np.abs(eigenvalues_of(step)).max()))
     count = 6 if num_eigenvalues is None else num_eigenvalues
     check_at_least("num_eigenvalues", count, 1)
     if count > network.state_size - 2:
         raise fail("num_eigenvalues", "are too many", f"at most {network.state_size - 2}, or None for all", count)
     tolerance = 1e-10 if network.dtype == jnp.float64 else 1e-5
-    found = eigenvalues_by_krylov(network, state, stimulus, count, tolerance)
+    found = _eigenvalues_by_krylov(network, state, stimulus, count, tolerance)
     if not len(found):
         msg = f"The Krylov method found none of {count} eigenvalues. Ask for more of them, or for all with None."
         raise RuntimeError(msg)
     return Linearization(found, None, None)
+
+
+@eqx.filter_jit
+def _jacobian(network, state, stimulus) -> Float[Array, "state state"]:
+    return jax.jacfwd(network.velocity)(state, stimulus)
+
+
+@eqx.filter_jit
+def _push(network, state, stimulus, vector):
+    return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (vector,))[1]
+
+
+def _eigenvalues_by_krylov(network, state, stimulus, count: int, tolerance: float) -> Complex[np.ndarray, " found"]:
+    """The rightmost eigenvalues of the Jacobian, from its products with vectors; those that were found."""
+
+    def push(vector: np.ndarray) -> np.ndarray:
+        return np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))
+
+    return leading_eigenvalues(push, network.state_size, network.dtype, count=count, tolerance=tolerance)
 
 
 def velocities_on_plane(

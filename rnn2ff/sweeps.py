@@ -272,14 +272,22 @@ def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch stat
         ValueError: if the network has no weight matrix to look at, or `I - W D` is singular.
     """
     dense_weights(network)
+    mean_slopes, rest = _mean_slopes(network, jnp.asarray(states), jnp.asarray(stimuli))
+    sweep = split_sweep(network, mean_slopes)
+    xp = np if is_known(rest) else jnp  # on the host nothing is compiled
+    offset = xp.asarray(rest) @ xp.asarray(sweep.recurrent_map)
+    return eqx.tree_at(lambda sweep: sweep.offset, sweep, jnp.asarray(offset))
+
+
+@eqx.filter_jit
+def _mean_slopes(network, states, stimuli):
+    """Mean slopes D at steady states with total inputs p, and the mean of `phi(p) - D p`."""
     form = network.vector_field
     points = jax.vmap(lambda state, stimulus: network.params.total_input(form.unit_rates(state), stimulus))(
         states, stimuli
     )
     mean_slopes = jax.vmap(lambda point: slopes(form, point))(points).mean(axis=0)
-    sweep = split_sweep(network, mean_slopes)
-    rest = jax.vmap(form.nonlinearity)(points).mean(axis=0) - mean_slopes * points.mean(axis=0)
-    return eqx.tree_at(lambda sweep: sweep.offset, sweep, rest @ sweep.recurrent_map)
+    return mean_slopes, jax.vmap(form.nonlinearity)(points).mean(axis=0) - mean_slopes * points.mean(axis=0)
 
 
 def mean_jacobian_sweep(

@@ -27,10 +27,10 @@ from rnn2ff import (
     threshold_linear_rate,
     winner_take_all,
 )
-from rnn2ff.steady_state.active_set import solve_on_active_sets
 from rnn2ff.steady_state.anderson import repeat_accelerated
-from rnn2ff.steady_state.attraction import attractions, certified_rate, prove, shrink
-from rnn2ff.steady_state.eigenvalues import rightmost_eigenvalues
+from rnn2ff.steady_state.batch import judge_rows
+from rnn2ff.steady_state.method import proved_rate
+from rnn2ff.steady_state.tiles import layout_for
 
 EXACT = 1e-10 if default_float() == jnp.float64 else 1e-4
 
@@ -178,80 +178,65 @@ class TestActiveSet:
         assert received.status == Status.max_steps_reached
         assert received.num_steps < 30
 
-    @pytest.mark.parametrize("constructor", [threshold_linear, threshold_linear_rate])
-    def test_many_sets_at_once_are_one_by_one(self, constructor, key):
-        network = constructor(0.2 * jr.normal(key, (20, 20)))
-        weights = np.asarray(network.params.recurrent_weights, np.float64)
-        points, stimuli = (np.asarray(each) for each in exact_pairs(network, jr.key(1), 40))
-        active = np.array(jr.uniform(jr.key(2), (40, 20)) < 0.4)
-        active[:20] = points[:20] > 0
-        states, is_consistent = solve_on_active_sets(network, stimuli, active)
-        for row in range(40):
-            units = np.flatnonzero(active[row])
-            rates = np.zeros(20)
-            rates[units] = np.linalg.solve(np.eye(len(units)) - weights[np.ix_(units, units)], stimuli[row, units])
-            point = weights @ rates + stimuli[row]
-            assert is_consistent[row] == ((point > 0) == active[row]).all()
-            expected = point if constructor is threshold_linear else np.maximum(rates, 0)
-            assert_close(states[row], expected, EXACT)
-        assert is_consistent[:20].all()
-        assert not is_consistent[20:].all()
+
+def verdicts(network, states, stimuli):
+    """The engine's test of stability, of states that need not be fixed points."""
+    layout = layout_for("cpu", len(states), network.state_size)
+    judge = eqx.filter_jit(lambda *each: judge_rows(*each, tolerance=1e9, layout=layout))
+    return judge(network, jnp.asarray(stimuli), jnp.asarray(states))
 
 
-class TestAttraction:
+class TestStability:
     @pytest.mark.parametrize("gain", [0.7, 1.5, 2.5])
-    @pytest.mark.parametrize("step", [1.0, 0.25])
-    def test_what_is_proved_is_stable_and_the_verdict_is_that_of_the_eigenvalues(self, gain, step, key):
-        network = random_threshold_linear(20, gain=gain, key=key)
-        states, stimuli = exact_pairs(network, jr.key(1), 300)
-        weights = np.asarray(network.params.recurrent_weights, np.float64)
-        rightmost = np.array(
-            [np.linalg.eigvals(weights * (state > 0) - np.eye(20)).real.max() for state in np.asarray(states)]
-        )
-        np.testing.assert_allclose(
-            rightmost_eigenvalues(network, np.asarray(states), np.asarray(stimuli)), rightmost, atol=1e-5
-        )
-        is_proved, _ = prove(network, states, stimuli, step)
-        assert (rightmost[is_proved] < 0).all()
-        received = attractions(network, states, stimuli, step=step)
-        np.testing.assert_array_equal(received.is_stable, rightmost < 0)
+    @pytest.mark.parametrize("constructor", [threshold_linear, threshold_linear_rate])
+    def test_the_verdict_is_that_of_the_eigenvalues(self, gain, constructor, key):
+        """At a gain of 1.5 half of the active sets attract, some of them slowly."""
+        weights = random_threshold_linear(20, gain=gain, key=key).params.recurrent_weights
+        network = constructor(weights, time_constants=np.linspace(1, 3, 20))
+        points, stimuli = exact_pairs(random_threshold_linear(20, gain=gain, key=key), jr.key(1), 300)
+        states = jax.vmap(network.vector_field.from_total_input)(points)
+        jacobians = jax.vmap(jax.jacfwd(network.velocity))(states, stimuli)
+        rightmost = 3 * np.linalg.eigvals(np.asarray(jacobians, np.float64)).real.max(axis=1)
+        received = verdicts(network, states, stimuli)
+        is_clear = np.abs(rightmost) > 1e-4
+        expected = np.where(rightmost < 0, Status.converged, Status.unstable)
+        np.testing.assert_array_equal(np.asarray(received.status)[is_clear], expected[is_clear])
+        assert is_clear.mean() > 0.95
 
-    def test_the_last_of_a_large_batch_are_proved_apart_with_the_same_outcome(self, key):
-        """At a gain of 1.5 half of the active sets attract, some of them slowly, and a few neither grow nor shrink."""
-        network = random_threshold_linear(24, gain=1.5, key=key)
-        states, stimuli = jr.normal(jr.key(1), (200, 24)), jnp.zeros((200, 24))
-        prove_all, parts = eqx.filter_jit(shrink), [slice(i, i + 40) for i in range(0, 200, 40)]
-        together = prove_all(network, states, stimuli, 0.5)
-        alone = [prove_all(network, states[part], stimuli[part], 0.5) for part in parts]
-        is_proved = np.concatenate([each[0] for each in alone])
-        assert 0.2 < is_proved.mean() < 0.95
-        np.testing.assert_array_equal(together[0], is_proved)
-
-    def test_one_sample_that_grows_is_not_proved_while_others_are_still_being_shrunk(self):
+    def test_a_saddle_is_unstable_beside_a_state_that_attracts(self):
         network = partition_competition(2, 8, self_excitation=1.3)
-        tie = np.repeat([0.6, 0.6006], 8)
-        saddle, _ = solve_on_active_sets(network, tie[None].astype(network.dtype), np.ones((1, 24), bool))
-        clear = solve_steady_state(network, jnp.asarray(np.repeat([0.8, 0.2], 8), network.dtype)).state[None]
-        states = np.concatenate([saddle, clear])
-        stimuli = np.stack([tie, np.repeat([0.8, 0.2], 8)]).astype(network.dtype)
-        is_proved, _ = prove(network, states, stimuli, 0.25)
-        assert not is_proved[0]
-        assert list(attractions(network, states, stimuli).is_stable) == [False, True]
+        stimuli = np.repeat([[0.6, 0.6006], [0.8, 0.2]], 8, axis=1).astype(network.dtype)
+        weights = np.asarray(network.params.recurrent_weights, np.float64)
+        drive = np.pad(stimuli[0].astype(np.float64), (0, 8))
+        saddle = np.linalg.solve(np.eye(24) - weights, drive)  # all units active
+        assert (saddle > 0).all()
+        clear = solve_steady_state(network, jnp.asarray(stimuli[1])).state
+        states = np.stack([saddle.astype(network.dtype), clear])
+        assert list(verdicts(network, states, stimuli).status) == [Status.unstable, Status.converged]
+
+    @pytest.mark.parametrize("turning", [0.0, 3.0, 30.0])
+    @pytest.mark.parametrize("growth", [-0.01, 0.01])
+    def test_a_mode_that_turns_fast_is_decided_too(self, growth, turning):
+        field = lambda params, state, stimulus: params @ state + stimulus  # noqa: E731
+        matrix = jnp.array([[growth, turning, 5.0], [-turning, growth, 0.0], [0.0, 0.0, -1.0]])
+        network = RecurrentNetwork(field, matrix, state_size=3, stimulus_size=3)
+        received = verdicts(network, jnp.zeros((1, 3)), jnp.zeros((1, 3)))
+        assert received.status[0] == (Status.converged if growth < 0 else Status.unstable)
 
     @pytest.mark.parametrize("tau", [1.0, 5.0])
-    def test_the_rate_is_that_of_the_slowest_decay(self, tau):
+    def test_the_distance_follows_from_the_slowest_decay(self, tau):
         network = threshold_linear(jnp.diag(jnp.array([0.9, 0.5])), time_constants=tau)
-        received = attractions(network, np.array([[1.0, 1.0]], network.dtype), np.array([[0.1, 0.5]], network.dtype))
-        assert received.rate[0] == pytest.approx(0.1 / tau, rel=0.05)
+        received = verdicts(network, jnp.array([[1.0, 1.0]]), jnp.array([[0.1001, 0.5]]))
+        assert received.distance[0] == pytest.approx(0.001, rel=0.1)
 
     def test_a_soft_competition_is_stable_for_every_stimulus(self):
-        assert certified_rate(partition_competition(3, 2, self_excitation=0.7)) == pytest.approx(0.3, rel=1e-3)
-        assert certified_rate(partition_competition(3, 2, self_excitation=1.3)) == 0
+        assert proved_rate(partition_competition(3, 2, self_excitation=0.7)) == pytest.approx(0.3, rel=1e-3)
+        assert proved_rate(partition_competition(3, 2, self_excitation=1.3)) == 0
 
-    def test_nothing_is_certified_that_is_not_so(self, key):
+    def test_nothing_is_proved_that_is_not_so(self, key):
         for i in range(20):
             network = random_threshold_linear(6, gain=0.5 + 0.05 * i, key=jr.fold_in(key, i))
-            rate = certified_rate(network)
+            rate = proved_rate(network)
             weights = np.asarray(network.params.recurrent_weights, np.float64)
             sets = (np.arange(64)[:, None] >> np.arange(6)) & 1
             slowest = -max(np.linalg.eigvals(weights * active - np.eye(6)).real.max() for active in sets)

@@ -1,5 +1,6 @@
 """Constants that hold for every stimulus, and the motion near one state."""
 
+import contextlib
 import itertools
 
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from problems import default_float
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from rnn2ff import (
     PowerLaw,
@@ -20,7 +22,7 @@ from rnn2ff import (
     threshold_linear_rate,
     wong_wang,
 )
-from rnn2ff.spectra import best_metric, is_p_matrix, perron_bound
+from rnn2ff.spectra import best_metric, blas_threads, is_p_matrix, perron_bound
 from rnn2ff.stability import linearize, stability_constants, velocities_on_plane
 
 PRECISION = 1e-6 if default_float() == jnp.float64 else 1e-5  # of weights that are rounded to float32
@@ -110,6 +112,48 @@ class TestMonotonicity:
 
         ratios = norms(stimuli[1:] - stimuli[:-1]) / norms(rates[1:] - rates[:-1])
         assert ratios.min() >= constants.monotonicity
+
+
+def numbers_of_blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+class TestThreads:
+    """Many small factorizations are made with one BLAS thread, since several wait for each other in busy loops."""
+
+    def test_are_one_inside_and_as_before_outside(self):
+        with threadpool_limits(limits=2, user_api="blas"):
+            with blas_threads(50):
+                assert numbers_of_blas_threads() == {1}
+                with blas_threads(1024):
+                    assert numbers_of_blas_threads() == {1}
+                assert numbers_of_blas_threads() == {1}
+            assert numbers_of_blas_threads() == {2}
+            with blas_threads(1025):
+                assert numbers_of_blas_threads() == {2}
+            with contextlib.suppress(ZeroDivisionError), blas_threads(50):
+                _ = 1 / 0
+            assert numbers_of_blas_threads() == {2}
+
+    def test_change_no_constant(self, monkeypatch):
+        """The calls to LAPACK all see one thread, and the metric is the same with any number around them."""
+        import rnn2ff.spectra as module
+
+        seen, decompose = set(), np.linalg.eigh
+
+        def watched(matrix):
+            seen.update(numbers_of_blas_threads())
+            return decompose(matrix)
+
+        found = []
+        for limit in (1, 2):
+            with threadpool_limits(limits=limit, user_api="blas"):
+                found.append(best_metric(gaussian(20)))
+        monkeypatch.setattr(module.np.linalg, "eigh", watched)
+        best_metric(gaussian(4))
+        assert seen == {1}
+        assert found[0].largest == found[1].largest
+        np.testing.assert_array_equal(found[0].metric, found[1].metric)
 
 
 class TestContraction:

@@ -5,22 +5,15 @@ Newton guesses A from the total input, solves, and reads A off the solution, unt
 is exact to rounding. A set that comes back means that the guesses go in circles.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from rnn2ff._checks import fail
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import StateForm
 from rnn2ff.networks.threshold_linear import is_threshold_linear
 from rnn2ff.steady_state.base import AbstractSteadyStateSolver, Candidate
-from rnn2ff.steady_state.padding import padded
 from rnn2ff.sweeps import dense_weights
-
-_LARGEST_PIECE = 2**24  # entries of the systems that are held at once
-_BUCKET = 8  # systems on the host are padded to a multiple of this, so that many are solved together
 
 
 class ActiveSet(AbstractSteadyStateSolver):
@@ -82,72 +75,3 @@ def check_threshold_linear(network: RecurrentNetwork) -> None:
     """Raises a ValueError for a network that is not threshold-linear."""
     if not is_threshold_linear(network):
         raise fail("network", "has no active set", "a threshold-linear network", f"{network.vector_field}")
-
-
-def solve_on_active_sets(
-    network: RecurrentNetwork, stimuli: Float[np.ndarray, "batch stimulus"], active: Bool[np.ndarray, "batch state"]
-) -> tuple[Float[np.ndarray, "batch state"], Bool[np.ndarray, " batch"]]:
-    """The states at the fixed points on given active sets, and whether each set is consistent.
-
-    On the host, by LAPACK in float64 on the active blocks alone, those of about one size together. With half of the
-    units active that is an eighth of the work.
-
-    Args:
-        network: a threshold-linear network with dense weights.
-        stimuli: one a row.
-        active: the active units.
-    """
-    weights = np.asarray(network.params.recurrent_weights, np.float64)
-    silent = np.zeros((len(stimuli), network.state_size), network.dtype)
-    drives = total_inputs(network, silent, stimuli).astype(np.float64)
-    rates, is_solved = np.zeros_like(drives), np.ones(len(drives), bool)
-    for rows, units, is_unit, blocks in active_blocks(weights, active):
-        known = np.take_along_axis(drives[rows], units, axis=1) * is_unit
-        try:
-            solution = np.linalg.solve(blocks, known[..., None])[..., 0]
-        except np.linalg.LinAlgError:  # one of them is singular; they are left to the dynamics
-            is_solved[rows] = False
-            continue
-        at, slot = np.nonzero(is_unit)
-        rates[rows[at], units[at, slot]] = solution[at, slot]
-    rates = rates.astype(network.dtype)
-    points = total_inputs(network, rates, stimuli)
-    states = points if isinstance(network.vector_field, StateForm) else np.maximum(rates, 0)
-    return states, is_solved & ((points > 0) == active).all(axis=1)
-
-
-def total_inputs(
-    network: RecurrentNetwork, rates: Float[np.ndarray, "batch state"], stimuli: Float[np.ndarray, "batch stimulus"]
-) -> Float[np.ndarray, "batch state"]:
-    """`W r + B u + b` of a batch. By XLA: NumPy's own threads would compete with XLA's for the cores."""
-    rows = padded(np.arange(len(rates)))
-    return np.asarray(_total_inputs(network, rates[rows], stimuli[rows]))[: len(rates)]
-
-
-@eqx.filter_jit
-def _total_inputs(network, rates, stimuli):
-    return jax.vmap(network.params.total_input)(rates, stimuli)
-
-
-def active_blocks(weights: np.ndarray, active: np.ndarray):
-    """The systems `I - W_AA` of many active sets, those of about one size together.
-
-    Yields:
-        rows of `active`; for each its active units, padded; which of them are not padding; the systems, with an
-        identity where they are padded.
-    """
-    num_active = active.sum(axis=1)
-    sizes = np.maximum(-(-num_active // _BUCKET) * _BUCKET, _BUCKET)
-    sizes = np.minimum(sizes, active.shape[1])
-    pieces = [
-        rows
-        for size in np.unique(sizes)
-        for rows in np.array_split(np.flatnonzero(sizes == size), -(-(sizes == size).sum() * size**2 // _LARGEST_PIECE))
-    ]
-    for rows in pieces:
-        size = sizes[rows[0]]
-        units = np.argsort(~active[rows], axis=1, kind="stable")[:, :size]
-        is_unit = np.take_along_axis(active[rows], units, axis=1)
-        blocks = -weights[units[:, :, None], units[:, None, :]] * (is_unit[:, :, None] & is_unit[:, None, :])
-        blocks[:, np.arange(size), np.arange(size)] += 1
-        yield rows, units, is_unit, blocks

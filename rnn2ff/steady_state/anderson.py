@@ -25,27 +25,29 @@ from rnn2ff.sweeps import AbstractSweep, damped_sweep, split_sweep
 
 
 class History(eqx.Module):
-    """The last steps of one sample; rows in any order, since a combination has none.
+    """The last steps of one sample, in any order, since a combination has none.
+
+    Arrays of their own and not rows of one, so that a step replaces one without copying the others.
 
     Attributes:
-        step_changes: dF, transposed.
-        image_changes: dG, transposed.
-        gram: `dF^T dF`.
+        step_changes: the columns of dF.
+        image_changes: the columns of dG.
+        gram: `dF^T dF`, entry by entry.
         step: the last f.
         image: the last g.
     """
 
-    step_changes: Float[Array, "memory state"]
-    image_changes: Float[Array, "memory state"]
-    gram: Float[Array, "memory memory"]
+    step_changes: tuple[Float[Array, " state"], ...]
+    image_changes: tuple[Float[Array, " state"], ...]
+    gram: tuple[tuple[Scalar, ...], ...]
     step: Float[Array, " state"]
     image: Float[Array, " state"]
 
 
 def begin_history(point: Float[Array, " state"], image: Float[Array, " state"], memory: int) -> History:
     """The history after the first step."""
-    rows = jnp.zeros((memory, point.size), point.dtype)
-    return History(rows, rows, jnp.zeros((memory, memory), point.dtype), image - point, image)
+    zeros, zero = (jnp.zeros_like(point),) * memory, jnp.zeros((), point.dtype)
+    return History(zeros, zeros, ((zero,) * memory,) * memory, image - point, image)
 
 
 def accelerate(
@@ -62,44 +64,60 @@ def accelerate(
         history: the last steps.
         point: where the sweep was.
         image: where it led.
-        slot: the row of the history to replace; counts up, modulo the memory.
+        slot: which of the history to replace; counts up, modulo the memory.
         regularization: of the least-squares problem, relative.
     """
     step = image - point
-    step_changes = history.step_changes.at[slot].set(step - history.step)
-    image_changes = history.image_changes.at[slot].set(image - history.image)
-    # Sums of products and not matrix products: under `vmap` these are many tiny ones.
-    products = jnp.sum(step_changes * step_changes[slot][None, :], axis=1)
-    gram = history.gram.at[slot].set(products).at[:, slot].set(products)
-    coefficients = _solve_small(gram, jnp.sum(step_changes * step[None, :], axis=1), regularization)
-    combined_image = image - jnp.sum(coefficients[:, None] * image_changes, axis=0)
-    combined_step = step - jnp.sum(coefficients[:, None] * step_changes, axis=0)
+    memory = len(history.step_changes)
+    is_new = [slot == j for j in range(memory)]
+    step_changes = _replace(history.step_changes, step - history.step, is_new)
+    image_changes = _replace(history.image_changes, image - history.image, is_new)
+    new_change = step - history.step
+    products = [jnp.sum(each * new_change) for each in step_changes]
+    gram = tuple(
+        tuple(
+            _choose(is_new[i], products[j], _choose(is_new[j], products[i], history.gram[i][j])) for j in range(memory)
+        )
+        for i in range(memory)
+    )
+    coefficients = _solve_small(gram, [jnp.sum(each * step) for each in step_changes], regularization)
+    combined_image = image - sum(c * change for c, change in zip(coefficients, image_changes))
+    combined_step = step - sum(c * change for c, change in zip(coefficients, step_changes))
     return combined_image, combined_step, History(step_changes, image_changes, gram, step, image)
 
 
-def _solve_small(
-    gram: Float[Array, "memory memory"], right: Float[Array, " memory"], regularization: float
-) -> Float[Array, " memory"]:
+def _replace(columns: tuple[Array, ...], new: Array, is_new: list) -> tuple[Array, ...]:
+    return tuple(_choose(chosen, new, column) for column, chosen in zip(columns, is_new))
+
+
+def _choose(condition, one: Array, other: Array) -> Array:
+    """One or the other; a condition that is known when compiled costs nothing."""
+    if isinstance(condition, bool):
+        return one if condition else other
+    return jnp.where(condition, one, other)
+
+
+def _solve_small(gram: tuple[tuple[Scalar, ...], ...], right: list[Scalar], regularization: float) -> list[Scalar]:
     """Solve the normal equations by an unrolled Cholesky factorization.
 
     A direction that the others hold already, to within the regularization, gets a pivot of its own size and so a
-    harmless coefficient; rows that hold nothing get none.
+    harmless coefficient; columns that hold nothing get none.
     """
-    size = right.shape[0]
-    tiny = jnp.finfo(right.dtype).tiny ** 0.5
+    size = len(right)
+    tiny = jnp.finfo(right[0].dtype).tiny ** 0.5
     factor = [[None] * size for _ in range(size)]
     for j in range(size):
-        pivot = gram[j, j] * (1 + regularization) - sum((factor[j][k] ** 2 for k in range(j)), 0.0)
-        factor[j][j] = jnp.sqrt(jnp.maximum(jnp.maximum(pivot, regularization * gram[j, j]), tiny))
+        pivot = gram[j][j] * (1 + regularization) - sum((factor[j][k] ** 2 for k in range(j)), 0.0)
+        factor[j][j] = jnp.sqrt(jnp.maximum(jnp.maximum(pivot, regularization * gram[j][j]), tiny))
         for i in range(j + 1, size):
-            factor[i][j] = (gram[i, j] - sum((factor[i][k] * factor[j][k] for k in range(j)), 0.0)) / factor[j][j]
+            factor[i][j] = (gram[i][j] - sum((factor[i][k] * factor[j][k] for k in range(j)), 0.0)) / factor[j][j]
     forward, backward = [], [None] * size
     for i in range(size):
         forward.append((right[i] - sum((factor[i][k] * forward[k] for k in range(i)), 0.0)) / factor[i][i])
     for i in reversed(range(size)):
         known = sum((factor[k][i] * backward[k] for k in range(i + 1, size)), 0.0)
         backward[i] = (forward[i] - known) / factor[i][i]
-    return jnp.stack(backward)
+    return backward
 
 
 def default_regularization(dtype: jnp.dtype) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.steady_state.method import Plan
 
 
 class Status(enum.IntEnum):
@@ -19,6 +20,7 @@ class Status(enum.IntEnum):
     diverging = 3  # the dynamics grow without bound
     max_steps_reached = 4  # the budget of steps or time ran out before the tolerance was met
     nonfinite = 5  # NaN or infinity
+    undecided = 6  # a fixed point, but whether the dynamics leave it could not be decided
 
 
 ADVICE = {
@@ -27,6 +29,8 @@ ADVICE = {
     Status.diverging: "the dynamics grow without bound for this stimulus; check the weights and their signs",
     Status.max_steps_reached: "the residual is still above the tolerance; raise `max_steps`, or loosen `tolerance`",
     Status.nonfinite: "the search ended in NaN or infinity; check the vector field, or use `Rollout`",
+    Status.undecided: "the state is a fixed point, but whether it attracts could not be decided; "
+    "look at its eigenvalues with `linearize`",
 }
 
 
@@ -46,15 +50,44 @@ class SteadyState(eqx.Module):
             period, as in chaos.
     """
 
-    state: Float[Array, "*batch state"]
-    status: Int[Array, "*batch"]
-    residual: Float[Array, "*batch"]
-    num_steps: Int[Array, "*batch"]
-    distance: Float[Array, "*batch"]
-    period: Float[Array, "*batch"]
+    state: Float[ArrayLike, "*batch state"]
+    status: Int[ArrayLike, "*batch"]
+    residual: Float[ArrayLike, "*batch"]
+    num_steps: Int[ArrayLike, "*batch"]
+    distance: Float[ArrayLike, "*batch"]
+    period: Float[ArrayLike, "*batch"]
 
     @property
-    def is_converged(self) -> Bool[Array, "*batch"]:
+    def is_converged(self) -> Bool[ArrayLike, "*batch"]:
+        """Whether the state is a steady state, per sample."""
+        return self.status == Status.converged
+
+
+class SteadyStates(eqx.Module):
+    """The end of a batch: the fields of `SteadyState` with a leading axis, and how they were found.
+
+    Attributes:
+        state: the last states, whatever the status.
+        status: a `Status` for each sample, as integers.
+        residual: recomputed on `state`.
+        num_steps: steps of the search of each sample, over all methods that worked on it.
+        distance: an estimate of how far each state is from rest; as in `SteadyState`.
+        period: of limit cycles.
+        plan: how the batch was solved; pass it as `solver` for the next batch. None if a solver was given.
+        finished_by: how many samples each method brought to rest.
+    """
+
+    state: Float[Array, "batch state"]
+    status: Int[Array, " batch"]
+    residual: Float[Array, " batch"]
+    num_steps: Int[Array, " batch"]
+    distance: Float[Array, " batch"]
+    period: Float[Array, " batch"]
+    plan: Plan | None
+    finished_by: dict[str, int] = eqx.field(static=True)
+
+    @property
+    def is_converged(self) -> Array:
         """Whether the state is a steady state, per sample."""
         return self.status == Status.converged
 

@@ -1,325 +1,768 @@
-"""Solve a batch: fast methods for most, sturdier ones for the few that are left.
+"""The engine: steady states of a batch, with a verdict for each sample, as one pure function of arrays.
 
-Everything here runs on the host, in bounded chunks. A chunk goes through sweeps; what is open is gathered, padded to
-one of a few sizes, and handed on: to longer Anderson acceleration, to the dynamics, and what neither comes to rest
-nor is seen to move for ever to a stiff integrator. Every state is judged on its own, whatever found it.
+Every sample goes through stages, on the device, until it has a verdict:
+
+    sweep       fixed-cost steps toward a fixed point, where these are known to end where the dynamics end (`Plan`)
+    accelerate  the same with Anderson acceleration, for what the sweeps leave open
+    follow      the dynamics themselves, by Adams-Bashforth steps of second order, one matrix product each, whose length
+                follows their local error; in the end they are Euler steps, which is the damped fixed-point iteration
+    block       where few units of a threshold-linear network are active: the exact fixed point of the active units,
+                and its stability, from their block of the weights alone
+    prove       powers of a polynomial of the Jacobian on a random vector (`stability.py`)
+    decide      powers of its Cayley transform, for the few that products leave undecided
+
+The first three begin in tiles of the batch in order; what is open afterwards is gathered into dense tiles, round after
+round. A fixed point that turns out to be unstable is left by the dynamics, and the sample is followed further.
+
+Nothing here looks at a value on the host, so that it runs under `jit`, in a `scan`, and under `shard_map`.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+import enum
+import functools
+from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Scalar, UInt32
 
-from rnn2ff.networks.base import RecurrentNetwork, residual
-from rnn2ff.steady_state.attraction import attractions, settle_unproved
+from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import StateForm, has_sparse_weights, is_rate_network
+from rnn2ff.networks.threshold_linear import is_threshold_linear
+from rnn2ff.steady_state.anderson import accelerate, begin_history, default_regularization
 from rnn2ff.steady_state.base import Status, SteadyState
-from rnn2ff.steady_state.classify import distance, judge
-from rnn2ff.steady_state.follow import follow
-from rnn2ff.steady_state.oscillation import Motion, observe_motion
-from rnn2ff.steady_state.padding import LARGEST, TILE, in_tiles, padded
-from rnn2ff.steady_state.plan import SAFETY, Plan, Probe, Swept, make_plan, run_sweeps
-from rnn2ff.steady_state.rollout import STIFF
+from rnn2ff.steady_state.field import Field, choose_rows, make_field, max_norm
+from rnn2ff.steady_state.method import Plan
+from rnn2ff.steady_state.stability import (
+    Powers,
+    Stability,
+    decay_rates,
+    decide,
+    num_factored,
+    shrink,
+    transform_powers,
+)
+from rnn2ff.steady_state.tiles import Layout, in_dense_tiles, in_tiles, vary_like
 
-_STURDY_MEMORY, _STURDY_SWEEPS, _STURDY_ROUNDS = 5, 21, 4  # of the Anderson acceleration that takes over
-_FOLLOWED_STEPS = 1200  # before a motion is watched for cycles
-_LARGEST_NEWTON = 1024  # units, for an estimate of the distance that remains
+SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
+_LOCAL_ERROR = 5e-4  # of a step, relative to 1 + max |x|: at twice as much, 1 in 256 competitions changed basin
+_FIRST_STEP, _LARGEST_STEP = 0.02, 0.9  # in units of the shortest time scale
+_LONGEST_MULTISTEP = 0.45  # beyond, an Adams-Bashforth step is less stable than Euler's
+_SHORTEST_LARGEST_STEP = 0.02  # that unstable steps shorten the largest to
+_QUIET = 6  # pairs of steps with the same active units, after which their exact fixed point is worth solving for
+_ESCAPE = 1e8  # growth beyond 1 + max |u| + max |x0| by this factor is divergence
+_SWEEPS_PER_CHECK, _MOST_SWEEPS, _WORTH = 3, 30, 9.0  # plain sweeps; how many more are worth waiting for
+_MEMORY, _MOST_ACCELERATIONS = 3, 16  # steps that are combined, and how often the memory is filled
+_BLOCK, _MANY_UNITS = 32, 4  # active units of a block; it is cheaper than products where there are 4 times as many
+_SHARE_LEFT = 3  # one in so many rows of a tile may wait for the next round
+_MOST_ROUNDS = 1000  # more than any sample needs; a bound, so that the program ends
 
 
-class SteadyStates(eqx.Module):
-    """The end of a batch: the fields of `SteadyState` with a leading axis, and how they were found.
+FOUND_BY = ("sweeps", f"Anderson({_MEMORY})", "dynamics", "active set")
+
+
+class _Stage(enum.IntEnum):
+    accelerate = 0
+    follow = 1
+    prove = 2
+    block = 3
+    decide = 4
+    done = 5
+
+
+class _Rows(NamedTuple):
+    """Samples on their way to a verdict.
 
     Attributes:
-        state: the last states, whatever the status.
-        status: a `Status` for each sample, as integers.
-        residual: recomputed on `state`.
-        num_steps: steps of the search of each sample, over all methods that worked on it.
-        distance: an estimate of how far each state is from rest; as in `SteadyState`.
-        period: of limit cycles.
-        plan: how the batch was solved; pass it as `solver` for the next batch. None if a solver was given.
-        finished_by: how many samples each method brought to rest.
+        state: the last state.
+        memory: the velocity before the last step, while the dynamics are followed; the vector of the powers, while
+            stability is being proved.
+        stage: what comes next, a `_Stage`.
+        status: a `Status`; meaningful once the stage is `done`.
+        residual: of the state.
+        speed: `max |dx/dt|` at the state, over time.
+        decay_rate: of the slowest perturbation, over time.
+        num_steps: sweeps and steps of time.
+        step: of time, the last; in units of the shortest time scale.
+        largest_step: so far as the steps were stable.
+        lowest_speed: since the largest step changed.
+        rest: the residual that counts as rest; lower where a fixed point was found unstable.
+        num_quiet: pairs of steps with the same active units.
+        tried: a hash of the active units that were last solved for.
+        is_followed: whether the state was reached by the dynamics from the initial state.
+        norm: of the vector of the powers.
+        decay: of that norm, per product.
+        has_quadratic: which polynomial the powers are of.
+        num_checks: of the powers.
+        found_by: what brought the state to rest, an index into `FOUND_BY`.
     """
 
     state: Float[Array, "batch state"]
+    memory: Float[Array, "batch state"]
+    stage: Int[Array, " batch"]
     status: Int[Array, " batch"]
     residual: Float[Array, " batch"]
+    speed: Float[Array, " batch"]
+    decay_rate: Float[Array, " batch"]
     num_steps: Int[Array, " batch"]
-    distance: Float[Array, " batch"]
-    period: Float[Array, " batch"]
+    step: Float[Array, " batch"]
+    largest_step: Float[Array, " batch"]
+    lowest_speed: Float[Array, " batch"]
+    rest: Float[Array, " batch"]
+    num_quiet: Int[Array, " batch"]
+    tried: UInt32[Array, " batch"]
+    is_followed: Bool[Array, " batch"]
+    norm: Float[Array, " batch"]
+    decay: Float[Array, " batch"]
+    has_quadratic: Bool[Array, " batch"]
+    num_checks: Int[Array, " batch"]
+    found_by: Int[Array, " batch"]
+
+
+class _Known(NamedTuple):
+    """What does not change: stimuli and initial states."""
+
+    stimuli: Float[Array, "batch stimulus"]
+    initial_states: Float[Array, "batch state"]
+
+
+class _Task(NamedTuple):
+    """What all stages need.
+
+    Attributes:
+        network: the network.
+        plan: how to solve; None to follow the dynamics.
+        tolerance: the largest residual that counts as rest.
+        max_steps: of the dynamics, per sample.
+        layout: how many rows are worked on together.
+    """
+
+    network: RecurrentNetwork
     plan: Plan | None
-    finished_by: dict[str, int] = eqx.field(static=True)
+    tolerance: Scalar
+    max_steps: Int[Array, ""]
+    layout: Layout
 
     @property
-    def is_converged(self) -> Array:
-        """Whether the state is a steady state, per sample."""
-        return self.status == Status.converged
-
-
-class _Samples:
-    """Samples on their way to a verdict; arrays on the host, changed in place."""
-
-    def __init__(self, network: RecurrentNetwork, stimuli: np.ndarray, initial_states: np.ndarray, tolerance: float):
-        size = len(stimuli)
-        self.network, self.stimuli, self.initial_states = network, stimuli, initial_states
-        self.tolerance = tolerance
-        self.states = np.array(initial_states)
-        self.status = np.full(size, Status.max_steps_reached, np.int32)
-        self.rates = np.full(size, np.nan)
-        self.period = np.full(size, np.nan)
-        self.residuals, self.speeds = np.full((2, size), np.nan)  # NaN until known of the last state
-        self.num_steps = np.zeros(size, np.int32)
-        self.finished_by: Counter[str] = Counter()
+    def has_blocks(self) -> bool:
+        """Whether active units have a block of the weights to look at."""
+        return is_threshold_linear(self.network) and not has_sparse_weights(self.network)
 
     @property
-    def open_rows(self) -> np.ndarray:
-        return np.flatnonzero(self.status == Status.max_steps_reached)
-
-    def settle(self, rows: np.ndarray, states: np.ndarray, rates: np.ndarray, method: str) -> None:
-        """These samples are at steady states."""
-        self.states[rows], self.rates[rows], self.status[rows] = states, rates, Status.converged
-        if len(rows):
-            self.finished_by[method] += len(rows)
-
-    def settle_swept(
-        self, rows: np.ndarray, swept: Swept, is_at_rest: np.ndarray, plan: Plan, method: str
-    ) -> np.ndarray:
-        """Settle those at rest that attract; the rows at rest that do not."""
-        if plan.certified_rate > 0:
-            is_stable, rates = is_at_rest, np.full(len(rows), plan.certified_rate)
-        else:
-            unproved = np.flatnonzero(is_at_rest & ~swept.is_proved)
-            is_stable, rates = is_at_rest & swept.is_proved, np.array(swept.rates)
-            if len(unproved):
-                found = settle_unproved(
-                    self.network,
-                    swept.states[unproved],
-                    self.stimuli[rows[unproved]],
-                    np.zeros(len(unproved), bool),
-                    rates[unproved],
-                )
-                is_stable[unproved], rates[unproved] = found.is_stable, found.rate
-        chosen = rows[is_stable]
-        self.settle(chosen, swept.states[is_stable], rates[is_stable], method)
-        self.residuals[chosen], self.speeds[chosen] = swept.residuals[is_stable], swept.speeds[is_stable]
-        return rows[is_at_rest & ~is_stable]
-
-    def settle_if_stable(self, rows: np.ndarray, states: np.ndarray, plan: Plan, method: str) -> np.ndarray:
-        """Settle those of the states at rest that attract; the rows that do not."""
-        found = attractions(self.network, states, self.stimuli[rows], step=plan.proof_step, rate=plan.certified_rate)
-        is_stable = np.asarray(found.is_stable)
-        self.settle(rows[is_stable], states[is_stable], np.asarray(found.rate)[is_stable], method)
-        return rows[~is_stable]
+    def proved_rate(self) -> Scalar:
+        """A decay rate that every fixed point has; 0 where none is known."""
+        return jnp.zeros((), self.network.dtype) if self.plan is None else self.plan.decay_rate
 
 
-def solve_by_plan(
+class Solved(NamedTuple):
+    """The end of a batch.
+
+    Attributes:
+        steady: states and verdicts.
+        found_by: what brought each state to rest, an index into `FOUND_BY`.
+    """
+
+    steady: SteadyState
+    found_by: Int[Array, " batch"]
+
+
+def solve_rows(
     network: RecurrentNetwork,
-    stimuli: Float[np.ndarray, "batch stimulus"],
-    initial_states: Float[np.ndarray, "batch state"],
+    stimuli: Float[Array, "batch stimulus"],
     plan: Plan | None,
+    initial_states: Float[Array, "batch state"],
     *,
-    tolerance: float,
-    max_steps: int,
-    show: Callable[[Iterable[int]], Iterable[int]],
-    always_plan: bool = False,
-) -> SteadyStates:
-    """Solve a batch by a plan, or make one from it first.
+    tolerance: float | Scalar,
+    max_steps: int | Int[Array, ""],
+    num_rows: int | Int[Array, ""],
+    layout: Layout,
+) -> Solved:
+    """The engine; pure.
+
+    Args:
+        network: the network.
+        stimuli: one a row; as many as fill whole tiles.
+        plan: how to solve; None to follow the dynamics.
+        initial_states: where the dynamics start, one a row.
+        tolerance: the largest residual that counts as rest.
+        max_steps: bound on the steps of the dynamics.
+        num_rows: rows that matter; those beyond fill the last tile, and are given no work of their own.
+        layout: how many rows are worked on together.
+    """
+    task = _Task(network, plan, _scalar(tolerance, network.dtype), _scalar(max_steps, jnp.int32), layout)
+    num_rows = _scalar(num_rows, jnp.int32)
+    known = _Known(jnp.asarray(stimuli), jnp.asarray(initial_states))
+    rows = _first_rows(task, known)
+    rows = in_tiles(lambda *part: _first_round(task, *part), rows, known, layout.tile, num_rows)
+    is_filling = jnp.arange(len(stimuli), dtype=jnp.int32) >= num_rows
+    rows = rows._replace(stage=jnp.where(is_filling, _Stage.done, rows.stage))
+    return _conclude(task, _in_rounds(task, rows, known, moves=True))
+
+
+def judge_rows(
+    network: RecurrentNetwork,
+    stimuli: Float[Array, "batch stimulus"],
+    states: Float[Array, "batch state"],
+    *,
+    tolerance: float | Scalar,
+    layout: Layout,
+) -> SteadyState:
+    """The verdict on states from elsewhere, none of which is moved; pure.
+
+    What is not at rest is `max_steps_reached`, or `nonfinite`.
 
     Args:
         network: the network.
         stimuli: one a row.
-        initial_states: where the dynamics start.
-        plan: how; None to measure what is best.
+        states: one a row.
         tolerance: the largest residual that counts as rest.
-        max_steps: bound on the steps of the dynamics of each sample.
-        show: wraps the iterable of chunks, to show progress.
-        always_plan: whether to look for sweeps even if the batch is no larger than the probe.
+        layout: how many rows are worked on together.
     """
-    samples = _Samples(network, stimuli, initial_states, tolerance)
-    rows = np.arange(len(stimuli))
-    # A plan was measured from zero. From elsewhere only a network with one steady state is sure to end at the same.
-    may_sweep = plan is None or plan.certified_rate > 0 or not initial_states.any()
-    if plan is None:
-        plan, probe = make_plan(
-            network,
-            stimuli,
-            initial_states,
-            tolerance=tolerance,
-            max_steps=_followed(max_steps),
-            even_if_whole=always_plan,
+    task = _Task(network, None, _scalar(tolerance, network.dtype), _scalar(0, jnp.int32), layout)
+    known = _Known(jnp.asarray(stimuli), jnp.asarray(states))
+    rows = _first_rows(task, known)
+    field = make_field(network, known.stimuli, rows.state)
+    velocity = field.velocity(rows.state)
+    residual = field.residual(rows.state, velocity)
+    is_at_rest = residual < task.tolerance
+    rows = rows._replace(
+        residual=residual,
+        speed=max_norm(velocity) / field.time_unit,
+        stage=jnp.where(is_at_rest, _Stage.prove, _Stage.done).astype(jnp.int32),
+        status=jnp.where(is_at_rest, Status.converged, Status.max_steps_reached).astype(jnp.int32),
+    )
+    return _conclude(task, _in_rounds(task, rows, known, moves=False)).steady
+
+
+def _scalar(value, dtype) -> Scalar:
+    return jnp.asarray(value).astype(dtype)
+
+
+def _in_rounds(task: _Task, rows: _Rows, known: _Known, *, moves: bool) -> _Rows:
+    """Rounds of dense tiles, until every sample has a verdict.
+
+    Args:
+        task: what all stages need.
+        rows: the samples.
+        known: their stimuli and initial states.
+        moves: whether states may be moved; otherwise only their stability is asked for.
+    """
+    network, layout, batch_size = task.network, task.layout, len(known.stimuli)
+    has_blocks = task.has_blocks and moves
+
+    def is_in(rows, *stages):
+        return functools.reduce(jnp.logical_or, (rows.stage == stage for stage in stages))
+
+    def goes_on(carry):
+        rows, num_rounds = carry
+        return jnp.any(rows.stage != _Stage.done) & (num_rounds < _MOST_ROUNDS)
+
+    def move(*tile):
+        return _move(task, *tile) if moves else _prove_more(task, *tile)
+
+    def one_round(carry):
+        rows, num_rounds = carry
+        is_moving = is_in(rows, _Stage.accelerate, _Stage.follow, _Stage.prove)
+        rows = in_dense_tiles(
+            move, rows, known, is_moving, layout.dense_tile, kind=rows.stage, num_kinds=int(_Stage.prove) + 1
         )
-        _take_over(samples, probe)
-        _finish_open(samples, probe.rows, plan, max_steps)
-        rows = np.setdiff1d(rows, probe.rows)
-    for start in show(range(0, len(rows), LARGEST)):
-        chunk = rows[start : start + LARGEST]
-        if plan.sweep is not None and may_sweep:
-            chunk = _sweep(samples, chunk, plan)
-        if len(chunk):
-            _follow(samples, chunk, plan, max_steps)
-            _finish_open(samples, chunk, plan, max_steps)
-    _measure_states(samples)
-    residuals, speeds = samples.residuals, samples.speeds
-    # The last word: whatever a method said, a state above the tolerance is not at rest.
-    samples.status[(samples.status == Status.converged) & ~(residuals < tolerance)] = Status.max_steps_reached
-    samples.status[~np.isfinite(residuals) & (samples.status != Status.diverging)] = Status.nonfinite
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distances = np.where(samples.status == Status.converged, distance(speeds, samples.rates, np), np.nan)
-    for row in samples.open_rows:
-        distances[row] = _newton_step(network, samples.states[row], stimuli[row])
-    floats = [each.astype(network.dtype) for each in (residuals, distances, samples.period)]
-    state, status, num_steps, residuals, distances, period = jax.device_put(
-        [samples.states, samples.status, samples.num_steps, *floats]
+        if has_blocks:
+            size = min(num_factored(min(_BLOCK, network.state_size)), batch_size)
+            solve = lambda *tile: _solve_blocks(task, *tile)  # noqa: E731
+            rows = in_dense_tiles(solve, rows, known, is_in(rows, _Stage.block), size)
+        size = min(num_factored(network.state_size), batch_size)
+        settle = lambda *tile: _decide(task, *tile, moves=moves)  # noqa: E731
+        is_left = is_in(rows, _Stage.decide) if has_blocks else is_in(rows, _Stage.block, _Stage.decide)
+        rows = in_dense_tiles(settle, rows, known, is_left, size)
+        return rows, num_rounds + 1
+
+    start = vary_like((rows, jnp.zeros((), jnp.int32)), known.stimuli)
+    return jax.lax.while_loop(goes_on, one_round, start)[0]
+
+
+def _conclude(task: _Task, rows: _Rows) -> Solved:
+    """The verdicts. The last word is the residual's: whatever a stage said, a state above the tolerance moves."""
+    is_finite = jnp.isfinite(rows.residual) & jnp.all(jnp.isfinite(rows.state), axis=1)
+    status = jnp.where(rows.stage == _Stage.done, rows.status, Status.max_steps_reached)
+    status = jnp.where(is_finite | (status == Status.diverging), status, Status.nonfinite)
+    is_converged = (status == Status.converged) & (rows.residual < task.tolerance)
+    status = jnp.where((status == Status.converged) & ~is_converged, Status.max_steps_reached, status)
+    distance = jnp.where(rows.speed > 0, rows.speed / jnp.maximum(rows.decay_rate, 0), 0)
+    steady = SteadyState(
+        state=rows.state,
+        status=status.astype(jnp.int32),
+        residual=rows.residual,
+        num_steps=rows.num_steps,
+        distance=jnp.where(is_converged, distance, jnp.nan),
+        period=jnp.full_like(rows.residual, jnp.nan),
     )
-    return SteadyStates(
-        state=state,
-        status=status,
-        residual=residuals,
-        num_steps=num_steps,
-        distance=distances,
-        period=period,
-        plan=plan,
-        finished_by=dict(samples.finished_by),
+    return Solved(steady, rows.found_by)
+
+
+def _first_rows(task: _Task, known: _Known) -> _Rows:
+    size = len(known.stimuli)
+    dtype = task.network.dtype
+    zero, none, no = jnp.zeros(size, dtype), jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
+    rows = _Rows(
+        state=known.initial_states,
+        memory=jnp.zeros_like(known.initial_states),
+        stage=jnp.full(size, _Stage.follow, jnp.int32),
+        status=jnp.full(size, Status.max_steps_reached, jnp.int32),
+        residual=zero + jnp.inf,
+        speed=zero,
+        decay_rate=zero,
+        num_steps=none,
+        step=zero,
+        largest_step=zero + _LARGEST_STEP,
+        lowest_speed=zero + jnp.inf,
+        rest=zero + SAFETY * task.tolerance,
+        num_quiet=none,
+        tried=jnp.zeros(size, jnp.uint32),
+        is_followed=no,
+        norm=zero,
+        decay=zero,
+        has_quadratic=no,
+        num_checks=none - 1,
+        found_by=none,
+    )
+    return vary_like(rows, known.stimuli)
+
+
+def _first_round(task: _Task, rows: _Rows, known: _Known) -> _Rows:
+    """A tile of the batch in order: sweeps or the dynamics, until few are open, and the proof of what is at rest."""
+    few = jnp.asarray(len(rows.state) // _SHARE_LEFT, jnp.int32)
+    if task.plan is not None:
+
+        def swept(rows):
+            return _sweep(task, rows, known, few)
+
+        rows = jax.lax.cond(task.plan.starts_with_sweeps, swept, lambda rows: rows, rows)
+    rows = _follow(task, rows, known, few)
+    return _prove(task, rows, known, few)
+
+
+def _move(task: _Task, rows: _Rows, known: _Known, is_mine: Bool[Array, " tile"], has_more: Bool[Array, ""]) -> _Rows:
+    """A dense tile: what it holds of each stage in turn. A few rows may wait, where another tile will take them."""
+    rows = rows._replace(stage=jnp.where(is_mine, rows.stage, _Stage.done))
+    few = jnp.where(has_more, len(rows.state) // _SHARE_LEFT, 0)
+    if task.plan is not None and task.plan.sweep is not None:
+        rows = _accelerate(task, rows, known, few)
+    rows = _follow(task, rows, known, few)
+    return _prove(task, rows, known, few)
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def _sweep(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Rows:
+    """Plain sweeps, as long as they are about to finish more than a few."""
+    network, sweep = task.network, task.plan.sweep
+    is_zero = jnp.all(known.initial_states == 0, axis=1)
+    # A plan is made from zero. From elsewhere only a network with one steady state is sure to end at the same.
+    is_swept = is_zero | task.plan.starts_anywhere
+    drives = jax.vmap(lambda stimulus: sweep.drive(network, stimulus))(known.stimuli)
+    starts = jax.vmap(lambda drive: sweep.start(network, drive))(drives)
+
+    def from_states(starts):
+        given = jax.vmap(lambda state, stimulus: sweep.from_state(network, state, stimulus))(*known[::-1])
+        return jnp.where(is_zero[:, None], starts, given)
+
+    starts = jax.lax.cond(jnp.any(is_swept & ~is_zero), from_states, lambda starts: starts, starts)
+    advance = jax.vmap(lambda drive, point: sweep(network, drive, point))
+
+    def target(points):
+        return SAFETY * task.tolerance * (1 + max_norm(points)) / sweep.velocity_per_step
+
+    def goes_on(carry):
+        _, _, left, num_sweeps = carry
+        is_nearly = (left > 0) & (left < _WORTH)
+        return (jnp.sum(is_swept & is_nearly, dtype=jnp.int32) > few) & (num_sweeps < _MOST_SWEEPS)
+
+    def check(carry):
+        points, length, _, num_sweeps = carry
+        for _ in range(_SWEEPS_PER_CHECK - 1):
+            points = advance(drives, points)
+        new = advance(drives, points)
+        new_length = max_norm(new - points)
+        per_sweep = jnp.log(new_length / length) / _SWEEPS_PER_CHECK  # infinite at the first check
+        left = jnp.log(target(new) / new_length) / jnp.minimum(per_sweep, -1e-3)
+        left = jnp.where(jnp.isinf(length), 1, left)
+        return new, new_length, left, num_sweeps + _SWEEPS_PER_CHECK
+
+    one = jnp.ones_like(rows.residual)
+    start = vary_like((starts, one * jnp.inf, one, jnp.zeros((), jnp.int32)), starts)
+    points, _, _, num_sweeps = jax.lax.while_loop(goes_on, check, start)
+    swept = _arrive(task, rows, known, points, is_swept, FOUND_BY[0])
+    return swept._replace(num_steps=jnp.where(is_swept, rows.num_steps + num_sweeps, rows.num_steps))
+
+
+def _accelerate(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Rows:
+    """Anderson acceleration of the sweeps; what it leaves open is followed from the initial state."""
+    network, sweep = task.network, task.plan.sweep
+    is_mine = rows.stage == _Stage.accelerate
+    drives = jax.vmap(lambda stimulus: sweep.drive(network, stimulus))(known.stimuli)
+    regularization = default_regularization(rows.state.dtype)
+
+    def through_memory(drive, point, history):
+        for slot in range(_MEMORY):
+            image = sweep(network, drive, point)
+            point, _, history = accelerate(history, point, image, slot=slot, regularization=regularization)
+        return point, jnp.max(jnp.abs(history.step)), history
+
+    def goes_on(carry):
+        _, _, is_open, num_turns = carry
+        return (jnp.sum(is_open, dtype=jnp.int32) > few) & (num_turns < _MOST_ACCELERATIONS)
+
+    def turn(carry):
+        points, histories, is_open, num_turns = carry
+        new, length, histories = jax.vmap(through_memory)(drives, points, histories)
+        is_close = length * sweep.velocity_per_step < SAFETY * task.tolerance * (1 + max_norm(new))
+        points = jnp.where(is_open[:, None], new, points)
+        is_open = is_open & ~is_close & jnp.all(jnp.isfinite(new), axis=1)
+        return points, histories, is_open, num_turns + 1
+
+    def run(rows):
+        images = jax.vmap(lambda drive, point: sweep(network, drive, point))(drives, rows.state)
+        histories = jax.vmap(lambda point, image: begin_history(point, image, _MEMORY))(rows.state, images)
+        start = vary_like((images, histories, is_mine, jnp.zeros((), jnp.int32)), rows.state)
+        points, _, is_open, num_turns = jax.lax.while_loop(goes_on, turn, start)
+        # One plain sweep at the end takes away what a combination leaves of rounding.
+        points = jax.vmap(lambda drive, point: sweep(network, drive, point))(drives, points)
+        arrived = _arrive(task, rows, known, points, is_mine, FOUND_BY[1])
+        is_given_up = (num_turns >= _MOST_ACCELERATIONS) | ~is_open
+        is_lost = is_mine & (arrived.stage == _Stage.accelerate) & is_given_up
+        arrived = _restart(arrived, known, is_lost)
+        num_steps = rows.num_steps + 2 + _MEMORY * num_turns
+        return arrived._replace(num_steps=jnp.where(is_mine, num_steps, rows.num_steps))
+
+    return jax.lax.cond(jnp.any(is_mine), run, lambda rows: rows, rows)
+
+
+def _arrive(task: _Task, rows: _Rows, known: _Known, points, is_swept: Bool[Array, " tile"], by: str) -> _Rows:
+    """The states that sweeps have come to, and what comes next. What is open keeps its point in place of a state."""
+    network, sweep = task.network, task.plan.sweep
+    states = jax.vmap(lambda point: sweep.to_state(network, point))(points)
+    field = make_field(network, known.stimuli, states)
+    velocity = field.velocity(states)
+    residual = field.residual(states, velocity)
+    is_at_rest = residual < rows.rest
+    stage = jnp.where(is_at_rest, _next_at_rest(task, states, velocity, field), _Stage.accelerate)
+    new = rows._replace(
+        state=jnp.where(is_at_rest[:, None], states, points),
+        stage=stage,
+        status=jnp.where(is_at_rest, Status.converged, rows.status),
+        residual=residual,
+        speed=max_norm(velocity) / field.time_unit,
+        decay_rate=jnp.broadcast_to(task.proved_rate, residual.shape),
+        found_by=jnp.full_like(rows.found_by, FOUND_BY.index(by)),
+    )
+    return choose_rows(is_swept, new, rows)
+
+
+def _restart(rows: _Rows, known: _Known, is_lost: Bool[Array, " tile"]) -> _Rows:
+    """From the initial state, by the dynamics."""
+    new = rows._replace(
+        state=known.initial_states,
+        stage=jnp.full_like(rows.stage, _Stage.follow),
+        status=jnp.full_like(rows.status, Status.max_steps_reached),
+        step=jnp.zeros_like(rows.step),
+        num_checks=jnp.full_like(rows.num_checks, -1),
+    )
+    return choose_rows(is_lost, new, rows)
+
+
+# --- the dynamics -----------------------------------------------------------------------------------------------------
+
+
+class _Motion(NamedTuple):
+    """Rows that are followed: the fields of `_Rows` that change in each step, and the velocity at the state."""
+
+    state: Float[Array, "tile state"]
+    velocity: Float[Array, "tile state"]
+    before: Float[Array, "tile state"]
+    step: Float[Array, " tile"]
+    largest_step: Float[Array, " tile"]
+    lowest_speed: Float[Array, " tile"]
+    rest: Float[Array, " tile"]
+    residual: Float[Array, " tile"]
+    num_quiet: Int[Array, " tile"]
+    num_steps: Int[Array, " tile"]
+    active: UInt32[Array, " tile"]
+    is_open: Bool[Array, " tile"]
+
+
+def _follow(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Rows:
+    """Steps of time until no more than a few are moving."""
+    is_mine = rows.stage == _Stage.follow
+    return jax.lax.cond(
+        jnp.any(is_mine), lambda rows: _follow_some(task, rows, known, few, is_mine), lambda rows: rows, rows
     )
 
 
-def _measure_states(samples: _Samples) -> None:
-    """Residuals and speeds of the states where these are not known yet."""
-    rows = np.flatnonzero(np.isnan(samples.residuals))
-    if len(rows):
-        p = rows[padded(np.arange(len(rows)))]
-        residuals, speeds = _measure(samples.network, samples.states[p], samples.stimuli[p])
-        samples.residuals[rows] = np.asarray(residuals)[: len(rows)]
-        samples.speeds[rows] = np.asarray(speeds)[: len(rows)]
+def _follow_some(task: _Task, rows: _Rows, known: _Known, few, is_mine) -> _Rows:
+    field = make_field(task.network, known.stimuli, rows.state)
+    bound = _ESCAPE * (1 + max_norm(known.stimuli) + max_norm(known.initial_states))
+    is_begun = rows.step > 0
+    velocity = field.velocity(rows.state)
 
+    def active_set(states, velocity):
+        if not task.has_blocks:
+            return jnp.zeros(len(states), jnp.uint32)
+        active = _active_units(task, field, states, velocity)
+        return jnp.where(_has_block(task, active), _hash(active), 0)
 
-@eqx.filter_jit
-def _measure(network, states, stimuli):
-    def measure(state, stimulus):
-        return residual(network, state, stimulus), jnp.max(jnp.abs(network.velocity(state, stimulus)))
+    def goes_on(motion):
+        return jnp.sum(motion.is_open, dtype=jnp.int32) > few
 
-    return in_tiles(jax.vmap(measure), (states, stimuli), TILE)
+    def two_steps(motion):
+        state, velocity, before, last_step = motion.state, motion.velocity, motion.before, motion.step
+        # The term of second order, h^2 / (2 h_last) |v - v_last|, is held to the bound before the step is made.
+        bend = max_norm(velocity - before) / (_LOCAL_ERROR * (1 + max_norm(state)))
+        step = jnp.sqrt(2 * last_step / jnp.maximum(bend, 1e-6))
+        step = jnp.minimum(step, jnp.minimum(2 * last_step, motion.largest_step))
+        is_euler = step > _LONGEST_MULTISTEP
+        second = jnp.where(is_euler, 0, 0.5 * step * step / last_step)[:, None]
+        between = state + step[:, None] * velocity + second * (velocity - before)
+        velocity_between = field.velocity(between)
+        second = jnp.where(is_euler, 0, 0.5 * step)[:, None]
+        arrived = between + step[:, None] * velocity_between + second * (velocity_between - velocity)
+        velocity_arrived = field.velocity(arrived)
 
-
-def _newton_step(network: RecurrentNetwork, state: np.ndarray, stimulus: np.ndarray) -> float:
-    """The largest entry of a Newton step toward rest: about how far a slow sample still has to go."""
-    if network.state_size > _LARGEST_NEWTON or not np.isfinite(state).all():
-        return np.nan
-    velocity, jacobian = _linearize(network, state, stimulus)
-    step = np.linalg.lstsq(np.asarray(jacobian, np.float64), np.asarray(velocity, np.float64), rcond=None)[0]
-    return float(np.abs(step).max())
-
-
-@eqx.filter_jit
-def _linearize(network, state, stimulus):
-    return network.velocity(state, stimulus), jax.jacfwd(network.velocity)(state, stimulus)
-
-
-def _followed(max_steps: int) -> int:
-    return min(max_steps, _FOLLOWED_STEPS)
-
-
-def _take_over(samples: _Samples, probe: Probe) -> None:
-    """The probe has followed the dynamics already."""
-    rows, followed = probe
-    samples.num_steps[rows] += followed.num_steps
-    samples.states[rows] = followed.states
-    for is_exact, method in [(True, "active set"), (False, "dynamics")]:
-        chosen = followed.is_finished & (followed.is_exact == is_exact)
-        samples.settle(rows[chosen], followed.states[chosen], followed.rates[chosen], method)
-
-
-def _sweep(samples: _Samples, rows: np.ndarray, plan: Plan) -> np.ndarray:
-    """Sweeps, then longer Anderson acceleration on what is open; the rows that are left to the dynamics."""
-    left = []
-    memory, num_sweeps, starts, method = plan.memory, plan.num_sweeps, None, "sweeps"
-    if plan.certified_rate > 0 and samples.initial_states[rows].any():  # all ways lead to the same end: the shortest
-        starts, num_sweeps = samples.initial_states[rows], max(1, num_sweeps // 2)
-    for _ in range(1 + _STURDY_ROUNDS):
-        size, p = len(rows), padded(np.arange(len(rows)))
-        swept = run_sweeps(
-            samples.network,
-            plan.sweep,
-            samples.stimuli[rows[p]],
-            memory,
-            np.int32(num_sweeps),
-            None if starts is None else starts[p],
-            None if plan.certified_rate > 0 else plan.proof_step,
-            samples.tolerance,
+        residual = field.residual(arrived, velocity_arrived)
+        speed = max_norm(velocity_arrived)
+        # A velocity that turns from step to step and does not shrink tells of steps that are too long to be stable,
+        # where the local error, small near a fixed point, does not; so does one that grows at the largest step.
+        is_turning = max_norm(velocity_arrived - velocity_between) > 0.5 * speed
+        is_growing = (step >= 0.99 * motion.largest_step) & ~(speed < 2 * motion.lowest_speed)
+        is_too_long = (is_turning & (speed > 0.9 * max_norm(velocity))) | is_growing
+        largest_step = jnp.where(
+            is_too_long, jnp.maximum(0.75 * jnp.minimum(step, motion.largest_step), _SHORTEST_LARGEST_STEP),
+            motion.largest_step,
+        )  # fmt: skip
+        active = active_set(arrived, velocity_arrived)
+        is_quiet = (active == motion.active) & (active > 0) & (active != rows.tried)
+        num_quiet = jnp.where(is_quiet, motion.num_quiet + 1, 0)
+        # A fixed point that was left is behind once the state is no longer at rest.
+        rest = jnp.where(residual > task.tolerance, SAFETY * task.tolerance, motion.rest)
+        num_steps = motion.num_steps + 2
+        is_escaped = ~(max_norm(arrived) < bound)
+        new = _Motion(
+            state=arrived,
+            velocity=velocity_arrived,
+            before=velocity_between,
+            step=step,
+            largest_step=largest_step,
+            lowest_speed=jnp.where(is_too_long, speed, jnp.minimum(speed, motion.lowest_speed)),
+            rest=rest,
+            residual=residual,
+            num_quiet=num_quiet,
+            num_steps=num_steps,
+            active=active,
+            is_open=(residual >= rest) & ~is_escaped & (num_steps < task.max_steps) & (num_quiet < _QUIET),
         )
-        swept = jax.tree.map(lambda each, size=size: np.asarray(each)[:size], swept)
-        samples.num_steps[rows] += swept.num_steps
-        is_at_rest = swept.residuals < SAFETY * samples.tolerance
-        left.append(samples.settle_swept(rows, swept, is_at_rest, plan, method))
-        rows, starts = rows[~is_at_rest], swept.states[~is_at_rest]
-        if not len(rows):
-            break
-        starts = np.where(np.isfinite(starts).all(axis=1, keepdims=True), starts, 0)
-        memory, num_sweeps, method = _STURDY_MEMORY, _STURDY_SWEEPS, f"Anderson({_STURDY_MEMORY})"
-    return np.sort(np.concatenate([*left, rows]))
+        return choose_rows(motion.is_open, new, motion)
 
-
-def _follow(samples: _Samples, rows: np.ndarray, plan: Plan, max_steps: int) -> None:
-    """Follow the dynamics from their start."""
-    followed = follow(
-        samples.network,
-        samples.stimuli[rows],
-        samples.initial_states[rows],
-        tolerance=samples.tolerance,
-        max_steps=_followed(max_steps),
-        proof_step=plan.proof_step,
-        certified_rate=plan.certified_rate,
+    residual = field.residual(rows.state, velocity)
+    start = _Motion(
+        state=rows.state,
+        velocity=velocity,
+        before=jnp.where(is_begun[:, None], rows.memory, velocity),
+        step=jnp.where(is_begun, rows.step, _FIRST_STEP / 2),
+        largest_step=rows.largest_step,
+        lowest_speed=rows.lowest_speed,
+        rest=rows.rest,
+        residual=residual,
+        num_quiet=jnp.where(is_begun, rows.num_quiet, 0),
+        num_steps=rows.num_steps,
+        active=active_set(rows.state, velocity),
+        is_open=is_mine & (residual >= rows.rest),
     )
-    _take_over(samples, Probe(rows, followed))
-
-
-def _finish_open(samples: _Samples, rows: np.ndarray, plan: Plan, max_steps: int) -> None:
-    """Watch where the dynamics go of what has not come to rest; try a stiff integrator where that does not decide."""
-    network = samples.network
-    rows = np.intersect1d(rows, samples.open_rows)
-    if not len(rows):
-        return
-    p = padded(np.arange(len(rows)))
-    motion = _observe(network, samples.stimuli[rows][p], samples.states[rows][p], samples.tolerance, max_steps)
-    motion = jax.tree.map(lambda each: np.asarray(each)[: len(rows)], motion)
-    samples.num_steps[rows] += motion.num_steps
-    samples.states[rows] = motion.state
-    samples.period[rows] = motion.period
-    samples.status[rows[motion.is_oscillating]] = Status.oscillating
-    samples.status[rows[motion.is_diverging]] = Status.diverging
-    if motion.is_at_rest.any():
-        unstable = samples.settle_if_stable(rows[motion.is_at_rest], motion.state[motion.is_at_rest], plan, "dynamics")
-        samples.status[unstable] = Status.unstable
-    rows = np.intersect1d(rows, samples.open_rows)
-    if not len(rows):
-        return
-    p = padded(np.arange(len(rows)))
-    judged = _roll_out_stiffly(
-        network, samples.stimuli[rows][p], samples.initial_states[rows][p], samples.tolerance, max_steps
+    end = jax.lax.while_loop(goes_on, two_steps, vary_like(start, rows.state))
+    if not is_rate_network(task.network):
+        # The scales of a field that declares none are those of the state.
+        field = make_field(task.network, known.stimuli, end.state)
+        velocity = jax.vmap(task.network.velocity)(end.state, known.stimuli) * field.time_unit[:, None]
+        end = end._replace(velocity=velocity, residual=field.residual(end.state, velocity))
+    is_escaped = ~(max_norm(end.state) < bound)
+    is_at_rest = end.residual < end.rest
+    is_out = end.num_steps >= task.max_steps
+    stage = jnp.where(end.num_quiet >= _QUIET, _Stage.block, _Stage.follow)
+    stage = jnp.where(is_out | is_escaped, _Stage.done, stage)
+    stage = jnp.where(is_at_rest & ~is_escaped, _next_at_rest(task, end.state, end.velocity, field), stage)
+    is_finite = jnp.all(jnp.isfinite(end.state), axis=1)
+    status = jnp.where(is_escaped, jnp.where(is_finite, Status.diverging, Status.nonfinite), Status.max_steps_reached)
+    new = rows._replace(
+        state=end.state,
+        memory=end.before,
+        stage=stage,
+        status=jnp.where(is_at_rest & ~is_escaped, Status.converged, status),
+        residual=end.residual,
+        speed=max_norm(end.velocity) / field.time_unit,
+        decay_rate=jnp.broadcast_to(task.proved_rate, end.residual.shape),
+        num_steps=end.num_steps,
+        step=end.step,
+        largest_step=end.largest_step,
+        lowest_speed=end.lowest_speed,
+        rest=end.rest,
+        num_quiet=end.num_quiet,
+        is_followed=jnp.ones_like(rows.is_followed),
+        found_by=jnp.full_like(rows.found_by, FOUND_BY.index("dynamics")),
+        num_checks=jnp.full_like(rows.num_checks, -1),
     )
-    judged = jax.tree.map(lambda each: np.asarray(each)[: len(rows)], judged)
-    samples.num_steps[rows] += judged.num_steps
-    samples.states[rows], samples.status[rows] = judged.state, judged.status
-    is_settled = judged.status == Status.converged
-    if is_settled.any():
-        samples.settle_if_stable(rows[is_settled], judged.state[is_settled], plan, "stiff rollout")
+    return choose_rows(is_mine, new, rows)
 
 
-@eqx.filter_jit
-def _observe(network, stimuli, states, tolerance, max_steps) -> Motion:
-    return jax.vmap(
-        lambda stimulus, state: observe_motion(
-            network, stimulus, state, tolerance=SAFETY * tolerance, max_steps=2 * max_steps
+# --- active units of threshold-linear networks ------------------------------------------------------------------------
+
+
+def _active_units(task: _Task, field: Field, states, velocity) -> Bool[Array, "tile state"]:
+    """Units that the weights hear: with a positive state or, in the rate form, a positive total input."""
+    if isinstance(task.network.vector_field, StateForm):
+        return states > 0
+    return states + field.scales * velocity > 0
+
+
+def _hash(active: Bool[Array, "tile state"]) -> UInt32[Array, " tile"]:
+    """A number that tells sets of active units apart; 0 is none."""
+    codes = np.random.default_rng(0).integers(1, 2**32, active.shape[1], dtype=np.uint32)
+    return jnp.sum(jnp.where(active, jnp.asarray(codes)[None], jnp.uint32(0)), axis=1, dtype=jnp.uint32) | 1
+
+
+def _has_block(task: _Task, active: Bool[Array, "tile state"]) -> Bool[Array, " tile"]:
+    return jnp.sum(active, axis=1, dtype=jnp.int32) <= min(_BLOCK, task.network.state_size)
+
+
+def _next_at_rest(task: _Task, states, velocity, field: Field) -> Int[Array, " tile"]:
+    """The stage of what is at rest: nothing is left to prove, or the cheapest proof."""
+    stage = jnp.full(len(states), _Stage.prove, jnp.int32)
+    if task.has_blocks and task.network.state_size >= _MANY_UNITS * _BLOCK:
+        stage = jnp.where(_has_block(task, _active_units(task, field, states, velocity)), _Stage.block, stage)
+    return jnp.where(task.proved_rate > 0, _Stage.done, stage)
+
+
+def _solve_blocks(task: _Task, rows: _Rows, known: _Known, is_mine, has_more) -> _Rows:
+    """The exact fixed point of the active units, and whether it attracts, from their block of the weights."""
+    del has_more
+    network, params = task.network, task.network.params
+    size = network.state_size
+    field = make_field(network, known.stimuli, rows.state)
+    velocity = field.velocity(rows.state)
+    active = _active_units(task, field, rows.state, velocity)
+    width = min(_BLOCK, size)
+    has_block = _has_block(task, active)
+    units = jnp.argsort(~active, axis=1, stable=True)[:, :width]
+    is_unit = jnp.take_along_axis(active, units, axis=1)
+    inside = is_unit[:, :, None] & is_unit[:, None, :]
+    weights = jnp.where(inside, params.recurrent_weights[units[:, :, None], units[:, None, :]], 0)
+    identity = jnp.eye(width, dtype=weights.dtype)[None]
+    taus = params.time_constants / jnp.min(params.time_constants)
+    unit_taus = jnp.where(is_unit, taus[units], jnp.max(taus))
+    stability = transform_powers(
+        (weights - identity) / unit_taus[:, :, None],
+        jnp.broadcast_to(jnp.max(taus), has_block.shape),
+        is_mine & has_block,
+        one_by_one=task.layout.factors_one_by_one,
+    )
+    slowest = 1 / jnp.max(params.time_constants)  # the rate of silent units
+    stability = stability._replace(decay_rate=jnp.minimum(stability.decay_rate / field.time_unit, slowest))
+
+    drive = jax.vmap(params.feedforward_input)(known.stimuli)
+    driven = jnp.where(is_unit, jnp.take_along_axis(drive, units, axis=1), 0)
+    solution = jnp.linalg.solve(identity - weights, driven[:, :, None])[:, :, 0]
+    rates = jnp.zeros_like(drive).at[jnp.arange(len(drive))[:, None], units].set(jnp.where(is_unit, solution, 0))
+    total = jax.vmap(params.recurrent_input)(rates) + drive
+    exact = jax.vmap(network.vector_field.from_total_input)(total)
+    is_consistent = jnp.all((total > 0) == active, axis=1) & has_block
+    # Where the fixed point is not ahead, the motion still turns.
+    is_ahead = jnp.sum((exact - rows.state) * velocity, axis=1) > 0
+    exact_velocity = field.velocity(exact)
+    exact_residual = field.residual(exact, exact_velocity)
+    is_at_rest = rows.status == Status.converged  # and only its stability is asked for
+    is_taken = ~is_at_rest & is_consistent & is_ahead & stability.is_stable & (exact_residual < task.tolerance)
+    exactly = rows._replace(
+        state=exact,
+        residual=exact_residual,
+        speed=max_norm(exact_velocity) / field.time_unit,
+        status=jnp.full_like(rows.status, Status.converged),
+        found_by=jnp.full_like(rows.found_by, FOUND_BY.index("active set")),
+    )
+    judged = _judge(task, choose_rows(is_taken, exactly, rows), known, stability)
+    is_decided = ~is_consistent | is_ahead
+    onward = rows._replace(
+        stage=jnp.full_like(rows.stage, _Stage.follow),
+        tried=jnp.where(is_decided, _hash(active), rows.tried),
+        # Undecided, it is asked again later and later.
+        num_quiet=jnp.where(is_decided, 0, -rows.num_steps // 8),
+    )
+    return choose_rows(is_at_rest | is_taken, judged, onward)
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def _prove(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Rows:
+    """Powers on a random vector, until no more than a few are open."""
+    is_mine = rows.stage == _Stage.prove
+
+    def run(rows):
+        field = make_field(task.network, known.stimuli, rows.state)
+        begun = Powers(rows.memory, rows.norm, rows.decay, rows.has_quadratic, rows.num_checks)
+        powers = shrink(field, rows.state, is_mine, begun, most_open=few)
+        is_left = is_mine & powers.is_open
+        going_on = rows._replace(
+            memory=powers.vectors,
+            norm=powers.norms,
+            decay=powers.decay,
+            has_quadratic=powers.has_quadratic,
+            num_checks=powers.num_checks,
         )
-    )(stimuli, states)
+        stage = jnp.full_like(rows.stage, _Stage.decide)
+        if task.has_blocks:
+            active = _active_units(task, field, rows.state, jnp.zeros_like(rows.state))
+            if not isinstance(task.network.vector_field, StateForm):
+                active = _active_units(task, field, rows.state, field.velocity(rows.state))
+            stage = jnp.where(_has_block(task, active), _Stage.block, stage)
+        stage = jnp.where(powers.is_proved, _Stage.done, stage)
+        ended = rows._replace(stage=stage, decay_rate=decay_rates(field, powers))
+        return choose_rows(is_left, going_on, choose_rows(is_mine, ended, rows))
+
+    return jax.lax.cond(jnp.any(is_mine), run, lambda rows: rows, rows)
 
 
-@eqx.filter_jit
-def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) -> SteadyState:
-    def roll_out(stimulus, initial_state):
-        candidate = STIFF.search(network, stimulus, initial_state, tolerance=tolerance, max_steps=max_steps)
-        return judge(network, stimulus, candidate, tolerance=tolerance)
+def _prove_more(
+    task: _Task, rows: _Rows, known: _Known, is_mine: Bool[Array, " tile"], has_more: Bool[Array, ""]
+) -> _Rows:
+    """A dense tile of states whose stability alone is asked for."""
+    rows = rows._replace(stage=jnp.where(is_mine, rows.stage, _Stage.done))
+    return _prove(task, rows, known, jnp.where(has_more, len(rows.state) // _SHARE_LEFT, 0))
 
-    return jax.vmap(roll_out)(stimuli, initial_states)
+
+def _decide(task: _Task, rows: _Rows, known: _Known, is_mine, has_more, *, moves: bool) -> _Rows:
+    """The Cayley transform of the whole Jacobian."""
+    del has_more
+    field = make_field(task.network, known.stimuli, rows.state)
+    stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
+    return _judge(task, rows, known, stability, moves=moves)
+
+
+def _judge(task: _Task, rows: _Rows, known: _Known, stability: Stability, *, moves: bool = True) -> _Rows:
+    """End what attracts or is not decided; send on what is at rest and does not attract."""
+    lower = 0.1 * rows.residual
+    # At the floor of rounding nothing moves it any more: the dynamics rest at a point that they would leave.
+    is_stuck = rows.is_followed & (rows.residual < 4 * jnp.finfo(rows.state.dtype).eps)
+    ends = ~stability.is_unstable | is_stuck | (not moves)
+    status = jnp.where(stability.is_stable, Status.converged, Status.undecided)
+    ended = rows._replace(
+        stage=jnp.full_like(rows.stage, _Stage.done),
+        status=jnp.where(stability.is_unstable, Status.unstable, status),
+        decay_rate=stability.decay_rate,
+    )
+    left = rows._replace(
+        stage=jnp.full_like(rows.stage, _Stage.follow),
+        status=jnp.full_like(rows.status, Status.unstable),
+        rest=lower,
+        step=jnp.zeros_like(rows.step),
+        num_quiet=jnp.zeros_like(rows.num_quiet),
+    )
+    left = _restart(left, known, ~rows.is_followed)
+    return choose_rows(ends, ended, left)

@@ -1,28 +1,79 @@
-"""The derivative of a steady state, `dx* = -J^-1 (df/dtheta dtheta + df/du du)`, however it was found.
+"""The derivative of a steady state, `dx* = -F_x^-1 (F_theta dtheta + F_u du)`, however it was found.
 
-At a steady state `f(theta, x*, u) = 0`, so the implicit function theorem gives the derivative from the Jacobian
-J = df/dx there. The search is never differentiated.
+At a steady state `F(theta, x*, u) = 0`, so the implicit function theorem gives the derivative from the Jacobian of F
+there; the search is never differentiated. F is `tau dx/dt`, in which time constants cancel. The linear systems of a
+batch are solved together, by products with all Jacobians at once.
+
+The rule sees the state with its derivative. The derivative of the rule, which is the second derivative of the state, is
+therefore right too, and so on to any order.
 """
 
+import enum
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
+import jax.scipy.linalg as jsl
+from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Bool, Float
 
-from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff._checks import smallest_tolerance
+from rnn2ff.networks.base import RecurrentNetwork, time_scales
+from rnn2ff.networks.rate import has_sparse_weights, is_rate_network
 
-_LARGEST_DEFECT = 1e-2  # of a linear solve, relative; a Jacobian that leaves more is singular to working precision
-_RESTART, _MAX_STEPS = 40, 400  # of GMRES, in products and in restarts
+# The largest error of a solution, relative. A Jacobian that leaves more has a condition number above a hundredth of one
+# over the dtype's precision: it is singular to working precision.
+_LARGEST_ERROR = 1e-2
+_LARGEST_FACTORED = 1024  # units; beyond, a Jacobian is made into a matrix only where the weights are one already
+_FACTORED_ROWS, _FACTORED_ENTRIES = 16, 2**22  # at most so many Jacobians, and entries of them, are factored at a time
+
+# BiCGSTAB takes at most two steps for each bit of accuracy; what gains less is left to a factorization. It goes on from
+# where it came, with the defect computed anew, as long as that divides the defect by ten.
+_STEPS_PER_BIT, _MAX_ROUNDS, _GAIN = 2, 4, 0.1
+_MEMORY, _MAX_RESTARTS, _RESTART_GAIN = 40, 100, 0.99  # the same of GMRES: products between two restarts, and restarts
+
 _UNSOLVED = (
     "The steady state has no derivative, or none was found. Either the Jacobian is singular there, as on a continuous "
     "attractor, where the stimulus does not decide the state; or GMRES did not converge: `matrix_free=False` uses LU."
 )
 
+_Rows = Float[Array, "batch state"]
+_Linear = Callable[[_Rows], _Rows]
 
-@eqx.filter_custom_jvp
+
+def with_implicit_derivatives(
+    network: RecurrentNetwork,
+    stimuli: Float[Array, "batch stimulus"],
+    states: Float[Array, "batch state"],
+    is_steady: Bool[Array, " batch"],
+) -> Float[Array, "batch state"]:
+    """The states as they are, with their derivatives by the network's parameters and by the stimuli.
+
+    Forward and reverse mode, to any order. A derivative costs some tens of products with all Jacobians at once; rows
+    that these do not solve are factored, a few at a time (of networks above 1024 units with sparse weights, or with no
+    weights to look at, they are solved by GMRES). Pure, and the same under `jit`, `vmap`, `scan` and `shard_map`.
+
+    What is asked of a row without a derivative is NaN, and no error: of one that is not steady, or whose Jacobian is
+    not finite, or singular to working precision (on a continuous attractor the stimulus does not decide the state). It
+    is NaN in that row, and in what the rows share, such as the gradient by the weights. A row that a loss ignores adds
+    nothing, whatever its state.
+
+    Two limits where a Jacobian is singular. The loss may not see the direction that is undecided: then there can be an
+    answer. And reverse mode over reverse mode asks for more than the loss does, so that the row is NaN even if the loss
+    ignores it; forward mode over reverse mode does not.
+
+    Args:
+        network: differentiated by its parameters.
+        stimuli: differentiated; one a row.
+        states: the steady states, taken as constants.
+        is_steady: whether each is one.
+    """
+    return _attach(network, stimuli, states, is_steady, _Way.together)
+
+
 def with_implicit_derivative(
     network: RecurrentNetwork,
     stimulus: Float[Array, " stimulus"],
@@ -30,11 +81,11 @@ def with_implicit_derivative(
     is_steady: Bool[Array, ""],
     is_matrix_free: bool,
 ) -> Float[Array, " state"]:
-    """The state as it is, with its derivative by the network's parameters and by the stimulus.
+    """The state as it is, with its derivatives by the network's parameters and by the stimulus.
 
-    First derivatives, forward and reverse mode. What is asked of a state that is not steady is NaN, in its own sample
-    alone; a sample that a loss ignores adds nothing. On a continuous attractor the derivative is undefined: the linear
-    solve fails, with an error.
+    Forward and reverse mode, to any order. What is asked of a state that is not steady is NaN, in its own sample alone;
+    a sample that a loss ignores adds nothing. On a continuous attractor the derivative is undefined: the linear solve
+    fails, with an error.
 
     Args:
         network: differentiated by its parameters.
@@ -43,84 +94,443 @@ def with_implicit_derivative(
         is_steady: whether `state` is one.
         is_matrix_free: whether the linear system is solved from products with the Jacobian, by GMRES, and not by LU.
     """
-    del network, stimulus, is_steady, is_matrix_free
-    return state
+    way = _Way.products if is_matrix_free else _Way.factors
+    return _attach(network, stimulus[None], state[None], is_steady[None], way)[0]
 
 
-@with_implicit_derivative.def_jvp
-def _implicit_jvp(primals, tangents):
-    network, stimulus, state, is_steady, is_matrix_free = primals
-    network_tangent, stimulus_tangent, *_ = tangents
-    _, push = eqx.filter_jvp(
-        lambda network, stimulus: network.velocity(state, stimulus),
-        (network, stimulus),
-        (network_tangent, stimulus_tangent),
+class _Way(enum.Enum):
+    """How linear systems are solved, and what becomes of one that has no solution."""
+
+    together = enum.auto()  # by products with all rows at once, what is left by factors or by GMRES; otherwise NaN
+    factors = enum.auto()  # by LU; otherwise an error
+    products = enum.auto()  # by GMRES; otherwise an error
+
+
+@eqx.filter_jit  # so that a derivative outside of `jit` is not compiled anew each time
+def _attach(network, stimuli, states, is_steady, way: _Way) -> _Rows:
+    return _attached(network, *_varying_alike(network, stimuli, states, is_steady), way)
+
+
+@eqx.filter_custom_jvp
+def _attached(network, stimuli, states, is_steady, way: _Way) -> _Rows:
+    del network, stimuli, is_steady, way
+    return states
+
+
+@_attached.def_jvp
+def _attached_jvp(primals, tangents):
+    network, stimuli, states, is_steady, way = primals
+    network_tangent, stimuli_tangent, *_ = tangents
+    states = _attached(*primals)  # with its derivative, for the derivative of all that follows
+    with jax.default_matmul_precision("highest"):  # what accelerators do by default has three digits
+        tangents = network_tangent, stimuli_tangent
+        points = _usable_points(network, stimuli, states, is_steady, tangents)
+        _, push = eqx.filter_jvp(
+            lambda network, stimuli: _residuals(network, points._replace(stimuli=stimuli)),
+            (network, points.stimuli),
+            tangents,
+        )
+        push = jnp.where(points.is_usable[:, None], push, _anything(tangents, push))
+        _, pull_back = jax.linearize(lambda states: -_residuals(network, points._replace(states=states)), points.states)
+
+        def multiply(
+            rows: _Rows,
+        ) -> _Rows:  # unusable rows neither enter nor leave: no NaN of theirs, in either direction
+            is_usable = points.is_usable[:, None]
+            return jnp.where(is_usable, pull_back(jnp.where(is_usable, rows, 0)), rows)
+
+        def solver(is_transposed: bool) -> Callable[[_Linear, _Rows], _Rows]:
+            return lambda multiply, right: _solve(_Systems(network, points, multiply, is_transposed), right, way)
+
+        # Both directions are given, and not left to transposition, which would turn a NaN into a zero.
+        response = jax.lax.custom_linear_solve(
+            multiply, push, solve=solver(is_transposed=False), transpose_solve=solver(is_transposed=True)
+        )
+    return states, response
+
+
+def _anything(tangents: tuple[RecurrentNetwork, Array | None], push: _Rows) -> _Rows:
+    """For rows without a derivative: depends on every number of the tangents that a row depends on.
+
+    Its values are not used. But a NaN that comes back through such a row reaches all of these numbers, whether or not
+    the field depends on them at the point that stands in.
+    """
+    network_tangent, stimuli_tangent = tangents
+
+    def mixed(numbers: Float[Array, "*batch size"]) -> Float[Array, "*batch"]:
+        return numbers @ (1 / jnp.arange(1, numbers.shape[-1] + 1, dtype=push.dtype))
+
+    total = jnp.zeros_like(push[:, 0])
+    if stimuli_tangent is not None:
+        total += mixed(stimuli_tangent)
+    for tangent in jax.tree.leaves(network_tangent):
+        total += mixed(tangent.ravel())
+    return jnp.broadcast_to(total[:, None], push.shape)
+
+
+class _Points(NamedTuple):
+    """Where the network is linearized, one a row.
+
+    Attributes:
+        states: of the rows; where the linearization is not finite another's, so that what is multiplied by zero is.
+        stimuli: likewise.
+        scales: what velocities are multiplied by, where the network declares no time constants.
+        is_usable: whether a row is steady, and its linearization finite.
+    """
+
+    states: _Rows
+    stimuli: Float[Array, "batch stimulus"]
+    scales: _Rows
+    is_usable: Bool[Array, " batch"]
+
+    def take(self, rows: Array) -> "_Points":
+        """Some rows; the last one in place of those that do not exist."""
+        return _Points(*(each.at[rows].get(mode="clip") for each in self))
+
+
+def _usable_points(network, stimuli, states, is_steady, tangents) -> _Points:
+    arrays, fixed = eqx.partition(network, eqx.is_inexact_array)
+    arrays, *rows = jax.lax.stop_gradient((arrays, states, stimuli))
+    constants = (eqx.combine(arrays, fixed), *rows)
+    # A derivative that is not finite, by whatever is differentiated by, shows in the derivative along a vector of ones.
+    network_ones, stimuli_ones = jax.tree.map(jnp.ones_like, tangents)
+    _, probe = eqx.filter_jvp(
+        lambda network, states, stimuli: jax.vmap(network.velocity)(states, stimuli),
+        constants,
+        (network_ones, jnp.ones_like(states), stimuli_ones),
     )
-    if is_matrix_free:
-        solve, solve_transposed, multiply = _by_products(network, stimulus, state, is_steady)
+    is_finite = jnp.all(jnp.isfinite(jnp.concatenate([probe, states, stimuli], axis=1)), axis=1)
+    is_usable = is_steady & is_finite
+    first = jnp.argmax(is_finite)
+
+    def finite(rows, constant):
+        substitute = jnp.where(is_finite[first], constant[first], 0)
+        return jnp.where(is_finite[:, None], rows, substitute[None])
+
+    states, stimuli = finite(states, constants[1]), finite(stimuli, constants[2])
+    if network.has_time_constants:
+        return _Points(states, stimuli, jnp.ones_like(states), is_usable)
+    scales = jax.vmap(lambda state, stimulus: time_scales(constants[0], state, stimulus))(
+        *jax.lax.stop_gradient((states, stimuli))
+    )
+    return _Points(states, stimuli, scales, is_usable)
+
+
+def _residuals(network: RecurrentNetwork, points: _Points) -> _Rows:
+    """`tau dx/dt`, in which time constants cancel to rounding; those of a rate network do not enter at all."""
+    states, stimuli, scales, _ = points
+    if is_rate_network(network):
+        form, params = network.vector_field, network.params
+        recurrent = _recurrent_inputs(params.recurrent_weights, jax.vmap(form.unit_rates)(states))
+        totals = recurrent + jax.vmap(params.feedforward_input)(stimuli)
+        return jax.vmap(form.from_total_input)(totals) - states
+    velocities = jax.vmap(network.velocity)(states, stimuli)
+    if network.has_time_constants:
+        return velocities * jnp.broadcast_to(network.time_constants, velocities.shape[1:])[None]
+    return velocities * scales
+
+
+def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: _Rows) -> _Rows:
+    """`W r`, one a row. JAX's own product with a sparse matrix has no second derivative by its entries under `vmap`."""
+    if not isinstance(weights, BCOO):
+        return rates @ weights.T
+    rows, columns = weights.indices.T
+    sources = rates.at[:, columns].get(mode="fill", fill_value=0)
+    return jnp.zeros_like(rates).at[:, rows].add(sources * weights.data[None], mode="drop")
+
+
+class _Systems(NamedTuple):
+    """Linear systems `A y = b` with `A = -F_x`, or with its transpose, one a row.
+
+    Attributes:
+        network: the network.
+        points: where it is linearized.
+        multiply: the products of all A with their rows.
+        is_transposed: whether A is the transpose.
+    """
+
+    network: RecurrentNetwork
+    points: _Points
+    multiply: _Linear
+    is_transposed: bool
+
+    def take(self, rows: Array) -> "_Systems":
+        """Some of the rows."""
+        network, points, _, is_transposed = self
+        points = points.take(rows)
+        _, multiply = jax.linearize(lambda states: -_residuals(network, points._replace(states=states)), points.states)
+        if is_transposed:
+            transposed = jax.linear_transpose(multiply, points.states)
+            return _Systems(network, points, lambda rows: transposed(rows)[0], True)
+        return _Systems(network, points, multiply, False)
+
+    def matrices(self) -> Float[Array, "batch state state"]:
+        """A, one a row."""
+
+        def residual(state: Float[Array, " state"], point: _Points) -> Float[Array, " state"]:
+            rows = jax.tree.map(lambda each: each[None], point._replace(states=state))
+            return -_residuals(self.network, rows)[0]
+
+        matrices = jax.vmap(jax.jacfwd(residual))(self.points.states, self.points)
+        return jnp.matrix_transpose(matrices) if self.is_transposed else matrices
+
+
+class _Solution(NamedTuple):
+    """What came of solving linear systems.
+
+    Attributes:
+        rows: y, one a row.
+        is_solved: whether it is a solution, to rounding.
+    """
+
+    rows: _Rows
+    is_solved: Bool[Array, " batch"]
+
+
+def _solve(systems: _Systems, right: _Rows, way: _Way) -> _Rows:
+    """y, NaN in rows without a solution, and zero in rows where b is zero."""
+    is_asked = jnp.any(right != 0, axis=1)
+    is_solvable = systems.points.is_usable & jnp.all(jnp.isfinite(right), axis=1)
+    sizes = jnp.max(jnp.abs(right), axis=1)
+    sizes = jnp.where(is_solvable & is_asked, sizes, 1)
+    known = jnp.where(is_solvable[:, None], right / sizes[:, None], 0)  # squares neither overflow nor vanish
+    if way is _Way.together:
+        solution = _solve_together(systems, known)
+        is_solvable &= solution.is_solved
+        rows = solution.rows
     else:
-        solve, solve_transposed, multiply = _by_factors(network, stimulus, state, is_steady)
+        unsolved = _Solution(jnp.zeros_like(known), ~jnp.any(known != 0, axis=1))
+        solution = _solve_rest(systems, known, unsolved, is_factored=way is _Way.factors)
+        rows = eqx.error_if(solution.rows, ~solution.is_solved, _UNSOLVED)
+    return jnp.where(is_asked[:, None], jnp.where(is_solvable[:, None], sizes[:, None] * rows, jnp.nan), 0)
 
-    def checked(
-        solve: Callable[[Array], Array], multiply: Callable[[Array], Array]
-    ) -> Callable[[Array], Float[Array, " state"]]:
-        def solve_or_fail(vector: Float[Array, " state"]) -> Float[Array, " state"]:
-            is_solvable = is_steady & jnp.all(jnp.isfinite(vector))
-            known = jnp.where(is_solvable, vector, 0)
-            solution = solve(known)
-            defect = jnp.max(jnp.abs(multiply(solution) - known))
-            is_solved = defect <= _LARGEST_DEFECT * jnp.max(jnp.abs(known))  # False if NaN
-            solution = eqx.error_if(solution, ~is_solved, _UNSOLVED)
-            return jnp.where(is_solvable | (vector == 0), solution, jnp.nan)
 
-        return solve_or_fail
+def _solve_together(systems: _Systems, known: _Rows) -> _Solution:
+    """Solve all rows at once by products, and what these leave by factors or by GMRES."""
+    network = systems.network
+    has_matrix = is_rate_network(network) and not has_sparse_weights(network)
+    is_factored = has_matrix or network.state_size <= _LARGEST_FACTORED
+    solution = _refine(_bicgstab, systems.multiply, known, _MAX_ROUNDS, _GAIN)
+    return _solve_rest(systems, known, solution, is_factored=is_factored)
 
-    # The rule for both directions is given here, and not left to transposition, which would turn the NaN of a sample
-    # without a steady state into a zero.
-    transposed = jax.linear_transpose(multiply, state)
-    response = jax.lax.custom_linear_solve(
-        multiply,
-        push,
-        solve=lambda _, vector: checked(solve, multiply)(vector),
-        transpose_solve=lambda _, vector: checked(solve_transposed, lambda each: transposed(each)[0])(vector),
+
+def _solve_rest(systems: _Systems, known: _Rows, solution: _Solution, *, is_factored: bool) -> _Solution:
+    """Solve the rows that are left, a few at a time."""
+    batch_size, size = known.shape
+    num_rows = max(1, min(batch_size, _FACTORED_ROWS, _FACTORED_ENTRIES // size**2))
+
+    def solve_some(carry: tuple[_Solution, Bool[Array, " batch"]]):
+        solution, is_open = carry
+        (rows,) = jnp.nonzero(is_open, size=num_rows, fill_value=batch_size)
+        some, right = systems.take(rows), known.at[rows].get(mode="clip")
+        if is_factored:
+            solved = _by_factors(some, right)
+        else:
+            solved = _refine(_gmres, some.multiply, right, _MAX_RESTARTS, _RESTART_GAIN)
+        solution = jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), solution, solved)
+        return solution, is_open.at[rows].set(False, mode="drop")
+
+    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), solve_some, (solution, ~solution.is_solved))[0]
+
+
+def _by_factors(systems: _Systems, right: _Rows) -> _Solution:
+    """By LU and a step of refinement, whose size tells how well conditioned the system is."""
+    matrices = systems.matrices()
+    factors = jsl.lu_factor(matrices)
+
+    def solve(right: _Rows) -> _Rows:
+        return jsl.lu_solve(factors, right[..., None])[..., 0]
+
+    rows = solve(right)
+    change = solve(right - jnp.einsum("bij,bj->bi", matrices, rows))
+    is_solved = _norms(change) <= _LARGEST_ERROR * _norms(rows)
+    return _Solution(rows + change, is_solved & jnp.isfinite(_norms(rows)))
+
+
+class _Progress(NamedTuple):
+    """State of the refinement of solutions, one a row.
+
+    Attributes:
+        rows: the solutions.
+        defects: b - A y.
+        sizes: of the defects.
+        is_open: whether a row is gone on with.
+        is_solved: whether it is solved.
+        num_rounds: so far.
+    """
+
+    rows: _Rows
+    defects: _Rows
+    sizes: Float[Array, " batch"]
+    is_open: Bool[Array, " batch"]
+    is_solved: Bool[Array, " batch"]
+    num_rounds: int | Array
+
+
+def _refine(
+    iterate: Callable[[_Linear, _Rows, Array], _Rows], multiply: _Linear, right: _Rows, max_rounds: int, gain: float
+) -> _Solution:
+    """Repeat an iterative solver on its own defects, computed anew, while that multiplies them by at most `gain`.
+
+    A solution is accepted if its defect is what rounding leaves of a product with it, and if that is small.
+    """
+    tolerance = smallest_tolerance(right.dtype)
+    sizes = _norms(right)
+    norms = jnp.maximum(_norms(multiply(right)) / sizes, 1)  # of the matrices, about
+    aims = tolerance / 2 * sizes  # below the tolerance, since the defect of a recurrence drifts from the true one
+
+    def improve(progress: _Progress) -> _Progress:
+        change = iterate(multiply, jnp.where(progress.is_open[:, None], progress.defects, 0), aims)
+        rows = progress.rows + jnp.where(jnp.isfinite(_norms(change))[:, None], change, 0)
+        defects = right - multiply(rows)
+        remaining, rounding = _norms(defects), tolerance * norms * _norms(rows)
+        is_solved = progress.is_solved | ((remaining <= rounding) & (rounding <= _LARGEST_ERROR * sizes))
+        is_open = progress.is_open & ~is_solved & (remaining <= gain * progress.sizes)
+        return _Progress(rows, defects, remaining, is_open, is_solved, progress.num_rounds + 1)
+
+    is_open = sizes > 0
+    progress = jax.lax.while_loop(
+        lambda progress: jnp.any(progress.is_open) & (progress.num_rounds < max_rounds),
+        improve,
+        _Progress(jnp.zeros_like(right), right, sizes, is_open, ~is_open, 0),
     )
-    return state, -response
+    return _Solution(progress.rows, progress.is_solved)
 
 
-_Linear = Callable[[Float[Array, " state"]], Float[Array, " state"]]
+def _bicgstab(multiply: _Linear, right: _Rows, aims: Float[Array, " batch"]) -> _Rows:
+    """BiCGSTAB(2), four products a step; a row stays as it is once its defect is its aim, or if it breaks down.
 
+    Two products are minimized over at a time, which suits the complex eigenvalues of a recurrent network.
 
-def _by_factors(network, stimulus, state, is_steady) -> tuple[_Linear, _Linear, _Linear]:
-    """Solve with the Jacobian and with its transpose by LU, and multiply with it."""
-    jacobian = jax.jacfwd(network.velocity)(state, stimulus)
-    # One sample without a steady state must not fail the solve of all others in a batch.
-    jacobian = jnp.where(is_steady, jacobian, jnp.eye(state.size, dtype=state.dtype))
+    References:
+        Sleijpen and Fokkema, BiCGSTAB(l) for linear equations involving unsymmetric matrices with complex spectrum,
+        Electronic Transactions on Numerical Analysis 1, 1993.
+    """
+    max_steps = math.ceil(-_STEPS_PER_BIT * math.log2(smallest_tolerance(right.dtype)))
+    aims = aims**2
 
-    def solve(matrix: Float[Array, "state state"], vector: Float[Array, " state"]) -> Float[Array, " state"]:
-        return lx.linear_solve(lx.MatrixLinearOperator(matrix), vector, lx.LU(), throw=False).value
+    def step(progress: _Bicgstab) -> _Bicgstab:
+        _, _, direction, products, is_open, num_steps = progress
+        image = multiply(direction)
+        length = products / _dots(right, image)
+        rows = progress.rows + _column(length) * direction
+        defects = progress.defects - _column(length) * image
+        is_early = _dots(defects, defects) <= aims
+        early = rows, defects
 
-    return (
-        lambda vector: solve(jacobian, vector),
-        lambda vector: solve(jacobian.T, vector),
-        lambda vector: jacobian @ vector,
+        first = multiply(defects)
+        next_products = _dots(right, first)
+        back = _column(length * next_products / products)
+        image = first - back * image
+        second_image = multiply(image)
+        length = next_products / _dots(right, second_image)
+        direction = defects - back * direction
+        rows = rows + _column(length) * direction
+        defects = defects - _column(length) * image
+        first = first - _column(length) * second_image
+        second = multiply(first)
+
+        # The defect less its best approximation by the first and the second image of itself.
+        a, b, c = _dots(first, first), _dots(first, second), _dots(second, second)
+        d, e = _dots(first, defects), _dots(second, defects)
+        determinant = a * c - b**2
+        is_regular = determinant > jnp.finfo(right.dtype).eps * a * c
+        y = jnp.where(is_regular, (a * e - b * d) / determinant, 0)
+        x = jnp.where(a > 0, (d - b * y) / a, 0)
+        rows = rows + _column(x) * defects + _column(y) * first
+        defects = defects - _column(x) * first - _column(y) * second
+        direction = direction - _column(x) * image - _column(y) * second_image
+        sizes = _dots(defects, defects)
+        products = _dots(right, defects)
+        back = -length * products / (y * next_products)
+        direction = defects - _column(back) * direction
+
+        is_sound = is_open & (is_early | jnp.isfinite(sizes))
+        rows, defects = (
+            jnp.where(_column(is_sound), jnp.where(_column(is_early), *each), old)
+            for each, old in [((early[0], rows), progress.rows), ((early[1], defects), progress.defects)]
+        )
+        is_open = is_sound & ~is_early & (sizes > aims) & jnp.isfinite(back)
+        return _Bicgstab(rows, defects, direction, products, is_open, num_steps + 1)
+
+    squares = _dots(right, right)
+    progress = jax.lax.while_loop(
+        lambda progress: jnp.any(progress.is_open) & (progress.num_steps < max_steps),
+        step,
+        _Bicgstab(jnp.zeros_like(right), right, right, squares, squares > 0, 0),
     )
+    return progress.rows
 
 
-def _by_products(network, stimulus, state, is_steady) -> tuple[_Linear, _Linear, _Linear]:
-    """The same by GMRES, from products alone; memory grows with the number of units, and not with its square."""
-    _, push = jax.linearize(lambda state: network.velocity(state, stimulus), state)
-    pull = jax.linear_transpose(push, state)
-    precision = 10 * float(jnp.finfo(state.dtype).eps)
-    gmres = lx.GMRES(rtol=precision, atol=precision, restart=_RESTART, stagnation_iters=_RESTART, max_steps=_MAX_STEPS)
+class _Bicgstab(NamedTuple):
+    """State of BiCGSTAB(2), one a row.
 
-    def solve(product: _Linear, vector: Float[Array, " state"]) -> Float[Array, " state"]:
-        operator = lx.FunctionLinearOperator(product, jax.eval_shape(lambda: state))
-        return lx.linear_solve(operator, vector, gmres, throw=False).value
+    Attributes:
+        rows: the solutions.
+        defects: as the recurrence has them.
+        directions: of the next step.
+        products: of the defects with the first defects.
+        is_open: whether a row is gone on with.
+        num_steps: so far.
+    """
 
-    def multiply(vector: Float[Array, " state"]) -> Float[Array, " state"]:
-        return jnp.where(is_steady, push(vector), vector)
+    rows: _Rows
+    defects: _Rows
+    directions: _Rows
+    products: Float[Array, " batch"]
+    is_open: Bool[Array, " batch"]
+    num_steps: int | Array
 
-    def multiply_transposed(vector: Float[Array, " state"]) -> Float[Array, " state"]:
-        return jnp.where(is_steady, pull(vector)[0], vector)
 
-    return lambda vector: solve(multiply, vector), lambda vector: solve(multiply_transposed, vector), multiply
+def _gmres(multiply: _Linear, right: _Rows, aims: Float[Array, " batch"]) -> _Rows:
+    """GMRES, up to its first restart.
+
+    Directions are kept whose images are orthonormal, so that the least defect is one projection more with each.
+    """
+
+    def step(slot, carry):
+        rows, defects, image, directions, images = carry
+        direction, image = image, multiply(image)
+        least = 100 * jnp.finfo(right.dtype).eps * _norms(image)
+        for _ in range(2):  # once is not enough where an image is nearly a combination of the others
+            shares = jnp.einsum("mbi,bi->mb", images, image)
+            image = image - jnp.einsum("mb,mbi->bi", shares, images)
+            direction = direction - jnp.einsum("mb,mbi->bi", shares, directions)
+        size = _norms(image)
+        inverse = _column(jnp.where(size > least, 1 / size, 0))  # or nothing is left
+        direction, image = inverse * direction, inverse * image
+        lengths = _column(_dots(image, defects))
+        directions, images = directions.at[slot].set(direction), images.at[slot].set(image)
+        return rows + lengths * direction, defects - lengths * image, image, directions, images
+
+    del aims  # a round has a fixed number of products
+    empty = jnp.zeros_like(right, shape=(_MEMORY, *right.shape))
+    return jax.lax.fori_loop(0, _MEMORY, step, (jnp.zeros_like(right), right, right, empty, empty))[0]
+
+
+def _dots(first: _Rows, second: _Rows) -> Float[Array, " batch"]:
+    return jnp.sum(first * second, axis=1)
+
+
+def _norms(rows: _Rows) -> Float[Array, " batch"]:
+    return jnp.sqrt(_dots(rows, rows))
+
+
+def _column(values: Array) -> Array:
+    return values[:, None]
+
+
+def _varying_alike(network: RecurrentNetwork, *rows: Array) -> tuple[Array, ...]:
+    """Inside `shard_map`: the rows, each varying over all mesh axes that any of them or the network varies over."""
+    axes = frozenset().union(*map(_varying_axes, (*rows, *jax.tree.leaves(eqx.filter(network, eqx.is_array)))))
+
+    def varying(array: Array) -> Array:
+        missing = tuple(axes - _varying_axes(array))
+        return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+    return tuple(map(varying, rows))
+
+
+def _varying_axes(array: Array) -> frozenset:
+    kind = jax.typeof(array)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # its older name

@@ -4,7 +4,7 @@ import diffrax as dfx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rnn2ff.networks.base import RecurrentNetwork, residual
+from rnn2ff.networks.base import RecurrentNetwork, residual, time_scales
 from rnn2ff.steady_state.base import AbstractSteadyStateSolver, Candidate
 
 # The event fires a little below the tolerance, so that a residual recomputed with other rounding still meets it.
@@ -21,7 +21,7 @@ class Rollout(AbstractSteadyStateSolver):
     Attributes:
         tolerance: the largest residual that counts as rest; None asks for the dtype's default.
         ode_solver: any adaptive diffrax solver: `Tsit5()` for most networks, `Kvaerno5()` for stiff ones.
-        max_time: give up after this many of the longest time constant.
+        max_time: give up after this many of the longest time scale.
         max_state: a state this many times larger than 1 + max |u| + max |initial state| is diverging.
     """
 
@@ -49,7 +49,7 @@ class Rollout(AbstractSteadyStateSolver):
             del t, args, kwargs
             return jnp.max(jnp.abs(state)) > bound
 
-        slowest = jnp.max(network.time_constants)
+        slowest = jnp.max(time_scales(network, initial_state, stimulus))
         solution = dfx.diffeqsolve(
             dfx.ODETerm(lambda t, state, args: network.velocity(state, stimulus)),
             self.ode_solver,

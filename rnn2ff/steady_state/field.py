@@ -1,0 +1,142 @@
+"""The dynamics of a batch, written so that one step of all samples is one matrix product.
+
+`jax.vmap` of a velocity makes several passes over memory where a rate network needs one product and one pass. So rate
+networks are written out here; any other field is mapped over its samples.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from rnn2ff.networks.base import RecurrentNetwork, time_scales
+from rnn2ff.networks.rate import StateForm, is_rate_network, slopes
+
+_DIFFERENCE = {32: 1e-3, 64: 1e-6}  # length of a central difference: about a cube root of the precision, by bits
+
+
+class Field(NamedTuple):
+    """The dynamics of a batch, in units of time of its own.
+
+    Attributes:
+        velocity: of states: `t dx/dt`, with t the `time_unit`.
+        push: of states: the map from vectors y to `t J y`, where J is the Jacobian of dx/dt.
+        time_unit: t, the shortest time scale of a sample, in the network's unit of time.
+        scales: of each unit, in the sample's `time_unit`; at least 1.
+    """
+
+    velocity: Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]
+    push: Callable[[Float[Array, "batch state"]], Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]]
+    time_unit: Float[Array, " batch"]
+    scales: Float[Array, "batch state"]
+
+    def residual(
+        self, states: Float[Array, "batch state"], velocity: Float[Array, "batch state"]
+    ) -> Float[Array, " batch"]:
+        """`max |tau dx/dt| / (1 + max |x|)`, from the velocity at the states; infinite where that is not a number."""
+        residual = max_norm(self.scales * velocity) / (1 + max_norm(states))
+        # XLA's largest of numbers that are none may be anything.
+        is_number = jnp.all(jnp.isfinite(velocity), axis=1) & (residual >= 0)
+        return jnp.where(is_number, residual, jnp.inf)
+
+
+def make_field(
+    network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], states: Float[Array, "batch state"]
+) -> Field:
+    """The dynamics of a batch.
+
+    Args:
+        network: the network.
+        stimuli: one a row.
+        states: where the time scales of a network that declares none are read off.
+    """
+    if is_rate_network(network):
+        return _rate_field(network, stimuli)
+    taus = jax.vmap(lambda state, stimulus: time_scales(network, state, stimulus))(states, stimuli)
+    time_unit = jnp.min(taus, axis=1)
+    velocity = jax.vmap(network.velocity)
+
+    def scaled(states):
+        return time_unit[:, None] * velocity(states, stimuli)
+
+    def push_at(states):
+        _, exact = jax.linearize(scaled, states)
+
+        def push(vectors):
+            return _with_differences(exact(vectors), scaled, states, vectors)
+
+        return push
+
+    return Field(scaled, push_at, time_unit, taus / time_unit[:, None])
+
+
+def _rate_field(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
+    """With weights W and slopes m, J is `(W m - I) / tau` in the state form and `(m W - I) / tau` in the rate form."""
+    form, params = network.vector_field, network.params
+    phi, taus = jax.vmap(form.nonlinearity), params.time_constants
+    time_unit = jnp.min(taus)
+    share = (time_unit / taus)[None, :]
+    drive = jax.vmap(params.feedforward_input)(stimuli)
+    recurrent_input = jax.vmap(params.recurrent_input)
+    slopes_at = jax.vmap(lambda total_input: slopes(form, total_input))
+
+    def velocity(states):
+        if isinstance(form, StateForm):
+            return share * (recurrent_input(phi(states)) + drive - states)
+        return share * (phi(recurrent_input(states) + drive) - states)
+
+    def push_at(states):
+        if isinstance(form, StateForm):
+            gains = slopes_at(states)
+            return lambda vectors: share * (recurrent_input(gains * vectors) - vectors)
+        gains = slopes_at(recurrent_input(states) + drive)
+        return lambda vectors: share * (gains * recurrent_input(vectors) - vectors)
+
+    size = len(stimuli)
+    return Field(
+        velocity,
+        push_at,
+        jnp.broadcast_to(time_unit, (size,)),
+        jnp.broadcast_to(1 / share, (size, network.state_size)),
+    )
+
+
+def _with_differences(exact, velocity, states, vectors):
+    """Products with the Jacobian; by central differences for rows whose derivative is not finite.
+
+    A velocity may be smooth where the derivative of its formula is not a number, such as that of a norm at zero.
+    """
+
+    def replace(exact):
+        length = _DIFFERENCE[jnp.finfo(states.dtype).bits] * (1 + max_norm(states)) / jnp.maximum(max_norm(vectors), 1)
+        moved = length[:, None] * vectors
+        difference = (velocity(states + moved) - velocity(states - moved)) / (2 * length[:, None])
+        is_exact = jnp.all(jnp.isfinite(exact), axis=1)
+        return jnp.where(is_exact[:, None], exact, difference)
+
+    return jax.lax.cond(jnp.all(jnp.isfinite(exact)), lambda exact: exact, replace, exact)
+
+
+def jacobians(field: Field, states: Float[Array, "batch state"]) -> Float[Array, "batch state state"]:
+    """`t J` of each sample, column by column."""
+    size = states.shape[1]
+    push = field.push(states)
+    basis = jnp.eye(size, dtype=states.dtype)
+    columns = jax.lax.map(lambda unit: push(jnp.broadcast_to(unit, states.shape)), basis)
+    return jnp.moveaxis(columns, 0, 2)
+
+
+def max_norm(values: Float[Array, "batch state"]) -> Float[Array, " batch"]:
+    """The largest entry of each row."""
+    return jnp.max(jnp.abs(values), axis=1)
+
+
+def choose_rows(mask: Bool[Array, " batch"], one: PyTree[Array], other: PyTree[Array]) -> PyTree[Array]:
+    """`jnp.where` row by row, of trees of arrays with a leading axis."""
+
+    def choose(one, other):
+        return other if one is other else jnp.where(mask.reshape(-1, *(1,) * (other.ndim - 1)), one, other)
+
+    return jax.tree.map(choose, one, other)

@@ -1,0 +1,129 @@
+"""The rare rest: samples of a batch that the engine leaves without a verdict, on the host, in bounded sub-batches.
+
+What did not come to rest is watched for cycles, chaos and growth (`motion.py`). What ran out of steps, and not of time,
+is integrated again by a stiff method. Whatever comes to rest here gets its verdict from the same test of stability as
+everything else.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.steady_state.base import Status, SteadyState
+from rnn2ff.steady_state.batch import SAFETY, judge_rows
+from rnn2ff.steady_state.motion import observe_motions
+from rnn2ff.steady_state.rollout import STIFF
+from rnn2ff.steady_state.tiles import layout_for
+
+_ROWS = 64  # of a sub-batch
+_STIFF_ROWS, _LARGEST_STIFF = 8, 512  # of a sub-batch that is integrated implicitly; units, whose matrix is factored
+_NEWTON_ROWS, _LARGEST_NEWTON = 16, 512  # of a sub-batch for which a Newton step is made
+_MOST_NEWTON_WORK = 2**32  # rows times cubed units, about ten seconds; beyond, no distance is estimated
+
+
+def finish(
+    network: RecurrentNetwork,
+    stimuli: Float[np.ndarray, "batch stimulus"],
+    initial_states: Float[np.ndarray, "batch state"],
+    states: Float[np.ndarray, "batch state"],
+    *,
+    tolerance: float,
+    max_steps: int,
+    is_stiff_tried: bool = True,
+) -> SteadyState:
+    """Find out what becomes of samples that have not come to rest; arrays on the host.
+
+    Args:
+        network: the network.
+        stimuli: one a row.
+        initial_states: where the dynamics started.
+        states: where they are.
+        tolerance: the largest residual that counts as rest.
+        max_steps: bound on the steps of each method.
+        is_stiff_tried: whether a stiff integrator is tried where steps run out.
+    """
+    motions = observe_motions(network, stimuli, states, tolerance=SAFETY * tolerance, max_steps=2 * max_steps)
+    states, num_steps = np.array(motions.state), np.array(motions.num_steps, np.int32)
+    status = np.full(len(stimuli), Status.max_steps_reached, np.int32)
+    status[motions.is_oscillating] = Status.oscillating
+    status[motions.is_diverging] = Status.diverging
+
+    is_open = ~(motions.is_at_rest | motions.is_oscillating | motions.is_diverging)
+    rows = np.flatnonzero(is_open & (num_steps >= 2 * max_steps))
+    if len(rows) and is_stiff_tried and network.state_size <= _LARGEST_STIFF:
+        ends = in_batches(
+            _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), _STIFF_ROWS, tolerance, max_steps
+        )
+        states[rows], num_steps[rows] = ends.state, num_steps[rows] + ends.num_steps
+        status[rows[ends.is_diverging]] = Status.diverging
+
+    judged = in_batches(_judge, network, (stimuli, states), _ROWS, tolerance)
+    # What rests has a verdict of its own. Of what does not, the word of the motion holds.
+    is_judged = (judged.status != Status.max_steps_reached) & (status == Status.max_steps_reached)
+    status = np.where(is_judged, judged.status, status)
+    distance = np.where(status == Status.converged, judged.distance, np.nan)
+    rows = np.flatnonzero(status == Status.max_steps_reached)
+    if len(rows) and network.state_size <= _LARGEST_NEWTON:
+        rows = rows[: max(1, _MOST_NEWTON_WORK // network.state_size**3)]
+        distance[rows] = in_batches(_newton_steps, network, (stimuli[rows], states[rows]), _NEWTON_ROWS)
+    return SteadyState(
+        state=states,
+        status=status,
+        residual=np.array(judged.residual),
+        num_steps=num_steps,
+        distance=distance.astype(states.dtype),
+        period=np.asarray(motions.period, states.dtype),
+    )
+
+
+def in_batches(
+    function, network: RecurrentNetwork, arrays: tuple[np.ndarray, ...], num_rows: int, *settings: float | int
+):
+    """Apply a compiled function to sub-batches of one size, so that it is compiled once."""
+    size = len(arrays[0])
+    parts = []
+    for start in range(0, size, num_rows):
+        rows = np.minimum(np.arange(start, start + num_rows), size - 1)
+        part = function(network, *(array[rows] for array in arrays), *settings)
+        parts.append(jax.device_get(part))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *parts)
+
+
+@eqx.filter_jit
+def _judge(network, stimuli, states, tolerance) -> SteadyState:
+    layout = layout_for(jax.default_backend(), len(stimuli), network.state_size)
+    return judge_rows(network, stimuli, states, tolerance=tolerance, layout=layout)
+
+
+class _Ends(NamedTuple):
+    state: Float[Array, "batch state"]
+    num_steps: Int[Array, " batch"]
+    is_diverging: Bool[Array, " batch"]
+
+
+@eqx.filter_jit
+def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) -> _Ends:
+    def roll_out(stimulus, initial_state):
+        end = STIFF.search(network, stimulus, initial_state, tolerance=tolerance, max_steps=max_steps)
+        return _Ends(end.state, end.num_steps, end.is_diverging)
+
+    return jax.vmap(roll_out)(stimuli, initial_states)
+
+
+@eqx.filter_jit
+def _newton_steps(network, stimuli, states) -> Float[Array, " batch"]:
+    """The largest entry of a Newton step toward rest: about how far a slow sample still has to go."""
+
+    def step(stimulus, state):
+        velocity = network.velocity(state, stimulus)
+        jacobian = jax.jacfwd(network.velocity)(state, stimulus)
+        length = jnp.max(jnp.abs(jnp.linalg.solve(jacobian, velocity)))
+        # Where the Jacobian is singular, nothing decays along some direction, and the state may go any way along it.
+        return jnp.where(jnp.isfinite(length) | (jnp.max(jnp.abs(velocity)) == 0), length, jnp.inf)
+
+    return jax.vmap(step)(stimuli, states)

@@ -1,0 +1,189 @@
+"""Which way to solve a network: proofs from its weights first, then a small probe.
+
+Sweeps are fast, but a fixed point that they find is the steady state only if the dynamics reach it too. That is sure
+where the weights prove that there is one fixed point, which attracts. Otherwise a probe of the stimuli is solved both
+ways: sweeps are used for the others if they land where the dynamics land, on every sample of the probe, and from the
+steady states of other stimuli as well. Where those lead elsewhere the network is multistable, and the dynamics decide.
+"""
+
+import contextlib
+import enum
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Scalar
+
+from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import has_sparse_weights, is_rate_network
+from rnn2ff.spectra import balancing_scale, perron_bound
+from rnn2ff.sweeps import (
+    AbstractSweep,
+    JacobianSweep,
+    damped_sweep,
+    mean_jacobian_sweep,
+    mean_slope_sweep,
+    split_sweep,
+)
+
+NUM_PROBED = 256
+_SAME = 1e-3  # two states closer than this, relative to 1 + max |x|, are the same
+_LARGEST_JACOBIAN, _NUM_LINEARIZED = 512, 32  # units, and samples whose Jacobians are averaged
+_LARGEST_SPLIT = 4096  # units; beyond, the inverse of a split costs more than it saves
+_LARGEST_PROVED = 2048  # units; beyond, eigenvalues for a proof cost more than they save
+
+
+class Method(enum.IntEnum):
+    """Why a network is solved as it is. Plans hold its integers. Append only."""
+
+    followed = 0  # nothing was measured
+    proved = 1  # one attracting fixed point, from the weights
+    agreed = 2  # sweeps land where the dynamics land, from all starts that were tried
+    multistable = 3  # sweeps from other starts come to other steady states
+    disagreed = 4  # sweeps land elsewhere than the dynamics
+    restless = 5  # no sample of the probe comes to rest
+    singular = 6  # what a sweep has to invert is singular
+    slow = 7  # sweeps leave most of the probe open
+
+
+_REASONS = {
+    Method.followed: "the dynamics are followed",
+    Method.proved: "the weights prove one attracting fixed point for every stimulus, which sweeps find",
+    Method.agreed: "sweeps land where the dynamics land, on every sample of a probe, and from other starts",
+    Method.multistable: "sweeps from other states come to other steady states: the dynamics must decide between them",
+    Method.disagreed: "sweeps land elsewhere than the dynamics on some of a probe, so the dynamics are followed",
+    Method.restless: "no sample of a probe comes to rest, so the dynamics are followed",
+    Method.singular: "what a sweep has to invert is singular, so the dynamics are followed",
+    Method.slow: "sweeps leave some of a probe open that the dynamics finish, so the dynamics are followed",
+}
+
+
+class Plan(eqx.Module):
+    """How to solve batches of a network; made by `plan_steady_states`, and passed to solve others of its batches.
+
+    Arrays only, so that the plan of another network of the same size compiles nothing.
+
+    Attributes:
+        sweep: the step to repeat, where that is allowed.
+        starts_with_sweeps: whether it is; otherwise the dynamics are followed.
+        starts_anywhere: whether sweeps may also start at an initial state other than zero, since all lead to the same.
+        decay_rate: a rate that perturbations of every fixed point decay with, over time, proved from the weights; 0
+            where none is known.
+        method: why, as a `Method`.
+        agreement: share of the probe on which the sweeps land where the dynamics land; NaN if they were not compared.
+        num_probed: samples in the probe.
+    """
+
+    sweep: AbstractSweep
+    starts_with_sweeps: Bool[Array, ""]
+    starts_anywhere: Bool[Array, ""]
+    decay_rate: Scalar
+    method: Int[Array, ""]
+    agreement: Float[Array, ""]
+    num_probed: Int[Array, ""]
+
+    @property
+    def reason(self) -> str:
+        """Why this plan, in words."""
+        return _REASONS[Method(int(self.method))]
+
+    @property
+    def has_one_fixed_point(self) -> bool:
+        """Whether that is proved from the weights."""
+        return bool(self.decay_rate > 0)
+
+
+def proved_rate(network: RecurrentNetwork) -> float:
+    """A decay rate that every fixed point of the network has, whatever the stimulus, over time; 0 where none is known.
+
+    For rectifiers and tanh, whose slopes are in [0, 1]: if the spectral radius of |W| is below 1, or the symmetric part
+    of W is below the identity in a positive diagonal metric. It holds for all time constants.
+    """
+    if not is_rate_network(network) or network.vector_field.nonlinearity not in (jax.nn.relu, jnp.tanh):
+        return 0.0
+    weights = network.params.recurrent_weights
+    if has_sparse_weights(network) or len(weights) > _LARGEST_PROVED:
+        return 0.0
+    weights = np.asarray(weights, np.float64)
+    slowest = float(np.max(np.asarray(network.time_constants)))
+    margins = [1 - perron_bound(np.abs(weights))[0]]
+    scale = balancing_scale(weights)  # the best metric would cost more than it gains here
+    scaled = weights * scale[:, None] / scale[None, :]
+    margins.append(1 - np.linalg.eigvalsh((scaled + scaled.T) / 2).max())
+    return max(0.0, min(1.0, float(max(margins)))) / slowest
+
+
+def first_plan(network: RecurrentNetwork) -> Plan:
+    """What the weights alone say: sweeps where they prove one fixed point, and otherwise the dynamics.
+
+    The sweep is there in any case, so that a plan that uses it later is the same program.
+    """
+    rate = proved_rate(network)
+    return make_plan(network, _sweep_before_probe(network), Method.proved if rate > 0 else Method.followed, rate=rate)
+
+
+def make_plan(
+    network: RecurrentNetwork,
+    sweep: AbstractSweep,
+    method: Method,
+    *,
+    rate: float = 0.0,
+    agreement: float = float("nan"),
+    num_probed: int = 0,
+) -> Plan:
+    """A plan; the other arguments are its fields."""
+    dtype = network.dtype
+    values = (
+        np.asarray(method in (Method.proved, Method.agreed)),
+        np.asarray(method == Method.proved),
+        np.asarray(rate, dtype),
+        np.asarray(method, np.int32),
+        np.asarray(agreement, dtype),
+        np.asarray(num_probed, np.int32),
+    )
+    return Plan(sweep, *jax.device_put(values))
+
+
+def _has_split(network: RecurrentNetwork) -> bool:
+    """Whether the split sweep applies: there is a weight matrix, dense and not too large to be inverted."""
+    return is_rate_network(network) and not has_sparse_weights(network) and network.state_size <= _LARGEST_SPLIT
+
+
+def _has_mean_jacobian(network: RecurrentNetwork) -> bool:
+    """Whether the mean-Jacobian sweep applies: there is no weight matrix, and a Jacobian is not too large."""
+    return not is_rate_network(network) and network.state_size <= _LARGEST_JACOBIAN
+
+
+def _sweep_before_probe(network: RecurrentNetwork) -> AbstractSweep:
+    """The sweep without knowledge of steady states, of the type that a probe makes."""
+    if _has_split(network):
+        with contextlib.suppress(ValueError):  # singular
+            return split_sweep(network)
+        return split_sweep(network, 0.0)
+    if _has_mean_jacobian(network):
+        dtype, size = network.dtype, network.state_size
+        zeros = (np.zeros(shape, dtype) for shape in ((size, size), (network.stimulus_size, size), size))
+        return JacobianSweep(*jax.device_put((*zeros, np.ones((), dtype))))
+    return damped_sweep(network)
+
+
+def sweep_from_probe(network: RecurrentNetwork, states: np.ndarray, stimuli: np.ndarray) -> AbstractSweep:
+    """The sweep that steady states tell: with their mean slopes, or with their mean Jacobian.
+
+    Raises:
+        ValueError: if what has to be inverted is singular.
+    """
+    if _has_split(network):
+        return mean_slope_sweep(network, jnp.asarray(states), jnp.asarray(stimuli))
+    if _has_mean_jacobian(network):
+        rows = np.resize(np.arange(len(states)), _NUM_LINEARIZED)  # always as many, so that it is compiled once
+        return mean_jacobian_sweep(network, jnp.asarray(states[rows]), jnp.asarray(stimuli[rows]))
+    return damped_sweep(network)
+
+
+def apart(states: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which states differ, in the scale of the others; also where they are not finite."""
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(states - others).max(axis=1) / (1 + np.abs(others).max(axis=1))
+    return ~(distance < _SAME)

@@ -1,0 +1,245 @@
+"""Do small perturbations of a fixed point die out, and how fast? One test, for a batch, from products first.
+
+A fixed point attracts if every eigenvalue z of the Jacobian J of the velocity has a negative real part. Eigenvalues of
+non-symmetric matrices are slow, and not available on every device, so they are not computed:
+
+1. **Powers of a polynomial of J on a random vector**, products alone, which prove most fixed points stable. For
+   Re z >= 0 both `|1 + s z| >= 1` and `|1 + s z + (s z)^2 / 2| >= 1`. So with y0 standard normal, an unstable J gives
+   `|p(J)^k y0| >= |g|`, where g, the component of y0 along a left eigenvector, is standard normal too, however
+   non-normal J is. A norm below `PROOF` therefore proves stability, with a chance of less than that to be wrong. What
+   is not proved need not be unstable.
+2. **Powers of the Cayley transform** `A = (I - s J)^-1 (I + s J)` by repeated squaring, for the few that are left.
+   A maps eigenvalues with negative real part into the unit circle; `|A^m| < 1` for some m proves stability, and
+   `|A^m|^(1/m)` tends to the spectral radius from above (Gelfand).
+
+A growth rate below `neutral_growth`, per longest time scale, is within rounding of none, and counts as none: on a
+continuous attractor perturbations stay, and that is stable.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, Int
+
+from rnn2ff.steady_state.field import Field, choose_rows, jacobians
+from rnn2ff.steady_state.tiles import vary_like
+
+PROOF = 1e-3  # the norm to shrink to
+LARGEST_FACTORED = 1024  # units; beyond, a factorization of a sample costs more memory and time than anybody expects
+_SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; no transient growth reaches e^60
+_LARGEST_BATCHED = 48  # units; products of so small matrices are fast in batches on any device
+_MOST_ENTRIES = 2**18  # of the matrices that are factored together
+_PRODUCTS_PER_CHECK = 4
+_FIRST_CHECKS = 3  # after which powers that do not shrink are begun again, with the second polynomial
+MOST_CHECKS = 32
+
+
+def neutral_growth(dtype: jnp.dtype) -> float:
+    """Growth, per longest time scale, that rounding cannot tell from none."""
+    return 1e-6 if jnp.finfo(dtype).bits >= 64 else 1e-5
+
+
+class Stability(NamedTuple):
+    """What is known of small perturbations, per sample.
+
+    Attributes:
+        is_stable: they are proved to die out, or at least not to grow.
+        is_unstable: some grow. Where neither is True it is not decided.
+        decay_rate: of the slowest, over time; an estimate, 0 if nothing decays.
+    """
+
+    is_stable: Bool[Array, " batch"]
+    is_unstable: Bool[Array, " batch"]
+    decay_rate: Float[Array, " batch"]
+
+
+class Powers(NamedTuple):
+    """Vectors on their way to a proof.
+
+    Attributes:
+        vectors: `p(J)^k y0`.
+        norms: theirs; infinite once they are lost, which is never proved.
+        decay: of the norm, per product.
+        has_quadratic: whether p is the second polynomial.
+        num_checks: since the vector was begun.
+    """
+
+    vectors: Float[Array, "batch state"]
+    norms: Float[Array, " batch"]
+    decay: Float[Array, " batch"]
+    has_quadratic: Bool[Array, " batch"]
+    num_checks: Int[Array, " batch"]
+
+    @property
+    def is_proved(self) -> Bool[Array, " batch"]:
+        """Whether the norm is small enough."""
+        return self.norms < PROOF
+
+    @property
+    def is_open(self) -> Bool[Array, " batch"]:
+        """Whether more products may prove it."""
+        return (self.norms >= PROOF) & jnp.isfinite(self.norms) & (self.num_checks < MOST_CHECKS)
+
+
+def shrink(
+    field: Field,
+    states: Float[Array, "batch state"],
+    is_needed: Bool[Array, " batch"],
+    powers: Powers,
+    *,
+    most_open: int | Int[Array, ""] = 0,
+) -> Powers:
+    """Multiply random vectors until no more than so many of the needed samples are open.
+
+    Starts with `1 + z`, which is the best polynomial for eigenvalues in a disk about -1, such as those of random
+    weights; a sample whose vector does not shrink begins anew with `1 + z + z^2 / 2`, at half the step, which decides
+    modes that turn.
+
+    Args:
+        field: the dynamics.
+        states: fixed points.
+        is_needed: where False nothing is asked.
+        powers: to go on with; those with fewer than 0 checks are begun.
+        most_open: may be left open.
+    """
+    push = field.push(states)
+    size = states.shape[1]
+    first = jnp.broadcast_to(jr.normal(jr.key(0), (size,), states.dtype), states.shape)
+    first_norm = jnp.linalg.norm(first, axis=1)
+    overflow = 1 / jnp.finfo(states.dtype).eps
+    is_new = powers.num_checks < 0
+    powers = Powers(
+        vectors=jnp.where(is_new[:, None], first, powers.vectors),
+        norms=jnp.where(is_new, first_norm, powers.norms),
+        decay=jnp.where(is_new, 1, powers.decay),
+        has_quadratic=powers.has_quadratic & ~is_new,
+        num_checks=jnp.maximum(powers.num_checks, 0),
+    )
+
+    def goes_on(powers):
+        return jnp.sum(is_needed & powers.is_open, dtype=jnp.int32) > most_open
+
+    def check(powers):
+        step = jnp.where(powers.has_quadratic, 0.5, 1.0).astype(states.dtype)[:, None]
+        vectors = powers.vectors
+        for _ in range(_PRODUCTS_PER_CHECK // 2):
+            once = vectors + step * push(vectors)
+            twice = once + step * push(once)
+            # The mean of no step and of two is `1 + s z + (s z)^2 / 2`.
+            vectors = jnp.where(powers.has_quadratic[:, None], 0.5 * (vectors + twice), twice)
+        norms = jnp.linalg.norm(vectors, axis=1)
+        decay = (norms / powers.norms) ** (1 / _PRODUCTS_PER_CHECK)
+        is_lost = ~(norms < overflow)
+        num_checks = powers.num_checks + 1
+        is_begun_again = ~powers.has_quadratic & (is_lost | ((num_checks >= _FIRST_CHECKS) & (norms > first_norm)))
+        vectors = jnp.where(is_begun_again[:, None], first, jnp.where(is_lost[:, None], 0, vectors))
+        norms = jnp.where(is_begun_again, first_norm, jnp.where(is_lost, jnp.inf, norms))
+        return Powers(
+            vectors, norms, decay, powers.has_quadratic | is_begun_again, jnp.where(is_begun_again, 0, num_checks)
+        )
+
+    return jax.lax.while_loop(goes_on, check, vary_like(powers, states))
+
+
+def decay_rates(field: Field, powers: Powers) -> Float[Array, " batch"]:
+    """The slowest decay rate, over time, as the last products show it for a real eigenvalue."""
+    # Of `1 + s z` one product is a step s; of the second polynomial two products are a step of 1/2, and it is e^(s z).
+    rate = jnp.where(powers.has_quadratic, -4 * jnp.log(jnp.maximum(powers.decay, 1e-6)), 1 - powers.decay)
+    return jnp.maximum(rate, 0) / field.time_unit
+
+
+def transform_powers(
+    matrices: Float[Array, "batch state state"],
+    slowest: Float[Array, " batch"],
+    is_needed: Bool[Array, " batch"],
+    *,
+    one_by_one: bool,
+) -> Stability:
+    """Decide by powers of the Cayley transform.
+
+    Args:
+        matrices: Jacobians, in any unit of time.
+        slowest: the longest time scale, in that unit.
+        is_needed: where False nothing is decided.
+        one_by_one: whether each sample is worked on for itself, which a processor does several times faster than a
+            batch of small products; an accelerator wants the batch.
+    """
+    if not one_by_one or matrices.shape[-1] <= _LARGEST_BATCHED:
+        return _transform_powers(matrices, slowest, is_needed)
+
+    def decide_one(sample):
+        def run(_):
+            found = _transform_powers(*(each[None] for each in sample))
+            return jax.tree.map(lambda leaf: leaf[0], found)
+
+        def skip(_):
+            no = jnp.zeros((), bool)
+            return vary_like(Stability(no, no, jnp.zeros((), matrices.dtype)), matrices)
+
+        return jax.lax.cond(sample[-1], run, skip, None)
+
+    return jax.lax.map(decide_one, (matrices, slowest, is_needed))
+
+
+def _transform_powers(matrices, slowest, is_needed) -> Stability:
+    dtype, size = matrices.dtype, matrices.shape[-1]
+    identity = jnp.eye(size, dtype=dtype)[None]
+    # A norm doubles its logarithm with each squaring: so many tell the smallest growth that counts from none.
+    max_squarings = 34 if jnp.finfo(dtype).bits >= 64 else 22
+    is_finite = jnp.all(jnp.isfinite(matrices), axis=(1, 2))
+    matrices = jnp.where((is_finite & is_needed)[:, None, None], matrices, -identity)
+
+    def norm_of(matrices):
+        return jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2)))
+
+    # So that typical eigenvalues end up far inside the unit circle.
+    scale = size**0.5 / jnp.maximum(norm_of(matrices), jnp.finfo(dtype).tiny)
+    scaled = scale[:, None, None] * matrices
+    power = jnp.linalg.solve(identity - scaled, identity + scaled)
+    norm = norm_of(power)
+
+    def is_undecided(log_norm, num_squarings):
+        return (log_norm > _SURE_DECAY) & (log_norm < _SURE_GROWTH) & (num_squarings < max_squarings)
+
+    def goes_on(carry):
+        _, log_norm, num_squarings = carry
+        return jnp.any(is_needed & is_undecided(log_norm, num_squarings))
+
+    def square(carry):
+        power, log_norm, num_squarings = carry
+        is_open = is_undecided(log_norm, num_squarings)
+        squared = power @ power
+        norm = norm_of(squared)
+        squared = squared / norm[:, None, None]
+        return (
+            choose_rows(is_open, squared, power),
+            jnp.where(is_open, 2 * log_norm + jnp.log(norm), log_norm),
+            num_squarings + is_open.astype(jnp.int32),
+        )
+
+    start = (power / norm[:, None, None], jnp.log(norm), jnp.zeros(len(matrices), jnp.int32))
+    _, log_norm, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
+    # Inverts the transform, for a real eigenvalue.
+    growth = jnp.tanh(log_norm / 2.0 ** (num_squarings.astype(dtype) + 1)) / scale
+    is_known = is_finite & is_needed & jnp.isfinite(log_norm)
+    is_stable = (log_norm <= _SURE_DECAY) | ((log_norm < _SURE_GROWTH) & (growth * slowest < neutral_growth(dtype)))
+    return Stability(is_known & is_stable, is_known & ~is_stable, jnp.maximum(-growth, 0))
+
+
+def num_factored(size: int) -> int:
+    """How many matrices of this size are factored together."""
+    return max(1, min(64, _MOST_ENTRIES // size**2))
+
+
+def decide(
+    field: Field, states: Float[Array, "batch state"], is_needed: Bool[Array, " batch"], *, one_by_one: bool
+) -> Stability:
+    """Decide a few samples by the Cayley transform of their Jacobian, or leave them undecided if it is too large."""
+    if states.shape[1] > LARGEST_FACTORED:
+        no = jnp.zeros(len(states), bool)
+        return Stability(no, no, jnp.zeros_like(field.time_unit))
+    slowest = jnp.max(field.scales, axis=1)
+    found = transform_powers(jacobians(field, states), slowest, is_needed, one_by_one=one_by_one)
+    return found._replace(decay_rate=found.decay_rate / field.time_unit)
