@@ -42,6 +42,7 @@ SUITE = (
     Benchmark("rollout_vs_forward", tuple(_QUICK_FORWARD.split())),
     Benchmark("scaling", tuple(_QUICK_SCALING.split())),
     Benchmark("steady_states"),
+    Benchmark("first_call"),
     Benchmark("fitting"),
     Benchmark("fixed_points"),
     Benchmark("honest_failures"),

@@ -386,7 +386,7 @@ def _serve(target: Target, approximators, stimuli, truths, config: Config) -> It
 
 def _warm_start(network, approximator, stimuli, plan, cold) -> dict:
     """Steps of the solver from its own start, and from the predictions, where that cannot change the end."""
-    if not plan.certified_rate > 0:
+    if not plan.has_one_fixed_point:
         return {"cold_steps": float(np.mean(cold.num_steps)), "warm_steps": None}
     rates = predict_all_units(network, approximator, stimuli)
     states = np.asarray(jax.vmap(network.params.total_input)(jnp.asarray(rates), jnp.asarray(stimuli)))

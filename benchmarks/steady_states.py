@@ -3,6 +3,9 @@
 Solvers of this library and of others, in one process and in turns, on the problems of `benchmarks/parts/problems.py`,
 in float32. A timing stands beside the share of samples whose residual, recomputed in float64, is below the tolerance,
 and beside the agreement with an accurate rollout.
+
+The plain loop is what a user would write: Euler steps of the whole batch until the slowest sample is at rest, at the
+best step, with no verdict. It has marks of its own; "the best competitor" is the fastest of the others.
 """
 
 import dataclasses
@@ -12,12 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import rnn2ff
 from benchmarks.parts.method import time_in_turns
-from benchmarks.parts.peers import PEERS, ROLLOUT, TOLERANCE, Peer, Tuned, tune
+from benchmarks.parts.peers import PEERS, PLAIN_LOOP, ROLLOUT, TOLERANCE, Peer, Tuned, tune, tune_on_all
 from benchmarks.parts.problems import NAMES, Problem, distances, make_problem, residuals64
 from experiments._script import run_script, table
 from rnn2ff import steady_state
@@ -25,14 +30,19 @@ from rnn2ff.steady_state import count_statuses, solve_steady_states
 
 ENTRY_POINT = "solve_steady_states"
 PLANNED = "solve_steady_states, plan reused"
+ENGINE = "solve_batch"  # under `jit`: the engine alone
+ENGINE_PLANNED = "solve_batch, plan reused"
 _OUR_SOLVERS = ("Rollout", "RootFind", "Anderson", "ActiveSet")
 _GEMM = "GEMM"
+_WITH_SHARE = (ENTRY_POINT, PLANNED, ENGINE, ENGINE_PLANNED)  # of the GEMM rate
+_LOOPS = (PLAIN_LOOP.name, "PyTorch loop")  # the peers that large batches have
 _NUM_PLANNED = 512  # stimuli, none of them timed, that a plan is made from
 _NUM_GEMMS = 20  # in one call, so that the dispatch does not count
 _SAME_STATE = 1e-2  # relative; other basins are farther, and slow modes at the tolerance nearer
 _SAME_BASIN = 0.99  # the agreement that a competitor needs
 
-# Ratio to the rollout, at a batch of 256: (problem, state size) -> at least.
+_RATIO_BATCH = 256
+# Ratio to the rollout, at this batch: (problem, state size) -> at least.
 _RATIO_MARKS = {
     ("gauss09", 128): 20,
     ("pstiff99", 128): 100,
@@ -42,7 +52,21 @@ _RATIO_MARKS = {
     ("ssn", 64): 4,
     ("gauss09", 512): 25,
 }
-_GEMM_MARKS = {("gauss09", 128): 0.5, ("gauss09", 512): 0.75}
+_GEMM_MARKS = {("gauss09", 128, 4096): 0.5, ("gauss09", 512, 2048): 0.75}  # and batch size -> at least
+# Times the plain loop's time: (problem, state size, batch size) -> at most.
+_LOOP_MARKS = {
+    ("gauss09", 128, 256): 1.2,
+    ("gauss09", 128, 4096): 0.9,
+    ("gauss09", 128, 20_000): 0.6,
+    ("gauss09", 512, 2048): 1.1,
+    ("pstiff99", 128, 4096): 0.07,
+    ("gauss13", 128, 4096): 0.8,
+    ("tanh09", 128, 4096): 1.0,
+    ("wta", 128, 2048): 0.25,
+    ("ssn", 64, 4096): 1.0,
+}
+_UNPLANNED_MARKS = {256: 2.0, 4096: 1.3, 20_000: 1.3}  # times the time with a plan: batch size -> at most
+_AHEAD = 1.5  # times as fast as the best competitor, on half of the problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +79,12 @@ class Config:
     """Which problems."""
     sizes: tuple[int, ...] = (128, 512)
     """Numbers of units; the ssn has 64, whatever is asked for."""
-    batches: tuple[int, ...] = (256, 4096)
-    """Numbers of stimuli solved in one call."""
+    batches: tuple[int, ...] = (256,)
+    """Numbers of stimuli solved in one call, by all methods."""
+    large_batches: bool = True
+    """Also the larger batches that marks name, by the entry point, the engine, the rollout and plain loops alone."""
     widely: tuple[str, ...] = ("gauss09",)
-    """Problems at all sizes and batches; the others take part at the first of each, which takes 2 minutes each."""
+    """Problems at all sizes; the others take part at the first alone."""
     peers: bool = True
     """Whether to run the competitors other than the rollout."""
     num_rounds: int = 20
@@ -80,6 +106,7 @@ class Config:
             widely=(),
             sizes=(16,),
             batches=(16,),
+            large_batches=False,
             num_rounds=3,
             budget_seconds=0.1,
             largest_seconds=0.5,
@@ -107,22 +134,34 @@ class Method(NamedTuple):
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a method, problem, size and batch; a competitor that is not installed has a row that says so."""
+    """One row a method, problem, size and batch; what is not there has a row that says so."""
     for name in config.problems:
-        is_wide = name in config.widely
-        for state_size in config.sizes if is_wide and name != "ssn" else config.sizes[:1]:
-            for batch_size in config.batches if is_wide else config.batches[:1]:
+        for state_size in config.sizes if name in config.widely else config.sizes[:1]:
+            for batch_size in config.batches:
                 yield from _run_problem(make_problem(name, state_size, batch_size, seed=config.seed), config)
+                jax.clear_caches()
+            for batch_size in _large_batches(name, state_size, config):
+                problem = make_problem(name, state_size, batch_size, seed=config.seed)
+                yield from _run_problem(problem, config, is_large=True)
                 jax.clear_caches()
 
 
-def _run_problem(problem: Problem, config: Config) -> list[dict]:
+def _large_batches(name: str, state_size: int, config: Config) -> list[int]:
+    if not config.large_batches:
+        return []
+    place = (name, make_problem(name, state_size, 1).network.state_size)
+    return sorted({each[2] for each in (*_LOOP_MARKS, *_GEMM_MARKS) if each[:2] == place} - set(config.batches))
+
+
+def _run_problem(problem: Problem, config: Config, *, is_large: bool = False) -> list[dict]:
     reference = _reference_states(problem.take(config.num_reference_samples))
-    methods = [*_our_methods(problem, config), _competitor(ROLLOUT, problem, "rollout", config), _gemm(problem)]
-    missing = []
+    methods = [*_our_methods(problem, config, is_large), _competitor(ROLLOUT, problem, "rollout", config)]
+    methods.append(_gemm(problem))
+    missing = {} if hasattr(rnn2ff, "solve_batch") else dict.fromkeys((ENGINE, ENGINE_PLANNED), "not there")
     if config.peers:
-        methods += [_competitor(peer, problem, "peer", config) for peer in PEERS if peer.is_installed]
-        missing = [peer.name for peer in PEERS if not peer.is_installed]
+        peers = [peer for peer in PEERS if peer.name in _LOOPS or not is_large]
+        methods += [_competitor(peer, problem, "peer", config) for peer in peers if peer.is_installed]
+        missing |= {peer.name: "not installed" for peer in peers if not peer.is_installed}
     stimuli = jnp.asarray(problem.stimuli)
     calls = {each.name: _bind(each, stimuli[: each.num_samples]) for each in methods}
     timed = time_in_turns(calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds)
@@ -143,11 +182,11 @@ def _run_problem(problem: Problem, config: Config) -> list[dict]:
             rows.append(row)
     _compare(rows)
     for row in rows:
-        if row["method"] in (ENTRY_POINT, PLANNED):
+        if row["method"] in _WITH_SHARE:
             # A call solves all samples together, so its floor is as many products of the whole batch as sweeps.
             floor = row["mean_steps"] * row["gemm_microseconds"]
             row["gemm_share"] = floor / row["microseconds"][0] if problem.name == "gauss09" else None
-    return rows + [{**where, "method": name, "kind": "not run"} for name in missing]
+    return rows + [{**where, "method": name, "kind": "not run", "reason": why} for name, why in missing.items()]
 
 
 def _bind(method: Method, stimuli: jax.Array) -> Callable[[], object]:
@@ -165,26 +204,34 @@ def _reference_states(problem: Problem) -> np.ndarray:
 # --- the methods ------------------------------------------------------------------------------------------------------
 
 
-def _our_methods(problem: Problem, config: Config) -> list[Method]:
-    """As the user calls it, verdict included; and each solver alone, where this version of the library has it."""
+def _our_methods(problem: Problem, config: Config, is_large: bool) -> list[Method]:
+    """As the user calls it, verdict included; and the engine and each solver alone, where this version has them."""
 
-    def make(name, solver):
-        def solve(stimuli):
-            return solve_steady_states(problem.network, stimuli, solver=solver, tolerance=TOLERANCE)
+    def solve_with(solver):
+        return lambda stimuli: solve_steady_states(problem.network, stimuli, solver=solver, tolerance=TOLERANCE)
 
+    def run_engine_with(plan):
+        solve = eqx.filter_jit(rnn2ff.solve_batch)
+        return lambda stimuli: solve(problem.network, stimuli, plan, tolerance=TOLERANCE)
+
+    def make(name, solve):
         trial_compile, trial_seconds, _ = _first_calls(solve, problem.take(_num_trial(problem, config)))
-        num_samples = _num_affordable(trial_seconds, problem, config)
+        # What marks compare is timed on the whole batch: a part of it would have other costs a sample.
+        is_whole = name in _WITH_SHARE
+        num_samples = len(problem.stimuli) if is_whole else _num_affordable(trial_seconds, problem, config)
         compile_seconds, *_ = _first_calls(solve, problem.take(num_samples))
         return Method(name, "ours", solve, num_samples, {}, max(trial_compile, compile_seconds))
 
-    methods = [make(ENTRY_POINT, None)]
     # What a few hundred other stimuli tell about the network can be kept for all that follow.
     others = make_problem(problem.name, problem.network.state_size, _NUM_PLANNED, seed=config.seed, stimulus_seed=1)
-    methods.append(make(PLANNED, steady_state.plan_steady_states(problem.network, others.stimuli, tolerance=TOLERANCE)))
-    for name in _OUR_SOLVERS:
+    plan = steady_state.plan_steady_states(problem.network, others.stimuli, tolerance=TOLERANCE)
+    methods = [make(ENTRY_POINT, solve_with(None)), make(PLANNED, solve_with(plan))]
+    if hasattr(rnn2ff, "solve_batch"):
+        methods += [make(ENGINE, run_engine_with(None)), make(ENGINE_PLANNED, run_engine_with(plan))]
+    for name in () if is_large else _OUR_SOLVERS:
         if hasattr(steady_state, name):
             try:
-                methods.append(make(name, getattr(steady_state, name)()))
+                methods.append(make(name, solve_with(getattr(steady_state, name)())))
             except ValueError as error:  # a solver for other networks than this one
                 print(f"{problem.name}: {name} does not apply: {error}")
     return methods
@@ -192,6 +239,9 @@ def _our_methods(problem: Problem, config: Config) -> list[Method]:
 
 def _competitor(peer: Peer, problem: Problem, kind: str, config: Config) -> Method:
     """At its best setting, chosen on some of the batch, and again on more of it where that was too few."""
+    if peer.takes_all:
+        best = tune_on_all(peer, problem, _num_trial(problem, config), largest_seconds=config.largest_seconds)
+        return Method(peer.name, kind, best.solve, len(problem.stimuli), best.setting, best.compile_seconds)
     num_samples = min(_num_trial(problem, config), peer.max_batch_size(problem.network.state_size))
     largest = min(len(problem.stimuli), peer.max_batch_size(problem.network.state_size))
     best = tune(peer, problem.take(num_samples), largest_seconds=config.largest_seconds)
@@ -282,18 +332,24 @@ def _judge(method: Method, found: object, problem: Problem, reference: np.ndarra
 
 
 def _compare(rows: list[dict]) -> None:
-    """Add the ratios to the rollout, and to the fastest competitor that converged everywhere, to the right states."""
+    """Add the ratios to the rollout, and to the fastest competitor that converged everywhere, to the right states.
+
+    And the time over that of the plain loop, which is no competitor here: it stands for itself.
+    """
     rollout = next(row for row in rows if row["kind"] == "rollout")
     enough = min(1.0, rollout["share_converged"])
     fit = [
         row
         for row in rows
         if row["kind"] in ("rollout", "peer")
+        and row["method"] != PLAIN_LOOP.name
         and row["share_converged"] >= enough
         and (row["agreement"] or 0) >= _SAME_BASIN
     ]
     best = min(fit, key=lambda row: row["microseconds"][0], default=rollout)
+    loop = next((row for row in rows if row["method"] == PLAIN_LOOP.name and row["share_converged"] == 1), None)
     for row in rows:
+        row["times_the_loop"] = None if loop is None else row["microseconds"][0] / loop["microseconds"][0]
         row["ratio_to_rollout"] = rollout["microseconds"][0] / row["microseconds"][0]
         row["ratio_to_best"] = best["microseconds"][0] / row["microseconds"][0]
         row["best_competitor"] = best["method"]
@@ -305,39 +361,59 @@ def _compare(rows: list[dict]) -> None:
 def marks(rows: list[dict]) -> list[dict]:
     """What was asked, what was received, and whether it is met.
 
-    The marks are for a plan that was made before, from other stimuli; what a call without one gives stands beside it.
+    The marks are for the entry point with a plan that was made before, from other stimuli; beside it stand what a call
+    without one gives, and the engine alone.
     """
     found = []
     where = ("problem", "state_size", "batch_size")
-    pairs = {}
+    places: dict[tuple, dict[str, dict]] = {}
     for row in rows:
-        if row["method"] in (ENTRY_POINT, PLANNED):
-            pairs.setdefault(tuple(row[name] for name in where), {})[row["method"]] = row
+        if row["method"] in _WITH_SHARE and row["kind"] != "not run":
+            places.setdefault(tuple(row[name] for name in where), {})[row["method"]] = row
 
-    def add(place, what, asked, received, unplanned):
-        is_met = received is not None and received >= asked
-        found.append({**dict(zip(where, place)), "what": what, "mark": asked, "received": received,
-                      "without_plan": unplanned, "is_met": is_met})  # fmt: skip
+    def add(place, what, asked, values, bound="at least"):
+        received = values.get(PLANNED)
+        is_met = received is not None and (received >= asked if bound == "at least" else received <= asked)
+        found.append({**dict(zip(where, place)), "what": what, "bound": bound, "mark": asked, "received": received,
+                      "without_plan": values.get(ENTRY_POINT), "engine": values.get(ENGINE_PLANNED),
+                      "is_met": is_met})  # fmt: skip
 
-    for place, pair in pairs.items():
-        row, unplanned = pair[PLANNED], pair[ENTRY_POINT]
-        wanted = [("share_converged", "share converged", 1.0)]
-        if place[2] == 256 and place[:2] in _RATIO_MARKS:
-            wanted.append(("ratio_to_rollout", "ratio to the rollout", _RATIO_MARKS[place[:2]]))
+    for place, group in places.items():
+
+        def add_row(name, what, asked, bound="at least", place=place, group=group):
+            add(place, what, asked, {method: row.get(name) for method, row in group.items()}, bound)
+
+        add_row("share_converged", "share converged", 1.0)
+        if place in _LOOP_MARKS:
+            add_row("times_the_loop", "times the plain loop's time", _LOOP_MARKS[place], "at most")
+        if place[2] in _UNPLANNED_MARKS:
+            pairs = {PLANNED: ENTRY_POINT, ENGINE_PLANNED: ENGINE}
+            ratios = {
+                planned: group[unplanned]["microseconds"][0] / group[planned]["microseconds"][0]
+                for planned, unplanned in pairs.items()
+                if planned in group
+            }
+            add(place, "without a plan, times the time with one", _UNPLANNED_MARKS[place[2]], ratios, "at most")
+        if place[2] == _RATIO_BATCH and place[:2] in _RATIO_MARKS:
+            add_row("ratio_to_rollout", "ratio to the rollout", _RATIO_MARKS[place[:2]])
         if place[0] == "wta":
-            wanted.append(("agreement", "agreement with the rollout", 0.995))
-        wanted.append(("ratio_to_best", f"ratio to the best competitor, {row['best_competitor']}", 1.0))
-        if place[:2] in _GEMM_MARKS:
-            wanted.append(("gemm_share", "share of the GEMM rate", _GEMM_MARKS[place[:2]]))
-        for name, what, asked in wanted:
-            add(place, what, asked, row[name], unplanned[name])
+            add_row("agreement", "agreement with the rollout", 0.995)
+        add_row("ratio_to_best", f"ratio to the best competitor, {group[PLANNED]['best_competitor']}", 1.0)
+        if place in _GEMM_MARKS:
+            add_row("gemm_share", "share of the GEMM rate", _GEMM_MARKS[place])
 
     def share_ahead(method):
-        ratios = [pair[method]["ratio_to_best"] for pair in pairs.values() if method in pair]
-        return sum(each >= 1.5 for each in ratios) / len(ratios) if ratios else None
+        # At the smallest batch, which all competitors take part in.
+        smallest = {place[:2]: min(each[2] for each in places if each[:2] == place[:2]) for place in places}
+        ratios = [
+            group[method]["ratio_to_best"]
+            for place, group in places.items()
+            if method in group and place[2] == smallest[place[:2]]
+        ]
+        return sum(each >= _AHEAD for each in ratios) / len(ratios) if ratios else None
 
-    most = "share of problems 1.5 x ahead of the best"
-    add(("all", "-", "-"), most, 0.501, share_ahead(PLANNED), share_ahead(ENTRY_POINT))
+    most = f"share of problems {_AHEAD} x ahead of the best"
+    add(("all", "-", "-"), most, 0.5, {method: share_ahead(method) for method in _WITH_SHARE})
     return found
 
 
@@ -388,11 +464,13 @@ def _table(rows: list[dict], batch_size: int) -> str:
         "agrees",
         "to rollout",
         "to best",
+        "times the loop",
     ]
     lines = []
     for row in sorted(rows, key=lambda row: row.get("microseconds", [math.inf])[0]):
         if row["kind"] == "not run":
-            lines.append([f"{row['method']}: not installed, not run", *"-" * (len(header) - 1)])
+            reason = row.get("reason", "not installed")
+            lines.append([f"{row['method']}: {reason}, not run", *"-" * (len(header) - 1)])
             continue
         few = "" if row["num_samples"] == batch_size else f" ({row['num_samples']} samples)"
         median, lower, upper = row["microseconds"]
@@ -407,6 +485,7 @@ def _table(rows: list[dict], batch_size: int) -> str:
                 "-" if row["agreement"] is None else f"{100 * row['agreement']:.1f} %",
                 f"{row['ratio_to_rollout']:.1f}",
                 f"{row['ratio_to_best']:.2f}",
+                "-" if row.get("times_the_loop") is None else f"{row['times_the_loop']:.2f}",
             ]
         )
     notes = []
@@ -429,14 +508,15 @@ def _marks_table(found: list[dict]) -> str:
     lines = [
         [
             f"{each['problem']} {each['state_size']} x {each['batch_size']}: {each['what']}",
-            number(each["mark"]),
+            f"{each['bound']} {number(each['mark'])}",
             number(each["received"]),
             number(each["without_plan"]),
+            number(each["engine"]),
             "met" if each["is_met"] else "NOT MET",
         ]
         for each in found
     ]
-    return table(["mark", "at least", "received", "without a plan", ""], lines)
+    return table(["mark", "asked", "received", "without a plan", ENGINE_PLANNED, ""], lines)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
 """The benchmark suite: its method, its contenders, its report, and the comparison of two records."""
 
+import dataclasses
+import functools
 import json
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +17,14 @@ from jax import export
 from problems import assert_close
 
 from benchmarks import __main__ as suite
+from benchmarks import first_call, honest_failures, steady_states
 from benchmarks.compare import compare
 from benchmarks.parts import contenders, forward_tables, method
 from benchmarks.parts.marks import marks_table
-from benchmarks.parts.problems import Problem, exact_states
+from benchmarks.parts.peers import PLAIN_LOOP
+from benchmarks.parts.problems import Problem, exact_states, make_problem, make_saddle
 from benchmarks.report import write_report
-from rnn2ff import Refined, TwoLayer, best_sweep, random_threshold_linear, threshold_linear
-from rnn2ff.steady_state.plan import run_sweeps
+from rnn2ff import Refined, Status, TwoLayer, best_sweep, random_threshold_linear, solve_batch, threshold_linear
 
 SIZE = 4
 
@@ -46,9 +52,8 @@ def everything_timed(network, passes):
         yield contenders.forward_pass(each, {})
         yield contenders.forward_pass(each, {}, closes_over_weights=True)
     yield contenders.products(SIZE, 8, SIZE)
-    sweep = passes[1].sweep  # what the entry point with a plan runs on the device
-    sweeps = lambda stimuli: run_sweeps(network, sweep, stimuli, 1, jnp.int32(4), None, 1.0, 1e-5).states  # noqa: E731
-    yield contenders.Contender("sweeps", "solver", sweeps)
+    # What the entry point runs on the device.
+    yield contenders.Contender("engine", "solver", lambda stimuli: solve_batch(network, stimuli).state)
 
 
 def test_everything_that_is_timed_lowers_for_gpus_and_tpus(network, passes):
@@ -129,6 +134,92 @@ def test_exact_states_are_exact_and_refuse_what_is_no_steady_state():
     np.testing.assert_allclose(exact_states(problem, expected + 1e-3), expected, rtol=1e-12)
     with pytest.raises(RuntimeError, match="far from steady"):
         exact_states(problem, expected + 10)
+
+
+def test_the_plain_loop_finds_the_exact_states():
+    problem = make_problem("gauss09", SIZE, 6)
+    states = PLAIN_LOOP.build(problem)(jnp.asarray(problem.stimuli), damping=0.7, check_every=4)
+    np.testing.assert_allclose(states, exact_states(problem, np.asarray(states)), atol=1e-3)
+
+
+# --- saddles that mislead ---------------------------------------------------------------------------------------------
+
+
+def settle(saddle, duration, step=0.1):
+    """The states after this time, by the classical Runge-Kutta method."""
+    weights, states = saddle.weights.astype(float), saddle.initial_states.astype(float)
+    drives = saddle.stimuli.astype(float) @ saddle.stimulus_weights.astype(float).T
+    velocity = lambda states: -states + np.maximum(states, 0) @ weights.T + drives  # noqa: E731
+    for _ in range(int(duration / step)):
+        first = velocity(states)
+        second = velocity(states + step / 2 * first)
+        third = velocity(states + step / 2 * second)
+        states = states + step / 6 * (first + 2 * second + 2 * third + velocity(states + step * third))
+    return states
+
+
+@pytest.mark.parametrize("starts_near", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])  # two partitions of four, and two units
+def test_the_dynamics_leave_a_saddle_as_the_closed_form_says(seed, starts_near):
+    saddle = make_saddle(0.2, 12, 9, np.random.default_rng(seed), starts_near=starts_near)
+    is_left = saddle.margins > 0  # rounding may break an exact tie
+    assert not is_left.all()
+    states = settle(saddle, saddle.settling_times.max())
+    np.testing.assert_allclose(states[is_left], saddle.states[is_left], atol=1e-8)
+    # An exact tie: the saddle is a fixed point, and repels.
+    tie = saddle.states[~is_left]
+    drives = saddle.stimuli[~is_left] @ saddle.stimulus_weights.T.astype(float)
+    np.testing.assert_allclose(np.maximum(tie, 0) @ saddle.weights.T + drives, tie, atol=1e-12)
+    np.testing.assert_allclose(saddle.leading[~is_left], 0.2, atol=1e-6)
+    assert (saddle.leading[is_left] < 0).all()
+
+
+def judged(dtype, states, status, chosen):
+    """The row, and what is wrong, for answers to some of nine samples whose drives differ more and more."""
+    case, truth = tied()
+    case = case._replace(stimuli=case.stimuli[chosen], margins=case.margins[chosen])
+    truth = honest_failures.Truth(*(each[chosen] for each in truth))
+    answer = SimpleNamespace(state=states[chosen], status=np.full(len(chosen), status), residual=np.zeros(len(chosen)))
+    row = honest_failures._judge("tie, rate 0.1", dtype, [(0, case, truth, answer)])
+    return row, [each["what"] for each in row["violations"]]
+
+
+@functools.cache
+def tied():
+    case = honest_failures.make_case("tie, rate 0.1", 0, 9)
+    return case, honest_failures.find_truth([case], honest_failures.Config())[0]
+
+
+def test_converged_on_a_saddle_is_wrong_in_either_dtype():
+    case, truth = tied()
+    assert truth.kind.tolist() == ["unstable", *8 * ["steady"]]
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, float), case.network.params)
+    drives = case.stimuli @ params.stimulus_weights.T
+    pair = params.stimulus_weights[:, 0] == 1
+    saddles, weights = np.zeros_like(drives), params.recurrent_weights
+    saddles[:, pair] = np.linalg.solve(np.eye(pair.sum()) - weights[np.ix_(pair, pair)], drives[:, pair].T).T
+    for _ in range(100):
+        saddles[:, ~pair] = (np.maximum(saddles, 0) @ weights.T + drives)[:, ~pair]
+    for dtype in ("float32", "float64 engine"):
+        chosen = [0, 1, 4, 7]  # an exact tie, and relative differences of 1e-8, 1e-5 and 1e-2
+        assert judged(dtype, saddles, Status.converged, chosen)[1] == 4 * [honest_failures._SADDLE]
+        assert judged(dtype, truth.state, Status.converged, [1, 4, 7])[1] == []
+        row, wrong = judged(dtype, saddles, Status.unstable, chosen)
+        num_open = 3 if dtype.startswith("float64") else 1
+        assert wrong == num_open * [honest_failures._MISSED]
+        (undecided,) = (each for each in honest_failures.marks([row]) if each["what"] == "truly stable, left undecided")
+        assert undecided["received"] == f"100.00 % ({num_open} of {num_open})"
+        assert not undecided["is_met"]
+
+
+def test_either_winner_is_right_only_where_rounding_decides():
+    case, truth = tied()
+    second = np.asarray(case.network.params.stimulus_weights[:, 1]) < 0
+    first = np.asarray(case.network.params.stimulus_weights[:, 1]) > 0
+    others = truth.state.copy()
+    others[:, first], others[:, second] = truth.state[:, second], truth.state[:, first]
+    assert judged("float32", others, Status.converged, [1, 7])[1] == [honest_failures._BASIN]
+    assert judged("float64", others, Status.converged, [1, 7])[1] == 2 * [honest_failures._BASIN]
 
 
 # --- marks, report and comparison -------------------------------------------------------------------------------------
@@ -223,6 +314,47 @@ def test_records_that_cannot_be_compared_are_refused():
         compare(one, a_record([place | {"width": 3}]))
     with pytest.raises(ValueError, match="Two rows of a record are the same"):
         compare(one, a_record([place, place]))
+
+
+def test_the_time_of_a_solve_is_compared_with_that_of_the_plain_loop():
+    place = {"problem": "gauss09", "state_size": 128, "batch_size": 4096, "kind": "ours", "share_converged": 1.0}
+    place |= {"best_competitor": "PyTorch loop", "ratio_to_best": 1.6, "gemm_share": 0.6}
+    rows = [
+        place | {"method": steady_states.PLANNED, "microseconds": [10.0, 9.0, 11.0], "times_the_loop": 0.8},
+        place | {"method": steady_states.ENTRY_POINT, "microseconds": [15.0, 14.0, 16.0], "times_the_loop": 1.2},
+        place | {"method": steady_states.ENGINE, "kind": "not run", "reason": "not there"},
+    ]
+    found = {each["what"]: each for each in steady_states.marks(rows)}
+    loop = found["times the plain loop's time"]
+    assert (loop["mark"], loop["received"], loop["without_plan"], loop["is_met"]) == (0.9, 0.8, 1.2, True)
+    unplanned = found["without a plan, times the time with one"]
+    assert (unplanned["received"], unplanned["is_met"]) == (1.5, False)
+    assert found["share of problems 1.5 x ahead of the best"]["is_met"]
+
+
+def test_first_calls_are_held_to_their_marks_and_a_function_that_is_not_there_misses_them():
+    one = {"seconds": 3.0, "cpu_seconds": 4.0, "programs": 7, "cache_hits": 0, "to_device": 5, "to_host": None}
+    calls = {"first": one, "second": one, "other": one | {"programs": 0}, "cached": one | {"seconds": 1.0}}
+    row = {"case": "solve_steady_states", "size": 9, "other_size": 8, "kind": "measured", "calls": calls}
+    missing = {"case": "distill", "size": 9, "other_size": 8, "kind": "not run", "reason": "rnn2ff has no `distill`"}
+    received = [each["is_met"] for each in first_call.marks([row, missing])]
+    assert received == [False, True, True, True, False]
+    assert "distill: no numbers, rnn2ff has no `distill`" in first_call.describe([row, missing])
+
+
+@pytest.mark.scripts
+@pytest.mark.slow
+def test_programs_and_transfers_of_a_first_call_are_counted_in_a_process_of_its_own():
+    config = dataclasses.asdict(first_call.Config(state_size=8, batch_sizes=(32, 20)))
+    command = [sys.executable, "-m", "benchmarks.first_call", "--case", "solve_batch", "--config", json.dumps(config)]
+    root = Path(suite.__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second, other = (json.loads(done.stdout)[which] for which in ("first", "second", "other"))
+    assert (first["programs"], second["programs"], other["programs"]) == (1, 0, 1)  # under `jit`
+    assert first["to_device"] == second["to_device"] == 1  # the stimuli
+    assert first["seconds"] > second["seconds"] > 0
+    assert "transfer" not in done.stderr
 
 
 def test_the_suite_refuses_names_that_it_does_not_have():

@@ -8,6 +8,9 @@
 | wta | groups of 8 that share 8 inhibitory units, self-excitation 1.3 | rectifier | many steady states |
 | tanh09 | Gaussian, spectral radius .9 | tanh | smooth: no exact finish |
 | ssn | ring of 32 E + 32 I units, time constants 1 and 1/2 | .04 [x]_+^2 | strong gain, damped oscillations |
+
+Beside them, `make_saddle`: networks in which a solver can mistake a saddle for a steady state, and whose dynamics are
+known in closed form.
 """
 
 from typing import NamedTuple
@@ -23,6 +26,9 @@ _RADIUS = {"gauss09": 0.9, "pstiff99": 0.99, "gauss13": 1.25, "tanh09": 0.9}
 _GROUP_SIZE = 8
 _SSN_SIZE = 64
 
+# Of a saddle: the time constants in which the winner comes to within e^-30 of its steady state, the loser being silent,
+# and the iterations in which the units that follow do: the norm of their weights is about 2 x .3 (Gaussian).
+_SETTLING, _CONTRACTIONS = 30, 100
 _MOST_NEWTON_STEPS, _EXACT, _NEAR = 20, 1e-12, 0.1  # of exact states: residual, and distance from the given ones
 
 # The nonlinearities and their slopes, for those who do not speak JAX.
@@ -155,6 +161,110 @@ def _wta(state_size: int, batch_size: int, rng: np.random.Generator) -> tuple[np
     stimuli = np.zeros((batch_size, state_size))
     stimuli[:, :num_excitatory] = drive + 0.3 * rng.normal(size=drive.shape)
     return np.asarray(weights), stimuli
+
+
+class Saddle(NamedTuple):
+    """Two competitors with a saddle between them, and what the dynamics do, in closed form; one stimulus a row.
+
+    The numbers that make the problem are float32; the answers are exact for these numbers, in float64.
+
+    Attributes:
+        weights: W of `x' = -x + W [x]_+ + B u`.
+        stimulus_weights: B. The first channel drives both competitors alike, the second one against the other.
+        stimuli: u.
+        initial_states: where the dynamics start.
+        states: where they come to rest: the winner's steady state, or the saddle after an exact tie.
+        leading: the largest real part of the eigenvalues there.
+        settling_times: until they are there; 0 after an exact tie, which is left at no time.
+        margins: the velocity that decides who wins, over the states; where it is below rounding, rounding decides.
+    """
+
+    weights: np.ndarray
+    stimulus_weights: np.ndarray
+    stimuli: np.ndarray
+    initial_states: np.ndarray
+    states: np.ndarray
+    leading: np.ndarray
+    settling_times: np.ndarray
+    margins: np.ndarray
+
+
+def make_saddle(
+    growth_rate: float, state_size: int, num_stimuli: int, rng: np.random.Generator, *, starts_near: bool = False
+) -> Saddle:
+    """Two units, or two partitions of 4, that excite themselves and inhibit each other; the other units follow them.
+
+    With self-excitation a, mutual inhibition b, and drives h_1 and h_2, while both are active the sum s of the two
+    states and their difference d obey
+
+        s' = -(1 - a + b) s + h_1 + h_2,    d' = (a + b - 1) d + h_1 - h_2.
+
+    So there is a saddle at s* = (h_1 + h_2) / (1 - a + b) and d* = -(h_1 - h_2) / (a + b - 1), and d moves away from d*
+    at the growth rate a + b - 1, until one of the two falls silent; the other then comes to rest at h / (1 - a). The
+    sign of d - d* at the start says who wins. Where it is 0, the dynamics come to rest on the saddle.
+
+    Args:
+        growth_rate: a + b - 1.
+        state_size: units, at least 9: all that do not compete receive input from the competitors and, weakly, from each
+            other, and send none back. Some are silent.
+        num_stimuli: stimuli, whose drives differ by 0 and by 1e-8 to 1e-1, relative to their mean, in turns.
+        rng: a generator.
+        starts_near: start next to the saddle, off by 0 and by 1e-8 to 1e-1 in turns, and not at zero. The drives then
+            are the same (always so on the saddle itself), or differ by so little that there is a saddle.
+    """
+    half = int(rng.choice((1, 4)))
+    first, second, others = np.arange(half), half + np.arange(half), np.arange(2 * half, state_size)
+    excitation = rng.uniform(0.2, 0.8)
+    inhibition = 1 - excitation + growth_rate
+    weights = np.zeros((state_size, state_size))
+    for one, other in ((first, second), (second, first)):
+        weights[np.ix_(one, one)], weights[np.ix_(one, other)] = excitation / half, -inhibition / half
+    weights[np.ix_(others, others)] = 0.3 / len(others) ** 0.5 * rng.normal(size=(len(others), len(others)))
+    weights[others, : 2 * half] = rng.normal(size=(len(others), 2 * half)) / (2 * half) ** 0.5
+    stimulus_weights = np.eye(state_size)
+    stimulus_weights[: 2 * half] = 0
+    stimulus_weights[: 2 * half, 0], stimulus_weights[first, 1], stimulus_weights[second, 1] = 1, 1, -1
+    mean_drive = rng.uniform(0.5, 2, size=num_stimuli)
+    differences = np.resize([0, *10.0 ** -np.arange(8, 0, -1)], num_stimuli) * rng.choice((-1, 1), size=num_stimuli)
+    gaps = differences
+    if starts_near:
+        has_gap = (differences != 0) & (rng.uniform(size=num_stimuli) < 0.5)
+        gaps = growth_rate * rng.uniform(-0.5, 0.5, size=num_stimuli) * has_gap
+    stimuli = np.zeros((num_stimuli, state_size))
+    stimuli[:, 0], stimuli[:, 1] = mean_drive, mean_drive * gaps / 2
+    stimuli[:, others] = rng.normal(size=(num_stimuli, len(others))) - 0.5
+    weights, stimulus_weights, stimuli = (np.float32(each) for each in (weights, stimulus_weights, stimuli))
+
+    # From here on with the numbers as they are after rounding.
+    excitation, inhibition = (abs(weights[0, each].sum(dtype=float)) for each in (first, second))
+    growth_rate = excitation + inhibition - 1
+    drives = np.float64(stimuli) @ np.float64(stimulus_weights).T
+    total, difference = drives[:, 0] + drives[:, half], drives[:, 0] - drives[:, half]
+    sums, apart = total / (1 - excitation + inhibition), -difference / growth_rate  # s*, d*
+    starts = np.zeros((num_stimuli, state_size))
+    if starts_near:
+        pairs = (sums[:, None] + np.outer(apart + differences * sums, (1, -1))) / 2
+        starts[:, : 2 * half] = np.repeat(pairs, half, axis=1)
+        starts[:, others] = rng.normal(size=(num_stimuli, len(others)))
+    starts = np.float32(starts)
+    escapes = starts[:, 0].astype(float) - starts[:, half] - apart  # d - d*
+    signs = np.sign(escapes)
+    # Units that follow do not matter for the time: they settle as fast as the pair does, or faster.
+    with np.errstate(divide="ignore"):
+        leaving_times = np.log(np.maximum((sums - signs * apart) / np.abs(escapes), 1)) / growth_rate
+    settling_times = np.where(signs == 0, 0, leaving_times + _SETTLING / (1 - excitation))
+    states = np.zeros((num_stimuli, state_size))
+    winner = np.where(signs > 0, drives[:, 0], drives[:, half]) / (1 - excitation)
+    loser = np.where(signs > 0, drives[:, half], drives[:, 0]) - inhibition * winner
+    pairs = np.where(signs[:, None] > 0, np.stack([winner, loser], 1), np.stack([loser, winner], 1))
+    on_saddle = (sums[:, None] + np.outer(apart, (1, -1))) / 2
+    states[:, : 2 * half] = np.repeat(np.where(signs[:, None] == 0, on_saddle, pairs), half, axis=1)
+    for _ in range(_CONTRACTIONS):  # of those that follow: their weights shrink distances
+        states[:, others] = np.maximum(states, 0) @ np.float64(weights).T[:, others] + drives[:, others]
+    jacobians = np.float64(weights) * (states[:, None] > 0) - np.eye(state_size)
+    leading = np.linalg.eigvals(jacobians).real.max(axis=1)
+    margins = growth_rate * np.abs(escapes) / sums
+    return Saddle(weights, stimulus_weights, stimuli, starts, states, leading, settling_times, margins)
 
 
 def residuals64(network: RecurrentNetwork, stimuli: np.ndarray, states: np.ndarray) -> np.ndarray:
