@@ -16,11 +16,12 @@ from jaxtyping import Array, Bool, Float, Int
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.steady_state.base import Status, SteadyState
 from rnn2ff.steady_state.batch import SAFETY, judge_rows
-from rnn2ff.steady_state.motion import observe_motions
+from rnn2ff.steady_state.motion import Motions, observe_motions
 from rnn2ff.steady_state.rollout import STIFF
 from rnn2ff.steady_state.tiles import layout_for
 
 _ROWS = 64  # of a sub-batch
+_FEWEST_WATCHED = 128  # steps; a motion that is watched for fewer tells nothing
 _STIFF_ROWS, _LARGEST_STIFF = 8, 512  # of a sub-batch that is integrated implicitly; units, whose matrix is factored
 _NEWTON_ROWS, _LARGEST_NEWTON = 16, 512  # of a sub-batch for which a Newton step is made
 _MOST_NEWTON_WORK = 2**32  # rows times cubed units, about ten seconds; beyond, no distance is estimated
@@ -47,7 +48,11 @@ def finish(
         max_steps: bound on the steps of each method.
         is_stiff_tried: whether a stiff integrator is tried where steps run out.
     """
-    motions = observe_motions(network, stimuli, states, tolerance=SAFETY * tolerance, max_steps=2 * max_steps)
+    if 2 * max_steps < _FEWEST_WATCHED:
+        no, unknown = np.zeros(len(states), bool), np.full(len(states), np.nan)
+        motions = Motions(no, no, no, unknown, states, np.zeros(len(states), np.int32))
+    else:
+        motions = observe_motions(network, stimuli, states, tolerance=SAFETY * tolerance, max_steps=2 * max_steps)
     states, num_steps = np.array(motions.state), np.array(motions.num_steps, np.int32)
     status = np.full(len(stimuli), Status.max_steps_reached, np.int32)
     status[motions.is_oscillating] = Status.oscillating

@@ -49,7 +49,8 @@ _LARGEST_DRIFT_OF_PERIOD = 2e-3
 _SHORTEST_WATCH = 250.0  # for a verdict on a motion without a period
 _FEWEST_TURNS = 8
 _NUM_STRETCHES = 12  # of time, whose speeds are compared
-_LARGEST_TREND, _SURE_TREND = 0.4, 4.0  # of the logarithm of the speed; in standard errors
+_LARGEST_TREND, _SMALLEST_TREND = 0.4, 1e-3  # of the logarithm of the speed
+_SURE_TREND = 4.0  # standard errors
 
 
 class Motions(NamedTuple):
@@ -138,6 +139,7 @@ class _Sample:
         cycle: period of the cycle that the motion may be on; NaN before there was a candidate.
         num_returns: to be followed in the next window; 0 for a search.
         accuracy: of the next window that follows returns.
+        velocity: at the last state.
         push: of the copy in it.
         history: rows of times, path lengths and numbers of turns until then, an array a window.
         verdict: "", "at_rest", "oscillating" or "diverging".
@@ -157,6 +159,7 @@ class _Sample:
     cycle: float = np.nan
     num_returns: int = 0
     accuracy: _Accuracy = _COARSE
+    velocity: np.ndarray | None = None
     push: np.ndarray | None = None
     history: list[np.ndarray] = dataclasses.field(default_factory=list)
     verdict: str = ""
@@ -241,9 +244,8 @@ def _follow(
     with_copy = [sample for sample in samples if sample.num_returns]
     rows = samples + with_copy
     states = np.stack([sample.state for sample in rows])
-    direction = np.random.default_rng(0).uniform(-1, 1, states.shape[1])  # of no relation to any network
     for i, sample in enumerate(with_copy, len(samples)):
-        sample.push = _PUSH * sample.size * direction / np.abs(direction).max()
+        sample.push = _push(sample)
         states[i] += sample.push.astype(states.dtype)
 
     def column(values) -> np.ndarray:
@@ -264,6 +266,14 @@ def _follow(
     for i, sample in enumerate(samples):
         copy = copies.get(sample.row)
         yield sample, _row(windows, i), None if copy is None else _row(windows, copy)
+
+
+def _push(sample: _Sample) -> np.ndarray:
+    """A small displacement across the motion, otherwise of no relation to any network."""
+    direction = np.random.default_rng(0).uniform(-1, 1, len(sample.state))
+    along = sample.velocity / max(np.linalg.norm(sample.velocity), np.finfo(float).tiny)
+    direction -= along * (along @ direction)
+    return _PUSH * sample.size * direction / max(np.abs(direction).max(), np.finfo(float).tiny)
 
 
 def _grid(sample: _Sample, max_time: float) -> np.ndarray:
@@ -408,7 +418,7 @@ def _record(sample: _Sample, window: _Window) -> None:
     sample.history.append(before + np.stack([times, lengths, turns]))
     sample.size = float(np.ptp(moved[times >= times[-1] / 2], axis=0).max())
     sample.time += float(window.end_time)
-    sample.state = window.end_state.astype(sample.state.dtype)
+    sample.state, sample.velocity = window.end_state.astype(sample.state.dtype), window.end_velocity
 
 
 def _search_return(sample: _Sample, window: _Window) -> None:
@@ -433,6 +443,7 @@ def _search_return(sample: _Sample, window: _Window) -> None:
     if cycle is not None:
         sample.cycle, sample.num_returns = cycle, _enough_returns(cycle)
         sample.state = (window.end_state - window.end_moved + moved[now]).astype(sample.state.dtype)
+        sample.velocity = velocities[now]
         sample.time -= spent - times[now]
         sample.history[-1] = sample.history[-1][:, : now + 1]
 
@@ -482,16 +493,21 @@ class _Returns(NamedTuple):
     Attributes:
         times: of the start and each return.
         places: there, as displacements from the start, in sizes of the motion.
-        distances: of the copy that was pushed off at the start.
+        strays: displacements of the copy that was pushed off at the start.
         rounding: by how much places and distances are uncertain at least.
         noise: and at most.
     """
 
     times: Float[np.ndarray, " returns"]
     places: Float[np.ndarray, "returns state"]
-    distances: Float[np.ndarray, " returns"]
+    strays: Float[np.ndarray, "returns state"]
     rounding: float
     noise: float
+
+    @property
+    def distances(self) -> Float[np.ndarray, " returns"]:
+        """Of the copy."""
+        return np.abs(self.strays).max(axis=1)
 
 
 def _judge_returns(sample: _Sample, window: _Window, copy: _Window) -> None:
@@ -511,7 +527,7 @@ def _judge_returns(sample: _Sample, window: _Window, copy: _Window) -> None:
     rounding = 4 * float(jnp.finfo(sample.state.dtype).eps) * (1 + np.abs(window.end_state).max()) / size
     noise = sample.accuracy.of_return + rounding
     rounding += sample.accuracy.of_step
-    returns = _Returns(*own, np.abs(other[1] - own[1]).max(axis=1), rounding, noise)
+    returns = _Returns(*own, other[1] - own[1], rounding, noise)
     sample.cycle = float(own[0][-1] / count)
 
     # What looks like one loop may be several: then the motion comes close in between.
@@ -560,17 +576,18 @@ def _confirmed_period(returns: _Returns, separation: float) -> float | None:
     if returns.times[-1] < _SHORTEST_EVIDENCE:
         return None
     for loops in range(1, count // 2 + 1):
-        times, places = returns.times[count % loops :: loops], returns.places[count % loops :: loops]
+        times, places, strays = (array[count % loops :: loops] for array in returns[:3])
         later = len(times) // 2
         gaps = np.abs(np.diff(places, axis=0)).max(axis=1)
         drift = np.abs(places[-later - 1 :] - places[-1]).max()
-        # Drift that dies out changes little from one return to the next; noise changes by its own size.
-        order = 3 if len(places) > 5 else 2
-        noise = min(returns.noise, returns.rounding + 2 * np.abs(np.diff(places, n=order, axis=0)).max())
+        # What dies out steadily changes little from one return to the next; noise changes by its own size.
+        order = min(3, len(times) - 3)
+        roughness = np.abs(np.diff(strays[1:], n=order, axis=0)).max() if order > 1 else returns.noise
+        noise = min(returns.noise, returns.rounding + 2 * roughness)
         before, after = distances[-1 - later * loops], distances[-later * loops :].max()
-        if distances[-1] <= noise <= 0.3 * distances[0]:
+        if after <= noise <= 0.3 * distances[0]:
             contraction = noise / distances[0]
-        elif after <= before and before - distances[-1] >= max(noise, (1 - _LARGEST_CONTRACTION) * before):
+        elif after <= before and before - distances[-1] >= max(roughness, (1 - _LARGEST_CONTRACTION) * before):
             contraction = distances[-1] / before
         else:
             contraction = 1.0
@@ -593,8 +610,8 @@ def _grows_for_ever(sample: _Sample, window: _Window) -> bool:
         return False
     advance = velocities @ window.end_velocity / (window.end_velocity @ window.end_velocity)
     aside = np.abs(velocities - advance[:, None] * window.end_velocity).max() / speed
-    is_straight = aside <= 0.1 and advance.min() >= 0.3 and advance.max() <= 1.01
-    keeps_up = np.diff(advance).min() >= -1e-3
+    is_straight = aside <= 0.1 and advance.min() >= 0.3 and advance.max() <= 1.05
+    keeps_up = advance[len(advance) // 2 :].mean() >= (1 - 1e-3) * advance[: len(advance) // 2].mean()
     has_moved = np.ptp(moved, axis=0).max() >= sample.scale
     # Farther out, a velocity that does not change cannot be told from rounding.
     reach = min(_ESCAPE, 0.1 / float(jnp.finfo(sample.state.dtype).eps) * speed / sample.scale)
@@ -622,5 +639,5 @@ def _keeps_moving(sample: _Sample) -> bool:
     slope = places @ logarithms / (places @ places)
     scatter = np.sum((logarithms - logarithms.mean() - slope * places) ** 2) / (_NUM_STRETCHES - 2)
     trend, uncertainty = abs(slope) * _NUM_STRETCHES, np.sqrt(scatter / (places @ places)) * _NUM_STRETCHES
-    is_seen = trend > _SURE_TREND * uncertainty and trend > (1e-3 if dtype.bits > 32 else 1e-2)
+    is_seen = trend > _SURE_TREND * uncertainty and trend > _SMALLEST_TREND
     return bool(trend <= _LARGEST_TREND and not is_seen)
