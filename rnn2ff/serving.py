@@ -277,9 +277,9 @@ def _predict_and_refine(
 
     shapes = jax.eval_shape(predict, None, stimuli)
     rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    rows = in_tiles(predict, rows, stimuli, layout.tile, num_rows)
+    rows = in_tiles(predict, rows, stimuli, layout.wide_tile or layout.tiles[0], num_rows)
     is_open = ~rows.is_within & ~rows.is_hopeless & (jnp.arange(len(stimuli), dtype=jnp.int32) < num_rows)
-    return in_dense_tiles(sweep_rows, rows, stimuli, is_open, layout.dense_tile)
+    return in_dense_tiles(sweep_rows, rows, stimuli, is_open, layout.tiles)
 
 
 def _bound_state(network, certifier, can_certify: bool, makes_step: bool, stimulus, state):
@@ -329,7 +329,7 @@ def _map_rows(function, constants, *arrays_and_layout):
 
     shapes = jax.eval_shape(work, None, arrays)
     rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return in_tiles(work, rows, arrays, layout.tile, num_rows)
+    return in_tiles(work, rows, arrays, layout.wide_tile or layout.tiles[0], num_rows)
 
 
 def _call_in_chunks(function, constants, *arrays: np.ndarray):

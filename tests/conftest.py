@@ -23,6 +23,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Each compiled program keeps maps of memory, of which Linux gives a process 65,530; all tests need more."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def key(request):
     """A key of the test's own, the same in every run."""

@@ -162,7 +162,7 @@ class TestNoPeriod:
         ids=["Lorenz", "Roessler", "torus"],
     )
     def test_a_bounded_motion_that_never_returns_is_oscillating_without_a_period(self, network, state):
-        received = motion_of(network, [0], state, max_time=300.0)
+        received = motion_of(network, [0], state, max_time=600.0)
         assert verdict(received) == "oscillating"
         assert jnp.isnan(received.period)
 

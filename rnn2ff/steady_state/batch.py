@@ -11,14 +11,15 @@ Every sample goes through stages, on the device, until it has a verdict:
     prove       powers of a polynomial of the Jacobian on a random vector (`stability.py`)
     decide      powers of its Cayley transform, for the few that products leave undecided
 
-The first three begin in tiles of the batch in order; what is open afterwards is gathered into dense tiles, round after
-round. A fixed point that turns out to be unstable is left by the dynamics, and the sample is followed further.
+What is open is gathered into dense tiles (`tiles.py`), round after round. A fixed point that turns out to be unstable
+is left by the dynamics, and the sample is followed further.
 
 Nothing here looks at a value on the host, so that it runs under `jit`, in a `scan`, and under `shard_map`.
 """
 
 import enum
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -42,7 +43,7 @@ from rnn2ff.steady_state.stability import (
     shrink,
     transform_powers,
 )
-from rnn2ff.steady_state.tiles import Layout, in_dense_tiles, in_tiles, vary_like
+from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, packing_of, vary_like
 
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
 _LOCAL_ERROR = 5e-4  # of a step, relative to 1 + max |x|: at twice as much, 1 in 256 competitions changed basin
@@ -54,7 +55,7 @@ _ESCAPE = 1e8  # growth beyond 1 + max |u| + max |x0| by this factor is divergen
 _SWEEPS_PER_CHECK, _MOST_SWEEPS, _WORTH = 3, 30, 9.0  # plain sweeps; how many more are worth waiting for
 _MEMORY, _MOST_ACCELERATIONS = 3, 16  # steps that are combined, and how often the memory is filled
 _BLOCK, _MANY_UNITS = 32, 4  # active units of a block; it is cheaper than products where there are 4 times as many
-_SHARE_LEFT = 3  # one in so many rows of a tile may wait for the next round
+_SHARE_LEFT = 4  # one in so many rows of a tile may wait for the next round; more than there are stages that wait
 _MOST_ROUNDS = 1000  # more than any sample needs; a bound, so that the program ends
 
 
@@ -62,12 +63,13 @@ FOUND_BY = ("sweeps", f"Anderson({_MEMORY})", "dynamics", "active set")
 
 
 class _Stage(enum.IntEnum):
-    accelerate = 0
-    follow = 1
-    prove = 2
-    block = 3
-    decide = 4
-    done = 5
+    sweep = 0
+    accelerate = 1
+    follow = 2
+    prove = 3
+    block = 4
+    decide = 5
+    done = 6
 
 
 class _Rows(NamedTuple):
@@ -181,19 +183,18 @@ def solve_rows(
 
     Args:
         network: the network.
-        stimuli: one a row; as many as fill whole tiles.
+        stimuli: one a row.
         plan: how to solve; None to follow the dynamics.
         initial_states: where the dynamics start, one a row.
         tolerance: the largest residual that counts as rest.
         max_steps: bound on the steps of the dynamics.
-        num_rows: rows that matter; those beyond fill the last tile, and are given no work of their own.
+        num_rows: rows that matter; those beyond are given no work.
         layout: how many rows are worked on together.
     """
     task = _Task(network, plan, _scalar(tolerance, network.dtype), _scalar(max_steps, jnp.int32), layout)
     num_rows = _scalar(num_rows, jnp.int32)
     known = _Known(jnp.asarray(stimuli), jnp.asarray(initial_states))
     rows = _first_rows(task, known)
-    rows = in_tiles(lambda *part: _first_round(task, *part), rows, known, layout.tile, num_rows)
     is_filling = jnp.arange(len(stimuli), dtype=jnp.int32) >= num_rows
     rows = rows._replace(stage=jnp.where(is_filling, _Stage.done, rows.stage))
     return _conclude(task, _in_rounds(task, rows, known, moves=True))
@@ -249,35 +250,47 @@ def _in_rounds(task: _Task, rows: _Rows, known: _Known, *, moves: bool) -> _Rows
     """
     network, layout, batch_size = task.network, task.layout, len(known.stimuli)
     has_blocks = task.has_blocks and moves
+    stages = [stage for stage in _WORK if moves or stage == _Stage.prove]
+    if task.plan is None:
+        stages = [stage for stage in stages if stage not in (_Stage.sweep, _Stage.accelerate)]
+    # With a plan little is accelerated or followed, or its samples take so different times that wide tiles are no gain.
+    wide = [stage for stage in stages if task.plan is None or stage in (_Stage.sweep, _Stage.prove)]
+    pack, unpack = packing_of(rows)
 
-    def is_in(rows, *stages):
-        return functools.reduce(jnp.logical_or, (rows.stage == stage for stage in stages))
+    def packed(work):
+        return lambda rows, *others: pack(work(task, unpack(rows), *others))
+
+    def is_in(stage, *stages):
+        return functools.reduce(jnp.logical_or, (stage == each for each in stages))
 
     def goes_on(carry):
-        rows, num_rounds = carry
-        return jnp.any(rows.stage != _Stage.done) & (num_rounds < _MOST_ROUNDS)
-
-    def move(*tile):
-        return _move(task, *tile) if moves else _prove_more(task, *tile)
+        arrays, num_rounds = carry
+        return jnp.any(unpack(arrays).stage != _Stage.done) & (num_rounds < _MOST_ROUNDS)
 
     def one_round(carry):
-        rows, num_rounds = carry
-        is_moving = is_in(rows, _Stage.accelerate, _Stage.follow, _Stage.prove)
-        rows = in_dense_tiles(
-            move, rows, known, is_moving, layout.dense_tile, kind=rows.stage, num_kinds=int(_Stage.prove) + 1
-        )
+        arrays, num_rounds = carry
+        stage = unpack(arrays).stage
+        if layout.wide_tile:
+            arrays = in_dense_tiles(
+                packed(_in_turn(wide)), arrays, known, is_in(stage, *wide), (layout.wide_tile,),
+                kind=stage, num_kinds=int(_Stage.prove) + 1, few=Few.left,
+            )  # fmt: skip
+            stage = unpack(arrays).stage
+        arrays = in_dense_tiles(
+            packed(_in_turn(stages)), arrays, known, is_in(stage, *stages), layout.tiles,
+            kind=stage, num_kinds=int(_Stage.prove) + 1, few=Few.done_if_alone,
+        )  # fmt: skip
         if has_blocks:
             size = min(num_factored(min(_BLOCK, network.state_size)), batch_size)
-            solve = lambda *tile: _solve_blocks(task, *tile)  # noqa: E731
-            rows = in_dense_tiles(solve, rows, known, is_in(rows, _Stage.block), size)
+            is_left = is_in(unpack(arrays).stage, _Stage.block)
+            arrays = in_dense_tiles(packed(_solve_blocks), arrays, known, is_left, (size,))
         size = min(num_factored(network.state_size), batch_size)
-        settle = lambda *tile: _decide(task, *tile, moves=moves)  # noqa: E731
-        is_left = is_in(rows, _Stage.decide) if has_blocks else is_in(rows, _Stage.block, _Stage.decide)
-        rows = in_dense_tiles(settle, rows, known, is_left, size)
-        return rows, num_rounds + 1
+        is_left = is_in(unpack(arrays).stage, _Stage.decide, *(() if has_blocks else (_Stage.block,)))
+        arrays = in_dense_tiles(packed(functools.partial(_decide, moves=moves)), arrays, known, is_left, (size,))
+        return arrays, num_rounds + 1
 
-    start = vary_like((rows, jnp.zeros((), jnp.int32)), known.stimuli)
-    return jax.lax.while_loop(goes_on, one_round, start)[0]
+    start = vary_like((pack(rows), jnp.zeros((), jnp.int32)), known.stimuli)
+    return unpack(jax.lax.while_loop(goes_on, one_round, start)[0])
 
 
 def _conclude(task: _Task, rows: _Rows) -> Solved:
@@ -303,10 +316,15 @@ def _first_rows(task: _Task, known: _Known) -> _Rows:
     size = len(known.stimuli)
     dtype = task.network.dtype
     zero, none, no = jnp.zeros(size, dtype), jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
+    stage = jnp.full(size, _Stage.follow, jnp.int32)
+    if task.plan is not None:
+        # A plan is made from zero. From elsewhere only a network with one steady state is sure to end at the same.
+        is_swept = jnp.all(known.initial_states == 0, axis=1) | task.plan.starts_anywhere
+        stage = jnp.where(is_swept & task.plan.starts_with_sweeps, _Stage.sweep, stage)
     rows = _Rows(
         state=known.initial_states,
         memory=jnp.zeros_like(known.initial_states),
-        stage=jnp.full(size, _Stage.follow, jnp.int32),
+        stage=stage,
         status=jnp.full(size, Status.max_steps_reached, jnp.int32),
         residual=zero + jnp.inf,
         speed=zero,
@@ -328,27 +346,22 @@ def _first_rows(task: _Task, known: _Known) -> _Rows:
     return vary_like(rows, known.stimuli)
 
 
-def _first_round(task: _Task, rows: _Rows, known: _Known) -> _Rows:
-    """A tile of the batch in order: sweeps or the dynamics, until few are open, and the proof of what is at rest."""
-    few = jnp.asarray(len(rows.state) // _SHARE_LEFT, jnp.int32)
-    if task.plan is not None:
+def _in_turn(stages: list[_Stage]) -> Callable:
+    """The work on a tile: what it holds of each stage in turn. A few rows may wait, to share one of the next round."""
 
-        def swept(rows):
-            return _sweep(task, rows, known, few)
+    def work(task: _Task, rows: _Rows, known: _Known, is_mine: Bool[Array, " tile"], may_wait: Bool[Array, ""]):
+        rows = rows._replace(stage=jnp.where(is_mine, rows.stage, _Stage.done))
+        few = _few(is_mine, may_wait)
+        for stage in stages:
+            rows = _WORK[stage](task, rows, known, few)
+        return rows
 
-        rows = jax.lax.cond(task.plan.starts_with_sweeps, swept, lambda rows: rows, rows)
-    rows = _follow(task, rows, known, few)
-    return _prove(task, rows, known, few)
+    return work
 
 
-def _move(task: _Task, rows: _Rows, known: _Known, is_mine: Bool[Array, " tile"], has_more: Bool[Array, ""]) -> _Rows:
-    """A dense tile: what it holds of each stage in turn. A few rows may wait, where another tile will take them."""
-    rows = rows._replace(stage=jnp.where(is_mine, rows.stage, _Stage.done))
-    few = jnp.where(has_more, len(rows.state) // _SHARE_LEFT, 0)
-    if task.plan is not None and task.plan.sweep is not None:
-        rows = _accelerate(task, rows, known, few)
-    rows = _follow(task, rows, known, few)
-    return _prove(task, rows, known, few)
+def _few(is_mine: Bool[Array, " tile"], may_wait: Bool[Array, ""]) -> Int[Array, ""]:
+    """How many rows of each of three stages may be left as they are; so few that not all of a tile are."""
+    return jnp.where(may_wait, jnp.sum(is_mine, dtype=jnp.int32) // _SHARE_LEFT, 0)
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------
@@ -356,10 +369,15 @@ def _move(task: _Task, rows: _Rows, known: _Known, is_mine: Bool[Array, " tile"]
 
 def _sweep(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Rows:
     """Plain sweeps, as long as they are about to finish more than a few."""
+    is_mine = rows.stage == _Stage.sweep
+    return jax.lax.cond(
+        jnp.any(is_mine), lambda rows: _sweep_some(task, rows, known, few, is_mine), lambda rows: rows, rows
+    )
+
+
+def _sweep_some(task: _Task, rows: _Rows, known: _Known, few, is_mine) -> _Rows:
     network, sweep = task.network, task.plan.sweep
     is_zero = jnp.all(known.initial_states == 0, axis=1)
-    # A plan is made from zero. From elsewhere only a network with one steady state is sure to end at the same.
-    is_swept = is_zero | task.plan.starts_anywhere
     drives = jax.vmap(lambda stimulus: sweep.drive(network, stimulus))(known.stimuli)
     starts = jax.vmap(lambda drive: sweep.start(network, drive))(drives)
 
@@ -367,7 +385,7 @@ def _sweep(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Row
         given = jax.vmap(lambda state, stimulus: sweep.from_state(network, state, stimulus))(*known[::-1])
         return jnp.where(is_zero[:, None], starts, given)
 
-    starts = jax.lax.cond(jnp.any(is_swept & ~is_zero), from_states, lambda starts: starts, starts)
+    starts = jax.lax.cond(jnp.any(is_mine & ~is_zero), from_states, lambda starts: starts, starts)
     advance = jax.vmap(lambda drive, point: sweep(network, drive, point))
 
     def target(points):
@@ -376,7 +394,7 @@ def _sweep(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Row
     def goes_on(carry):
         _, _, left, num_sweeps = carry
         is_nearly = (left > 0) & (left < _WORTH)
-        return (jnp.sum(is_swept & is_nearly, dtype=jnp.int32) > few) & (num_sweeps < _MOST_SWEEPS)
+        return (jnp.sum(is_mine & is_nearly, dtype=jnp.int32) > few) & (num_sweeps < _MOST_SWEEPS)
 
     def check(carry):
         points, length, _, num_sweeps = carry
@@ -392,8 +410,8 @@ def _sweep(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Row
     one = jnp.ones_like(rows.residual)
     start = vary_like((starts, one * jnp.inf, one, jnp.zeros((), jnp.int32)), starts)
     points, _, _, num_sweeps = jax.lax.while_loop(goes_on, check, start)
-    swept = _arrive(task, rows, known, points, is_swept, FOUND_BY[0])
-    return swept._replace(num_steps=jnp.where(is_swept, rows.num_steps + num_sweeps, rows.num_steps))
+    swept = _arrive(task, rows, known, points, is_mine, FOUND_BY[0])
+    return swept._replace(num_steps=jnp.where(is_mine, rows.num_steps + num_sweeps, rows.num_steps))
 
 
 def _accelerate(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Rows:
@@ -435,10 +453,10 @@ def _accelerate(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) ->
         num_steps = rows.num_steps + 2 + _MEMORY * num_turns
         return arrived._replace(num_steps=jnp.where(is_mine, num_steps, rows.num_steps))
 
-    return jax.lax.cond(jnp.any(is_mine), run, lambda rows: rows, rows)
+    return jax.lax.cond(jnp.sum(is_mine, dtype=jnp.int32) > few, run, lambda rows: rows, rows)
 
 
-def _arrive(task: _Task, rows: _Rows, known: _Known, points, is_swept: Bool[Array, " tile"], by: str) -> _Rows:
+def _arrive(task: _Task, rows: _Rows, known: _Known, points, is_mine: Bool[Array, " tile"], by: str) -> _Rows:
     """The states that sweeps have come to, and what comes next. What is open keeps its point in place of a state."""
     network, sweep = task.network, task.plan.sweep
     states = jax.vmap(lambda point: sweep.to_state(network, point))(points)
@@ -456,7 +474,7 @@ def _arrive(task: _Task, rows: _Rows, known: _Known, points, is_swept: Bool[Arra
         decay_rate=jnp.broadcast_to(task.proved_rate, residual.shape),
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index(by)),
     )
-    return choose_rows(is_swept, new, rows)
+    return choose_rows(is_mine, new, rows)
 
 
 def _restart(rows: _Rows, known: _Known, is_lost: Bool[Array, " tile"]) -> _Rows:
@@ -494,9 +512,8 @@ class _Motion(NamedTuple):
 def _follow(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Rows:
     """Steps of time until no more than a few are moving."""
     is_mine = rows.stage == _Stage.follow
-    return jax.lax.cond(
-        jnp.any(is_mine), lambda rows: _follow_some(task, rows, known, few, is_mine), lambda rows: rows, rows
-    )
+    run = lambda rows: _follow_some(task, rows, known, few, is_mine)  # noqa: E731
+    return jax.lax.cond(jnp.sum(is_mine, dtype=jnp.int32) > few, run, lambda rows: rows, rows)
 
 
 def _follow_some(task: _Task, rows: _Rows, known: _Known, few, is_mine) -> _Rows:
@@ -640,9 +657,9 @@ def _next_at_rest(task: _Task, states, velocity, field: Field) -> Int[Array, " t
     return jnp.where(task.proved_rate > 0, _Stage.done, stage)
 
 
-def _solve_blocks(task: _Task, rows: _Rows, known: _Known, is_mine, has_more) -> _Rows:
+def _solve_blocks(task: _Task, rows: _Rows, known: _Known, is_mine, may_wait) -> _Rows:
     """The exact fixed point of the active units, and whether it attracts, from their block of the weights."""
-    del has_more
+    del may_wait
     network, params = task.network, task.network.params
     size = network.state_size
     field = make_field(network, known.stimuli, rows.state)
@@ -726,20 +743,15 @@ def _prove(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Row
         ended = rows._replace(stage=stage, decay_rate=decay_rates(field, powers))
         return choose_rows(is_left, going_on, choose_rows(is_mine, ended, rows))
 
-    return jax.lax.cond(jnp.any(is_mine), run, lambda rows: rows, rows)
+    return jax.lax.cond(jnp.sum(is_mine, dtype=jnp.int32) > few, run, lambda rows: rows, rows)
 
 
-def _prove_more(
-    task: _Task, rows: _Rows, known: _Known, is_mine: Bool[Array, " tile"], has_more: Bool[Array, ""]
-) -> _Rows:
-    """A dense tile of states whose stability alone is asked for."""
-    rows = rows._replace(stage=jnp.where(is_mine, rows.stage, _Stage.done))
-    return _prove(task, rows, known, jnp.where(has_more, len(rows.state) // _SHARE_LEFT, 0))
+_WORK = {_Stage.sweep: _sweep, _Stage.accelerate: _accelerate, _Stage.follow: _follow, _Stage.prove: _prove}
 
 
-def _decide(task: _Task, rows: _Rows, known: _Known, is_mine, has_more, *, moves: bool) -> _Rows:
+def _decide(task: _Task, rows: _Rows, known: _Known, is_mine, may_wait, *, moves: bool) -> _Rows:
     """The Cayley transform of the whole Jacobian."""
-    del has_more
+    del may_wait
     field = make_field(task.network, known.stimuli, rows.state)
     stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
     return _judge(task, rows, known, stability, moves=moves)

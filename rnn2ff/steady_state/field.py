@@ -22,7 +22,8 @@ class Field(NamedTuple):
 
     Attributes:
         velocity: of states: `t dx/dt`, with t the `time_unit`.
-        push: of states: the map from vectors y to `t J y`, where J is the Jacobian of dx/dt.
+        push: of states: the map from vectors y to `t J y`, where J is a matrix with the eigenvalues of the Jacobian of
+            dx/dt; in the rate form, and for fields without weights, the Jacobian itself. One vector may stand for all.
         time_unit: t, the shortest time scale of a sample, in the network's unit of time.
         scales: of each unit, in the sample's `time_unit`; at least 1.
     """
@@ -65,6 +66,7 @@ def make_field(
         _, exact = jax.linearize(scaled, states)
 
         def push(vectors):
+            vectors = jnp.broadcast_to(vectors, states.shape)
             return _with_differences(exact(vectors), scaled, states, vectors)
 
         return push
@@ -73,7 +75,11 @@ def make_field(
 
 
 def _rate_field(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
-    """With weights W and slopes m, J is `(W m - I) / tau` in the state form and `(m W - I) / tau` in the rate form."""
+    """With weights W and slopes m, J is `(W m - I) / tau` in the state form and `(m W - I) / tau` in the rate form.
+
+    The two have the same eigenvalues: where no slope is zero, `m J m^-1` is the other, and eigenvalues are continuous.
+    The second costs a pass over memory less, and is zero wherever a unit is silent.
+    """
     form, params = network.vector_field, network.params
     phi, taus = jax.vmap(form.nonlinearity), params.time_constants
     time_unit = jnp.min(taus)
@@ -88,10 +94,7 @@ def _rate_field(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus
         return share * (phi(recurrent_input(states) + drive) - states)
 
     def push_at(states):
-        if isinstance(form, StateForm):
-            gains = slopes_at(states)
-            return lambda vectors: share * (recurrent_input(gains * vectors) - vectors)
-        gains = slopes_at(recurrent_input(states) + drive)
+        gains = slopes_at(states if isinstance(form, StateForm) else recurrent_input(states) + drive)
         return lambda vectors: share * (gains * recurrent_input(vectors) - vectors)
 
     size = len(stimuli)
@@ -120,11 +123,11 @@ def _with_differences(exact, velocity, states, vectors):
 
 
 def jacobians(field: Field, states: Float[Array, "batch state"]) -> Float[Array, "batch state state"]:
-    """`t J` of each sample, column by column."""
+    """`t J` of each sample, column by column; J as in `Field.push`."""
     size = states.shape[1]
     push = field.push(states)
     basis = jnp.eye(size, dtype=states.dtype)
-    columns = jax.lax.map(lambda unit: push(jnp.broadcast_to(unit, states.shape)), basis)
+    columns = jax.lax.map(lambda unit: push(unit[None]), basis)
     return jnp.moveaxis(columns, 0, 2)
 
 

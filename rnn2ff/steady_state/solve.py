@@ -279,19 +279,16 @@ def _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps) -
     network_, stimuli_, plan_, initial_states_ = constants
     batch_size = len(stimuli)
     layout = layout_for(jax.default_backend(), batch_size, network.state_size)
-    missing = -batch_size % layout.tile
-    filled = [jnp.pad(each, ((0, missing), (0, 0))) if missing else each for each in (stimuli_, initial_states_)]
     solved = solve_rows(
         network_,
-        filled[0],
+        stimuli_,
         plan_,
-        filled[1],
+        initial_states_,
         tolerance=tolerance,
         max_steps=max_steps,
         num_rows=batch_size,
         layout=layout,
     ).steady
-    solved = jax.tree.map(lambda leaf: leaf[:batch_size], solved)
     state = with_implicit_derivatives(network, stimuli, solved.state, solved.is_converged)
     return eqx.tree_at(lambda record: record.state, solved, state)
 

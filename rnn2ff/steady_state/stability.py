@@ -105,42 +105,72 @@ def shrink(
         most_open: may be left open.
     """
     push = field.push(states)
-    size = states.shape[1]
-    first = jnp.broadcast_to(jr.normal(jr.key(0), (size,), states.dtype), states.shape)
-    first_norm = jnp.linalg.norm(first, axis=1)
+    powers = vary_like(powers, states)
+    first = jr.normal(jr.key(0), (1, states.shape[1]), states.dtype)
+    first_norm = jnp.linalg.norm(first)
     overflow = 1 / jnp.finfo(states.dtype).eps
-    is_new = powers.num_checks < 0
-    powers = Powers(
-        vectors=jnp.where(is_new[:, None], first, powers.vectors),
-        norms=jnp.where(is_new, first_norm, powers.norms),
-        decay=jnp.where(is_new, 1, powers.decay),
-        has_quadratic=powers.has_quadratic & ~is_new,
-        num_checks=jnp.maximum(powers.num_checks, 0),
-    )
 
-    def goes_on(powers):
-        return jnp.sum(is_needed & powers.is_open, dtype=jnp.int32) > most_open
-
-    def check(powers):
-        step = jnp.where(powers.has_quadratic, 0.5, 1.0).astype(states.dtype)[:, None]
-        vectors = powers.vectors
-        for _ in range(_PRODUCTS_PER_CHECK // 2):
-            once = vectors + step * push(vectors)
-            twice = once + step * push(once)
-            # The mean of no step and of two is `1 + s z + (s z)^2 / 2`.
-            vectors = jnp.where(powers.has_quadratic[:, None], 0.5 * (vectors + twice), twice)
-        norms = jnp.linalg.norm(vectors, axis=1)
-        decay = (norms / powers.norms) ** (1 / _PRODUCTS_PER_CHECK)
-        is_lost = ~(norms < overflow)
-        num_checks = powers.num_checks + 1
-        is_begun_again = ~powers.has_quadratic & (is_lost | ((num_checks >= _FIRST_CHECKS) & (norms > first_norm)))
-        vectors = jnp.where(is_begun_again[:, None], first, jnp.where(is_lost[:, None], 0, vectors))
-        norms = jnp.where(is_begun_again, first_norm, jnp.where(is_lost, jnp.inf, norms))
+    def begun(is_quadratic):
+        ones = jnp.ones_like(powers.norms)
         return Powers(
-            vectors, norms, decay, powers.has_quadratic | is_begun_again, jnp.where(is_begun_again, 0, num_checks)
+            vectors=jnp.broadcast_to(first, states.shape),
+            norms=first_norm * ones,
+            decay=ones,
+            has_quadratic=jnp.full_like(powers.has_quadratic, is_quadratic),
+            num_checks=jnp.zeros_like(powers.num_checks),
         )
 
-    return jax.lax.while_loop(goes_on, check, vary_like(powers, states))
+    def open_rows(powers, is_quadratic):
+        return is_needed & powers.is_open & (powers.has_quadratic == is_quadratic)
+
+    def count(powers, is_quadratic):
+        return jnp.sum(open_rows(powers, is_quadratic), dtype=jnp.int32)
+
+    def look(powers, vectors, is_mine):
+        norms = jnp.linalg.norm(vectors, axis=1)
+        num_checks = powers.num_checks + 1
+        is_lost = ~(norms < overflow)
+        new = Powers(
+            vectors=jnp.where(is_lost[:, None], 0, vectors),
+            norms=jnp.where(is_lost, jnp.inf, norms),
+            decay=(norms / powers.norms) ** (1 / _PRODUCTS_PER_CHECK),
+            has_quadratic=powers.has_quadratic,
+            num_checks=num_checks,
+        )
+        return choose_rows(is_mine, new, powers)
+
+    def look_linear(powers, vectors, is_mine):
+        for _ in range(_PRODUCTS_PER_CHECK - 1):
+            vectors = vectors + push(vectors)
+        new = look(powers, vectors, is_mine)
+        is_growing = (new.num_checks >= _FIRST_CHECKS) & (new.norms > first_norm)
+        return choose_rows(is_mine & (is_growing | ~jnp.isfinite(new.norms)), begun(True), new)
+
+    def check_linear(powers):
+        return look_linear(powers, powers.vectors + push(powers.vectors), open_rows(powers, False))
+
+    def check_quadratic(powers):
+        is_mine = open_rows(powers, True)
+        vectors = powers.vectors
+        for _ in range(_PRODUCTS_PER_CHECK // 2):
+            once = vectors + 0.5 * push(vectors)
+            twice = once + 0.5 * push(once)
+            vectors = 0.5 * (vectors + twice)  # the mean of no step and of two is `1 + s z + (s z)^2 / 2`
+        return look(powers, vectors, is_mine)
+
+    def goes_on(powers):
+        num_quadratic = count(powers, True)
+        return (num_quadratic > 0) & (num_quadratic + count(powers, False) > most_open)
+
+    is_new = powers.num_checks < 0
+    powers = jax.lax.cond(
+        jnp.any(is_needed & is_new),
+        # The first vector is the same for all, so that its product is that of one row.
+        lambda: look_linear(choose_rows(is_new, begun(False), powers), first + push(first), is_new),
+        lambda: powers,
+    )
+    powers = jax.lax.while_loop(lambda powers: count(powers, False) > most_open, check_linear, powers)
+    return jax.lax.while_loop(goes_on, check_quadratic, powers)
 
 
 def decay_rates(field: Field, powers: Powers) -> Float[Array, " batch"]:

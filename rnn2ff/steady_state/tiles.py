@@ -5,6 +5,8 @@ open when a tile ends is gathered, on the device, into dense tiles for another r
 device: on a processor what its cache holds, on an accelerator as much as keeps it busy.
 """
 
+import enum
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,8 +17,9 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from rnn2ff.steady_state.field import choose_rows
 
-_TILE, _DENSE_TILE = 1024, 64  # rows, on a processor
-_CHUNK_ENTRIES, _LARGEST_CHUNK = 2**18, 2048  # states, and rows, of a call on a processor
+_WIDE_TILE, _TILE = 1024, 64  # rows, on a processor
+_FILLED = 5 / 8  # of a tile; with fewer rows it is not worth its work, if there is another way
+_CHUNK_ENTRIES, _LARGEST_CHUNK = 2**19, 4096  # states, and rows, of a call on a processor
 _SMALLEST_DEVICE_CHUNK, _LARGEST_DEVICE_CHUNK = 256, 2**23  # rows, and entries of their states, on an accelerator
 
 
@@ -24,22 +27,22 @@ class Layout(NamedTuple):
     """How many rows are worked on together.
 
     Attributes:
-        tile: rows in the first round.
-        dense_tile: rows in the rounds that follow, of what is still open.
+        tiles: rows of a tile, the largest first.
+        wide_tile: rows of a tile of matrix products alone; 0 for none.
         factors_one_by_one: whether matrices of samples are factored and multiplied one after the other.
     """
 
-    tile: int
-    dense_tile: int
+    tiles: tuple[int, ...]
+    wide_tile: int
     factors_one_by_one: bool
 
 
 def layout_for(backend: str, batch_size: int, state_size: int) -> Layout:
     """The tiles for a device.
 
-    On a processor the first tiles are so large that XLA divides their products among its threads (on two cores, 1,024
-    rows are twice as fast as tiles of 128, each on one core), and the dense ones so small that few rows wait in them
-    for the slowest. Elsewhere the whole batch is one tile, and what is left of it is worked on in eighths.
+    On a processor XLA divides the products of 1,024 rows among its threads, on two cores nearly twice as fast; and
+    tiles of 64 rows stay in the cache of a core, with few rows that wait for the slowest. Elsewhere the whole batch is
+    one tile, and what is left of it is worked on in eighths.
 
     Args:
         backend: "cpu", or any other.
@@ -47,8 +50,9 @@ def layout_for(backend: str, batch_size: int, state_size: int) -> Layout:
         state_size: units.
     """
     if backend == "cpu":
-        return Layout(min(_TILE, batch_size), min(_DENSE_TILE, batch_size), True)
-    return Layout(batch_size, max(min(batch_size, 1024), -(-batch_size // 8)), False)
+        return Layout((min(_TILE, batch_size),), _WIDE_TILE if batch_size >= _WIDE_TILE else 0, True)
+    eighth = max(min(batch_size, 1024), -(-batch_size // 8))
+    return Layout((batch_size, eighth) if eighth < batch_size else (batch_size,), 0, False)
 
 
 def chunk_size(backend: str, num_rows: int, state_size: int) -> int:
@@ -63,8 +67,8 @@ def chunk_size(backend: str, num_rows: int, state_size: int) -> int:
         state_size: units.
     """
     if backend == "cpu":
-        rows = int(np.clip(_CHUNK_ENTRIES // state_size, _TILE, _LARGEST_CHUNK))
-        return rows // _TILE * _TILE
+        rows = int(np.clip(_CHUNK_ENTRIES // state_size, _WIDE_TILE, _LARGEST_CHUNK))
+        return rows // _WIDE_TILE * _WIDE_TILE
     largest = max(_SMALLEST_DEVICE_CHUNK, _LARGEST_DEVICE_CHUNK // state_size)
     return min(2 ** int(np.ceil(np.log2(max(num_rows, _SMALLEST_DEVICE_CHUNK)))), largest)
 
@@ -98,6 +102,34 @@ def varying_axes(array: Array) -> frozenset:
     return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # its older name
 
 
+def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
+    """Functions that pack a tree of arrays with one leading axis into few arrays, and unpack it.
+
+    Numbers of one sample become the columns of a matrix for each dtype: a gather or a scatter of 20 arrays is 20
+    kernels to compile and to call.
+
+    Args:
+        tree: arrays, of which only shapes and dtypes matter.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    dtypes = sorted({leaf.dtype.name for leaf in leaves if leaf.ndim == 1})
+    columns = {
+        dtype: [i for i, leaf in enumerate(leaves) if leaf.ndim == 1 and leaf.dtype == dtype] for dtype in dtypes
+    }
+
+    def pack(tree):
+        leaves = jax.tree.leaves(tree)
+        matrices = [jnp.stack([leaves[i] for i in columns[dtype]], axis=1) for dtype in dtypes]
+        return [*matrices, *(leaf for leaf in leaves if leaf.ndim > 1)]
+
+    def unpack(arrays):
+        matrices, others = dict(zip(dtypes, arrays)), iter(arrays[len(dtypes) :])
+        numbers = {i: matrices[dtype][:, k] for dtype in dtypes for k, i in enumerate(columns[dtype])}
+        return jax.tree.unflatten(structure, [numbers[i] if i in numbers else next(others) for i in range(len(leaves))])
+
+    return pack, unpack
+
+
 def in_tiles(
     work: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]],
     rows: PyTree[Array],
@@ -129,47 +161,68 @@ def in_tiles(
     return jax.lax.while_loop(lambda carry: carry[1] < num_rows, one_tile, start)[0]
 
 
+class Few(enum.Enum):
+    """What becomes of rows that are too few to fill a tile."""
+
+    done = enum.auto()
+    done_if_alone = enum.auto()  # and otherwise left as they are, to fill a tile of the next round
+    left = enum.auto()
+
+
 def in_dense_tiles(
     work: Callable[[PyTree[Array], PyTree[Array], Bool[Array, " tile"], Bool[Array, ""]], PyTree[Array]],
     rows: PyTree[Array],
     constants: PyTree[Array],
     is_chosen: Bool[Array, " batch"],
-    tile: int,
+    tiles: tuple[int, ...],
     *,
     kind: Int[Array, " batch"] | None = None,
     num_kinds: int = 1,
+    few: Few = Few.done,
 ) -> PyTree[Array]:
     """Apply a function to chosen rows alone, gathered into dense tiles.
 
     Args:
         work: takes the rows of a tile, the constants of these rows, which of them are chosen and not filling, and
-            whether more tiles follow; gives back the rows.
+            whether rows may wait, because this is not the only tile; gives back the rows.
         rows: the batch.
         constants: what does not change, with the same leading axis.
         is_chosen: which rows; if there is none, nothing is done.
-        tile: rows worked on together, at most the batch size.
+        tiles: rows worked on together, at most the batch size; the largest first. Each is used as long as there are
+            rows to fill most of it.
         kind: from 0 to `num_kinds`; rows of one kind share tiles where they can.
         num_kinds: how many kinds there are.
+        few: what becomes of the last rows, if they are too few for the smallest tile.
     """
     batch_size = len(is_chosen)
     kind = jnp.zeros(batch_size, jnp.int32) if kind is None else kind
     # The rows that are not chosen come last, and fill the last tile.
     order = _order_by_kind(jnp.where(is_chosen, kind, num_kinds).astype(jnp.int32), num_kinds + 1)
     count = jnp.sum(is_chosen, dtype=jnp.int32)
+    may_wait = (count > tiles[-1]) | (few == Few.left)
 
-    def one_tile(carry):
+    def one_tile(carry, tile):
         rows, begin = carry
         first = jnp.minimum(begin, batch_size - tile)
         chosen = jax.lax.dynamic_slice_in_dim(order, first, tile)
         position = first + jnp.arange(tile, dtype=jnp.int32)
         is_mine = (position >= begin) & (position < count)
         part, known = jax.tree.map(lambda array: array[chosen], (rows, constants))
-        done = work(part, known, is_mine, begin + tile < count)
-        done = choose_rows(is_mine, done, part)
+        done = choose_rows(is_mine, work(part, known, is_mine, may_wait), part)
         return jax.tree.map(lambda array, new: array.at[chosen].set(new, unique_indices=True), rows, done), begin + tile
 
-    start = vary_like((rows, jnp.zeros((), jnp.int32)), jax.tree.leaves(rows)[0])
-    return jax.lax.while_loop(lambda carry: carry[1] < count, one_tile, start)[0]
+    def goes_on(carry, tile):
+        _, begin = carry
+        left = count - begin
+        is_filled = left >= int(_FILLED * tile)
+        if tile > tiles[-1] or few == Few.left:
+            return is_filled
+        return left > 0 if few == Few.done else is_filled | ((begin == 0) & (left > 0))
+
+    carry = vary_like((rows, jnp.zeros((), jnp.int32)), jax.tree.leaves(rows)[0])
+    for tile in tiles:
+        carry = jax.lax.while_loop(functools.partial(goes_on, tile=tile), functools.partial(one_tile, tile=tile), carry)
+    return carry[0]
 
 
 def _order_by_kind(kind: Int[Array, " batch"], num_kinds: int) -> Int[Array, " batch"]:
