@@ -11,7 +11,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from rnn2ff._checks import check_at_least, check_finite, check_fraction, check_shape, check_stimuli, fail
 from rnn2ff.networks.base import RecurrentNetwork
@@ -48,7 +49,14 @@ class Pairs(eqx.Module):
 
     def take(self, rows: slice | Int[ArrayLike, " row"]) -> "Pairs":
         """Some of the pairs; the counts stay those of all."""
-        return Pairs(self.stimuli[rows], self.states[rows], self.rates[rows], self.status_counts)
+        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        return Pairs(*take_rows((self.stimuli, self.states, self.rates), rows), self.status_counts)
+
+
+@eqx.filter_jit
+def take_rows(arrays: PyTree[Array], rows: Int[ArrayLike, " row"]) -> PyTree[Array]:
+    """Some rows of each array, by one program."""
+    return jax.tree.map(lambda array: array[rows], arrays)
 
 
 def key_for(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
@@ -125,10 +133,9 @@ def solve_pairs(
     if counts["converged"] == 0:
         msg = f"No stimulus leads to a steady state. Expected at least one that converges, got {counts}."
         raise RuntimeError(msg)
-    stimuli = jnp.asarray(stimuli, network.dtype)
-    kept = solved.is_converged
-    states = solved.state[kept]
-    return Pairs(stimuli[kept], states, _rates(network, states), counts)
+    kept = np.flatnonzero(np.asarray(solved.status) == Status.converged)
+    stimuli, states = take_rows((jnp.asarray(np.asarray(stimuli, network.dtype)), solved.state), kept)
+    return Pairs(stimuli, states, _rates(network, states), counts)
 
 
 class Batch(NamedTuple):

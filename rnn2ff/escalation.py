@@ -4,7 +4,6 @@ import time
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -136,8 +135,8 @@ class Trainer:
             num_sweeps=0 if isinstance(start, TwoLayer) else start.num_sweeps,
             num_products=start.num_products,
             num_training_pairs=len(self.kept),
-            training_nrmse=float(run.training_errors[-1]) ** 0.5 / deviation,
-            validation_nrmse=float(jnp.nanmin(run.validation_errors)) ** 0.5 / deviation,
+            training_nrmse=float(np.asarray(run.training_errors)[-1]) ** 0.5 / deviation,
+            validation_nrmse=float(np.nanmin(run.validation_errors)) ** 0.5 / deviation,
             seconds=time.perf_counter() - started,
         )
         return Trained(run.approximator, run, attempt)
@@ -147,7 +146,7 @@ class Trainer:
         if self.mixing is None:
             return None
         some = self.kept.take(slice(_SHIFT_BATCH))
-        return float(jnp.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
+        return float(np.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
 
 
 def escalate(trainer: Trainer, test: Pairs, tolerance: float, deadline: float) -> tuple[list[Trained], bool]:

@@ -146,11 +146,12 @@ def _features(two_layer: TwoLayer, stimuli: Float[Array, "batch stimulus"]) -> F
 def _with_readout(two_layer: TwoLayer, coefficients: Float[np.ndarray, "feature rate"]) -> TwoLayer:
     parts = np.split(coefficients.T, [two_layer.width, two_layer.width + 1], axis=1)
     dtype = two_layer.readout_weights.dtype
-    weights, bias, bypass = (jnp.asarray(part, dtype) for part in parts)
-    two_layer = eqx.tree_at(lambda each: (each.readout_weights, each.readout_bias), two_layer, (weights, bias[:, 0]))
+    weights, bias, bypass = (np.asarray(part, dtype) for part in parts)
+    made = jnp.asarray(weights), jnp.asarray(bias[:, 0])
+    two_layer = eqx.tree_at(lambda each: (each.readout_weights, each.readout_bias), two_layer, made)
     if two_layer.bypass_weights is None:
         return two_layer
-    return eqx.tree_at(lambda each: each.bypass_weights, two_layer, bypass)
+    return eqx.tree_at(lambda each: each.bypass_weights, two_layer, jnp.asarray(bypass))
 
 
 def _chunks(stimuli: Array, targets: Array) -> list[tuple[Array, Array]]:
@@ -188,11 +189,12 @@ def _from_hyperplanes(network, states, stimuli, width, rate_size, is_rectified, 
     shapes = eqx.filter_eval_shape(
         TwoLayer, network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=key
     )
-    two_layer = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape), network.dtype), shapes)
-    made = jnp.asarray(weights, network.dtype), jnp.asarray(bias, network.dtype)
+    two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, network.dtype), shapes))
+    made = tuple(jnp.asarray(np.asarray(each, network.dtype)) for each in (weights, bias))
     return eqx.tree_at(lambda each: (each.hidden_weights, each.hidden_bias), two_layer, made)
 
 
+@eqx.filter_jit
 def _points(network, states, stimuli) -> Array:
     """Total inputs, which cross zero where a unit turns on; without weights to look at, the states."""
     if not is_rate_network(network):

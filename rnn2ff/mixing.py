@@ -42,10 +42,14 @@ def exact_pairs(
     Raises:
         ValueError: if the network is of another kind.
     """
+    _check_has_exact_pairs(network)
+    return _exact_pairs(network, points)
+
+
+def _check_has_exact_pairs(network: RecurrentNetwork) -> None:
     if not has_exact_pairs(network):
         expected = "a network with a weight matrix, driven directly, whose rates are those of all units"
         raise fail("network", "has no exact pairs", expected, f"{network.vector_field}")
-    return _exact_pairs(network, points)
 
 
 def has_exact_pairs(network: RecurrentNetwork) -> bool:
@@ -81,6 +85,7 @@ class Mixing(eqx.Module):
     deviation: Float[Array, ""]
     largest_angle: float = eqx.field(static=True)
 
+    @eqx.filter_jit
     def __call__(
         self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
     ) -> tuple[Float[Array, "batch state"], Float[Array, "batch state"]]:
@@ -89,6 +94,7 @@ class Mixing(eqx.Module):
         is_near = (shift < _LARGEST_SHIFT)[:, None]
         return jnp.where(is_near, mixed_stimuli, stimuli), jnp.where(is_near, mixed_rates, rates)
 
+    @eqx.filter_jit
     def shift(
         self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
     ) -> Float[Array, " batch"]:
@@ -129,11 +135,16 @@ def mix_pairs(
         ValueError: if the network is of another kind, or the angle is not positive.
     """
     check_positive("largest_angle", largest_angle)
-    exact_pairs(network, jnp.zeros((1, network.state_size), network.dtype))
+    _check_has_exact_pairs(network)
+    return Mixing(network, *_moments(network, stimuli, rates), largest_angle)
+
+
+@eqx.filter_jit
+def _moments(network, stimuli, rates):
+    """The mean stimulus, the mean point, and the root mean square of the stimuli about their mean."""
     points = jax.vmap(network.params.total_input)(rates, stimuli)
     mean = stimuli.mean(axis=0)
-    deviation = jnp.sqrt(jnp.mean((stimuli - mean[None]) ** 2))
-    return Mixing(network, mean, points.mean(axis=0), deviation, largest_angle)
+    return mean, points.mean(axis=0), jnp.sqrt(jnp.mean((stimuli - mean[None]) ** 2))
 
 
 def mixing_for(
@@ -154,7 +165,7 @@ def mixing_for(
     Returns:
         None where the network has no exact pairs, the stimuli do not vary, or a mixture is not where the dynamics end.
     """
-    if not has_exact_pairs(network) or len(stimuli) < 2 or not stimuli.std() > 0:
+    if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
         return None
     mixing = mix_pairs(network, stimuli, rates)
     return mixing if _leads_to_mixtures(mixing, stimuli[:_NUM_TRIED], rates[:_NUM_TRIED], key) else None

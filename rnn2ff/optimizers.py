@@ -4,7 +4,7 @@ import functools
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree, Scalar
 
@@ -54,8 +54,10 @@ def muon(
     """
     if learning_rate is None:
         learning_rate = _default_learning_rate(approximator, stimuli.shape[1], num_steps)
-    sizes = (float(jnp.sqrt(jnp.mean(each**2))) or 1.0 for each in (stimuli, rates))
-    stimulus_size, rate_size, learning_rate = (jnp.asarray(each, rates.dtype) for each in (*sizes, learning_rate))
+    sizes = (float(np.sqrt(np.mean(np.asarray(each) ** 2))) or 1.0 for each in (stimuli, rates))
+    stimulus_size, rate_size, learning_rate = jax.device_put(
+        [np.asarray(each, rates.dtype) for each in (*sizes, learning_rate)]
+    )
     polynomials = _THREE_STEPS if isinstance(approximator, TwoLayer) else _FIVE_STEPS
     recipe = _Muon(stimulus_size, rate_size, learning_rate, num_steps, polynomials)
     return optax.GradientTransformation(recipe.init, recipe.update)

@@ -252,11 +252,12 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
             expected = f"a condition number below {_LARGEST_CONDITION:.0e}"
             raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
     return SplitSweep(
-        slopes=jnp.asarray(diagonal, dtype),
-        drive_map=jnp.asarray(inverse.T, dtype),
-        recurrent_map=jnp.asarray((inverse @ weights).T, dtype),
-        offset=jnp.zeros(size, dtype),
-        velocity_per_step=jnp.asarray(xp.max(xp.linalg.norm(matrix, axis=1)), dtype),
+        # Numbers that are known are converted on the host, where nothing is compiled.
+        slopes=jnp.asarray(xp.asarray(diagonal, dtype)),
+        drive_map=jnp.asarray(xp.asarray(inverse.T, dtype).copy()),
+        recurrent_map=jnp.asarray(xp.asarray((inverse @ weights).T, dtype).copy()),
+        offset=jnp.asarray(xp.zeros(size, dtype)),
+        velocity_per_step=jnp.asarray(xp.asarray(xp.max(xp.linalg.norm(matrix, axis=1)), dtype)),
     )
 
 

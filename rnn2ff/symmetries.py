@@ -111,6 +111,11 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     return Symmetries(*(jnp.asarray(each) for each in (pools, permutations, channel_units, unit_channels)), rate_size)
 
 
+@eqx.filter_jit
+def _shown_and_all_rates(network: RecurrentNetwork, state: Array) -> tuple[Array, Array]:
+    return network.rates(state), network.vector_field.unit_rates(state)
+
+
 def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
     """What symmetries keep; None for a network that is not of the kind.
 
@@ -121,8 +126,7 @@ def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.nd
     if not is_rate_network(network) or network.state_size > _MOST_UNITS:
         return None
     size, params = network.state_size, network.params
-    shown = np.asarray(network.rates(jnp.arange(1, size + 1, dtype=network.dtype)))
-    whole = np.asarray(network.vector_field.unit_rates(jnp.arange(1, size + 1, dtype=network.dtype)))
+    shown, whole = map(np.asarray, _shown_and_all_rates(network, np.arange(1, size + 1, dtype=network.dtype)))
     if len(shown) > size or not np.array_equal(shown, whole[: len(shown)]):
         return None
     channels, strengths = np.arange(size), np.ones(size)

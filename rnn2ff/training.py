@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rnn2ff._checks import check_at_least, check_fraction, check_shape, fail
 from rnn2ff.approximators import Trainable, trainable
-from rnn2ff.datasets import check_pairs, key_for
+from rnn2ff.datasets import check_pairs, key_for, take_rows
 from rnn2ff.files import replacing
 from rnn2ff.losses import Loss, Tangents, mean_squared_error, surrogate_error, tangent_error
 from rnn2ff.mixing import Mixing
@@ -109,18 +109,20 @@ def train(
         order = jr.permutation(key_for(key, "split"), len(stimuli))
         num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
         held_out, kept = order[:num_held_out], order[num_held_out:]
-        training, validation = jax.tree.map(lambda each: each[kept], training), (stimuli[held_out], rates[held_out])
+        training, validation = take_rows(training, kept), take_rows((stimuli, rates), held_out)
 
     weights, constants = eqx.partition(approximator, trainable(approximator))
+    errors = np.full(num_evaluations + 1, np.nan, rates.dtype)
+    at_start = errors.copy()
+    at_start[0] = _validate(approximator, *validation)
+    num_done, training_errors, validation_errors = jax.device_put((np.zeros((), int), errors, at_start))
     state = _Progress(
         weights=weights,
-        opt_state=optimizer.init(weights),
+        opt_state=_first_state(optimizer, weights),
         best=weights,
-        num_done=jnp.asarray(0),
-        training_errors=jnp.full(num_evaluations + 1, jnp.nan, rates.dtype),
-        validation_errors=jnp.full(num_evaluations + 1, jnp.nan, rates.dtype)
-        .at[0]
-        .set(_validate(approximator, *validation)),
+        num_done=num_done,
+        training_errors=training_errors,
+        validation_errors=validation_errors,
     )
     task = _Task(loss, tangent_weight, symmetries, mixing, batch_sharding, batch_size, interval)
     fingerprint = ""
@@ -134,14 +136,19 @@ def train(
         state = _train_interval(state, constants, optimizer, training, validation, task, interval_key)
         if checkpoint is not None:
             _save(Path(checkpoint), state, fingerprint)
-        bar.set_postfix(validation=f"{state.validation_errors[i + 1]:.3g}")
+        bar.set_postfix(validation=f"{np.asarray(state.validation_errors)[i + 1]:.3g}")
     return TrainingRun(
         approximator=eqx.combine(state.best, constants),
-        best_evaluation=int(jnp.nanargmin(state.validation_errors)),
-        steps=interval * jnp.arange(num_evaluations + 1),
+        best_evaluation=int(np.nanargmin(state.validation_errors)),
+        steps=jnp.asarray(interval * np.arange(num_evaluations + 1)),
         training_errors=state.training_errors,
         validation_errors=state.validation_errors,
     )
+
+
+@eqx.filter_jit
+def _first_state(optimizer, weights):
+    return optimizer.init(weights)
 
 
 class _Progress(eqx.Module):

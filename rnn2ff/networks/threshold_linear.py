@@ -2,12 +2,13 @@
 
 from zlib import crc32
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.experimental.sparse import BCOO
-from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_positive, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
@@ -26,9 +27,14 @@ def has_rectified_rates(network: RecurrentNetwork) -> bool:
     """Whether the rates are rectified total inputs, of all units or of some; a user's rate function may be another."""
     if not is_threshold_linear(network) or not all(map(is_known, jax.tree.leaves(network.params))):
         return False
-    totals = jnp.arange(1, network.state_size + 1, dtype=network.dtype)
-    positive, negative = (network.rates(network.vector_field.from_total_input(each)) for each in (totals, -totals))
+    totals = np.arange(1, network.state_size + 1, dtype=network.dtype)
+    positive, negative = np.asarray(_rates_at(network, np.stack([totals, -totals])))
     return bool((positive > 0).all() and (negative == 0).all())
+
+
+@eqx.filter_jit
+def _rates_at(network: RecurrentNetwork, total_inputs: Float[ArrayLike, "batch state"]) -> Float[Array, "batch rate"]:
+    return jax.vmap(lambda total: network.rates(network.vector_field.from_total_input(total)))(total_inputs)
 
 
 def threshold_linear(

@@ -535,7 +535,9 @@ def _judge_returns(sample: _Sample, window: _Window, copy: _Window) -> None:
     is_between = np.abs(when - own[0][-1] + 0.5 * sample.cycle) < 0.45 * sample.cycle
     separation = gaps[is_between].min(initial=1.0)
     if separation < _LOOPS_APART:
-        shorter = _shortest_return(when, gaps, longest=float(window.end_time), shortest=0.05 * sample.cycle, near=_LOOPS_APART)
+        shorter = _shortest_return(
+            when, gaps, longest=float(window.end_time), shortest=0.05 * sample.cycle, near=_LOOPS_APART
+        )
         if shorter is not None and shorter < 0.75 * sample.cycle:
             sample.cycle, sample.num_returns = shorter, max(2 * _FEWEST_RETURNS, _enough_returns(shorter))
             return
