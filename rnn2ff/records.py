@@ -11,7 +11,7 @@ import jax
 
 from rnn2ff.files import plain
 
-_PACKAGES = ("rnn2ff", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "lineax", "optax", "numpy")
+_PACKAGES = ("rnn2ff", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "optax", "numpy")
 
 
 def environment() -> dict[str, object]:

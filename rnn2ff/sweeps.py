@@ -253,7 +253,7 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
             raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
     return SplitSweep(
         # Numbers that are known are converted on the host, where nothing is compiled.
-        slopes=jnp.asarray(xp.asarray(diagonal, dtype)),
+        slopes=jnp.asarray(xp.asarray(diagonal, dtype).copy()),
         drive_map=jnp.asarray(xp.asarray(inverse.T, dtype).copy()),
         recurrent_map=jnp.asarray(xp.asarray((inverse @ weights).T, dtype).copy()),
         offset=jnp.asarray(xp.zeros(size, dtype)),

@@ -46,7 +46,7 @@ from rnn2ff.steady_state.stability import (
 from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, packing_of, vary_like
 
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
-_LOCAL_ERROR = 5e-4  # of a step, relative to 1 + max |x|: at twice as much, 1 in 256 competitions changed basin
+_LOCAL_ERROR = 1e-4  # of a step, relative to 1 + max |x|; at twice as much, 1 in 2,048 competitions changed basin
 _FIRST_STEP, _LARGEST_STEP = 0.02, 0.9  # in units of the shortest time scale
 _LONGEST_MULTISTEP = 0.45  # beyond, an Adams-Bashforth step is less stable than Euler's
 _SHORTEST_LARGEST_STEP = 0.02  # that unstable steps shorten the largest to
@@ -690,12 +690,18 @@ def _solve_blocks(task: _Task, rows: _Rows, known: _Known, is_mine, may_wait) ->
     total = jax.vmap(params.recurrent_input)(rates) + drive
     exact = jax.vmap(network.vector_field.from_total_input)(total)
     is_consistent = jnp.all((total > 0) == active, axis=1) & has_block
-    # Where the fixed point is not ahead, the motion still turns.
+    # Where the fixed point is not ahead, the motion still turns. And from afar it may yet turn away, since the active
+    # units change on the way: it is near if no perturbation of its length, amplified as much as it may be before it
+    # dies out, moves the total input to any unit through zero.
     is_ahead = jnp.sum((exact - rows.state) * velocity, axis=1) > 0
+    reach = jnp.maximum(1, jnp.max(jnp.linalg.norm(params.recurrent_weights, axis=1)))
+    strayed = reach * stability.amplification * jnp.linalg.norm(exact - rows.state, axis=1)
+    is_near = (strayed < jnp.min(jnp.abs(total), axis=1)) | (task.proved_rate > 0)
     exact_velocity = field.velocity(exact)
     exact_residual = field.residual(exact, exact_velocity)
     is_at_rest = rows.status == Status.converged  # and only its stability is asked for
-    is_taken = ~is_at_rest & is_consistent & is_ahead & stability.is_stable & (exact_residual < task.tolerance)
+    is_end = is_consistent & is_ahead & is_near & stability.is_stable
+    is_taken = ~is_at_rest & is_end & (exact_residual < task.tolerance)
     exactly = rows._replace(
         state=exact,
         residual=exact_residual,
@@ -704,7 +710,7 @@ def _solve_blocks(task: _Task, rows: _Rows, known: _Known, is_mine, may_wait) ->
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index("active set")),
     )
     judged = _judge(task, choose_rows(is_taken, exactly, rows), known, stability)
-    is_decided = ~is_consistent | is_ahead
+    is_decided = ~is_consistent | (is_ahead & (is_near | ~stability.is_stable))
     onward = rows._replace(
         stage=jnp.full_like(rows.stage, _Stage.follow),
         tried=jnp.where(is_decided, _hash(active), rows.tried),

@@ -3,7 +3,8 @@
 Sweeps are fast, but a fixed point that they find is the steady state only if the dynamics reach it too. That is sure
 where the weights prove that there is one fixed point, which attracts. Otherwise a probe of the stimuli is solved both
 ways: sweeps are used for the others if they land where the dynamics land, on every sample of the probe, and from the
-steady states of other stimuli as well. Where those lead elsewhere the network is multistable, and the dynamics decide.
+steady states of other stimuli as well. Where those lead elsewhere the network is multistable, and the dynamics decide;
+so they do where a sample of the probe never comes to rest.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ class Method(enum.IntEnum):
     agreed = 2  # sweeps land where the dynamics land, from all starts that were tried
     multistable = 3  # sweeps from other starts come to other steady states
     disagreed = 4  # sweeps land elsewhere than the dynamics
-    restless = 5  # no sample of the probe comes to rest
+    restless = 5  # a sample of the probe, or all of them, never comes to rest
     singular = 6  # what a sweep has to invert is singular
     slow = 7  # sweeps leave most of the probe open
 
@@ -53,7 +54,7 @@ _REASONS = {
     Method.agreed: "sweeps land where the dynamics land, on every sample of a probe, and from other starts",
     Method.multistable: "sweeps from other states come to other steady states: the dynamics must decide between them",
     Method.disagreed: "sweeps land elsewhere than the dynamics on some of a probe, so the dynamics are followed",
-    Method.restless: "no sample of a probe comes to rest, so the dynamics are followed",
+    Method.restless: "some samples of a probe never come to rest, so the dynamics decide whether the others do",
     Method.singular: "what a sweep has to invert is singular, so the dynamics are followed",
     Method.slow: "sweeps leave some of a probe open that the dynamics finish, so the dynamics are followed",
 }

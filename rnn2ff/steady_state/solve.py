@@ -43,6 +43,7 @@ from rnn2ff.steady_state.tiles import chunk_size, filled, layout_for
 
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
+_RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
 _SOLVED_ALONE = 256  # samples of a program that uses a solver for each
 
 
@@ -433,9 +434,10 @@ def _solve_states(
 
 def _choose_method(samples: _Samples, probe: np.ndarray, first: Plan) -> Plan:
     """Compare sweeps with the dynamics on a probe, from zero, and from the steady states of other stimuli."""
-    network = samples.network
-    settled = probe[samples.solved.status[probe] == Status.converged]
-    if not len(settled):
+    network, status = samples.network, samples.solved.status[probe]
+    settled = probe[status == Status.converged]
+    # Where some never rest, a fixed point that sweeps find beside a cycle is not where the dynamics end.
+    if not len(settled) or np.isin(status, _RESTLESS).any():
         return make_plan(network, first.sweep, Method.restless, num_probed=len(probe))
     states, stimuli = samples.solved.state[settled], samples.stimuli[settled]
     try:

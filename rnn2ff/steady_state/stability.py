@@ -48,11 +48,14 @@ class Stability(NamedTuple):
         is_stable: they are proved to die out, or at least not to grow.
         is_unstable: some grow. Where neither is True it is not decided.
         decay_rate: of the slowest, over time; an estimate, 0 if nothing decays.
+        amplification: by how much a perturbation grows at most before it dies out, as powers of the Cayley transform
+            show it, in the Euclidean norm.
     """
 
     is_stable: Bool[Array, " batch"]
     is_unstable: Bool[Array, " batch"]
     decay_rate: Float[Array, " batch"]
+    amplification: Float[Array, " batch"]
 
 
 class Powers(NamedTuple):
@@ -206,7 +209,8 @@ def transform_powers(
 
         def skip(_):
             no = jnp.zeros((), bool)
-            return vary_like(Stability(no, no, jnp.zeros((), matrices.dtype)), matrices)
+            zero = jnp.zeros((), matrices.dtype)
+            return vary_like(Stability(no, no, zero, zero), matrices)
 
         return jax.lax.cond(sample[-1], run, skip, None)
 
@@ -234,28 +238,30 @@ def _transform_powers(matrices, slowest, is_needed) -> Stability:
         return (log_norm > _SURE_DECAY) & (log_norm < _SURE_GROWTH) & (num_squarings < max_squarings)
 
     def goes_on(carry):
-        _, log_norm, num_squarings = carry
+        _, log_norm, _, num_squarings = carry
         return jnp.any(is_needed & is_undecided(log_norm, num_squarings))
 
     def square(carry):
-        power, log_norm, num_squarings = carry
+        power, log_norm, largest, num_squarings = carry
         is_open = is_undecided(log_norm, num_squarings)
         squared = power @ power
         norm = norm_of(squared)
         squared = squared / norm[:, None, None]
+        log_norm = jnp.where(is_open, 2 * log_norm + jnp.log(norm), log_norm)
         return (
             choose_rows(is_open, squared, power),
-            jnp.where(is_open, 2 * log_norm + jnp.log(norm), log_norm),
+            log_norm,
+            jnp.maximum(largest, log_norm),
             num_squarings + is_open.astype(jnp.int32),
         )
 
-    start = (power / norm[:, None, None], jnp.log(norm), jnp.zeros(len(matrices), jnp.int32))
-    _, log_norm, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
+    start = (power / norm[:, None, None], jnp.log(norm), jnp.log(norm), jnp.zeros(len(matrices), jnp.int32))
+    _, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
     # Inverts the transform, for a real eigenvalue.
     growth = jnp.tanh(log_norm / 2.0 ** (num_squarings.astype(dtype) + 1)) / scale
     is_known = is_finite & is_needed & jnp.isfinite(log_norm)
     is_stable = (log_norm <= _SURE_DECAY) | ((log_norm < _SURE_GROWTH) & (growth * slowest < neutral_growth(dtype)))
-    return Stability(is_known & is_stable, is_known & ~is_stable, jnp.maximum(-growth, 0))
+    return Stability(is_known & is_stable, is_known & ~is_stable, jnp.maximum(-growth, 0), jnp.exp(largest))
 
 
 def num_factored(size: int) -> int:
@@ -269,7 +275,7 @@ def decide(
     """Decide a few samples by the Cayley transform of their Jacobian, or leave them undecided if it is too large."""
     if states.shape[1] > LARGEST_FACTORED:
         no = jnp.zeros(len(states), bool)
-        return Stability(no, no, jnp.zeros_like(field.time_unit))
+        return Stability(no, no, jnp.zeros_like(field.time_unit), jnp.full_like(field.time_unit, jnp.inf))
     slowest = jnp.max(field.scales, axis=1)
     found = transform_powers(jacobians(field, states), slowest, is_needed, one_by_one=one_by_one)
     return found._replace(decay_rate=found.decay_rate / field.time_unit)
