@@ -146,6 +146,13 @@ class TestPlan:
         same = np.abs(np.asarray(received.state) - states).max(axis=1) < 1e-3
         assert (np.asarray(received.is_converged) & same).mean() > 0.99
 
+    def test_where_some_stimuli_never_rest_the_dynamics_are_followed(self):
+        stimuli = np.ones((40, 3))
+        stimuli[10:, 0] = np.linspace(4, 5, 30)  # one unit alone wins
+        plan = plan_steady_states(CYCLE, stimuli)
+        assert plan.method == Method.restless
+        assert not plan.starts_with_sweeps
+
     def test_a_plan_for_no_steady_state_is_an_error_with_the_counts(self):
         with pytest.raises(RuntimeError, match="'diverging': 3"):
             plan_steady_states(threshold_linear(jnp.array([[1.5]])), jnp.ones((3, 1)))
@@ -286,6 +293,21 @@ class TestSaddles:
         found = hard.finish(rivals(0.3), stimuli, starts, starts, tolerance=1e-4, max_steps=400)
         assert_close(found.state, 1 / 1.3, 1e-3)
         assert found.status[0] == Status.unstable
+
+    def test_what_rests_only_after_an_inaccurate_path_is_followed_from_its_start(self):
+        """A point and a cycle both attract; the state is near the point, and the start in the basin of the cycle."""
+
+        def field(params, state, stimulus):
+            square = jnp.sum(state**2)
+            turned = jnp.stack([-state[1], state[0]])
+            return params * (square - 0.25) * (1 - square) * state + turned + 0 * stimulus
+
+        network = RecurrentNetwork(field, jnp.asarray(2.0), state_size=2, stimulus_size=2)
+        stimuli, starts, near = np.zeros((2, 2)), np.array([[0.9, 0], [0.1, 0]]), np.full((2, 2), 0.05)
+        given = [np.asarray(each, network.dtype) for each in (stimuli, starts, near)]
+        found = hard.finish(network, *given, tolerance=1e-4, max_steps=4096)
+        assert found.status.tolist() == [Status.oscillating, Status.converged]
+        assert found.period[0] == pytest.approx(2 * np.pi, rel=1e-2)
 
 
 class TestAnyField:

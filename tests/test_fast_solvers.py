@@ -8,6 +8,7 @@ import numpy as np
 import optimistix as optx
 import pytest
 from problems import assert_close, closeness, default_float
+from scipy.linalg import expm
 
 from rnn2ff import (
     ActiveSet,
@@ -30,6 +31,7 @@ from rnn2ff import (
 from rnn2ff.steady_state.anderson import repeat_accelerated
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.method import proved_rate
+from rnn2ff.steady_state.stability import transform_powers
 from rnn2ff.steady_state.tiles import layout_for
 
 EXACT = 1e-10 if default_float() == jnp.float64 else 1e-4
@@ -187,6 +189,13 @@ def verdicts(network, states, stimuli):
 
 
 class TestStability:
+    @pytest.mark.parametrize("shear", [0.0, 10.0, 1000.0])
+    def test_no_perturbation_grows_beyond_the_amplification(self, shear):
+        jacobian = np.array([[-1.0, shear], [0.0, -1.0]])
+        found = transform_powers(jnp.asarray(jacobian, float)[None], jnp.ones(1), jnp.ones(1, bool), one_by_one=False)
+        largest = max(np.linalg.norm(expm(time * jacobian), 2) for time in np.linspace(0, 10, 101))
+        assert largest < found.amplification[0] < 10 * largest
+
     @pytest.mark.parametrize("gain", [0.7, 1.5, 2.5])
     @pytest.mark.parametrize("constructor", [threshold_linear, threshold_linear_rate])
     def test_the_verdict_is_that_of_the_eigenvalues(self, gain, constructor, key):

@@ -22,6 +22,7 @@ from rnn2ff.steady_state.tiles import layout_for
 
 _ROWS = 64  # of a sub-batch
 _FEWEST_WATCHED = 128  # steps; a motion that is watched for fewer tells nothing
+_TIME_FROM_START = 2000.0  # longest time scales; about what the engine and a motion after it have together
 _STIFF_ROWS, _LARGEST_STIFF = 8, 512  # of a sub-batch that is integrated implicitly; units, whose matrix is factored
 _NEWTON_ROWS, _LARGEST_NEWTON = 16, 512  # of a sub-batch for which a Newton step is made
 _MOST_NEWTON_WORK = 2**32  # rows times cubed units, about ten seconds; beyond, no distance is estimated
@@ -52,7 +53,15 @@ def finish(
         no, unknown = np.zeros(len(states), bool), np.full(len(states), np.nan)
         motions = Motions(no, no, no, unknown, states, np.zeros(len(states), np.int32))
     else:
-        motions = observe_motions(network, stimuli, states, tolerance=SAFETY * tolerance, max_steps=2 * max_steps)
+        settings = {"tolerance": SAFETY * tolerance, "max_steps": 2 * max_steps}
+        motions = observe_motions(network, stimuli, states, **settings)
+        # The engine's steps may have led a long motion into another basin. What rests only after them is followed once
+        # more, accurately and from its start.
+        rows = np.flatnonzero(motions.is_at_rest & (states != initial_states).any(axis=1))
+        if len(rows):
+            again = observe_motions(network, stimuli[rows], initial_states[rows], **settings, max_time=_TIME_FROM_START)
+            for array, values in zip(motions, again):
+                array[rows] = values
     states, num_steps = np.array(motions.state), np.array(motions.num_steps, np.int32)
     status = np.full(len(stimuli), Status.max_steps_reached, np.int32)
     status[motions.is_oscillating] = Status.oscillating

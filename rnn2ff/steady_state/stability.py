@@ -259,9 +259,10 @@ def _transform_powers(matrices, slowest, is_needed) -> Stability:
     _, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
     # Inverts the transform, for a real eigenvalue.
     growth = jnp.tanh(log_norm / 2.0 ** (num_squarings.astype(dtype) + 1)) / scale
+    amplification = 2 * jnp.exp(jnp.maximum(largest, 0))  # 2 for the powers in between
     is_known = is_finite & is_needed & jnp.isfinite(log_norm)
     is_stable = (log_norm <= _SURE_DECAY) | ((log_norm < _SURE_GROWTH) & (growth * slowest < neutral_growth(dtype)))
-    return Stability(is_known & is_stable, is_known & ~is_stable, jnp.maximum(-growth, 0), jnp.exp(largest))
+    return Stability(is_known & is_stable, is_known & ~is_stable, jnp.maximum(-growth, 0), amplification)
 
 
 def num_factored(size: int) -> int:
