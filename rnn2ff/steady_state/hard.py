@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.steady_state.base import Status, SteadyState
 from rnn2ff.steady_state.batch import SAFETY, judge_rows
+from rnn2ff.steady_state.method import apart
 from rnn2ff.steady_state.motion import Motions, observe_motions
 from rnn2ff.steady_state.rollout import STIFF
 from rnn2ff.steady_state.tiles import layout_for
@@ -60,8 +61,11 @@ def finish(
         rows = np.flatnonzero(motions.is_at_rest & (states != initial_states).any(axis=1))
         if len(rows):
             again = observe_motions(network, stimuli[rows], initial_states[rows], **settings, max_time=_TIME_FROM_START)
+            # Out of time on the way to the same state, it is not another one.
+            is_open = ~(again.is_at_rest | again.is_oscillating | again.is_diverging)
+            is_other = ~is_open | apart(again.state, motions.state[rows])
             for array, values in zip(motions, again):
-                array[rows] = values
+                array[rows[is_other]] = values[is_other]
     states, num_steps = np.array(motions.state), np.array(motions.num_steps, np.int32)
     status = np.full(len(stimuli), Status.max_steps_reached, np.int32)
     status[motions.is_oscillating] = Status.oscillating
