@@ -271,8 +271,8 @@ def _predict_and_refine(
         rates = refine(network, stimulus, rates, sweep=sweep, num_steps=num_steps)
         return judge(stimulus, rates)._replace(is_stepped=jnp.ones((), bool))
 
-    def sweep_rows(rows, stimuli, is_mine, has_more):
-        del is_mine, has_more
+    def sweep_rows(rows, stimuli, is_mine, may_wait):
+        del is_mine, may_wait
         return jax.vmap(sweep_and_judge)(stimuli, rows.rates)
 
     shapes = jax.eval_shape(predict, None, stimuli)

@@ -48,8 +48,8 @@ class Stability(NamedTuple):
         is_stable: they are proved to die out, or at least not to grow.
         is_unstable: some grow. Where neither is True it is not decided.
         decay_rate: of the slowest, over time; an estimate, 0 if nothing decays.
-        amplification: by how much a perturbation grows at most before it dies out, as powers of the Cayley transform
-            show it, in the Euclidean norm.
+        amplification: an estimate from above, not a bound, of how much a perturbation grows before it dies out, in the
+            Euclidean norm: twice the largest power of the Cayley transform that was looked at.
     """
 
     is_stable: Bool[Array, " batch"]
@@ -259,7 +259,7 @@ def _transform_powers(matrices, slowest, is_needed) -> Stability:
     _, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
     # Inverts the transform, for a real eigenvalue.
     growth = jnp.tanh(log_norm / 2.0 ** (num_squarings.astype(dtype) + 1)) / scale
-    amplification = 2 * jnp.exp(jnp.maximum(largest, 0))  # 2 for the powers in between
+    amplification = 2 * jnp.exp(jnp.maximum(largest, 0))  # 2 for the powers between those that are squared
     is_known = is_finite & is_needed & jnp.isfinite(log_norm)
     is_stable = (log_norm <= _SURE_DECAY) | ((log_norm < _SURE_GROWTH) & (growth * slowest < neutral_growth(dtype)))
     return Stability(is_known & is_stable, is_known & ~is_stable, jnp.maximum(-growth, 0), amplification)
