@@ -20,6 +20,7 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Int, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimulus, check_tolerance, fail
 from rnn2ff.audit import Audit, audit_indices, box_theorem, index_signs, index_theorem, known_box
+from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import base
 from rnn2ff.networks.base import RecurrentNetwork, time_scales
 from rnn2ff.networks.cells import DiscreteMap
@@ -493,6 +494,7 @@ def _follow(network: RecurrentNetwork, stimulus: Array, starts: np.ndarray) -> _
 
 
 @eqx.filter_jit
+@in_full_precision
 def _advance(network, stimulus, states, duration, take_step, max_steps):
     """Follow the dynamics for a time, in each sample's longest time scale, by steps that keep to the tolerance."""
     scales = _scales(network, stimulus, states)
@@ -556,15 +558,18 @@ def _implicit_step(velocity, states, slopes, steps):
 
 
 @eqx.filter_jit
+@in_full_precision
 def _scales(network, stimulus, states):
     return jax.vmap(lambda state: time_scales(network, state, stimulus))(states)
 
 
 @eqx.filter_jit
+@in_full_precision
 def _to_points(network, stimulus, states):
     return jax.vmap(lambda state: to_point(network, state, stimulus))(states)
 
 
 @eqx.filter_jit
+@in_full_precision
 def _to_states(network, stimulus, points):
     return jax.vmap(lambda point: to_state(network, point))(points)

@@ -18,6 +18,7 @@ import jax.scipy.linalg as jsl
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
+from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks.base import RecurrentNetwork, residual, time_scales
 from rnn2ff.networks.rate import is_rate_network
 
@@ -181,6 +182,7 @@ def search(
 
 
 @eqx.filter_jit
+@in_full_precision
 def _take_turn(network, stimulus, points, dampings, num_steps, is_done, tolerance, max_steps):
     """A few steps of every search that is not done."""
     excess = _excess(network, stimulus)
@@ -235,6 +237,7 @@ def polish(
 
 
 @eqx.filter_jit
+@in_full_precision
 def _polish(network, stimulus, points):
     excess = _excess(network, stimulus)
     scales = _scales(network, stimulus, points)
@@ -261,6 +264,7 @@ def _polish(network, stimulus, points):
 
 
 @eqx.filter_jit
+@in_full_precision
 def velocities(
     network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], states: Float[ArrayLike, "batch state"]
 ) -> Float[Array, "batch state"]:

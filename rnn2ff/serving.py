@@ -17,6 +17,7 @@ from rnn2ff._checks import check_at_least, check_finite, check_positive, check_s
 from rnn2ff.approximators import Approximator, Refined
 from rnn2ff.certificates import Certificate, bound_and_floor, certify
 from rnn2ff.certifier import Certifier, make_certifier
+from rnn2ff.compiling import in_full_precision
 from rnn2ff.local_bound import has_cheap_local_bound
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.refinement import as_prediction, as_state, refine
@@ -347,5 +348,6 @@ def _call_in_chunks(function, constants, *arrays: np.ndarray):
 
 
 @eqx.filter_jit
+@in_full_precision
 def _call(function, constants, arrays, num_rows, layout):
     return function(*constants, *arrays, num_rows, layout)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimulus, fail
+from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.threshold_linear import is_threshold_linear
 from rnn2ff.spectra import best_metric, eigenvalues_of, is_p_matrix, leading_eigenvalues, perron_bound
@@ -182,11 +183,13 @@ def linearize(
 
 
 @eqx.filter_jit
+@in_full_precision
 def _jacobian(network, state, stimulus) -> Float[Array, "state state"]:
     return jax.jacfwd(network.velocity)(state, stimulus)
 
 
 @eqx.filter_jit
+@in_full_precision
 def _push(network, state, stimulus, vector):
     return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (vector,))[1]
 
@@ -225,5 +228,6 @@ def velocities_on_plane(
 
 
 @eqx.filter_jit
+@in_full_precision
 def _on_grid(network, stimulus, states):
     return jax.vmap(jax.vmap(lambda state: network.velocity(state, stimulus)))(states)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rnn2ff._checks import check_at_least, check_fraction, check_shape, fail
 from rnn2ff.approximators import Trainable, trainable
+from rnn2ff.compiling import jit_for_device
 from rnn2ff.datasets import check_pairs, key_for, take_rows
 from rnn2ff.files import replacing
 from rnn2ff.losses import Loss, Tangents, mean_squared_error, surrogate_error, tangent_error
@@ -190,7 +191,7 @@ class _Task(eqx.Module):
 _validate = eqx.filter_jit(mean_squared_error)
 
 
-@eqx.filter_jit
+@jit_for_device
 def _train_interval(state, constants, optimizer, training, validation, task, key) -> _Progress:
     symmetry_key, step_key = jr.split(key)
     relabelings = None  # drawn for all steps at once, as to draw them takes longer than the rest of a step

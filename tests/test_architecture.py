@@ -15,6 +15,7 @@ FLOORS = [
     [
         "files",
         "timing",
+        "compiling",
         "networks.base",
         "networks.identity",
         "networks.rate",

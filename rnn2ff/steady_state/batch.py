@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Scalar, UInt32
 
+from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import StateForm, has_sparse_weights, is_rate_network
 from rnn2ff.networks.threshold_linear import is_threshold_linear
@@ -168,6 +169,7 @@ class Solved(NamedTuple):
     found_by: Int[Array, " batch"]
 
 
+@in_full_precision
 def solve_rows(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],
@@ -200,6 +202,7 @@ def solve_rows(
     return _conclude(task, _in_rounds(task, rows, known, moves=True))
 
 
+@in_full_precision
 def judge_rows(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],
@@ -281,10 +284,10 @@ def _in_rounds(task: _Task, rows: _Rows, known: _Known, *, moves: bool) -> _Rows
             kind=stage, num_kinds=int(_Stage.prove) + 1, few=Few.done_if_alone,
         )  # fmt: skip
         if has_blocks:
-            size = min(num_factored(min(_BLOCK, network.state_size)), batch_size)
+            size = min(num_factored(min(_BLOCK, network.state_size), one_by_one=layout.factors_one_by_one), batch_size)
             is_left = is_in(unpack(arrays).stage, _Stage.block)
             arrays = in_dense_tiles(packed(_solve_blocks), arrays, known, is_left, (size,))
-        size = min(num_factored(network.state_size), batch_size)
+        size = min(num_factored(network.state_size, one_by_one=layout.factors_one_by_one), batch_size)
         is_left = is_in(unpack(arrays).stage, _Stage.decide, *(() if has_blocks else (_Stage.block,)))
         arrays = in_dense_tiles(packed(functools.partial(_decide, moves=moves)), arrays, known, is_left, (size,))
         return arrays, num_rounds + 1

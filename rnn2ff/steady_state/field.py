@@ -127,7 +127,7 @@ def jacobians(field: Field, states: Float[Array, "batch state"]) -> Float[Array,
     size = states.shape[1]
     push = field.push(states)
     basis = jnp.eye(size, dtype=states.dtype)
-    columns = jax.lax.map(lambda unit: push(unit[None]), basis)
+    columns = jax.vmap(lambda unit: push(unit[None]))(basis)
     return jnp.moveaxis(columns, 0, 2)
 
 

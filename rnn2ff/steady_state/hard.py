@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.steady_state.base import Status, SteadyState
 from rnn2ff.steady_state.batch import SAFETY, judge_rows
@@ -113,6 +114,7 @@ def in_batches(
 
 
 @eqx.filter_jit
+@in_full_precision
 def _judge(network, stimuli, states, tolerance) -> SteadyState:
     layout = layout_for(jax.default_backend(), len(stimuli), network.state_size)
     return judge_rows(network, stimuli, states, tolerance=tolerance, layout=layout)
@@ -125,6 +127,7 @@ class _Ends(NamedTuple):
 
 
 @eqx.filter_jit
+@in_full_precision
 def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) -> _Ends:
     def roll_out(stimulus, initial_state):
         end = STIFF.search(network, stimulus, initial_state, tolerance=tolerance, max_steps=max_steps)
@@ -134,6 +137,7 @@ def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) ->
 
 
 @eqx.filter_jit
+@in_full_precision
 def _newton_steps(network, stimuli, states) -> Float[Array, " batch"]:
     """The largest entry of a Newton step toward rest: about how far a slow sample still has to go."""
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks.base import RecurrentNetwork, residual, time_scales
 
 # Times count in the longest time scale, and lengths in the size of the motion, unless said otherwise.
@@ -311,6 +312,7 @@ def _in_batches(function: Callable, network: RecurrentNetwork, *arrays: np.ndarr
 
 
 @eqx.filter_jit
+@in_full_precision
 def _measure(network, stimuli, states):
     """The longest time scale, the speed and the residual of each sample."""
 
@@ -322,6 +324,7 @@ def _measure(network, stimuli, states):
 
 
 @eqx.filter_jit
+@in_full_precision
 def _integrate(network, stimuli, states, times, time_units, scales, sizes, errors) -> _Window:
     """A window of time of each sample, with adaptive steps."""
     rounding = jnp.finfo(states.dtype).eps

@@ -2,6 +2,7 @@
 
 import functools
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -22,6 +23,7 @@ from rnn2ff._checks import (
     fail,
     is_known,
 )
+from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import has_sparse_weights
 from rnn2ff.spectra import blas_threads
@@ -115,6 +117,7 @@ def solve_steady_state(
 
 
 @eqx.filter_jit
+@in_full_precision
 def _solve(network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, *, throw) -> SteadyState:
     # The search and the verdict see constants: no derivative passes through them.
     network_, stimulus_, initial_state_ = _constants(network, stimulus, initial_state)
@@ -251,7 +254,7 @@ def _explicit_axes(array: Array) -> tuple | None:
     return None if axes is None else (sharding.mesh, axes)
 
 
-@eqx.filter_jit
+@jit_for_device
 def _solve_batch(network, stimuli, plan, initial_states, tolerance, max_steps) -> SteadyState:
     explicit = _explicit_axes(stimuli)
     if explicit is None:
@@ -501,7 +504,7 @@ def _run(samples: _Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, ba
     def run(part: np.ndarray) -> Solved:
         chosen = rows[part]
         given = [filled(array, size) for array in (samples.stimuli[chosen], starts[part])]
-        solved = _engine(leaves, structure, *given, *settings, np.int32(len(part)), layout)
+        solved = _engine(backend)(leaves, structure, *given, *settings, np.int32(len(part)), layout)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(part)], solved)
 
     parts = []
@@ -515,8 +518,7 @@ def _run(samples: _Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, ba
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-@functools.partial(jax.jit, static_argnames=("structure", "layout"))
-def _engine(leaves, structure, stimuli, initial_states, tolerance, max_steps, num_rows, layout) -> Solved:
+def _solve_leaves(leaves, structure, stimuli, initial_states, tolerance, max_steps, num_rows, layout) -> Solved:
     # A tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call.
     network, plan = jax.tree.unflatten(structure, leaves)
     return solve_rows(
@@ -529,6 +531,12 @@ def _engine(leaves, structure, stimuli, initial_states, tolerance, max_steps, nu
         num_rows=num_rows,
         layout=layout,
     )
+
+
+@functools.cache
+def _engine(backend: str) -> Callable:
+    del backend
+    return jax.jit(_solve_leaves, static_argnames=("structure", "layout"), compiler_options=compiler_options())
 
 
 def _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, progress) -> SteadyStates:
@@ -557,7 +565,8 @@ def _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, 
     return SteadyStates(**dict(zip(vars(whole), arrays)), plan=None, finished_by={type(solver).__name__: num_converged})
 
 
-@eqx.filter_jit
+@jit_for_device
+@in_full_precision
 def _solve_chunk(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],

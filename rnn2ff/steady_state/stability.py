@@ -30,7 +30,7 @@ PROOF = 1e-3  # the norm to shrink to
 LARGEST_FACTORED = 1024  # units; beyond, a factorization of a sample costs more memory and time than anybody expects
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; no transient growth reaches e^60
 _LARGEST_BATCHED = 48  # units; products of so small matrices are fast in batches on any device
-_MOST_ENTRIES = 2**18  # of the matrices that are factored together
+_MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of the matrices that are factored together; on an accelerator
 _PRODUCTS_PER_CHECK = 4
 _FIRST_CHECKS = 3  # after which powers that do not shrink are begun again, with the second polynomial
 MOST_CHECKS = 32
@@ -265,9 +265,10 @@ def _transform_powers(matrices, slowest, is_needed) -> Stability:
     return Stability(is_known & is_stable, is_known & ~is_stable, jnp.maximum(-growth, 0), amplification)
 
 
-def num_factored(size: int) -> int:
-    """How many matrices of this size are factored together."""
-    return max(1, min(64, _MOST_ENTRIES // size**2))
+def num_factored(size: int, *, one_by_one: bool) -> int:
+    """How many matrices of this size are factored together; the argument as for `transform_powers`."""
+    most, entries = (64, _MOST_ENTRIES) if one_by_one else (1024, _MOST_DEVICE_ENTRIES)
+    return max(1, min(most, entries // size**2))
 
 
 def decide(
