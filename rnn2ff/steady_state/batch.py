@@ -4,10 +4,11 @@ Every sample goes through stages, on the device, until it has a verdict:
 
     sweep       fixed-cost steps toward a fixed point, where these are known to end where the dynamics end (`Plan`)
     accelerate  the same with Anderson acceleration, for what the sweeps leave open
-    follow      the dynamics themselves, by Adams-Bashforth steps of second order, one matrix product each, whose length
-                follows their local error; in the end they are Euler steps, which is the damped fixed-point iteration
-    block       where few units of a threshold-linear network are active: the exact fixed point of the active units,
-                and its stability, from their block of the weights alone
+    follow      the dynamics themselves, by Adams-Bashforth steps of third order, one matrix product each, whose length
+                follows their local error; longer ones are of second order, and in the end they are Euler steps, which
+                is the damped fixed-point iteration
+    block       where few units of a threshold-linear network are active, and have been the same for long: their exact
+                fixed point, and its stability, from their block of the weights alone
     prove       powers of a polynomial of the Jacobian on a random vector (`stability.py`)
     decide      powers of its Cayley transform, for the few that products leave undecided
 
@@ -47,15 +48,18 @@ from rnn2ff.steady_state.stability import (
 from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, packing_of, vary_like
 
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
-_LOCAL_ERROR = 1e-4  # of a step, relative to 1 + max |x|; at twice as much, 1 in 2,048 competitions changed basin
-_FIRST_STEP, _LARGEST_STEP = 0.02, 0.9  # in units of the shortest time scale
-_LONGEST_MULTISTEP = 0.45  # beyond, an Adams-Bashforth step is less stable than Euler's
+# What the third order adds to a step, relative to 1 + max |x|. At 1e-3, 1 in 8,192 competitions changed basin, at 3e-4
+# none did, nor one in 4,096 of the other problems of `benchmarks.steady_states`.
+_LOCAL_ERROR = 1e-4
+_FIRST_STEP, _LARGEST_STEP = 0.01, 0.9  # in units of the shortest time scale
+_LONGEST_THIRD, _LONGEST_SECOND = 0.2, 0.45  # beyond, a step of that order is less stable than one of the order below
 _SHORTEST_LARGEST_STEP = 0.02  # that unstable steps shorten the largest to
-_QUIET = 6  # pairs of steps with the same active units, after which their exact fixed point is worth solving for
+_PROGRESS, _MOST_STALE = 0.97, 32  # a speed that was not lowered to this share in so many pairs of steps does not fall
+_QUIET = 64  # pairs of steps with the same active units, after which their exact fixed point is worth solving for
 _ESCAPE = 1e8  # growth beyond 1 + max |u| + max |x0| by this factor is divergence
 _SWEEPS_PER_CHECK, _MOST_SWEEPS, _WORTH = 3, 30, 9.0  # plain sweeps; how many more are worth waiting for
 _MEMORY, _MOST_ACCELERATIONS = 3, 16  # steps that are combined, and how often the memory is filled
-_BLOCK, _MANY_UNITS = 32, 4  # active units of a block; it is cheaper than products where there are 4 times as many
+_BLOCK = 32  # active units of a block
 _SHARE_LEFT = 4  # one in so many rows of a tile may wait for the next round; more than there are stages that wait
 _MOST_ROUNDS = 1000  # more than any sample needs; a bound, so that the program ends
 
@@ -78,8 +82,7 @@ class _Rows(NamedTuple):
 
     Attributes:
         state: the last state.
-        memory: the velocity before the last step, while the dynamics are followed; the vector of the powers, while
-            stability is being proved.
+        memory: the vector of the powers, while stability is being proved.
         stage: what comes next, a `_Stage`.
         status: a `Status`; meaningful once the stage is `done`.
         residual: of the state.
@@ -95,7 +98,7 @@ class _Rows(NamedTuple):
         is_followed: whether the state was reached by the dynamics from the initial state.
         norm: of the vector of the powers.
         decay: of that norm, per product.
-        has_quadratic: which polynomial the powers are of.
+        power_step: which polynomial the powers are of.
         num_checks: of the powers.
         found_by: what brought the state to rest, an index into `FOUND_BY`.
     """
@@ -117,7 +120,7 @@ class _Rows(NamedTuple):
     is_followed: Bool[Array, " batch"]
     norm: Float[Array, " batch"]
     decay: Float[Array, " batch"]
-    has_quadratic: Bool[Array, " batch"]
+    power_step: Float[Array, " batch"]
     num_checks: Int[Array, " batch"]
     found_by: Int[Array, " batch"]
 
@@ -342,7 +345,7 @@ def _first_rows(task: _Task, known: _Known) -> _Rows:
         is_followed=no,
         norm=zero,
         decay=zero,
-        has_quadratic=no,
+        power_step=zero,
         num_checks=none - 1,
         found_by=none,
     )
@@ -467,7 +470,7 @@ def _arrive(task: _Task, rows: _Rows, known: _Known, points, is_mine: Bool[Array
     velocity = field.velocity(states)
     residual = field.residual(states, velocity)
     is_at_rest = residual < rows.rest
-    stage = jnp.where(is_at_rest, _next_at_rest(task, states, velocity, field), _Stage.accelerate)
+    stage = jnp.where(is_at_rest, _next_at_rest(task, states), _Stage.accelerate)
     new = rows._replace(
         state=jnp.where(is_at_rest[:, None], states, points),
         stage=stage,
@@ -496,14 +499,30 @@ def _restart(rows: _Rows, known: _Known, is_lost: Bool[Array, " tile"]) -> _Rows
 
 
 class _Motion(NamedTuple):
-    """Rows that are followed: the fields of `_Rows` that change in each step, and the velocity at the state."""
+    """Rows that are followed: fields of `_Rows` that change in each step, and these.
+
+    Attributes:
+        velocity: at the state.
+        before: velocity one step earlier.
+        earlier: velocity two steps earlier.
+        bend: largest second difference of the three velocities.
+        size: `max |x|`.
+        num_stale: pairs of long steps since the speed fell.
+        active: a hash of the active units.
+        is_open: whether it goes on.
+    """
 
     state: Float[Array, "tile state"]
     velocity: Float[Array, "tile state"]
     before: Float[Array, "tile state"]
+    earlier: Float[Array, "tile state"]
+    bend: Float[Array, " tile"]
+    size: Float[Array, " tile"]
+    speed: Float[Array, " tile"]
     step: Float[Array, " tile"]
     largest_step: Float[Array, " tile"]
     lowest_speed: Float[Array, " tile"]
+    num_stale: Int[Array, " tile"]
     rest: Float[Array, " tile"]
     residual: Float[Array, " tile"]
     num_quiet: Int[Array, " tile"]
@@ -517,6 +536,43 @@ def _follow(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Ro
     is_mine = rows.stage == _Stage.follow
     run = lambda rows: _follow_some(task, rows, known, few, is_mine)  # noqa: E731
     return jax.lax.cond(jnp.sum(is_mine, dtype=jnp.int32) > few, run, lambda rows: rows, rows)
+
+
+class _Weights(NamedTuple):
+    """What the velocity now, the one before, and the one before that are multiplied by in a step."""
+
+    now: Float[Array, " tile"]
+    before: Float[Array, " tile"]
+    earlier: Float[Array, " tile"]
+
+    def __call__(self, now, before, earlier) -> Float[Array, "tile state"]:
+        return self.now[:, None] * now + self.before[:, None] * before + self.earlier[:, None] * earlier
+
+
+def _multistep(step: Float[Array, " tile"], last: Float[Array, " tile"]) -> tuple[_Weights, _Weights]:
+    """Adams-Bashforth weights of a step that follows two of another length, and of a second one like it.
+
+    Each integrates the polynomial through the last three velocities; with its second difference left out it is of
+    second order, and with the first left out too it is Euler's step.
+    """
+    ratio = step / last
+    is_second, is_third = step <= _LONGEST_SECOND, step <= _LONGEST_THIRD
+    slope = jnp.where(is_second, step * ratio / 2, 0)
+    curve = jnp.where(is_third, step * ratio * (ratio / 6 + 0.25), 0)
+    first = _Weights(step + slope + curve, -slope - 2 * curve, curve)
+    slope = jnp.where(is_second, step / 2, 0)
+    curve = jnp.where(is_third, (5 / 6) * step * ratio / (1 + ratio), 0)
+    return first, _Weights(step + slope + curve, -slope - curve * (1 + ratio), curve * ratio)
+
+
+def _choose_step(motion: _Motion) -> Float[Array, " tile"]:
+    """The longest step of which what the third order adds, `h^2 (h / 6 + h_last / 4) |v''|`, is within the bound."""
+    last = motion.step
+    bend = jnp.maximum(motion.bend / (last * last * (1 + motion.size)), 1e-12)  # v'', relative
+    shorter = jnp.cbrt(2.4 * _LOCAL_ERROR / bend)  # of steps of one length
+    longer = jnp.sqrt(_LOCAL_ERROR / (bend * (shorter / 6 + last / 4)))
+    step = jnp.where(shorter < last, shorter, longer)
+    return jnp.minimum(step, jnp.minimum(2 * last, motion.largest_step))
 
 
 def _follow_some(task: _Task, rows: _Rows, known: _Known, few, is_mine) -> _Rows:
@@ -535,44 +591,50 @@ def _follow_some(task: _Task, rows: _Rows, known: _Known, few, is_mine) -> _Rows
         return jnp.sum(motion.is_open, dtype=jnp.int32) > few
 
     def two_steps(motion):
-        state, velocity, before, last_step = motion.state, motion.velocity, motion.before, motion.step
-        # The term of second order, h^2 / (2 h_last) |v - v_last|, is held to the bound before the step is made.
-        bend = max_norm(velocity - before) / (_LOCAL_ERROR * (1 + max_norm(state)))
-        step = jnp.sqrt(2 * last_step / jnp.maximum(bend, 1e-6))
-        step = jnp.minimum(step, jnp.minimum(2 * last_step, motion.largest_step))
-        is_euler = step > _LONGEST_MULTISTEP
-        second = jnp.where(is_euler, 0, 0.5 * step * step / last_step)[:, None]
-        between = state + step[:, None] * velocity + second * (velocity - before)
+        state, velocity, step = motion.state, motion.velocity, _choose_step(motion)
+        first, second = _multistep(step, motion.step)
+        is_open = motion.is_open[:, None]
+        between = jnp.where(is_open, state + first(velocity, motion.before, motion.earlier), state)
         velocity_between = field.velocity(between)
-        second = jnp.where(is_euler, 0, 0.5 * step)[:, None]
-        arrived = between + step[:, None] * velocity_between + second * (velocity_between - velocity)
+        arrived = jnp.where(is_open, between + second(velocity_between, velocity, motion.before), state)
         velocity_arrived = field.velocity(arrived)
 
         residual = field.residual(arrived, velocity_arrived)
         speed = max_norm(velocity_arrived)
+        bend = max_norm(velocity_arrived - 2 * velocity_between + velocity)
         # A velocity that turns from step to step and does not shrink tells of steps that are too long to be stable,
         # where the local error, small near a fixed point, does not; so does one that grows at the largest step.
-        is_turning = max_norm(velocity_arrived - velocity_between) > 0.5 * speed
+        is_turning = bend > 0.5 * speed
         is_growing = (step >= 0.99 * motion.largest_step) & ~(speed < 2 * motion.lowest_speed)
-        is_too_long = (is_turning & (speed > 0.9 * max_norm(velocity))) | is_growing
-        largest_step = jnp.where(
-            is_too_long, jnp.maximum(0.75 * jnp.minimum(step, motion.largest_step), _SHORTEST_LARGEST_STEP),
-            motion.largest_step,
-        )  # fmt: skip
+        is_too_long = (is_turning & (speed > 0.9 * motion.speed)) | is_growing
+        # And one that neither grows nor shrinks, where steps of low order sustain a spiral that would die out.
+        lowest = jnp.minimum(speed, motion.lowest_speed)
+        is_lower = (speed < _PROGRESS * motion.lowest_speed) | (step <= _LONGEST_THIRD)
+        num_stale = jnp.where(is_lower | is_too_long, 0, motion.num_stale + 1)
+        is_stale = num_stale >= _MOST_STALE
+        shorter = 0.75 * jnp.minimum(step, motion.largest_step)
+        largest_step = jnp.where(is_too_long, jnp.maximum(shorter, _SHORTEST_LARGEST_STEP), motion.largest_step)
+        largest_step = jnp.where(is_stale, jnp.maximum(shorter, _LONGEST_THIRD), largest_step)
         active = active_set(arrived, velocity_arrived)
         is_quiet = (active == motion.active) & (active > 0) & (active != rows.tried)
         num_quiet = jnp.where(is_quiet, motion.num_quiet + 1, 0)
         # A fixed point that was left is behind once the state is no longer at rest.
         rest = jnp.where(residual > task.tolerance, SAFETY * task.tolerance, motion.rest)
         num_steps = motion.num_steps + 2
-        is_escaped = ~(max_norm(arrived) < bound)
+        size = max_norm(arrived)
+        is_escaped = ~(size < bound)
         new = _Motion(
             state=arrived,
             velocity=velocity_arrived,
             before=velocity_between,
+            earlier=velocity,
+            bend=bend,
+            size=size,
+            speed=speed,
             step=step,
             largest_step=largest_step,
-            lowest_speed=jnp.where(is_too_long, speed, jnp.minimum(speed, motion.lowest_speed)),
+            lowest_speed=jnp.where(is_too_long | is_stale, speed, jnp.where(is_lower, lowest, motion.lowest_speed)),
+            num_stale=jnp.where(is_stale, 0, num_stale),
             rest=rest,
             residual=residual,
             num_quiet=num_quiet,
@@ -580,16 +642,23 @@ def _follow_some(task: _Task, rows: _Rows, known: _Known, few, is_mine) -> _Rows
             active=active,
             is_open=(residual >= rest) & ~is_escaped & (num_steps < task.max_steps) & (num_quiet < _QUIET),
         )
-        return choose_rows(motion.is_open, new, motion)
+        # Rows that are done stay where they are, and so need no choice between whole states.
+        same = motion._replace(state=arrived, velocity=velocity_arrived, before=velocity_between, earlier=velocity)
+        return choose_rows(motion.is_open, new, same)
 
     residual = field.residual(rows.state, velocity)
     start = _Motion(
         state=rows.state,
         velocity=velocity,
-        before=jnp.where(is_begun[:, None], rows.memory, velocity),
-        step=jnp.where(is_begun, rows.step, _FIRST_STEP / 2),
+        before=velocity,
+        earlier=velocity,
+        bend=jnp.zeros_like(residual),
+        size=max_norm(rows.state),
+        speed=max_norm(velocity),
+        step=jnp.where(is_begun, rows.step / 8, _FIRST_STEP / 2),
         largest_step=rows.largest_step,
         lowest_speed=rows.lowest_speed,
+        num_stale=jnp.zeros_like(rows.num_quiet),
         rest=rows.rest,
         residual=residual,
         num_quiet=jnp.where(is_begun, rows.num_quiet, 0),
@@ -608,12 +677,11 @@ def _follow_some(task: _Task, rows: _Rows, known: _Known, few, is_mine) -> _Rows
     is_out = end.num_steps >= task.max_steps
     stage = jnp.where(end.num_quiet >= _QUIET, _Stage.block, _Stage.follow)
     stage = jnp.where(is_out | is_escaped, _Stage.done, stage)
-    stage = jnp.where(is_at_rest & ~is_escaped, _next_at_rest(task, end.state, end.velocity, field), stage)
+    stage = jnp.where(is_at_rest & ~is_escaped, _next_at_rest(task, end.state), stage)
     is_finite = jnp.all(jnp.isfinite(end.state), axis=1)
     status = jnp.where(is_escaped, jnp.where(is_finite, Status.diverging, Status.nonfinite), Status.max_steps_reached)
     new = rows._replace(
         state=end.state,
-        memory=end.before,
         stage=stage,
         status=jnp.where(is_at_rest & ~is_escaped, Status.converged, status),
         residual=end.residual,
@@ -652,12 +720,9 @@ def _has_block(task: _Task, active: Bool[Array, "tile state"]) -> Bool[Array, " 
     return jnp.sum(active, axis=1, dtype=jnp.int32) <= min(_BLOCK, task.network.state_size)
 
 
-def _next_at_rest(task: _Task, states, velocity, field: Field) -> Int[Array, " tile"]:
-    """The stage of what is at rest: nothing is left to prove, or the cheapest proof."""
-    stage = jnp.full(len(states), _Stage.prove, jnp.int32)
-    if task.has_blocks and task.network.state_size >= _MANY_UNITS * _BLOCK:
-        stage = jnp.where(_has_block(task, _active_units(task, field, states, velocity)), _Stage.block, stage)
-    return jnp.where(task.proved_rate > 0, _Stage.done, stage)
+def _next_at_rest(task: _Task, states) -> Int[Array, " tile"]:
+    """The stage of what is at rest: a proof, unless the weights have given it."""
+    return jnp.where(task.proved_rate > 0, _Stage.done, jnp.full(len(states), _Stage.prove, jnp.int32))
 
 
 def _solve_blocks(task: _Task, rows: _Rows, known: _Known, is_mine, may_wait) -> _Rows:
@@ -732,14 +797,14 @@ def _prove(task: _Task, rows: _Rows, known: _Known, few: Int[Array, ""]) -> _Row
 
     def run(rows):
         field = make_field(task.network, known.stimuli, rows.state)
-        begun = Powers(rows.memory, rows.norm, rows.decay, rows.has_quadratic, rows.num_checks)
+        begun = Powers(rows.memory, rows.norm, rows.decay, rows.power_step, rows.num_checks)
         powers = shrink(field, rows.state, is_mine, begun, most_open=few)
         is_left = is_mine & powers.is_open
         going_on = rows._replace(
             memory=powers.vectors,
             norm=powers.norms,
             decay=powers.decay,
-            has_quadratic=powers.has_quadratic,
+            power_step=powers.step,
             num_checks=powers.num_checks,
         )
         stage = jnp.full_like(rows.stage, _Stage.decide)

@@ -38,8 +38,8 @@ class Field(NamedTuple):
     ) -> Float[Array, " batch"]:
         """`max |tau dx/dt| / (1 + max |x|)`, from the velocity at the states; infinite where that is not a number."""
         residual = max_norm(self.scales * velocity) / (1 + max_norm(states))
-        # XLA's largest of numbers that are none may be anything.
-        is_number = jnp.all(jnp.isfinite(velocity), axis=1) & (residual >= 0)
+        # XLA's largest of numbers that are none may be anything; a sum is none if one of them is.
+        is_number = jnp.isfinite(jnp.sum(jnp.abs(velocity), axis=1)) & (residual >= 0)
         return jnp.where(is_number, residual, jnp.inf)
 
 

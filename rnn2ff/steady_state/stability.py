@@ -32,8 +32,9 @@ _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; no transient grow
 _LARGEST_BATCHED = 48  # units; products of so small matrices are fast in batches on any device
 _MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of the matrices that are factored together; on an accelerator
 _PRODUCTS_PER_CHECK = 4
+_STEPS = (0.0, 1.0, 0.5)  # of the polynomials, in turn; 0 is the first polynomial
 _FIRST_CHECKS = 3  # after which powers that do not shrink are begun again, with the second polynomial
-MOST_CHECKS = 32
+MOST_CHECKS = 48  # more cost a processor as much as a factorization of 128 units
 
 
 def neutral_growth(dtype: jnp.dtype) -> float:
@@ -65,14 +66,14 @@ class Powers(NamedTuple):
         vectors: `p(J)^k y0`.
         norms: theirs; infinite once they are lost, which is never proved.
         decay: of the norm, per product.
-        has_quadratic: whether p is the second polynomial.
+        step: s of the second polynomial; 0 where p is the first.
         num_checks: since the vector was begun.
     """
 
     vectors: Float[Array, "batch state"]
     norms: Float[Array, " batch"]
     decay: Float[Array, " batch"]
-    has_quadratic: Bool[Array, " batch"]
+    step: Float[Array, " batch"]
     num_checks: Int[Array, " batch"]
 
     @property
@@ -97,8 +98,8 @@ def shrink(
     """Multiply random vectors until no more than so many of the needed samples are open.
 
     Starts with `1 + z`, which is the best polynomial for eigenvalues in a disk about -1, such as those of random
-    weights; a sample whose vector does not shrink begins anew with `1 + z + z^2 / 2`, at half the step, which decides
-    modes that turn.
+    weights. A sample whose vector does not shrink begins anew with `1 + s z + (s z)^2 / 2`, which decides modes that
+    turn, at s = 1 and then, for fast ones, at s = 1/2.
 
     Args:
         field: the dynamics.
@@ -113,18 +114,18 @@ def shrink(
     first_norm = jnp.linalg.norm(first)
     overflow = 1 / jnp.finfo(states.dtype).eps
 
-    def begun(is_quadratic):
+    def begun(steps):
         ones = jnp.ones_like(powers.norms)
         return Powers(
             vectors=jnp.broadcast_to(first, states.shape),
             norms=first_norm * ones,
             decay=ones,
-            has_quadratic=jnp.full_like(powers.has_quadratic, is_quadratic),
+            step=steps,
             num_checks=jnp.zeros_like(powers.num_checks),
         )
 
     def open_rows(powers, is_quadratic):
-        return is_needed & powers.is_open & (powers.has_quadratic == is_quadratic)
+        return is_needed & powers.is_open & ((powers.step > 0) == is_quadratic)
 
     def count(powers, is_quadratic):
         return jnp.sum(open_rows(powers, is_quadratic), dtype=jnp.int32)
@@ -137,29 +138,28 @@ def shrink(
             vectors=jnp.where(is_lost[:, None], 0, vectors),
             norms=jnp.where(is_lost, jnp.inf, norms),
             decay=(norms / powers.norms) ** (1 / _PRODUCTS_PER_CHECK),
-            has_quadratic=powers.has_quadratic,
+            step=powers.step,
             num_checks=num_checks,
         )
-        return choose_rows(is_mine, new, powers)
+        is_growing = is_lost | ((num_checks >= _FIRST_CHECKS) & (norms > first_norm))
+        is_over = powers.step == _STEPS[-1]
+        next_steps = jnp.where(powers.step == _STEPS[0], *(jnp.asarray(step, states.dtype) for step in _STEPS[1:]))
+        return choose_rows(is_mine, choose_rows(is_growing & ~is_over, begun(next_steps), new), powers)
 
     def look_linear(powers, vectors, is_mine):
         for _ in range(_PRODUCTS_PER_CHECK - 1):
             vectors = vectors + push(vectors)
-        new = look(powers, vectors, is_mine)
-        is_growing = (new.num_checks >= _FIRST_CHECKS) & (new.norms > first_norm)
-        return choose_rows(is_mine & (is_growing | ~jnp.isfinite(new.norms)), begun(True), new)
+        return look(powers, vectors, is_mine)
 
     def check_linear(powers):
         return look_linear(powers, powers.vectors + push(powers.vectors), open_rows(powers, False))
 
     def check_quadratic(powers):
-        is_mine = open_rows(powers, True)
-        vectors = powers.vectors
+        vectors, step = powers.vectors, powers.step[:, None]
         for _ in range(_PRODUCTS_PER_CHECK // 2):
-            once = vectors + 0.5 * push(vectors)
-            twice = once + 0.5 * push(once)
-            vectors = 0.5 * (vectors + twice)  # the mean of no step and of two is `1 + s z + (s z)^2 / 2`
-        return look(powers, vectors, is_mine)
+            once = step * push(vectors)
+            vectors = vectors + once + 0.5 * step * push(once)
+        return look(powers, vectors, open_rows(powers, True))
 
     def goes_on(powers):
         num_quadratic = count(powers, True)
@@ -169,7 +169,9 @@ def shrink(
     powers = jax.lax.cond(
         jnp.any(is_needed & is_new),
         # The first vector is the same for all, so that its product is that of one row.
-        lambda: look_linear(choose_rows(is_new, begun(False), powers), first + push(first), is_new),
+        lambda: look_linear(
+            choose_rows(is_new, begun(jnp.zeros_like(powers.step)), powers), first + push(first), is_needed & is_new
+        ),
         lambda: powers,
     )
     powers = jax.lax.while_loop(lambda powers: count(powers, False) > most_open, check_linear, powers)
@@ -178,8 +180,9 @@ def shrink(
 
 def decay_rates(field: Field, powers: Powers) -> Float[Array, " batch"]:
     """The slowest decay rate, over time, as the last products show it for a real eigenvalue."""
-    # Of `1 + s z` one product is a step s; of the second polynomial two products are a step of 1/2, and it is e^(s z).
-    rate = jnp.where(powers.has_quadratic, -4 * jnp.log(jnp.maximum(powers.decay, 1e-6)), 1 - powers.decay)
+    # Of `1 + z` one product is a step; of the second polynomial, which is nearly e^(s z), two products are a step s.
+    turning = -2 * jnp.log(jnp.maximum(powers.decay, 1e-6)) / jnp.maximum(powers.step, _STEPS[-1])
+    rate = jnp.where(powers.step > 0, turning, 1 - powers.decay)
     return jnp.maximum(rate, 0) / field.time_unit
 
 
