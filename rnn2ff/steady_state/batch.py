@@ -48,9 +48,10 @@ from rnn2ff.steady_state.stability import (
 from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, packing_of, vary_like
 
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
-# What the third order adds to a step, relative to 1 + max |x|. At 1e-3, 1 in 8,192 competitions changed basin, at 3e-4
-# none did, nor one in 4,096 of the other problems of `benchmarks.steady_states`.
-_LOCAL_ERROR = 1e-4
+# What the third order adds to a step, relative to 1 + max |x|. At 1e-3, 1 in 8,192 competitions changed basin; at 1e-4
+# none did, but 1 in 6,099 samples of `benchmarks.honest_failures`, whose weights are the largest there, and which did
+# not at 5e-5.
+_LOCAL_ERROR = 3e-5
 _FIRST_STEP, _LARGEST_STEP = 0.01, 0.9  # in units of the shortest time scale
 _LONGEST_THIRD, _LONGEST_SECOND = 0.2, 0.45  # beyond, a step of that order is less stable than one of the order below
 _SHORTEST_LARGEST_STEP = 0.02  # that unstable steps shorten the largest to
