@@ -1,5 +1,5 @@
 # The commands of the project. `make` lists them.
-.PHONY: help install test test32 tools lint format types smoke experiments figures readme bench bench-quick ci
+.PHONY: help install test test32 tools gpu lint format types smoke experiments figures readme bench bench-quick ci
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -15,6 +15,9 @@ test32:  ## run the tests in float32
 
 tools:  ## run the tests that need torch, a browser, an ARM compiler and an emulator
 	python -m pytest -n 0 -m tools
+
+gpu:  ## run the tests that need an accelerator, in float32
+	RNN2FF_X64=0 JAX_DISABLE_MOST_OPTIMIZATIONS=0 python -m pytest -n 0 -m gpu
 
 lint:  ## look for mistakes and for departures from the style
 	ruff check .

@@ -77,6 +77,9 @@ def main() -> None:
     if options.device == "cpu":
         environment["JAX_PLATFORMS"] = "cpu"
     platform = _probe(options.device, environment)
+    if platform == "gpu":
+        # Without the trials of Triton kernels, which take XLA 6 to 14 s for each shape of a product at "highest".
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_triton_gemm=false".strip()
     out = options.out or _default_out(options, platform)
     failed = {}
     for each in chosen:
