@@ -249,7 +249,7 @@ class _Timed(NamedTuple):
 
 
 def _plain_adam(target: Target, data: Data, width: int, seed: int, config: Config) -> _Timed:
-    """What most would do: random weights, Adam, the mean squared error with the same surrogate."""
+    """What most would do: random weights, Adam, the same loss."""
     started = time.perf_counter()
     network, kept, held_out = target.network, data.trainer.kept, data.trainer.held_out
     is_rectified = target.name != "ssn"

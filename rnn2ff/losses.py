@@ -26,19 +26,22 @@ def mean_squared_error(
     return jnp.mean((jax.vmap(approximator)(stimuli) - rates) ** 2)
 
 
-def surrogate_error(
+def rate_error(
     approximator: Trainable, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"]
 ) -> Scalar:
-    """The mean squared error, with a way back for an output that is silent where it should be active.
+    """The mean squared error, with a way back for an output that is silent whenever it should be active.
 
     The derivative of a rectified output vanishes below zero, so a unit that is silent for all stimuli would stay so.
-    Where the target is active the error is therefore taken before the rectifier. This is never below the mean squared
-    error, equal to it wherever no output is wrongly silent, and convex in the output.
+    For a unit that no sample finds active where its target is, the error is therefore taken before the rectifier. For
+    all others it is the error itself: where a competition is decided, an output has to fall far below zero on one side
+    of a boundary, and whoever is a little off there pays for the rate, and not for the depth.
     """
     if not approximator.is_rectified:
         return mean_squared_error(approximator, stimuli, rates)
     output = jax.vmap(approximator.linear_output)(stimuli)
-    return jnp.mean(jnp.where(rates > 0, output - rates, jax.nn.relu(output)) ** 2)
+    is_active = rates > 0
+    is_silent = ~jnp.any(is_active & (output > 0), axis=0)[None]
+    return jnp.mean(jnp.where(is_active & is_silent, output - rates, jax.nn.relu(output) - rates) ** 2)
 
 
 class Tangents(eqx.Module):

@@ -18,7 +18,7 @@ from rnn2ff.approximators import Trainable, trainable
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.datasets import check_pairs, key_for, take_rows
 from rnn2ff.files import replacing
-from rnn2ff.losses import Loss, Tangents, mean_squared_error, surrogate_error, tangent_error
+from rnn2ff.losses import Loss, Tangents, mean_squared_error, rate_error, tangent_error
 from rnn2ff.mixing import Mixing
 from rnn2ff.optimizers import muon
 from rnn2ff.symmetries import Symmetries
@@ -52,7 +52,7 @@ def train(
     num_steps: int = 10_000,
     batch_size: int = 256,
     optimizer: optax.GradientTransformation | None = None,
-    loss: Loss = surrogate_error,
+    loss: Loss = rate_error,
     tangents: Tangents | None = None,
     tangent_weight: float = 1.0,
     symmetries: Symmetries | None = None,

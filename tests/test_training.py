@@ -34,7 +34,7 @@ from rnn2ff import (
 from rnn2ff.approximators import predict
 from rnn2ff.datasets import key_for, solve_pairs
 from rnn2ff.escalation import Trainer
-from rnn2ff.losses import mean_squared_error, surrogate_error, tangent_error
+from rnn2ff.losses import mean_squared_error, rate_error, tangent_error
 from rnn2ff.mixing import mixing_for
 from rnn2ff.optimizers import muon
 
@@ -266,7 +266,7 @@ class TestTraining:
             num_traced = num_traced if seed else len(traced)
         assert len(traced) == num_traced > 0
 
-    def test_any_optimizer_takes_steps_on_the_surrogate(self, key):
+    def test_any_optimizer_takes_steps_on_the_rate_error(self, key):
         stimuli, rates = (jnp.tile(each, (2, 1)) for each in (jr.normal(key, (1, 3)), jr.uniform(key, (1, 2))))
         approximator = TwoLayer(3, 8, 2, key=key)
         run = train(
@@ -279,20 +279,29 @@ class TestTraining:
             batch_size=8,
             key=key,
         )
-        gradient = eqx.filter_grad(surrogate_error)(approximator, stimuli, rates)
+        gradient = eqx.filter_grad(rate_error)(approximator, stimuli, rates)
         expected = approximator.hidden_weights - 0.01 * gradient.hidden_weights
         assert_close(run.approximator.hidden_weights, expected, 1e-6)
 
-    def test_the_surrogate_is_the_error_where_no_output_is_wrongly_silent_and_never_below_it(self, key):
-        stimuli = jr.normal(key, (200, 3))
+    def test_the_rate_error_is_the_error_where_each_output_is_active_for_some_sample(self, key):
+        stimuli, rates = jr.normal(key, (200, 3)), jr.uniform(key, (200, 2))
         approximator = TwoLayer(3, 8, 2, key=key)
-        own = predict(approximator, stimuli)
-        assert_close(surrogate_error(approximator, stimuli, own), 0, 1e-12)
-        shifted = jnp.where(own > 0, own + 1, 0)
-        expected = mean_squared_error(approximator, stimuli, shifted)
-        assert_close(surrogate_error(approximator, stimuli, shifted), expected, 1e-6)
-        rates = jr.uniform(key, (200, 2))
-        assert surrogate_error(approximator, stimuli, rates) > mean_squared_error(approximator, stimuli, rates)
+        is_wrongly_silent = (predict(approximator, stimuli) == 0) & (rates > 0)
+        assert 0 < is_wrongly_silent.mean() < 1
+        assert_close(rate_error(approximator, stimuli, rates), mean_squared_error(approximator, stimuli, rates), 1e-12)
+
+    def test_an_output_far_below_zero_costs_no_more_than_its_rate(self, key):
+        approximator = eqx.tree_at(lambda each: each.readout_bias, TwoLayer(3, 8, 2, key=key), jnp.zeros(2))
+        steep = eqx.tree_at(lambda each: each.readout_weights, approximator, 100 * approximator.readout_weights)
+        stimuli = jr.normal(key, (200, 3))
+        rates = jnp.where(predict(steep, stimuli) > 0, predict(steep, stimuli), 0.1)  # silent where it should not be
+        assert_close(rate_error(steep, stimuli, rates), 0.01 * jnp.mean(predict(steep, stimuli) == 0), 1e-5)
+
+    def test_the_rate_error_of_an_output_that_is_silent_for_all_is_taken_before_the_rectifier(self, key):
+        approximator = eqx.tree_at(lambda each: each.readout_bias, TwoLayer(3, 8, 1, key=key), jnp.array([-50.0]))
+        stimuli, rates = jr.normal(key, (20, 3)), 1 + jr.uniform(key, (20, 1))
+        expected = jnp.mean((jax.vmap(approximator.linear_output)(stimuli) - rates) ** 2)
+        assert_close(rate_error(approximator, stimuli, rates), expected, 1e-6)
 
     def test_an_output_that_is_silent_for_all_stimuli_learns_nevertheless(self, key):
         approximator = eqx.tree_at(lambda each: each.readout_bias, TwoLayer(3, 16, 2, key=key), jnp.array([-20.0, 0.0]))
