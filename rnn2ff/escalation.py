@@ -8,13 +8,16 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from rnn2ff.approximators import Approximator, Refined, TwoLayer, predict
+from rnn2ff.boundaries import find_boundaries
 from rnn2ff.datasets import Pairs, key_for
 from rnn2ff.discontinuity import ErrorByMargin, error_by_margin, find_jumps
 from rnn2ff.evaluation import nrmse_interval
 from rnn2ff.initialization import initialize_refined, initialize_two_layer
 from rnn2ff.mixing import mixing_for
 from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.optimizers import scaled_adam
 from rnn2ff.steady_state import AbstractSteadyStateSolver, plan_steady_states
+from rnn2ff.steady_state.method import proved_rate
 from rnn2ff.symmetries import find_symmetries
 from rnn2ff.training import TrainingRun, train
 
@@ -87,16 +90,34 @@ class Trainer:
         self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
         self.symmetries = find_symmetries(network, self.kept.stimuli)
         self.mixing = mixing_for(network, self.kept.stimuli, self.kept.rates, key=key_for(key, "mixtures"))
+        self.boundaries = None
+        if self.mixing is None and proved_rate(network) == 0:  # where mixtures are steady states nothing jumps
+            self.boundaries = find_boundaries(network, self.kept, symmetries=self.symmetries)
 
     def two_layer(self, width: int) -> Trained:
-        """Two layers alone."""
+        """Two layers alone. Where states jump, both ways to start are tried, and the better on validation is kept."""
         initial = self.kept.take(slice(_NUM_INITIAL))
         key = key_for(self.key, f"two layers of {width}")
-        started = time.perf_counter()
-        start = initialize_two_layer(
-            self.network, initial.states, initial.stimuli, width, bypass=self.bypass, num_rounds=0, key=key
-        )
-        return self._train(start, started)
+        tried = []
+        for boundaries in (None,) if self.boundaries is None else (None, self.boundaries):
+            started = time.perf_counter()
+            start = initialize_two_layer(
+                self.network,
+                initial.states,
+                initial.stimuli,
+                width,
+                bypass=self.bypass,
+                num_rounds=0,
+                boundaries=boundaries,
+                key=key,
+            )
+            optimizer = None
+            if boundaries is not None:  # it starts with weights of very different sizes
+                optimizer = scaled_adam(self.kept.stimuli, self.kept.rates, num_steps=self.num_steps)
+            tried.append(self._train(start, started, optimizer))
+        seconds = sum(each.attempt.seconds for each in tried)
+        best = best_of(tried)
+        return best._replace(attempt=best.attempt._replace(seconds=seconds))
 
     def refined(self, width: int, num_sweeps: int, start: Approximator | None = None) -> Trained:
         """Two layers and sweeps; from one with fewer sweeps, where there is one."""
@@ -105,7 +126,12 @@ class Trainer:
             initial = self.kept.take(slice(_NUM_INITIAL))
             key = key_for(self.key, f"two layers of {width} before sweeps")
             start = initialize_refined(
-                self.network, initial.states, initial.stimuli, width, num_sweeps=num_sweeps, key=key
+                self.network,
+                initial.states,
+                initial.stimuli,
+                width,
+                num_sweeps=num_sweeps,
+                key=key,
             )
         return self._train(start.lengthened(num_sweeps), started)
 
@@ -114,7 +140,7 @@ class Trainer:
         size = trained.attempt
         return self.refined(size.width, size.num_sweeps) if size.num_sweeps else self.two_layer(size.width)
 
-    def _train(self, start: Approximator, started: float) -> Trained:
+    def _train(self, start: Approximator, started: float, optimizer=None) -> Trained:
         num_trained, num_evaluated = self.num_steps * _BATCH_SIZE, _EVALUATION_COST * len(self.held_out)
         run = train(
             start,
@@ -122,6 +148,7 @@ class Trainer:
             self.kept.rates,
             num_steps=self.num_steps,
             batch_size=_BATCH_SIZE,
+            optimizer=optimizer,
             num_evaluations=min(max(1, num_trained // num_evaluated), _MOST_EVALUATIONS),
             symmetries=self.symmetries,
             mixing=self.mixing,

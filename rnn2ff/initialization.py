@@ -2,7 +2,8 @@
 
 Hidden units are half-planes of stimuli. Those of the network are known: around each steady state the point of rest
 follows the stimulus linearly, `x(u) = G u + g`, and unit i turns on where its row of that is zero. So hidden units are
-rows of such maps, with either sign, beside those of the one linear map that fits best. What is left to find, the
+rows of such maps, with either sign, beside those of the one linear map that fits best. Where the steady state jumps,
+it does so elsewhere, and most hidden units start at these boundaries, if they are given. What is left to find, the
 readout, is a linear problem.
 """
 
@@ -17,12 +18,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Refined, TwoLayer
+from rnn2ff.boundaries import Boundaries, Planes
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import is_rate_network, slopes
 from rnn2ff.networks.threshold_linear import has_rectified_rates
 from rnn2ff.sweeps import best_sweep, dense_weights
 
 _NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
+_AT_BOUNDARIES = 0.85  # of the hidden units, at most
+_STRENGTHS = (2.0, 5.0, 10.0, 20.0, 50.0)  # of silencing weights that are tried, in deviations of the rates
+_WELL_AHEAD, _MOST_ACTIVE = 0.2, 0.01  # of a boundary, in its unit's deviations; share of samples active there
+_MOST_PRODUCTS = 5e10  # of a readout whose outputs are fitted one by one
+_RIDGE = 1e-6  # of a readout's weights, as a share of the mean square of the hidden units
 _CHUNK = 4096  # samples whose hidden activity is held at once
 
 
@@ -34,6 +41,7 @@ def initialize_two_layer(
     *,
     bypass: bool = False,
     num_rounds: int = 20,
+    boundaries: Boundaries | None = None,
     key: PRNGKeyArray,
 ) -> TwoLayer:
     """Two layers from stimuli to rates, made from a network and some of its steady states, and not yet trained.
@@ -45,15 +53,20 @@ def initialize_two_layer(
         width: hidden units.
         bypass: whether there are linear weights from the stimulus to the output.
         num_rounds: as for `fit_readout`; 0 is as good where a training follows.
+        boundaries: from `find_boundaries`, where the steady state jumps.
         key: a PRNG key: which steady states and units the hidden units are taken from.
 
     Raises:
         ValueError: if the states and stimuli do not fit the network or each other, or `width` is below 1.
     """
+    edges = _edges(boundaries, width)
     two_layer = _from_hyperplanes(
-        network, states, stimuli, width, network.rate_size, has_rectified_rates(network), bypass, key
+        network, states, stimuli, width, network.rate_size, has_rectified_rates(network), bypass, edges, key
     )
-    return fit_readout(two_layer, _chunks(stimuli, jax.vmap(network.rates)(states)), num_rounds=num_rounds)
+    rates = jax.vmap(network.rates)(states)
+    if edges is not None and two_layer.is_rectified:
+        return _silenced(two_layer, edges, stimuli, rates)
+    return fit_readout(two_layer, _chunks(stimuli, rates), num_rounds=num_rounds)
 
 
 def initialize_refined(
@@ -78,7 +91,7 @@ def initialize_refined(
     Raises:
         ValueError: as for `initialize_two_layer`; or if the network cannot be swept, or `num_sweeps` is below 1.
     """
-    two_layer = _from_hyperplanes(network, states, stimuli, width, network.state_size, False, False, key)
+    two_layer = _from_hyperplanes(network, states, stimuli, width, network.state_size, False, False, None, key)
     sweep = best_sweep(network, states[:_NUM_SWEEP_SAMPLES], stimuli[:_NUM_SWEEP_SAMPLES])
     points, starts = _points_and_starts(network, sweep, states, stimuli)
     two_layer = fit_readout(two_layer, _chunks(stimuli, points - starts))
@@ -165,23 +178,70 @@ def _points_and_starts(network, sweep, states, stimuli) -> tuple[Array, Array]:
     return points, jax.vmap(lambda stimulus: sweep.start(network, sweep.drive(network, stimulus)))(stimuli)
 
 
+def _edges(boundaries: Boundaries | None, width: int) -> Planes | None:
+    """The boundaries that hidden units start at."""
+    edges = None if boundaries is None else boundaries.planes(int(_AT_BOUNDARIES * width))
+    return None if edges is None or not len(edges.offsets) else edges
+
+
+def _silenced(two_layer: TwoLayer, edges: Planes, stimuli: Array, rates: Array) -> TwoLayer:
+    """A readout in which hidden units at boundaries silence the outputs that are silent beyond them.
+
+    Where the steady state jumps from active to silent, the output has to fall far below zero within a short way; so the
+    unit that begins there is given a large weight. What is left to the other hidden units, for each output, is to fit
+    the rates where nothing silences it.
+    """
+    width, num_edges = two_layer.width, len(edges.offsets)
+    num_rows = max(4 * width, int(_MOST_PRODUCTS / (width**2 * rates.shape[1])))
+    features, rates = _features(two_layer, stimuli[:num_rows]), np.asarray(rates[:num_rows], np.float64)
+    first = width - num_edges  # the units at boundaries are the last
+    at_edges = features[:, first:width]
+    # A boundary silences an output if the samples bear that out.
+    is_ahead = at_edges > _WELL_AHEAD
+    share_active = is_ahead.T.astype(float) @ (rates > 0) / np.maximum(is_ahead.sum(axis=0), 1)[:, None]
+    silences = edges.silences & (share_active < _MOST_ACTIVE)
+    silencing = at_edges @ silences
+    linear, coefficients = np.zeros_like(rates), np.zeros((features.shape[1], rates.shape[1]))
+    for unit in range(rates.shape[1]):
+        others = np.ones(features.shape[1], bool)
+        others[first:width] = ~silences[:, unit]
+        rows = features[silencing[:, unit] == 0][:, others]
+        gram = rows.T @ rows
+        ridge = _RIDGE * np.trace(gram) / len(gram) + np.finfo(float).tiny
+        moments = rows.T @ rates[silencing[:, unit] == 0, unit]
+        coefficients[others, unit] = np.linalg.solve(gram + ridge * np.eye(len(gram)), moments)
+        linear[:, unit] = features @ coefficients[:, unit]
+
+    def error(strength):
+        return np.mean((np.maximum(linear - strength * silencing, 0) - rates) ** 2)
+
+    strength = min(rates.std() * np.asarray(_STRENGTHS), key=error)
+    coefficients[first:width] -= strength * silences
+    return _with_readout(two_layer, coefficients)
+
+
 # --- the hidden layer -------------------------------------------------------------------------------------------------
 
 
-def _from_hyperplanes(network, states, stimuli, width, rate_size, is_rectified, bypass, key) -> TwoLayer:
+def _from_hyperplanes(
+    network, states, stimuli, width, rate_size, is_rectified, bypass, edges: Planes | None, key
+) -> TwoLayer:
     check_at_least("width", width, 1)
     check_stimuli(stimuli, network.stimulus_size)
     check_shape("states", states, (len(stimuli), network.state_size))
     points = _points(network, states, stimuli)
     linear_weights, linear_bias = _best_linear_map(stimuli, points)
     generator = np.random.default_rng(np.asarray(jr.key_data(key)))  # on the host: jax.random compiles for each shape
-    num_linear = min(2 * network.state_size, width // 2)
+    num_left = width - (0 if edges is None else len(edges.normals))
+    num_linear = min(2 * network.state_size, num_left // 2)
     chosen = generator.permutation(2 * network.state_size)[:num_linear]
     signs = np.where(chosen < network.state_size, 1.0, -1.0)
     units = chosen % network.state_size
-    local_weights, local_bias = _local_rows(network, points, states, stimuli, width - num_linear, generator)
+    local_weights, local_bias = _local_rows(network, points, states, stimuli, num_left - num_linear, generator)
     weights = np.concatenate([signs[:, None] * linear_weights[units], local_weights])
     bias = np.concatenate([signs * linear_bias[units], local_bias])
+    if edges is not None:
+        weights, bias = np.concatenate([weights, edges.normals]), np.concatenate([bias, edges.offsets])
     # All of size 1, so that steps of training are too; what a hidden unit loses here, the readout gains.
     sizes = np.sqrt(((np.asarray(stimuli, np.float64) @ weights.T + bias) ** 2).mean(axis=0))
     sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, 1.0)

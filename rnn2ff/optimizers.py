@@ -54,12 +54,37 @@ def muon(
     """
     if learning_rate is None:
         learning_rate = _default_learning_rate(approximator, stimuli.shape[1], num_steps)
+    polynomials = _THREE_STEPS if isinstance(approximator, TwoLayer) else _FIVE_STEPS
+    return _in_units(stimuli, rates, learning_rate, num_steps, polynomials)
+
+
+def scaled_adam(
+    stimuli: Float[Array, "batch stimulus"],
+    rates: Float[Array, "batch rate"],
+    *,
+    num_steps: int,
+    learning_rate: float = 3e-3,
+) -> optax.GradientTransformation:
+    """Adam, falling to zero along a half cosine, in the data's own units as `muon` is.
+
+    For weights of very different sizes, such as those that follow a jump, which steps of one size for all of a matrix
+    would blur.
+
+    Args:
+        stimuli: what is trained on.
+        rates: what is trained on.
+        num_steps: until the learning rate is zero.
+        learning_rate: the first, for hidden units, stimuli and rates of size 1.
+    """
+    return _in_units(stimuli, rates, learning_rate, num_steps, ())
+
+
+def _in_units(stimuli, rates, learning_rate, num_steps, polynomials) -> optax.GradientTransformation:
     sizes = (float(np.sqrt(np.mean(np.asarray(each) ** 2))) or 1.0 for each in (stimuli, rates))
     stimulus_size, rate_size, learning_rate = jax.device_put(
         [np.asarray(each, rates.dtype) for each in (*sizes, learning_rate)]
     )
-    polynomials = _THREE_STEPS if isinstance(approximator, TwoLayer) else _FIVE_STEPS
-    recipe = _Muon(stimulus_size, rate_size, learning_rate, num_steps, polynomials)
+    recipe = _InUnits(stimulus_size, rate_size, learning_rate, num_steps, polynomials)
     return optax.GradientTransformation(recipe.init, recipe.update)
 
 
@@ -71,8 +96,8 @@ def _default_learning_rate(approximator: Trainable, num_channels: int, num_steps
     return 2e-2 * min(1, max(32 / num_channels, 128 / approximator.width)) * haste
 
 
-class _Muon(eqx.Module):
-    """The transformation as a tree of its numbers, which a training compiled before takes as arguments."""
+class _InUnits(eqx.Module):
+    """Muon, or Adam where there are no polynomials, as a tree of its numbers, which a compiled training takes."""
 
     stimulus_size: Scalar
     rate_size: Scalar
@@ -105,16 +130,18 @@ class _Muon(eqx.Module):
                 lambda updates, _: jax.tree.map(lambda each, name: each * factor(name), updates, names)
             )
 
+        schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_steps)
+        descent = optax.adam(schedule)
+        if self.polynomials:
+            # A function, because optax would call an approximator given as a tree.
+            descent = optax.contrib.muon(
+                schedule, ns_coeffs=self.polynomials, muon_weight_dimension_numbers=lambda _: dimensions
+            )
         steps = optax.chain(
             # Gradients of the error in units of the rates' own size, by weights in units of theirs.
             times(lambda name: scales.get(name, 1.0) / self.rate_size**2),
             optax.clip_by_global_norm(1.0),
-            # A function, because optax would call an approximator given as a tree.
-            optax.contrib.muon(
-                optax.cosine_decay_schedule(self.learning_rate, self.num_steps),
-                ns_coeffs=self.polynomials,
-                muon_weight_dimension_numbers=lambda _: dimensions,
-            ),
+            descent,
             times(lambda name: scales.get(name, 1.0)),
         )
         # Sweeps carry an unlucky sample far off, beyond all numbers at the worst: clip it, or leave its minibatch out.

@@ -57,7 +57,17 @@ FLOORS = [
         "serving",
     ],
     ["stimuli", "datasets", "storage"],
-    ["losses", "mixing", "symmetries", "initialization", "optimizers", "training", "evaluation", "discontinuity"],
+    [
+        "losses",
+        "mixing",
+        "symmetries",
+        "boundaries",
+        "initialization",
+        "optimizers",
+        "training",
+        "evaluation",
+        "discontinuity",
+    ],
     [
         "escalation",
         "distillation",

@@ -1,0 +1,117 @@
+"""Where outputs of a multistable network fall silent, against competitions whose boundaries are known."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from problems import assert_close
+
+from rnn2ff import initialize_two_layer, partition_competition, threshold_linear
+from rnn2ff.approximators import predict
+from rnn2ff.boundaries import find_boundaries
+from rnn2ff.datasets import solve_pairs
+from rnn2ff.escalation import Trainer
+from rnn2ff.evaluation import accuracy
+from rnn2ff.symmetries import find_symmetries
+
+
+def winner_take_all(num_units=2):
+    """Each inhibits the others more than itself is held back: the largest stimulus wins, at exactly its strength."""
+    return threshold_linear(-2.0 * (1 - np.eye(num_units)))
+
+
+def pairs_of(network, count=400):
+    stimuli = jr.uniform(jr.key(0), (count, network.stimulus_size), minval=0.2)
+    return solve_pairs(network, stimuli)
+
+
+@pytest.fixture(scope="module")
+def boundaries():
+    network = winner_take_all()
+    return find_boundaries(network, pairs_of(network), num_pairs=64)
+
+
+class TestTheBoundaryOfTwoUnits:
+    def test_lies_where_their_stimuli_are_equal(self, boundaries):
+        signs = np.sign(boundaries.normals[:, :1])
+        expected = np.tile([[1.0, -1.0]], (len(signs), 1)) / np.sqrt(2)
+        assert_close(signs * boundaries.normals, expected, 1e-2)
+        assert_close(boundaries.offsets, np.zeros(len(signs)), 1e-3)
+
+    def test_is_a_jump(self, boundaries):
+        assert boundaries.share_of_jumps == 1
+
+    def test_has_the_winner_active_behind_and_the_other_ahead(self, boundaries):
+        winner = np.argmin(boundaries.normals, axis=1)  # the normal points to where it is silent
+        rows = np.arange(len(winner))
+        assert boundaries.behind[rows, winner].all()
+        assert not boundaries.ahead[rows, winner].any()
+
+    def test_is_one_hyperplane_of_two_signs_each_of_which_silences_the_unit_that_loses(self, boundaries):
+        planes = boundaries.planes(10)
+        assert len(planes.offsets) == 2
+        for normal, silences in zip(planes.normals, planes.silences):
+            assert silences.tolist() == (normal < 0).tolist()
+
+    def test_no_more_hyperplanes_are_given_than_asked_for(self, boundaries):
+        assert len(boundaries.planes(1).offsets) == 0
+        assert len(boundaries.planes(2).offsets) == 2
+
+
+def test_a_network_whose_state_changes_gradually_has_no_jumps():
+    network = threshold_linear(-0.5 * (1 - np.eye(3)))
+    assert find_boundaries(network, pairs_of(network), num_pairs=64) is None
+
+
+def test_a_network_whose_units_are_always_active_has_no_boundaries():
+    network = threshold_linear(np.zeros((3, 3)))
+    assert find_boundaries(network, pairs_of(network), num_pairs=64) is None
+
+
+def test_symmetries_give_the_boundaries_of_all_pairs_of_units():
+    network = winner_take_all(5)
+    pairs = pairs_of(network)
+    symmetries = find_symmetries(network, pairs.stimuli)
+    planes = find_boundaries(network, pairs, symmetries=symmetries, num_pairs=16).planes(20)
+    found = {(int(np.argmin(normal)), int(np.argmax(normal))) for normal in planes.normals}
+    assert found == set(itertools.permutations(range(5), 2))
+
+
+def test_two_layers_that_start_at_the_boundaries_have_the_winner_before_any_training():
+    network = partition_competition(3, 4, self_excitation=1.3)
+    key = jr.key(1)
+    drives = jnp.repeat(jr.uniform(key, (2000, 3)), 4, axis=1)
+    pairs = solve_pairs(network, drives)
+    training, test = pairs.take(slice(1000)), pairs.take(slice(1000, None))
+    boundaries = find_boundaries(network, training, num_pairs=128)
+    errors = []
+    for each in (None, boundaries):
+        start = initialize_two_layer(network, training.states, training.stimuli, 40, boundaries=each, key=key)
+        errors.append(accuracy(predict(start, test.stimuli), test.rates).nrmse)
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_the_better_of_both_ways_to_start_is_kept():
+    network = partition_competition(3, 2, self_excitation=1.3)
+    key = jr.key(1)
+    drives = jnp.repeat(jr.uniform(key, (600, 3)), 2, axis=1)
+    trainer = Trainer(network, solve_pairs(network, drives), num_steps=20, key=key)
+    assert trainer.boundaries is not None
+    kept = trainer.two_layer(24).attempt.validation_nrmse
+    trainer.boundaries = None
+    assert kept < trainer.two_layer(24).attempt.validation_nrmse
+
+
+def test_pairs_of_another_network_are_refused():
+    with pytest.raises(ValueError, match=r"pairs\.stimuli"):
+        find_boundaries(winner_take_all(3), pairs_of(winner_take_all(2)))
+
+
+def test_the_same_seed_gives_the_same_boundaries():
+    network = winner_take_all()
+    pairs = pairs_of(network)
+    one, other = (find_boundaries(network, pairs, num_pairs=16, seed=3) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
