@@ -7,15 +7,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rnn2ff.approximators import TwoLayer
-from rnn2ff.datasets import Pairs, key_for
-from rnn2ff.initialization import initialize_two_layer
-from rnn2ff.mixing import mixing_for
+from rnn2ff.datasets import Pairs
+from rnn2ff.escalation import Trainer
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
-from rnn2ff.training import train
-
-_NUM_INITIAL = 2_000  # pairs that the first weights are made from
-_VALIDATION_SHARE = 0.1
 
 
 class Solved(NamedTuple):
@@ -57,27 +52,13 @@ def solve_each(
 def fit_two_layer(
     network: RecurrentNetwork, pairs: Pairs, width: int, *, num_steps: int, key: PRNGKeyArray
 ) -> TwoLayer:
-    """The approximator of that width that validates best; a tenth of the pairs are for validation.
+    """Two layers, trained as `distill` trains them.
 
     Args:
         network: whose steady rates are fitted.
-        pairs: solved.
+        pairs: solved; a tenth are for validation.
         width: hidden units.
         num_steps: optimizer steps.
         key: a PRNG key.
     """
-    num_held_out = max(1, round(_VALIDATION_SHARE * len(pairs)))
-    held_out, kept = pairs.take(slice(num_held_out)), pairs.take(slice(num_held_out, None))
-    initial = kept.take(slice(_NUM_INITIAL))
-    return train(
-        initialize_two_layer(
-            network, initial.states, initial.stimuli, width, num_rounds=0, key=key_for(key, "initialization")
-        ),
-        kept.stimuli,
-        kept.rates,
-        num_steps=num_steps,
-        mixing=mixing_for(network, kept.stimuli, kept.rates, key=key_for(key, "mixtures")),
-        validation=(held_out.stimuli, held_out.rates),
-        num_evaluations=10,
-        key=key_for(key, "training"),
-    ).approximator
+    return Trainer(network, pairs, num_steps=num_steps, key=key).two_layer(width).approximator
