@@ -8,7 +8,7 @@ import jax
 from jax.extend.core import get_opaque_trace_state
 
 # XLA times some fifty Triton kernels for each shape of a product in full precision. On an H100 the engine's first call
-# took 36 s with them and 8 s without, and the calls after it 15.3 and about 16 ms (65,536 samples of 128 units).
+# took 36 s with them and 8 s without, and the calls after it 15 and 20 ms (65,536 samples of 128 units).
 _OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 _OUTSIDE = get_opaque_trace_state()
 
