@@ -58,9 +58,9 @@ class Config:
     numbers_of_partitions: tuple[int, ...] = (2, 4, 8, 16)
     self_excitations: tuple[float, ...] = (0.7, 0.9, 1.1, 1.3)
     grid_units_per_partition: int = 4
-    num_grid_samples: int = 20_000
-    num_grid_test_samples: int = 2_000
-    num_grid_steps: int = 20_000
+    num_grid_samples: int = 3_000
+    num_grid_test_samples: int = 500
+    num_grid_steps: int = 800
     num_pairs: int = 200
     """Stimuli that keep two partitions active."""
 
