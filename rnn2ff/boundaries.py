@@ -139,11 +139,13 @@ def find_boundaries(
     if not len(units):
         return None
     chunk = max(_SMALLEST_CHUNK, min(num_pairs, _CHUNK_ENTRIES // (_NUM_STEPS * network.state_size)))
+    # Arrays, since a program is compiled anew for another float.
+    settings = jax.device_put([np.asarray(each, network.dtype) for each in (least, jump)])
     parts = []
     for start in range(0, len(units), chunk):
         rows = np.arange(start, start + chunk) % len(units)  # the last chunk begins anew
         given = (jnp.asarray(each) for each in (stimuli[lows[rows]], stimuli[highs[rows]], units[rows]))
-        parts.append(jax.tree.map(np.asarray, _search(network, *given, least, jump)))
+        parts.append(jax.tree.map(np.asarray, _search(network, *given, *settings)))
         share = float(np.mean([part.is_jump.mean() for part in parts]))
         if share < _FEWEST_JUMPS:
             return None

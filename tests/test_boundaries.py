@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from problems import assert_close
 
-from rnn2ff import initialize_two_layer, partition_competition, threshold_linear
+from rnn2ff import RecurrentNetwork, initialize_two_layer, partition_competition, threshold_linear
 from rnn2ff.approximators import predict
 from rnn2ff.boundaries import find_boundaries
 from rnn2ff.datasets import solve_pairs
@@ -103,6 +103,32 @@ def test_the_better_of_both_ways_to_start_is_kept():
     kept = trainer.two_layer(24).attempt.validation_nrmse
     trainer.boundaries = None
     assert kept < trainer.two_layer(24).attempt.validation_nrmse
+
+
+def test_another_network_of_the_same_size_compiles_nothing_anew():
+    traced = []
+
+    def field(strength, state, stimulus):
+        traced.append(strength)
+        return -state - strength * jnp.flip(jax.nn.relu(state)) + stimulus
+
+    for strength in (2.0, 3.0):
+        network = RecurrentNetwork(
+            field,
+            jnp.asarray(strength, float),
+            state_size=2,
+            stimulus_size=2,
+            rate_function=_rectified,
+        )
+        num_before = len(traced)
+        pairs = pairs_of(threshold_linear(-strength * (1 - np.eye(2))))
+        assert find_boundaries(network, pairs, num_pairs=16) is not None
+    assert len(traced) == num_before > 0
+
+
+def _rectified(params, state):
+    del params
+    return jax.nn.relu(state)
 
 
 def test_pairs_of_another_network_are_refused():
