@@ -20,21 +20,21 @@ from benchmarks.parts.marks import marks_table
 from benchmarks.parts.problems import in_float64
 from benchmarks.parts.targets import Target, make_target
 from experiments._script import run_script, table
-from rnn2ff import certificates
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certifier import Certifier, make_certifier
-from rnn2ff.datasets import key_for, sample_stimuli, solve_pairs
-from rnn2ff.escalation import Trainer
-from rnn2ff.evaluation import accuracy
-from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.serving import (
+from rnn2ff.certificates import (
+    Certifier,
     Source,
     certify_predictions,
+    make_certifier,
     predict_all_units,
     predict_or_solve,
 )
+from rnn2ff.certificates import bounds as certificates
+from rnn2ff.data import key_for, sample_stimuli, solve_pairs
+from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import plan_steady_states, solve_steady_states
 from rnn2ff.timing import time_interleaved
+from rnn2ff.training import Trainer, accuracy
 
 KINDS = ("pass", "near", "adversarial", "random", "huge", "not finite")
 _FACTORED = 20_000  # predictions whose certificate needs the inverse of a full matrix; the others are cheap

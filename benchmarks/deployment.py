@@ -20,16 +20,7 @@ import numpy as np
 from experiments._script import run_script, table
 from rnn2ff import accuracy, distill, partition_competition, save
 from rnn2ff.approximators import Approximator, predict
-from rnn2ff.export import (
-    footprint,
-    load,
-    load_stablehlo,
-    quantize,
-    quantize_onnx,
-    to_c,
-    to_onnx,
-    to_stablehlo,
-)
+from rnn2ff.export import footprint, load, load_stablehlo, quantize, quantize_onnx, to_c, to_onnx, to_stablehlo
 
 _TIMER = """
 #define _POSIX_C_SOURCE 199309L

@@ -39,15 +39,11 @@ from benchmarks.parts.problems import in_float64
 from benchmarks.parts.targets import NAMES, NUM_PARTITIONS, UNITS_PER_PARTITION, Target, make_target
 from experiments._script import run_script
 from rnn2ff.approximators import Approximator, TwoLayer, predict
-from rnn2ff.datasets import key_for, sample_stimuli, solve_pairs
-from rnn2ff.distillation import distill
-from rnn2ff.escalation import Trained, Trainer
-from rnn2ff.evaluation import accuracy, competition
+from rnn2ff.data import key_for, sample_stimuli, solve_pairs
 from rnn2ff.files import plain, write_json
 from rnn2ff.networks import partition_means
-from rnn2ff.optimizers import adam
 from rnn2ff.steady_state import Rollout, solve_steady_states
-from rnn2ff.training import TrainingRun, train
+from rnn2ff.training import Trained, Trainer, TrainingRun, accuracy, adam, competition, distill, train
 
 _WIDE_TARGETS = ("random09",)
 _EQUAL_COST_TARGETS = ("random09", "soft")

@@ -18,8 +18,7 @@ import numpy as np
 import optax
 
 from experiments._script import run_script, table
-from rnn2ff.audit import Audit
-from rnn2ff.fixed_points import FixedPoints, find_fixed_points
+from rnn2ff.analysis import Audit, FixedPoints, find_fixed_points
 from rnn2ff.networks import RecurrentNetwork, ctln, from_torch
 
 _SAME_POINT = 1e-3  # max-norm; fixed points of the cells here are farther from each other

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.parts.marks import marks_table
+from benchmarks.parts.suite import SUITE
 from experiments._script import table
 from rnn2ff.plotting import save_figure
 
@@ -114,6 +115,4 @@ def _headings(text: str) -> str:
 
 
 if __name__ == "__main__":
-    from benchmarks.__main__ import SUITE
-
     print(write_report(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent, [each.name for each in SUITE]))

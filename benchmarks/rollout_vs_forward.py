@@ -6,7 +6,6 @@ that does not; after how many queries an approximator has paid for its making; a
 without.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.parts.contenders import INTEGRATORS, SOLVERS, TOLERANCE, rollouts
+from benchmarks.parts.contenders import TOLERANCE, rollouts
+from benchmarks.parts.forward_config import Config as Config
 from benchmarks.parts.forward_rows import Setting, time_batch, time_single_calls, time_with_one_thread
 from benchmarks.parts.forward_tables import describe
 from benchmarks.parts.forward_tables import marks as marks
@@ -28,72 +28,6 @@ from rnn2ff.steady_state import plan_steady_states, solve_steady_states
 _NUM_PLANNED = 512  # stimuli, none of them timed, that a plan is made from
 _NUM_TRIED = 32  # stimuli on which the steps of rollouts are tried
 _JUDGED_ENTRIES = 2**26  # of the matrices that are factorized for exact steady states
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Settings of the benchmark."""
-
-    seed: int = 0
-    """Of the weights, the stimuli and the training."""
-    problem: str = "gauss09"
-    """Of `benchmarks/parts/problems.py`."""
-    sizes: tuple[int, ...] = (32, 128, 512)
-    """Numbers of units."""
-    batches: tuple[int, ...] = (1, 256, 4096)
-    """Numbers of stimuli in a pass."""
-    solved_batches: tuple[int, ...] = (256,)
-    """Those of them on which rollouts and solvers are timed too."""
-    integrators: tuple[str, ...] = tuple(INTEGRATORS)
-    """Of the rollouts."""
-    solvers: tuple[str, ...] = tuple(SOLVERS)
-    """Of this library, each compiled alone; the entry point takes part in any case."""
-    tolerances: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, TOLERANCE)
-    """Residuals at which a rollout stops."""
-    step_shares: tuple[float, ...] = (0.1, 0.2, 0.5)
-    """Tolerances of its steps, as shares of that, ascending; those after the first are for Tsit5 at its best."""
-    widths: tuple[int, ...] = (1, 2, 4, 8)
-    """Hidden units of two layers, in multiples of the number of units; 4 is the one with marks."""
-    sweeps: tuple[int, ...] = (2, 4, 8)
-    """Trained sweeps after two layers as wide as the network."""
-    largest_trained: int = 128
-    """Larger networks get random layers: their passes are timed, and said to be untrained."""
-    num_pairs: int = 20_000
-    """Stimuli to train on."""
-    num_steps: int = 3000
-    """Optimizer steps of each training."""
-    num_judged: int = 256
-    """Stimuli whose exact steady states are known, at most."""
-    num_rounds: int = 20
-    """Turns of each contender; slow ones get fewer, at least 3."""
-    budget_seconds: float = 1.0
-    """For the turns of one, after which they get fewer."""
-    num_latency_calls: int = 500
-    """Single calls in a block, of a pass; what is slower gets fewer."""
-    num_latency_blocks: int = 200
-    """Blocks of single calls; slow ones get fewer, at least 3."""
-    one_thread: bool = True
-    """Whether a process with one thread measures the passes as well, on a processor."""
-
-    def smoke(self) -> "Config":
-        """Small enough to run in seconds."""
-        return dataclasses.replace(
-            self,
-            sizes=(16,),
-            batches=(1, 16),
-            solved_batches=(16,),
-            tolerances=(1e-2, TOLERANCE),
-            step_shares=(0.1,),
-            widths=(4,),
-            sweeps=(2,),
-            num_pairs=200,
-            num_steps=20,
-            num_judged=16,
-            num_rounds=3,
-            budget_seconds=0.1,
-            num_latency_calls=20,
-            num_latency_blocks=2,
-        )
 
 
 def run(config: Config) -> Iterator[dict]:

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rnn2ff.approximators import TwoLayer
-from rnn2ff.datasets import Pairs
-from rnn2ff.escalation import Trainer
+from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
+from rnn2ff.training import Trainer
 
 
 class Solved(NamedTuple):

@@ -16,10 +16,9 @@ from experiments._fit import fit_two_layer, solve_all
 from experiments._script import table
 from experiments._seeds import spread, with_interval
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import key_for, sample_stimuli
-from rnn2ff.evaluation import accuracy, competition
+from rnn2ff.data import SampleStimulus, key_for, sample_stimuli
 from rnn2ff.networks import partition_competition, partition_means
-from rnn2ff.stimuli import SampleStimulus
+from rnn2ff.training import accuracy, competition
 
 _SPARE = 1.05  # times as many stimuli as are needed, as in a hard competition some may have no steady state
 _INHIBITION = 1.5  # b c, with b at its default and c = 1

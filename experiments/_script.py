@@ -65,7 +65,7 @@ def run_script(
     out = options.out or (HERE.parent / "build" / "smoke" if options.smoke else folder)
     started = time.perf_counter()
 
-    from rnn2ff.records import record  # it imports JAX, which help does not need
+    from rnn2ff.records import record
 
     (out / "results").mkdir(parents=True, exist_ok=True)
     written = [out / "results" / f"{name}.json"]

@@ -23,8 +23,8 @@ from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import beyond_rate as drawing
 from rnn2ff.approximators import TwoLayer, predict
-from rnn2ff.datasets import Pairs, key_for, sample_stimuli
-from rnn2ff.evaluation import accuracy
+from rnn2ff.certificates import Source, predict_or_solve
+from rnn2ff.data import Pairs, SampleStimulus, gaussian_stimuli, key_for, sample_stimuli, uniform_stimuli
 from rnn2ff.networks import (
     RecurrentNetwork,
     from_torch,
@@ -33,9 +33,8 @@ from rnn2ff.networks import (
     stabilized_supralinear,
     wilson_cowan,
 )
-from rnn2ff.serving import Source, predict_or_solve
 from rnn2ff.steady_state import Status, count_statuses, solve_steady_states
-from rnn2ff.stimuli import SampleStimulus, gaussian_stimuli, uniform_stimuli
+from rnn2ff.training import accuracy
 
 CLAIM = "Smooth, supralinear and trained networks are distilled alike, and a stimulus without a steady state is told."
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments._script import run_script, table
 from experiments.drawings import canon as drawing
-from rnn2ff.fixed_points import FixedPoints, find_fixed_points
+from rnn2ff.analysis import FixedPoints, find_fixed_points, linearize, velocities_on_plane
 from rnn2ff.networks import (
     RecurrentNetwork,
     ctln,
@@ -27,12 +27,12 @@ from rnn2ff.networks import (
     ring_attractor,
     ring_bump,
     ring_stimulus,
+    stability_constants,
     stabilized_supralinear,
     wilson_cowan,
     winner_take_all,
     wong_wang,
 )
-from rnn2ff.stability import linearize, stability_constants, velocities_on_plane
 from rnn2ff.steady_state import Rollout, solve_steady_states
 
 CLAIM = "Published networks do here what was published of them."

@@ -24,13 +24,11 @@ from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import competition as drawing
 from rnn2ff.approximators import TwoLayer, predict
-from rnn2ff.datasets import Pairs, key_for, sample_stimuli
-from rnn2ff.evaluation import accuracy, competition
+from rnn2ff.data import Pairs, SampleStimulus, key_for, sample_from, sample_stimuli
 from rnn2ff.networks import RecurrentNetwork, partition_competition, partition_means
-from rnn2ff.steady_state import Plan, Rollout, solve_steady_states
-from rnn2ff.steady_state.base import Candidate
-from rnn2ff.stimuli import SampleStimulus, sample_from
+from rnn2ff.steady_state import Candidate, Plan, Rollout, solve_steady_states
 from rnn2ff.timing import Seconds, time_interleaved
+from rnn2ff.training import accuracy, competition
 
 CLAIM = "Winners suppress losers in one feed-forward pass."
 

@@ -22,11 +22,18 @@ from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import generalization as drawing
 from rnn2ff.approximators import TwoLayer, predict
-from rnn2ff.datasets import key_for, sample_stimuli, solve_pairs
-from rnn2ff.evaluation import accuracy
+from rnn2ff.data import (
+    SampleStimulus,
+    gaussian_stimuli,
+    key_for,
+    sample_stimuli,
+    smooth_stimuli,
+    solve_pairs,
+    sparse_stimuli,
+)
 from rnn2ff.networks import RecurrentNetwork, partition_competition, random_threshold_linear
 from rnn2ff.steady_state import Anderson, solve_steady_state, solve_steady_states
-from rnn2ff.stimuli import SampleStimulus, gaussian_stimuli, smooth_stimuli, sparse_stimuli
+from rnn2ff.training import accuracy
 
 CLAIM = "Where a two-layer network meets stimuli unlike those of its training, the residual alone tells that it errs."
 

@@ -22,10 +22,10 @@ from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import information_transformation as drawing
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import key_for
-from rnn2ff.evaluation import accuracy, information_transformation
+from rnn2ff.data import key_for
 from rnn2ff.networks import RecurrentNetwork, relation_angles, relation_network, relation_stimulus
 from rnn2ff.steady_state import Plan
+from rnn2ff.training import accuracy, information_transformation
 
 CLAIM = "One feed-forward pass infers a third angle from two others, and settles conflicts between three."
 

@@ -22,8 +22,7 @@ from experiments._script import run_script, table
 from experiments._seeds import with_interval
 from experiments.drawings import noise_rejection as drawing
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import key_for
-from rnn2ff.evaluation import accuracy, noise_rejection
+from rnn2ff.data import key_for
 from rnn2ff.networks import (
     RecurrentNetwork,
     partition_competition,
@@ -33,6 +32,7 @@ from rnn2ff.networks import (
     ring_stimulus,
 )
 from rnn2ff.steady_state import Plan
+from rnn2ff.training import accuracy, noise_rejection
 
 CLAIM = "One feed-forward pass rejects the noise that the recurrent network rejects."
 

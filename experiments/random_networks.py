@@ -19,10 +19,9 @@ from experiments._seeds import growth_exponent, spread, with_interval
 from experiments.drawings import random_networks as drawing
 from experiments.drawings.random_networks import TARGET, errors_at, widths_needed
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import Pairs, key_for, sample_stimuli, solve_pairs
-from rnn2ff.evaluation import accuracy
+from rnn2ff.data import Pairs, gaussian_stimuli, key_for, sample_stimuli, solve_pairs
 from rnn2ff.networks import RecurrentNetwork, random_threshold_linear, threshold_linear
-from rnn2ff.stimuli import gaussian_stimuli
+from rnn2ff.training import accuracy
 
 CLAIM = "Two layers embody the steady states of random recurrent networks."
 

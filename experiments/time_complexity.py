@@ -27,11 +27,9 @@ from experiments._seeds import growth_exponent, spread, with_interval
 from experiments.drawings import time_complexity as drawing
 from experiments.drawings.time_complexity import METHODS
 from rnn2ff.approximators import TwoLayer
-from rnn2ff.datasets import key_for, sample_stimuli
-from rnn2ff.networks import RecurrentNetwork, residual, threshold_linear
+from rnn2ff.data import gaussian_stimuli, key_for, sample_stimuli
+from rnn2ff.networks import RecurrentNetwork, residual, split_sweep, threshold_linear
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Anderson, Rollout
-from rnn2ff.stimuli import gaussian_stimuli
-from rnn2ff.sweeps import split_sweep
 
 CLAIM = "A pass takes the same operations for every stimulus, where the time to a steady state varies and grows."
 

@@ -14,9 +14,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn2ff._checks import check_at_least, fail
-from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.threshold_linear import has_rectified_rates
-from rnn2ff.sweeps import AbstractSweep, dense_weights
+from rnn2ff.networks import AbstractSweep, RecurrentNetwork, dense_weights, has_rectified_rates
 
 _TILE_BYTES = 4 * 2**20  # of a tile's hidden layer: what a processor's cache holds
 _SMALLEST_TILE = 256  # rows; below, the products themselves get slower

@@ -50,7 +50,7 @@ def run(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["rnn2ff", *map(str, arguments)])
-        from rnn2ff import cli  # once the settings above hold
+        from rnn2ff import cli
 
         code = 0
         try:

@@ -38,8 +38,8 @@ from rnn2ff import (
     winner_take_all,
     wong_wang,
 )
-from rnn2ff.audit import Audit
-from rnn2ff.newton import finite_jacobians
+from rnn2ff.analysis import Audit
+from rnn2ff.analysis.newton import finite_jacobians
 
 
 def saturating(params, state, stimulus):

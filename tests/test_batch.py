@@ -27,10 +27,10 @@ from rnn2ff import (
     threshold_linear_rate,
     winner_take_all,
 )
-from rnn2ff.steady_state import Method, hard
+from rnn2ff.steady_state import Method, hard, in_dense_tiles, in_tiles
 from rnn2ff.steady_state.method import sweep_from_probe
 from rnn2ff.steady_state.motion import Motions
-from rnn2ff.steady_state.tiles import Few, in_dense_tiles, in_tiles, packing_of
+from rnn2ff.steady_state.tiles import Few, packing_of
 
 CLOSE = 1e-7 if default_float() == jnp.float64 else 1e-3
 CYCLE = threshold_linear_rate(jnp.array([[0, -1.5, -0.75], [-0.75, 0, -1.5], [-1.5, -0.75, 0]]))

@@ -11,11 +11,9 @@ from problems import assert_close
 
 from rnn2ff import RecurrentNetwork, initialize_two_layer, partition_competition, threshold_linear
 from rnn2ff.approximators import predict
-from rnn2ff.boundaries import find_boundaries
-from rnn2ff.datasets import solve_pairs
-from rnn2ff.escalation import Trainer
-from rnn2ff.evaluation import accuracy
-from rnn2ff.symmetries import find_symmetries
+from rnn2ff.data import solve_pairs
+from rnn2ff.training import Trainer, accuracy, find_symmetries
+from rnn2ff.training.boundaries import find_boundaries
 
 
 def winner_take_all(num_units=2):

@@ -54,7 +54,7 @@ from rnn2ff import (
     winner_take_all,
     wong_wang,
 )
-from rnn2ff.networks.models import _smooth_ramp
+from rnn2ff.networks.zoo.models import _smooth_ramp
 
 IS_DOUBLE = default_float() == jnp.float64
 SIX_DIGITS = 1e-6 if IS_DOUBLE else 1e-4

@@ -20,8 +20,8 @@ from rnn2ff import (
     linearize,
     threshold_linear,
 )
-from rnn2ff.audit import Audit
-from rnn2ff.networks.threshold_linear import is_threshold_linear
+from rnn2ff.analysis import Audit
+from rnn2ff.networks import is_threshold_linear
 
 DTYPE = np.dtype(default_float())
 ROUNDING = 1e-12 if default_float() == jnp.float64 else 1e-5

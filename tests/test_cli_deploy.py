@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from rnn2ff import TwoLayer, load, save, threshold_linear
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import sample_stimuli
+from rnn2ff.data import sample_stimuli
 from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx
 
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
@@ -352,7 +352,7 @@ class TestDemo:
                 approximator=approximator, report=report, test=types.SimpleNamespace(stimuli=stimuli)
             )
 
-        monkeypatch.setattr("rnn2ff.distillation.distill", made_up)
+        monkeypatch.setattr("rnn2ff.training.distill", made_up)
         code, out, _ = run("demo", "--out", "page", "--json")
         assert code == 0
         assert made == [5000, 5000]

@@ -6,8 +6,8 @@ import pytest
 from problems import assert_close
 
 from rnn2ff import partition_competition, threshold_linear
-from rnn2ff.datasets import Pairs
-from rnn2ff.discontinuity import Jumps, error_by_margin, find_jumps
+from rnn2ff.data import Pairs
+from rnn2ff.training.jumps import Jumps, error_by_margin, find_jumps
 
 HARD = partition_competition(2, 1, self_excitation=1.3)  # from zero the larger stimulus wins: a jump at the tie
 

@@ -8,8 +8,9 @@ from problems import assert_close
 
 from rnn2ff import accuracy, distill, partition_competition, winner_take_all
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import sample_stimuli, solve_pairs
-from rnn2ff.escalation import Attempt, Trained, reason_of
+from rnn2ff.data import sample_stimuli, solve_pairs
+from rnn2ff.training import Trained
+from rnn2ff.training.trainer import Attempt, reason_of
 
 NETWORK = partition_competition(2, 2)
 
@@ -84,7 +85,7 @@ class TestDistill:
     )
     @pytest.mark.usefixtures("as_a_user")
     def test_distillations_that_cannot_work_are_refused_before_any_solve(self, arguments, message, key, monkeypatch):
-        monkeypatch.setattr("rnn2ff.distillation.solve_pairs", lambda *args, **kwargs: pytest.fail("solved"))
+        monkeypatch.setattr("rnn2ff.training.distillation.solve_pairs", lambda *args, **kwargs: pytest.fail("solved"))
         arguments = {"stimuli": sample, "num_samples": 20, **arguments}
         with pytest.raises(ValueError, match=message):
             distill(NETWORK, arguments.pop("stimuli"), key=key, **arguments)
@@ -93,8 +94,8 @@ class TestDistill:
 class TestTolerance:
     @pytest.fixture(autouse=True)
     def few_sizes(self, monkeypatch):
-        monkeypatch.setattr("rnn2ff.escalation._WIDTHS", (1, 2))
-        monkeypatch.setattr("rnn2ff.escalation._SWEEPS", (3,))
+        monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))
+        monkeypatch.setattr("rnn2ff.training.trainer._SWEEPS", (3,))
 
     def test_the_cheapest_that_is_good_enough_is_returned(self):
         received = distill(NETWORK, sample, tolerance=0.03, num_samples=600, num_steps=60, key=jr.key(0))

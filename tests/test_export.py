@@ -30,7 +30,7 @@ from rnn2ff import (
 from rnn2ff.approximators import predict
 from rnn2ff.export import model_card
 from rnn2ff.export.plain import plain_arrays
-from rnn2ff.networks.identity import network_hash
+from rnn2ff.networks import network_hash
 
 CARD = {"network": "three units", "report": {"nrmse": 0.05, "status_counts": {"converged": 7}}, "seeds": [0, 1]}
 

@@ -28,11 +28,9 @@ from rnn2ff import (
     threshold_linear_rate,
     winner_take_all,
 )
-from rnn2ff.steady_state.anderson import repeat_accelerated
+from rnn2ff.steady_state import layout_for, proved_rate, repeat_accelerated
 from rnn2ff.steady_state.batch import judge_rows
-from rnn2ff.steady_state.method import proved_rate
 from rnn2ff.steady_state.stability import transform_powers
-from rnn2ff.steady_state.tiles import layout_for
 
 EXACT = 1e-10 if default_float() == jnp.float64 else 1e-4
 

@@ -24,10 +24,11 @@ from rnn2ff import (
     wilson_cowan,
     wong_wang,
 )
-from rnn2ff.audit import Audit, index_theorem
-from rnn2ff.newton import search
-from rnn2ff.spectra import all_supports
-from rnn2ff.supports import enumerate_fixed_points
+from rnn2ff.analysis import Audit
+from rnn2ff.analysis.index import index_theorem
+from rnn2ff.analysis.newton import search
+from rnn2ff.analysis.supports import enumerate_fixed_points
+from rnn2ff.networks import all_supports
 
 SIX_DIGITS = 1e-6 if default_float() == jnp.float64 else 1e-4
 GRAPH_C = np.array([[int(entry) for entry in row] for row in ["00001", "00101", "00010", "10100", "11000"]])
@@ -156,7 +157,7 @@ class TestAudit:
 
     def test_a_list_that_misses_some_says_so(self, key, monkeypatch):
         """Searches that end at the saddle, where the total input to the excitatory units is 2.36, are kept from it."""
-        import rnn2ff.fixed_points as module
+        import rnn2ff.analysis.fixed_points as module
 
         def crippled(network, stimulus, points, **options):
             ends, is_zero, is_stuck = search(network, stimulus, points, **options)

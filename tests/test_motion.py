@@ -9,7 +9,7 @@ from problems import default_float
 from scipy.integrate import solve_ivp
 
 from rnn2ff import RecurrentNetwork, threshold_linear, threshold_linear_rate
-from rnn2ff.networks.rate import StateForm, rate_network
+from rnn2ff.networks import StateForm, rate_network
 from rnn2ff.steady_state.motion import observe_motions
 
 TOLERANCE = 1e-9 if default_float() == jnp.float64 else 1e-5

@@ -18,7 +18,7 @@ from rnn2ff import (
     threshold_linear_rate,
     winner_take_all,
 )
-from rnn2ff.networks.threshold_linear import has_rectified_rates
+from rnn2ff.networks import has_rectified_rates
 
 EXACT = 1e-6
 

@@ -22,8 +22,8 @@ from rnn2ff import (
     threshold_linear_rate,
     wong_wang,
 )
-from rnn2ff.spectra import best_metric, blas_threads, is_p_matrix, perron_bound
-from rnn2ff.stability import linearize, stability_constants, velocities_on_plane
+from rnn2ff.analysis import linearize, velocities_on_plane
+from rnn2ff.networks import best_metric, blas_threads, is_p_matrix, perron_bound, stability_constants
 
 PRECISION = 1e-6 if default_float() == jnp.float64 else 1e-5  # of weights that are rounded to float32
 
@@ -137,7 +137,7 @@ class TestThreads:
 
     def test_change_no_constant(self, monkeypatch):
         """The calls to LAPACK all see one thread, and the metric is the same with any number around them."""
-        import rnn2ff.spectra as module
+        import rnn2ff.networks.spectra as module
 
         seen, decompose = set(), np.linalg.eigh
 

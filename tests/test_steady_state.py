@@ -36,7 +36,7 @@ from rnn2ff import (
     winner_take_all,
 )
 from rnn2ff._checks import smallest_tolerance
-from rnn2ff.networks.threshold_linear import is_threshold_linear
+from rnn2ff.networks import is_threshold_linear
 
 TABLE = {**PROBLEMS, **{problem.name: problem for problem in canon_problems()}}
 

@@ -17,7 +17,7 @@ from rnn2ff import (
     sparse_stimuli,
     uniform_stimuli,
 )
-from rnn2ff.datasets import hold_out, key_for, sample_stimuli
+from rnn2ff.data import hold_out, key_for, sample_stimuli
 
 NUM_SAMPLES = 4000  # standard errors of means of unit deviation are 0.016
 

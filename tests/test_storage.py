@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rnn2ff import Status, partition_competition, threshold_linear
-from rnn2ff.datasets import Batch, stream_plan, stream_steady_states
-from rnn2ff.networks.identity import network_hash
-from rnn2ff.storage import open_steady_states, store_steady_states
+from rnn2ff.data import open_steady_states, store_steady_states, stream_steady_states
+from rnn2ff.data.pairs import Batch, stream_plan
+from rnn2ff.networks import network_hash
 
 NETWORK = threshold_linear(np.array([[0.2, -0.3], [0.4, 0.1]]))
 SETTINGS = {"num_samples": 22, "shard_size": 4, "description": "Gaussian", "key": jr.key(3)}

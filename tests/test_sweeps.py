@@ -18,7 +18,7 @@ from rnn2ff import (
     relation_network,
     threshold_linear,
 )
-from rnn2ff.sweeps import JacobianSweep, SplitSweep
+from rnn2ff.networks import JacobianSweep, SplitSweep
 
 
 def cube_root():

@@ -32,11 +32,11 @@ from rnn2ff import (
     train,
 )
 from rnn2ff.approximators import predict
-from rnn2ff.datasets import key_for, solve_pairs
-from rnn2ff.escalation import Trainer
-from rnn2ff.losses import mean_squared_error, rate_error, tangent_error
-from rnn2ff.mixing import mixing_for
-from rnn2ff.optimizers import muon
+from rnn2ff.data import key_for, solve_pairs
+from rnn2ff.training import Trainer
+from rnn2ff.training.losses import mean_squared_error, rate_error, tangent_error
+from rnn2ff.training.mixing import mixing_for
+from rnn2ff.training.optimizers import muon
 
 WEIGHTS = np.array([[0.2, -0.6, 0.1], [0.5, 0.1, -0.4], [-0.3, 0.2, 0.3]])
 

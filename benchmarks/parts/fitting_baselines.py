@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 
 from rnn2ff.approximators import TwoLayer, predict
-from rnn2ff.initialization import fit_readout
+from rnn2ff.training import fit_readout
 
 
 def perceptron(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, width: int) -> np.ndarray:

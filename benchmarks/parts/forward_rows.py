@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,13 @@ import numpy as np
 
 from benchmarks.parts import contenders, method
 from benchmarks.parts.contenders import TOLERANCE, Contender
+from benchmarks.parts.forward_config import Config
 from benchmarks.parts.passes import Pass
 from benchmarks.parts.problems import Problem, make_problem, residuals64
 from rnn2ff import accuracy
 from rnn2ff.export import load, quantize_onnx, save, to_onnx
 from rnn2ff.records import num_threads
 from rnn2ff.steady_state import Plan
-
-if TYPE_CHECKING:
-    from benchmarks.rollout_vs_forward import Config
 
 _MARKED_WIDTH = 4  # hidden units of the pass that other programs run too, in multiples of the number of units
 _NUM_CALIBRATED = 512  # stimuli that set the ranges of int8
@@ -81,7 +79,7 @@ class _Entry(NamedTuple):
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-def time_batch(setting: Setting, batch_size: int, config: "Config") -> list[dict]:
+def time_batch(setting: Setting, batch_size: int, config: Config) -> list[dict]:
     """One row a contender."""
     network, is_solved = setting.problem.network, batch_size in config.solved_batches
     found = _passes_and_products(setting, batch_size)
@@ -198,7 +196,7 @@ def _outputs(entry: _Entry, some: np.ndarray) -> object:
 # --- single calls -----------------------------------------------------------------------------------------------------
 
 
-def time_single_calls(setting: Setting, config: "Config") -> Iterator[dict]:
+def time_single_calls(setting: Setting, config: Config) -> Iterator[dict]:
     """Latencies over stimuli that differ, and over as many copies of one: one row a contender."""
     stimuli = setting.problem.stimuli[: config.num_latency_calls, None]
     few = setting.with_few_passes()
@@ -230,7 +228,7 @@ def time_single_calls(setting: Setting, config: "Config") -> Iterator[dict]:
 # --- with one thread --------------------------------------------------------------------------------------------------
 
 
-def time_with_one_thread(setting: Setting, problem_options: dict, config: "Config") -> list[dict]:
+def time_with_one_thread(setting: Setting, problem_options: dict, config: Config) -> list[dict]:
     """The rows of batches and single calls of a few passes, in a process of its own that has one core."""
     few = setting.with_few_passes()
     with TemporaryDirectory() as folder:
@@ -243,7 +241,7 @@ def time_with_one_thread(setting: Setting, problem_options: dict, config: "Confi
             return process.submit(_rows_with_one_thread, files, few.states, problem_options, config).result()
 
 
-def _rows_with_one_thread(files: list, states: np.ndarray, problem_options: dict, config: "Config") -> list[dict]:
+def _rows_with_one_thread(files: list, states: np.ndarray, problem_options: dict, config: Config) -> list[dict]:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     passes = [Pass(load(path)[0], num_sweeps, is_trained) for path, num_sweeps, is_trained in files]
     setting = Setting(make_problem(**problem_options), states, passes, config.step_shares[:1], None)

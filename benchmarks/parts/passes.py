@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks.parts.problems import Problem
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
-from rnn2ff.datasets import key_for, solve_pairs
-from rnn2ff.escalation import Trainer
+from rnn2ff.data import key_for, solve_pairs
+from rnn2ff.networks import best_sweep
 from rnn2ff.steady_state import Plan
-from rnn2ff.sweeps import best_sweep
+from rnn2ff.training import Trainer
 
 
 class Pass(NamedTuple):

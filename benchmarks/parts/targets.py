@@ -22,6 +22,7 @@ import jax.random as jr
 import numpy as np
 
 from benchmarks.parts.problems import ssn_weights
+from rnn2ff.data import SampleStimulus
 from rnn2ff.networks import (
     PowerLaw,
     RecurrentNetwork,
@@ -34,7 +35,6 @@ from rnn2ff.networks import (
     ring_stimulus,
     threshold_linear,
 )
-from rnn2ff.stimuli import SampleStimulus
 
 NAMES = ("random05", "random09", "large09", "soft", "hard", "ring", "relation", "ssn")
 NUM_PARTITIONS, UNITS_PER_PARTITION = 4, 8

@@ -49,9 +49,9 @@ class Bench:
         import numpy as np
 
         from rnn2ff.approximators import predict
-        from rnn2ff.evaluation import accuracy
         from rnn2ff.records import environment
         from rnn2ff.steady_state import count_statuses
+        from rnn2ff.training import accuracy
 
         stimuli = np.resize(rows, (self.batch_size, rows.shape[1]))
         solve, competitors = _competitors(network, approximator, stimuli, rows, self.network.max_steps)

@@ -52,9 +52,8 @@ class Certify:
         import jax
         import numpy as np
 
-        from rnn2ff.certificates import Theorem
+        from rnn2ff.certificates import Theorem, certify_predictions
         from rnn2ff.files import write_arrays
-        from rnn2ff.serving import certify_predictions
 
         approximator = jax.tree.map(lambda leaf: leaf.astype(network.dtype), approximator)
         predictions = _predict(self.route, network, approximator, stimuli)
@@ -105,7 +104,7 @@ def _predict(
 ) -> "np.ndarray":
     """What a route answers of every unit."""
     from rnn2ff import export
-    from rnn2ff.serving import predict_all_units
+    from rnn2ff.certificates import predict_all_units
 
     predictions = predict_all_units(network, approximator, stimuli)  # checks the approximator as well
     if route == "c-int8":

@@ -99,9 +99,9 @@ def _made(num_steps: int, seed: int) -> "list[Scene]":
     import jax.numpy as jnp
     import jax.random as jr
 
-    from rnn2ff.distillation import distill
     from rnn2ff.export import Scene
     from rnn2ff.networks import partition_competition, ring_attractor, ring_stimulus
+    from rnn2ff.training import distill
 
     num_competitors, num_angles = 5, 48
     competition = partition_competition(num_competitors, 1, num_inhibitory=1)

@@ -10,7 +10,7 @@ import tyro
 from rnn2ff.cli.options import Json, NetworkFiles, OptionalInt, OptionalText, check_folder, read_network, show
 
 if TYPE_CHECKING:
-    from rnn2ff.distillation import Distillation
+    from rnn2ff.training import Distillation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +63,10 @@ class Distill:
 
         import jax.random as jr
 
-        from rnn2ff.datasets import hold_out, key_for
-        from rnn2ff.distillation import distill
+        from rnn2ff.data import hold_out, key_for, sample_from
         from rnn2ff.export import model_card, save
         from rnn2ff.files import write_json
-        from rnn2ff.stimuli import sample_from
+        from rnn2ff.training import distill
 
         key = jr.key(self.seed)
         training_rows, test_rows = hold_out(rows, self.held_out, key=key_for(key, "held-out rows"))

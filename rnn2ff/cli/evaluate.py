@@ -33,8 +33,8 @@ class Evaluate:
         approximator, _ = read_approximator(self.approximator, network)
 
         from rnn2ff.approximators import predict
-        from rnn2ff.datasets import solve_pairs
-        from rnn2ff.evaluation import accuracy
+        from rnn2ff.data import solve_pairs
+        from rnn2ff.training import accuracy
 
         max_steps, progress = self.network.max_steps, self.network.shows_progress
         pairs = solve_pairs(network, stimuli, max_steps=max_steps, progress=progress)

@@ -131,8 +131,8 @@ def _added_error(
     import jax.numpy as jnp
 
     from rnn2ff import approximators
-    from rnn2ff.evaluation import accuracy
-    from rnn2ff.export.plain import dtype_of
+    from rnn2ff.export import dtype_of
+    from rnn2ff.training import accuracy
 
     expected = approximators.predict(approximator, jnp.asarray(stimuli, dtype_of(approximator)))
     return accuracy(predict(stimuli), expected).nrmse

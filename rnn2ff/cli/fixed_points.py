@@ -43,8 +43,8 @@ class FixedPoints:
 
         import jax.random as jr
 
+        from rnn2ff.analysis import find_fixed_points
         from rnn2ff.files import write_arrays
-        from rnn2ff.fixed_points import find_fixed_points
 
         found = find_fixed_points(network, stimuli[self.row], num_starts=self.num_starts, key=jr.key(self.seed))
         names = ("states", "residuals", "eigenvalues", "is_stable", "indices")

@@ -68,7 +68,7 @@ class Networks:
         import numpy as np
 
         from rnn2ff.files import replacing
-        from rnn2ff.networks.threshold_linear import RATE_FORM
+        from rnn2ff.networks import RATE_FORM
 
         network = _WRITABLE[self.write](self.seed)
         params = network.params

@@ -17,9 +17,14 @@ from rnn2ff.approximators import Approximator, Refined, TwoLayer
 from rnn2ff.export.card import check_same_network
 from rnn2ff.export.plain import check_deployable, check_exportable
 from rnn2ff.files import plain, replacing
-from rnn2ff.networks import RecurrentNetwork, threshold_linear, threshold_linear_rate
-from rnn2ff.networks.threshold_linear import RATE_FORM
-from rnn2ff.sweeps import SplitSweep, dense_weights
+from rnn2ff.networks import (
+    RATE_FORM,
+    RecurrentNetwork,
+    SplitSweep,
+    dense_weights,
+    threshold_linear,
+    threshold_linear_rate,
+)
 
 _FORMATS = {TwoLayer: "rnn2ff.two_layer.1", Refined: "rnn2ff.refined.1"}
 _LAYERS = ("hidden_weights", "hidden_bias", "readout_weights", "readout_bias", "bypass_weights")

@@ -5,8 +5,7 @@ from jaxtyping import ArrayLike, Float
 
 from rnn2ff._checks import fail
 from rnn2ff.files import plain
-from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.networks.identity import name_of, network_hash
+from rnn2ff.networks import RecurrentNetwork, name_of, network_hash
 from rnn2ff.records import environment
 
 

@@ -22,9 +22,7 @@ from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.c import footprint
 from rnn2ff.export.plain import check_first_rates, dtype_of, plain_arrays
 from rnn2ff.files import replacing
-from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.networks.threshold_linear import RATE_FORM
-from rnn2ff.sweeps import dense_weights
+from rnn2ff.networks import RATE_FORM, RecurrentNetwork, dense_weights
 
 _NUM_ROWS = 40  # stimuli that the page can step through
 _RING_NOISE = 0.2  # standard deviation, where the page opens
@@ -116,7 +114,7 @@ def _record(scene: Scene) -> dict[str, object]:
 
 def _constants(network: RecurrentNetwork) -> dict[str, object]:
     """What certificates need, of the network as the page holds it."""
-    from rnn2ff.certifier import make_certifier  # here, since it loads solvers, which an approximator does without
+    from rnn2ff.certificates import make_certifier
 
     stored = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network)
     certifier = make_certifier(stored)

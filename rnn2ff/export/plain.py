@@ -19,9 +19,7 @@ from jaxtyping import Float
 
 from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
-from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.networks.threshold_linear import has_rectified_rates
-from rnn2ff.sweeps import SplitSweep
+from rnn2ff.networks import RecurrentNetwork, SplitSweep, has_rectified_rates
 
 _EXPECTED = "a threshold-linear network with the rates of its first units, and its split sweep"
 

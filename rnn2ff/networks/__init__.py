@@ -1,37 +1,136 @@
-"""Recurrent networks: the vector field that a stimulus drives to a steady state."""
+"""Recurrent networks: any vector field, rate networks, and the published ones of the zoo."""
 
-from rnn2ff.networks.base import RecurrentNetwork as RecurrentNetwork
-from rnn2ff.networks.base import VectorField as VectorField
-from rnn2ff.networks.base import residual as residual
-from rnn2ff.networks.cells import discrete_map as discrete_map
-from rnn2ff.networks.cells import from_connectome as from_connectome
-from rnn2ff.networks.cells import from_files as from_files
-from rnn2ff.networks.cells import from_torch as from_torch
-from rnn2ff.networks.models import PowerLaw as PowerLaw
-from rnn2ff.networks.models import grating_stimulus as grating_stimulus
-from rnn2ff.networks.models import hopfield as hopfield
-from rnn2ff.networks.models import motion_stimulus as motion_stimulus
-from rnn2ff.networks.models import random_rate_network as random_rate_network
-from rnn2ff.networks.models import stabilized_supralinear as stabilized_supralinear
-from rnn2ff.networks.models import stabilized_supralinear_pair as stabilized_supralinear_pair
-from rnn2ff.networks.models import wilson_cowan as wilson_cowan
-from rnn2ff.networks.models import wong_wang as wong_wang
-from rnn2ff.networks.rate import RateForm as RateForm
-from rnn2ff.networks.rate import StateForm as StateForm
-from rnn2ff.networks.rate import rate_network as rate_network
-from rnn2ff.networks.rings import population_angle as population_angle
-from rnn2ff.networks.rings import relation_angles as relation_angles
-from rnn2ff.networks.rings import relation_network as relation_network
-from rnn2ff.networks.rings import relation_stimulus as relation_stimulus
-from rnn2ff.networks.rings import ring_angles as ring_angles
-from rnn2ff.networks.rings import ring_attractor as ring_attractor
-from rnn2ff.networks.rings import ring_bump as ring_bump
-from rnn2ff.networks.rings import ring_stimulus as ring_stimulus
-from rnn2ff.networks.structured import ctln as ctln
-from rnn2ff.networks.structured import partition_competition as partition_competition
-from rnn2ff.networks.structured import partition_means as partition_means
-from rnn2ff.networks.structured import winner_take_all as winner_take_all
-from rnn2ff.networks.threshold_linear import random_excitatory_inhibitory as random_excitatory_inhibitory
-from rnn2ff.networks.threshold_linear import random_threshold_linear as random_threshold_linear
-from rnn2ff.networks.threshold_linear import threshold_linear as threshold_linear
-from rnn2ff.networks.threshold_linear import threshold_linear_rate as threshold_linear_rate
+from rnn2ff.networks.base import RecurrentNetwork, VectorField, residual, time_scales
+from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
+from rnn2ff.networks.constants import stability_constants
+from rnn2ff.networks.identity import name_of, network_hash
+from rnn2ff.networks.rate import RateForm, StateForm, has_sparse_weights, is_rate_network, rate_network, slopes
+from rnn2ff.networks.spectra import (
+    all_supports,
+    balancing_scale,
+    best_metric,
+    blas_threads,
+    eigenvalues_of,
+    in_pieces,
+    is_p_matrix,
+    largest_in_metric,
+    leading_eigenvalues,
+    perron_bound,
+    principal_blocks,
+)
+from rnn2ff.networks.sweeps import (
+    AbstractSweep,
+    JacobianSweep,
+    SplitSweep,
+    best_sweep,
+    damped_sweep,
+    dense_weights,
+    mean_jacobian_sweep,
+    mean_slope_sweep,
+    split_sweep,
+)
+from rnn2ff.networks.threshold_linear import (
+    RATE_FORM,
+    has_rectified_rates,
+    is_threshold_linear,
+    random_excitatory_inhibitory,
+    random_threshold_linear,
+    threshold_linear,
+    threshold_linear_rate,
+)
+from rnn2ff.networks.zoo.models import (
+    PowerLaw,
+    ShiftedLogistic,
+    Tanh,
+    grating_stimulus,
+    hopfield,
+    motion_stimulus,
+    random_rate_network,
+    stabilized_supralinear,
+    stabilized_supralinear_pair,
+    wilson_cowan,
+    wong_wang,
+)
+from rnn2ff.networks.zoo.rings import (
+    population_angle,
+    relation_angles,
+    relation_network,
+    relation_stimulus,
+    ring_angles,
+    ring_attractor,
+    ring_bump,
+    ring_stimulus,
+)
+from rnn2ff.networks.zoo.structured import ctln, partition_competition, partition_means, winner_take_all
+
+__all__ = [
+    "AbstractSweep",
+    "DiscreteMap",
+    "JacobianSweep",
+    "PowerLaw",
+    "RATE_FORM",
+    "RateForm",
+    "RecurrentNetwork",
+    "ShiftedLogistic",
+    "SplitSweep",
+    "StateForm",
+    "Tanh",
+    "VectorField",
+    "all_supports",
+    "balancing_scale",
+    "best_metric",
+    "best_sweep",
+    "blas_threads",
+    "ctln",
+    "damped_sweep",
+    "dense_weights",
+    "discrete_map",
+    "eigenvalues_of",
+    "from_connectome",
+    "from_files",
+    "from_torch",
+    "grating_stimulus",
+    "gru_cell",
+    "has_rectified_rates",
+    "has_sparse_weights",
+    "hopfield",
+    "in_pieces",
+    "is_p_matrix",
+    "is_rate_network",
+    "is_threshold_linear",
+    "largest_in_metric",
+    "leading_eigenvalues",
+    "mean_jacobian_sweep",
+    "mean_slope_sweep",
+    "motion_stimulus",
+    "name_of",
+    "network_hash",
+    "partition_competition",
+    "partition_means",
+    "perron_bound",
+    "population_angle",
+    "principal_blocks",
+    "random_excitatory_inhibitory",
+    "random_rate_network",
+    "random_threshold_linear",
+    "rate_network",
+    "relation_angles",
+    "relation_network",
+    "relation_stimulus",
+    "residual",
+    "ring_angles",
+    "ring_attractor",
+    "ring_bump",
+    "ring_stimulus",
+    "slopes",
+    "split_sweep",
+    "stability_constants",
+    "stabilized_supralinear",
+    "stabilized_supralinear_pair",
+    "threshold_linear",
+    "threshold_linear_rate",
+    "time_scales",
+    "wilson_cowan",
+    "winner_take_all",
+    "wong_wang",
+]

@@ -1,18 +1,47 @@
-"""Steady states: solvers, and an honest verdict on what they found."""
+"""Steady states with a verdict each: one sample, a batch, any solver."""
 
-from rnn2ff.steady_state.active_set import ActiveSet as ActiveSet
-from rnn2ff.steady_state.anderson import Anderson as Anderson
-from rnn2ff.steady_state.anderson import AndersonAcceleration as AndersonAcceleration
-from rnn2ff.steady_state.base import AbstractSteadyStateSolver as AbstractSteadyStateSolver
-from rnn2ff.steady_state.base import Status as Status
-from rnn2ff.steady_state.base import SteadyState as SteadyState
-from rnn2ff.steady_state.base import SteadyStates as SteadyStates
-from rnn2ff.steady_state.base import count_statuses as count_statuses
-from rnn2ff.steady_state.method import Method as Method
-from rnn2ff.steady_state.method import Plan as Plan
-from rnn2ff.steady_state.rollout import Rollout as Rollout
-from rnn2ff.steady_state.root_find import RootFind as RootFind
-from rnn2ff.steady_state.solve import plan_steady_states as plan_steady_states
-from rnn2ff.steady_state.solve import solve_batch as solve_batch
-from rnn2ff.steady_state.solve import solve_steady_state as solve_steady_state
-from rnn2ff.steady_state.solve import solve_steady_states as solve_steady_states
+from rnn2ff.steady_state.method import Method, Plan, proved_rate
+from rnn2ff.steady_state.result import (
+    AbstractSteadyStateSolver,
+    Candidate,
+    Status,
+    SteadyState,
+    SteadyStates,
+    count_statuses,
+)
+from rnn2ff.steady_state.solve import plan_steady_states, solve_batch, solve_steady_state, solve_steady_states
+from rnn2ff.steady_state.solvers.active_set import ActiveSet
+from rnn2ff.steady_state.solvers.anderson import Anderson, AndersonAcceleration, repeat_accelerated
+from rnn2ff.steady_state.solvers.rollout import Rollout
+from rnn2ff.steady_state.solvers.root_find import RootFind
+from rnn2ff.steady_state.stability import neutral_growth
+from rnn2ff.steady_state.tiles import Layout, chunk_size, filled, in_dense_tiles, in_tiles, layout_for
+
+__all__ = [
+    "AbstractSteadyStateSolver",
+    "ActiveSet",
+    "Anderson",
+    "AndersonAcceleration",
+    "Candidate",
+    "Layout",
+    "Method",
+    "Plan",
+    "Rollout",
+    "RootFind",
+    "Status",
+    "SteadyState",
+    "SteadyStates",
+    "chunk_size",
+    "count_statuses",
+    "filled",
+    "in_dense_tiles",
+    "in_tiles",
+    "layout_for",
+    "neutral_growth",
+    "plan_steady_states",
+    "proved_rate",
+    "repeat_accelerated",
+    "solve_batch",
+    "solve_steady_state",
+    "solve_steady_states",
+]

@@ -29,22 +29,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Scalar, UInt32
 
 from rnn2ff.compiling import in_full_precision
-from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import StateForm, has_sparse_weights, is_rate_network
-from rnn2ff.networks.threshold_linear import is_threshold_linear
-from rnn2ff.steady_state.anderson import accelerate, begin_history, default_regularization
-from rnn2ff.steady_state.base import Status, SteadyState
+from rnn2ff.networks import RecurrentNetwork, StateForm, has_sparse_weights, is_rate_network, is_threshold_linear
 from rnn2ff.steady_state.field import Field, choose_rows, make_field, max_norm
 from rnn2ff.steady_state.method import Plan
-from rnn2ff.steady_state.stability import (
-    Powers,
-    Stability,
-    decay_rates,
-    decide,
-    num_factored,
-    shrink,
-    transform_powers,
-)
+from rnn2ff.steady_state.result import Status, SteadyState
+from rnn2ff.steady_state.solvers.anderson import accelerate, begin_history, default_regularization
+from rnn2ff.steady_state.stability import Powers, Stability, decay_rates, decide, num_factored, shrink, transform_powers
 from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, packing_of, vary_like
 
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from rnn2ff.networks.base import RecurrentNetwork, time_scales
-from rnn2ff.networks.rate import StateForm, is_rate_network, slopes
+from rnn2ff.networks import RecurrentNetwork, StateForm, is_rate_network, slopes, time_scales
 
 _DIFFERENCE = {32: 1e-3, 64: 1e-6}  # length of a central difference: about a cube root of the precision, by bits
 

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.compiling import in_full_precision
-from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.steady_state.base import Status, SteadyState
+from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import SAFETY, judge_rows
 from rnn2ff.steady_state.method import apart
 from rnn2ff.steady_state.motion import Motions, observe_motions
-from rnn2ff.steady_state.rollout import STIFF
+from rnn2ff.steady_state.result import Status, SteadyState
+from rnn2ff.steady_state.solvers.rollout import STIFF
 from rnn2ff.steady_state.tiles import layout_for
 
 _ROWS = 64  # of a sub-batch

@@ -21,8 +21,7 @@ from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Bool, Float
 
 from rnn2ff._checks import smallest_tolerance
-from rnn2ff.networks.base import RecurrentNetwork, time_scales
-from rnn2ff.networks.rate import has_sparse_weights, is_rate_network
+from rnn2ff.networks import RecurrentNetwork, has_sparse_weights, is_rate_network, time_scales
 
 # The largest error of a solution, relative. A Jacobian that leaves more has a condition number above a hundredth of one
 # over the dtype's precision: it is singular to working precision.

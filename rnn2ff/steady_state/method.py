@@ -16,15 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import has_sparse_weights, is_rate_network
-from rnn2ff.spectra import balancing_scale, perron_bound
-from rnn2ff.sweeps import (
+from rnn2ff.networks import (
     AbstractSweep,
     JacobianSweep,
+    RecurrentNetwork,
+    balancing_scale,
     damped_sweep,
+    has_sparse_weights,
+    is_rate_network,
     mean_jacobian_sweep,
     mean_slope_sweep,
+    perron_bound,
     split_sweep,
 )
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rnn2ff.compiling import in_full_precision
-from rnn2ff.networks.base import RecurrentNetwork, residual, time_scales
+from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 
 # Times count in the longest time scale, and lengths in the size of the motion, unless said otherwise.
 _BATCH_SIZES = (4, 16, 64, 256)  # a program is compiled for each

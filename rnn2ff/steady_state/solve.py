@@ -24,10 +24,12 @@ from rnn2ff._checks import (
     is_known,
 )
 from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
-from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import has_sparse_weights
-from rnn2ff.spectra import blas_threads
-from rnn2ff.steady_state.base import (
+from rnn2ff.networks import RecurrentNetwork, blas_threads, has_sparse_weights
+from rnn2ff.steady_state.batch import FOUND_BY, Solved, judge_rows, solve_rows
+from rnn2ff.steady_state.hard import finish
+from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
+from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
+from rnn2ff.steady_state.result import (
     ADVICE,
     AbstractSteadyStateSolver,
     Candidate,
@@ -36,11 +38,7 @@ from rnn2ff.steady_state.base import (
     SteadyStates,
     count_statuses,
 )
-from rnn2ff.steady_state.batch import FOUND_BY, Solved, judge_rows, solve_rows
-from rnn2ff.steady_state.hard import finish
-from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
-from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
-from rnn2ff.steady_state.rollout import Rollout
+from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.tiles import chunk_size, filled, layout_for
 
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products

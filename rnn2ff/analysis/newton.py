@@ -1,0 +1,271 @@
+"""Many Newton searches at once: damped (Levenberg-Marquardt) far from a zero, plain near it.
+
+A search minimizes `|F|^2` by steps `-(J' J + c I)^-1 J' F`, where c falls with `|F|`, so that convergence is quadratic
+in the end, and rises where a step fails. Searches take turns on a fixed number of lanes: one that has ended makes room
+for the next, so that nothing is compiled for other sizes, and a slow search does not hold up the others.
+
+F is dimensionless: the velocity times the time scales of the units, which are taken anew at each turn where a network
+declares none. J is exact wherever it is finite; where it is not, as that of a norm at 0, difference quotients stand in.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+
+from rnn2ff.compiling import in_full_precision
+from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual, time_scales
+
+LANES = 64
+_STEPS_PER_TURN = 6
+_STUCK = 1e6  # damping at which a step no longer moves: at a minimum of the speed that is no zero
+_SLOW = 0.8  # |F| falls by less in a turn
+_NUM_POLISHES = 3
+
+
+class Searched(NamedTuple):
+    """Where searches ended, one a row.
+
+    Attributes:
+        points: the last ones.
+        is_zero: whether the search ended at a zero.
+        is_stuck: whether it ended at a minimum of `|F|` that is no zero, or became so slow that it may be called one.
+    """
+
+    points: Float[np.ndarray, "start state"]
+    is_zero: Bool[np.ndarray, " start"]
+    is_stuck: Bool[np.ndarray, " start"]
+
+
+class Polished(NamedTuple):
+    """Fixed points to rounding, one a row.
+
+    Attributes:
+        states: the fixed points.
+        residuals: `residual` there.
+        jacobians: of the velocity, over time.
+        steps: the largest entry of a further Newton step.
+    """
+
+    states: Float[np.ndarray, "point state"]
+    residuals: Float[np.ndarray, " point"]
+    jacobians: Float[np.ndarray, "point state state"]
+    steps: Float[np.ndarray, " point"]
+
+
+def to_point(
+    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+) -> Float[Array, " state"]:
+    """The coordinates of the search: with weights the total input to each unit, else the state.
+
+    In total inputs the silent units of a rectified network are told apart by how silent they are.
+    """
+    if not is_rate_network(network):
+        return state
+    return network.params.total_input(network.vector_field.unit_rates(state), stimulus)
+
+
+def to_state(network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
+    """The state at a fixed point, from the coordinates of the search."""
+    return network.vector_field.from_total_input(point) if is_rate_network(network) else point
+
+
+def _excess(network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Callable[[Array], Array]:
+    """What has to vanish, in the coordinates of the search; dimensionless once it is multiplied by `_scales`."""
+    if is_rate_network(network):
+        phi, params = network.vector_field.nonlinearity, network.params
+        return lambda point: params.total_input(phi(point), stimulus) - point
+    return lambda state: network.velocity(state, stimulus)
+
+
+def _scales(
+    network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], points: Float[Array, "point state"]
+) -> Float[Array, "point state"]:
+    """What makes `_excess` dimensionless: 1 where it is a total input, else the time scales."""
+    if is_rate_network(network):
+        return jnp.ones_like(points)
+    return jax.vmap(lambda state: time_scales(network, state, stimulus))(points)
+
+
+def finite_jacobians(
+    function: Callable[[Array], Array], points: Float[Array, "point state"]
+) -> Float[Array, "point state state"]:
+    """The Jacobians of a function at many points; entries that are not finite are replaced by difference quotients.
+
+    Central quotients, with a step of the cube root of the precision. They are only computed where an entry needs them.
+    """
+    exact = jax.vmap(jax.jacfwd(function))(points)
+    is_exact = jnp.isfinite(exact)
+
+    def quotients(point):
+        size = jnp.cbrt(jnp.finfo(point.dtype).eps) * (1 + jnp.max(jnp.abs(point)))
+        steps = size * jnp.eye(point.size, dtype=point.dtype)
+        difference = jax.vmap(lambda step: function(point + step) - function(point - step), out_axes=1)
+        return difference(steps) / (2 * size)
+
+    # Where the point itself is not finite, a search has diverged, and nothing is of use.
+    is_needed = jnp.any(~is_exact.all(axis=(1, 2)) & jnp.isfinite(points).all(axis=1))
+    return jax.lax.cond(is_needed, lambda: jnp.where(is_exact, exact, jax.vmap(quotients)(points)), lambda: exact)
+
+
+def by_lanes(
+    program: Callable[..., PyTree[Array]],
+    network: RecurrentNetwork,
+    stimulus: Float[Array, " stimulus"],
+    rows: Float[np.ndarray, "row state"],
+    *options: object,
+) -> PyTree[np.ndarray]:
+    """Run a compiled program on as many rows at a time as there are lanes, so that it is compiled once.
+
+    Args:
+        program: takes the network, the stimulus, a row a lane and the options; every result has a row a lane.
+        network: the network.
+        stimulus: the stimulus, the same for all.
+        rows: at least one.
+        options: what the program takes beside them.
+    """
+    parts = []
+    for start in range(0, len(rows), LANES):
+        lanes = rows[np.minimum(np.arange(start, start + LANES), len(rows) - 1)]
+        parts.append(program(network, stimulus, lanes.astype(network.dtype), *options))
+    return jax.tree.map(lambda *lanes: np.concatenate(lanes)[: len(rows)], *parts)
+
+
+def search(
+    network: RecurrentNetwork,
+    stimulus: Float[Array, " stimulus"],
+    points: Float[np.ndarray, "start state"],
+    *,
+    tolerance: float,
+    max_steps: int,
+    box: tuple[float, float] | None = None,
+) -> Searched:
+    """Search for a zero from every start.
+
+    Args:
+        network: the network.
+        stimulus: the stimulus, the same for all.
+        points: where to start, one a row.
+        tolerance: the largest `max |F| / (1 + max |x|)` that counts as zero.
+        max_steps: of each search.
+        box: the smallest and the largest coordinate; a search that is its width outside is given up.
+    """
+    num_starts, size = points.shape
+    ends = np.array(points)
+    is_zero, is_stuck = np.zeros((2, num_starts), bool)
+    waiting = list(range(num_starts))[::-1]
+    low, high = (-np.inf, np.inf) if box is None else (2 * box[0] - box[1], 2 * box[1] - box[0])
+    row_of = np.full(LANES, -1)  # the search that each lane works on; -1 for none
+    positions, dampings = np.zeros((LANES, size), network.dtype), np.ones(LANES, network.dtype)
+    num_steps, is_done = np.zeros(LANES, np.int32), np.ones(LANES, bool)
+    while waiting or (row_of >= 0).any():
+        for lane in np.flatnonzero(row_of < 0)[: len(waiting)]:
+            row_of[lane] = row = waiting.pop()
+            positions[lane], dampings[lane], num_steps[lane], is_done[lane] = points[row], 1, 0, False
+        positions, dampings, num_steps, is_done, is_at_zero, is_slow = map(
+            np.array, _take_turn(network, stimulus, positions, dampings, num_steps, is_done, tolerance, max_steps)
+        )
+        is_outside = ~((positions > low) & (positions < high)).all(axis=1)
+        is_done |= is_slow | is_outside
+        lanes = np.flatnonzero(is_done & (row_of >= 0))
+        rows = row_of[lanes]
+        ends[rows], is_zero[rows] = positions[lanes], is_at_zero[lanes] & ~is_outside[lanes]
+        is_stuck[rows] = ~is_at_zero[lanes] & ((dampings[lanes] > _STUCK) | is_slow[lanes])
+        row_of[lanes] = -1
+    return Searched(ends, is_zero, is_stuck)
+
+
+@eqx.filter_jit
+@in_full_precision
+def _take_turn(network, stimulus, points, dampings, num_steps, is_done, tolerance, max_steps):
+    """A few steps of every search that is not done."""
+    excess = _excess(network, stimulus)
+    scales = _scales(network, stimulus, points)
+    tolerance = jnp.asarray(tolerance, network.dtype)
+    is_fresh = num_steps == 0
+
+    def evaluate(points):
+        return scales * jax.vmap(excess)(points)
+
+    def is_small(points, values):
+        return jnp.max(jnp.abs(values), axis=1) < tolerance * (1 + jnp.max(jnp.abs(points), axis=1))
+
+    def newton_step(point, value, damping, matrix):
+        square = matrix.T @ matrix
+        shift = damping * jnp.linalg.norm(value) / jnp.sqrt(point.size) * jnp.trace(square) / point.size
+        shift = shift + jnp.finfo(point.dtype).eps * jnp.trace(square)
+        # Not positive definite within rounding: NaN, and so a step that fails.
+        factor = jsl.cho_factor(square + shift * jnp.eye(point.size, dtype=point.dtype))
+        return point - jsl.cho_solve(factor, matrix.T @ value)
+
+    def step(carry):
+        count, points, values, dampings, num_steps, is_done = carry
+        matrices = scales[:, :, None] * finite_jacobians(excess, points)
+        new_points = jax.vmap(newton_step)(points, values, dampings, matrices)
+        new_values = evaluate(new_points)
+        is_better = jnp.sum(new_values**2, axis=1) < jnp.sum(values**2, axis=1)  # False if NaN
+        is_taken = (is_better & ~is_done)[:, None]
+        points, values = jnp.where(is_taken, new_points, points), jnp.where(is_taken, new_values, values)
+        changed = jnp.where(is_better, dampings * 0.2, dampings * 4).clip(1e-8)
+        dampings = jnp.where(is_done, dampings, changed)
+        num_steps = jnp.where(is_done, num_steps, num_steps + 1)
+        is_over = is_small(points, values) | (dampings > _STUCK) | (num_steps >= max_steps)
+        return count + 1, points, values, dampings, num_steps, is_done | is_over | ~jnp.isfinite(values).all(axis=1)
+
+    values = evaluate(points)
+    before = jnp.linalg.norm(values, axis=1)
+    _, points, values, dampings, num_steps, is_done = jax.lax.while_loop(
+        lambda carry: (carry[0] < _STEPS_PER_TURN) & ~carry[-1].all(),
+        step,
+        (0, points, values, dampings, num_steps, is_done | is_small(points, values)),
+    )
+    is_slow = ~(jnp.linalg.norm(values, axis=1) < _SLOW * before) & ~is_fresh
+    return points, dampings, num_steps, is_done, is_small(points, values), is_slow
+
+
+def polish(
+    network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], points: Float[np.ndarray, "point state"]
+) -> Polished:
+    """Plain Newton steps as long as they help, for points that are nearly zeros already; at least one."""
+    return Polished(*by_lanes(_polish, network, stimulus, points))
+
+
+@eqx.filter_jit
+@in_full_precision
+def _polish(network, stimulus, points):
+    excess = _excess(network, stimulus)
+    scales = _scales(network, stimulus, points)
+
+    def sizes(values):
+        return jnp.max(jnp.abs(scales * values), axis=1)
+
+    def step(_, carry):
+        points, values = carry
+        # Where it is not finite the search has already come as near as difference quotients lead.
+        matrices = jax.vmap(jax.jacfwd(excess))(points)
+        new_points = points - jnp.linalg.solve(matrices, values[..., None])[..., 0]
+        new_values = jax.vmap(excess)(new_points)
+        is_better = (sizes(new_values) < sizes(values))[:, None]
+        return jnp.where(is_better, new_points, points), jnp.where(is_better, new_values, values)
+
+    points, _ = jax.lax.fori_loop(0, _NUM_POLISHES, step, (points, jax.vmap(excess)(points)))
+    states = jax.vmap(lambda point: to_state(network, point))(points)
+    jacobians = finite_jacobians(lambda state: network.velocity(state, stimulus), states)
+    speeds = velocities(network, stimulus, states)
+    steps = jnp.linalg.solve(jacobians, speeds[..., None])
+    residuals = jax.vmap(lambda state: residual(network, state, stimulus))(states)
+    return states, residuals, jacobians, jnp.max(jnp.abs(steps), axis=(1, 2))
+
+
+@eqx.filter_jit
+@in_full_precision
+def velocities(
+    network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], states: Float[ArrayLike, "batch state"]
+) -> Float[Array, "batch state"]:
+    """dx/dt at many states, for one stimulus."""
+    return jax.vmap(lambda state: network.velocity(state, stimulus))(jnp.asarray(states))

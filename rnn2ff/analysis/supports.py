@@ -1,0 +1,58 @@
+"""All fixed points of a small threshold-linear network, support by support.
+
+On the support s, the set of active units, a fixed point solves `(I - W_s) r_s = h_s`; it is one if `r_s > 0` and no
+other unit is driven above 0. So a small network's fixed points are listed completely by trying every support.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from rnn2ff.networks import RecurrentNetwork, StateForm, all_supports, dense_weights, in_pieces, principal_blocks
+
+MOST_UNITS = 16  # whose supports are tried: 65536 of them
+_ROUNDING = 1e-12  # relative; what is so near to a threshold, or to singular, is called degenerate
+
+
+class Enumeration(NamedTuple):
+    """The fixed points on all supports; arrays on the host, in float64.
+
+    Attributes:
+        states: one fixed point a row; one with a unit at its threshold stands there for each of its supports.
+        num_degenerate: supports on which a fixed point may not be isolated: the system is singular, and has solutions.
+    """
+
+    states: Float[np.ndarray, "point state"]
+    num_degenerate: int
+
+
+def enumerate_fixed_points(network: RecurrentNetwork, stimulus: Float[np.ndarray, " stimulus"]) -> Enumeration:
+    """Every fixed point of a threshold-linear network, by trying all supports: `2^N` linear systems.
+
+    Args:
+        network: threshold-linear, of at most 16 units.
+        stimulus: the stimulus.
+    """
+    weights = np.asarray(dense_weights(network), np.float64)
+    drive = np.asarray(network.params.feedforward_input(jnp.asarray(stimulus, network.dtype)), np.float64)
+    size = len(weights)
+    systems = np.eye(size) - weights
+    found, num_degenerate = [], 0
+    for supports in in_pieces(all_supports(size)):
+        blocks = principal_blocks(systems, supports)
+        known = np.where(supports, drive, 0.0)
+        largest = np.linalg.norm(blocks, axis=2).prod(axis=1)
+        is_singular = np.abs(np.linalg.det(blocks)) <= size**2 * _ROUNDING * largest
+        for row in np.flatnonzero(is_singular):
+            solution = np.linalg.lstsq(blocks[row], known[row], rcond=None)[0]
+            num_degenerate += np.abs(blocks[row] @ solution - known[row]).max() < 1e-9 * (1 + np.abs(known[row]).max())
+        blocks[is_singular] = np.eye(size)
+        rates = np.linalg.solve(blocks, known[..., None])[..., 0]
+        inputs = rates @ weights.T + drive
+        margin = _ROUNDING * (1 + np.abs(inputs).max(axis=1, keepdims=True))
+        is_consistent = np.where(supports, rates > -margin, inputs <= margin).all(axis=1) & ~is_singular
+        rates, inputs = np.maximum(rates[is_consistent], 0), inputs[is_consistent]
+        found.append(inputs if isinstance(network.vector_field, StateForm) else rates)
+    return Enumeration(np.concatenate(found), int(num_degenerate))

@@ -1,0 +1,246 @@
+"""How far predicted rates are from the steady ones, proved from the network's own equation.
+
+With r the predicted rates, phi the nonlinearity and h the feedforward input, let `e = r - phi(W r + h)`. Then
+`y = r - e` is an exact fixed point for the input `h + W e`, so the question is how far a fixed point moves when
+the input does. All bounds are of the Euclidean norm `|r - r*|`, so no single rate is further off either. With slopes
+of phi between 0 and s:
+
+    contraction    |e| + s |v| |W e|_v / (1 - s c)                 c: the norm of |W| in max_i |x_i| / v_i
+    monotonicity   |e| + s |W e|_D / ((1 - s m) min_i sqrt(D_i))   m: the largest eigenvalue of sym(D^(1/2) W D^(-1/2))
+    newton         2 n / (1 - q + sqrt((1 - q)^2 - 2 k n))         n = |R e|, q = |I - R (I - S W)|, S the slopes at r
+
+The first two hold for every r and for the network's only fixed point. Of a rectifier they say which units are on one
+side of the threshold at r and at the fixed point, and become smaller. The last needs no constant of the network, and
+holds for power laws too, whose slopes have no bound: R is any approximate inverse, k bounds how fast slopes change, and
+is 0 for a rectifier if the new point is on the same piece. What it proves is that *a* fixed point is so near. The
+derivations are in `docs/certificates.md`.
+
+A product of n terms is off by at most `n eps` times the product of the absolute values. This is added at each step, so
+that bounds hold for the network as it is stored, in float32 as in float64.
+"""
+
+import enum
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
+
+from rnn2ff._checks import check_shape
+from rnn2ff.certificates.constants import Certifier, make_certifier
+from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
+from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual
+
+_EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
+
+
+class Theorem(enum.IntEnum):
+    """What a bound rests on. Certificates hold its integers. Append only."""
+
+    none = 0  # nothing is proved, and the bound is infinite
+    contraction = 1  # of the map, in a weighted max-norm
+    monotonicity = 2  # of I - W, in a diagonal metric
+    newton = 3  # local: a fixed point is within the bound, and there may be others
+
+
+class Certificate(eqx.Module):
+    """What is known of one prediction; for a batch, each field has a leading axis. Lengths are in units of the rates.
+
+    Attributes:
+        residual: `max |r - phi(W r + h)| / (1 + max |r|)`; of a network without weights, that of the state.
+        error_bound: `|r - r*|` is at most this, in the Euclidean norm; infinite where no theorem applies.
+        error_estimate: the length of one Newton step: near the truth, but no bound. NaN where none is made, beyond 512
+            units unless the weights are of low rank.
+        is_exact: whether the prediction is proved to be a fixed point up to rounding: one is proved to lie on the
+            piece of the prediction (its set of active units), no further off than the rounding of the equation can
+            move it, and within 5000 units of the precision. Only of threshold-linear networks.
+        theorem: a `Theorem`, as an integer. With `newton`, r* is a fixed point that is proved to exist, and in a
+            multistable network perhaps not the one that the dynamics reach.
+        refined: the prediction after the Newton step.
+        is_refined_exact: whether one is proved to lie on the piece, and so near to `refined`.
+        refined_error_bound: `|refined - r*|` is at most this, for the fixed point of `newton`; infinite where that does
+            not apply.
+        is_attracting: whether small perturbations are found to die out at a fixed point that has the slopes of the
+            prediction, as one on its piece has. Only looked at where weights are of low rank, time constants alike and
+            the fixed point is proved to exist.
+    """
+
+    residual: Float[Array, "*batch"]
+    error_bound: Float[Array, "*batch"]
+    error_estimate: Float[Array, "*batch"]
+    is_exact: Bool[Array, "*batch"]
+    theorem: Int[Array, "*batch"]
+    refined: Float[Array, "*batch state"]
+    is_refined_exact: Bool[Array, "*batch"]
+    refined_error_bound: Float[Array, "*batch"]
+    is_attracting: Bool[Array, "*batch"]
+
+
+def certify(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    prediction: Float[ArrayLike, " state"],
+    certifier: Certifier | None = None,
+) -> Certificate:
+    """Bound and estimate how far a prediction is from a fixed point.
+
+    Pure, and safe under `jit` and `vmap` with a certifier that was made outside. A prediction or a stimulus that is not
+    finite is never certified. The Newton step inverts a matrix for each sample, a small one where the weights are of
+    low rank; `bound_error` does without.
+
+    Args:
+        network: the network.
+        stimulus: one stimulus.
+        prediction: the rates of *all* units, which the weights multiply. Of a network without weights, the state.
+        certifier: from `make_certifier`; by default made anew.
+
+    Raises:
+        ValueError: if shapes do not fit.
+    """
+    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    with jax.default_matmul_precision("highest"):  # accelerators round more by default than the bounds allow for
+        if not is_rate_network(network):
+            return _estimate(network, stimulus, prediction)
+        measured = _measure(network, stimulus, prediction, certifier)
+        bound, theorem = _bound(network, measured, certifier)
+        if network.state_size > LARGEST_FACTORED and certifier.factors is None:
+            unknown, infinite, no = jnp.full_like(bound, jnp.nan), jnp.full_like(bound, jnp.inf), jnp.zeros((), bool)
+            return Certificate(measured.residual, bound, unknown, no, theorem, prediction, no, infinite, no)
+        local = newton_bound(network, measured, certifier)
+        # On the right piece, and near as well: with an inverse that is not exact a long step ends off it.
+        rounding = _EXACT * jnp.finfo(network.dtype).eps * (1 + jnp.linalg.norm(local.refined))
+        return Certificate(
+            residual=measured.residual,
+            error_bound=jnp.minimum(bound, local.bound),
+            error_estimate=local.step_length,
+            is_exact=local.is_on_piece & local.is_step_rounding & (local.bound <= rounding),
+            theorem=jnp.where(local.bound < bound, jnp.int32(Theorem.newton), theorem),
+            refined=local.refined,
+            is_refined_exact=local.is_on_piece & (local.refined_bound <= rounding),
+            refined_error_bound=local.refined_bound,
+            is_attracting=local.is_attracting,
+        )
+
+
+def bound_error(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    prediction: Float[ArrayLike, " state"],
+    certifier: Certifier | None = None,
+) -> tuple[Scalar, Int[Array, ""]]:
+    """The bound that holds everywhere, and its theorem, for two products, or three; arguments as of `certify`."""
+    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    if not is_rate_network(network):
+        return jnp.asarray(jnp.inf, network.dtype), jnp.asarray(Theorem.none, jnp.int32)
+    with jax.default_matmul_precision("highest"):
+        return _bound(network, _measure(network, stimulus, prediction, certifier), certifier)
+
+
+def bound_and_floor(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    prediction: Float[ArrayLike, " state"],
+    certifier: Certifier | None = None,
+) -> tuple[Scalar, Scalar]:
+    """A bound by two products, and what of it is rounding: for rates of this size no bound is much smaller.
+
+    Arguments are as of `certify`. `bound_error` makes the bound of a rectifier smaller by a third product.
+    """
+    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    if not is_rate_network(network):
+        infinite = jnp.asarray(jnp.inf, network.dtype)
+        return infinite, infinite
+    with jax.default_matmul_precision("highest"):
+        measured = _measure(network, stimulus, prediction, certifier)
+        bound, _ = _bound(network, measured, certifier, makes_step=False)
+        rounding = norm(measured.rounding)
+        floor, _ = _from_sizes(rounding, certifier.recurrent_norms * rounding, certifier)
+        return bound, floor
+
+
+def _checked(network, stimulus, prediction, certifier):
+    check_shape("stimulus", stimulus, (network.stimulus_size,))
+    check_shape("prediction", prediction, (network.state_size,))
+    stimulus, prediction = (jnp.asarray(each, network.dtype) for each in (stimulus, prediction))
+    return network, stimulus, prediction, make_certifier(network) if certifier is None else certifier
+
+
+def _measure(network, stimulus, rates, certifier) -> Measured:
+    params, info = network.params, jnp.finfo(network.dtype)
+    num_terms = network.state_size + network.stimulus_size + 4
+    total = params.total_input(rates, stimulus)
+    values = network.vector_field.nonlinearity(total)
+    error = rates - values
+    # By Cauchy and Schwarz the sum of absolute values is at most a product of norms, which costs no product.
+    by_stimulus = jnp.abs(stimulus) if params.stimulus_weights is None else certifier.stimulus_norms * norm(stimulus)
+    sizes = certifier.recurrent_norms * norm(rates) + by_stimulus + jnp.abs(params.bias)
+    total_rounding = num_terms * (info.eps * sizes + info.tiny)
+    steepest = jnp.where(  # a power law is no steeper than this
+        jnp.isfinite(certifier.slope), certifier.slope, certifier.curvature * (jax.nn.relu(total) + total_rounding)
+    )
+    value_rounding = steepest * total_rounding + certifier.value_error + certifier.relative_error * jnp.abs(values)
+    if certifier.is_rectified:  # a unit that is silent for certain has a rate of exactly 0
+        value_rounding = jnp.where(total < -total_rounding, 0.0, value_rounding)
+    rounding = value_rounding + info.eps * jnp.abs(error) + info.tiny
+    relative = jnp.max(jnp.abs(error)) / (1 + jnp.max(jnp.abs(rates)))
+    return Measured(rates, total, total_rounding, error, rounding, relative)
+
+
+def _bound(
+    network, measured: Measured, certifier: Certifier, *, makes_step: bool = True
+) -> tuple[Scalar, Int[Array, ""]]:
+    """The smaller of the bounds by contraction and by monotonicity, and which it is; of a rectifier with a step."""
+    info, size = jnp.finfo(network.dtype), network.state_size
+    error = norm(jnp.abs(measured.error) + measured.rounding)
+    pushed = network.params.recurrent_input(measured.error)
+    pushed_rounding = norm(measured.rounding) + size * info.eps * norm(measured.error)
+    pushed_rounding = certifier.recurrent_norms * pushed_rounding + size * info.tiny
+    bound, theorem = _from_sizes(error, jnp.abs(pushed) + pushed_rounding, certifier)
+    if not certifier.is_rectified:
+        return bound, theorem
+
+    def is_beyond(total: Float[Array, " state"], bound: Scalar) -> Bool[Array, " state"]:
+        """Whether totals are so far above the threshold that they are at the fixed point too; False if not a number."""
+        return total > (certifier.recurrent_norms * bound + measured.total_rounding) * (1 + SLACK * info.eps)
+
+    # A unit that is silent both here and at the fixed point does not move, and says nothing of others.
+    pushes = jnp.where(is_beyond(-measured.total, bound), 0, jnp.abs(pushed) + pushed_rounding)
+    bound, theorem = _from_sizes(error, pushes, certifier)
+    if not makes_step:
+        return bound, theorem
+    # One that is active at both moves by what pushes it. This is taken as a step, and the bound is of the rest.
+    is_silent, is_active = is_beyond(-measured.total, bound), is_beyond(measured.total, bound)
+    step = jnp.where(is_active, pushed, 0)
+    left = jnp.abs(network.params.recurrent_input(step) + (pushed - step)) * (1 + 4 * info.eps) + pushed_rounding
+    left = left + size * (info.eps * certifier.recurrent_norms * norm(step) + info.tiny)
+    stepped = norm(jnp.abs(measured.error + step) * (1 + 4 * info.eps) + measured.rounding)
+    after_step, theorem_after_step = _from_sizes(stepped, jnp.where(is_silent, 0, left), certifier)
+    return jnp.minimum(bound, after_step), jnp.where(after_step < bound, theorem_after_step, theorem)
+
+
+def _from_sizes(error: Scalar, pushed: Float[Array, " state"], certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:
+    """The bound from at least |e|, and at least the absolute values of `W e`."""
+    info, found = jnp.finfo(pushed.dtype), []
+    scale, root = certifier.contraction_scale, certifier.metric_root
+    if certifier.is_contracting:
+        found.append((norm(scale) * jnp.max(pushed / scale) / certifier.contraction_gap, Theorem.contraction))
+    if certifier.is_monotone:
+        found.append((norm(root * pushed) / (certifier.monotonicity * jnp.min(root)), Theorem.monotonicity))
+    if not found:
+        return jnp.full_like(error, jnp.inf), jnp.asarray(Theorem.none, jnp.int32)
+    moved, theorems = zip(*found)
+    bounds = proved((error + certifier.slope * jnp.stack(moved)) * (1 + SLACK * info.eps))
+    smallest, theorem = jnp.min(bounds), jnp.asarray(theorems, jnp.int32)[jnp.argmin(bounds)]
+    return smallest, jnp.where(jnp.isfinite(smallest), theorem, jnp.int32(Theorem.none))
+
+
+def _estimate(network, stimulus, state) -> Certificate:
+    """Of a network without weights: a Newton step of the velocity, and nothing is proved."""
+    no, infinite = jnp.zeros((), bool), jnp.asarray(jnp.inf, network.dtype)
+    length, refined = jnp.asarray(jnp.nan, network.dtype), state
+    if network.state_size <= LARGEST_FACTORED:
+        step = jnp.linalg.solve(jax.jacfwd(network.velocity)(state, stimulus), network.velocity(state, stimulus))
+        length, refined = jnp.linalg.norm(step), state - step
+    theorem = jnp.asarray(Theorem.none, jnp.int32)
+    measured = residual(network, state, stimulus)
+    return Certificate(measured, infinite, length, no, theorem, refined, no, infinite, no)

@@ -1,0 +1,65 @@
+"""A prediction after a fixed number of accelerated sweeps: the same work for every stimulus."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from rnn2ff._checks import check_at_least, check_shape
+from rnn2ff.networks import AbstractSweep, RecurrentNetwork, SplitSweep, is_rate_network
+from rnn2ff.steady_state import repeat_accelerated
+
+_MEMORY = 3  # steps that the acceleration combines
+
+
+def refine(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    prediction: Float[ArrayLike, " state"],
+    *,
+    sweep: AbstractSweep,
+    num_steps: int,
+    memory: int = _MEMORY,
+) -> Float[Array, " state"]:
+    """Improve a prediction by a fixed number of accelerated sweeps: the same work for every stimulus.
+
+    Pure and differentiable, without a branch that depends on data.
+
+    Args:
+        network: the network.
+        stimulus: one stimulus.
+        prediction: the rates of all units; of a network without weights, the state.
+        sweep: of that network, from `best_sweep`, `split_sweep` or another.
+        num_steps: sweeps, at least 1; rounded up to a whole number of times through the memory, plus one.
+        memory: sweeps that the acceleration combines; 0 for plain ones.
+
+    Returns:
+        what `prediction` is, after the sweeps.
+
+    Raises:
+        ValueError: if shapes do not fit, or `num_steps` is below 1.
+    """
+    check_at_least("num_steps", num_steps, 1)
+    check_at_least("memory", memory, 0)
+    check_shape("stimulus", stimulus, (network.stimulus_size,))
+    check_shape("prediction", prediction, (network.state_size,))
+    stimulus, prediction = (jnp.asarray(each, network.dtype) for each in (stimulus, prediction))
+    if isinstance(sweep, SplitSweep):  # its points are total inputs, without the detour over a state
+        point = network.params.total_input(prediction, stimulus)
+    else:
+        point = sweep.from_state(network, as_state(network, stimulus, prediction), stimulus)
+    drive = sweep.drive(network, stimulus)
+    point = repeat_accelerated(sweep, network, drive, point, num_sweeps=num_steps, memory=memory)
+    return as_prediction(network, sweep.to_state(network, point))
+
+
+def as_prediction(network: RecurrentNetwork, state: Float[Array, " state"]) -> Float[Array, " state"]:
+    """The rates of all units; of a network without weights, the state."""
+    return network.vector_field.unit_rates(state) if is_rate_network(network) else state
+
+
+def as_state(
+    network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], prediction: Float[Array, " state"]
+) -> Float[Array, " state"]:
+    """The state that the predicted rates cause; of a network without weights, the prediction itself."""
+    if not is_rate_network(network):
+        return prediction
+    return network.vector_field.from_total_input(network.params.total_input(prediction, stimulus))

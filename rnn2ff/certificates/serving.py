@@ -1,0 +1,361 @@
+"""Answers within a tolerance: one pass for all, a few sweeps for most of the others, and a solve for what is left.
+
+Passes, certificates and sweeps are one compiled program, which gathers what is open on the device and serves batches of
+all sizes; what is left goes to the solver.
+"""
+
+import enum
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
+
+from rnn2ff._checks import check_at_least, check_finite, check_positive, check_shape, check_stimuli, fail
+from rnn2ff.approximators import Approximator, Refined
+from rnn2ff.certificates.bounds import Certificate, bound_and_floor, certify
+from rnn2ff.certificates.constants import Certifier, make_certifier
+from rnn2ff.certificates.local import has_cheap_local_bound
+from rnn2ff.certificates.refinement import as_prediction, as_state, refine
+from rnn2ff.compiling import in_full_precision
+from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
+from rnn2ff.steady_state import (
+    Layout,
+    Plan,
+    Status,
+    chunk_size,
+    filled,
+    in_dense_tiles,
+    in_tiles,
+    layout_for,
+    solve_steady_states,
+)
+
+
+class Source(enum.IntEnum):
+    """Where an answer comes from. Results hold its integers. Append only."""
+
+    one_pass = 0  # the approximator alone
+    refined = 1  # the approximator, and the Newton step of its certificate or a fixed number of sweeps
+    solved = 2  # the solver
+
+
+class Served(eqx.Module):
+    """Answers for a batch, each with what is known of it.
+
+    Attributes:
+        rates: of all units; of a network without weights, its states.
+        error_bounds: proved, in the Euclidean norm of the rates; infinite where nothing is proved.
+        error_estimates: lengths of a Newton step; of what was solved and has no bound, the solver's estimate of the
+            largest distance of a state. NaN where there is a bound that holds everywhere.
+        sources: a `Source` for each sample, as integers.
+        status: a `Status` for each sample, as integers. An answer that is served without a solve has `converged`.
+        is_possibly_another_basin: whether the answer is a fixed point that attracts, found without following the
+            dynamics, in a network that may have several: the dynamics may reach another one.
+        plan: how the rest was solved; pass it for the next batch. None if none was made yet.
+    """
+
+    rates: Float[Array, "batch state"]
+    error_bounds: Float[Array, " batch"]
+    error_estimates: Float[Array, " batch"]
+    sources: Int[Array, " batch"]
+    status: Int[Array, " batch"]
+    is_possibly_another_basin: Bool[Array, " batch"]
+    plan: Plan | None
+
+
+def predict_all_units(
+    network: RecurrentNetwork, approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"]
+) -> Float[np.ndarray, "batch state"]:
+    """What an approximator predicts of every unit, which is what certificates are about; a batch, on the host.
+
+    Args:
+        network: the network.
+        approximator: of its rates.
+        stimuli: one a row.
+
+    Returns:
+        the rates of all units; of a network without weights, the states.
+
+    Raises:
+        ValueError: if the stimuli do not fit or are not finite, or the approximator predicts the rates of some units
+            only.
+    """
+    check_stimuli(stimuli, network.stimulus_size)
+    _check_predicts_all_units(network, approximator)
+    return _in_chunks(_predict_all, (network, approximator), np.asarray(stimuli, network.dtype))
+
+
+def certify_predictions(
+    network: RecurrentNetwork,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    predictions: Float[ArrayLike, "batch state"],
+    certifier: Certifier | None = None,
+) -> Certificate:
+    """The certificates of a batch, on the host; as `certify`, with a leading axis.
+
+    Args:
+        network: the network.
+        stimuli: one a row.
+        predictions: from `predict_all_units`, or of any other origin.
+        certifier: from `make_certifier`; by default made anew.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a stimulus is not finite.
+    """
+    check_stimuli(stimuli, network.stimulus_size)
+    check_shape("predictions", predictions, (len(stimuli), network.state_size))
+    certifier = make_certifier(network) if certifier is None else certifier
+    stimuli, predictions = (np.asarray(each, network.dtype) for each in (stimuli, predictions))
+    return _in_chunks(_certificate_of, (network, certifier), stimuli, predictions)
+
+
+def predict_or_solve(
+    network: RecurrentNetwork,
+    approximator: Approximator,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    *,
+    tolerance: float,
+    certifier: Certifier | None = None,
+    plan: Plan | None = None,
+    sweep: AbstractSweep | None = None,
+    num_steps: int = 8,
+    initial_states: Float[ArrayLike, "batch state"] | None = None,
+) -> Served:
+    """Steady rates within a tolerance, by the cheapest way that proves it for each sample.
+
+    One pass of the approximator is certified for all samples. Those within the tolerance are served; where weights are
+    of low rank, also those that the Newton step of the certificate brings there. The others are refined by sweeps and
+    certified again, unless the rounding of the equation alone exceeds the tolerance; the rest is
+    solved.
+
+    Where no constant of the network gives a bound, but its weights are of low rank, the certificate is the local one,
+    and a fixed point is served only if it attracts. It may be another one than the dynamics reach, and is flagged. All
+    samples of other networks are solved, as no certificate is cheaper than that; `certify_predictions` still makes it.
+
+    Args:
+        network: the network.
+        approximator: of its rates; it has to predict the rates of all units.
+        stimuli: one stimulus a row.
+        tolerance: the largest distance from the steady rates, in the Euclidean norm, in units of the rates. What is
+            solved has the solver's own default tolerance.
+        certifier: from `make_certifier`; by default made anew.
+        plan: of the solver; by default made anew, when something is left to be solved.
+        sweep: of the refinement; by default the approximator's or the plan's, if they have one, or the split sweep.
+        num_steps: sweeps of the refinement.
+        initial_states: where the dynamics start, one row a stimulus; by default at zero. In a network that is proved to
+            have one fixed point the solver may start from the prediction instead.
+
+    Raises:
+        ValueError: if shapes do not fit, a value is not finite, the approximator predicts the rates of some units only,
+            or `tolerance` is not positive.
+    """
+    check_positive("tolerance", tolerance)
+    check_at_least("num_steps", num_steps, 1)
+    check_stimuli(stimuli, network.stimulus_size)
+    size = len(stimuli)
+    if initial_states is not None:
+        check_shape("initial_states", initial_states, (size, network.state_size))
+        check_finite("initial_states", initial_states)
+    _check_predicts_all_units(network, approximator)
+    certifier = make_certifier(network) if certifier is None else certifier
+    stimuli = np.asarray(stimuli, network.dtype)
+    answers = _Answers(network, certifier, stimuli, tolerance)
+    if answers.can_certify:
+        answers.predict(approximator, _choose_sweep(network, approximator, plan) if sweep is None else sweep, num_steps)
+    rows = answers.open_rows
+    if len(rows):
+        plan = answers.solve(rows, plan, initial_states)
+    arrays = (answers.rates, answers.bounds, answers.estimates, answers.sources, answers.status, answers.is_flagged)
+    return Served(*jax.device_put(arrays), plan=plan)
+
+
+def _check_predicts_all_units(network: RecurrentNetwork, approximator: Approximator) -> None:
+    if not isinstance(approximator, Refined) and approximator.rate_size != network.state_size:
+        expected = f"an approximator of the rates of all {network.state_size} units"
+        raise fail("approximator", "predicts the rates of some units only", expected, f"{approximator.rate_size}")
+
+
+class _Answers:
+    """Answers on their way; arrays on the host, changed in place."""
+
+    def __init__(self, network: RecurrentNetwork, certifier: Certifier, stimuli: np.ndarray, tolerance: float):
+        size = len(stimuli)
+        self.stimuli, self.certifier, self.network = stimuli, certifier, network
+        self.constants = (network, certifier, np.asarray(tolerance, network.dtype))
+        self.has_one_fixed_point, self.has_cheap_step = certifier.has_global_bound, has_cheap_local_bound(certifier)
+        self.can_certify = self.has_one_fixed_point or self.has_cheap_step
+        self.rates = np.zeros((size, network.state_size), network.dtype)
+        self.bounds = np.full(size, np.inf, network.dtype)
+        self.estimates = np.full(size, np.nan, network.dtype)
+        self.sources = np.full(size, Source.solved, np.int32)
+        self.status = np.full(size, Status.converged, np.int32)
+        self.is_flagged = np.zeros(size, bool)
+
+    @property
+    def open_rows(self) -> np.ndarray:
+        return np.flatnonzero(self.sources == Source.solved)
+
+    def predict(self, approximator: Approximator, sweep: AbstractSweep, num_steps: int) -> None:
+        """One pass for all, with a Newton step where it is cheap, and sweeps for those that it leaves open."""
+        constants = (*self.constants, self.has_cheap_step, approximator, sweep, num_steps)
+        judged = _call_in_chunks(_predict_and_refine, constants, self.stimuli)
+        self.rates, self.bounds, self.estimates = map(np.array, judged[:3])
+        self.serve(np.flatnonzero(judged.is_within & ~judged.is_stepped), Source.one_pass)
+        self.serve(np.flatnonzero(judged.is_within & judged.is_stepped), Source.refined)
+
+    def serve(self, rows: np.ndarray, source: Source) -> None:
+        """These are answered; where the network may have several fixed points, perhaps by another one."""
+        self.sources[rows] = source
+        self.is_flagged[rows] = not self.has_one_fixed_point
+
+    def solve(self, rows: np.ndarray, plan: Plan | None, initial_states: ArrayLike | None) -> Plan | None:
+        """Solve these, from their stated initial states or, if the end is the same, from where they are."""
+        stimuli = self.stimuli[rows]
+        if self.has_one_fixed_point and plan is not None and plan.has_one_fixed_point:
+            starts = _in_chunks(as_state, (self.network,), stimuli, self.rates[rows])
+            starts = np.where(np.isfinite(starts).all(axis=1, keepdims=True), starts, 0)
+        else:
+            starts = None if initial_states is None else np.asarray(initial_states, self.network.dtype)[rows]
+        solved = solve_steady_states(self.network, stimuli, solver=plan, initial_states=starts)
+        states = np.asarray(solved.state)
+        constants = (self.network, self.certifier, self.can_certify, not self.has_one_fixed_point)
+        self.rates[rows], self.bounds[rows], self.estimates[rows] = _in_chunks(_bound_state, constants, stimuli, states)
+        if not self.can_certify:
+            self.estimates[rows] = np.asarray(solved.distance)
+        self.status[rows] = np.asarray(solved.status)
+        return solved.plan
+
+
+class _Judged(NamedTuple):
+    """Rates, and what is known of them.
+
+    Attributes:
+        rates: as they were, or after a Newton step.
+        bound: of their error.
+        estimate: of the error before the step.
+        is_hopeless: whether rounding alone exceeds the tolerance.
+        is_stepped: whether the rates are those after the step.
+        is_within: whether they can be served.
+    """
+
+    rates: Float[Array, "*batch state"]
+    bound: Float[Array, "*batch"]
+    estimate: Float[Array, "*batch"]
+    is_hopeless: Bool[Array, "*batch"]
+    is_stepped: Bool[Array, "*batch"]
+    is_within: Bool[Array, "*batch"]
+
+
+def _judge(network, certifier, tolerance: Scalar, makes_step: bool, stimulus, rates) -> _Judged:
+    """Whether rates are within the tolerance; if a Newton step is made, with the step if not without."""
+    if not makes_step:
+        bound, floor = bound_and_floor(network, stimulus, rates, certifier)
+        unknown, no = jnp.full_like(bound, jnp.nan), jnp.zeros((), bool)
+        return _Judged(rates, bound, unknown, floor > tolerance, no, bound <= tolerance)
+    found = certify(network, stimulus, rates, certifier)
+    is_enough = (found.error_bound <= tolerance) | ~(found.refined_error_bound < found.error_bound)
+    rates = jnp.where(is_enough, rates, found.refined)
+    bound = jnp.where(is_enough, found.error_bound, found.refined_error_bound)
+    is_within = (bound <= tolerance) & (found.is_attracting | certifier.has_global_bound)
+    is_hopeless = found.is_refined_exact & ~(bound <= tolerance)  # all that is left is rounding
+    return _Judged(rates, bound, found.error_estimate, is_hopeless, ~is_enough, is_within)
+
+
+def _predict_and_refine(
+    network, certifier, tolerance, makes_step, approximator, sweep, num_steps, stimuli, num_rows, layout: Layout
+) -> _Judged:
+    """A pass for every row, and sweeps for the rows that it leaves open, gathered on the device."""
+
+    def judge(stimulus, rates):
+        return _judge(network, certifier, tolerance, makes_step, stimulus, rates)
+
+    def predict(rows, stimuli):
+        del rows
+        return jax.vmap(lambda stimulus: judge(stimulus, _predict_all(network, approximator, stimulus)))(stimuli)
+
+    def sweep_and_judge(stimulus, rates):
+        rates = refine(network, stimulus, rates, sweep=sweep, num_steps=num_steps)
+        return judge(stimulus, rates)._replace(is_stepped=jnp.ones((), bool))
+
+    def sweep_rows(rows, stimuli, is_mine, may_wait):
+        del is_mine, may_wait
+        return jax.vmap(sweep_and_judge)(stimuli, rows.rates)
+
+    shapes = jax.eval_shape(predict, None, stimuli)
+    rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    rows = in_tiles(predict, rows, stimuli, layout.wide_tile or layout.tiles[0], num_rows)
+    is_open = ~rows.is_within & ~rows.is_hopeless & (jnp.arange(len(stimuli), dtype=jnp.int32) < num_rows)
+    return in_dense_tiles(sweep_rows, rows, stimuli, is_open, layout.tiles)
+
+
+def _bound_state(network, certifier, can_certify: bool, makes_step: bool, stimulus, state):
+    """Rates of a solved state, their bound and the estimate of their error."""
+    rates = as_prediction(network, state)
+    infinite, unknown = jnp.asarray(jnp.inf, network.dtype), jnp.asarray(jnp.nan, network.dtype)
+    if not can_certify:
+        return rates, infinite, unknown
+    if not makes_step:
+        return rates, bound_and_floor(network, stimulus, rates, certifier)[0], unknown
+    found = certify(network, stimulus, rates, certifier)
+    return rates, found.error_bound, found.error_estimate
+
+
+def _predict_all(network, approximator, stimulus):
+    if isinstance(approximator, Refined):
+        return as_prediction(network, approximator.state(stimulus))
+    return approximator(stimulus)
+
+
+def _certificate_of(network, certifier, stimulus, rates):
+    return certify(network, stimulus, rates, certifier)
+
+
+def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: Plan | None) -> AbstractSweep:
+    if isinstance(approximator, Refined):
+        return approximator.sweep
+    if plan is not None and bool(plan.starts_with_sweeps):
+        return plan.sweep
+    try:
+        return split_sweep(network)
+    except ValueError:  # without weights to look at, or singular
+        return damped_sweep(network)
+
+
+def _in_chunks(function, constants, *arrays: np.ndarray):
+    """Apply a function of one sample to every row."""
+    return _call_in_chunks(_map_rows, (function, constants), *arrays)
+
+
+def _map_rows(function, constants, *arrays_and_layout):
+    *arrays, num_rows, layout = arrays_and_layout
+
+    def work(rows, arrays):
+        del rows
+        return jax.vmap(lambda *row: function(*constants, *row))(*arrays)
+
+    shapes = jax.eval_shape(work, None, arrays)
+    rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return in_tiles(work, rows, arrays, layout.wide_tile or layout.tiles[0], num_rows)
+
+
+def _call_in_chunks(function, constants, *arrays: np.ndarray):
+    """Call a program for a batch, in chunks of one size."""
+    backend, num_rows, width = jax.default_backend(), len(arrays[0]), max(array.shape[1] for array in arrays)
+    size = chunk_size(backend, num_rows, width)
+    layout = layout_for(backend, size, width)
+    parts = []
+    for start in range(0, num_rows, size):
+        given = [array[start : start + size] for array in arrays]
+        num_given = len(given[0])
+        part = _call(function, constants, [filled(array, size) for array in given], np.int32(num_given), layout)
+        parts.append(jax.tree.map(lambda leaf, n=num_given: np.asarray(leaf)[:n], part))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+@eqx.filter_jit
+@in_full_precision
+def _call(function, constants, arrays, num_rows, layout):
+    return function(*constants, *arrays, num_rows, layout)

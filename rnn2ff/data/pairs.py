@@ -1,0 +1,249 @@
+"""Stimuli, and the steady states they lead to."""
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count, islice
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
+
+from rnn2ff._checks import check_at_least, check_finite, check_fraction, check_shape, check_stimuli, fail
+from rnn2ff.data.stimuli import SampleStimulus
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.steady_state import (
+    AbstractSteadyStateSolver,
+    Plan,
+    Status,
+    count_statuses,
+    plan_steady_states,
+    solve_steady_states,
+)
+
+_NUM_PLANNED = 512  # stimuli that a stream's plan is made from
+
+
+class Pairs(eqx.Module):
+    """Stimuli and the steady rates they lead to; samples without a steady state are left out, and counted.
+
+    Attributes:
+        stimuli: one a row.
+        states: the steady states, one row a stimulus.
+        rates: the steady rates.
+        status_counts: how the solve of every sample ended, those left out included.
+    """
+
+    stimuli: Float[Array, "batch stimulus"]
+    states: Float[Array, "batch state"]
+    rates: Float[Array, "batch rate"]
+    status_counts: dict[str, int] = eqx.field(static=True)
+
+    def __len__(self) -> int:
+        return self.stimuli.shape[0]
+
+    def take(self, rows: slice | Int[ArrayLike, " row"]) -> "Pairs":
+        """Some of the pairs; the counts stay those of all."""
+        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        return Pairs(*take_rows((self.stimuli, self.states, self.rates), rows), self.status_counts)
+
+
+@eqx.filter_jit
+def take_rows(arrays: PyTree[Array], rows: Int[ArrayLike, " row"]) -> PyTree[Array]:
+    """Some rows of each array, by one program."""
+    return jax.tree.map(lambda array: array[rows], arrays)
+
+
+def key_for(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
+    """The key for one purpose of a run, so that no two uses share their randomness."""
+    return jr.fold_in(key, zlib.crc32(purpose.encode()))
+
+
+def sample_stimuli(
+    sample_stimulus: SampleStimulus, num_samples: int, *, key: PRNGKeyArray
+) -> Float[Array, "batch stimulus"]:
+    """Draw a batch; sample i depends on the key and on i alone.
+
+    Args:
+        sample_stimulus: draws one stimulus from a key; pure.
+        num_samples: how many.
+        key: a PRNG key.
+
+    Raises:
+        ValueError: if a draw is not a finite vector, or there are none.
+    """
+    check_at_least("num_samples", num_samples, 1)
+    drawn = _sample(sample_stimulus, num_samples, key)
+    if drawn.ndim != 2:
+        raise fail("sample_stimulus", "does not return one stimulus", "a vector", f"shape {drawn.shape[1:]}")
+    check_finite("sample_stimulus", drawn)
+    return drawn
+
+
+@eqx.filter_jit
+def _sample(sample_stimulus: SampleStimulus, num_samples: int, key: PRNGKeyArray) -> Array:
+    return jax.vmap(lambda i: sample_stimulus(jr.fold_in(key, i)))(jnp.arange(num_samples))
+
+
+def hold_out(
+    stimuli: Float[ArrayLike, "batch stimulus"], share: float, *, key: PRNGKeyArray
+) -> tuple[Float[Array, "kept stimulus"], Float[Array, "held_out stimulus"]]:
+    """Part an array of stimuli at random into rows to train on and a share of rows to judge on.
+
+    Raises:
+        ValueError: if there are fewer than two rows, or the share is not between 0 and 1.
+    """
+    check_fraction("share", share)
+    stimuli = jnp.asarray(stimuli)
+    if len(stimuli) < 2:
+        raise fail("stimuli", "cannot be parted", "at least 2 rows", len(stimuli))
+    num_held_out = min(max(1, round(share * len(stimuli))), len(stimuli) - 1)
+    order = jr.permutation(key, len(stimuli))
+    return stimuli[order[num_held_out:]], stimuli[order[:num_held_out]]
+
+
+def solve_pairs(
+    network: RecurrentNetwork,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    *,
+    solver: AbstractSteadyStateSolver | None = None,
+    max_steps: int = 4096,
+    progress: bool = False,
+) -> Pairs:
+    """Solve every stimulus, keep those that reach a steady state, and count the others.
+
+    Args:
+        network: the network.
+        stimuli: one a row.
+        solver: as for `solve_steady_states`.
+        max_steps: bound on the steps of each solve.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: if the stimuli do not fit.
+        RuntimeError: if no stimulus reaches a steady state, with the counts.
+    """
+    solved = solve_steady_states(network, stimuli, solver=solver, max_steps=max_steps, progress=progress)
+    counts = count_statuses(solved.status)
+    if counts["converged"] == 0:
+        msg = f"No stimulus leads to a steady state. Expected at least one that converges, got {counts}."
+        raise RuntimeError(msg)
+    kept = np.flatnonzero(np.asarray(solved.status) == Status.converged)
+    stimuli, states = take_rows((jnp.asarray(np.asarray(stimuli, network.dtype)), solved.state), kept)
+    return Pairs(stimuli, states, _rates(network, states), counts)
+
+
+class Batch(NamedTuple):
+    """One batch of a stream: every sample that was drawn, with its verdict.
+
+    Attributes:
+        index: of the batch, from 0.
+        stimuli: one a row.
+        states: where the search ended; steady states where the status is `converged`.
+        rates: of these states.
+        status: a `Status` for each sample, as integers.
+    """
+
+    index: int
+    stimuli: Float[Array, "batch stimulus"]
+    states: Float[Array, "batch state"]
+    rates: Float[Array, "batch rate"]
+    status: Int[Array, " batch"]
+
+    @property
+    def pairs(self) -> Pairs:
+        """The samples with a steady state, and the counts of all."""
+        kept = self.status == Status.converged
+        return Pairs(self.stimuli[kept], self.states[kept], self.rates[kept], count_statuses(self.status))
+
+
+def stream_steady_states(
+    network: RecurrentNetwork,
+    sample_stimulus: SampleStimulus,
+    *,
+    batch_size: int = 4096,
+    num_batches: int | None = None,
+    start: int = 0,
+    plan: Plan | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    max_steps: int = 4096,
+    key: PRNGKeyArray,
+) -> Iterator[Batch]:
+    """Draw stimuli and solve them, batch after batch, without an end unless one is given.
+
+    Batch i depends on the network, the key and i alone, so a stream can go on at any batch, and several processes or
+    devices can share one: whoever makes batch i makes the same.
+
+    Args:
+        network: the network.
+        sample_stimulus: draws one stimulus from a key; pure.
+        batch_size: samples in a batch.
+        num_batches: where to end, counted from batch 0; None for never.
+        start: the first batch to make.
+        plan: how to solve, by default as `stream_plan` measures it.
+        devices: batches take turns on these, with as many under way at once; by default all is done on JAX's own.
+        max_steps: bound on the steps of each solve.
+        key: a PRNG key.
+
+    Raises:
+        ValueError: if an option is out of range or the stimuli do not fit the network.
+        RuntimeError: if no stimulus of the plan's own draw leads to a steady state.
+    """
+    check_at_least("batch_size", batch_size, 1)
+    check_at_least("start", start, 0)
+    if num_batches is not None:
+        check_at_least("num_batches", num_batches, 0)
+    if devices is not None and not devices:
+        raise fail("devices", "are empty", "at least one device", "none")
+    plan = stream_plan(network, sample_stimulus, max_steps=max_steps, key=key) if plan is None else plan
+
+    def make(index: int) -> Batch:
+        drawn = sample_stimuli(sample_stimulus, batch_size, key=jr.fold_in(key_for(key, "stream"), index))
+        solved = solve_steady_states(network, drawn, solver=plan, max_steps=max_steps)
+        stimuli = jnp.asarray(drawn, network.dtype)
+        return Batch(index, stimuli, solved.state, _rates(network, solved.state), solved.status)
+
+    def make_on(index: int) -> Batch:
+        with jax.default_device(devices[index % len(devices)]):
+            return make(index)
+
+    indices = count(start) if num_batches is None else iter(range(start, num_batches))
+    if devices is None:
+        return map(make, indices)
+    return _in_turns(make_on, indices, len(devices))
+
+
+def stream_plan(
+    network: RecurrentNetwork, sample_stimulus: SampleStimulus, *, max_steps: int = 4096, key: PRNGKeyArray
+) -> Plan:
+    """The plan that a stream of this key is solved by: it is part of what makes its batches reproducible."""
+    probed = sample_stimuli(sample_stimulus, _NUM_PLANNED, key=key_for(key, "plan"))
+    check_stimuli(probed, network.stimulus_size, "sample_stimulus")
+    return plan_steady_states(network, probed, max_steps=max_steps)
+
+
+def _in_turns(make: Callable[[int], Batch], indices: Iterator[int], num_workers: int) -> Iterator[Batch]:
+    """Batches in order, with one more under way for each worker."""
+    with ThreadPoolExecutor(num_workers) as pool:
+        under_way = deque(pool.submit(make, index) for index in islice(indices, num_workers))
+        while under_way:
+            batch = under_way.popleft().result()
+            under_way.extend(pool.submit(make, index) for index in islice(indices, 1))
+            yield batch
+
+
+@eqx.filter_jit
+def _rates(network: RecurrentNetwork, states: Array) -> Array:
+    return jax.vmap(network.rates)(states)
+
+
+def check_pairs(stimuli: Array, rates: Array) -> None:
+    """Stimuli and rates of as many rows, all finite."""
+    check_stimuli(stimuli, stimuli.shape[-1])
+    check_shape("rates", rates, (stimuli.shape[0], rates.shape[-1]))
+    check_finite("rates", rates)

@@ -1,0 +1,174 @@
+"""Distributions of stimuli: plain functions of a key, and ways to put them together.
+
+A sampler takes a PRNG key and returns one stimulus. Any function will do; those here are the usual ones:
+
+    noisy_bumps = add(bump_stimuli(64), gaussian_stimuli(64, deviation=0.1))
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from rnn2ff._checks import check_at_least, check_finite, check_positive, check_stimuli, fail
+from rnn2ff.files import read_array
+from rnn2ff.networks import ring_bump
+
+SampleStimulus = Callable[[PRNGKeyArray], Float[Array, " stimulus"]]
+
+
+def gaussian_stimuli(size: int, *, mean: ArrayLike = 0.0, deviation: ArrayLike = 1.0) -> SampleStimulus:
+    """Independent Gaussian channels.
+
+    Args:
+        size: number of channels.
+        mean: of all channels, or of each.
+        deviation: the standard deviation, of all channels or of each.
+
+    Raises:
+        ValueError: if there is no channel, a mean is not finite, or a deviation is not positive.
+    """
+    check_at_least("size", size, 1)
+    check_finite("mean", mean)
+    check_positive("deviation", deviation)
+    mean, deviation = (jnp.broadcast_to(jnp.asarray(each, float), (size,)) for each in (mean, deviation))
+    return lambda key: mean + deviation * jr.normal(key, (size,), mean.dtype)
+
+
+def uniform_stimuli(size: int, *, low: float = 0.0, high: float = 1.0) -> SampleStimulus:
+    """Independent channels, uniform from `low` to `high`.
+
+    Raises:
+        ValueError: if there is no channel, or `high` is not above `low`.
+    """
+    check_at_least("size", size, 1)
+    if not -np.inf < low < high < np.inf:
+        raise fail("high", "does not fit `low`", f"a finite number above {low}", high)
+    return lambda key: jr.uniform(key, (size,), minval=low, maxval=high)
+
+
+def sparse_stimuli(sample_stimulus: SampleStimulus, *, active_share: float) -> SampleStimulus:
+    """Of another sampler's channels each is kept with the probability `active_share`; the others are zero.
+
+    Raises:
+        ValueError: if `active_share` is not above 0 and at most 1.
+    """
+    if not 0 < active_share <= 1:
+        raise fail("active_share", "is out of range", "above 0 and at most 1", repr(active_share))
+
+    def sample(key: PRNGKeyArray) -> Array:
+        value_key, active_key = jr.split(key)
+        stimulus = sample_stimulus(value_key)
+        return jnp.where(jr.bernoulli(active_key, active_share, stimulus.shape), stimulus, 0)
+
+    return sample
+
+
+def smooth_stimuli(num_units: int, *, length: float, deviation: float = 1.0) -> SampleStimulus:
+    """A Gaussian process around a ring: near units hear about the same.
+
+    The covariance at a distance of angle d is `deviation^2 exp((cos d - 1) / length^2)`, which for short lengths is the
+    squared exponential.
+
+    Args:
+        num_units: channels around the ring.
+        length: of the correlation, in radians.
+        deviation: the standard deviation of each channel.
+
+    Raises:
+        ValueError: if there is no channel, or `length` or `deviation` is not positive.
+    """
+    check_at_least("num_units", num_units, 1)
+    check_positive("length", length)
+    check_positive("deviation", deviation)
+    angles = np.arange(num_units) * (2 * np.pi / num_units)
+    # On a ring the covariance is circular, and its root is the circular matrix with the roots of its spectrum.
+    spectrum = np.fft.fft(np.exp((np.cos(angles) - 1) / length**2)).real
+    root = np.fft.ifft(np.sqrt(np.maximum(spectrum, 0))).real
+    rows = (np.arange(num_units)[:, None] - np.arange(num_units)) % num_units
+    factor = jnp.asarray(deviation * root[rows], float)
+    return lambda key: factor @ jr.normal(key, (num_units,), factor.dtype)
+
+
+def bump_stimuli(
+    num_units: int, *, smallest: float = 0.0, largest: float = 1.0, concentration: float = 3.0
+) -> SampleStimulus:
+    """One bump on a ring at a random angle, of a height that is uniform from `smallest` to `largest`.
+
+    Raises:
+        ValueError: if there is no unit, `largest` is not above `smallest`, or `concentration` is not positive.
+    """
+    check_at_least("num_units", num_units, 1)
+    check_positive("concentration", concentration)
+    heights = uniform_stimuli(1, low=smallest, high=largest)
+
+    def sample(key: PRNGKeyArray) -> Array:
+        height_key, angle_key = jr.split(key)
+        angle = jr.uniform(angle_key, maxval=2 * np.pi)
+        return heights(height_key) * ring_bump(angle, num_units, concentration=concentration)
+
+    return sample
+
+
+def add(*samplers: SampleStimulus) -> SampleStimulus:
+    """The sum of independent stimuli."""
+    check_at_least("number of samplers", len(samplers), 1)
+
+    def sample(key: PRNGKeyArray) -> Array:
+        keys = jr.split(key, len(samplers))
+        return sum((each(key) for each, key in zip(samplers[1:], keys[1:])), samplers[0](keys[0]))
+
+    return sample
+
+
+def concatenate(*samplers: SampleStimulus) -> SampleStimulus:
+    """Independent stimuli side by side, such as one for each population."""
+    check_at_least("number of samplers", len(samplers), 1)
+    return lambda key: jnp.concatenate([each(k) for each, k in zip(samplers, jr.split(key, len(samplers)))])
+
+
+def mixture(*samplers: SampleStimulus) -> SampleStimulus:
+    """One of several samplers at random, each as often."""
+    check_at_least("number of samplers", len(samplers), 1)
+
+    def sample(key: PRNGKeyArray) -> Array:
+        choice_key, stimulus_key = jr.split(key)
+        return jax.lax.switch(jr.randint(choice_key, (), 0, len(samplers)), samplers, stimulus_key)
+
+    return sample
+
+
+def sample_from(stimuli: Float[ArrayLike, "batch stimulus"] | str | Path, *, jitter: float = 0.0) -> SampleStimulus:
+    """A sampler that draws a row of an array, plus Gaussian noise.
+
+    Args:
+        stimuli: one a row; or a file of them, as `files.read_array` reads it.
+        jitter: standard deviation of the noise added to each channel, in units of that channel's own standard
+            deviation over the rows.
+
+    Raises:
+        ValueError: if the file cannot be read, the array is empty or holds a value that is not finite, or `jitter` is
+            negative.
+    """
+    stimuli = jnp.asarray(read_array(stimuli, "stimuli") if isinstance(stimuli, str | Path) else stimuli)
+    check_stimuli(stimuli, stimuli.shape[-1] if stimuli.ndim else 0)
+    if not 0 <= jitter < float("inf"):
+        raise fail("jitter", "is out of range", "a finite number of at least 0", repr(jitter))
+    return ArraySampler(stimuli, jitter * stimuli.std(axis=0))
+
+
+class ArraySampler(eqx.Module):
+    """Draws a row of an array, plus Gaussian noise; made by `sample_from`."""
+
+    stimuli: Float[Array, "batch stimulus"]
+    deviations: Float[Array, " stimulus"]
+
+    def __call__(self, key: PRNGKeyArray) -> Float[Array, " stimulus"]:
+        row_key, noise_key = jr.split(key)
+        stimulus = self.stimuli[jr.randint(row_key, (), 0, len(self.stimuli))]
+        return stimulus + self.deviations * jr.normal(noise_key, stimulus.shape, stimulus.dtype)

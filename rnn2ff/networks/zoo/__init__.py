@@ -1,0 +1,1 @@
+"""Networks of the literature, with the parameters of their papers."""

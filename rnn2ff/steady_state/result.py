@@ -1,0 +1,128 @@
+"""What a solve returns: a state, and an honest word on how it ended."""
+
+import enum
+from abc import abstractmethod
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.steady_state.method import Plan
+
+
+class Status(enum.IntEnum):
+    """Why a solve ended. Results hold its integers, so a batch of verdicts is an array. Append only."""
+
+    converged = 0  # residual below the tolerance, and small perturbations die out
+    unstable = 1  # a fixed point, but the dynamics leave it
+    oscillating = 2  # the dynamics never come to rest: a limit cycle, or chaos
+    diverging = 3  # the dynamics grow without bound
+    max_steps_reached = 4  # the budget of steps or time ran out before the tolerance was met
+    nonfinite = 5  # NaN or infinity
+    undecided = 6  # a fixed point, but whether the dynamics leave it could not be decided
+
+
+ADVICE = {
+    Status.unstable: "the dynamics leave the fixed point that was found; use `Rollout`, or start elsewhere",
+    Status.oscillating: "the dynamics never come to rest for this stimulus, so there is no steady state to find",
+    Status.diverging: "the dynamics grow without bound for this stimulus; check the weights and their signs",
+    Status.max_steps_reached: "the residual is still above the tolerance; raise `max_steps`, or loosen `tolerance`",
+    Status.nonfinite: "the search ended in NaN or infinity; check the vector field, or use `Rollout`",
+    Status.undecided: "the state is a fixed point, but whether it attracts could not be decided; "
+    "look at its eigenvalues with `linearize`",
+}
+
+
+class SteadyState(eqx.Module):
+    """The end of a solve; for a batch, each field has a leading axis.
+
+    Attributes:
+        state: the last state, whatever the status.
+        status: a `Status`, as an integer array.
+        residual: `max |tau dx/dt| / (1 + max |x|)`, recomputed on `state`.
+        num_steps: steps of the search: of time for a rollout, iterations for a root finder.
+        distance: an estimate of how far the state is from rest, `max |x - x*|`: the velocity over the slowest decay
+            rate.
+            Near a continuous attractor it is large although the residual is small. Infinite if nothing decays, NaN
+            where no rate is known.
+        period: of a limit cycle, in the network's unit of time; NaN if the sample does not oscillate, or without a
+            period, as in chaos.
+    """
+
+    state: Float[ArrayLike, "*batch state"]
+    status: Int[ArrayLike, "*batch"]
+    residual: Float[ArrayLike, "*batch"]
+    num_steps: Int[ArrayLike, "*batch"]
+    distance: Float[ArrayLike, "*batch"]
+    period: Float[ArrayLike, "*batch"]
+
+    @property
+    def is_converged(self) -> Bool[ArrayLike, "*batch"]:
+        """Whether the state is a steady state, per sample."""
+        return self.status == Status.converged
+
+
+class SteadyStates(eqx.Module):
+    """The end of a batch: the fields of `SteadyState` with a leading axis, and how they were found.
+
+    Attributes:
+        state: the last states, whatever the status.
+        status: a `Status` for each sample, as integers.
+        residual: recomputed on `state`.
+        num_steps: steps of the search of each sample, over all methods that worked on it.
+        distance: an estimate of how far each state is from rest; as in `SteadyState`.
+        period: of limit cycles.
+        plan: how the batch was solved; pass it as `solver` for the next batch. None if a solver was given.
+        finished_by: how many samples each method brought to rest.
+    """
+
+    state: Float[Array, "batch state"]
+    status: Int[Array, " batch"]
+    residual: Float[Array, " batch"]
+    num_steps: Int[Array, " batch"]
+    distance: Float[Array, " batch"]
+    period: Float[Array, " batch"]
+    plan: Plan | None
+    finished_by: dict[str, int] = eqx.field(static=True)
+
+    @property
+    def is_converged(self) -> Array:
+        """Whether the state is a steady state, per sample."""
+        return self.status == Status.converged
+
+
+class Candidate(eqx.Module):
+    """What a search hands to the verdict: nothing in it is believed, only used."""
+
+    state: Float[Array, " state"]
+    num_steps: Int[Array, ""]
+    is_diverging: Bool[Array, ""]
+
+
+class AbstractSteadyStateSolver(eqx.Module):
+    """A way of searching for the steady state of one sample.
+
+    Attributes:
+        tolerance: the largest residual that counts as rest; None asks for the dtype's default.
+    """
+
+    tolerance: eqx.AbstractVar[float | None]
+
+    @abstractmethod
+    def search(
+        self,
+        network: RecurrentNetwork,
+        stimulus: Float[Array, " stimulus"],
+        initial_state: Float[Array, " state"],
+        *,
+        tolerance: float,
+        max_steps: int,
+    ) -> Candidate:
+        """Look for a state at rest, without judging it."""
+
+
+def count_statuses(status: Int[ArrayLike, "*batch"]) -> dict[str, int]:
+    """How many samples ended with each status, every status named."""
+    counts = np.bincount(np.asarray(status).ravel(), minlength=len(Status))
+    return {each.name: int(counts[each]) for each in Status}

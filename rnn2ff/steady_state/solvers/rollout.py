@@ -1,0 +1,73 @@
+"""Follow the dynamics until they come to rest."""
+
+import diffrax as dfx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rnn2ff.networks import RecurrentNetwork, residual, time_scales
+from rnn2ff.steady_state.result import AbstractSteadyStateSolver, Candidate
+
+# The event fires a little below the tolerance, so that a residual recomputed with other rounding still meets it.
+_EVENT_SAFETY = 0.5
+
+
+class Rollout(AbstractSteadyStateSolver):
+    """Integrate from the initial state until the residual is below the tolerance.
+
+    The reference for every other solver: what it reaches is, by definition, the steady state of a multistable network.
+    The step tolerance is a tenth of the event's: with equal ones the integration error keeps the velocity from
+    vanishing, and rare stragglers never stop.
+
+    Attributes:
+        tolerance: the largest residual that counts as rest; None asks for the dtype's default.
+        ode_solver: any adaptive diffrax solver: `Tsit5()` for most networks, `Kvaerno5()` for stiff ones.
+        max_time: give up after this many of the longest time scale.
+        max_state: a state this many times larger than 1 + max |u| + max |initial state| is diverging.
+    """
+
+    tolerance: float | None = None
+    ode_solver: dfx.AbstractSolver = dfx.Tsit5()
+    max_time: float = 1000.0
+    max_state: float = 1e8
+
+    def search(
+        self,
+        network: RecurrentNetwork,
+        stimulus: Float[Array, " stimulus"],
+        initial_state: Float[Array, " state"],
+        *,
+        tolerance: float,
+        max_steps: int,
+    ) -> Candidate:
+        bound = self.max_state * (1 + jnp.max(jnp.abs(stimulus)) + jnp.max(jnp.abs(initial_state)))
+
+        def is_at_rest(t, state, args, **kwargs):
+            del t, args, kwargs
+            return residual(network, state, stimulus) < _EVENT_SAFETY * tolerance
+
+        def has_escaped(t, state, args, **kwargs):
+            del t, args, kwargs
+            return jnp.max(jnp.abs(state)) > bound
+
+        slowest = jnp.max(time_scales(network, initial_state, stimulus))
+        solution = dfx.diffeqsolve(
+            dfx.ODETerm(lambda t, state, args: network.velocity(state, stimulus)),
+            self.ode_solver,
+            t0=jnp.zeros_like(slowest),
+            t1=self.max_time * slowest,
+            dt0=None,
+            y0=initial_state,
+            stepsize_controller=dfx.PIDController(rtol=tolerance / 10, atol=tolerance / 10),
+            event=dfx.Event([is_at_rest, has_escaped]),
+            adjoint=dfx.ForwardMode(),  # never differentiated: the implicit derivative is attached afterwards
+            max_steps=max_steps,
+            throw=False,
+        )
+        return Candidate(
+            state=solution.ys[0],
+            num_steps=solution.stats["num_steps"].astype(jnp.int32),
+            is_diverging=solution.event_mask[1],
+        )
+
+
+STIFF = Rollout(ode_solver=dfx.Kvaerno5())

@@ -1,0 +1,60 @@
+"""Find a zero of the velocity, without following the dynamics."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Float
+
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.steady_state.result import AbstractSteadyStateSolver, Candidate
+
+
+class RootFind(AbstractSteadyStateSolver):
+    """An optimistix root finder on `tau dx/dt = 0`.
+
+    A root need not be a steady state: it may be unstable (the verdict says so), and in a multistable network it may
+    be another than the one the dynamics reach (no verdict on one state can say so; `Rollout` is the reference).
+
+    Attributes:
+        tolerance: the largest residual that counts as rest; None asks for the dtype's default.
+        root_finder: makes the optimistix solver from `(rtol, atol)`: `optx.Newton`, `optx.Dogleg`,
+            `optx.LevenbergMarquardt` and so on.
+    """
+
+    tolerance: float | None = None
+    root_finder: Callable[[float, float], optx.AbstractRootFinder | optx.AbstractLeastSquaresSolver] = eqx.field(
+        static=True, default=optx.Newton
+    )
+
+    def search(
+        self,
+        network: RecurrentNetwork,
+        stimulus: Float[Array, " stimulus"],
+        initial_state: Float[Array, " state"],
+        *,
+        tolerance: float,
+        max_steps: int,
+    ) -> Candidate:
+        def relative_velocity(state, args):
+            del args
+            # In units of the state, as the residual is: with an absolute tolerance, large states in float32 never end.
+            # The size is a constant to the derivative, so the steps of Newton's method stay what they are.
+            size = jax.lax.stop_gradient(1 + jnp.max(jnp.abs(state)))
+            return network.time_constants * network.velocity(state, stimulus) / size
+
+        solution = optx.root_find(
+            relative_velocity,
+            # A root finder stops on its step as well as on its residual: ask for more than is needed.
+            self.root_finder(tolerance / 10, tolerance / 10),
+            initial_state,
+            max_steps=max_steps,
+            throw=False,
+        )
+        return Candidate(
+            state=solution.value,
+            num_steps=solution.stats["num_steps"].astype(jnp.int32),
+            is_diverging=jnp.zeros((), bool),
+        )

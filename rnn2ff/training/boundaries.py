@@ -1,0 +1,246 @@
+"""Where outputs of a multistable network fall silent: hyperplanes for hidden units to start at.
+
+Where winners suppress losers, the steady state jumps between stimuli that are as near as one likes, and a hidden unit
+has to begin right there. Such a place is found between a stimulus at which a unit is active and one at which it is not,
+by halving the way. How it lies is told by two paths, one on either side of it. They stay together until they are near
+a saddle, whose stable manifold is the boundary, and part along its unstable direction, w. Stimuli with an equal outcome
+are, to first order, those that leave `w . x(t)` as it is: its gradient by the stimulus, from the adjoint of the path,
+is the normal of the boundary. Where a unit falls silent gradually, its rate takes the place of `w . x(t)`.
+
+The paths are Euler steps from zero, close enough to the dynamics to start a training at.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from rnn2ff._checks import check_at_least, check_shape, check_stimuli
+from rnn2ff.compiling import in_full_precision
+from rnn2ff.data import Pairs
+from rnn2ff.networks import RecurrentNetwork, time_scales
+from rnn2ff.training.symmetries import Symmetries
+
+_STEP, _NUM_STEPS = 0.25, 800  # of a path, in units of the shortest time scale
+_NUM_HALVINGS, _PART = 16, 0.47  # not halfway: there lies the tie between mirror images
+_PARTED = 0.1  # of the distance in the end, at which paths are taken to part
+_IS_JUMP = 0.1  # of the deviation of all states: what no gradual change makes on 1/65,000 of the way
+_FEWEST_JUMPS = 0.15  # share of the first pairs that must have a jump between them, for more to be looked at
+_CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # states of the paths of pairs that are worked on together, and pairs
+_MOST_PRODUCTS, _PATHS = 5e10, 21  # of all paths; for each pair, forward and backward
+_SAME_PLANE = 0.2  # distance of hyperplanes, as rows of a unit normal and an offset in deviations, that count as one
+_NUM_RELABELED = 4000  # that symmetries make of those found
+_FEWEST_VOTES = 3  # of a hyperplane, for it to say which outputs it silences
+_OFTEN = 0.2  # share of the places on a hyperplane at which an output is active on the other side
+_SILENT = 1e-3  # of the rates' deviation
+
+
+class Boundaries(NamedTuple):
+    """Hyperplanes `normal . u + offset = 0` that touch a place where an output falls silent.
+
+    Attributes:
+        normals: of unit length, one a row, toward the side where it is silent.
+        offsets: one for each.
+        ahead: which outputs are active on that side.
+        behind: which are on the other.
+        share_of_jumps: share of them at which the state jumps, and does not change gradually.
+        deviation: root mean square distance of the stimuli from their mean.
+    """
+
+    normals: Float[np.ndarray, "boundary stimulus"]
+    offsets: Float[np.ndarray, " boundary"]
+    ahead: Bool[np.ndarray, "boundary rate"]
+    behind: Bool[np.ndarray, "boundary rate"]
+    share_of_jumps: float
+    deviation: float
+
+    def planes(self, number: int) -> "Planes":
+        """At most so many different hyperplanes, of both signs, those that were met most often first.
+
+        Those that nearly coincide are one, their mean; and what is said of an output is what most of them say.
+        """
+        rows = np.concatenate([self.normals, self.offsets[:, None] / self.deviation], axis=1)
+        squares = (rows**2).sum(axis=1)
+        products = rows @ rows.T
+        is_same = squares[:, None] + squares[None] - 2 * np.abs(products) < _SAME_PLANE**2
+        is_left, votes = np.ones(len(rows), bool), is_same.sum(axis=1)
+        planes, silences = [], []
+        while is_left.any() and len(planes) + 2 <= number:
+            center = int(np.argmax(np.where(is_left, votes, 0)))
+            members = np.flatnonzero(is_same[center] & is_left)
+            signs = np.sign(products[center, members])[:, None]
+            plane = (signs * rows[members]).mean(axis=0)
+            plane /= np.linalg.norm(plane[:-1])  # and with it the offset
+            is_same_side = signs > 0
+            on_ahead = np.where(is_same_side, self.ahead[members], self.behind[members])
+            on_behind = np.where(is_same_side, self.behind[members], self.ahead[members])
+            is_known = len(members) >= _FEWEST_VOTES
+            if not is_known and 2 * is_left.sum() < len(rows):
+                break  # most lie on planes that were met often; what is left is met by chance
+            planes += [plane, -plane]
+            silences += [
+                is_known & ((~off & on).mean(axis=0) > 0.5 * on.mean(axis=0)) & (on.mean(axis=0) > _OFTEN)
+                for off, on in ((on_ahead, on_behind), (on_behind, on_ahead))
+            ]
+            is_left[members] = False
+            votes -= is_same[:, members].sum(axis=1)
+        shape = len(planes), rows.shape[1]
+        planes = np.reshape(planes, shape)
+        offsets = self.deviation * planes[:, -1]
+        return Planes(planes[:, :-1], offsets, np.reshape(silences, (shape[0], self.ahead.shape[1])).astype(bool))
+
+
+class Planes(NamedTuple):
+    """Different hyperplanes `normal . u + offset = 0` at boundaries.
+
+    Attributes:
+        normals: of unit length, one a row.
+        offsets: one for each.
+        silences: whether an output that is active behind is silent ahead, for each plane and output.
+    """
+
+    normals: Float[np.ndarray, "plane stimulus"]
+    offsets: Float[np.ndarray, " plane"]
+    silences: Bool[np.ndarray, "plane rate"]
+
+
+def find_boundaries(
+    network: RecurrentNetwork,
+    pairs: Pairs,
+    *,
+    symmetries: Symmetries | None = None,
+    num_pairs: int = 800,
+    seed: int = 0,
+) -> Boundaries | None:
+    """Look for the places where units fall silent, on the way between random stimuli; None if few of them are jumps.
+
+    Args:
+        network: any network; its dynamics start at zero.
+        pairs: stimuli, and their steady states.
+        symmetries: of the network and the stimuli, which make more boundaries of those that are found.
+        num_pairs: how many places to look for; in large networks fewer are, for time.
+        seed: between which stimuli.
+
+    Raises:
+        ValueError: if the pairs do not fit the network, or `num_pairs` is below 1.
+    """
+    check_at_least("num_pairs", num_pairs, 1)
+    check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
+    check_shape("pairs.states", pairs.states, (len(pairs), network.state_size))
+    stimuli, states, rates = (np.asarray(each) for each in (pairs.stimuli, pairs.states, pairs.rates))
+    least, jump = _SILENT * float(rates.std()), _IS_JUMP * float(states.std(axis=0).max())
+    most_pairs = _MOST_PRODUCTS / (_PATHS * _NUM_STEPS * network.state_size**2)
+    num_pairs = max(_SMALLEST_CHUNK, min(num_pairs, int(most_pairs)))
+    lows, highs, units = _choose_pairs(rates > least, num_pairs, np.random.default_rng(seed))
+    if not len(units):
+        return None
+    chunk = max(_SMALLEST_CHUNK, min(num_pairs, _CHUNK_ENTRIES // (_NUM_STEPS * network.state_size)))
+    # Arrays, since a program is compiled anew for another float.
+    settings = jax.device_put([np.asarray(each, network.dtype) for each in (least, jump)])
+    parts = []
+    for start in range(0, len(units), chunk):
+        rows = np.arange(start, start + chunk) % len(units)  # the last chunk begins anew
+        given = (jnp.asarray(each) for each in (stimuli[lows[rows]], stimuli[highs[rows]], units[rows]))
+        parts.append(jax.tree.map(np.asarray, _search(network, *given, *settings)))
+        share = float(np.mean([part.is_jump.mean() for part in parts]))
+        if share < _FEWEST_JUMPS:
+            return None
+    found = jax.tree.map(lambda *values: np.concatenate(values).astype(np.float64), *parts)
+    found = jax.tree.map(lambda values: values[np.isfinite(found.normals).all(axis=1)], found)
+    offsets = -(found.normals * found.points).sum(axis=1)
+    deviation = float(np.sqrt(stimuli.var(axis=0).sum()))
+    boundaries = Boundaries(found.normals, offsets, found.ahead > least, found.behind > least, share, deviation)
+    return boundaries if symmetries is None or not len(offsets) else _relabeled(boundaries, symmetries, seed)
+
+
+def _choose_pairs(is_active: np.ndarray, number: int, generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of samples of which a unit, any with the same chance, is active in the first and not in the second."""
+    lows, highs, units = [], [], []
+    turning = np.flatnonzero(is_active.any(axis=0) & ~is_active.all(axis=0))
+    for unit in np.resize(generator.permutation(turning), number if len(turning) else 0):
+        lows.append(generator.choice(np.flatnonzero(is_active[:, unit])))
+        highs.append(generator.choice(np.flatnonzero(~is_active[:, unit])))
+        units.append(unit)
+    return np.array(lows, int), np.array(highs, int), np.array(units, int)
+
+
+def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Boundaries:
+    """Many more, each one of those found as a symmetry shows it."""
+    rows = np.arange(_NUM_RELABELED) % len(boundaries.offsets)
+    sources = symmetries.draw(_NUM_RELABELED, key=jr.key(seed))
+    normals = jnp.asarray(boundaries.normals[rows])
+
+    def relabel(is_active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        relabeled, active = symmetries.relabel(normals, jnp.asarray(is_active[rows], normals.dtype), sources)
+        return np.asarray(relabeled, np.float64), np.asarray(active) > 0
+
+    (relabeled, ahead), (_, behind) = relabel(boundaries.ahead), relabel(boundaries.behind)
+    return boundaries._replace(normals=relabeled, offsets=boundaries.offsets[rows], ahead=ahead, behind=behind)
+
+
+class _Found(NamedTuple):
+    """The boundary of each pair: its normal, a point of it, and the rates on both sides."""
+
+    normals: Float[Array, "pair stimulus"]
+    points: Float[Array, "pair stimulus"]
+    ahead: Float[Array, "pair rate"]
+    behind: Float[Array, "pair rate"]
+    is_jump: Bool[Array, " pair"]
+
+
+@eqx.filter_jit
+@in_full_precision
+def _search(network, lows, highs, units, least, jump) -> _Found:
+    """Halve the way from where a unit is active to where it is not.
+
+    Args:
+        network: the network.
+        lows: stimuli at which the unit is active, one a row.
+        highs: stimuli at which it is not.
+        units: which unit, for each row.
+        least: the rate above which a unit counts as active.
+        jump: the distance of states that counts as a jump.
+    """
+    zero = jnp.zeros(network.state_size, network.dtype)
+
+    def search(low, high, unit):
+        length = _STEP * jnp.min(time_scales(network, zero, low))
+
+        def path(stimulus):
+            def one(state, _):
+                state = state + length * network.velocity(state, stimulus)
+                return state, state
+
+            return jax.lax.scan(one, zero, None, length=_NUM_STEPS)[1]
+
+        def halve(_, between):
+            low, high = between
+            middle = low + _PART * (high - low)
+            end = jax.lax.fori_loop(
+                0, _NUM_STEPS, lambda _, state: state + length * network.velocity(state, middle), zero
+            )
+            is_low = network.rates(end)[unit] > least
+            return jnp.where(is_low, middle, low), jnp.where(is_low, high, middle)
+
+        low, high = jax.lax.fori_loop(0, _NUM_HALVINGS, halve, (low, high))
+        low_path, high_path = path(low), path(high)
+        distance = jnp.max(jnp.abs(low_path - high_path), axis=1)
+        is_jump = distance[-1] > jump
+        # Of a jump the time when the paths part, and else the end, when the unit's own rate tells.
+        when = jnp.where(is_jump, jnp.argmax(distance > _PARTED * distance[-1]), _NUM_STEPS - 1)
+        gradually = jax.grad(lambda state: network.rates(state)[unit])(low_path[-1])
+        direction = jnp.where(is_jump, low_path[when] - high_path[when], gradually)
+        normal = -jax.grad(lambda stimulus: path(stimulus)[when] @ direction)(low)
+        return _Found(
+            normals=normal / jnp.linalg.norm(normal),
+            points=(low + high) / 2,
+            ahead=network.rates(high_path[-1]),
+            behind=network.rates(low_path[-1]),
+            is_jump=is_jump,
+        )
+
+    return jax.vmap(search)(lows, highs, units)

@@ -1,0 +1,239 @@
+"""From a recurrent network and a distribution of stimuli to a tested feed-forward network."""
+
+import time
+from typing import NamedTuple
+
+from jaxtyping import ArrayLike, Float, PRNGKeyArray
+
+from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli
+from rnn2ff.approximators import Approximator, predict
+from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
+from rnn2ff.files import plain
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.steady_state import AbstractSteadyStateSolver
+from rnn2ff.training.evaluation import Accuracy, accuracy, check_varies, nrmse_interval
+from rnn2ff.training.jumps import ErrorByMargin
+from rnn2ff.training.loop import TrainingRun
+from rnn2ff.training.trainer import (
+    Attempt,
+    Trainer,
+    best_of,
+    escalate,
+    is_data_limited,
+    is_within,
+    look_for_jumps,
+    reason_of,
+)
+
+_HELD_OUT_SHARE = 0.1  # of an array of stimuli, for the test
+_MORE_DATA = 4  # times as many samples, where data are what is missing
+
+
+class Report(NamedTuple):
+    """What a distillation did, and how good its approximator is.
+
+    Attributes:
+        accuracy: on fresh stimuli, solved for the purpose.
+        nrmse_interval: a bootstrap interval of its NRMSE, of 95 % confidence.
+        width: hidden units.
+        num_sweeps: sweeps after the two layers; 0 for two layers alone.
+        num_training_pairs: pairs trained and validated on.
+        status_counts: how each solve ended, for `training` and for `test`; all but `converged` were left out.
+        training: the course of the training.
+        seconds: wall-clock seconds spent on solving and on training, compilation included.
+        stimulus_shift: of the exact pairs mixed from solved ones, how far their stimuli are off the mixture, the median
+            in units of the stimuli's deviation; None where none were mixed.
+        tolerance: what was asked for, if anything.
+        is_within_tolerance: whether the upper end of the interval is below it; None if none was asked for.
+        reason: why the tolerance was not reached, in words; None if it was, or none was asked for.
+        attempts: what was tried for it, in order.
+        error_by_margin: where the steady state jumps between near stimuli, the error by the distance to the jump; None
+            if no jumps were looked for.
+    """
+
+    accuracy: Accuracy
+    nrmse_interval: tuple[float, float]
+    width: int
+    num_sweeps: int
+    num_training_pairs: int
+    status_counts: dict[str, dict[str, int]]
+    training: TrainingRun
+    seconds: dict[str, float]
+    stimulus_shift: float | None
+    tolerance: float | None
+    is_within_tolerance: bool | None
+    reason: str | None
+    attempts: tuple[Attempt, ...]
+    error_by_margin: ErrorByMargin | None
+
+    def summary(self) -> dict[str, object]:
+        """The report as a record for a file, without the weights."""
+        training = {name: value for name, value in self.training._asdict().items() if name != "approximator"}
+        return plain({**self._asdict(), "training": training})
+
+
+class Distillation(NamedTuple):
+    """An approximator, and its report.
+
+    Attributes:
+        approximator: maps one stimulus to the steady rates.
+        report: how good it is.
+        test: the pairs it was judged on, and never saw.
+    """
+
+    approximator: Approximator
+    report: Report
+    test: Pairs
+
+
+def distill(
+    network: RecurrentNetwork,
+    stimuli: SampleStimulus | Float[ArrayLike, "batch stimulus"],
+    *,
+    tolerance: float | None = None,
+    test_stimuli: Float[ArrayLike, "test stimulus"] | None = None,
+    width: int | None = None,
+    num_sweeps: int = 0,
+    num_samples: int = 20_000,
+    num_test_samples: int = 2_000,
+    num_steps: int = 10_000,
+    bypass: bool = False,
+    max_seconds: float = 600.0,
+    solver: AbstractSteadyStateSolver | None = None,
+    max_steps: int = 4096,
+    progress: bool = False,
+    key: PRNGKeyArray,
+) -> Distillation:
+    """Solve stimuli, train a feed-forward network on the steady rates, and judge it on stimuli it never saw.
+
+    Without a tolerance it has two layers of the given width, and the given number of sweeps after them. With one, wider
+    and wider ones are tried, then two layers followed by more and more sweeps (`Refined`), the cheapest first; the
+    first whose error on the test is below the tolerance, its bootstrap interval included, is returned. If none is, the
+    best is, and `report.reason` says in words what is in the way.
+
+    Args:
+        network: the recurrent network.
+        stimuli: draws one stimulus from a key, or an array of stimuli of which each is used once.
+        tolerance: the largest NRMSE that is good enough, such as .02.
+        test_stimuli: what to judge on, by default fresh draws, or a random tenth of the array, held out.
+        width: hidden units, by default 4 times the number of rates; not used with a tolerance.
+        num_sweeps: sweeps after the two layers, trained together with them; not used with a tolerance.
+        num_samples: how many to draw for training and validation, where `stimuli` draws.
+        num_test_samples: how many to draw for the test, where `stimuli` draws.
+        num_steps: optimizer steps of each training.
+        bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
+        max_seconds: with a tolerance, no further training is begun after this time.
+        solver: as for `solve_steady_states`.
+        max_steps: bound on the steps of each solve.
+        progress: whether to show progress bars, on standard error.
+        key: a PRNG key, the only source of randomness.
+
+    Raises:
+        ValueError: if an option is out of range, the stimuli do not fit the network, or the steady rates of the
+            test stimuli are all the same.
+        RuntimeError: if no stimulus leads to a steady state.
+    """
+    width = 4 * network.rate_size if width is None else width
+    check_at_least("width", width, 1)
+    check_at_least("num_sweeps", num_sweeps, 0)
+    check_at_least("num_samples", num_samples, 2)
+    check_at_least("num_test_samples", num_test_samples, 2)
+    check_at_least("num_steps", num_steps, 1)
+    check_positive("max_seconds", max_seconds)
+    if tolerance is not None:
+        check_fraction("tolerance", tolerance)
+
+    training_stimuli, test_stimuli = _split(stimuli, test_stimuli, num_samples, num_test_samples, key)
+    check_stimuli(training_stimuli, network.stimulus_size)
+    check_stimuli(test_stimuli, network.stimulus_size, "test_stimuli")
+
+    def solve(which: ArrayLike) -> Pairs:
+        return solve_pairs(network, which, solver=solver, max_steps=max_steps, progress=progress)
+
+    def trainer_on(pairs: Pairs) -> Trainer:
+        return Trainer(network, pairs, num_steps=num_steps, bypass=bypass, progress=progress, key=key)
+
+    clock = _Clock()
+    pairs, test = solve(training_stimuli), solve(test_stimuli)
+    check_varies("steady rates of the test stimuli", test.rates)
+    trainer = trainer_on(pairs)
+    clock.add("solving")
+    if tolerance is None:
+        trained = trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)
+        clock.add("training")
+        return _reported(trained, [trained], trainer, pairs, test, clock, tolerance, None, None)
+
+    tried, is_in_time = escalate(trainer, test, tolerance, clock.started + max_seconds)
+    clock.add("training")
+    reason = by_margin = None
+    if not is_within(tried[-1], test, tolerance):
+        reason, by_margin = look_for_jumps(network, best_of(tried), pairs, test, solver)
+        clock.add("explaining")
+        is_in_time = is_in_time and clock.elapsed < max_seconds
+        if reason is None and is_in_time and callable(stimuli) and is_data_limited(best_of(tried)):
+            more = sample_stimuli(stimuli, _MORE_DATA * num_samples, key=key_for(key, "more training stimuli"))
+            pairs = solve(more)
+            trainer = trainer_on(pairs)
+            clock.add("solving")
+            best = best_of(tried)
+            tried.append(trainer.again(best))
+            clock.add("training")
+        if reason is None and not is_within(tried[-1], test, tolerance):
+            reason = reason_of(tried, is_in_time, max_seconds)
+    num_unsteady = sum(test.status_counts.values()) - test.status_counts["converged"]
+    if reason is not None and num_unsteady:
+        reason += f"; no steady state for {num_unsteady / sum(test.status_counts.values()):.1%} of the stimuli"
+    trained = tried[-1] if reason is None else best_of(tried)
+    return _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin)
+
+
+class _Clock:
+    """Wall-clock seconds by purpose."""
+
+    def __init__(self):
+        self.started = self.last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.started
+
+    def add(self, purpose: str) -> None:
+        """All since the last call was for this."""
+        now = time.perf_counter()
+        self.seconds[purpose] = self.seconds.get(purpose, 0.0) + now - self.last
+        self.last = now
+
+
+def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin) -> Distillation:
+    predicted = predict(trained.approximator, test.stimuli)
+    interval = nrmse_interval(predicted, test.rates)
+    report = Report(
+        accuracy=accuracy(predicted, test.rates),
+        nrmse_interval=interval,
+        width=trained.attempt.width,
+        num_sweeps=trained.attempt.num_sweeps,
+        num_training_pairs=len(pairs),
+        status_counts={"training": pairs.status_counts, "test": test.status_counts},
+        training=trained.run,
+        seconds=clock.seconds,
+        stimulus_shift=trainer.stimulus_shift(),
+        tolerance=tolerance,
+        is_within_tolerance=None if tolerance is None else interval[1] < tolerance,
+        reason=reason,
+        attempts=tuple(each.attempt for each in tried),
+        error_by_margin=by_margin,
+    )
+    return Distillation(trained.approximator, report, test)
+
+
+def _split(stimuli, test_stimuli, num_samples, num_test_samples, key) -> tuple[ArrayLike, ArrayLike]:
+    """The stimuli to train on and those to judge on, with none in both."""
+    if callable(stimuli):
+        training = sample_stimuli(stimuli, num_samples, key=key_for(key, "training stimuli"))
+        if test_stimuli is None:
+            test_stimuli = sample_stimuli(stimuli, num_test_samples, key=key_for(key, "test stimuli"))
+        return training, test_stimuli
+    if test_stimuli is not None:
+        return stimuli, test_stimuli
+    return hold_out(stimuli, _HELD_OUT_SHARE, key=key_for(key, "held-out stimuli"))

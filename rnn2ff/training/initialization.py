@@ -1,0 +1,301 @@
+"""Where training starts: hidden units from the network itself, and the readout that fits them best.
+
+Hidden units are half-planes of stimuli. Those of the network are known: around each steady state the point of rest
+follows the stimulus linearly, `x(u) = G u + g`, and unit i turns on where its row of that is zero. So hidden units are
+rows of such maps, with either sign, beside those of the one linear map that fits best. Where the steady state jumps,
+it does so elsewhere, and most hidden units start at these boundaries, if they are given. What is left to find, the
+readout, is a linear problem.
+"""
+
+from collections.abc import Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnn2ff._checks import check_at_least, check_positive, check_shape, check_stimuli, fail
+from rnn2ff.approximators import Refined, TwoLayer
+from rnn2ff.networks import RecurrentNetwork, best_sweep, dense_weights, has_rectified_rates, is_rate_network, slopes
+from rnn2ff.training.boundaries import Boundaries, Planes
+
+_NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
+_AT_BOUNDARIES = 0.85  # of the hidden units, at most
+_STRENGTHS = (2.0, 5.0, 10.0, 20.0, 50.0)  # of silencing weights that are tried, in deviations of the rates
+_WELL_AHEAD, _MOST_ACTIVE = 0.2, 0.01  # of a boundary, in its unit's deviations; share of samples active there
+_MOST_PRODUCTS = 5e10  # of a readout whose outputs are fitted one by one
+_RIDGE = 1e-6  # of a readout's weights, as a share of the mean square of the hidden units
+_CHUNK = 4096  # samples whose hidden activity is held at once
+
+
+def initialize_two_layer(
+    network: RecurrentNetwork,
+    states: Float[Array, "batch state"],
+    stimuli: Float[Array, "batch stimulus"],
+    width: int,
+    *,
+    bypass: bool = False,
+    num_rounds: int = 20,
+    boundaries: Boundaries | None = None,
+    key: PRNGKeyArray,
+) -> TwoLayer:
+    """Two layers from stimuli to rates, made from a network and some of its steady states, and not yet trained.
+
+    Args:
+        network: the network.
+        states: steady states, one a row.
+        stimuli: their stimuli.
+        width: hidden units.
+        bypass: whether there are linear weights from the stimulus to the output.
+        num_rounds: as for `fit_readout`; 0 is as good where a training follows.
+        boundaries: from `find_boundaries`, where the steady state jumps.
+        key: a PRNG key: which steady states and units the hidden units are taken from.
+
+    Raises:
+        ValueError: if the states and stimuli do not fit the network or each other, or `width` is below 1.
+    """
+    edges = _edges(boundaries, width)
+    two_layer = _from_hyperplanes(
+        network, states, stimuli, width, network.rate_size, has_rectified_rates(network), bypass, edges, key
+    )
+    rates = jax.vmap(network.rates)(states)
+    if edges is not None and two_layer.is_rectified:
+        return _silenced(two_layer, edges, stimuli, rates)
+    return fit_readout(two_layer, _chunks(stimuli, rates), num_rounds=num_rounds)
+
+
+def initialize_refined(
+    network: RecurrentNetwork,
+    states: Float[Array, "batch state"],
+    stimuli: Float[Array, "batch stimulus"],
+    width: int,
+    *,
+    num_sweeps: int,
+    key: PRNGKeyArray,
+) -> Refined:
+    """The same with sweeps after it: the two layers are fitted to the points where the sweeps come to rest.
+
+    Args:
+        network: the network.
+        states: steady states, one a row.
+        stimuli: their stimuli.
+        width: hidden units.
+        num_sweeps: sweeps after the pass.
+        key: a PRNG key.
+
+    Raises:
+        ValueError: as for `initialize_two_layer`; or if the network cannot be swept, or `num_sweeps` is below 1.
+    """
+    two_layer = _from_hyperplanes(network, states, stimuli, width, network.state_size, False, False, None, key)
+    sweep = best_sweep(network, states[:_NUM_SWEEP_SAMPLES], stimuli[:_NUM_SWEEP_SAMPLES])
+    points, starts = _points_and_starts(network, sweep, states, stimuli)
+    two_layer = fit_readout(two_layer, _chunks(stimuli, points - starts))
+    return Refined(two_layer, network, sweep, num_sweeps=num_sweeps)
+
+
+def fit_readout(
+    two_layer: TwoLayer,
+    batches: Iterable[tuple[Float[Array, "_ stimulus"], Float[Array, "_ rate"]]],
+    *,
+    ridge: float = 1e-6,
+    num_rounds: int = 20,
+) -> TwoLayer:
+    """The readout that fits targets best in the least-squares sense, the hidden layer staying as it is.
+
+    The normal equations are summed in float64, batch by batch, so the data are never held together. For a rectified
+    output a target of zero asks only for an output of at most zero, and the fit is repeated, each time with what the
+    one before gives below zero as the target there.
+
+    Args:
+        two_layer: whose hidden layer to use.
+        batches: stimuli and targets; gone through several times if the output is rectified.
+        ridge: of the weights, as a share of the mean square of the hidden units.
+        num_rounds: how often the fit is repeated, if the output is rectified.
+
+    Raises:
+        ValueError: if there is no batch, `ridge` is not positive, or `num_rounds` is below 0.
+    """
+    check_positive("ridge", ridge)
+    check_at_least("num_rounds", num_rounds, 0)
+    num_rounds = num_rounds if two_layer.is_rectified else 0
+    if num_rounds and iter(batches) is batches:
+        raise fail("batches", "can be gone through only once", "a list, or another iterable that starts anew", "one")
+    width = two_layer.width + 1 + (0 if two_layer.bypass_weights is None else two_layer.stimulus_size)
+    gram, moments, count = np.zeros((width, width)), np.zeros((width, two_layer.rate_size)), 0
+    for stimuli, targets in batches:
+        features = _features(two_layer, stimuli)
+        gram += features.T @ features
+        moments += features.T @ np.asarray(targets, np.float64)
+        count += len(features)
+    if count == 0:
+        raise fail("batches", "are empty", "at least one pair", "none")
+    penalty = np.full(width, ridge * np.trace(gram) / width)
+    inverse = np.linalg.inv(gram + np.diag(penalty))
+    coefficients = inverse @ moments
+    before = coefficients
+    for i in range(num_rounds):
+        ahead = coefficients + i / (i + 3) * (coefficients - before)  # Nesterov's momentum: far fewer rounds
+        moments = np.zeros_like(moments)
+        for stimuli, targets in batches:
+            features, targets = _features(two_layer, stimuli), np.asarray(targets, np.float64)
+            moments += features.T @ np.where(targets > 0, targets, np.minimum(features @ ahead, 0))
+        before, coefficients = coefficients, inverse @ moments
+    return _with_readout(two_layer, coefficients)
+
+
+def _features(two_layer: TwoLayer, stimuli: Float[Array, "batch stimulus"]) -> Float[np.ndarray, "batch feature"]:
+    """What the output is linear in: hidden units, one, and the stimulus where there is a bypass."""
+    stimuli = np.asarray(stimuli, np.float64)
+    hidden = stimuli @ np.asarray(two_layer.hidden_weights, np.float64).T + np.asarray(two_layer.hidden_bias)
+    bypass = [] if two_layer.bypass_weights is None else [stimuli]
+    return np.concatenate([np.maximum(hidden, 0), np.ones((len(stimuli), 1)), *bypass], axis=1)
+
+
+def _with_readout(two_layer: TwoLayer, coefficients: Float[np.ndarray, "feature rate"]) -> TwoLayer:
+    parts = np.split(coefficients.T, [two_layer.width, two_layer.width + 1], axis=1)
+    dtype = two_layer.readout_weights.dtype
+    weights, bias, bypass = (np.asarray(part, dtype) for part in parts)
+    made = jnp.asarray(weights), jnp.asarray(bias[:, 0])
+    two_layer = eqx.tree_at(lambda each: (each.readout_weights, each.readout_bias), two_layer, made)
+    if two_layer.bypass_weights is None:
+        return two_layer
+    return eqx.tree_at(lambda each: each.bypass_weights, two_layer, jnp.asarray(bypass))
+
+
+def _chunks(stimuli: Array, targets: Array) -> list[tuple[Array, Array]]:
+    starts = range(0, len(stimuli), _CHUNK)
+    return [(stimuli[start : start + _CHUNK], targets[start : start + _CHUNK]) for start in starts]
+
+
+@eqx.filter_jit
+def _points_and_starts(network, sweep, states, stimuli) -> tuple[Array, Array]:
+    points = jax.vmap(lambda state, stimulus: sweep.from_state(network, state, stimulus))(states, stimuli)
+    return points, jax.vmap(lambda stimulus: sweep.start(network, sweep.drive(network, stimulus)))(stimuli)
+
+
+def _edges(boundaries: Boundaries | None, width: int) -> Planes | None:
+    """The boundaries that hidden units start at."""
+    edges = None if boundaries is None else boundaries.planes(int(_AT_BOUNDARIES * width))
+    return None if edges is None or not len(edges.offsets) else edges
+
+
+def _silenced(two_layer: TwoLayer, edges: Planes, stimuli: Array, rates: Array) -> TwoLayer:
+    """A readout in which hidden units at boundaries silence the outputs that are silent beyond them.
+
+    Where the steady state jumps from active to silent, the output has to fall far below zero within a short way; so the
+    unit that begins there is given a large weight. What is left to the other hidden units, for each output, is to fit
+    the rates where nothing silences it.
+    """
+    width, num_edges = two_layer.width, len(edges.offsets)
+    num_rows = max(4 * width, int(_MOST_PRODUCTS / (width**2 * rates.shape[1])))
+    features, rates = _features(two_layer, stimuli[:num_rows]), np.asarray(rates[:num_rows], np.float64)
+    first = width - num_edges  # the units at boundaries are the last
+    at_edges = features[:, first:width]
+    # A boundary silences an output if the samples bear that out.
+    is_ahead = at_edges > _WELL_AHEAD
+    share_active = is_ahead.T.astype(float) @ (rates > 0) / np.maximum(is_ahead.sum(axis=0), 1)[:, None]
+    silences = edges.silences & (share_active < _MOST_ACTIVE)
+    silencing = at_edges @ silences
+    linear, coefficients = np.zeros_like(rates), np.zeros((features.shape[1], rates.shape[1]))
+    for unit in range(rates.shape[1]):
+        others = np.ones(features.shape[1], bool)
+        others[first:width] = ~silences[:, unit]
+        rows = features[silencing[:, unit] == 0][:, others]
+        gram = rows.T @ rows
+        ridge = _RIDGE * np.trace(gram) / len(gram) + np.finfo(float).tiny
+        moments = rows.T @ rates[silencing[:, unit] == 0, unit]
+        coefficients[others, unit] = np.linalg.solve(gram + ridge * np.eye(len(gram)), moments)
+        linear[:, unit] = features @ coefficients[:, unit]
+
+    def error(strength):
+        return np.mean((np.maximum(linear - strength * silencing, 0) - rates) ** 2)
+
+    strength = min(rates.std() * np.asarray(_STRENGTHS), key=error)
+    coefficients[first:width] -= strength * silences
+    return _with_readout(two_layer, coefficients)
+
+
+# --- the hidden layer -------------------------------------------------------------------------------------------------
+
+
+def _from_hyperplanes(
+    network, states, stimuli, width, rate_size, is_rectified, bypass, edges: Planes | None, key
+) -> TwoLayer:
+    check_at_least("width", width, 1)
+    check_stimuli(stimuli, network.stimulus_size)
+    check_shape("states", states, (len(stimuli), network.state_size))
+    points = _points(network, states, stimuli)
+    linear_weights, linear_bias = _best_linear_map(stimuli, points)
+    generator = np.random.default_rng(np.asarray(jr.key_data(key)))  # on the host: jax.random compiles for each shape
+    num_left = width - (0 if edges is None else len(edges.normals))
+    num_linear = min(2 * network.state_size, num_left // 2)
+    chosen = generator.permutation(2 * network.state_size)[:num_linear]
+    signs = np.where(chosen < network.state_size, 1.0, -1.0)
+    units = chosen % network.state_size
+    local_weights, local_bias = _local_rows(network, points, states, stimuli, num_left - num_linear, generator)
+    weights = np.concatenate([signs[:, None] * linear_weights[units], local_weights])
+    bias = np.concatenate([signs * linear_bias[units], local_bias])
+    if edges is not None:
+        weights, bias = np.concatenate([weights, edges.normals]), np.concatenate([bias, edges.offsets])
+    # All of size 1, so that steps of training are too; what a hidden unit loses here, the readout gains.
+    sizes = np.sqrt(((np.asarray(stimuli, np.float64) @ weights.T + bias) ** 2).mean(axis=0))
+    sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, 1.0)
+    weights, bias = weights / sizes[:, None], bias / sizes
+    shapes = eqx.filter_eval_shape(
+        TwoLayer, network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=key
+    )
+    two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, network.dtype), shapes))
+    made = tuple(jnp.asarray(np.asarray(each, network.dtype)) for each in (weights, bias))
+    return eqx.tree_at(lambda each: (each.hidden_weights, each.hidden_bias), two_layer, made)
+
+
+@eqx.filter_jit
+def _points(network, states, stimuli) -> Array:
+    """Total inputs, which cross zero where a unit turns on; without weights to look at, the states."""
+    if not is_rate_network(network):
+        return states
+    unit_rates = network.vector_field.unit_rates
+    return jax.vmap(lambda state, stimulus: network.params.total_input(unit_rates(state), stimulus))(states, stimuli)
+
+
+def _best_linear_map(stimuli: Array, points: Array) -> tuple[np.ndarray, np.ndarray]:
+    """The affine map from stimuli to points with the least squared error."""
+    stimuli, points = np.asarray(stimuli, np.float64), np.asarray(points, np.float64)
+    mean_stimulus, mean_point = stimuli.mean(axis=0), points.mean(axis=0)
+    weights = np.linalg.lstsq(stimuli - mean_stimulus, points - mean_point, rcond=1e-6)[0].T
+    return weights, mean_point - weights @ mean_stimulus
+
+
+def _local_rows(network, points, states, stimuli, num_rows, generator) -> tuple[np.ndarray, np.ndarray]:
+    """One row, of either sign, of the linearization at each of `num_rows` sampled steady states."""
+    samples = generator.integers(len(stimuli), size=num_rows)
+    units = generator.permutation(num_rows) % network.state_size
+    points, states, stimuli = (np.asarray(each)[samples] for each in (points, states, stimuli))
+    rows = np.asarray(_linearized_rows(network, points, states, stimuli, units), np.float64)
+    offsets = np.take_along_axis(points, units[:, None], axis=1)[:, 0]
+    bias = offsets.astype(np.float64) - (rows * stimuli).sum(axis=1)
+    signs = generator.choice([-1.0, 1.0], size=num_rows)
+    is_usable = np.isfinite(rows).all(axis=1)  # the Jacobian of an unlucky sample may be singular
+    return np.where(is_usable[:, None], signs[:, None] * rows, 0), np.where(is_usable, signs * bias, 0)
+
+
+@eqx.filter_jit
+def _linearized_rows(network, points, states, stimuli, units):
+    """Row `unit` of d point / d stimulus at each sample."""
+
+    def of_rate_network(point, state, stimulus, unit):
+        del state
+        gains = slopes(network.vector_field, point)
+        matrix = jnp.eye(network.state_size, dtype=point.dtype) - dense_weights(network) * gains[None, :]
+        row = jnp.linalg.solve(matrix.T, jax.nn.one_hot(unit, network.state_size, dtype=point.dtype))
+        return jax.vjp(network.params.feedforward_input, stimulus)[1](row)[0]
+
+    def of_any(point, state, stimulus, unit):
+        del point
+        jacobian = jax.jacfwd(network.velocity)(state, stimulus)
+        row = jnp.linalg.solve(jacobian.T, jax.nn.one_hot(unit, network.state_size, dtype=state.dtype))
+        return -jax.vjp(lambda stimulus: network.velocity(state, stimulus), stimulus)[1](row)[0]
+
+    return jax.vmap(of_rate_network if is_rate_network(network) else of_any)(points, states, stimuli, units)

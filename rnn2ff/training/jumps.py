@@ -1,0 +1,130 @@
+"""Where the steady state jumps, so that no continuous approximator can follow it.
+
+On the way from one stimulus to another with other steady rates, the rates either change gradually or jump. Halving the
+way again and again, always keeping the half across which the rates change more, tells which: a gradual change shrinks
+with the way, a jump does not.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from rnn2ff._checks import check_at_least, check_shape, check_stimuli
+from rnn2ff.data import Pairs
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, solve_steady_states
+
+_NUM_HALVINGS = 14
+_PART = 0.47  # of what is left of the way, at which it is cut
+_IS_JUMP = 0.1  # of the rates' deviation, across the last piece of the way, at most a 7000th of it
+_NUM_BINS = 5
+
+
+class Jumps(NamedTuple):
+    """How far each stimulus is from a place where its steady state jumps.
+
+    Attributes:
+        margin: the distance to the jump that was found, as root mean square over the channels in units of the
+            stimuli's own deviation; infinite where none was found.
+        is_found: whether one was.
+    """
+
+    margin: Float[np.ndarray, " batch"]
+    is_found: Bool[np.ndarray, " batch"]
+
+
+class ErrorByMargin(NamedTuple):
+    """The error of samples in bins of equal size by margin, nearest to a jump first, and of those without one.
+
+    Attributes:
+        margin: the largest of each bin; infinite for the last, of samples without a jump.
+        nrmse: root mean squared error of the bin, over the deviation of all rates; NaN if there is no sample.
+        num_samples: in the bin.
+    """
+
+    margin: tuple[float, ...]
+    nrmse: tuple[float, ...]
+    num_samples: tuple[int, ...]
+
+
+def find_jumps(
+    network: RecurrentNetwork,
+    pairs: Pairs,
+    others: Pairs,
+    *,
+    num_neighbors: int = 3,
+    solver: AbstractSteadyStateSolver | Plan | None = None,
+) -> Jumps:
+    """Look for jumps on the way from each stimulus to its nearest others.
+
+    Args:
+        network: the network.
+        pairs: where to look from.
+        others: where to look to.
+        num_neighbors: ways from each stimulus.
+        solver: as for `solve_steady_states`.
+
+    Raises:
+        ValueError: if the pairs do not fit the network, or `num_neighbors` is below 1 or above the others.
+    """
+    check_at_least("num_neighbors", num_neighbors, 1)
+    check_at_least("number of others", len(others), num_neighbors)
+    check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
+    check_stimuli(others.stimuli, network.stimulus_size, "others.stimuli")
+    stimulus_deviation = np.asarray(others.stimuli, np.float64).std() + np.finfo(np.float32).tiny
+    rate_deviation = np.sqrt(np.asarray(others.rates, np.float64).var(axis=0).mean())
+    margin = np.full(len(pairs), np.inf)
+    for neighbor in _nearest(pairs.stimuli, others.stimuli, num_neighbors).T:
+        start, way = np.asarray(pairs.stimuli), np.asarray(others.stimuli)[neighbor] - np.asarray(pairs.stimuli)
+        low, high = np.zeros(len(start)), np.ones(len(start))
+        low_rates, high_rates = np.asarray(pairs.rates), np.asarray(others.rates)[neighbor]
+        is_steady = np.ones(len(start), bool)
+        for _ in range(_NUM_HALVINGS):
+            # Not halfway: there lies the tie between mirror images, and at a tie there may be no steady state.
+            middle = low + _PART * (high - low)
+            solved = solve_steady_states(network, start + middle[:, None].astype(way.dtype) * way, solver=solver)
+            rates = np.asarray(jax.vmap(network.rates)(solved.state))
+            is_steady &= np.asarray(solved.is_converged)
+            is_lower = _distance(rates, low_rates) > _distance(rates, high_rates)
+            high, low = np.where(is_lower, middle, high), np.where(is_lower, low, middle)
+            high_rates = np.where(is_lower[:, None], rates, high_rates)
+            low_rates = np.where(is_lower[:, None], low_rates, rates)
+        is_jump = is_steady & (_distance(low_rates, high_rates) > _IS_JUMP * rate_deviation)
+        distance = high * np.sqrt((way.astype(np.float64) ** 2).mean(axis=1)) / stimulus_deviation
+        margin = np.where(is_jump, np.minimum(margin, distance), margin)
+    return Jumps(margin, np.isfinite(margin))
+
+
+def error_by_margin(
+    predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"], jumps: Jumps
+) -> ErrorByMargin:
+    """The error in bins by the distance to a jump.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    check_shape("predicted", predicted, np.shape(target))
+    predicted, target = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
+    errors, variance = ((predicted - target) ** 2).mean(axis=1), target.var(axis=0).mean()
+    order = np.argsort(jumps.margin, kind="stable")[: int(jumps.is_found.sum())]
+    bins = [*np.array_split(order, _NUM_BINS), np.flatnonzero(~jumps.is_found)]
+    edges = [float(jumps.margin[rows].max()) if len(rows) else float("nan") for rows in bins[:-1]] + [float("inf")]
+    nrmse = [float(np.sqrt(errors[rows].mean() / variance)) if len(rows) else float("nan") for rows in bins]
+    return ErrorByMargin(tuple(edges), tuple(nrmse), tuple(map(len, bins)))
+
+
+def _nearest(stimuli: Array, others: Array, num_neighbors: int) -> np.ndarray:
+    """Rows of the others with the smallest distances."""
+    squares = jnp.sum(others**2, axis=1)
+    _, rows = jax.lax.top_k(2 * stimuli @ others.T - squares[None], num_neighbors)
+    return np.asarray(rows)
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Root mean square over the rates; infinite where a search ended without finite numbers."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = np.sqrt(((np.asarray(one, np.float64) - other) ** 2).mean(axis=1))
+    return np.where(np.isfinite(values), values, np.inf)

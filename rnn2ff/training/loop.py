@@ -1,0 +1,276 @@
+"""Fit an approximator to pairs of stimuli and steady rates, by gradient descent."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from tqdm import tqdm
+
+from rnn2ff._checks import check_at_least, check_fraction, check_shape, fail
+from rnn2ff.approximators import Trainable, trainable
+from rnn2ff.compiling import jit_for_device
+from rnn2ff.data import check_pairs, key_for, take_rows
+from rnn2ff.files import replacing
+from rnn2ff.training.losses import Loss, Tangents, mean_squared_error, rate_error, tangent_error
+from rnn2ff.training.mixing import Mixing
+from rnn2ff.training.optimizers import muon
+from rnn2ff.training.symmetries import Symmetries
+
+_NUM_RELABELINGS = 1024  # symmetries that the steps between two evaluations share
+
+
+class TrainingRun(NamedTuple):
+    """The end of a training.
+
+    Attributes:
+        approximator: the one of the evaluation with the smallest validation error.
+        best_evaluation: which evaluation that was, from 0.
+        steps: optimizer steps taken before each evaluation; the first is of the approximator as it was given.
+        training_errors: the loss over the minibatches since the evaluation before; NaN for the first.
+        validation_errors: mean squared error on the validation part, at each evaluation.
+    """
+
+    approximator: Trainable
+    best_evaluation: int
+    steps: Int[Array, " evaluation"]
+    training_errors: Float[Array, " evaluation"]
+    validation_errors: Float[Array, " evaluation"]
+
+
+def train(
+    approximator: Trainable,
+    stimuli: Float[Array, "batch stimulus"],
+    rates: Float[Array, "batch rate"],
+    *,
+    num_steps: int = 10_000,
+    batch_size: int = 256,
+    optimizer: optax.GradientTransformation | None = None,
+    loss: Loss = rate_error,
+    tangents: Tangents | None = None,
+    tangent_weight: float = 1.0,
+    symmetries: Symmetries | None = None,
+    mixing: Mixing | None = None,
+    validation: tuple[Float[Array, "held_out stimulus"], Float[Array, "held_out rate"]] | None = None,
+    validation_fraction: float = 0.1,
+    num_evaluations: int = 20,
+    checkpoint: str | Path | None = None,
+    batch_sharding: jax.sharding.Sharding | None = None,
+    progress: bool = False,
+    key: PRNGKeyArray,
+) -> TrainingRun:
+    """Minimize a loss in minibatches, and keep the approximator that validates best, the given one included.
+
+    Every stretch between two evaluations is one compiled loop. The validation part is never trained on, never changed,
+    and judged by the mean squared error whatever the loss.
+
+    Args:
+        approximator: where to start; of a `Refined`, the network and the sweep stay as they are.
+        stimuli: one a row.
+        rates: the steady rates, one row a stimulus.
+        num_steps: optimizer steps; rounded up to a multiple of `num_evaluations`.
+        batch_size: samples in a minibatch, drawn with replacement.
+        optimizer: any optax optimizer, by default `muon`.
+        loss: what to minimize.
+        tangents: derivatives of the rates to match as well, one row a stimulus; worth their price where data are few.
+        tangent_weight: of their error, beside the loss.
+        symmetries: relabels the pairs of each minibatch at random, in ways that keep them exact.
+        mixing: makes fresh exact pairs from those of each minibatch.
+        validation: stimuli and rates that choose the best evaluation, by default a part of the pairs, held out. Give
+            them where the approximator was made from the pairs, which it then knows better than others.
+        validation_fraction: that part's share.
+        num_evaluations: how often to evaluate.
+        checkpoint: a file that is written after each evaluation. If it is there, the training goes on from it, and
+            ends with the same weights as if it had never stopped.
+        batch_sharding: how minibatches are laid out over devices, such as `NamedSharding(mesh, P("batch"))`; an
+            approximator may be placed over devices by `jax.device_put` before.
+        progress: whether to show a progress bar, on standard error.
+        key: a PRNG key: the split and the minibatches.
+
+    Raises:
+        ValueError: if the pairs do not fit each other or the approximator, an option is out of range, or the checkpoint
+            is damaged or of another training.
+    """
+    _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction, tangents)
+    if validation is not None:
+        check_pairs(*validation)
+    num_evaluations = min(num_evaluations, num_steps)
+    interval = -(-num_steps // num_evaluations)
+    if optimizer is None:
+        optimizer = muon(approximator, stimuli, rates, num_steps=interval * num_evaluations)
+
+    training = (stimuli, rates, tangents)
+    if validation is None:
+        order = jr.permutation(key_for(key, "split"), len(stimuli))
+        num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
+        held_out, kept = order[:num_held_out], order[num_held_out:]
+        training, validation = take_rows(training, kept), take_rows((stimuli, rates), held_out)
+
+    weights, constants = eqx.partition(approximator, trainable(approximator))
+    errors = np.full(num_evaluations + 1, np.nan, rates.dtype)
+    at_start = errors.copy()
+    at_start[0] = _validate(approximator, *validation)
+    num_done, training_errors, validation_errors = jax.device_put((np.zeros((), int), errors, at_start))
+    state = _Progress(
+        weights=weights,
+        opt_state=_first_state(optimizer, weights),
+        best=weights,
+        num_done=num_done,
+        training_errors=training_errors,
+        validation_errors=validation_errors,
+    )
+    task = _Task(loss, tangent_weight, symmetries, mixing, batch_sharding, batch_size, interval)
+    fingerprint = ""
+    if checkpoint is not None:
+        fingerprint = _fingerprint((weights, constants, training, validation, key), (task, num_evaluations))
+        state = _restored(Path(checkpoint), state, fingerprint)
+
+    bar = tqdm(range(int(state.num_done), num_evaluations), desc="training", unit="evaluation", disable=not progress)
+    for i in bar:
+        interval_key = jr.fold_in(key_for(key, "minibatches"), i)
+        state = _train_interval(state, constants, optimizer, training, validation, task, interval_key)
+        if checkpoint is not None:
+            _save(Path(checkpoint), state, fingerprint)
+        bar.set_postfix(validation=f"{np.asarray(state.validation_errors)[i + 1]:.3g}")
+    return TrainingRun(
+        approximator=eqx.combine(state.best, constants),
+        best_evaluation=int(np.nanargmin(state.validation_errors)),
+        steps=jnp.asarray(interval * np.arange(num_evaluations + 1)),
+        training_errors=state.training_errors,
+        validation_errors=state.validation_errors,
+    )
+
+
+@eqx.filter_jit
+def _first_state(optimizer, weights):
+    return optimizer.init(weights)
+
+
+class _Progress(eqx.Module):
+    """All that a training carries from one evaluation to the next."""
+
+    weights: PyTree
+    opt_state: PyTree
+    best: PyTree
+    num_done: Int[Array, ""]
+    training_errors: Float[Array, " evaluation"]
+    validation_errors: Float[Array, " evaluation"]
+
+
+class _Task(eqx.Module):
+    """What every step does."""
+
+    loss: Loss = eqx.field(static=True)
+    tangent_weight: float = eqx.field(static=True)
+    symmetries: Symmetries | None
+    mixing: Mixing | None
+    batch_sharding: jax.sharding.Sharding | None = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True)
+    num_steps: int = eqx.field(static=True)
+
+    def error(self, weights, constants, batch, relabelings, key):
+        """The loss of a minibatch."""
+        approximator = eqx.combine(weights, constants)
+        stimuli, rates, tangents = batch
+        error = 0.0 if tangents is None else self.tangent_weight * tangent_error(approximator, stimuli, tangents)
+        relabel_key, mix_key = jr.split(key)
+        if self.symmetries is not None:
+            rows = jr.randint(relabel_key, (len(stimuli),), 0, len(relabelings))
+            stimuli, rates = self.symmetries.relabel(stimuli, rates, relabelings[rows])
+        if self.mixing is not None:
+            stimuli, rates = self.mixing(stimuli, rates, key=mix_key)
+        return error + self.loss(approximator, stimuli, rates)
+
+
+_validate = eqx.filter_jit(mean_squared_error)
+
+
+@jit_for_device
+def _train_interval(state, constants, optimizer, training, validation, task, key) -> _Progress:
+    symmetry_key, step_key = jr.split(key)
+    relabelings = None  # drawn for all steps at once, as to draw them takes longer than the rest of a step
+    if task.symmetries is not None:
+        relabelings = task.symmetries.draw(_NUM_RELABELINGS, key=symmetry_key)
+
+    def step(carry, key):
+        weights, opt_state = carry
+        row_key, pair_key = jr.split(key)
+        rows = jr.randint(row_key, (task.batch_size,), 0, len(training[0]))
+        batch = jax.tree.map(lambda each: each[rows], training)
+        if task.batch_sharding is not None:
+            batch = jax.lax.with_sharding_constraint(batch, task.batch_sharding)
+        error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, relabelings, pair_key)
+        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
+            updates, opt_state = optimizer.update(gradient, opt_state, weights)
+        return (eqx.apply_updates(weights, updates), opt_state), error
+
+    keys = jr.split(step_key, task.num_steps)
+    (weights, opt_state), errors = jax.lax.scan(step, (state.weights, state.opt_state), keys)
+    error = mean_squared_error(eqx.combine(weights, constants), *validation)
+    is_best = error < jnp.nanmin(state.validation_errors)
+    done = state.num_done + 1
+    return _Progress(
+        weights=weights,
+        opt_state=opt_state,
+        best=jax.tree.map(lambda new, old: jnp.where(is_best, new, old), weights, state.best),
+        num_done=done,
+        training_errors=state.training_errors.at[done].set(errors.mean()),
+        validation_errors=state.validation_errors.at[done].set(error),
+    )
+
+
+def _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction, tangents) -> None:
+    check_pairs(stimuli, rates)
+    for name, value in [
+        ("num_steps", num_steps),
+        ("batch_size", batch_size),
+        ("num_evaluations", num_evaluations),
+    ]:
+        check_at_least(name, value, 1)
+    check_fraction("validation_fraction", validation_fraction)
+    check_at_least("number of pairs", len(stimuli), 2)
+    if tangents is not None:
+        check_shape("tangents.directions", tangents.directions, stimuli.shape)
+        check_shape("tangents.derivatives", tangents.derivatives, rates.shape)
+
+
+# --- going on where a training stopped --------------------------------------------------------------------------------
+
+
+def _fingerprint(arrays: PyTree, settings: PyTree) -> str:
+    """Tells trainings apart: their data, first weights and key, and the options that are no arrays."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        leaf = jr.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    task, num_evaluations = settings
+    options = (task.loss.__qualname__, task.tangent_weight, task.batch_size, task.num_steps, num_evaluations)
+    digest.update(f"{options}{jax.tree.leaves((task.symmetries, task.mixing))}".encode())
+    return digest.hexdigest()
+
+
+def _save(path: Path, state: _Progress, fingerprint: str) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(fingerprint.encode())
+        eqx.tree_serialise_leaves(file, state)
+
+
+def _restored(path: Path, state: _Progress, fingerprint: str) -> _Progress:
+    """The state of a checkpoint, or the given one where there is no checkpoint."""
+    if not path.exists():
+        return state
+    with path.open("rb") as file:
+        if file.read(len(fingerprint)) != fingerprint.encode():
+            expected = "a checkpoint of this training, with the same data, options and key"
+            raise fail("checkpoint", "is of another training", expected, f"{path}")
+        try:
+            return eqx.tree_deserialise_leaves(file, state)
+        except (RuntimeError, ValueError, EOFError, OSError) as error:
+            raise fail("checkpoint", "is damaged", "a whole file", f"{path}: {error}") from error

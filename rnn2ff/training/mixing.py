@@ -1,0 +1,182 @@
+"""Exact pairs without a solver: every point x is the fixed point of the stimulus `u = x - W phi(x) - b`.
+
+That holds for networks whose stimulus drives each unit directly. Points that are mixed from steady ones,
+
+    x = mean + cos(a) (x_1 - mean) + sin(a) (x_2 - mean),
+
+keep the mean and the covariance of the points, and their stimuli come near the same mixture of the stimuli, so that the
+distribution stays about the same: few solved pairs become as many as training asks for.
+
+In a network with more than one steady state a mixture may be a fixed point that the dynamics do not reach, or leave.
+`mixing_for` looks on a sample whether that happens, and then does without.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnn2ff._checks import check_positive, fail
+from rnn2ff.networks import RecurrentNetwork, is_rate_network
+from rnn2ff.steady_state import Status, solve_steady_states
+
+_SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, are the same
+_NUM_TRIED = 512  # mixtures, few enough for a solve to follow the dynamics of each
+_LARGEST_SHIFT = 0.5  # of a stimulus off the mixture of its parents, in standard deviations of the stimuli
+
+
+def exact_pairs(
+    network: RecurrentNetwork, points: Float[Array, "batch state"]
+) -> tuple[Float[Array, "batch state"], Float[Array, "batch rate"]]:
+    """The stimuli at which a network rests at given total inputs, and its rates there.
+
+    These are fixed points; that they are stable, and reached, is for the caller to know.
+
+    Args:
+        network: a network with a weight matrix whose stimulus drives each unit directly.
+        points: total inputs to each unit, one row a sample: the states, in the state form.
+
+    Raises:
+        ValueError: if the network is of another kind.
+    """
+    _check_has_exact_pairs(network)
+    return _exact_pairs(network, points)
+
+
+def _check_has_exact_pairs(network: RecurrentNetwork) -> None:
+    if not has_exact_pairs(network):
+        expected = "a network with a weight matrix, driven directly, whose rates are those of all units"
+        raise fail("network", "has no exact pairs", expected, f"{network.vector_field}")
+
+
+def has_exact_pairs(network: RecurrentNetwork) -> bool:
+    """Whether every point is the fixed point of a stimulus that can be told."""
+    return is_rate_network(network) and network.params.stimulus_weights is None and _shows_all(network)
+
+
+def _shows_all(network: RecurrentNetwork) -> bool:
+    form = network.vector_field
+    return network.rate_function == form.rate_function
+
+
+def _exact_pairs(network, points):
+    rates = jax.vmap(network.vector_field.nonlinearity)(points)
+    recurrent = jax.vmap(network.params.recurrent_input)(rates)
+    return points - recurrent - network.params.bias[None], rates
+
+
+class Mixing(eqx.Module):
+    """Makes fresh exact pairs from minibatches of solved ones; made by `mix_pairs`.
+
+    Attributes:
+        network: the network.
+        mean_stimulus: of the stimuli.
+        mean_point: of the points.
+        deviation: root mean square of the stimuli about their mean.
+        largest_angle: of the mixture, in radians.
+    """
+
+    network: RecurrentNetwork
+    mean_stimulus: Float[Array, " state"]
+    mean_point: Float[Array, " state"]
+    deviation: Float[Array, ""]
+    largest_angle: float = eqx.field(static=True)
+
+    @eqx.filter_jit
+    def __call__(
+        self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
+    ) -> tuple[Float[Array, "batch state"], Float[Array, "batch state"]]:
+        """Pairs of as many; a sample whose stimulus would be shifted far off the mixture stays as it was."""
+        mixed_stimuli, mixed_rates, shift = self._mixed(stimuli, rates, key)
+        is_near = (shift < _LARGEST_SHIFT)[:, None]
+        return jnp.where(is_near, mixed_stimuli, stimuli), jnp.where(is_near, mixed_rates, rates)
+
+    @eqx.filter_jit
+    def shift(
+        self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
+    ) -> Float[Array, " batch"]:
+        """How far each exact stimulus is off the mixture of its parents, in standard deviations of the stimuli."""
+        return self._mixed(stimuli, rates, key)[2]
+
+    def _mixed(self, stimuli, rates, key):
+        partner_key, angle_key = jr.split(key)
+        partners = jr.permutation(partner_key, len(stimuli))
+        angles = self.largest_angle * jr.uniform(angle_key, (len(stimuli), 1), stimuli.dtype)
+
+        def mix(values, mean):
+            values = values - mean[None]
+            return mean[None] + jnp.cos(angles) * values + jnp.sin(angles) * values[partners]
+
+        points = jax.vmap(self.network.params.total_input)(rates, stimuli)
+        mixed_stimuli, mixed_rates = _exact_pairs(self.network, mix(points, self.mean_point))
+        distance = jnp.sqrt(jnp.mean((mixed_stimuli - mix(stimuli, self.mean_stimulus)) ** 2, axis=1))
+        return mixed_stimuli, mixed_rates, distance / self.deviation
+
+
+def mix_pairs(
+    network: RecurrentNetwork,
+    stimuli: Float[Array, "batch state"],
+    rates: Float[Array, "batch state"],
+    *,
+    largest_angle: float = 0.8,
+) -> Mixing:
+    """How to make fresh exact pairs from minibatches of solved ones.
+
+    Args:
+        network: a network with a weight matrix whose stimulus drives each unit directly.
+        stimuli: those solved, one a row.
+        rates: their steady rates.
+        largest_angle: of the mixture, in radians; angles are uniform from 0.
+
+    Raises:
+        ValueError: if the network is of another kind, or the angle is not positive.
+    """
+    check_positive("largest_angle", largest_angle)
+    _check_has_exact_pairs(network)
+    return Mixing(network, *_moments(network, stimuli, rates), largest_angle)
+
+
+@eqx.filter_jit
+def _moments(network, stimuli, rates):
+    """The mean stimulus, the mean point, and the root mean square of the stimuli about their mean."""
+    points = jax.vmap(network.params.total_input)(rates, stimuli)
+    mean = stimuli.mean(axis=0)
+    return mean, points.mean(axis=0), jnp.sqrt(jnp.mean((stimuli - mean[None]) ** 2))
+
+
+def mixing_for(
+    network: RecurrentNetwork,
+    stimuli: Float[Array, "batch stimulus"],
+    rates: Float[Array, "batch rate"],
+    *,
+    key: PRNGKeyArray,
+) -> Mixing | None:
+    """How to mix pairs, where that is right: the network has exact pairs, and the dynamics lead to the mixtures.
+
+    Args:
+        network: any network.
+        stimuli: those solved, one a row.
+        rates: their steady rates.
+        key: of the mixtures that are tried.
+
+    Returns:
+        None where the network has no exact pairs, the stimuli do not vary, or a mixture is not where the dynamics end.
+    """
+    if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
+        return None
+    mixing = mix_pairs(network, stimuli, rates)
+    return mixing if _leads_to_mixtures(mixing, stimuli[:_NUM_TRIED], rates[:_NUM_TRIED], key) else None
+
+
+def _leads_to_mixtures(mixing: Mixing, stimuli, rates, key: PRNGKeyArray) -> bool:
+    """Whether the dynamics, from zero, lead to every one of them; what they do not decide in time is left."""
+    network = mixing.network
+    stimuli, rates = mixing(stimuli, rates, key=key)
+    solved = solve_steady_states(network, stimuli)
+    reached = np.asarray(jax.vmap(network.rates)(solved.state))
+    apart = np.abs(reached - np.asarray(rates)).max(axis=1) / (1 + np.abs(reached).max(axis=1))
+    status = np.asarray(solved.status)
+    is_elsewhere = (status != Status.max_steps_reached) & ~((status == Status.converged) & (apart < _SAME))
+    return not is_elsewhere.any()

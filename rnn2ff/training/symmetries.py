@@ -1,0 +1,272 @@
+"""Symmetries of a network: permutations of its units and channels that leave it as it is.
+
+If relabeling the units, and the channels that drive them, changes no weight, bias or time constant, then the steady
+state for the relabeled stimulus is the relabeled steady state, in the right basin too, as the dynamics start at zero.
+So one solved pair is as many as there are symmetries: the units of a pool can change places, a ring can be turned.
+
+Symmetries are found by refining colors (units of one color look alike, as far as their weights to each color go),
+singling out units one by one until all can be told apart, and checking every permutation that results.
+"""
+
+from collections.abc import Iterator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+
+from rnn2ff._checks import check_stimuli
+from rnn2ff.networks import RecurrentNetwork, dense_weights, is_rate_network
+
+_MOST_UNITS = 512
+_MOST_IMAGES = 64  # of one unit that are looked for
+_MOST_TRIED = 32  # permutations that are tried for one image
+_NUM_COMPOSED = 3  # permutations that make one
+_SAME = 1e-5  # relative to the largest weight; closer weights are alike
+_STANDARD_ERRORS = 6  # by which two moments of the stimuli may differ and count as the same
+
+
+class Symmetries(eqx.Module):
+    """Relabels the units and channels of solved pairs at random; made by `find_symmetries`.
+
+    Attributes:
+        pools: the pool of each unit; units of a pool can change places in any way.
+        permutations: further symmetries, the identity among them: where each unit's value comes from.
+        channel_units: the unit that each channel stands for.
+        unit_channels: the channel that stands for each unit, 0 where none does.
+        rate_size: the rates are those of the first so many units.
+    """
+
+    pools: Int[Array, " state"]
+    permutations: Int[Array, "symmetry state"]
+    channel_units: Int[Array, " stimulus"]
+    unit_channels: Int[Array, " state"]
+    rate_size: int = eqx.field(static=True)
+
+    def __call__(
+        self, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"], *, key: PRNGKeyArray
+    ) -> tuple[Float[Array, "batch stimulus"], Float[Array, "batch rate"]]:
+        """The same pairs, each relabeled in a way of its own."""
+        return self.relabel(stimuli, rates, self.draw(len(stimuli), key=key))
+
+    def draw(self, number: int, *, key: PRNGKeyArray) -> Int[Array, "{number} state"]:
+        """Random symmetries, one a row: where each unit's value comes from."""
+        return jax.vmap(self._draw)(jr.split(key, number))
+
+    def relabel(
+        self,
+        stimuli: Float[Array, "batch stimulus"],
+        rates: Float[Array, "batch rate"],
+        sources: Int[Array, "batch state"],
+    ) -> tuple[Float[Array, "batch stimulus"], Float[Array, "batch rate"]]:
+        """The same pairs, each relabeled by the symmetry in its row."""
+        channels = self.unit_channels[sources[:, self.channel_units]]
+        return jnp.take_along_axis(stimuli, channels, 1), jnp.take_along_axis(rates, sources[:, : self.rate_size], 1)
+
+    def _draw(self, key: PRNGKeyArray) -> Int[Array, " state"]:
+        """A shuffle of each pool, then some of the permutations, one after the other."""
+        pool_key, choice_key = jr.split(key)
+        order = jnp.argsort(self.pools)
+        places = jr.uniform(pool_key, order.shape)
+        shuffled = jnp.argsort(self.pools.astype(places.dtype) + places / 2)  # below 1, rounded too: pools stay apart
+        sources = jnp.zeros_like(order).at[order].set(shuffled)
+        for choice in jr.randint(choice_key, (_NUM_COMPOSED,), 0, len(self.permutations)):
+            sources = sources[self.permutations[choice]]
+        return sources
+
+
+def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> Symmetries | None:
+    """The symmetries of a network that its stimuli have as well, as far as means and covariances tell; None for none.
+
+    Args:
+        network: any network; symmetries are found of those with a weight matrix, whose rates are those of the first of
+            their units, or of all, and whose units hear one channel each at most.
+        stimuli: samples of what drives it, one a row.
+
+    Raises:
+        ValueError: if the stimuli do not fit the network.
+    """
+    check_stimuli(stimuli, network.stimulus_size)
+    described = _described(network)
+    if described is None:
+        return None
+    weights, features, channels, rate_size = described
+    colors = _refined(weights, features)
+    if len(np.unique(colors)) == len(colors):
+        return None
+    pools = _pools(weights, colors)
+    unit_channels = np.maximum(channels, 0)
+    channel_units = np.array([int(np.flatnonzero(channels == each)[0]) for each in range(network.stimulus_size)])
+    moments = _Moments(stimuli, unit_channels, channel_units)
+    is_alike = all(moments.are_kept(each) for each in _swaps(pools))
+    found = [each for each in _automorphisms(weights, colors, pools) if moments.are_kept(each)]
+    pools = pools if is_alike else np.arange(len(pools))
+    if len(np.unique(pools)) == len(pools) and not found:
+        return None
+    permutations = np.stack([np.arange(len(pools)), *found])
+    return Symmetries(*(jnp.asarray(each) for each in (pools, permutations, channel_units, unit_channels)), rate_size)
+
+
+@eqx.filter_jit
+def _shown_and_all_rates(network: RecurrentNetwork, state: Array) -> tuple[Array, Array]:
+    return network.rates(state), network.vector_field.unit_rates(state)
+
+
+def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
+    """What symmetries keep; None for a network that is not of the kind.
+
+    Returns:
+        The weights as whole numbers, the same where they count as the same; a color for each unit; the channel that
+        each unit hears, -1 for none; and the number of rates.
+    """
+    if not is_rate_network(network) or network.state_size > _MOST_UNITS:
+        return None
+    size, params = network.state_size, network.params
+    shown, whole = map(np.asarray, _shown_and_all_rates(network, np.arange(1, size + 1, dtype=network.dtype)))
+    if len(shown) > size or not np.array_equal(shown, whole[: len(shown)]):
+        return None
+    channels, strengths = np.arange(size), np.ones(size)
+    if params.stimulus_weights is not None:
+        drive = np.asarray(params.stimulus_weights, np.float64)
+        if (np.count_nonzero(drive, axis=1) > 1).any() or not np.count_nonzero(drive, axis=0).all():
+            return None
+        channels = np.where(drive.any(axis=1), np.abs(drive).argmax(axis=1), -1)
+        strengths = drive.sum(axis=1)
+    constants = [_codes(each) for each in (strengths, params.bias, params.time_constants)]
+    features = np.stack([*constants, channels >= 0, np.arange(size) < len(shown)], axis=1)
+    # Units of one channel belong together: a link beside the weights.
+    is_together = (channels[:, None] == channels) & (channels >= 0)[:, None]
+    weights = 2 * _codes(dense_weights(network)) + is_together
+    return weights, np.unique(features, axis=0, return_inverse=True)[1].ravel(), channels, len(shown)
+
+
+def _codes(values: ArrayLike) -> np.ndarray:
+    """Whole numbers, the same for values that count as the same."""
+    values = np.asarray(values, np.float64)
+    sizes = np.sort(values, axis=None)
+    gaps = np.diff(sizes, prepend=sizes[0]) > _SAME * max(np.abs(sizes).max(), np.finfo(float).tiny)
+    return np.cumsum(gaps)[np.searchsorted(sizes, values.ravel())].reshape(values.shape)
+
+
+def _refined(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """The coarsest colors, finer than those given, with which units of one color have the same weights to each color.
+
+    Colors are named by what they stand for, so that those of two networks that are relabeled into each other agree.
+    """
+    number = len(np.unique(colors))
+    while True:
+        links = (weights * (weights.max() + 1) + weights.T) * len(colors) + colors  # three whole numbers in one
+        pairs = np.unique(links, return_inverse=True)[1].reshape(weights.shape)
+        looks = np.concatenate([colors[:, None], np.diag(weights)[:, None], np.sort(pairs, axis=1)], axis=1)
+        colors = np.unique(looks, axis=0, return_inverse=True)[1].ravel()
+        if len(np.unique(colors)) == number:
+            return colors
+        number = len(np.unique(colors))
+
+
+def _pools(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Units that can change places: two can if a swap of them alone changes nothing, and three if any two can."""
+    pools = np.arange(len(colors))
+    for unit in range(len(colors)):
+        for other in np.flatnonzero(colors[:unit] == colors[unit]):
+            swapped = np.arange(len(colors))
+            swapped[[unit, other]] = other, unit
+            if pools[other] == other and _is_kept(weights, swapped, rows=np.array([unit, other])):
+                pools[unit] = other
+                break
+    return pools
+
+
+def _swaps(pools: np.ndarray) -> Iterator[np.ndarray]:
+    """Each unit of a pool with the pool's first."""
+    for unit in np.flatnonzero(pools != np.arange(len(pools))):
+        swapped = np.arange(len(pools))
+        swapped[[unit, pools[unit]]] = pools[unit], unit
+        yield swapped
+
+
+def _is_kept(weights: np.ndarray, order: np.ndarray, rows: np.ndarray | None = None) -> bool:
+    """Whether relabeled weights are the same, in all rows and columns or in some."""
+    rows = np.arange(len(weights)) if rows is None else rows
+    return np.array_equal(weights[rows], weights[order[rows]][:, order]) and np.array_equal(
+        weights[:, rows], weights[order][:, order[rows]]
+    )
+
+
+def _automorphisms(weights: np.ndarray, colors: np.ndarray, pools: np.ndarray) -> list[np.ndarray]:
+    """Permutations that put other units, of other pools, in the place of the first unit of their color."""
+    found: list[np.ndarray] = []
+    for color in np.unique(colors):
+        units = np.flatnonzero((colors == color) & (pools == np.arange(len(pools)))).tolist()
+        start = _singled_out(weights, colors, units[0])
+        is_reached = _reached(units[0], found, len(pools))  # those before may put them there already
+        for image in [each for each in units if not is_reached[each]][:_MOST_IMAGES]:
+            order = _matched(weights, start, _singled_out(weights, colors, image), [_MOST_TRIED])
+            if order is not None:
+                found.append(order)
+    return found
+
+
+def _reached(unit: int, orders: list[np.ndarray], size: int) -> np.ndarray:
+    """Which units take the place of one, by any permutations one after the other."""
+    is_reached = np.arange(size) == unit
+    while True:
+        before = is_reached.sum()
+        for order in orders:
+            is_reached[order[is_reached]] = True
+        if is_reached.sum() == before:
+            return is_reached
+
+
+def _singled_out(weights: np.ndarray, colors: np.ndarray, unit: int) -> np.ndarray:
+    """Colors in which one unit has its own."""
+    colors = 2 * colors
+    colors[unit] += 1
+    return _refined(weights, colors)
+
+
+def _matched(weights: np.ndarray, colors: np.ndarray, others: np.ndarray, budget: list[int]) -> np.ndarray | None:
+    """A symmetry that puts units of the other colors in the places of units of the same colors, if one is found."""
+    if not np.array_equal(np.sort(colors), np.sort(others)) or budget[0] <= 0:
+        return None
+    budget[0] -= 1
+    order = np.empty_like(colors)
+    order[np.argsort(colors, kind="stable")] = np.argsort(others, kind="stable")
+    if _is_kept(weights, order):
+        return order
+    names, counts = np.unique(colors, return_counts=True)
+    shared = names[counts > 1]
+    if not len(shared):
+        return None
+    next_colors = _singled_out(weights, colors, int(np.flatnonzero(colors == shared[0])[0]))
+    for image in np.flatnonzero(others == shared[0]).tolist():
+        order = _matched(weights, next_colors, _singled_out(weights, others, image), budget)
+        if order is not None:
+            return order
+    return None
+
+
+class _Moments:
+    """Means and covariances of stimuli, to tell whether a relabeling keeps them."""
+
+    def __init__(self, stimuli: ArrayLike, unit_channels: np.ndarray, channel_units: np.ndarray):
+        stimuli = np.asarray(stimuli, np.float64)
+        self.unit_channels, self.channel_units = unit_channels, channel_units
+        self.mean = stimuli.mean(axis=0)
+        centered = stimuli - self.mean
+        self.covariance = centered.T @ centered / len(stimuli)
+        squares = (centered**2).T @ centered**2 / len(stimuli)  # of products, for the errors of covariances
+        self.mean_error = np.sqrt(np.diag(self.covariance) / len(stimuli))
+        self.covariance_error = np.sqrt(np.maximum(squares - self.covariance**2, 0) / len(stimuli))
+
+    def are_kept(self, order: np.ndarray) -> bool:
+        channels = self.unit_channels[order[self.channel_units]]
+
+        def is_same(values: np.ndarray, errors: np.ndarray, index: object) -> bool:
+            bound = _STANDARD_ERRORS * np.hypot(errors, errors[index]) + _SAME * np.abs(values).max()
+            return bool((np.abs(values - values[index]) <= bound).all())
+
+        square = np.ix_(channels, channels)
+        return is_same(self.mean, self.mean_error, channels) and is_same(self.covariance, self.covariance_error, square)

@@ -1,0 +1,272 @@
+"""Approximators of growing cost, until one is good enough; and what is in the way where none is."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from rnn2ff.approximators import Approximator, Refined, TwoLayer, predict
+from rnn2ff.data import Pairs, key_for
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.steady_state import AbstractSteadyStateSolver, plan_steady_states, proved_rate
+from rnn2ff.training.boundaries import find_boundaries
+from rnn2ff.training.evaluation import nrmse_interval
+from rnn2ff.training.initialization import initialize_refined, initialize_two_layer
+from rnn2ff.training.jumps import ErrorByMargin, error_by_margin, find_jumps
+from rnn2ff.training.loop import TrainingRun, train
+from rnn2ff.training.mixing import mixing_for
+from rnn2ff.training.optimizers import scaled_adam
+from rnn2ff.training.symmetries import find_symmetries
+
+_VALIDATION_SHARE = 0.1
+_NUM_INITIAL = 8192  # pairs that a first readout is fitted to
+_BATCH_SIZE = 256
+_MOST_EVALUATIONS = 20
+_EVALUATION_COST = 4  # samples trained on, at least, for each that is evaluated
+_SHIFT_BATCH = 256  # pairs that are mixed to see how far their stimuli shift
+
+_WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
+_SWEEPS = (2, 4, 8, 16)  # after two layers of the first width
+_PLATEAU = 0.8  # twice the width, or the sweeps, that leave more than this share of the error lead nowhere
+_OUT_OF_REACH = 4  # times the tolerance: an error that no width mends
+_OVERFITTED = 1.5  # error on validation over that in training, from which data are what is missing
+
+_NUM_LOOKED_AT = 1024  # test samples from which jumps are looked for
+_FEWEST_JUMPS = 0.05  # share of these that must be found near a jump, for jumps to be what is in the way
+_CONCENTRATED = 2  # times the error far from jumps that there must be near them
+
+
+class Attempt(NamedTuple):
+    """One approximator that was tried.
+
+    Attributes:
+        width: hidden units.
+        num_sweeps: after the two layers; 0 for two layers alone.
+        num_products: of one call.
+        num_training_pairs: pairs trained on.
+        training_nrmse: at the last evaluation, over the minibatches before it.
+        validation_nrmse: on pairs not trained on.
+        seconds: of its start and its training, compilation included.
+    """
+
+    width: int
+    num_sweeps: int
+    num_products: int
+    num_training_pairs: int
+    training_nrmse: float
+    validation_nrmse: float
+    seconds: float
+
+
+class Trained(NamedTuple):
+    """An approximator, the course of its training, and how it did."""
+
+    approximator: Approximator
+    run: TrainingRun
+    attempt: Attempt
+
+
+class Trainer:
+    """Trains approximators of any size on the same pairs."""
+
+    def __init__(
+        self,
+        network: RecurrentNetwork,
+        pairs: Pairs,
+        *,
+        num_steps: int,
+        bypass: bool = False,
+        progress: bool = False,
+        key: PRNGKeyArray,
+    ):
+        num_held_out = min(max(1, round(_VALIDATION_SHARE * len(pairs))), len(pairs) - 1)
+        order = jax.random.permutation(key_for(key, "validation"), len(pairs))
+        self.network, self.num_steps, self.bypass, self.progress, self.key = network, num_steps, bypass, progress, key
+        self.held_out = pairs.take(order[:num_held_out])
+        self.kept = pairs.take(order[num_held_out:])
+        self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
+        self.symmetries = find_symmetries(network, self.kept.stimuli)
+        self.mixing = mixing_for(network, self.kept.stimuli, self.kept.rates, key=key_for(key, "mixtures"))
+        self.boundaries = None
+        if self.mixing is None and proved_rate(network) == 0:  # where mixtures are steady states nothing jumps
+            self.boundaries = find_boundaries(network, self.kept, symmetries=self.symmetries)
+
+    def two_layer(self, width: int) -> Trained:
+        """Two layers alone. Where states jump, both ways to start are tried, and the better on validation is kept."""
+        initial = self.kept.take(slice(_NUM_INITIAL))
+        key = key_for(self.key, f"two layers of {width}")
+        tried = []
+        for boundaries in (None,) if self.boundaries is None else (None, self.boundaries):
+            started = time.perf_counter()
+            start = initialize_two_layer(
+                self.network,
+                initial.states,
+                initial.stimuli,
+                width,
+                bypass=self.bypass,
+                num_rounds=0,
+                boundaries=boundaries,
+                key=key,
+            )
+            optimizer = None
+            if boundaries is not None:  # it starts with weights of very different sizes
+                optimizer = scaled_adam(self.kept.stimuli, self.kept.rates, num_steps=self.num_steps)
+            tried.append(self._train(start, started, optimizer))
+        seconds = sum(each.attempt.seconds for each in tried)
+        best = best_of(tried)
+        return best._replace(attempt=best.attempt._replace(seconds=seconds))
+
+    def refined(self, width: int, num_sweeps: int, start: Approximator | None = None) -> Trained:
+        """Two layers and sweeps; from one with fewer sweeps, where there is one."""
+        started = time.perf_counter()
+        if not isinstance(start, Refined) or start.width != width:
+            initial = self.kept.take(slice(_NUM_INITIAL))
+            key = key_for(self.key, f"two layers of {width} before sweeps")
+            start = initialize_refined(
+                self.network,
+                initial.states,
+                initial.stimuli,
+                width,
+                num_sweeps=num_sweeps,
+                key=key,
+            )
+        return self._train(start.lengthened(num_sweeps), started)
+
+    def again(self, trained: Trained) -> Trained:
+        """One of the same size, from the start."""
+        size = trained.attempt
+        return self.refined(size.width, size.num_sweeps) if size.num_sweeps else self.two_layer(size.width)
+
+    def _train(self, start: Approximator, started: float, optimizer=None) -> Trained:
+        num_trained, num_evaluated = self.num_steps * _BATCH_SIZE, _EVALUATION_COST * len(self.held_out)
+        run = train(
+            start,
+            self.kept.stimuli,
+            self.kept.rates,
+            num_steps=self.num_steps,
+            batch_size=_BATCH_SIZE,
+            optimizer=optimizer,
+            num_evaluations=min(max(1, num_trained // num_evaluated), _MOST_EVALUATIONS),
+            symmetries=self.symmetries,
+            mixing=self.mixing,
+            validation=(self.held_out.stimuli, self.held_out.rates),
+            progress=self.progress,
+            key=key_for(self.key, "training"),
+        )
+        deviation = max(self.deviation, float(np.finfo(np.float32).tiny))
+        attempt = Attempt(
+            width=start.width,
+            num_sweeps=0 if isinstance(start, TwoLayer) else start.num_sweeps,
+            num_products=start.num_products,
+            num_training_pairs=len(self.kept),
+            training_nrmse=float(np.asarray(run.training_errors)[-1]) ** 0.5 / deviation,
+            validation_nrmse=float(np.nanmin(run.validation_errors)) ** 0.5 / deviation,
+            seconds=time.perf_counter() - started,
+        )
+        return Trained(run.approximator, run, attempt)
+
+    def stimulus_shift(self) -> float | None:
+        """The median shift of the stimuli of mixed pairs; None where none are mixed."""
+        if self.mixing is None:
+            return None
+        some = self.kept.take(slice(_SHIFT_BATCH))
+        return float(np.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
+
+
+def escalate(trainer: Trainer, test: Pairs, tolerance: float, deadline: float) -> tuple[list[Trained], bool]:
+    """Try approximators, the cheapest first, until one is within the tolerance.
+
+    Args:
+        trainer: of the approximators.
+        test: pairs to judge on; looked at only once an approximator is good enough on validation.
+        tolerance: the largest NRMSE.
+        deadline: of `time.perf_counter`, after which none is begun.
+
+    Returns:
+        All that were tried, in order, and whether there was time for all that were worth it.
+    """
+    num_rates, num_units = trainer.network.rate_size, trainer.network.state_size
+    stimulus_size = trainer.network.stimulus_size
+
+    def num_products(width: int, num_sweeps: int) -> int:
+        if num_sweeps == 0:
+            return width * (stimulus_size + num_rates)
+        return width * (stimulus_size + num_units) + (num_sweeps + 1) * num_units**2
+
+    sizes = [(each * num_rates, 0) for each in _WIDTHS] + [(num_rates, each) for each in _SWEEPS]
+    tried: list[Trained] = []
+    for width, num_sweeps in sorted(sizes, key=lambda size: num_products(*size)):
+        errors = [each.attempt.validation_nrmse for each in tried if (each.attempt.num_sweeps > 0) == (num_sweeps > 0)]
+        is_flat = len(errors) > 1 and errors[-1] > _PLATEAU * errors[-2]
+        is_far = num_sweeps == 0 and len(errors) > 0 and errors[-1] > _OUT_OF_REACH * tolerance
+        if is_flat or is_far:
+            continue
+        if tried and time.perf_counter() > deadline:
+            return tried, False
+        if num_sweeps == 0:
+            tried.append(trainer.two_layer(width))
+        else:
+            swept = [each.approximator for each in tried if each.attempt.num_sweeps > 0]
+            tried.append(trainer.refined(width, num_sweeps, swept[-1] if swept else None))
+        if is_within(tried[-1], test, tolerance):
+            return tried, True
+    return tried, True
+
+
+def is_within(trained: Trained, test: Pairs, tolerance: float) -> bool:
+    """Whether the error is below the tolerance, on validation and, with its interval, on the test."""
+    if not trained.attempt.validation_nrmse < tolerance:
+        return False
+    return nrmse_interval(predict(trained.approximator, test.stimuli), test.rates)[1] < tolerance
+
+
+def best_of(tried: list[Trained]) -> Trained:
+    """That with the smallest error on validation."""
+    return min(tried, key=lambda each: each.attempt.validation_nrmse)
+
+
+def is_data_limited(trained: Trained) -> bool:
+    """Whether pairs that were trained on are fitted much better than others."""
+    return trained.attempt.validation_nrmse > _OVERFITTED * trained.attempt.training_nrmse
+
+
+def look_for_jumps(
+    network: RecurrentNetwork,
+    trained: Trained,
+    pairs: Pairs,
+    test: Pairs,
+    solver: AbstractSteadyStateSolver | None,
+) -> tuple[str | None, ErrorByMargin]:
+    """Whether the error is where the steady state jumps, in words if it is, and the error by the distance to a jump."""
+    some = test.take(slice(_NUM_LOOKED_AT))
+    if solver is None:
+        solver = plan_steady_states(network, pairs.stimuli[:_NUM_LOOKED_AT])
+    jumps = find_jumps(network, some, pairs, num_neighbors=min(3, len(pairs)), solver=solver)
+    by_margin = error_by_margin(predict(trained.approximator, some.stimuli), some.rates, jumps)
+    share = float(jumps.is_found.mean())
+    if share < _FEWEST_JUMPS:
+        return None, by_margin
+    known = [error for error in by_margin.nrmse if np.isfinite(error)]
+    if known[0] < _CONCENTRATED * known[-1]:
+        return None, by_margin
+    reason = (
+        f"discontinuous: between near stimuli the steady state jumps, which no continuous approximator can follow; "
+        f"jumps were found near {share:.0%} of the test stimuli, and the error is {known[0]:.1%} within "
+        f"{by_margin.margin[0]:.2g} deviations of one, and {known[-1]:.1%} far from any"
+    )
+    return reason, by_margin
+
+
+def reason_of(tried: list[Trained], is_in_time: bool, max_seconds: float) -> str:
+    """What is in the way where nothing jumps, in words."""
+    best = best_of(tried)
+    found = f"the best of {len(tried)}, with {best.attempt.width} hidden units and {best.attempt.num_sweeps} sweeps"
+    error = f"has an error of {best.attempt.validation_nrmse:.2%} on pairs it was not trained on"
+    if not is_in_time:
+        return f"out of time: after {max_seconds:g} s {found}, {error}"
+    if is_data_limited(best):
+        num_pairs, fitted = best.attempt.num_training_pairs, best.attempt.training_nrmse
+        return f"data limited: {found}, {error}, and of {fitted:.2%} on the {num_pairs} that it was"
+    return f"plateau: more width and more sweeps no longer help; {found}, {error}"
