@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from benchmarks.parts.suite import SUITE
+from benchmarks.parts.suite import SUITE, Benchmark
 from benchmarks.report import write_report
 
 _HERE = Path(__file__).parent
