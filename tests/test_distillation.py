@@ -1,5 +1,6 @@
 """Data sets, training and distillation: from stimuli to a judged approximator."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -66,6 +67,36 @@ class TestDistill:
         assert (received.report.num_training_pairs, len(received.test)) == (90, 10)
         assert len(np.unique(used, axis=0)) == 100
 
+    def test_by_default_it_is_the_best_of_its_cost_and_both_errors_are_reported(self, distillation):
+        report = distill(NETWORK, sample, num_samples=2000, num_test_samples=300, num_steps=300, key=jr.key(0)).report
+        two_layers, swept = report.attempts
+        assert (two_layers.width, two_layers.num_sweeps) == (4 * NETWORK.rate_size, 0)
+        assert swept.num_sweeps > 0
+        assert swept.num_products <= two_layers.num_products < swept.num_products + NETWORK.state_size**2
+        assert report.num_sweeps == swept.num_sweeps
+        assert report.accuracy.nrmse == report.attempt_nrmses[1] < 0.5 * report.attempt_nrmses[0]
+
+    def test_two_layers_alone_are_what_is_asked_for_with_and_without_a_tolerance(self, monkeypatch, key):
+        monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))
+        for tolerance in (None, 1e-3):
+            received = distill(
+                NETWORK, sample, kind="two_layers", tolerance=tolerance, num_samples=60, num_steps=5, key=key
+            )
+            assert all(attempt.num_sweeps == 0 for attempt in received.report.attempts)
+
+    def test_an_interrupted_one_goes_on_with_the_same_result(self, tmp_path, key):
+        arguments = {"num_samples": 60, "num_test_samples": 20, "num_steps": 40, "key": key}
+        whole = distill(NETWORK, sample, **arguments)
+        distill(NETWORK, sample, checkpoints=tmp_path, **arguments)
+        checkpoints = sorted(tmp_path.iterdir())
+        assert len(checkpoints) == len(whole.report.attempts) == 2
+        checkpoints[1].unlink()  # as if it had been stopped between the two
+        times = checkpoints[0].stat().st_mtime_ns
+        again = distill(NETWORK, sample, checkpoints=tmp_path, **arguments)
+        assert checkpoints[0].stat().st_mtime_ns == times
+        for one, other in zip(jax.tree.leaves(whole.approximator), jax.tree.leaves(again.approximator)):
+            assert jnp.array_equal(one, other)
+
     def test_test_stimuli_and_sweeps_are_used_where_given(self, key):
         rows = sample_stimuli(sample, 7, key=key)
         received = distill(NETWORK, sample, test_stimuli=rows, num_sweeps=2, num_samples=20, num_steps=5, key=key)
@@ -77,6 +108,8 @@ class TestDistill:
         [
             ({"width": 0}, "width.*at least 1, got 0"),
             ({"num_sweeps": -1}, "num_sweeps.*at least 0, got -1"),
+            ({"kind": "three_layers"}, "kind.*two_layers.*got 'three_layers'"),
+            ({"kind": "two_layers", "num_sweeps": 2}, "num_sweeps.*no sweeps, got 2"),
             ({"tolerance": 2.0}, "tolerance.*below 1, got 2.0"),
             ({"num_samples": 1}, "num_samples.*at least 2, got 1"),
             ({"stimuli": lambda key: jr.uniform(key, (5,))}, r"stimuli.*4\).*got \(20, 5\)"),

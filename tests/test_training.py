@@ -297,11 +297,12 @@ class TestTraining:
         rates = jnp.where(predict(steep, stimuli) > 0, predict(steep, stimuli), 0.1)  # silent where it should not be
         assert_close(rate_error(steep, stimuli, rates), 0.01 * jnp.mean(predict(steep, stimuli) == 0), 1e-5)
 
-    def test_the_rate_error_of_an_output_that_is_silent_for_all_is_taken_before_the_rectifier(self, key):
+    def test_the_rate_error_of_an_output_that_is_silent_for_all_goes_on_below_zero_as_steeply_as_it_ends(self, key):
         approximator = eqx.tree_at(lambda each: each.readout_bias, TwoLayer(3, 8, 1, key=key), jnp.array([-50.0]))
         stimuli, rates = jr.normal(key, (20, 3)), 1 + jr.uniform(key, (20, 1))
-        expected = jnp.mean((jax.vmap(approximator.linear_output)(stimuli) - rates) ** 2)
-        assert_close(rate_error(approximator, stimuli, rates), expected, 1e-6)
+        outputs = jax.vmap(approximator.linear_output)(stimuli)
+        assert jnp.all(outputs < 0)
+        assert_close(rate_error(approximator, stimuli, rates), jnp.mean(rates**2 - 2 * rates * outputs), 1e-6)
 
     def test_an_output_that_is_silent_for_all_stimuli_learns_nevertheless(self, key):
         approximator = eqx.tree_at(lambda each: each.readout_bias, TwoLayer(3, 16, 2, key=key), jnp.array([-20.0, 0.0]))

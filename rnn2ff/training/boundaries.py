@@ -1,11 +1,12 @@
-"""Where outputs of a multistable network fall silent: hyperplanes for hidden units to start at.
+"""Where the state of a multistable network jumps: hyperplanes for hidden units to start at.
 
 Where winners suppress losers, the steady state jumps between stimuli that are as near as one likes, and a hidden unit
 has to begin right there. Such a place is found between a stimulus at which a unit is active and one at which it is not,
 by halving the way. How it lies is told by two paths, one on either side of it. They stay together until they are near
 a saddle, whose stable manifold is the boundary, and part along its unstable direction, w. Stimuli with an equal outcome
 are, to first order, those that leave `w . x(t)` as it is: its gradient by the stimulus, from the adjoint of the path,
-is the normal of the boundary. Where a unit falls silent gradually, its rate takes the place of `w . x(t)`.
+is the normal of the boundary. Where a unit falls silent gradually instead, nothing parts: such places are left out, as
+linearizations at the steady states tell of them already.
 
 The paths are Euler steps from zero, close enough to the dynamics to start a training at.
 """
@@ -32,7 +33,7 @@ _IS_JUMP = 0.1  # of the deviation of all states: what no gradual change makes o
 _FEWEST_JUMPS = 0.15  # share of the first pairs that must have a jump between them, for more to be looked at
 _CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # states of the paths of pairs that are worked on together, and pairs
 _MOST_PRODUCTS, _PATHS = 5e10, 21  # of all paths; for each pair, forward and backward
-_SAME_PLANE = 0.2  # distance of hyperplanes, as rows of a unit normal and an offset in deviations, that count as one
+_SAME_PLANE = 0.35  # distance of hyperplanes, as rows of a unit normal and an offset in deviations, that count as one
 _NUM_RELABELED = 4000  # that symmetries make of those found
 _FEWEST_VOTES = 3  # of a hyperplane, for it to say which outputs it silences
 _OFTEN = 0.2  # share of the places on a hyperplane at which an output is active on the other side
@@ -40,14 +41,14 @@ _SILENT = 1e-3  # of the rates' deviation
 
 
 class Boundaries(NamedTuple):
-    """Hyperplanes `normal . u + offset = 0` that touch a place where an output falls silent.
+    """Hyperplanes `normal . u + offset = 0` that touch a place where the state jumps and an output falls silent.
 
     Attributes:
         normals: of unit length, one a row, toward the side where it is silent.
         offsets: one for each.
         ahead: which outputs are active on that side.
         behind: which are on the other.
-        share_of_jumps: share of them at which the state jumps, and does not change gradually.
+        share_of_jumps: of the places that were found, the share where the state jumps.
         deviation: root mean square distance of the stimuli from their mean.
     """
 
@@ -116,7 +117,7 @@ def find_boundaries(
     num_pairs: int = 800,
     seed: int = 0,
 ) -> Boundaries | None:
-    """Look for the places where units fall silent, on the way between random stimuli; None if few of them are jumps.
+    """Look for the places where units fall silent, on the way between random stimuli; None if few are jumps.
 
     Args:
         network: any network; its dynamics start at zero.
@@ -150,7 +151,8 @@ def find_boundaries(
         if share < _FEWEST_JUMPS:
             return None
     found = jax.tree.map(lambda *values: np.concatenate(values).astype(np.float64), *parts)
-    found = jax.tree.map(lambda values: values[np.isfinite(found.normals).all(axis=1)], found)
+    is_usable = (found.is_jump > 0) & np.isfinite(found.normals).all(axis=1)
+    found = jax.tree.map(lambda values: values[is_usable], found)
     offsets = -(found.normals * found.points).sum(axis=1)
     deviation = float(np.sqrt(stimuli.var(axis=0).sum()))
     boundaries = Boundaries(found.normals, offsets, found.ahead > least, found.behind > least, share, deviation)
@@ -230,10 +232,8 @@ def _search(network, lows, highs, units, least, jump) -> _Found:
         low_path, high_path = path(low), path(high)
         distance = jnp.max(jnp.abs(low_path - high_path), axis=1)
         is_jump = distance[-1] > jump
-        # Of a jump the time when the paths part, and else the end, when the unit's own rate tells.
-        when = jnp.where(is_jump, jnp.argmax(distance > _PARTED * distance[-1]), _NUM_STEPS - 1)
-        gradually = jax.grad(lambda state: network.rates(state)[unit])(low_path[-1])
-        direction = jnp.where(is_jump, low_path[when] - high_path[when], gradually)
+        when = jnp.argmax(distance > _PARTED * distance[-1])  # the time when the paths part
+        direction = low_path[when] - high_path[when]
         normal = -jax.grad(lambda stimulus: path(stimulus)[when] @ direction)(low)
         return _Found(
             normals=normal / jnp.linalg.norm(normal),

@@ -1,11 +1,12 @@
 """From a recurrent network and a distribution of stimuli to a tested feed-forward network."""
 
 import time
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
 
 from jaxtyping import ArrayLike, Float, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli
+from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
 from rnn2ff.files import plain
@@ -24,6 +25,8 @@ from rnn2ff.training.trainer import (
     look_for_jumps,
     reason_of,
 )
+
+Kind = Literal["any", "two_layers"]
 
 _HELD_OUT_SHARE = 0.1  # of an array of stimuli, for the test
 _MORE_DATA = 4  # times as many samples, where data are what is missing
@@ -46,7 +49,8 @@ class Report(NamedTuple):
         tolerance: what was asked for, if anything.
         is_within_tolerance: whether the upper end of the interval is below it; None if none was asked for.
         reason: why the tolerance was not reached, in words; None if it was, or none was asked for.
-        attempts: what was tried for it, in order.
+        attempts: what was tried, in order; the best on validation, or the first that was good enough, was returned.
+        attempt_nrmses: their errors on the test.
         error_by_margin: where the steady state jumps between near stimuli, the error by the distance to the jump; None
             if no jumps were looked for.
     """
@@ -64,6 +68,7 @@ class Report(NamedTuple):
     is_within_tolerance: bool | None
     reason: str | None
     attempts: tuple[Attempt, ...]
+    attempt_nrmses: tuple[float, ...]
     error_by_margin: ErrorByMargin | None
 
     def summary(self) -> dict[str, object]:
@@ -92,8 +97,9 @@ def distill(
     *,
     tolerance: float | None = None,
     test_stimuli: Float[ArrayLike, "test stimulus"] | None = None,
+    kind: Kind = "any",
     width: int | None = None,
-    num_sweeps: int = 0,
+    num_sweeps: int | None = None,
     num_samples: int = 20_000,
     num_test_samples: int = 2_000,
     num_steps: int = 10_000,
@@ -101,30 +107,38 @@ def distill(
     max_seconds: float = 600.0,
     solver: AbstractSteadyStateSolver | None = None,
     max_steps: int = 4096,
+    checkpoints: str | Path | None = None,
     progress: bool = False,
     key: PRNGKeyArray,
 ) -> Distillation:
     """Solve stimuli, train a feed-forward network on the steady rates, and judge it on stimuli it never saw.
 
-    Without a tolerance it has two layers of the given width, and the given number of sweeps after them. With one, wider
-    and wider ones are tried, then two layers followed by more and more sweeps (`Refined`), the cheapest first; the
-    first whose error on the test is below the tolerance, its bootstrap interval included, is returned. If none is, the
-    best is, and `report.reason` says in words what is in the way.
+    Without a tolerance it is the best of its cost: either two layers with 4 hidden units for each rate, or fewer hidden
+    units followed by as many sweeps (`Refined`) as cost no more; both are trained, the better on validation is
+    returned, and the report has the errors of both. A width or a number of sweeps is used as given.
+
+    With a tolerance, wider and wider two layers are tried, and two layers followed by more and more sweeps, the
+    cheapest first; the first whose error on the test is below the tolerance, its bootstrap interval included, is
+    returned. If none is, the best is, and `report.reason` says in words what is in the way.
 
     Args:
         network: the recurrent network.
         stimuli: draws one stimulus from a key, or an array of stimuli of which each is used once.
         tolerance: the largest NRMSE that is good enough, such as .02.
         test_stimuli: what to judge on, by default fresh draws, or a random tenth of the array, held out.
-        width: hidden units, by default 4 times the number of rates; not used with a tolerance.
-        num_sweeps: sweeps after the two layers, trained together with them; not used with a tolerance.
+        kind: what may be returned: "any", or "two_layers" alone, without sweeps.
+        width: hidden units; by default 4 for each rate, and not used with a tolerance.
+        num_sweeps: sweeps after the two layers, trained together with them; by default what is best of its cost, none
+            where a width is given, and not used with a tolerance.
         num_samples: how many to draw for training and validation, where `stimuli` draws.
         num_test_samples: how many to draw for the test, where `stimuli` draws.
-        num_steps: optimizer steps of each training.
+        num_steps: optimizer steps of each training; half as many for the sweeps that are best of their cost.
         bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
         max_seconds: with a tolerance, no further training is begun after this time.
         solver: as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
+        checkpoints: a folder, made if it is not there, that holds each training as it goes. A distillation that was
+            interrupted goes on from there, with the same result.
         progress: whether to show progress bars, on standard error.
         key: a PRNG key, the only source of randomness.
 
@@ -133,7 +147,13 @@ def distill(
             test stimuli are all the same.
         RuntimeError: if no stimulus leads to a steady state.
     """
+    if kind not in get_args(Kind):
+        raise fail("kind", "is not known", f"one of {get_args(Kind)}", repr(kind))
+    if kind == "two_layers" and num_sweeps:
+        raise fail("num_sweeps", "are asked for beside two layers alone", "kind='any', or no sweeps", f"{num_sweeps}")
+    is_best_of_its_cost = kind == "any" and tolerance is None and width is None and num_sweeps is None
     width = 4 * network.rate_size if width is None else width
+    num_sweeps = 0 if num_sweeps is None else num_sweeps
     check_at_least("width", width, 1)
     check_at_least("num_sweeps", num_sweeps, 0)
     check_at_least("num_samples", num_samples, 2)
@@ -151,19 +171,28 @@ def distill(
         return solve_pairs(network, which, solver=solver, max_steps=max_steps, progress=progress)
 
     def trainer_on(pairs: Pairs) -> Trainer:
-        return Trainer(network, pairs, num_steps=num_steps, bypass=bypass, progress=progress, key=key)
+        return Trainer(
+            network, pairs, num_steps=num_steps, bypass=bypass, checkpoints=checkpoints, progress=progress, key=key
+        )
 
+    if checkpoints is not None:
+        checkpoints = Path(checkpoints)
+        checkpoints.mkdir(parents=True, exist_ok=True)
     clock = _Clock()
     pairs, test = solve(training_stimuli), solve(test_stimuli)
     check_varies("steady rates of the test stimuli", test.rates)
     trainer = trainer_on(pairs)
     clock.add("solving")
     if tolerance is None:
-        trained = trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)
+        if is_best_of_its_cost:
+            tried = trainer.best_of_its_cost()
+        else:
+            tried = [trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)]
         clock.add("training")
-        return _reported(trained, [trained], trainer, pairs, test, clock, tolerance, None, None)
+        return _reported(best_of(tried), tried, trainer, pairs, test, clock, tolerance, None, None)
 
-    tried, is_in_time = escalate(trainer, test, tolerance, clock.started + max_seconds)
+    deadline = clock.started + max_seconds
+    tried, is_in_time = escalate(trainer, test, tolerance, deadline, with_sweeps=kind == "any")
     clock.add("training")
     reason = by_margin = None
     if not is_within(tried[-1], test, tolerance):
@@ -207,9 +236,13 @@ class _Clock:
 
 def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin) -> Distillation:
     predicted = predict(trained.approximator, test.stimuli)
-    interval = nrmse_interval(predicted, test.rates)
+    interval, judged = nrmse_interval(predicted, test.rates), accuracy(predicted, test.rates)
+    errors = [
+        judged.nrmse if each is trained else accuracy(predict(each.approximator, test.stimuli), test.rates).nrmse
+        for each in tried
+    ]
     report = Report(
-        accuracy=accuracy(predicted, test.rates),
+        accuracy=judged,
         nrmse_interval=interval,
         width=trained.attempt.width,
         num_sweeps=trained.attempt.num_sweeps,
@@ -222,6 +255,7 @@ def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by
         is_within_tolerance=None if tolerance is None else interval[1] < tolerance,
         reason=reason,
         attempts=tuple(each.attempt for each in tried),
+        attempt_nrmses=tuple(errors),
         error_by_margin=by_margin,
     )
     return Distillation(trained.approximator, report, test)

@@ -22,7 +22,7 @@ from rnn2ff.networks import RecurrentNetwork, best_sweep, dense_weights, has_rec
 from rnn2ff.training.boundaries import Boundaries, Planes
 
 _NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
-_AT_BOUNDARIES = 0.85  # of the hidden units, at most
+_AT_BOUNDARIES = 0.95  # of the hidden units, at most
 _STRENGTHS = (2.0, 5.0, 10.0, 20.0, 50.0)  # of silencing weights that are tried, in deviations of the rates
 _WELL_AHEAD, _MOST_ACTIVE = 0.2, 0.01  # of a boundary, in its unit's deviations; share of samples active there
 _MOST_PRODUCTS = 5e10  # of a readout whose outputs are fitted one by one

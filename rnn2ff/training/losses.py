@@ -32,16 +32,18 @@ def rate_error(
     """The mean squared error, with a way back for an output that is silent whenever it should be active.
 
     The derivative of a rectified output vanishes below zero, so a unit that is silent for all stimuli would stay so.
-    For a unit that no sample finds active where its target is, the error is therefore taken before the rectifier. For
-    all others it is the error itself: where a competition is decided, an output has to fall far below zero on one side
-    of a boundary, and whoever is a little off there pays for the rate, and not for the depth.
+    For a unit that no sample finds active where its target is, the error therefore goes on below zero as steeply as it
+    ends there: enough to wake the unit, and no more the deeper it sleeps. For all others it is the error itself: where
+    a competition is decided, an output has to fall far below zero on one side of a boundary, and whoever is a little
+    off there pays for the rate, and not for the depth.
     """
     if not approximator.is_rectified:
         return mean_squared_error(approximator, stimuli, rates)
     output = jax.vmap(approximator.linear_output)(stimuli)
-    is_active = rates > 0
-    is_silent = ~jnp.any(is_active & (output > 0), axis=0)[None]
-    return jnp.mean(jnp.where(is_active & is_silent, output - rates, jax.nn.relu(output) - rates) ** 2)
+    is_missed = (rates > 0) & (output < 0)
+    is_silent = ~jnp.any((rates > 0) & (output > 0), axis=0)[None]
+    errors = (jax.nn.relu(output) - rates) ** 2
+    return jnp.mean(jnp.where(is_missed & is_silent, rates**2 - 2 * rates * output, errors))
 
 
 class Tangents(eqx.Module):

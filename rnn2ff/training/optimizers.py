@@ -63,7 +63,7 @@ def scaled_adam(
     rates: Float[Array, "batch rate"],
     *,
     num_steps: int,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 2e-3,
 ) -> optax.GradientTransformation:
     """Adam, falling to zero along a half cosine, in the data's own units as `muon` is.
 

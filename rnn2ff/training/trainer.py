@@ -1,6 +1,7 @@
-"""Approximators of growing cost, until one is good enough; and what is in the way where none is."""
+"""The one recipe: approximators of a size, the best of a cost, or of growing cost until one is good enough."""
 
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,10 @@ _BATCH_SIZE = 256
 _MOST_EVALUATIONS = 20
 _EVALUATION_COST = 4  # samples trained on, at least, for each that is evaluated
 _SHIFT_BATCH = 256  # pairs that are mixed to see how far their stimuli shift
+
+_USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates: what the best of a cost may cost
+_WIDTH_BEFORE_SWEEPS = 0.25  # likewise, where sweeps are to make the best of a cost: few units, and more sweeps
+_STEPS_THROUGH_SWEEPS = 0.5  # of the steps of two layers: they take longer, and begin with what is good already
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
 _SWEEPS = (2, 4, 8, 16)  # after two layers of the first width
@@ -78,12 +83,25 @@ class Trainer:
         *,
         num_steps: int,
         bypass: bool = False,
+        checkpoints: Path | None = None,
         progress: bool = False,
         key: PRNGKeyArray,
     ):
+        """Split the pairs, and find out what the network allows: symmetries, exact mixtures, boundaries.
+
+        Args:
+            network: the recurrent network.
+            pairs: solved; a tenth are for validation.
+            num_steps: optimizer steps of each training.
+            bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
+            checkpoints: a folder that holds each training as it goes, from which it goes on if it is there.
+            progress: whether to show progress bars, on standard error.
+            key: a PRNG key.
+        """
         num_held_out = min(max(1, round(_VALIDATION_SHARE * len(pairs))), len(pairs) - 1)
         order = jax.random.permutation(key_for(key, "validation"), len(pairs))
         self.network, self.num_steps, self.bypass, self.progress, self.key = network, num_steps, bypass, progress, key
+        self.checkpoints = checkpoints
         self.held_out = pairs.take(order[:num_held_out])
         self.kept = pairs.take(order[num_held_out:])
         self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
@@ -113,12 +131,33 @@ class Trainer:
             optimizer = None
             if boundaries is not None:  # it starts with weights of very different sizes
                 optimizer = scaled_adam(self.kept.stimuli, self.kept.rates, num_steps=self.num_steps)
-            tried.append(self._train(start, started, optimizer))
+            way = "plain" if boundaries is None else "boundaries"
+            tried.append(self._train(start, started, f"{width}-{way}", optimizer=optimizer))
         seconds = sum(each.attempt.seconds for each in tried)
         best = best_of(tried)
         return best._replace(attempt=best.attempt._replace(seconds=seconds))
 
-    def refined(self, width: int, num_sweeps: int, start: Approximator | None = None) -> Trained:
+    def best_of_its_cost(self) -> list[Trained]:
+        """Two layers of the usual width, and then, if there is room for any, fewer hidden units with sweeps.
+
+        The second costs no more products than the first.
+        """
+        two_layer = self.two_layer(_USUAL_WIDTH * self.network.rate_size)
+        swept = self.refined_at(two_layer.attempt.num_products)
+        return [two_layer] if swept is None else [two_layer, swept]
+
+    def refined_at(self, num_products: int) -> Trained | None:
+        """Few hidden units, and as many sweeps as so many products allow; None if they allow none."""
+        num_units, stimulus_size = self.network.state_size, self.network.stimulus_size
+        width = max(1, round(_WIDTH_BEFORE_SWEEPS * self.network.rate_size))
+        num_sweeps = (num_products - width * (stimulus_size + num_units)) // num_units**2 - 1
+        if num_sweeps < 1:
+            return None
+        return self.refined(width, num_sweeps, num_steps=max(1, round(_STEPS_THROUGH_SWEEPS * self.num_steps)))
+
+    def refined(
+        self, width: int, num_sweeps: int, start: Approximator | None = None, num_steps: int | None = None
+    ) -> Trained:
         """Two layers and sweeps; from one with fewer sweeps, where there is one."""
         started = time.perf_counter()
         if not isinstance(start, Refined) or start.width != width:
@@ -132,26 +171,28 @@ class Trainer:
                 num_sweeps=num_sweeps,
                 key=key,
             )
-        return self._train(start.lengthened(num_sweeps), started)
+        return self._train(start.lengthened(num_sweeps), started, f"{width}-{num_sweeps}", num_steps=num_steps)
 
     def again(self, trained: Trained) -> Trained:
         """One of the same size, from the start."""
         size = trained.attempt
         return self.refined(size.width, size.num_sweeps) if size.num_sweeps else self.two_layer(size.width)
 
-    def _train(self, start: Approximator, started: float, optimizer=None) -> Trained:
-        num_trained, num_evaluated = self.num_steps * _BATCH_SIZE, _EVALUATION_COST * len(self.held_out)
+    def _train(self, start: Approximator, started: float, name: str, *, optimizer=None, num_steps=None) -> Trained:
+        num_steps = self.num_steps if num_steps is None else num_steps
+        num_trained, num_evaluated = num_steps * _BATCH_SIZE, _EVALUATION_COST * len(self.held_out)
         run = train(
             start,
             self.kept.stimuli,
             self.kept.rates,
-            num_steps=self.num_steps,
+            num_steps=num_steps,
             batch_size=_BATCH_SIZE,
             optimizer=optimizer,
             num_evaluations=min(max(1, num_trained // num_evaluated), _MOST_EVALUATIONS),
             symmetries=self.symmetries,
             mixing=self.mixing,
             validation=(self.held_out.stimuli, self.held_out.rates),
+            checkpoint=None if self.checkpoints is None else self.checkpoints / f"training-{name}.checkpoint",
             progress=self.progress,
             key=key_for(self.key, "training"),
         )
@@ -175,7 +216,9 @@ class Trainer:
         return float(np.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
 
 
-def escalate(trainer: Trainer, test: Pairs, tolerance: float, deadline: float) -> tuple[list[Trained], bool]:
+def escalate(
+    trainer: Trainer, test: Pairs, tolerance: float, deadline: float, *, with_sweeps: bool = True
+) -> tuple[list[Trained], bool]:
     """Try approximators, the cheapest first, until one is within the tolerance.
 
     Args:
@@ -183,6 +226,7 @@ def escalate(trainer: Trainer, test: Pairs, tolerance: float, deadline: float) -
         test: pairs to judge on; looked at only once an approximator is good enough on validation.
         tolerance: the largest NRMSE.
         deadline: of `time.perf_counter`, after which none is begun.
+        with_sweeps: whether sweeps after two layers are tried too.
 
     Returns:
         All that were tried, in order, and whether there was time for all that were worth it.
@@ -195,7 +239,8 @@ def escalate(trainer: Trainer, test: Pairs, tolerance: float, deadline: float) -
             return width * (stimulus_size + num_rates)
         return width * (stimulus_size + num_units) + (num_sweeps + 1) * num_units**2
 
-    sizes = [(each * num_rates, 0) for each in _WIDTHS] + [(num_rates, each) for each in _SWEEPS]
+    sizes = [(each * num_rates, 0) for each in _WIDTHS]
+    sizes += [(num_rates, each) for each in _SWEEPS if with_sweeps]
     tried: list[Trained] = []
     for width, num_sweeps in sorted(sizes, key=lambda size: num_products(*size)):
         errors = [each.attempt.validation_nrmse for each in tried if (each.attempt.num_sweeps > 0) == (num_sweeps > 0)]
