@@ -120,6 +120,19 @@ _HOME = {
 }
 __all__ = sorted(_HOME)
 
+# Loaded on first use as well: `rnn2ff.plotting`, and the packages themselves.
+_MODULES = (
+    "analysis",
+    "approximators",
+    "certificates",
+    "data",
+    "export",
+    "networks",
+    "plotting",
+    "steady_state",
+    "training",
+)
+
 if TYPE_CHECKING:
     from rnn2ff.analysis import find_fixed_points, linearize
     from rnn2ff.approximators import Refined, TwoLayer, Unrolled
@@ -242,10 +255,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"rnn2ff.{name}")
     if name not in _HOME:
         raise AttributeError(f"module `rnn2ff` has no attribute {name!r}")
     return getattr(importlib.import_module(f"rnn2ff.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*__all__, *_MODULES, *(name for name in globals() if name.startswith("__"))})

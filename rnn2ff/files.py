@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn2ff._checks import check_finite, fail
+from rnn2ff._checks import check_finite, fail, is_known
 
 _FORMATS = ".npy, .npz, .csv or .mat"
 
@@ -163,6 +163,17 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as `.npz`, whole or not at all."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
+    """Names and values in two columns, for people."""
+    width = max([26, *(len(name) + 2 for name in lines)])
+    return "\n".join([*([title] if title else []), *(f"{name:{width}s}{value}" for name, value in lines.items())])
+
+
+def is_shown(*arrays: object) -> bool:
+    """Whether all are arrays of known values, which can be printed, and no placeholders, as inside `jit`."""
+    return all(isinstance(each, np.ndarray) or (hasattr(each, "devices") and is_known(each)) for each in arrays)
 
 
 def plain(content: object) -> object:

@@ -159,7 +159,9 @@ class TestCard:
         other = refined_of(threshold_linear_rate).network
         with pytest.raises(ValueError, match="approximator.*another network.*Expected.*got .* in .*a.safetensors"):
             load(path, network=other)
-        save(path, refined)
+        save(path, refined)  # its network is in the file, and named
+        load(path, network=refined.network)
+        save(path, refined.two_layer)
         with pytest.raises(ValueError, match="approximator.*another network.*got no network named"):
             load(path, network=refined.network)
 

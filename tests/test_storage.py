@@ -136,7 +136,7 @@ sys.path.insert(0, {os.path.dirname(__file__)!r})
 import jax, os
 jax.config.update("jax_enable_x64", {bool(jax.config.jax_enable_x64)})
 from test_storage import NETWORK, SETTINGS, sample
-from rnn2ff.storage import store_steady_states
+from rnn2ff.data import store_steady_states
 replace, calls = os.replace, []
 def killed(*paths):
     calls.append(paths)

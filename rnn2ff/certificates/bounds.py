@@ -24,11 +24,13 @@ import enum
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
+from rnn2ff.files import is_shown, table
 from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual
 
 _EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
@@ -75,6 +77,34 @@ class Certificate(eqx.Module):
     refined_error_bound: Float[Array, "*batch"]
     is_attracting: Bool[Array, "*batch"]
 
+    def __repr__(self) -> str:
+        if not is_shown(*vars(self).values()):
+            return eqx.tree_pformat(self)
+        bounds, theorems = np.asarray(self.error_bound), np.asarray(self.theorem)
+        if not bounds.ndim:
+            lines = {
+                "error bound": f"{bounds:.3g} by {Theorem(int(theorems)).name}" if np.isfinite(bounds) else "none",
+                "error estimate": f"{float(self.error_estimate):.3g}",
+                "residual": f"{float(self.residual):.3g}",
+                "exact": f"{bool(self.is_exact)}, {bool(self.is_refined_exact)} after a Newton step",
+            }
+            return table(lines, title="Certificate of one prediction")
+        by_theorem = {f"bounded by {each.name}": int((theorems == each).sum()) for each in Theorem if each}
+        lines = {
+            **{name: count for name, count in by_theorem.items() if count},
+            "not bounded": int(np.isinf(bounds).sum()),
+            "error bound": quantiles(bounds),
+            "error estimate": quantiles(self.error_estimate),
+            "exact": f"{int(self.is_exact.sum())}, {int(self.is_refined_exact.sum())} after a Newton step",
+        }
+        return table(lines, title=f"Certificates of {bounds.size} predictions")
+
+
+def quantiles(values: Float[ArrayLike, " batch"]) -> str:
+    """The median and the largest of those that are finite, in words."""
+    values = np.asarray(values)[np.isfinite(values)]
+    return f"{np.median(values):.3g} in the median, {values.max():.3g} at most" if len(values) else "none"
+
 
 def certify(
     network: RecurrentNetwork,
@@ -84,9 +114,9 @@ def certify(
 ) -> Certificate:
     """Bound and estimate how far a prediction is from a fixed point.
 
-    Pure, and safe under `jit` and `vmap` with a certifier that was made outside. A prediction or a stimulus that is not
-    finite is never certified. The Newton step inverts a matrix for each sample, a small one where the weights are of
-    low rank; `bound_error` does without.
+    Pure, and safe under `jit` and `vmap`; where the network itself is an argument of the program, with a certifier that
+    was made outside. A prediction or a stimulus that is not finite is never certified. The Newton step inverts a matrix
+    for each sample, a small one where the weights are of low rank; `bound_error` does without.
 
     Args:
         network: the network.
@@ -162,7 +192,10 @@ def _checked(network, stimulus, prediction, certifier):
     check_shape("stimulus", stimulus, (network.stimulus_size,))
     check_shape("prediction", prediction, (network.state_size,))
     stimulus, prediction = (jnp.asarray(each, network.dtype) for each in (stimulus, prediction))
-    return network, stimulus, prediction, make_certifier(network) if certifier is None else certifier
+    if certifier is None:
+        with jax.ensure_compile_time_eval():  # inside a program as well, where the network is known there
+            certifier = make_certifier(network)
+    return network, stimulus, prediction, certifier
 
 
 def _measure(network, stimulus, rates, certifier) -> Measured:

@@ -126,11 +126,9 @@ def check_folder(out: Path) -> None:
 
 def show(lines: Mapping[str, object], record: Mapping[str, object], *, as_json: bool) -> None:
     """Results on standard output: a table of `lines` for people, or the whole `record` for programs."""
-    if as_json:
-        from rnn2ff.files import plain
+    from rnn2ff.files import plain, table
 
+    if as_json:
         print(json.dumps(plain(record), indent=2, allow_nan=False))
         return
-    width = max(26, *(len(name) + 2 for name in lines))
-    for name, value in lines.items():
-        print(f"{name:{width}s}{value}")
+    print(table(lines))

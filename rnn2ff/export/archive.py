@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
-from rnn2ff.export.card import check_same_network
+from rnn2ff.export.card import Distilled, check_same_network, describe, model_card
 from rnn2ff.export.plain import check_deployable, check_exportable
 from rnn2ff.files import plain, replacing
 from rnn2ff.networks import (
@@ -33,20 +33,26 @@ _SWEEP = ("slopes", "drive_map", "recurrent_map", "offset", "velocity_per_step")
 _NETWORK = ("recurrent_weights", "stimulus_weights", "bias", "time_constants")
 
 
-def save(path: str | Path, approximator: Approximator, *, card: Mapping[str, object] | None = None) -> None:
+def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapping[str, object] | None = None) -> None:
     """Write an approximator as a safetensors file, whole or not at all.
 
     Args:
         path: the file; what stands there is replaced.
-        approximator: what to write. With a refined one goes its network, whose sparse weights become dense.
+        approximator: what to write. With a refined one goes its network, whose sparse weights become dense. Of what
+            `distill` returns, the approximator, with a card of its network, its report and its test stimuli.
         card: anything JSON can say about it (how it was trained, how good it is), kept in the file's metadata;
-            `model_card` makes one.
+            `model_card` makes one. The command line wants it to name the network.
 
     Raises:
         ValueError: if the folder cannot be written to, it is not two layers, or sweeps refine them that are not
             those of a threshold-linear network.
     """
+    if isinstance(approximator, Distilled):
+        found, approximator = approximator, approximator.approximator
+        card = {**model_card(found.network, found.test.stimuli, found.report), **(card or {})}
     check_deployable(approximator)
+    if isinstance(approximator, Refined):
+        card = {"network": describe(approximator.network), **(card or {})}
     arrays, metadata = _take_apart(approximator)
     metadata["card"] = json.dumps(plain(card or {}), allow_nan=False)
     metadata["hash"] = _hash(arrays, metadata)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from rnn2ff._checks import (
     check_at_least,
     check_finite,
+    check_on_host,
     check_shape,
     check_stimuli,
     check_stimulus,
@@ -395,9 +396,9 @@ class _Samples(NamedTuple):
 def _solve_states(
     network, stimuli, solver, initial_states, tolerance, max_steps, progress=False, is_probe=False
 ) -> SteadyStates:
-    if not all(map(is_known, jax.tree.leaves((network, stimuli, initial_states)))):
-        expected = "arrays with known values; inside `jit`, `vmap` or `grad` use `solve_batch`"
-        raise fail("solve_steady_states", "runs on the host", expected, "tracers")
+    name = "plan_steady_states" if is_probe else "solve_steady_states"
+    instead = "use a plan that was made outside" if is_probe else "use `solve_batch`"
+    check_on_host(name, instead, network, stimuli, initial_states)
     is_planned = solver is None or isinstance(solver, Plan)
     tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
