@@ -136,7 +136,9 @@ def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:
     """A batch of at least one finite row of the network's width."""
     shape = np.shape(stimuli)
     if len(shape) != 2 or shape[1] != size:
-        raise fail(name, "has the wrong shape", f"(samples, {size}): one row a stimulus", shape)
+        is_turned = len(shape) == 2 and shape[0] == size
+        hint = "; transpose it?" if is_turned else ""
+        raise fail(name, "has the wrong shape", f"(samples, {size}): one row a stimulus{hint}", shape)
     if shape[0] == 0:
         raise fail(name, "is empty", "at least one row", "none")
     check_finite(name, stimuli)

@@ -165,6 +165,13 @@ class TestExport:
         assert "% (NRMSE) added" in out
         assert "69 of flash, 14 of RAM" in out
 
+    def test_a_single_stimulus_sets_ranges_and_has_no_error_to_show(self, run):
+        np.save("one.npy", STIMULI[:1])
+        arguments = ("export", *APPROXIMATOR, "--to", "c-int8", "--stimuli", "one.npy", "--out", "deploy", "--json")
+        code, out, _ = run(*arguments)
+        assert code == 0
+        assert json.loads(out)["routes"]["c-int8"]["added_error"] is None
+
     def test_what_stands_there_is_replaced_only_with_overwrite(self, run, folder):
         arguments = ("export", *APPROXIMATOR, "--to", "c", "--out", "deploy")
         assert run(*arguments)[0] == 0
@@ -183,8 +190,11 @@ class TestExport:
             (("--to", "onnx", "--opset", "9"), "`opset` is out of range. Expected 13 to .*, got 9"),
             (("--to", "c", "--name", "2bad"), "`name` cannot be the prefix of C names"),
             (("--to", "c-int8", "--stimuli", "W3.npy"), r"`stimuli`.*\(samples, 2\).*got \(4, 3\)"),
-            (("--to", "c", "--approximator", "U.npy"), "`path` is damaged"),
-            (("--to", "c", "--approximator", "none"), "`path` cannot be read.*an existing file, got none"),
+            (
+                ("--to", "c", "--approximator", "U.npy"),
+                "`approximator` is not one. Expected a file approximator.safetensors.*got U.npy",
+            ),
+            (("--to", "c", "--approximator", "none"), "`approximator` cannot be read.*an existing file, got none"),
             (("--to", "c", "--out", "U.npy/deploy"), "`out` cannot be written"),
         ],
     )
@@ -297,7 +307,8 @@ class TestNetworks:
         listed = json.loads(out)
         for name in ("ring_attractor", "wilson_cowan", "ctln", "hopfield"):
             assert len(listed[name]["summary"]) > 20
-        assert "solve_steady_state" not in listed
+        assert not {"solve_steady_state", "from_torch", "rate_network", "discrete_map"} & set(listed)
+        assert "(--write)" in next(line for line in run("networks")[1].splitlines() if "winner_take_all" in line)
         assert listed["winner_take_all"]["writable"]
         assert "winner_take_all" in run("networks")[1]
 

@@ -203,6 +203,18 @@ class TestSave:
         rnn2ff.save(tmp_path / "one.safetensors", made)
         assert rnn2ff.load(tmp_path / "one.safetensors", network=NETWORK)[0].num_sweeps == 1
 
+    @pytest.mark.parametrize(
+        "nonlinearity", [jnp.tanh, jax.nn.sigmoid, jax.nn.softplus, rnn2ff.PowerLaw(0.3, 2.0)], ids=str
+    )
+    def test_sweeps_of_networks_with_other_nonlinearities_are_kept(self, nonlinearity, tmp_path):
+        network = rnn2ff.rate_network(rnn2ff.RateForm(nonlinearity), WEIGHTS)
+        two_layer = rnn2ff.TwoLayer(2, 3, 2, is_rectified=False, key=jr.key(0))
+        made = rnn2ff.Refined(two_layer, network, rnn2ff.split_sweep(network), num_sweeps=2)
+        rnn2ff.save(tmp_path / "one.safetensors", made)
+        again, _ = rnn2ff.load(tmp_path / "one.safetensors", network=network)
+        assert again.network.vector_field == network.vector_field
+        assert_close(again(jnp.asarray(STIMULI[0])), made(jnp.asarray(STIMULI[0])), 1e-6)
+
     def test_one_without_a_card_is_told_how_to_get_one(self, tmp_path):
         rnn2ff.save(tmp_path / "one.safetensors", approximator())
         with pytest.raises(ValueError, match="no network named; `save` a whole distillation, or with `card=model_card"):

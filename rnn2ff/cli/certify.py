@@ -45,7 +45,7 @@ class Certify:
     def run(self) -> int:
         """Predict, certify, and count what is proved."""
         if self.out is not None:
-            check_new_file(self.out, ".npz", overwrite=self.overwrite)
+            check_new_file(self.out, overwrite=self.overwrite)
         network, stimuli = read_network(self.network)
         approximator, _ = read_approximator(self.approximator, network)
 

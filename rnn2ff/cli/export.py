@@ -24,7 +24,8 @@ class Export:
 
     Routes, and the file each writes: onnx, NAME.onnx; onnx-int8, NAME_int8.onnx; c, NAME.h; c-int8, NAME_int8.h;
     stablehlo, NAME.stablehlo; torch, NAME_torch.safetensors; nir, NAME.nir. docs/deploy.md says how each is used. The
-    int8 routes need stimuli to set their ranges. With stimuli, the error that a route adds is measured and shown.
+    int8 routes need stimuli to set their ranges. With stimuli, the error that a route adds is measured and shown. The
+    routes onnx and onnx-int8 need the extra onnx, nir the extra nir; the others need nothing more.
 
     Example: rnn2ff export --approximator run1/approximator.safetensors --to onnx-int8 c --stimuli U.npy --out deploy
     """
@@ -126,13 +127,16 @@ def _file_name(route: str, name: str) -> str:
 
 def _added_error(
     predict: "Callable[[np.ndarray], np.ndarray]", approximator: "Approximator", stimuli: "np.ndarray"
-) -> float:
-    """NRMSE between the rates of an export and those of the approximator itself."""
+) -> float | None:
+    """NRMSE between the rates of an export and those of the approximator itself; None if these never vary."""
     import jax.numpy as jnp
+    import numpy as np
 
     from rnn2ff import approximators
     from rnn2ff.export import dtype_of
     from rnn2ff.training import accuracy
 
-    expected = approximators.predict(approximator, jnp.asarray(stimuli, dtype_of(approximator)))
+    expected = np.asarray(approximators.predict(approximator, jnp.asarray(stimuli, dtype_of(approximator))))
+    if not np.ptp(expected, axis=0).any():  # of a single stimulus there is no variation to measure an error by
+        return None
     return accuracy(predict(stimuli), expected).nrmse

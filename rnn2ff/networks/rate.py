@@ -22,6 +22,14 @@ from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 
 Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
 
+# Those that files and the command line name.
+NONLINEARITIES: dict[str, Nonlinearity] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus,
+}
+
 
 class RateParams(eqx.Module):
     """Parameters of a rate network.
