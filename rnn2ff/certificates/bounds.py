@@ -188,6 +188,46 @@ def bound_and_floor(
         return bound, floor
 
 
+def unit_bounds(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    prediction: Float[ArrayLike, " state"],
+    error_bound: Float[ArrayLike, ""],
+    certifier: Certifier | None = None,
+) -> Float[Array, " state"]:
+    """Bounds of the error of each unit's rate, from that of all of them: `|r_i - r*_i|`, for the same fixed point r*.
+
+    The smallest of that bound itself, of `|e_i| + s |W_i| |r - r*|`, W_i being the unit's row, and of what the two
+    theorems that hold everywhere say of a single unit.
+
+    Args:
+        network: the network.
+        stimulus: one stimulus.
+        prediction: the rates of all units.
+        error_bound: of `|r - r*|`, from `certify` or `bound_error`; infinite where there is none.
+        certifier: from `make_certifier`; by default made anew.
+    """
+    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    error_bound = jnp.asarray(error_bound, network.dtype)
+    if not is_rate_network(network):
+        return jnp.full(network.state_size, error_bound)
+    info, size = jnp.finfo(network.dtype), network.state_size
+    with jax.default_matmul_precision("highest"):
+        measured = _measure(network, stimulus, prediction, certifier)
+        own = jnp.abs(measured.error) + measured.rounding
+        pushed = network.params.recurrent_input(measured.error)
+        rounding = norm(measured.rounding) + size * info.eps * norm(measured.error)
+        pushed = jnp.abs(pushed) + certifier.recurrent_norms * rounding + size * info.tiny
+        moved = [certifier.recurrent_norms * error_bound]
+        scale, root = certifier.contraction_scale, certifier.metric_root
+        if certifier.is_contracting:
+            moved.append(scale * jnp.max(pushed / scale) / certifier.contraction_gap)
+        if certifier.is_monotone:
+            moved.append(norm(root * pushed) / (certifier.monotonicity * root))
+        bounds = proved((own[None] + certifier.slope * jnp.stack(moved)) * (1 + SLACK * info.eps))
+        return jnp.minimum(jnp.min(bounds, axis=0), error_bound)
+
+
 def _checked(network, stimulus, prediction, certifier):
     check_shape("stimulus", stimulus, (network.stimulus_size,))
     check_shape("prediction", prediction, (network.state_size,))

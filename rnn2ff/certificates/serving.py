@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certificates.bounds import Certificate, bound_and_floor, certify, quantiles
+from rnn2ff.certificates.bounds import Certificate, bound_and_floor, certify, quantiles, unit_bounds
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
@@ -127,6 +127,34 @@ def certify_predictions(
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli, predictions = (np.asarray(each, network.dtype) for each in (stimuli, predictions))
     return _in_chunks(_certificate_of, (network, certifier), stimuli, predictions)
+
+
+def bound_units(
+    network: RecurrentNetwork,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    predictions: Float[ArrayLike, "batch state"],
+    error_bounds: Float[ArrayLike, " batch"],
+    certifier: Certifier | None = None,
+) -> Float[np.ndarray, "batch state"]:
+    """Bounds of the error of each single rate, of a batch, on the host; infinite where there is none.
+
+    Args:
+        network: the network.
+        stimuli: one a row.
+        predictions: the rates of all units.
+        error_bounds: of all rates together, from `certify_predictions`.
+        certifier: from `make_certifier`; by default made anew.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a stimulus is not finite.
+    """
+    check_on_host("bound_units", "compute them outside", network, stimuli, predictions, error_bounds, certifier)
+    check_stimuli(stimuli, network.stimulus_size)
+    check_shape("predictions", predictions, (len(stimuli), network.state_size))
+    check_shape("error_bounds", error_bounds, (len(stimuli),))
+    certifier = make_certifier(network) if certifier is None else certifier
+    stimuli, predictions, bounds = (np.asarray(each, network.dtype) for each in (stimuli, predictions, error_bounds))
+    return _in_chunks(_unit_bounds_of, (network, certifier), stimuli, predictions, bounds[:, None])
 
 
 def predict_or_solve(
@@ -330,6 +358,10 @@ def _predict_all(network, approximator, stimulus):
 
 def _certificate_of(network, certifier, stimulus, rates):
     return certify(network, stimulus, rates, certifier)
+
+
+def _unit_bounds_of(network, certifier, stimulus, rates, error_bound):
+    return unit_bounds(network, stimulus, rates, error_bound[0], certifier)
 
 
 def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: Plan | None) -> AbstractSweep:

@@ -58,11 +58,11 @@ class Export:
         if there and not self.overwrite:
             raise fail("out", "holds the files already", "another folder, or --overwrite", ", ".join(there))
         check_folder(self.out)
-        approximator, stimuli = self._read()
+        approximator, card, stimuli = self._read()
         folder = next(folder for folder in (self.out, *self.out.parents) if folder.exists())
         with tempfile.TemporaryDirectory(dir=folder, prefix=".rnn2ff.") as temporary:
             made = {route: Path(temporary) / file.name for route, file in files.items()}
-            rows = {route: self._export(route, approximator, stimuli, path) for route, path in made.items()}
+            rows = {route: self._export(route, approximator, card, stimuli, path) for route, path in made.items()}
             self.out.mkdir(parents=True, exist_ok=True)
             for route, file in files.items():
                 os.replace(made[route], file)
@@ -75,7 +75,7 @@ class Export:
         show(lines, {"routes": rows, "written_to": self.out}, as_json=self.as_json)
         return 0
 
-    def _read(self) -> "tuple[Approximator, np.ndarray | None]":
+    def _read(self) -> "tuple[Approximator, dict, np.ndarray | None]":
         from rnn2ff._checks import check_stimuli, fail
 
         if self.stimuli is None and set(self.to) & set(NEED_STIMULI):
@@ -88,13 +88,13 @@ class Export:
 
         jax.config.update("jax_enable_x64", True)  # weights keep the precision they have in the file
         stimuli = None if self.stimuli is None else read_array(self.stimuli, "stimuli")
-        approximator, _ = read_approximator(self.approximator)
+        approximator, card = read_approximator(self.approximator)
         if stimuli is not None:
             check_stimuli(stimuli, approximator.stimulus_size)
-        return approximator, stimuli
+        return approximator, card, stimuli
 
     def _export(
-        self, route: str, approximator: "Approximator", stimuli: "np.ndarray | None", path: Path
+        self, route: str, approximator: "Approximator", card: dict, stimuli: "np.ndarray | None", path: Path
     ) -> dict[str, object]:
         """Write one file; returns its size, and what the route adds to the error where stimuli tell."""
         from rnn2ff import export
@@ -103,13 +103,17 @@ class Export:
         if route in ("onnx", "onnx-int8"):
             content = export.to_onnx(approximator, opset=self.opset)
             content = content if route == "onnx" else export.quantize_onnx(content, stimuli)
+            content = export.named_onnx(content, card)
             path.write_bytes(content)
             predict = lambda stimuli: export.run_onnx(content, stimuli)  # noqa: E731
         elif route in ("c", "c-int8"):
             model = export.quantize(approximator, stimuli) if route == "c-int8" else approximator
-            path.write_text(export.to_c(model, name=path.stem))
             row = export.footprint(model)._asdict()
             predict = model.predict if route == "c-int8" else None
+            notes = []
+            if predict is not None and (added := _added_error(predict, approximator, stimuli)) is not None:
+                notes = [f"Whole numbers add {100 * added:.2f} % (NRMSE), on {len(stimuli)} stimuli."]
+            path.write_text(export.to_c(model, name=path.stem, card=card, test_stimuli=stimuli, notes=notes))
         elif route == "stablehlo":
             path.write_bytes(export.to_stablehlo(approximator))
         elif route == "torch":

@@ -8,7 +8,7 @@
  *     ${name}_predict(stimulus, rates);
  *
  * One unit of the stimulus stands for ${NAME}_STIMULUS_SCALE, one unit of a rate for ${NAME}_RATE_SCALE.
- */
+$notes */
 #ifndef ${NAME}_H
 #define ${NAME}_H
 
@@ -120,4 +120,4 @@ static inline float ${name}_rate(int16_t units)
     return (float)units * ${NAME}_RATE_SCALE;
 }
 
-#endif
+$extras#endif
