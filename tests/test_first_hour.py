@@ -221,6 +221,47 @@ class TestSave:
             rnn2ff.load(tmp_path / "one.safetensors", network=NETWORK)
 
 
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+class TestLossesOfSamplesWithoutASteadyState:
+    """With weights of 2 on the diagonal the second unit runs away once it is driven: only the first stimulus rests."""
+
+    network = rnn2ff.threshold_linear(jnp.diag(jnp.asarray([0.5, 2.0])), time_constants=jnp.asarray([1.0, 2.0]))
+    stimuli = jnp.asarray([[1.0, -1.0], [1.0, 1.0]])
+    targets = jnp.asarray([[3.0, 0.0], [3.0, 0.0]])
+
+    def train(self, is_kept):
+        @eqx.filter_jit
+        @eqx.filter_value_and_grad
+        def loss(network):
+            found = rnn2ff.solve_batch(network, self.stimuli)
+            errors = jnp.mean((found.rates(network) - self.targets) ** 2, axis=1)
+            return jnp.sum(jnp.where(found.is_converged | ~is_kept, errors, 0))
+
+        network, losses = self.network, []
+        for _ in range(8):
+            value, gradient = loss(network)
+            losses.append(float(value))
+            network = eqx.apply_updates(network, jax.tree.map(lambda leaf: -0.02 * leaf, gradient))
+        return losses, network
+
+    def test_those_that_the_loss_ignores_do_not_stop_a_training(self):
+        losses, network = self.train(jnp.asarray(True))
+        assert losses[0] == pytest.approx(0.5, abs=1e-3)  # the first unit rests at 2
+        assert losses[-1] < 0.1
+        # Steady states do not depend on time constants, which are left exactly as they were.
+        np.testing.assert_array_equal(network.params.time_constants, [1, 2])
+
+    def test_those_that_it_sees_make_it_nan(self):
+        assert np.isnan(jax.tree.leaves(self.train(jnp.asarray(False))[1])[0]).any()
+
+
+def test_the_rates_of_solved_samples_are_the_networks():
+    assert_close(SOLVED.rates(NETWORK), SOLUTION, 1e-6)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], SOLVED).rates(NETWORK), SOLUTION[0], 1e-6)
+
+
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ import enum
 from abc import abstractmethod
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
@@ -71,6 +73,10 @@ class SteadyState(eqx.Module):
         """The name of the status; of a batch, a list of them."""
         return _names(self.status)
 
+    def rates(self, network: RecurrentNetwork) -> Float[Array, "*batch rate"]:
+        """What downstream units of the network see of the states."""
+        return _rates(network, self.state)
+
     def __repr__(self) -> str:
         return _described(self) if is_shown(*vars(self).values()) else eqx.tree_pformat(self)
 
@@ -108,12 +114,23 @@ class SteadyStates(eqx.Module):
         """The names of the statuses."""
         return _names(self.status)
 
+    def rates(self, network: RecurrentNetwork) -> Float[Array, "batch rate"]:
+        """What downstream units of the network see of the states."""
+        return _rates(network, self.state)
+
     def __repr__(self) -> str:
         if not is_shown(self.state, self.status, self.residual, self.num_steps):
             return eqx.tree_pformat(self)
         found_by = ", ".join(f"{count} by {name}" for name, count in self.finished_by.items())
         more = {"found": found_by} if found_by else {}
         return _described(self, **more, **({} if self.plan is None else {"plan": self.plan.reason}))
+
+
+def _rates(network: RecurrentNetwork, states: Float[ArrayLike, "*batch state"]) -> Float[Array, "*batch rate"]:
+    states, function = jnp.asarray(states), network.rates
+    for _ in range(states.ndim - 1):
+        function = jax.vmap(function)
+    return function(states)
 
 
 def _names(status: Int[ArrayLike, "*batch"]) -> str | list:

@@ -25,7 +25,7 @@ from rnn2ff._checks import (
     is_known,
 )
 from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
-from rnn2ff.networks import RecurrentNetwork, blas_threads, has_sparse_weights
+from rnn2ff.networks import RecurrentNetwork, blas_threads, has_sparse_weights, is_rate_network
 from rnn2ff.steady_state.batch import FOUND_BY, Solved, judge_rows, solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
@@ -85,7 +85,17 @@ def solve_steady_state(
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite, or the tolerance is below what the dtype can reach.
-        RuntimeError: with `throw`, if the status is not `converged`.
+        RuntimeError: with `throw`, if the status is not `converged`; inside `jit` it is equinox's, which is longer.
+
+    Example:
+        A loss over stimuli of which some may have no steady state. Without `where`, one of them makes the gradient NaN;
+        if all are ignored, the loss is 0. `solve_batch` does the same for a whole batch, faster:
+
+            def loss(network, stimuli, targets):
+                found = jax.vmap(lambda u: solve_steady_state(network, u, Anderson(), throw=False))(stimuli)
+                errors = jnp.mean((found.rates(network) - targets) ** 2, axis=1)
+                kept = jnp.where(found.is_converged, errors, 0)
+                return jnp.sum(kept) / jnp.maximum(jnp.sum(found.is_converged), 1)
     """
     if not isinstance(solver, AbstractSteadyStateSolver):
         expected = "a solver such as `Rollout()`; a plan solves batches, by `solve_batch` or `solve_steady_states`"
@@ -122,6 +132,7 @@ def _solve(network, stimulus, solver, initial_state, tolerance, max_steps, matri
     network_, stimulus_, initial_state_ = _constants(network, stimulus, initial_state)
     candidate = solver.search(network_, stimulus_, initial_state_, tolerance=tolerance, max_steps=max_steps)
     found = _judge(network_, stimulus_, candidate, tolerance)
+    network = _without_time_constants(network)
     state = with_implicit_derivative(network, stimulus, found.state, found.is_converged, matrix_free)
     if throw:
         messages = [f"No steady state ({each.name}): {advice}." for each, advice in ADVICE.items()]
@@ -133,6 +144,14 @@ def _constants(*trees):
     """The same values, of which no derivative is taken."""
     constants = jax.lax.stop_gradient(eqx.filter(trees, eqx.is_array))
     return eqx.combine(constants, trees)
+
+
+def _without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
+    """Steady states of a rate network do not depend on them: what is left of rounding would move them in a training."""
+    if not is_rate_network(network):
+        return network
+    tau = network.params.time_constants
+    return eqx.tree_at(lambda each: each.params.time_constants, network, jax.lax.stop_gradient(tau))
 
 
 def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tolerance: float) -> SteadyState:
@@ -218,7 +237,7 @@ def solve_batch(
     Runs unchanged under `jax.jit`, in a `scan`, on arrays that are sharded over a mesh, and inside `jax.shard_map`, on
     any device, and never leaves it. Differentiable in forward and reverse mode, to any order, by the network's
     parameters and the stimuli; the derivative is the implicit one. A sample without a steady state has a derivative of
-    NaN, unless a loss ignores it, as by `jnp.where(solved.is_converged, loss, 0)`.
+    NaN, unless a loss ignores it, as by `jnp.where(solved.is_converged, loss, 0)`; `solve_steady_state` has an example.
 
     What does not come to rest within `max_steps` is `max_steps_reached`; whether it moves in a cycle, and more,
     `solve_steady_states` finds out on the host.
@@ -292,6 +311,7 @@ def _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps) -
         num_rows=batch_size,
         layout=layout,
     ).steady
+    network = _without_time_constants(network)
     state = with_implicit_derivatives(network, stimuli, solved.state, solved.is_converged)
     return eqx.tree_at(lambda record: record.state, solved, state)
 
