@@ -118,6 +118,7 @@ _HOME = {
     "wilson_cowan": "networks",
     "winner_take_all": "networks",
     "wong_wang": "networks",
+    "write_mat": "export",
     "write_nir": "export",
     "write_page": "export",
 }
@@ -179,6 +180,7 @@ if TYPE_CHECKING:
         to_onnx,
         to_stablehlo,
         to_torch_state_dict,
+        write_mat,
         write_nir,
         write_page,
     )

@@ -26,9 +26,11 @@ ROUTES = {
     "onnx-int8": "rnn2ff_int8.onnx",
     "c": "rnn2ff.h",
     "c-int8": "rnn2ff_int8.h",
+    "c-int16": "rnn2ff_int16.h",
     "stablehlo": "rnn2ff.stablehlo",
     "torch": "rnn2ff_torch.safetensors",
     "nir": "rnn2ff.nir",
+    "mat": "rnn2ff.mat",
 }
 
 
@@ -180,7 +182,7 @@ class TestFiles:
     def deployed(self, run):
         """Exported with stimuli of another range than those that follow."""
         np.save("lab.npy", 3 * STIMULI)
-        routes = ("onnx", "onnx-int8", "c", "c-int8")
+        routes = ("onnx", "onnx-int8", "c", "c-int8", "c-int16")
         assert run("export", *APPROXIMATOR, "--to", *routes, "--stimuli", "lab.npy", "--out", "deploy")[0] == 0
 
     def test_a_certificate_is_of_the_file_and_an_error_is_the_files(self, deployed, run):
@@ -188,6 +190,7 @@ class TestFiles:
         expected = np.linalg.solve(np.eye(2) - WEIGHTS, STIMULI.T).T
         in_file = {
             "rnn2ff_int8.h": quantize(approximator, 3 * STIMULI).predict(STIMULI),
+            "rnn2ff_int16.h": quantize(approximator, 3 * STIMULI, weight_bits=16).predict(STIMULI),
             "rnn2ff_int8.onnx": run_onnx(open_bytes("deploy/rnn2ff_int8.onnx"), STIMULI),
         }
         for name, rates in in_file.items():

@@ -63,6 +63,23 @@ def test_the_int8_header_is_bit_identical_to_the_integer_model(exported, tmp_pat
     assert 1e-5 < accuracy(received[500:1000] * model.rate_scale, expected[500:]).nrmse < 0.02
 
 
+def test_with_16_bit_weights_the_header_is_the_model_and_nearly_exact(exported, tmp_path):
+    approximator, expected = exported
+    model = quantize(approximator, STIMULI[:500], weight_bits=16)
+    header = to_c(model, name="net")
+    received = run_compiled(header, MAIN["int8"], STIMULI, np.int16, tmp_path)
+    np.testing.assert_array_equal(received, model(model.quantize_stimuli(STIMULI)))
+    coarse = quantize(approximator, STIMULI[:500]).predict(STIMULI)
+    fine_error, coarse_error = (
+        accuracy(rates[500:1000], expected[500:1000]).nrmse for rates in (received * model.rate_scale, coarse)
+    )
+    assert fine_error < min(0.002, coarse_error / 5)
+    (tmp_path / "again.h").write_text(header)
+    np.testing.assert_array_equal(read_exported(tmp_path / "again.h").predict(STIMULI[:9]), model.predict(STIMULI[:9]))
+    with pytest.raises(ValueError, match="`weight_bits` is out of range. Expected 8 or 16, got 4"):
+        quantize(approximator, STIMULI, weight_bits=4)
+
+
 def by_hand(layer, signal):
     """The arithmetic of a layer with the whole numbers of Python, which do not overflow."""
     outputs = []

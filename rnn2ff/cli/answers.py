@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rnn2ff.networks import RecurrentNetwork
 
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
-Route = Literal["float", "onnx-int8", "c-int8"]
+Route = Literal["float", "onnx-int8", "c-int8", "c-int16"]
 
 
 def read_answers(
@@ -52,8 +52,8 @@ def _by_route(network, stimuli, path: Path, route: Route):
     from rnn2ff.approximators import predict
 
     approximator, _ = read_approximator(path, network)
-    if route == "c-int8":
-        return export.quantize(approximator, stimuli).predict
+    if route in ("c-int8", "c-int16"):
+        return export.quantize(approximator, stimuli, weight_bits=int(route.removeprefix("c-int"))).predict
     if route == "onnx-int8":
         content = export.quantize_onnx(export.to_onnx(approximator), stimuli)
         return lambda rows: export.run_onnx(content, rows)

@@ -39,10 +39,10 @@ class Certify:
     approximator: OptionalPath = None
     """The file approximator.safetensors of a distillation."""
     model: OptionalPath = None
-    """In place of it, a file that was exported: .onnx, or the .h of the route c-int8."""
+    """In place of it, a file that was exported: .onnx, or the .h of the routes c-int8 and c-int16."""
     route: Route = "float"
-    """Of an approximator, whose answers: its own, or those of an export to int8 that is made now, its ranges set by
-    these stimuli. It is not a file that was exported before: for that there is --model."""
+    """Of an approximator, whose answers: its own, or those of an export to whole numbers that is made now, its ranges
+    set by these stimuli. It is not a file that was exported before: for that there is --model."""
     tolerance: OptionalFloat = None
     """The largest error of the rates that is good enough, in their own units."""
     norm: Literal["all", "unit"] = "all"

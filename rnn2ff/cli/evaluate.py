@@ -25,9 +25,10 @@ class Evaluate:
     approximator: OptionalPath = None
     """The file approximator.safetensors of a distillation."""
     model: OptionalPath = None
-    """In place of it, a file that was exported: .onnx, or the .h of the route c-int8."""
+    """In place of it, a file that was exported: .onnx, or the .h of the routes c-int8 and c-int16."""
     route: Route = "float"
-    """Of an approximator, whose answers: its own, or those of an export to int8, its ranges set by these stimuli."""
+    """Of an approximator, whose answers: its own, or those of an export to whole numbers, its ranges set by these
+    stimuli."""
     as_json: Json = False
     """Print the results as JSON, the error of every unit included."""
 

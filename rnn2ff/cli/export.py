@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
     from rnn2ff.approximators import Approximator
 
-Route = Literal["onnx", "onnx-int8", "c", "c-int8", "stablehlo", "torch", "nir"]
-NEED_STIMULI = ("onnx-int8", "c-int8")
+Route = Literal["onnx", "onnx-int8", "c", "c-int8", "c-int16", "stablehlo", "torch", "nir", "mat"]
+NEED_STIMULI = ("onnx-int8", "c-int8", "c-int16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Take an approximator to where it shall run.
 
-    Routes, and the file each writes: onnx, NAME.onnx; onnx-int8, NAME_int8.onnx; c, NAME.h; c-int8, NAME_int8.h;
-    stablehlo, NAME.stablehlo; torch, NAME_torch.safetensors; nir, NAME.nir. docs/deploy.md says how each is used. The
-    int8 routes need stimuli to set their ranges. With stimuli, the error that a route adds is measured and shown. The
-    routes onnx and onnx-int8 need the extra onnx, nir the extra nir; the others need nothing more.
+    Routes, and the file each writes: onnx, NAME.onnx; onnx-int8, NAME_int8.onnx; c, NAME.h; c-int8, NAME_int8.h,
+    and c-int16, NAME_int16.h, twice as large and nearly exact; stablehlo, NAME.stablehlo; torch,
+    NAME_torch.safetensors; nir, NAME.nir; mat, NAME.mat, the matrices for MATLAB. docs/deploy.md says how each is used.
+    The routes in whole numbers need stimuli to set their ranges. With stimuli, the error that a route adds is measured
+    and shown. The routes onnx and onnx-int8 need the extra onnx, nir the extra nir; the others need nothing more.
 
     Example: rnn2ff export --approximator run1/approximator.safetensors --to onnx-int8 c --stimuli U.npy --out deploy
     """
@@ -106,16 +107,20 @@ class Export:
             content = export.named_onnx(content, card)
             path.write_bytes(content)
             predict = lambda stimuli: export.run_onnx(content, stimuli)  # noqa: E731
-        elif route in ("c", "c-int8"):
-            model = export.quantize(approximator, stimuli) if route == "c-int8" else approximator
+        elif route in ("c", "c-int8", "c-int16"):
+            model = approximator
+            if route != "c":
+                model = export.quantize(approximator, stimuli, weight_bits=int(route.removeprefix("c-int")))
+                predict = model.predict
             row = export.footprint(model)._asdict()
-            predict = model.predict if route == "c-int8" else None
             notes = []
             if predict is not None and (added := _added_error(predict, approximator, stimuli)) is not None:
                 notes = [f"Whole numbers add {100 * added:.2f} % (NRMSE), on {len(stimuli)} stimuli."]
             path.write_text(export.to_c(model, name=path.stem, card=card, test_stimuli=stimuli, notes=notes))
         elif route == "stablehlo":
             path.write_bytes(export.to_stablehlo(approximator))
+        elif route == "mat":
+            export.write_mat(path, approximator)
         elif route == "torch":
             export.write_torch(path, approximator)
         else:
@@ -126,7 +131,8 @@ class Export:
 
 def _file_name(route: str, name: str) -> str:
     endings = {"onnx": ".onnx", "c": ".h", "stablehlo": ".stablehlo", "torch": "_torch.safetensors", "nir": ".nir"}
-    return name + ("_int8" if route.endswith("-int8") else "") + endings[route.removesuffix("-int8")]
+    kind, _, bits = route.partition("-")
+    return name + (f"_{bits}" if bits else "") + (endings | {"mat": ".mat"})[kind]
 
 
 def _added_error(

@@ -5,6 +5,7 @@ from rnn2ff.export.c import Footprint, footprint, to_c
 from rnn2ff.export.card import model_card
 from rnn2ff.export.exported import Exported, read_exported
 from rnn2ff.export.fixed_point import IntegerModel, quantize
+from rnn2ff.export.matlab import write_mat
 from rnn2ff.export.nir import write_nir
 from rnn2ff.export.onnx import named_onnx, quantize_onnx, run_onnx, to_onnx
 from rnn2ff.export.page import Scene, write_page
@@ -32,6 +33,7 @@ __all__ = [
     "to_onnx",
     "to_stablehlo",
     "to_torch_state_dict",
+    "write_mat",
     "write_nir",
     "write_page",
     "write_torch",

@@ -171,8 +171,9 @@ def _parts(model: Approximator | IntegerModel) -> _Parts:
             "rate_scale": _number(np.float32(model.rate_scale)),
             "gain_bits": GAIN_BITS,
             "step_bits": STEP_BITS,
+            "weight_bits": 8 * model.hidden.weights.itemsize,
         }
-        template, bytes_per_signal = "int8.h", 2
+        template, bytes_per_signal = "integer.h", 2
     else:
         model = plain_arrays(model)
         arrays = {name: value for name, value in model._asdict().items() if isinstance(value, np.ndarray)}

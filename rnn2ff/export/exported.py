@@ -49,7 +49,8 @@ def read_exported(path: str | Path) -> Exported:
         raise fail("model", "cannot be read", "an existing file", f"{path}")
     readers = {".onnx": _read_onnx, ".h": _read_header}
     if path.suffix not in readers:
-        raise fail("model", "is in an unknown format", "a .onnx file, or a .h file of the route c-int8", f"{path}")
+        expected = "a .onnx file, or a .h file of the routes c-int8 or c-int16"
+        raise fail("model", "is in an unknown format", expected, f"{path}")
     return readers[path.suffix](path)
 
 

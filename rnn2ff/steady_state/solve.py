@@ -16,6 +16,7 @@ from tqdm import tqdm
 from rnn2ff._checks import (
     check_at_least,
     check_finite,
+    check_not_in_shard,
     check_on_host,
     check_shape,
     check_stimuli,
@@ -100,6 +101,7 @@ def solve_steady_state(
     if not isinstance(solver, AbstractSteadyStateSolver):
         expected = "a solver such as `Rollout()`; a plan solves batches, by `solve_batch` or `solve_steady_states`"
         raise fail("solver", "does not search for one steady state", expected, type(solver).__name__)
+    check_not_in_shard("solve_steady_state", "`solve_batch`, which does", network, stimulus, initial_state)
     tolerance = check_tolerance(solver.tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
     check_stimulus(stimulus, network.stimulus_size)

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
 from rnn2ff._checks import (
     check_at_least,
     check_finite,
+    check_not_in_shard,
     check_on_host,
     check_shape,
     check_stimulus,
@@ -69,6 +70,8 @@ def simulate(
         ValueError: if shapes do not fit, a value is not finite, times do not increase, or those of a map are not whole
             or not known.
     """
+    instead = "`jit` of arrays on a mesh with automatic axes, or `check_vma=False`"
+    check_not_in_shard("simulate", instead, network, times, initial_state, *([] if callable(stimulus) else [stimulus]))
     tolerance = check_tolerance(tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
     if np.ndim(times) != 1 or len(times) < 2:
