@@ -39,14 +39,6 @@ def check_on_host(name: str, instead: str, *trees: object) -> None:
         raise fail(name, "runs on the host", f"known values; inside `jit`, `vmap` or `grad` {instead}", "tracers")
 
 
-def check_not_in_shard(name: str, instead: str, *trees: object) -> None:
-    """No value differs between the devices of a `jax.shard_map`, where loops of diffrax and optimistix cannot run."""
-    jax = sys.modules.get("jax")
-    leaves = [] if jax is None else [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array)]
-    if any(getattr(jax.typeof(leaf), "vma", None) for leaf in leaves):
-        raise fail(name, "does not run inside `jax.shard_map`", instead, "values that differ between devices")
-
-
 def check_key(key: object) -> None:
     """A PRNG key, of the new kind or the old."""
     dtype = getattr(key, "dtype", None)

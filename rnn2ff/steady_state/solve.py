@@ -16,7 +16,6 @@ from tqdm import tqdm
 from rnn2ff._checks import (
     check_at_least,
     check_finite,
-    check_not_in_shard,
     check_on_host,
     check_shape,
     check_stimuli,
@@ -41,7 +40,7 @@ from rnn2ff.steady_state.result import (
     count_statuses,
 )
 from rnn2ff.steady_state.solvers.rollout import Rollout
-from rnn2ff.steady_state.tiles import chunk_size, filled, layout_for
+from rnn2ff.steady_state.tiles import check_not_in_shard, chunk_size, filled, layout_for
 
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles

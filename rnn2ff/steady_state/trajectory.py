@@ -12,7 +12,6 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
 from rnn2ff._checks import (
     check_at_least,
     check_finite,
-    check_not_in_shard,
     check_on_host,
     check_shape,
     check_stimulus,
@@ -22,6 +21,7 @@ from rnn2ff._checks import (
 )
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import DiscreteMap, RecurrentNetwork
+from rnn2ff.steady_state.tiles import check_not_in_shard
 
 
 class Trajectory(eqx.Module):
