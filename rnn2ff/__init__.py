@@ -35,6 +35,7 @@ _HOME = {
     "add": "data",
     "best_sweep": "networks",
     "bound_error": "certificates",
+    "bound_to_c": "export",
     "bound_units": "certificates",
     "bump_stimuli": "data",
     "certify": "certificates",
@@ -170,6 +171,7 @@ if TYPE_CHECKING:
         uniform_stimuli,
     )
     from rnn2ff.export import (
+        bound_to_c,
         load,
         load_stablehlo,
         model_card,

@@ -19,7 +19,6 @@ import numpy as np
 from rnn2ff._checks import check_finite, fail, is_known
 
 FORMATS = ".npy, .npz, .csv, .txt or .mat"
-TABLES = ".npz, .mat or .csv"  # of results
 
 # What the readers of numpy and scipy trip over in a damaged file, found by changing and cutting files at every byte.
 _DAMAGE = (ValueError, TypeError, LookupError, MemoryError, OSError, EOFError, RuntimeError)

@@ -148,6 +148,18 @@ class TestCertify:
         assert record["why_not_certified"] is None
         assert record["share_within_tolerance"] is None
 
+    def test_the_bound_is_written_as_a_function_in_c_as_well(self, run, folder):
+        code, out, _ = run("certify", *NETWORK, *APPROXIMATOR, "--header", "my_bound.h")
+        assert code == 0
+        assert "my_bound.h" in out
+        text = (folder / "my_bound.h").read_text()
+        assert "static inline double my_bound(const float *stimulus, const float *rates)" in text
+        assert network_hash(threshold_linear(WEIGHTS)) in text
+        for name, message in (("my_bound.h", "exists already"), ("x.c", "ends in .h"), ("2x.h", "prefix of C names")):
+            code, _, err = run("certify", *NETWORK, *APPROXIMATOR, "--header", name)
+            assert code == 2
+            assert message in err
+
     @pytest.mark.parametrize("norm", ["all", "unit"])
     def test_a_tolerance_gives_a_share_and_the_exit_code(self, norm, run):
         arguments = ("certify", *NETWORK, *APPROXIMATOR, "--norm", norm, "--out", "c.npz", "--overwrite", "--tolerance")

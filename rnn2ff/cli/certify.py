@@ -47,6 +47,8 @@ class Certify:
     """The largest error of the rates that is good enough, in their own units."""
     norm: Literal["all", "unit"] = "all"
     """What --tolerance is of: the Euclidean norm over all units, or the largest error of a unit."""
+    header: OptionalPath = None
+    """A .h file to write: a function in C that makes the bound at run time, where one holds for every stimulus."""
     out: OptionalPath = None
     """An .npz or .mat file for the certificate of each stimulus."""
     overwrite: bool = False
@@ -60,6 +62,8 @@ class Certify:
 
         if self.out is not None:
             check_new_file(self.out, overwrite=self.overwrite)
+        if self.header is not None:
+            check_new_file(self.header, (".h",), overwrite=self.overwrite, name="header")
         if self.tolerance is not None:
             check_positive("tolerance", self.tolerance)
         network, stimuli = read_network(self.network)
@@ -68,8 +72,11 @@ class Certify:
 
         from rnn2ff._checks import fail
         from rnn2ff.certificates import Theorem, bound_units, certify_predictions, make_certifier
-        from rnn2ff.files import write_arrays
+        from rnn2ff.export import bound_to_c, check_name
+        from rnn2ff.files import replacing, write_arrays
 
+        if self.header is not None:  # refused before any work
+            check_name(self.header.stem)
         with stages(3, shows=self.network.shows_progress) as begin:
             begin("predicting")
             answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
@@ -96,6 +103,9 @@ class Certify:
                 "is_refined_exact": found.is_refined_exact,
             }
             write_arrays(self.out, arrays)
+        if self.header is not None:
+            with replacing(self.header) as temporary:
+                temporary.write_text(bound_to_c(network, name=self.header.stem))
         is_bounded, lengths = np.isfinite(found.error_bound), np.linalg.norm(predictions, axis=1)
         worst_units, of_all = unit_bounds.max(axis=1), np.asarray(found.error_bound)
         judged = worst_units if self.norm == "unit" else of_all
@@ -114,6 +124,7 @@ class Certify:
             "tolerance": self.tolerance,
             "share_within_tolerance": None if self.tolerance is None else float((judged <= self.tolerance).mean()),
             "written_to": self.out,
+            "header_written_to": self.header,
         }
         show(self._lines(record), record, as_json=self.as_json)
         if self.tolerance is not None:
@@ -143,7 +154,8 @@ class Certify:
             norm = "the worst unit" if self.norm == "unit" else "all units"
             share = f"{record['share_within_tolerance']:.1%}"
             lines[f"within {self.tolerance:g}"] = f"{share} of these stimuli, by the bound of {norm}"
-        return lines if self.out is None else lines | {"written to": self.out}
+        written = [str(each) for each in (self.out, self.header) if each is not None]
+        return lines | ({"written to": ", ".join(written)} if written else {})
 
 
 def _reason(network: "RecurrentNetwork", certifier: "Certifier") -> str:

@@ -121,19 +121,21 @@ def read_approximator(path: Path, network: "RecurrentNetwork | None" = None) -> 
     return load(path, network=network)
 
 
-def check_new_file(out: Path, *, overwrite: bool) -> None:
-    """A file of arrays that can be written, and is not there yet."""
+def check_new_file(
+    out: Path, suffixes: tuple[str, ...] = (".npz", ".mat", ".csv"), *, overwrite: bool, name: str = "out"
+) -> None:
+    """A file, of arrays if nothing else is said, that can be written and is not there yet."""
     from rnn2ff._checks import fail
-    from rnn2ff.files import TABLES
 
-    if out.suffix not in (".npz", ".mat", ".csv"):
-        raise fail("out", "is in an unknown format", f"a name that ends in {TABLES}", f"{out}")
+    if out.suffix not in suffixes:
+        endings = " or ".join([*([", ".join(suffixes[:-1])] if suffixes[:-1] else []), suffixes[-1]])
+        raise fail(name, "is in an unknown format", f"a name that ends in {endings}", f"{out}")
     if out.is_dir():
-        raise fail("out", "is a folder", "the name of a file", f"{out}")
+        raise fail(name, "is a folder", "the name of a file", f"{out}")
     if out.exists() and not overwrite:
-        raise fail("out", "exists already", "a new file, or --overwrite", f"{out}")
+        raise fail(name, "exists already", "a new file, or --overwrite", f"{out}")
     if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
-        raise fail("out", "cannot be written", "a folder that exists and may be written to", f"{out.parent}")
+        raise fail(name, "cannot be written", "a folder that exists and may be written to", f"{out.parent}")
 
 
 def keep_programs() -> None:

@@ -1,7 +1,8 @@
 """An approximator on its way out of Python, and back: one module a route."""
 
 from rnn2ff.export.archive import load, save
-from rnn2ff.export.c import Footprint, footprint, to_c
+from rnn2ff.export.bound import bound_to_c
+from rnn2ff.export.c import Footprint, check_name, footprint, to_c
 from rnn2ff.export.card import model_card
 from rnn2ff.export.exported import Exported, read_exported
 from rnn2ff.export.fixed_point import IntegerModel, quantize
@@ -18,6 +19,8 @@ __all__ = [
     "Footprint",
     "IntegerModel",
     "Scene",
+    "bound_to_c",
+    "check_name",
     "dtype_of",
     "footprint",
     "load",

@@ -63,10 +63,9 @@ def to_c(
     Raises:
         ValueError: if `name` is not the name of a C function, the test stimuli do not fit, or a note ends the comment.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise fail("name", "cannot be the prefix of C names", "lower-case letters, digits and _", repr(name))
+    check_name(name)
     parts = _parts(model)
-    arrays = "\n".join(_array(f"{name}_{label}", array) for label, array in parts.arrays.items())
+    arrays = "\n".join(array_definition(f"{name}_{label}", array) for label, array in parts.arrays.items())
     lines = [*_notes(card), *notes]
     if any("*/" in line or "\n" in line for line in lines):
         raise fail("notes", "would end the comment", "lines without */", repr(lines))
@@ -119,8 +118,8 @@ def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: Arra
         is_wrong = f"!(rates[j] - expected[j] <= {bound} && expected[j] - rates[j] <= {bound})"
     upper = name.upper()
     return f"""#ifdef {upper}_SELF_TEST
-{_array(f"{name}_test_stimuli", stimuli)}
-{_array(f"{name}_test_rates", rates)}
+{array_definition(f"{name}_test_stimuli", stimuli)}
+{array_definition(f"{name}_test_rates", rates)}
 /* The number of rates that are not what they were when this header was written: 0 where all is well. */
 static inline int {name}_self_test(void)
 {{
@@ -201,7 +200,13 @@ def _integer_arrays(model: IntegerModel) -> Iterator[tuple[str, np.ndarray]]:
             yield from ((f"{name}_{part}", array) for part, array in value._asdict().items())
 
 
-def _array(name: str, array: np.ndarray) -> str:
+def check_name(name: str) -> None:
+    """What names in C may begin with."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise fail("name", "cannot be the prefix of C names", "lower-case letters, digits and _", repr(name))
+
+
+def array_definition(name: str, array: np.ndarray) -> str:
     """The definition of an array, its numbers wrapped."""
     lines, line = [], "   "
     for number in map(_number, array.ravel()):
