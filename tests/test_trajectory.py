@@ -45,6 +45,13 @@ def test_a_stimulus_may_change_with_time():
     assert_close(moved.states[:, 0], TIMES - 1 + np.exp(-TIMES), 1e-4)
 
 
+def test_a_pulse_that_comes_late_is_not_stepped_over():
+    network, times = threshold_linear(np.zeros((1, 1))), np.linspace(0, 400, 401)
+    pulse = lambda time: jnp.where((time > 350) & (time < 352), 1.0, 0.0)[None]  # noqa: E731
+    moved = simulate(network, pulse, times)
+    assert_close(moved.states[352, 0], 1 - np.exp(-2), 2e-2)
+
+
 def test_it_can_be_mapped_compiled_and_differentiated():
     starts = jnp.asarray(np.array([[0.0, 0.0], [2.0, 1.0]]))
 

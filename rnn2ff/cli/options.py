@@ -158,7 +158,6 @@ def keep_programs() -> None:
         _prune(folder)
     except OSError:  # a home that cannot be written to
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

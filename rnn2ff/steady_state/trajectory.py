@@ -57,7 +57,8 @@ def simulate(
 
     Args:
         network: the network.
-        stimulus: a constant one, or a pure function of time.
+        stimulus: a constant one, or a pure function of time. Steps are no longer than those of `times` then; what comes
+            and goes within one may be missed.
         times: increasing, in the network's unit of time; the first is that of the initial state. Of a map, known whole
             numbers.
         initial_state: the state at the first time, by default zero.
@@ -69,6 +70,13 @@ def simulate(
     Raises:
         ValueError: if shapes do not fit, a value is not finite, times do not increase, or those of a map are not whole
             or not known.
+
+    Example:
+        A stimulus that is switched on at time 1, and a figure:
+
+            moved = simulate(network, lambda time: jnp.where(time > 1, stimulus, 0), jnp.linspace(0, 10, 200))
+            figure, (axes,) = rnn2ff.plotting.new_figure()
+            rnn2ff.plotting.plot_trajectory(axes, moved.times, moved.rates)
     """
     instead = "`jit` of arrays on a mesh with automatic axes, or `check_vma=False`"
     check_not_in_shard("simulate", instead, network, times, initial_state, *([] if callable(stimulus) else [stimulus]))
@@ -118,6 +126,7 @@ def _at(stimulus, time: Scalar) -> Float[Array, " stimulus"]:
 @eqx.filter_jit
 @in_full_precision
 def _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, max_steps) -> Trajectory:
+    longest = jnp.max(jnp.diff(times)) if callable(stimulus) else None
     solution = dfx.diffeqsolve(
         dfx.ODETerm(lambda time, state, args: network.velocity(state, _at(stimulus, time))),
         ode_solver,
@@ -127,7 +136,7 @@ def _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, m
         y0=initial_state,
         saveat=dfx.SaveAt(ts=times),
         # The coefficients are diffrax's advice for fields that are not smooth.
-        stepsize_controller=dfx.PIDController(rtol=tolerance, atol=tolerance, pcoeff=0.3, icoeff=0.4),
+        stepsize_controller=dfx.PIDController(rtol=tolerance, atol=tolerance, pcoeff=0.3, icoeff=0.4, dtmax=longest),
         max_steps=max_steps,
         throw=False,
     )
