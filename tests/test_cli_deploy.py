@@ -500,8 +500,8 @@ class TestDemo:
     def test_without_a_network_it_makes_two_of_its_own(self, run, folder, monkeypatch):
         made = []
 
-        def made_up(network, sample, *, width, num_sweeps, num_samples, num_steps, key):
-            del width, num_sweeps, num_samples
+        def made_up(network, sample, *, width, num_sweeps, num_samples, num_steps, progress, key):
+            del width, num_sweeps, num_samples, progress
             made.append(num_steps)
             approximator = untrained(network.stimulus_size, network.rate_size)
             stimuli = sample_stimuli(sample, 10, key=key)
