@@ -42,6 +42,11 @@ def growth_exponent(sizes: ArrayLike, values: ArrayLike) -> Spread:
 
 
 def with_interval(values: ArrayLike, form: str = ".1f", scale: float = 1.0) -> str:
-    """The mean and half the width of its interval, as text: `4.2 ± 0.3`."""
+    """The mean and half the width of its interval, as text: `4.2 ± 0.3`.
+
+    Of percentages, by a scale of 100, which are not below 0, an interval that is has its ends named: `3.8 [0.0, 11.4]`.
+    """
     mean, low, high = spread(scale * np.asarray(values, float))
+    if scale == 100 and low < 0 <= mean:
+        return f"{mean:{form}} [{0:{form}}, {high:{form}}]"
     return f"{mean:{form}}" if np.isnan(low) else f"{mean:{form}} ± {(high - low) / 2:{form}}"

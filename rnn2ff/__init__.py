@@ -28,12 +28,15 @@ _HOME = {
     "SteadyState": "steady_state",
     "SteadyStates": "steady_state",
     "Theorem": "certificates",
+    "Trajectory": "steady_state",
     "TwoLayer": "approximators",
     "Unrolled": "approximators",
     "accuracy": "training",
     "add": "data",
     "best_sweep": "networks",
     "bound_error": "certificates",
+    "bound_to_c": "export",
+    "bound_units": "certificates",
     "bump_stimuli": "data",
     "certify": "certificates",
     "certify_predictions": "certificates",
@@ -92,6 +95,7 @@ _HOME = {
     "ring_stimulus": "networks",
     "sample_from": "data",
     "save": "export",
+    "simulate": "steady_state",
     "smooth_stimuli": "data",
     "solve_batch": "steady_state",
     "solve_steady_state": "steady_state",
@@ -115,10 +119,24 @@ _HOME = {
     "wilson_cowan": "networks",
     "winner_take_all": "networks",
     "wong_wang": "networks",
+    "write_mat": "export",
     "write_nir": "export",
     "write_page": "export",
 }
 __all__ = sorted(_HOME)
+
+# Loaded on first use as well: `rnn2ff.plotting`, and the packages themselves.
+_MODULES = (
+    "analysis",
+    "approximators",
+    "certificates",
+    "data",
+    "export",
+    "networks",
+    "plotting",
+    "steady_state",
+    "training",
+)
 
 if TYPE_CHECKING:
     from rnn2ff.analysis import find_fixed_points, linearize
@@ -130,6 +148,7 @@ if TYPE_CHECKING:
         Source,
         Theorem,
         bound_error,
+        bound_units,
         certify,
         certify_predictions,
         make_certifier,
@@ -152,6 +171,7 @@ if TYPE_CHECKING:
         uniform_stimuli,
     )
     from rnn2ff.export import (
+        bound_to_c,
         load,
         load_stablehlo,
         model_card,
@@ -162,6 +182,7 @@ if TYPE_CHECKING:
         to_onnx,
         to_stablehlo,
         to_torch_state_dict,
+        write_mat,
         write_nir,
         write_page,
     )
@@ -218,8 +239,10 @@ if TYPE_CHECKING:
         Status,
         SteadyState,
         SteadyStates,
+        Trajectory,
         count_statuses,
         plan_steady_states,
+        simulate,
         solve_batch,
         solve_steady_state,
         solve_steady_states,
@@ -242,10 +265,12 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"rnn2ff.{name}")
     if name not in _HOME:
         raise AttributeError(f"module `rnn2ff` has no attribute {name!r}")
     return getattr(importlib.import_module(f"rnn2ff.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*__all__, *_MODULES, *(name for name in globals() if name.startswith("__"))})

@@ -26,6 +26,36 @@ def is_known(array: object) -> bool:
     return jax is None or not isinstance(array, jax.core.Tracer)
 
 
+def check_on_host(name: str, instead: str, *trees: object) -> None:
+    """A function that looks at values is called where they are known.
+
+    Args:
+        name: of the function.
+        instead: what to do inside a program, in words.
+        trees: its arguments.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and not all(map(is_known, jax.tree.leaves(trees))):
+        raise fail(name, "runs on the host", f"known values; inside `jit`, `vmap` or `grad` {instead}", "tracers")
+
+
+def check_key(key: object) -> None:
+    """A PRNG key, of the new kind or the old."""
+    dtype = getattr(key, "dtype", None)
+    is_key = dtype is not None and (str(dtype).startswith("key<") or (dtype == np.uint32 and np.shape(key) == (2,)))
+    if not is_key:
+        raise fail("key", "is not a PRNG key", "one such as `jax.random.key(0)`", repr(key))
+
+
+def check_one_stimulus(stimulus: object, size: int) -> None:
+    """One stimulus, and not a batch, for which a function of one sample is mapped."""
+    shape = np.shape(stimulus)
+    if len(shape) > 1:
+        expected = f"({size},); for a batch, one a row, `jax.vmap(approximator)(stimuli)`"
+        raise fail("stimulus", "is not one stimulus", expected, shape)
+    check_shape("stimulus", stimulus, (size,))
+
+
 def check_shape(name: str, array: object, expected: Sequence[int]) -> None:
     if np.shape(array) != tuple(expected):
         raise fail(name, "has the wrong shape", tuple(expected), np.shape(array))
@@ -106,7 +136,9 @@ def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:
     """A batch of at least one finite row of the network's width."""
     shape = np.shape(stimuli)
     if len(shape) != 2 or shape[1] != size:
-        raise fail(name, "has the wrong shape", f"(samples, {size}): one row a stimulus", shape)
+        is_turned = len(shape) == 2 and shape[0] == size
+        hint = "; transpose it?" if is_turned else ""
+        raise fail(name, "has the wrong shape", f"(samples, {size}): one row a stimulus{hint}", shape)
     if shape[0] == 0:
         raise fail(name, "is empty", "at least one row", "none")
     check_finite(name, stimuli)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from rnn2ff._checks import check_at_least, fail
+from rnn2ff._checks import check_at_least, check_key, check_one_stimulus, fail
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, dense_weights, has_rectified_rates
 
 _TILE_BYTES = 4 * 2**20  # of a tile's hidden layer: what a processor's cache holds
@@ -70,6 +70,7 @@ class TwoLayer(eqx.Module):
         check_at_least("stimulus_size", stimulus_size, 1)
         check_at_least("width", width, 1)
         check_at_least("rate_size", rate_size, 1)
+        check_key(key)
         hidden_key, readout_key = jr.split(key)
         self.hidden_weights = jr.normal(hidden_key, (width, stimulus_size)) * (2 / stimulus_size) ** 0.5
         self.hidden_bias = jnp.zeros(width)
@@ -85,6 +86,7 @@ class TwoLayer(eqx.Module):
 
     def linear_output(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " rate"]:
         """The output before its rectifier."""
+        check_one_stimulus(stimulus, self.stimulus_size)
         hidden = jax.nn.relu(self.hidden_weights @ stimulus + self.hidden_bias)
         total = self.readout_weights @ hidden + self.readout_bias
         return total if self.bypass_weights is None else total + self.bypass_weights @ stimulus
@@ -187,6 +189,7 @@ class Refined(eqx.Module):
 
     def point(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """The predicted steady state in the coordinates of the sweep."""
+        check_one_stimulus(stimulus, self.stimulus_size)
         drive = self.sweep.drive(self.network, stimulus)
         point = before = self.sweep.start(self.network, drive) + self.two_layer(stimulus)
         for step_size, momentum in zip(self.step_sizes, self.momenta):
@@ -291,6 +294,7 @@ class Unrolled(eqx.Module):
         return self._rates(point) - self._rates(-point)  # [x]_+ - [-x]_+ = x, also where rates are a part of the units'
 
     def _point(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        check_one_stimulus(stimulus, self.stimulus_size)
         form, params = self.network.vector_field, self.network.params
         drive = point = params.feedforward_input(stimulus)
         for _ in range(self.num_steps):

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn2ff._checks import check_finite, fail
+from rnn2ff._checks import check_finite, fail, is_known
 
-_FORMATS = ".npy, .npz, .csv or .mat"
+FORMATS = ".npy, .npz, .csv, .txt or .mat"
 
 # What the readers of numpy and scipy trip over in a damaged file, found by changing and cutting files at every byte.
 _DAMAGE = (ValueError, TypeError, LookupError, MemoryError, OSError, EOFError, RuntimeError)
@@ -29,8 +29,10 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
     """Read one array of numbers from a file.
 
     Args:
-        path: a `.npy`, `.npz`, `.csv` or MATLAB `.mat` file (up to version 7). Where a file holds several arrays, its
-            path is followed by `:` and the array's name, as in `network.npz:W`.
+        path: a `.npy`, `.npz` or MATLAB `.mat` file (up to version 7), or text: `.csv`, `.tsv`, `.txt`, with commas,
+            semicolons, tabs or blanks between numbers, and perhaps a line of names above them. Where a file holds
+            several arrays, its path is followed by `:` and the array's name, as in `network.npz:W`, or `net.mat:net.W`
+            for a field of a struct.
         name: what the array is for; errors name it.
 
     Raises:
@@ -40,9 +42,10 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
     path, wanted = _split(path)
     if not path.is_file():
         raise fail(name, "cannot be read", "an existing file", f"{path}")
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".csv": _read_csv, ".mat": _read_mat}
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".mat": _read_mat}
+    readers |= {".csv": _read_text, ".tsv": _read_text, ".txt": _read_text}
     if path.suffix.lower() not in readers:
-        raise fail(name, "is in an unknown format", f"a {_FORMATS} file", f"{path}")
+        raise fail(name, "is in an unknown format", f"a {FORMATS} file", f"{path}")
     try:
         arrays = readers[path.suffix.lower()](path)
     except _DAMAGE as error:
@@ -107,11 +110,44 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
 
 
-def _read_csv(path: Path) -> dict[str, np.ndarray]:
-    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.partition("#")[0].strip()]
+def _read_text(path: Path) -> dict[str, np.ndarray]:
+    """Numbers in lines; one line of names above them is passed over."""
+    lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line for line in lines if line]
     if not lines:
         raise ValueError("it is empty")
-    return {path.stem: np.loadtxt(lines, delimiter=",", ndmin=2)}
+    delimiter = next((each for each in ";\t," if any(each in line for line in lines)), None)  # None stands for blanks
+    if delimiter == ";":  # where the comma is the decimal point
+        lines = [line.replace(",", ".") for line in lines]
+    lines = [line.rstrip(delimiter) for line in lines]
+    first = lines[0].split(delimiter)
+    if len(lines) > 1 and not any(map(_is_number, first)):
+        lines = lines[1:]
+    try:
+        return {path.stem: np.loadtxt(lines, delimiter=delimiter, ndmin=2)}
+    except ValueError as error:
+        raise ValueError(_flaw(lines, delimiter)) from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _flaw(lines: list[str], delimiter: str | None) -> str:
+    """What is wrong with the first line that is, without citing all of it."""
+    width = len(lines[0].split(delimiter))
+    for number, line in enumerate(lines, 1):
+        values = line.split(delimiter)
+        for column, value in enumerate(values, 1):
+            if not _is_number(value):
+                return f"row {number} has {value.strip()[:20]!r} in column {column}, which is no number"
+        if len(values) != width:
+            return f"row {number} has {len(values)} values, and row 1 has {width}"
+    return "it is not a table of numbers"
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
@@ -124,8 +160,23 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
         raise ValueError("it is of MATLAB version 7.3; save it with the option -v7") from error
     except MatReadError as error:
         raise ValueError(f"{error}") from error
-    arrays = {name: value for name, value in content.items() if not name.startswith("__")}
-    return {name: value.toarray() if hasattr(value, "toarray") else value for name, value in arrays.items()}
+    arrays = {}
+    for name, value in content.items():
+        if not name.startswith("__"):
+            arrays |= _fields(name, value)
+    return arrays
+
+
+def _fields(name: str, value: object) -> dict[str, np.ndarray]:
+    """An array, or those in a struct of MATLAB, as `struct.field`."""
+    if hasattr(value, "toarray"):
+        return {name: value.toarray()}
+    if value.dtype.names and value.size == 1:
+        found = {}
+        for field in value.dtype.names:
+            found |= _fields(f"{name}.{field}", value[field].item())
+        return found
+    return {name: value}
 
 
 @contextmanager
@@ -160,9 +211,49 @@ def write_json(path: str | Path, content: object) -> None:
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as `.npz`, whole or not at all."""
+    """Write named arrays as `.npz`, `.mat` or `.csv`, whole or not at all.
+
+    A `.csv` is one table with a line of names: a column for each vector and for each column of a matrix, as `rates_0`;
+    what has another number of rows than the first array is left out.
+    """
+    suffix = Path(path).suffix.lower()
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        if suffix == ".mat":
+            import scipy.io
+
+            scipy.io.savemat(file, {name: np.asarray(array) for name, array in arrays.items()})
+        elif suffix == ".csv":
+            columns = _columns(arrays)
+            table = np.column_stack([*columns.values()])
+            np.savetxt(file, table, fmt="%.9g", delimiter=",", header=",".join(columns), comments="")
+        else:
+            np.savez(file, allow_pickle=False, **arrays)
+
+
+def _columns(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Vectors of one length, by name."""
+    columns = {}
+    num_rows = len(next(iter(arrays.values())))
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        if array.ndim == 0 or len(array) != num_rows or array.dtype.kind not in "fiubc":
+            continue
+        parts = {name: array.real, f"{name}_imaginary": array.imag} if array.dtype.kind == "c" else {name: array}
+        for part, values in parts.items():
+            by_column = {part: values} if values.ndim == 1 else {f"{part}_{i}": each for i, each in enumerate(values.T)}
+            columns |= by_column
+    return columns
+
+
+def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
+    """Names and values in two columns, for people."""
+    width = max([26, *(len(name) + 2 for name in lines)])
+    return "\n".join([*([title] if title else []), *(f"{name:{width}s}{value}" for name, value in lines.items())])
+
+
+def is_shown(*arrays: object) -> bool:
+    """Whether all are arrays of known values, which can be printed, and no placeholders, as inside `jit`."""
+    return all(isinstance(each, np.ndarray) or (hasattr(each, "devices") and is_known(each)) for each in arrays)
 
 
 def plain(content: object) -> object:

@@ -129,6 +129,33 @@ def plot_learning(axes: "Axes", training: Mapping[str, object], *, variance: flo
 
 
 @house_style
+def plot_trajectory(
+    axes: "Axes", times: ArrayLike, rates: ArrayLike, *, steady_rates: ArrayLike | None = None, most_units: int = 8
+) -> None:
+    """Rates, or states, of a network on their way to rest, one line a unit, named at its end.
+
+    Args:
+        axes: where to draw.
+        times: as of `rnn2ff.simulate`.
+        rates: one row a time.
+        steady_rates: where they should end, one of each unit; a dot at the end.
+        most_units: that are drawn in color and named: those that move most. Others are gray.
+    """
+    times, rates = np.asarray(times, float), np.asarray(rates, float)
+    by_size = np.argsort(-np.ptp(rates, axis=0), kind="stable")
+    colors = [*COLORS.values()]
+    for place, unit in list(enumerate(by_size))[::-1]:
+        is_named = place < most_units
+        color = colors[place % len(colors)] if is_named else "#cccccc"
+        axes.plot(times, rates[:, unit], color=color, linewidth=1.2 if is_named else 0.5, zorder=2 + is_named)
+        if is_named:
+            axes.annotate(f"{unit}", (times[-1], rates[-1, unit]), (5, 0), textcoords="offset points", va="center")
+        if steady_rates is not None:
+            axes.plot(times[-1], np.asarray(steady_rates)[unit], "o", color=color, markersize=3, zorder=4)
+    axes.set(xlabel="time", ylabel="rate", xlim=(times[0], times[-1] + 0.02 * np.ptp(times)))
+
+
+@house_style
 def plot_phase_plane(
     axes: "Axes",
     first: ArrayLike,

@@ -83,6 +83,16 @@ def _commit() -> dict[str, object]:
     return {"commit": commit, "is_dirty": None if commit is None else bool(changes)}
 
 
+def processor_features() -> str:
+    """What a program compiled for this processor may rely on, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    told = {line.partition(":")[0].strip(): line for line in lines}  # the last processor's
+    return "\n".join([platform.machine(), _processor(), told.get("flags", ""), told.get("Features", "")])
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -19,6 +19,7 @@ import pytest
 
 jax.config.update("jax_enable_x64", os.environ.get("RNN2FF_X64", "1") == "1")
 jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
+jax.config.update("jax_enable_compilation_cache", False)  # that of the command line: tests compile what they test
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -10,6 +10,7 @@ from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from problems import assert_close, default_float
 
+import rnn2ff
 from rnn2ff import (
     ActiveSet,
     RecurrentNetwork,
@@ -364,6 +365,20 @@ class TestPureFunction:
         received = solve_batch(network, jax.device_put(stimuli[:64], sharding), solved.plan)
         assert_close(received.state, solved.state[:64], CLOSE)
         assert axis_type == AxisType.Auto or received.state.sharding.is_equivalent_to(sharding, 2)
+
+    @pytest.mark.parametrize("name", ["solve_steady_state", "simulate"])
+    def test_functions_of_one_sample_say_inside_shard_map_what_to_use(self, name):
+        network = threshold_linear(jnp.eye(2) / 2)
+        mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+        times = jnp.arange(3.0)
+        function = {
+            "solve_steady_state": lambda stimulus: rnn2ff.solve_steady_state(network, stimulus).state,
+            "simulate": lambda stimulus: rnn2ff.simulate(network, stimulus, times).states[-1],
+        }[name]
+        split = PartitionSpec("batch")
+        mapped = jax.shard_map(jax.vmap(function), mesh=mesh, in_specs=split, out_specs=split)
+        with pytest.raises(ValueError, match=f"`{name}` does not run inside `jax.shard_map`. Expected .*, got values"):
+            jax.jit(mapped)(jnp.ones((4, 2)))
 
     def test_inside_shard_map_each_device_solves_its_own(self, random_network):
         network, stimuli, solved = random_network

@@ -23,11 +23,13 @@ from rnn2ff import (
     threshold_linear,
     threshold_linear_rate,
 )
+from rnn2ff.certificates.bounds import unit_bounds
 
 DTYPES = [np.float32, np.float64] if default_float() == jnp.float64 else [np.float32]
 certify_all, bound_all = (
     eqx.filter_jit(eqx.filter_vmap(each, in_axes=(None, 0, 0, None))) for each in (certify, bound_error)
 )
+units_all = eqx.filter_jit(eqx.filter_vmap(unit_bounds, in_axes=(None, 0, 0, 0, None)))
 
 
 def certify_one(network, stimulus, prediction):
@@ -164,6 +166,18 @@ def test_no_bound_is_below_the_error_in_a_threshold_linear_network(
     everywhere, _ = bound_all(network, stimuli, predictions, certifier)  # which the local bound may have hidden
     for prediction, bound in zip(predictions, np.asarray(everywhere)):
         assert not bound < np.inf or distance(prediction, points) <= np.longdouble(bound) + 1e-16 * scale
+    for bounds in (certificate.error_bound, np.asarray(everywhere)):
+        of_units = np.asarray(units_all(network, stimuli, predictions, bounds, certifier))
+        assert_units_bounded(of_units, bounds, predictions, points, scale)
+
+
+def assert_units_bounded(of_units, bounds, predictions, points, scale):
+    """One fixed point is within the bounds of all units, which are no larger than that of all together."""
+    for prediction, bound, each in zip(predictions, bounds, of_units):
+        assert (each <= bound).all()
+        assert (each == np.inf).all() or bound < np.inf
+        apart = np.abs(np.asarray(prediction, np.longdouble) - points)
+        assert not bound < np.inf or (apart <= each + 1e-16 * scale).all(axis=1).any()
 
 
 def evaluate(nonlinearity, total):
@@ -226,7 +240,10 @@ def test_no_bound_is_below_the_error_in_a_smooth_network(nonlinearity, rank, see
         allowed = np.longdouble(certificate.refined_error_bound[row]) + slack
         assert distance(certificate.refined[row], nearest[None]) <= allowed
     if bool(certifier.has_global_bound) and len(points):
-        assert_never_wrong(certificate, predictions, points, 1 + np.abs(points).max())
+        assert_never_wrong(certificate, predictions, points, scale := 1 + np.abs(points).max())
+        stimuli = np.tile(stimulus, (len(predictions), 1))
+        of_units = np.asarray(units_all(network, stimuli, predictions, certificate.error_bound, certifier))
+        assert_units_bounded(of_units, certificate.error_bound, predictions, points, scale)
     assert not certificate.is_exact.any()
     assert (certificate.error_bound[~np.isfinite(predictions).all(axis=1)] == np.inf).all()
 
@@ -395,7 +412,7 @@ def test_of_other_networks_there_are_estimates_and_no_bounds():
 
 
 def test_a_certifier_is_made_outside_of_jit_or_the_error_says_so(as_a_user):
-    with pytest.raises(ValueError, match="outside of `jit`"):
+    with pytest.raises(ValueError, match="use a certifier that was made outside"):
         jax.jit(lambda weights: make_certifier(threshold_linear(weights)).slope)(jnp.eye(2))
     with pytest.raises(ValueError, match="`prediction` has the wrong shape"):
         certify(threshold_linear(jnp.eye(2)), jnp.ones(2), jnp.ones(3))

@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import subprocess
 import sys
 
@@ -64,7 +65,12 @@ class TestHelp:
     def test_help_names_the_equation_the_formats_and_every_required_option(self, verb, run):
         code, out, _ = run(verb, "--help")
         assert code == 0
-        for word in ("tau x' = -x + W [x]_+ + B u + b", ".npy, .npz, .csv or .mat", "FILE:NAME", "Example: rnn2ff"):
+        for word in (
+            "tau x' = -x + W [x]_+ + B u + b",
+            ".npy, .npz, .csv, .txt or .mat",
+            "FILE:NAME",
+            "Example: rnn2ff",
+        ):
             assert word in " ".join(out.replace("│", " ").split())
         for option in ("--weights FILE", "--stimuli FILE", "--out PATH", "--overwrite", "--no-progress"):
             assert option in out
@@ -94,10 +100,29 @@ class TestSolve:
         np.savetxt("B.csv", [[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]], delimiter=",")
         np.savez("U.npz", U=np.ones((1, 3)))
         files = ("--stimulus-weights", "B.csv", "--bias", "network.mat:b", "--time-constants", "network.mat:tau")
-        code, _, err = run(*command("solve", *files, weights="network.mat:W", stimuli="U.npz"))
+        code, _, err = run(*command("solve", *files, weights="network.mat:W", stimuli="U.npz", out="states.mat"))
         assert (code, err) == (0, "")
         expected = np.linalg.solve(np.eye(2) - WEIGHTS, [3.1, 2.2])
-        np.testing.assert_allclose(np.load("states.npz")["rates"], [expected], rtol=1e-4)
+        np.testing.assert_allclose(scipy.io.loadmat("states.mat")["rates"], [expected], rtol=1e-4)
+
+    @pytest.mark.parametrize("name", ["tanh", "sigmoid", "softplus", "power-law"])
+    def test_other_nonlinearities_are_those_that_they_are_called(self, name):
+        functions = {
+            "tanh": np.tanh,
+            "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+            "softplus": lambda x: np.log1p(np.exp(x)),
+            "power-law": lambda x: 0.3 * np.maximum(x, 0) ** 2,
+        }
+        from rnn2ff.cli.options import NetworkFiles, read_network
+
+        files = NetworkFiles(
+            "W.npy", "U.npy", form="rate", nonlinearity=name, power_law=(0.3, 2.0), precision="float64"
+        )
+        network, stimuli = read_network(files)
+        for rates, stimulus in zip(np.random.default_rng(1).normal(size=(3, 2)), stimuli):
+            expected = functions[name](WEIGHTS @ rates + stimulus) - rates
+            received = network.velocity(jax.numpy.asarray(rates), jax.numpy.asarray(stimulus))
+            np.testing.assert_allclose(received, expected, rtol=1e-7, atol=1e-8)
 
     def test_a_network_of_one_unit_may_have_a_bias(self, run):
         for name, array in {"W": [[0.5]], "U": [[1.0]], "b": [0.5]}.items():
@@ -198,6 +223,11 @@ BAD_INPUT = {
     "weights that are not square": (dict(W=np.ones((2, 3))), (), r"`weights`.*\(units, units\), got shape \(2, 3\)"),
     "weights that are not finite": (dict(W=np.full((2, 2), np.inf)), (), "`weights`.*finite.*rows 0, 1"),
     "stimuli of another width": (dict(U=np.ones((4, 3))), (), r"`stimuli`.*\(samples, 2\).*got \(4, 3\)"),
+    "stimuli with their channels in rows": (
+        dict(U=np.ones((2, 9))),
+        (),
+        r"one row a stimulus; transpose it\?, got \(2, 9",
+    ),
     "a single stimulus, not a row": (dict(U=np.ones(2)), (), r"`stimuli`.*one row a stimulus, got \(2,\)"),
     "stimuli with NaN": (dict(U=with_nan), (), "`stimuli`.*NaN.*finite numbers.*rows 3, 17"),
     "no stimuli": (dict(U=np.ones((0, 2))), (), "`stimuli` is empty.*at least one row, got none"),
@@ -215,7 +245,7 @@ BAD_INPUT = {
     "a bias of another size": (dict(b=np.ones(3)), ("--bias", "b.npy"), r"`bias`.*\(2,\), got \(3,\)"),
     "no steps": ({}, ("--max-steps", "0"), "`max-steps`.*at least 1, got 0"),
     "a missing file": ({}, ("--bias", "no.npy"), "`bias`.*an existing file, got no.npy"),
-    "a file of another format": ({}, ("--bias", "W.txt"), r"`bias`.*\.npy, \.npz, \.csv or \.mat file, got W.txt"),
+    "a file of another format": ({}, ("--bias", "W.doc"), r"`bias`.*\.npy, .*\.txt or \.mat file, got W.doc"),
     "several arrays and none named": ({}, ("--bias", "two.npz"), "`bias`.*two.npz:NAME with one of: a, b, got two.npz"),
 }
 BAD_OPTIONS = [
@@ -227,7 +257,7 @@ BAD_OPTIONS = [
     ("distill", ("--out", "W.npy/run"), "`out` cannot be written.*got W.npy"),
     ("solve", ("--tolerance", "1e-9"), "`tolerance` is below what float32 can reach.*at least 1.9e-06, got 1e-09"),
     ("solve", ("--tolerance", "nan"), "`tolerance`.*got nan"),
-    ("solve", ("--out", "states.csv"), "`out`.*ends in .npz, got states.csv"),
+    ("solve", ("--out", "states.xls"), "`out`.*ends in .npz, .mat or .csv, got states.xls"),
     ("solve", ("--out", "no/states.npz"), "`out` cannot be written.*folder that exists.*got no"),
     ("solve", ("--out", "folder.npz", "--overwrite"), "`out` is a folder.*got folder.npz"),
 ]
@@ -242,7 +272,7 @@ def test_bad_input_exits_with_2_one_line_of_what_expected_got_and_no_file(
 ):
     for name, array in arrays.items():
         np.save(f"{name}.npy", array)
-    (folder / "W.txt").write_text("1,2")
+    (folder / "W.doc").write_text("1,2")
     np.savez("two.npz", a=np.ones(2), b=np.ones(2))
     (folder / "folder.npz").mkdir()
     before = sorted(folder.rglob("*"))
@@ -254,3 +284,100 @@ def test_bad_input_exits_with_2_one_line_of_what_expected_got_and_no_file(
     with pytest.raises(ValueError, match=f"{message}.*\\.$"):
         raise ValueError(err.strip())
     assert sorted(folder.rglob("*")) == before
+
+
+class TestCommand:
+    def test_the_version_is_told_without_a_command(self, run):
+        from rnn2ff import __version__
+
+        assert run("--version") == (0, f"rnn2ff {__version__}\n", "")
+
+    def test_a_reader_that_has_seen_enough_is_no_error(self):
+        read, write = os.pipe()
+        os.close(read)  # as `head` does when it has its lines
+        code = "from rnn2ff.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "networks", "--json"],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        os.close(write)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_an_interruption_while_commands_are_loaded_is_told_in_a_line(self, run, monkeypatch):
+        class Interrupting:
+            def find_spec(self, name, *_):
+                if name == "rnn2ff.cli.commands":
+                    raise KeyboardInterrupt
+
+        monkeypatch.delitem(sys.modules, "rnn2ff.cli.commands", raising=False)
+        monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+        assert run("networks") == (130, "", "rnn2ff: interrupted before the results were complete\n")
+
+
+class TestKeptPrograms:
+    @pytest.fixture(autouse=True)
+    def _put_back(self, monkeypatch, folder):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        names = (
+            "jax_compilation_cache_dir",
+            "jax_enable_compilation_cache",
+            "jax_persistent_cache_min_compile_time_secs",
+        )
+        before = {name: getattr(jax.config, name) for name in names}
+        jax.config.update("jax_enable_compilation_cache", True)
+        yield
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+    def test_they_are_in_the_users_cache_folder_in_one_for_each_kind_of_processor(self, folder):
+        from rnn2ff.cli.options import keep_programs
+
+        keep_programs()
+        kept = jax.config.jax_compilation_cache_dir
+        assert kept.startswith(str(folder / "cache" / "rnn2ff"))
+        assert os.path.isdir(kept)
+
+    def test_not_where_the_user_says_no_or_chose_another_folder(self, folder, monkeypatch):
+        from rnn2ff.cli.options import keep_programs
+
+        jax.config.update("jax_compilation_cache_dir", "elsewhere")
+        keep_programs()
+        assert jax.config.jax_compilation_cache_dir == "elsewhere"
+        assert not (folder / "cache").exists()
+        monkeypatch.setattr("rnn2ff.cli.options.keep_programs", None)
+        from rnn2ff.cli.options import NetworkFiles, read_network
+
+        read_network(NetworkFiles(weights="W.npy", stimuli="U.npy", cache=False))
+
+    def test_a_home_that_cannot_be_written_to_is_no_error(self, folder, monkeypatch):
+        from rnn2ff.cli.options import keep_programs
+
+        monkeypatch.setenv("XDG_CACHE_HOME", "W.npy")  # a file
+        keep_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+
+    def test_those_not_used_for_longest_make_room(self, folder, monkeypatch):
+        from rnn2ff.cli import options
+
+        monkeypatch.setattr(options, "_LARGEST_CACHE", 25)
+        (folder / "kept").mkdir()
+        for age, name in enumerate(["newest", "middle", "oldest"]):
+            path = folder / "kept" / name
+            path.write_bytes(b"0123456789")
+            os.utime(path, (1e9 - age, 1e9))
+        options._prune(folder / "kept")
+        assert sorted(path.name for path in (folder / "kept").iterdir()) == ["middle", "newest"]
+
+
+def test_stages_are_told_on_a_terminal_only(capsys):
+    from rnn2ff.cli.options import stages
+
+    for shows in (True, False):
+        with stages(2, shows=shows) as begin:
+            begin("first")
+            begin("second")
+        err = capsys.readouterr().err
+        assert ("second (2 of 2)" in err) == shows

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rnn2ff import TwoLayer, load, save, threshold_linear
+from rnn2ff import StateForm, TwoLayer, load, rate_network, save, threshold_linear
 from rnn2ff.approximators import predict
 from rnn2ff.data import sample_stimuli
 from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx
+from rnn2ff.networks import network_hash
 
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
 STIMULI = np.random.default_rng(0).uniform(1, 1.5, size=(60, 2)).astype(np.float32)
@@ -25,9 +26,11 @@ ROUTES = {
     "onnx-int8": "rnn2ff_int8.onnx",
     "c": "rnn2ff.h",
     "c-int8": "rnn2ff_int8.h",
+    "c-int16": "rnn2ff_int16.h",
     "stablehlo": "rnn2ff.stablehlo",
     "torch": "rnn2ff_torch.safetensors",
     "nir": "rnn2ff.nir",
+    "mat": "rnn2ff.mat",
 }
 
 
@@ -129,6 +132,150 @@ class TestCertify:
         ):
             assert line in out
 
+    def test_single_units_and_relative_errors_are_bounded_as_well(self, run):
+        code, out, _ = run("certify", *NETWORK, *APPROXIMATOR, "--out", "certificates.npz", "--json")
+        assert code == 0
+        record = json.loads(out)
+        expected = np.linalg.solve(np.eye(2) - WEIGHTS, STIMULI.T).T
+        with np.load("certificates.npz") as received:
+            assert (np.abs(received["predictions"] - expected) <= received["unit_bounds"]).all()
+            assert (received["unit_bounds"] <= received["error_bounds"][:, None]).all()
+            assert (received["unit_bounds"] < 0.9 * received["error_bounds"][:, None]).any()
+            assert record["error_bound_of_the_worst_unit"]["100 %"] == received["unit_bounds"].max()
+            lengths = np.linalg.norm(received["predictions"], axis=1)
+            largest = (received["error_bounds"] / lengths).max()
+            assert record["error_bound_over_length"]["100 %"] == pytest.approx(largest, rel=1e-5)
+        assert record["why_not_certified"] is None
+        assert record["share_within_tolerance"] is None
+
+    def test_the_bound_is_written_as_a_function_in_c_as_well(self, run, folder):
+        code, out, _ = run("certify", *NETWORK, *APPROXIMATOR, "--header", "my_bound.h")
+        assert code == 0
+        assert "my_bound.h" in out
+        text = (folder / "my_bound.h").read_text()
+        assert "static inline double my_bound(const float *stimulus, const float *rates)" in text
+        assert network_hash(threshold_linear(WEIGHTS)) in text
+        for name, message in (("my_bound.h", "exists already"), ("x.c", "ends in .h"), ("2x.h", "prefix of C names")):
+            code, _, err = run("certify", *NETWORK, *APPROXIMATOR, "--header", name)
+            assert code == 2
+            assert message in err
+
+    @pytest.mark.parametrize("norm", ["all", "unit"])
+    def test_a_tolerance_gives_a_share_and_the_exit_code(self, norm, run):
+        arguments = ("certify", *NETWORK, *APPROXIMATOR, "--norm", norm, "--out", "c.npz", "--overwrite", "--tolerance")
+        assert run(*arguments, "100")[0] == 0
+        with np.load("c.npz") as received:
+            bounds = received["error_bounds"] if norm == "all" else received["unit_bounds"].max(axis=1)
+        tolerance = float(np.quantile(bounds, 0.7))
+        code, out, _ = run(*arguments, tolerance, "--json")
+        assert code == 1
+        assert json.loads(out)["share_within_tolerance"] == pytest.approx((bounds <= tolerance).mean())
+        assert f"{(bounds <= tolerance).mean():.1%} of these stimuli" in run(*arguments, tolerance)[1]
+        assert run(*arguments, "0")[0] == 2
+
+    def test_what_is_not_certified_is_told_why(self, run):
+        weights = np.array([[4.0, 1.0], [1.0, 4.0]], np.float32)
+        np.save("strong.npy", weights)
+        card = model_card(rate_network(StateForm(jax.numpy.tanh), weights), STIMULI)
+        save("strong.safetensors", untrained(2, 2), card=card)
+        network = ("--weights", "strong.npy", "--stimuli", "U.npy")
+        record = json.loads(
+            run("certify", *network, "--approximator", "strong.safetensors", "--nonlinearity", "tanh", "--json")[1]
+        )
+        assert record["share_not_certified"] > 0
+        assert "no diagonal metric makes the network monotone" in record["why_not_certified"]
+        assert "the local theorem then needs a prediction that is near a fixed point" in record["why_not_certified"]
+
+
+class TestFiles:
+    """What was exported is judged as it is, ranges included."""
+
+    @pytest.fixture
+    def deployed(self, run):
+        """Exported with stimuli of another range than those that follow."""
+        np.save("lab.npy", 3 * STIMULI)
+        routes = ("onnx", "onnx-int8", "c", "c-int8", "c-int16")
+        assert run("export", *APPROXIMATOR, "--to", *routes, "--stimuli", "lab.npy", "--out", "deploy")[0] == 0
+
+    def test_a_certificate_is_of_the_file_and_an_error_is_the_files(self, deployed, run):
+        approximator, _ = load("run/approximator.safetensors")
+        expected = np.linalg.solve(np.eye(2) - WEIGHTS, STIMULI.T).T
+        in_file = {
+            "rnn2ff_int8.h": quantize(approximator, 3 * STIMULI).predict(STIMULI),
+            "rnn2ff_int16.h": quantize(approximator, 3 * STIMULI, weight_bits=16).predict(STIMULI),
+            "rnn2ff_int8.onnx": run_onnx(open_bytes("deploy/rnn2ff_int8.onnx"), STIMULI),
+        }
+        for name, rates in in_file.items():
+            arguments = (*NETWORK, "--model", f"deploy/{name}")
+            assert run("certify", *arguments, "--out", "certificates.npz", "--overwrite")[0] == 0
+            with np.load("certificates.npz") as received:
+                np.testing.assert_array_equal(received["predictions"], rates)
+                assert (np.linalg.norm(rates - expected, axis=1) <= received["error_bounds"]).all()
+            nrmse = json.loads(run("evaluate", *arguments, "--json")[1])["accuracy"]["nrmse"]
+            spread = ((expected - expected.mean(0)) ** 2).sum()
+            assert nrmse == pytest.approx(np.sqrt(((rates - expected) ** 2).sum() / spread), rel=1e-3)
+        assert (in_file["rnn2ff_int8.h"] != quantize(approximator, STIMULI).predict(STIMULI)).any()
+
+    @pytest.mark.parametrize("name", ["rnn2ff_int8.h", "rnn2ff_int8.onnx", "rnn2ff.onnx"])
+    def test_a_file_of_another_network_is_refused(self, name, deployed, run):
+        np.save("other.npy", WEIGHTS.T)
+        code, _, err = run("certify", "--weights", "other.npy", "--stimuli", "U.npy", "--model", f"deploy/{name}")
+        assert code == 2
+        assert "`model` stands for another network. Expected one of the network" in err
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda text: text.replace("int64_t sum = bias[i]", "int64_t sum = 1 + bias[i]"), "was changed after"),
+            (lambda text: text.replace("_hidden_shifts[5] = {", "_hidden_shifts[5] = { 9,"), "was changed after"),
+            (lambda text: text[: len(text) // 2], "was changed after"),
+            (lambda text: "int x;", "is no header of rnn2ff"),
+        ],
+    )
+    def test_a_header_that_was_changed_is_refused(self, change, message, deployed, run, folder):
+        path = folder / "deploy" / "rnn2ff_int8.h"
+        path.write_text(change(path.read_text()))
+        code, _, err = run("certify", *NETWORK, "--model", "deploy/rnn2ff_int8.h")
+        assert code == 2
+        assert message in err
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                ("--model", "deploy/rnn2ff.h"),
+                "`model` rounds as its compiler likes.*whole numbers",
+            ),
+            (("--model", "none.onnx"), "`model` cannot be read.*an existing file"),
+            (("--model", "U.npy"), "`model` is in an unknown format"),
+            (("--model", "bad.onnx"), "`model` is damaged. Expected a whole ONNX file"),
+            (("--model", "deploy/rnn2ff_int8.h", "--route", "c-int8"), "`route` does not go with a file"),
+            (("--model", "deploy/rnn2ff_int8.h", *APPROXIMATOR), "one of --approximator and --model, got both"),
+            ((), "one of --approximator and --model, got neither"),
+        ],
+    )
+    def test_what_cannot_be_judged_is_refused(self, options, message, deployed, run, folder):
+        (folder / "bad.onnx").write_bytes(b"no model")
+        for verb in ("certify", "evaluate"):
+            code, out, err = run(verb, *NETWORK, *options)
+            assert (code, out) == (2, "")
+            with pytest.raises(ValueError, match=message):
+                raise ValueError(err)
+
+    def test_a_header_tells_where_it_comes_from(self, deployed, folder):
+        text = (folder / "deploy" / "rnn2ff_int8.h").read_text()
+        network = network_hash(threshold_linear(WEIGHTS))
+        assert f" * Stands for the network {network}." in text
+        assert f'#define RNN2FF_INT8_NETWORK_HASH "{network}"' in text
+        assert " * Error on unseen stimuli, before it was exported: 5.00 % (NRMSE)." in text
+        assert f" * Made for stimuli from {STIMULI.min():.6g} to {STIMULI.max():.6g}" in text
+        assert " * Whole numbers add " in text
+
+
+def open_bytes(path):
+    with open(path, "rb") as file:
+        return file.read()
+
 
 class TestExport:
     def test_every_route_writes_a_file_that_says_what_the_approximator_says(self, run, folder):
@@ -165,6 +312,13 @@ class TestExport:
         assert "% (NRMSE) added" in out
         assert "69 of flash, 14 of RAM" in out
 
+    def test_a_single_stimulus_sets_ranges_and_has_no_error_to_show(self, run):
+        np.save("one.npy", STIMULI[:1])
+        arguments = ("export", *APPROXIMATOR, "--to", "c-int8", "--stimuli", "one.npy", "--out", "deploy", "--json")
+        code, out, _ = run(*arguments)
+        assert code == 0
+        assert json.loads(out)["routes"]["c-int8"]["added_error"] is None
+
     def test_what_stands_there_is_replaced_only_with_overwrite(self, run, folder):
         arguments = ("export", *APPROXIMATOR, "--to", "c", "--out", "deploy")
         assert run(*arguments)[0] == 0
@@ -183,8 +337,11 @@ class TestExport:
             (("--to", "onnx", "--opset", "9"), "`opset` is out of range. Expected 13 to .*, got 9"),
             (("--to", "c", "--name", "2bad"), "`name` cannot be the prefix of C names"),
             (("--to", "c-int8", "--stimuli", "W3.npy"), r"`stimuli`.*\(samples, 2\).*got \(4, 3\)"),
-            (("--to", "c", "--approximator", "U.npy"), "`path` is damaged"),
-            (("--to", "c", "--approximator", "none"), "`path` cannot be read.*an existing file, got none"),
+            (
+                ("--to", "c", "--approximator", "U.npy"),
+                "`approximator` is not one. Expected a file approximator.safetensors.*got U.npy",
+            ),
+            (("--to", "c", "--approximator", "none"), "`approximator` cannot be read.*an existing file, got none"),
             (("--to", "c", "--out", "U.npy/deploy"), "`out` cannot be written"),
         ],
     )
@@ -297,7 +454,8 @@ class TestNetworks:
         listed = json.loads(out)
         for name in ("ring_attractor", "wilson_cowan", "ctln", "hopfield"):
             assert len(listed[name]["summary"]) > 20
-        assert "solve_steady_state" not in listed
+        assert not {"solve_steady_state", "from_torch", "rate_network", "discrete_map"} & set(listed)
+        assert "(--write)" in next(line for line in run("networks")[1].splitlines() if "winner_take_all" in line)
         assert listed["winner_take_all"]["writable"]
         assert "winner_take_all" in run("networks")[1]
 
@@ -342,8 +500,8 @@ class TestDemo:
     def test_without_a_network_it_makes_two_of_its_own(self, run, folder, monkeypatch):
         made = []
 
-        def made_up(network, sample, *, width, num_sweeps, num_samples, num_steps, key):
-            del width, num_sweeps, num_samples
+        def made_up(network, sample, *, width, num_sweeps, num_samples, num_steps, progress, key):
+            del width, num_sweeps, num_samples, progress
             made.append(num_steps)
             approximator = untrained(network.stimulus_size, network.rate_size)
             stimuli = sample_stimuli(sample, 10, key=key)

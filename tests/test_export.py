@@ -96,8 +96,8 @@ def test_a_refined_approximator_comes_back_with_dense_weights_of_a_sparse_networ
     assert eqx.tree_equal(load(tmp_path / "a.safetensors")[0], refined)
 
 
-def test_sweeps_of_a_smooth_network_are_refused(refined, tmp_path):
-    network = random_rate_network(4, key=jr.key(0))
+def test_sweeps_of_a_network_with_no_named_nonlinearity_are_refused(refined, tmp_path):
+    network = random_rate_network(4, nonlinearity=jnp.arctan, key=jr.key(0))
     sweep = mean_slope_sweep(network, jr.normal(jr.key(2), (20, 4)), jr.normal(jr.key(3), (20, 4)))
     smooth = Refined(TwoLayer(4, 5, 4, is_rectified=False, key=jr.key(4)), network, sweep, num_sweeps=1)
     for route in (lambda each: save(tmp_path / "a.safetensors", each), plain_arrays):
@@ -159,7 +159,9 @@ class TestCard:
         other = refined_of(threshold_linear_rate).network
         with pytest.raises(ValueError, match="approximator.*another network.*Expected.*got .* in .*a.safetensors"):
             load(path, network=other)
-        save(path, refined)
+        save(path, refined)  # its network is in the file, and named
+        load(path, network=refined.network)
+        save(path, refined.two_layer)
         with pytest.raises(ValueError, match="approximator.*another network.*got no network named"):
             load(path, network=refined.network)
 

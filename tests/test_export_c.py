@@ -7,7 +7,7 @@ import pytest
 from exported import EXAMPLES, STIMULI, approximator_of, example, relative_error
 
 from rnn2ff import accuracy
-from rnn2ff.export import footprint, quantize, to_c
+from rnn2ff.export import footprint, quantize, read_exported, to_c
 from rnn2ff.export.fixed_point import rescale
 
 COMPILE = ("gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=undefined", "-O1")
@@ -61,6 +61,23 @@ def test_the_int8_header_is_bit_identical_to_the_integer_model(exported, tmp_pat
     np.testing.assert_array_equal(received, model(model.quantize_stimuli(far)))
     assert np.abs(model.quantize_stimuli(far)).max() == 32767
     assert 1e-5 < accuracy(received[500:1000] * model.rate_scale, expected[500:]).nrmse < 0.02
+
+
+def test_with_16_bit_weights_the_header_is_the_model_and_nearly_exact(exported, tmp_path):
+    approximator, expected = exported
+    model = quantize(approximator, STIMULI[:500], weight_bits=16)
+    header = to_c(model, name="net")
+    received = run_compiled(header, MAIN["int8"], STIMULI, np.int16, tmp_path)
+    np.testing.assert_array_equal(received, model(model.quantize_stimuli(STIMULI)))
+    coarse = quantize(approximator, STIMULI[:500]).predict(STIMULI)
+    fine_error, coarse_error = (
+        accuracy(rates[500:1000], expected[500:1000]).nrmse for rates in (received * model.rate_scale, coarse)
+    )
+    assert fine_error < min(0.002, coarse_error / 5)
+    (tmp_path / "again.h").write_text(header)
+    np.testing.assert_array_equal(read_exported(tmp_path / "again.h").predict(STIMULI[:9]), model.predict(STIMULI[:9]))
+    with pytest.raises(ValueError, match="`weight_bits` is out of range. Expected 8 or 16, got 4"):
+        quantize(approximator, STIMULI, weight_bits=4)
 
 
 def by_hand(layer, signal):
@@ -160,3 +177,35 @@ def test_a_row_of_zeros_and_a_silent_layer_are_no_trouble():
     object.__setattr__(approximator, "hidden_bias", np.full(4, -1.0, weights.dtype))
     bias = np.maximum(approximator.readout_bias, 0)
     np.testing.assert_allclose(quantize(approximator, STIMULI).predict(STIMULI[:3]), [bias] * 3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["two layers", "bypass", "refined"])
+def test_a_header_in_whole_numbers_is_read_again_as_the_model_that_it_is(kind, tmp_path):
+    model = quantize(example(kind)[0], STIMULI[:500])
+    card = {"network": {"hash": "12ab"}, "stimuli": {"smallest": [0.0], "largest": [1.0]}}
+    for name, more in {"plain": {}, "tested": {"test_stimuli": STIMULI, "card": card, "notes": ["A note."]}}.items():
+        (tmp_path / f"{name}.h").write_text(to_c(model, name=name, **more))
+        again = read_exported(tmp_path / f"{name}.h")
+        np.testing.assert_array_equal(again.predict(STIMULI[:50]), model.predict(STIMULI[:50]))
+        assert again.network_hash == ("12ab" if more else None)
+        assert (again.stimulus_size, again.rate_size) == (STIMULI.shape[1], model.rate_size)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_the_self_test_passes_as_it_is_and_counts_what_is_wrong(kind, tmp_path):
+    approximator = example("refined")[0]
+    model = approximator if kind == "float" else quantize(approximator, STIMULI)
+    header = to_c(model, name="net", test_stimuli=STIMULI)
+    counts = []
+    for text in (header, re.sub(r"(net_test_rates\[\d+\] = \{\s+)", r"\g<1>1 + ", header)):
+        (tmp_path / "net.h").write_text(text)
+        main = '#define NET_SELF_TEST\n#include "net.h"\nint main(void) { return net_self_test(); }\n'
+        (tmp_path / "main.c").write_text(main)
+        subprocess.run([*COMPILE, "main.c", "-o", "main"], cwd=tmp_path, check=True)
+        counts.append(subprocess.run([tmp_path / "main"], check=False).returncode)
+    assert counts == [0, 1]
+
+
+def test_a_note_that_ends_the_comment_is_refused():
+    with pytest.raises(ValueError, match="`notes` would end the comment"):
+        to_c(example("two layers")[0], notes=["*/ int x;"])

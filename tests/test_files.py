@@ -20,11 +20,24 @@ def write_csv(path, arrays):
     path.write_text("\n".join(",".join(map(repr, map(float, row))) for row in array) + "\n")
 
 
+def write_text(path, arrays, delimiter, *, decimal=".", names=None):
+    (array,) = arrays.values()
+    lines = [delimiter.join(f"{value!r}".replace(".", decimal) for value in row) for row in array.tolist()]
+    path.write_text("\n".join([*([] if names is None else [names]), *lines]) + "\n")
+
+
 WRITERS = {
     "one.npy": lambda path, arrays: np.save(path, *arrays.values()),
     "one.npz": lambda path, arrays: np.savez(path, **arrays),
     "packed.npz": lambda path, arrays: np.savez_compressed(path, **arrays),
     "one.csv": write_csv,
+    "tabs.tsv": lambda path, arrays: write_text(path, arrays, "\t"),
+    "blanks.txt": lambda path, arrays: write_text(path, arrays, "  "),
+    "commas.txt": lambda path, arrays: write_text(path, arrays, ","),
+    "semicolons.csv": lambda path, arrays: write_text(path, arrays, ";"),
+    "decimal_commas.csv": lambda path, arrays: write_text(path, arrays, ";", decimal=","),
+    "named_columns.csv": lambda path, arrays: write_text(path, arrays, ",", names="left, middle, right"),
+    "named_columns.txt": lambda path, arrays: write_text(path, arrays, " ", names="left middle right"),
     "one.mat": scipy.io.savemat,
     "version4.mat": lambda path, arrays: scipy.io.savemat(path, arrays, format="4"),
     "packed.mat": lambda path, arrays: scipy.io.savemat(path, arrays, do_compression=True),
@@ -53,6 +66,13 @@ class TestReadArray:
         scipy.io.savemat(tmp_path / "sparse.mat", {"W": kind(MATRIX)})
         assert_same(read_array(tmp_path / "sparse.mat", "weights"), MATRIX)
 
+    def test_a_field_of_a_matlab_struct_is_named_with_a_dot(self, tmp_path):
+        scipy.io.savemat(tmp_path / "net.mat", {"net": {"W": MATRIX, "more": {"b": np.ones((1, 3))}}, "U": np.eye(2)})
+        assert_same(read_array(f"{tmp_path / 'net.mat'}:net.W", "weights"), MATRIX)
+        assert_same(read_array(f"{tmp_path / 'net.mat'}:net.more.b", "bias"), np.ones((1, 3)))
+        with pytest.raises(ValueError, match=r"one of: U, net\.W, net\.more\.b, got net"):
+            read_array(f"{tmp_path / 'net.mat'}:net", "weights")
+
     def test_whole_numbers_become_floats_and_floats_keep_their_precision(self, tmp_path):
         np.savez(tmp_path / "both.npz", whole=np.array([[1, 2]]), single=np.array([0.1], np.float32))
         assert_same(read_array(f"{tmp_path / 'both.npz'}:whole", "weights"), np.array([[1.0, 2.0]]))
@@ -69,12 +89,14 @@ class TestReadArray:
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [
-            ("text.txt", "1,2", r"unknown format.*\.npy, \.npz, \.csv or \.mat.*text\.txt"),
+            ("text.doc", "1,2", r"unknown format.*\.npy, \.npz, \.csv, \.txt or \.mat.*text\.doc"),
             ("no_suffix", "1,2", "unknown format"),
             ("empty.csv", " \n", "it is empty"),
             ("comment.csv", "# nothing\n", "it is empty"),
-            ("header.csv", "a,b\n1,2\n", "valid .csv file.*header.csv"),
-            ("ragged.csv", "1,2\n3\n", "valid .csv file"),
+            ("header.csv", "a,b\n", "row 1 has 'a' in column 1, which is no number"),
+            ("names_below.csv", "1,2\na,b\n", "row 2 has 'a' in column 1, which is no number"),
+            ("empty_cell.csv", "1,2,3\n4,,6\n", "row 2 has '' in column 2"),
+            ("ragged.csv", "1,2\n3\n", "row 2 has 1 values, and row 1 has 2"),
             ("text.npy", "1,2", "valid .npy file"),
             ("text.npz", "1,2", "valid .npz file.*not an archive"),
             ("zip.npz", "PK and no more", "valid .npz file"),
@@ -91,7 +113,7 @@ class TestReadArray:
             read_array(tmp_path / name, "weights")
         caught.match(message)
 
-    @pytest.mark.parametrize("name", [name for name in WRITERS if not name.endswith(".csv")])
+    @pytest.mark.parametrize("name", [name for name in WRITERS if not name.endswith((".csv", ".txt", ".tsv"))])
     def test_a_file_cut_short_anywhere_is_refused(self, name, tmp_path):
         WRITERS[name](tmp_path / name, {"W": MATRIX})
         whole = (tmp_path / name).read_bytes()
@@ -220,6 +242,13 @@ class TestWriting:
         assert "null" in (tmp_path / "report.json").read_text()
         assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
+    def test_complex_numbers_and_what_has_other_rows_in_a_table(self, tmp_path):
+        arrays = {"states": MATRIX, "eigenvalues": np.array([1 + 2j, 3.0]), "names": np.array(["a", "b"]), "one": [1.0]}
+        write_arrays(tmp_path / "points.csv", arrays)
+        received = (tmp_path / "points.csv").read_text().splitlines()
+        assert received[0] == "states_0,states_1,states_2,eigenvalues,eigenvalues_imaginary"
+        assert received[1:] == ["0,-1.5,2.25,1,2", "0,0,3,3,0"]
+
     def test_arrays_come_back_as_they_were_written(self, tmp_path):
         arrays = {
             "states": MATRIX.astype(np.float32),
@@ -227,6 +256,10 @@ class TestWriting:
             "residuals": MATRIX,
         }
         write_arrays(tmp_path / "states.npz", arrays)
+        write_arrays(tmp_path / "states.mat", arrays)
+        in_matlab = scipy.io.loadmat(tmp_path / "states.mat")
+        np.testing.assert_array_equal(in_matlab["states"], MATRIX)
+        assert [name.strip() for name in in_matlab["names"]] == ["converged", "unstable"]
         with np.load(tmp_path / "states.npz", allow_pickle=False) as received:
             assert set(received.files) == set(arrays)
             for name, expected in arrays.items():

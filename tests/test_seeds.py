@@ -26,6 +26,12 @@ def test_one_seed_has_no_interval():
     assert with_interval([3.0]) == "3.0"
 
 
+def test_an_interval_of_percentages_does_not_go_below_zero():
+    assert with_interval([0.01, 0.03], ".1f", 100) == "2.0 [0.0, 14.7]"
+    assert with_interval([0.0, 0.0], ".1f", 100) == "0.0 ± 0.0"
+    assert with_interval([-1.0, 1.0]) == "0.0 ± 12.7"  # no percentage
+
+
 def test_a_power_law_is_found_with_an_interval_of_no_width():
     sizes = np.array([2.0, 4.0, 16.0])
     values = np.array([1.0, 5.0])[None] * sizes[:, None] ** -1.5

@@ -3,7 +3,14 @@
 from rnn2ff.certificates.bounds import Certificate, Theorem, bound_error, certify
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.refinement import refine
-from rnn2ff.certificates.serving import Served, Source, certify_predictions, predict_all_units, predict_or_solve
+from rnn2ff.certificates.serving import (
+    Served,
+    Source,
+    bound_units,
+    certify_predictions,
+    predict_all_units,
+    predict_or_solve,
+)
 
 __all__ = [
     "Certificate",
@@ -12,6 +19,7 @@ __all__ = [
     "Source",
     "Theorem",
     "bound_error",
+    "bound_units",
     "certify",
     "certify_predictions",
     "make_certifier",

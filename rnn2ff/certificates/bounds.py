@@ -24,11 +24,13 @@ import enum
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
+from rnn2ff.files import is_shown, table
 from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual
 
 _EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
@@ -75,6 +77,34 @@ class Certificate(eqx.Module):
     refined_error_bound: Float[Array, "*batch"]
     is_attracting: Bool[Array, "*batch"]
 
+    def __repr__(self) -> str:
+        if not is_shown(*vars(self).values()):
+            return eqx.tree_pformat(self)
+        bounds, theorems = np.asarray(self.error_bound), np.asarray(self.theorem)
+        if not bounds.ndim:
+            lines = {
+                "error bound": f"{bounds:.3g} by {Theorem(int(theorems)).name}" if np.isfinite(bounds) else "none",
+                "error estimate": f"{float(self.error_estimate):.3g}",
+                "residual": f"{float(self.residual):.3g}",
+                "exact": f"{bool(self.is_exact)}, {bool(self.is_refined_exact)} after a Newton step",
+            }
+            return table(lines, title="Certificate of one prediction")
+        by_theorem = {f"bounded by {each.name}": int((theorems == each).sum()) for each in Theorem if each}
+        lines = {
+            **{name: count for name, count in by_theorem.items() if count},
+            "not bounded": int(np.isinf(bounds).sum()),
+            "error bound": quantiles(bounds),
+            "error estimate": quantiles(self.error_estimate),
+            "exact": f"{int(self.is_exact.sum())}, {int(self.is_refined_exact.sum())} after a Newton step",
+        }
+        return table(lines, title=f"Certificates of {bounds.size} predictions")
+
+
+def quantiles(values: Float[ArrayLike, " batch"]) -> str:
+    """The median and the largest of those that are finite, in words."""
+    values = np.asarray(values)[np.isfinite(values)]
+    return f"{np.median(values):.3g} in the median, {values.max():.3g} at most" if len(values) else "none"
+
 
 def certify(
     network: RecurrentNetwork,
@@ -84,9 +114,9 @@ def certify(
 ) -> Certificate:
     """Bound and estimate how far a prediction is from a fixed point.
 
-    Pure, and safe under `jit` and `vmap` with a certifier that was made outside. A prediction or a stimulus that is not
-    finite is never certified. The Newton step inverts a matrix for each sample, a small one where the weights are of
-    low rank; `bound_error` does without.
+    Pure, and safe under `jit` and `vmap`; where the network itself is an argument of the program, with a certifier that
+    was made outside. A prediction or a stimulus that is not finite is never certified. The Newton step inverts a matrix
+    for each sample, a small one where the weights are of low rank; `bound_error` does without.
 
     Args:
         network: the network.
@@ -158,11 +188,54 @@ def bound_and_floor(
         return bound, floor
 
 
+def unit_bounds(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    prediction: Float[ArrayLike, " state"],
+    error_bound: Float[ArrayLike, ""],
+    certifier: Certifier | None = None,
+) -> Float[Array, " state"]:
+    """Bounds of the error of each unit's rate, from that of all of them: `|r_i - r*_i|`, for the same fixed point r*.
+
+    The smallest of that bound itself, of `|e_i| + s |W_i| |r - r*|`, W_i being the unit's row, and of what the two
+    theorems that hold everywhere say of a single unit.
+
+    Args:
+        network: the network.
+        stimulus: one stimulus.
+        prediction: the rates of all units.
+        error_bound: of `|r - r*|`, from `certify` or `bound_error`; infinite where there is none.
+        certifier: from `make_certifier`; by default made anew.
+    """
+    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    error_bound = jnp.asarray(error_bound, network.dtype)
+    if not is_rate_network(network):
+        return jnp.full(network.state_size, error_bound)
+    info, size = jnp.finfo(network.dtype), network.state_size
+    with jax.default_matmul_precision("highest"):
+        measured = _measure(network, stimulus, prediction, certifier)
+        own = jnp.abs(measured.error) + measured.rounding
+        pushed = network.params.recurrent_input(measured.error)
+        rounding = norm(measured.rounding) + size * info.eps * norm(measured.error)
+        pushed = jnp.abs(pushed) + certifier.recurrent_norms * rounding + size * info.tiny
+        moved = [certifier.recurrent_norms * error_bound]
+        scale, root = certifier.contraction_scale, certifier.metric_root
+        if certifier.is_contracting:
+            moved.append(scale * jnp.max(pushed / scale) / certifier.contraction_gap)
+        if certifier.is_monotone:
+            moved.append(norm(root * pushed) / (certifier.monotonicity * root))
+        bounds = proved((own[None] + certifier.slope * jnp.stack(moved)) * (1 + SLACK * info.eps))
+        return jnp.minimum(jnp.min(bounds, axis=0), error_bound)
+
+
 def _checked(network, stimulus, prediction, certifier):
     check_shape("stimulus", stimulus, (network.stimulus_size,))
     check_shape("prediction", prediction, (network.state_size,))
     stimulus, prediction = (jnp.asarray(each, network.dtype) for each in (stimulus, prediction))
-    return network, stimulus, prediction, make_certifier(network) if certifier is None else certifier
+    if certifier is None:
+        with jax.ensure_compile_time_eval():  # inside a program as well, where the network is known there
+            certifier = make_certifier(network)
+    return network, stimulus, prediction, certifier
 
 
 def _measure(network, stimulus, rates, certifier) -> Measured:

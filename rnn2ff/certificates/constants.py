@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
-from rnn2ff._checks import fail, is_known
+from rnn2ff._checks import check_on_host
 from rnn2ff.networks import (
     PowerLaw,
     RecurrentNetwork,
@@ -99,8 +99,7 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
     Raises:
         ValueError: if the weights are not known, as inside `jit`.
     """
-    if not all(map(is_known, jax.tree.leaves(network.params))):
-        raise fail("network", "has weights that are not known", "a certifier that is made outside of `jit`", "tracers")
+    check_on_host("make_certifier", "use a certifier that was made outside", network)
     dtype, size = network.dtype, network.state_size
     precision = float(jnp.finfo(dtype).eps)
 

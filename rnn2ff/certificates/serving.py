@@ -13,19 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
-from rnn2ff._checks import check_at_least, check_finite, check_positive, check_shape, check_stimuli, fail
+from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certificates.bounds import Certificate, bound_and_floor, certify
+from rnn2ff.certificates.bounds import Certificate, bound_and_floor, certify, quantiles, unit_bounds
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
 from rnn2ff.compiling import in_full_precision
+from rnn2ff.files import is_shown, table
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
 from rnn2ff.steady_state import (
     Layout,
     Plan,
     Status,
     chunk_size,
+    count_statuses,
     filled,
     in_dense_tiles,
     in_tiles,
@@ -65,6 +67,19 @@ class Served(eqx.Module):
     is_possibly_another_basin: Bool[Array, " batch"]
     plan: Plan | None
 
+    def __repr__(self) -> str:
+        if not is_shown(self.rates, self.error_bounds, self.sources, self.status):
+            return eqx.tree_pformat(self)
+        lines = {f"by {each.name}": int((self.sources == each).sum()) for each in Source}
+        statuses = count_statuses(self.status)
+        lines |= {name: count for name, count in statuses.items() if count and name != Status.converged.name}
+        lines |= {
+            "error bound": quantiles(self.error_bounds),
+            "without a bound": int(jnp.isinf(self.error_bounds).sum()),
+        }
+        lines |= {"possibly another basin": int(self.is_possibly_another_basin.sum())}
+        return table(lines, title=f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units")
+
 
 def predict_all_units(
     network: RecurrentNetwork, approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"]
@@ -83,6 +98,7 @@ def predict_all_units(
         ValueError: if the stimuli do not fit or are not finite, or the approximator predicts the rates of some units
             only.
     """
+    check_on_host("predict_all_units", "use `jax.vmap(approximator)`", network, approximator, stimuli)
     check_stimuli(stimuli, network.stimulus_size)
     _check_predicts_all_units(network, approximator)
     return _in_chunks(_predict_all, (network, approximator), np.asarray(stimuli, network.dtype))
@@ -105,11 +121,40 @@ def certify_predictions(
     Raises:
         ValueError: if the shapes do not fit, or a stimulus is not finite.
     """
+    check_on_host("certify_predictions", "use `jax.vmap` of `certify`", network, stimuli, predictions, certifier)
     check_stimuli(stimuli, network.stimulus_size)
     check_shape("predictions", predictions, (len(stimuli), network.state_size))
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli, predictions = (np.asarray(each, network.dtype) for each in (stimuli, predictions))
     return _in_chunks(_certificate_of, (network, certifier), stimuli, predictions)
+
+
+def bound_units(
+    network: RecurrentNetwork,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    predictions: Float[ArrayLike, "batch state"],
+    error_bounds: Float[ArrayLike, " batch"],
+    certifier: Certifier | None = None,
+) -> Float[np.ndarray, "batch state"]:
+    """Bounds of the error of each single rate, of a batch, on the host; infinite where there is none.
+
+    Args:
+        network: the network.
+        stimuli: one a row.
+        predictions: the rates of all units.
+        error_bounds: of all rates together, from `certify_predictions`.
+        certifier: from `make_certifier`; by default made anew.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a stimulus is not finite.
+    """
+    check_on_host("bound_units", "compute them outside", network, stimuli, predictions, error_bounds, certifier)
+    check_stimuli(stimuli, network.stimulus_size)
+    check_shape("predictions", predictions, (len(stimuli), network.state_size))
+    check_shape("error_bounds", error_bounds, (len(stimuli),))
+    certifier = make_certifier(network) if certifier is None else certifier
+    stimuli, predictions, bounds = (np.asarray(each, network.dtype) for each in (stimuli, predictions, error_bounds))
+    return _in_chunks(_unit_bounds_of, (network, certifier), stimuli, predictions, bounds[:, None])
 
 
 def predict_or_solve(
@@ -152,6 +197,8 @@ def predict_or_solve(
         ValueError: if shapes do not fit, a value is not finite, the approximator predicts the rates of some units only,
             or `tolerance` is not positive.
     """
+    instead = "use `jax.vmap` of the approximator and of `certify`, or `solve_batch`"
+    check_on_host("predict_or_solve", instead, network, approximator, stimuli, certifier, plan, initial_states)
     check_positive("tolerance", tolerance)
     check_at_least("num_steps", num_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
@@ -311,6 +358,10 @@ def _predict_all(network, approximator, stimulus):
 
 def _certificate_of(network, certifier, stimulus, rates):
     return certify(network, stimulus, rates, certifier)
+
+
+def _unit_bounds_of(network, certifier, stimulus, rates, error_bound):
+    return unit_bounds(network, stimulus, rates, error_bound[0], certifier)
 
 
 def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: Plan | None) -> AbstractSweep:

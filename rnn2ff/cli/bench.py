@@ -1,12 +1,13 @@
 """`rnn2ff bench`."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, read_approximator, read_network, show
+from rnn2ff.cli.options import Json, NetworkFiles, read_approximator, read_network, show, stages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,8 +55,10 @@ class Bench:
         from rnn2ff.training import accuracy
 
         stimuli = np.resize(rows, (self.batch_size, rows.shape[1]))
-        solve, competitors = _competitors(network, approximator, stimuli, rows, self.network.max_steps)
-        compile_seconds, seconds = _time(competitors, self.num_rounds)
+        with stages(5, shows=self.network.shows_progress) as begin:
+            begin("choosing the fastest solver")
+            solve, competitors = _competitors(network, approximator, stimuli, rows, self.network.max_steps)
+            compile_seconds, seconds = _time(competitors, self.num_rounds, begin)
         solved = solve()
         is_solved = np.asarray(solved.is_converged)
         if not is_solved.any():
@@ -121,7 +124,7 @@ def _competitors(
     return solve, competitors
 
 
-def _time(competitors, num_rounds: int):
+def _time(competitors, num_rounds: int, begin: "Callable[[str], None]"):
     """Seconds of the first call, compilation included, and of the later ones."""
     import time
 
@@ -131,7 +134,9 @@ def _time(competitors, num_rounds: int):
 
     first = {}
     for name, competitor in competitors.items():
+        begin(f"compiling: {name}")
         started = time.perf_counter()
         jax.block_until_ready(competitor())
         first[name] = time.perf_counter() - started
+    begin(f"{num_rounds} rounds")
     return first, time_interleaved(competitors, num_rounds=num_rounds)

@@ -1,20 +1,19 @@
 """`rnn2ff certify`."""
 
 import dataclasses
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, check_new_file, read_approximator, read_network, show
+from rnn2ff.cli.answers import OptionalPath, Route, read_answers
+from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, check_new_file, read_network, show, stages
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from rnn2ff.approximators import Approximator
+    from rnn2ff.certificates import Certifier
     from rnn2ff.networks import RecurrentNetwork
 
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
 _QUANTILES = {"5 %": 0.05, "50 %": 0.5, "95 %": 0.95, "100 %": 1.0}
 
 
@@ -22,21 +21,36 @@ _QUANTILES = {"5 %": 0.05, "50 %": 0.5, "95 %": 0.95, "100 %": 1.0}
 class Certify:
     """Bound how far each answer of an approximator is from the steady rates, without solving anything.
 
-    The bounds are proved from the network's own equation, rounding included, and are of the Euclidean norm over all
-    units; docs/certificates.md has the theorems. The estimate is the length of a Newton step, near the truth and no
-    bound. With --out, an .npz file gets the arrays predictions, residuals, error_bounds, error_estimates, theorems,
-    theorem_names, is_exact, refined and is_refined_exact.
+    The bounds are proved from the network's own equation, rounding included, and hold for the stimuli that are given:
+    of what lies between them nothing is proved. They are of the Euclidean norm over all units, and of single units;
+    docs/certificates.md has the theorems. The estimate is the length of a Newton step, near the truth and no bound.
+
+    With --model, what is certified is a file that was exported, bit for bit, with the ranges that it was exported with.
+    With --tolerance, the exit code is 0 only if all bounds are within it. With --out, a file gets the arrays
+    predictions, residuals, error_bounds, unit_bounds, error_estimates, theorems, theorem_names, is_exact, refined and
+    is_refined_exact.
 
     Example: rnn2ff certify --approximator run1/approximator.safetensors --weights W.npy --stimuli U.npy
+
+    Example: rnn2ff certify --model deploy/rnn2ff_int8.h --weights W.npy --stimuli field.npy --tolerance 0.1
     """
 
     network: tyro.conf.OmitArgPrefixes[NetworkFiles]
-    approximator: Path
+    approximator: OptionalPath = None
     """The file approximator.safetensors of a distillation."""
-    route: Literal["float", "onnx-int8", "c-int8"] = "float"
-    """Whose answers: the approximator's own, or those of an export to int8, its ranges set by the same stimuli."""
+    model: OptionalPath = None
+    """In place of it, a file that was exported: .onnx, or the .h of the routes c-int8 and c-int16."""
+    route: Route = "float"
+    """Of an approximator, whose answers: its own, or those of an export to whole numbers that is made now, its ranges
+    set by these stimuli. It is not a file that was exported before: for that there is --model."""
+    tolerance: OptionalFloat = None
+    """The largest error of the rates that is good enough, in their own units."""
+    norm: Literal["all", "unit"] = "all"
+    """What --tolerance is of: the Euclidean norm over all units, or the largest error of a unit."""
+    header: OptionalPath = None
+    """A .h file to write: a function in C that makes the bound at run time, where one holds for every stimulus."""
     out: OptionalPath = None
-    """An .npz file for the certificate of each stimulus."""
+    """An .npz or .mat file for the certificate of each stimulus."""
     overwrite: bool = False
     """Replace the file if it exists."""
     as_json: Json = False
@@ -44,25 +58,43 @@ class Certify:
 
     def run(self) -> int:
         """Predict, certify, and count what is proved."""
-        if self.out is not None:
-            check_new_file(self.out, ".npz", overwrite=self.overwrite)
-        network, stimuli = read_network(self.network)
-        approximator, _ = read_approximator(self.approximator, network)
+        from rnn2ff._checks import check_positive
 
-        import jax
+        if self.out is not None:
+            check_new_file(self.out, overwrite=self.overwrite)
+        if self.header is not None:
+            check_new_file(self.header, (".h",), overwrite=self.overwrite, name="header")
+        if self.tolerance is not None:
+            check_positive("tolerance", self.tolerance)
+        network, stimuli = read_network(self.network)
+
         import numpy as np
 
-        from rnn2ff.certificates import Theorem, certify_predictions
-        from rnn2ff.files import write_arrays
+        from rnn2ff._checks import fail
+        from rnn2ff.certificates import Theorem, bound_units, certify_predictions, make_certifier
+        from rnn2ff.export import bound_to_c, check_name
+        from rnn2ff.files import replacing, write_arrays
 
-        approximator = jax.tree.map(lambda leaf: leaf.astype(network.dtype), approximator)
-        predictions = _predict(self.route, network, approximator, stimuli)
-        found = certify_predictions(network, stimuli, predictions)
+        if self.header is not None:  # refused before any work
+            check_name(self.header.stem)
+        with stages(3, shows=self.network.shows_progress) as begin:
+            begin("predicting")
+            answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
+            predictions = np.asarray(answers(stimuli)).astype(network.dtype)
+            if predictions.shape[1] != network.state_size:
+                expected = f"the rates of all {network.state_size} units"
+                raise fail("approximator", "predicts the rates of some units only", expected, predictions.shape[1])
+            begin("constants of the weights")
+            certifier = make_certifier(network)
+            begin("certificates")
+            found = certify_predictions(network, stimuli, predictions, certifier)
+            unit_bounds = bound_units(network, stimuli, predictions, found.error_bound, certifier)
         if self.out is not None:
             arrays = {
                 "predictions": predictions,
                 "residuals": found.residual,
                 "error_bounds": found.error_bound,
+                "unit_bounds": unit_bounds,
                 "error_estimates": found.error_estimate,
                 "theorems": found.theorem,
                 "theorem_names": np.array([each.name for each in Theorem]),
@@ -71,47 +103,73 @@ class Certify:
                 "is_refined_exact": found.is_refined_exact,
             }
             write_arrays(self.out, arrays)
-        is_bounded = np.isfinite(found.error_bound)
+        if self.header is not None:
+            with replacing(self.header) as temporary:
+                temporary.write_text(bound_to_c(network, name=self.header.stem))
+        is_bounded, lengths = np.isfinite(found.error_bound), np.linalg.norm(predictions, axis=1)
+        worst_units, of_all = unit_bounds.max(axis=1), np.asarray(found.error_bound)
+        judged = worst_units if self.norm == "unit" else of_all
         record = {
             "num_stimuli": len(stimuli),
             "share_exact": float(found.is_exact.mean()),
             "share_exact_after_a_newton_step": float(found.is_refined_exact.mean()),
             "share_by_theorem": {each.name: float((found.theorem == each).mean()) for each in Theorem if each},
             "share_not_certified": float(1 - is_bounded.mean()),
-            "error_bound": _quantiles(found.error_bound[is_bounded]),
+            "why_not_certified": None if is_bounded.all() else _reason(network, certifier),
+            "error_bound": _quantiles(of_all[is_bounded]),
+            "error_bound_over_length": _quantiles((of_all / np.maximum(lengths, np.finfo(float).tiny))[is_bounded]),
+            "error_bound_of_the_worst_unit": _quantiles(worst_units[is_bounded]),
             "error_estimate": _quantiles(found.error_estimate[np.isfinite(found.error_estimate)]),
-            "mean_length_of_the_predictions": float(np.linalg.norm(predictions, axis=1).mean()),
+            "mean_length_of_the_predictions": float(lengths.mean()),
+            "tolerance": self.tolerance,
+            "share_within_tolerance": None if self.tolerance is None else float((judged <= self.tolerance).mean()),
             "written_to": self.out,
+            "header_written_to": self.header,
         }
+        show(self._lines(record), record, as_json=self.as_json)
+        if self.tolerance is not None:
+            return 0 if (judged <= self.tolerance).all() else 1
+        return 0 if is_bounded.any() else 1
+
+    def _lines(self, record: dict) -> dict[str, object]:
+        """The record for people."""
         by_theorem = {f"bounded by {name}": f"{share:.1%}" for name, share in record["share_by_theorem"].items()}
         lines = {
-            "stimuli": len(stimuli),
+            "stimuli": record["num_stimuli"],
             "exact": f"{record['share_exact']:.1%}",
             "exact after Newton step": f"{record['share_exact_after_a_newton_step']:.1%}",
             **by_theorem,
             "not certified": f"{record['share_not_certified']:.1%}",
+        }
+        if record["why_not_certified"] is not None:
+            lines["why not"] = record["why_not_certified"]
+        lines |= {
             "error bound": _text(record["error_bound"]),
+            "relative to its length": _text(record["error_bound_over_length"]),
+            "of the worst unit": _text(record["error_bound_of_the_worst_unit"]),
             "error estimate": _text(record["error_estimate"]),
             "length of a prediction": f"{record['mean_length_of_the_predictions']:.3g} on average",
-            **({} if self.out is None else {"written to": self.out}),
         }
-        show(lines, record, as_json=self.as_json)
-        return 0 if is_bounded.any() else 1
+        if self.tolerance is not None:
+            norm = "the worst unit" if self.norm == "unit" else "all units"
+            share = f"{record['share_within_tolerance']:.1%}"
+            lines[f"within {self.tolerance:g}"] = f"{share} of these stimuli, by the bound of {norm}"
+        written = [str(each) for each in (self.out, self.header) if each is not None]
+        return lines | ({"written to": ", ".join(written)} if written else {})
 
 
-def _predict(
-    route: str, network: "RecurrentNetwork", approximator: "Approximator", stimuli: "np.ndarray"
-) -> "np.ndarray":
-    """What a route answers of every unit."""
-    from rnn2ff import export
-    from rnn2ff.certificates import predict_all_units
+def _reason(network: "RecurrentNetwork", certifier: "Certifier") -> str:
+    """Why some predictions have no bound, in words."""
+    import numpy as np
 
-    predictions = predict_all_units(network, approximator, stimuli)  # checks the approximator as well
-    if route == "c-int8":
-        predictions = export.quantize(approximator, stimuli).predict(stimuli)
-    elif route == "onnx-int8":
-        predictions = export.run_onnx(export.quantize_onnx(export.to_onnx(approximator), stimuli), stimuli)
-    return predictions.astype(network.dtype)
+    from rnn2ff.networks import name_of, stability_constants
+
+    if certifier.has_global_bound:
+        return "some predictions are not finite, or too large for their precision"
+    local = "the local theorem then needs a prediction that is near a fixed point, whose equation is well conditioned"
+    if not np.isfinite(float(certifier.slope)):
+        return f"the slopes of {name_of(network.vector_field.nonlinearity)} have no bound that is known; {local}"
+    return f"{stability_constants(network).reason}; {local}"
 
 
 def _quantiles(values: "np.ndarray") -> dict[str, float] | None:

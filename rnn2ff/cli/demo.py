@@ -1,12 +1,22 @@
 """`rnn2ff demo`."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, OptionalFile, check_folder, read_approximator, read_network, show
+from rnn2ff.cli.options import (
+    Json,
+    NetworkFiles,
+    OptionalFile,
+    check_folder,
+    keep_programs,
+    read_approximator,
+    read_network,
+    show,
+)
 
 if TYPE_CHECKING:
     from rnn2ff.export import Scene
@@ -48,6 +58,10 @@ class Demo:
     """Optimizer steps for the two that are made."""
     seed: int = 0
     """Seed of their making."""
+    progress: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
+    """Hide the progress bars, which are shown on standard error where that is a terminal."""
+    cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
+    """Keep no compiled programs for the next command."""
     overwrite: bool = False
     """Replace the page if it exists."""
     as_json: Json = False
@@ -67,7 +81,10 @@ class Demo:
         if missing and len(missing) < len(given):
             raise fail("options", "are incomplete", "all of --approximator, --weights, --stimuli", f"no {missing[0]}")
 
-        scenes = _made(self.num_steps, self.seed) if missing else [self._given()]
+        if self.cache:
+            keep_programs()
+        shows_progress = self.progress and sys.stderr.isatty()
+        scenes = _made(self.num_steps, self.seed, shows_progress) if missing else [self._given()]
 
         from rnn2ff.export import write_page
 
@@ -83,7 +100,7 @@ class Demo:
         return 0
 
     def _given(self) -> "Scene":
-        names = ("weights", "stimuli", "stimulus_weights", "bias", "time_constants", "form")
+        names = ("weights", "stimuli", "stimulus_weights", "bias", "time_constants", "form", "cache")
         network, stimuli = read_network(NetworkFiles(**{name: getattr(self, name) for name in names}))
         approximator, card = read_approximator(self.approximator, network)
 
@@ -94,7 +111,7 @@ class Demo:
         return Scene("Your network", text, network, approximator, stimuli, nrmse)
 
 
-def _made(num_steps: int, seed: int) -> "list[Scene]":
+def _made(num_steps: int, seed: int, shows_progress: bool) -> "list[Scene]":
     """A competition and a ring, each with an approximator made for it."""
     import jax.numpy as jnp
     import jax.random as jr
@@ -131,6 +148,7 @@ def _made(num_steps: int, seed: int) -> "list[Scene]":
             num_sweeps=_NUM_SWEEPS,
             num_samples=10_000,
             num_steps=num_steps,
+            progress=shows_progress,
             key=jr.key(seed),
         )
         nrmse, stimuli = made.report.accuracy.nrmse, made.test.stimuli

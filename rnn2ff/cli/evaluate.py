@@ -1,11 +1,11 @@
 """`rnn2ff evaluate`."""
 
 import dataclasses
-from pathlib import Path
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, read_approximator, read_network, show
+from rnn2ff.cli.answers import OptionalPath, Route, read_answers
+from rnn2ff.cli.options import Json, NetworkFiles, read_network, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,14 +13,22 @@ class Evaluate:
     """Judge an approximator on stimuli of your choice.
 
     Solves the network for every stimulus and compares the steady rates with those of the approximator, which must have
-    been made for this network. Stimuli without a steady state are left out, and counted.
+    been made for this network. Stimuli without a steady state are left out, and counted. With --model, what is judged
+    is a file that was exported, as it answers.
 
     Example: rnn2ff evaluate --approximator run1/approximator.safetensors --weights W.npy --stimuli new.npy
+
+    Example: rnn2ff evaluate --model deploy/rnn2ff_int8.h --weights W.npy --stimuli new.npy
     """
 
     network: tyro.conf.OmitArgPrefixes[NetworkFiles]
-    approximator: Path
+    approximator: OptionalPath = None
     """The file approximator.safetensors of a distillation."""
+    model: OptionalPath = None
+    """In place of it, a file that was exported: .onnx, or the .h of the routes c-int8 and c-int16."""
+    route: Route = "float"
+    """Of an approximator, whose answers: its own, or those of an export to whole numbers, its ranges set by these
+    stimuli."""
     as_json: Json = False
     """Print the results as JSON, the error of every unit included."""
 
@@ -30,15 +38,14 @@ class Evaluate:
 
         check_at_least("max-steps", self.network.max_steps, 1)
         network, stimuli = read_network(self.network)
-        approximator, _ = read_approximator(self.approximator, network)
+        answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
 
-        from rnn2ff.approximators import predict
         from rnn2ff.data import solve_pairs
         from rnn2ff.training import accuracy
 
         max_steps, progress = self.network.max_steps, self.network.shows_progress
         pairs = solve_pairs(network, stimuli, max_steps=max_steps, progress=progress)
-        received = accuracy(predict(approximator, pairs.stimuli), pairs.rates)
+        received = accuracy(answers(pairs.stimuli), pairs.rates)
         lines = {
             "error": f"{100 * received.nrmse:.2f} % (NRMSE)",
             "variance explained": f"{100 * received.r_squared:.2f} %",

@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 
     from rnn2ff.approximators import Approximator
 
-Route = Literal["onnx", "onnx-int8", "c", "c-int8", "stablehlo", "torch", "nir"]
-NEED_STIMULI = ("onnx-int8", "c-int8")
+Route = Literal["onnx", "onnx-int8", "c", "c-int8", "c-int16", "stablehlo", "torch", "nir", "mat"]
+NEED_STIMULI = ("onnx-int8", "c-int8", "c-int16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Take an approximator to where it shall run.
 
-    Routes, and the file each writes: onnx, NAME.onnx; onnx-int8, NAME_int8.onnx; c, NAME.h; c-int8, NAME_int8.h;
-    stablehlo, NAME.stablehlo; torch, NAME_torch.safetensors; nir, NAME.nir. docs/deploy.md says how each is used. The
-    int8 routes need stimuli to set their ranges. With stimuli, the error that a route adds is measured and shown.
+    Routes, and the file each writes: onnx, NAME.onnx; onnx-int8, NAME_int8.onnx; c, NAME.h; c-int8, NAME_int8.h,
+    and c-int16, NAME_int16.h, twice as large and nearly exact; stablehlo, NAME.stablehlo; torch,
+    NAME_torch.safetensors; nir, NAME.nir; mat, NAME.mat, the matrices for MATLAB. docs/deploy.md says how each is used.
+    The routes in whole numbers need stimuli to set their ranges. With stimuli, the error that a route adds is measured
+    and shown. The routes onnx and onnx-int8 need the extra onnx, nir the extra nir; the others need nothing more.
 
     Example: rnn2ff export --approximator run1/approximator.safetensors --to onnx-int8 c --stimuli U.npy --out deploy
     """
@@ -57,11 +59,11 @@ class Export:
         if there and not self.overwrite:
             raise fail("out", "holds the files already", "another folder, or --overwrite", ", ".join(there))
         check_folder(self.out)
-        approximator, stimuli = self._read()
+        approximator, card, stimuli = self._read()
         folder = next(folder for folder in (self.out, *self.out.parents) if folder.exists())
         with tempfile.TemporaryDirectory(dir=folder, prefix=".rnn2ff.") as temporary:
             made = {route: Path(temporary) / file.name for route, file in files.items()}
-            rows = {route: self._export(route, approximator, stimuli, path) for route, path in made.items()}
+            rows = {route: self._export(route, approximator, card, stimuli, path) for route, path in made.items()}
             self.out.mkdir(parents=True, exist_ok=True)
             for route, file in files.items():
                 os.replace(made[route], file)
@@ -74,7 +76,7 @@ class Export:
         show(lines, {"routes": rows, "written_to": self.out}, as_json=self.as_json)
         return 0
 
-    def _read(self) -> "tuple[Approximator, np.ndarray | None]":
+    def _read(self) -> "tuple[Approximator, dict, np.ndarray | None]":
         from rnn2ff._checks import check_stimuli, fail
 
         if self.stimuli is None and set(self.to) & set(NEED_STIMULI):
@@ -87,13 +89,13 @@ class Export:
 
         jax.config.update("jax_enable_x64", True)  # weights keep the precision they have in the file
         stimuli = None if self.stimuli is None else read_array(self.stimuli, "stimuli")
-        approximator, _ = read_approximator(self.approximator)
+        approximator, card = read_approximator(self.approximator)
         if stimuli is not None:
             check_stimuli(stimuli, approximator.stimulus_size)
-        return approximator, stimuli
+        return approximator, card, stimuli
 
     def _export(
-        self, route: str, approximator: "Approximator", stimuli: "np.ndarray | None", path: Path
+        self, route: str, approximator: "Approximator", card: dict, stimuli: "np.ndarray | None", path: Path
     ) -> dict[str, object]:
         """Write one file; returns its size, and what the route adds to the error where stimuli tell."""
         from rnn2ff import export
@@ -102,15 +104,23 @@ class Export:
         if route in ("onnx", "onnx-int8"):
             content = export.to_onnx(approximator, opset=self.opset)
             content = content if route == "onnx" else export.quantize_onnx(content, stimuli)
+            content = export.named_onnx(content, card)
             path.write_bytes(content)
             predict = lambda stimuli: export.run_onnx(content, stimuli)  # noqa: E731
-        elif route in ("c", "c-int8"):
-            model = export.quantize(approximator, stimuli) if route == "c-int8" else approximator
-            path.write_text(export.to_c(model, name=path.stem))
+        elif route in ("c", "c-int8", "c-int16"):
+            model = approximator
+            if route != "c":
+                model = export.quantize(approximator, stimuli, weight_bits=int(route.removeprefix("c-int")))
+                predict = model.predict
             row = export.footprint(model)._asdict()
-            predict = model.predict if route == "c-int8" else None
+            notes = []
+            if predict is not None and (added := _added_error(predict, approximator, stimuli)) is not None:
+                notes = [f"Whole numbers add {100 * added:.2f} % (NRMSE), on {len(stimuli)} stimuli."]
+            path.write_text(export.to_c(model, name=path.stem, card=card, test_stimuli=stimuli, notes=notes))
         elif route == "stablehlo":
             path.write_bytes(export.to_stablehlo(approximator))
+        elif route == "mat":
+            export.write_mat(path, approximator)
         elif route == "torch":
             export.write_torch(path, approximator)
         else:
@@ -121,18 +131,22 @@ class Export:
 
 def _file_name(route: str, name: str) -> str:
     endings = {"onnx": ".onnx", "c": ".h", "stablehlo": ".stablehlo", "torch": "_torch.safetensors", "nir": ".nir"}
-    return name + ("_int8" if route.endswith("-int8") else "") + endings[route.removesuffix("-int8")]
+    kind, _, bits = route.partition("-")
+    return name + (f"_{bits}" if bits else "") + (endings | {"mat": ".mat"})[kind]
 
 
 def _added_error(
     predict: "Callable[[np.ndarray], np.ndarray]", approximator: "Approximator", stimuli: "np.ndarray"
-) -> float:
-    """NRMSE between the rates of an export and those of the approximator itself."""
+) -> float | None:
+    """NRMSE between the rates of an export and those of the approximator itself; None if these never vary."""
     import jax.numpy as jnp
+    import numpy as np
 
     from rnn2ff import approximators
     from rnn2ff.export import dtype_of
     from rnn2ff.training import accuracy
 
-    expected = approximators.predict(approximator, jnp.asarray(stimuli, dtype_of(approximator)))
+    expected = np.asarray(approximators.predict(approximator, jnp.asarray(stimuli, dtype_of(approximator))))
+    if not np.ptp(expected, axis=0).any():  # of a single stimulus there is no variation to measure an error by
+        return None
     return accuracy(predict(stimuli), expected).nrmse

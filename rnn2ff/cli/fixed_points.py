@@ -5,21 +5,21 @@ from pathlib import Path
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, check_new_file, read_network, show
+from rnn2ff.cli.options import Json, NetworkFiles, check_new_file, read_network, show, stages
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedPoints:
     """Find all fixed points for one stimulus, stable or not, and audit whether some are missing.
 
-    Writes an .npz file with the arrays states, residuals, eigenvalues, is_stable and indices, the stable ones first.
+    Writes a file with the arrays states, residuals, eigenvalues, is_stable and indices, the stable ones first.
 
     Example: rnn2ff fixed-points --weights W.npy --stimuli U.npy --row 3 --out fixed_points.npz
     """
 
     network: tyro.conf.OmitArgPrefixes[NetworkFiles]
     out: Path
-    """The .npz file to write."""
+    """The .npz, .mat or .csv file to write."""
     row: int = 0
     """Which of the stimuli to hold, from 0."""
     num_starts: int = 256
@@ -35,7 +35,7 @@ class FixedPoints:
         """Search, write the file, and say what was found."""
         from rnn2ff._checks import check_at_least, fail
 
-        check_new_file(self.out, ".npz", overwrite=self.overwrite)
+        check_new_file(self.out, overwrite=self.overwrite)
         check_at_least("num-starts", self.num_starts, 1)
         network, stimuli = read_network(self.network)
         if not 0 <= self.row < len(stimuli):
@@ -46,7 +46,9 @@ class FixedPoints:
         from rnn2ff.analysis import find_fixed_points
         from rnn2ff.files import write_arrays
 
-        found = find_fixed_points(network, stimuli[self.row], num_starts=self.num_starts, key=jr.key(self.seed))
+        with stages(1, shows=self.network.shows_progress) as begin:
+            begin("searching for fixed points")
+            found = find_fixed_points(network, stimuli[self.row], num_starts=self.num_starts, key=jr.key(self.seed))
         names = ("states", "residuals", "eigenvalues", "is_stable", "indices")
         write_arrays(self.out, {name: getattr(found, name) for name in names})
         record = {

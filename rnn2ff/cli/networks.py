@@ -1,6 +1,7 @@
 """`rnn2ff networks`."""
 
 import dataclasses
+import itertools
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ _NUM_STIMULI = 5000
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """List the networks that come with the package, or write one of them to files.
+    """List the networks that come with the package, or write one of those marked --write to files.
 
     With --write, the folder holds W.npy, the other parameters and U.npy, stimuli drawn from 0 to 1; the command that
     goes on from there is printed.
@@ -58,9 +59,11 @@ class Networks:
         from rnn2ff import networks
 
         names = [name for name in dir(networks) if _is_constructor(name, getattr(networks, name))]
+        names = [name for name in names if _comes_with_the_package(name, getattr(networks, name))]
         summaries = {name: getattr(networks, name).__doc__.partition("\n")[0] for name in names}
         record = {name: {"summary": text, "writable": name in _WRITABLE} for name, text in summaries.items()}
-        show(summaries, record, as_json=self.as_json)
+        lines = {name: text + (" (--write)" if name in _WRITABLE else "") for name, text in summaries.items()}
+        show(lines, record, as_json=self.as_json)
         return 0
 
     def _write(self, out: Path) -> int:
@@ -86,7 +89,8 @@ class Networks:
                 np.save(file, np.asarray(array))
         form = "rate" if network.vector_field == RATE_FORM else "state"
         options = " ".join(f"--{option} {shlex.quote(str(out / name))}.npy" for option, (name, _) in arrays.items())
-        command = f"rnn2ff distill {options} --form {form} --out run1"
+        free = next(f"run{number}" for number in itertools.count(1) if not Path(f"run{number}").exists())
+        command = f"rnn2ff distill {options} --form {form} --out {free}"
         lines = {"units": network.state_size, "stimuli": _NUM_STIMULI, "written to": out, "go on with": command}
         show(lines, {"files": [f"{name}.npy" for name, _ in arrays.values()], "command": command}, as_json=self.as_json)
         return 0
@@ -96,6 +100,11 @@ def _is_constructor(name: str, value: object) -> bool:
     """Whether a name stands for a function that returns a network."""
     returned = getattr(value, "__annotations__", {}).get("return")
     return not name.startswith("_") and getattr(returned, "__name__", returned) == "RecurrentNetwork"
+
+
+def _comes_with_the_package(name: str, constructor: object) -> bool:
+    """Whether it makes a network of itself, and not of the user's weights or files."""
+    return constructor.__module__.startswith("rnn2ff.networks.zoo.") or name.startswith("random_")
 
 
 def _winner_take_all(seed: int) -> "RecurrentNetwork":

@@ -7,7 +7,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rnn2ff.approximators import Approximator
     from rnn2ff.networks import RecurrentNetwork
 
+_LARGEST_CACHE = 2**30  # bytes
+
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
 OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
@@ -29,9 +32,9 @@ Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 @dataclasses.dataclass(frozen=True)
 class NetworkFiles:
-    """A linear-threshold network, `tau x' = -x + W [x]_+ + B u + b`, and stimuli u.
+    """A rate network, `tau x' = -x + W [x]_+ + B u + b`, and stimuli u; --nonlinearity puts another in place of [x]_+.
 
-    Every file is a .npy, .npz, .csv or .mat file; FILE:NAME picks one of several arrays, as in network.npz:W.
+    Every file is a .npy, .npz, .csv, .txt or .mat file; FILE:NAME picks one of several arrays, as in network.npz:W.
     """
 
     weights: File
@@ -46,12 +49,18 @@ class NetworkFiles:
     """Time constants tau, one value a unit; 1 without them."""
     form: Literal["state", "rate"] = "state"
     """Where the rectifier stands: `state` as above, `rate` for tau r' = -r + [W r + B u + b]_+."""
+    nonlinearity: Literal["relu", "tanh", "sigmoid", "softplus", "power-law"] = "relu"
+    """From total inputs to rates: relu is [x]_+, power-law is g [x]_+^p."""
+    power_law: tuple[float, float] = (1.0, 2.0)
+    """g and p of the power law."""
     precision: Literal["float32", "float64"] = "float32"
     """Precision of all numbers."""
     max_steps: int = 4096
     """Give up a solve after this many steps of the integrator."""
     progress: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
     """Hide the progress bars, which are shown on standard error where that is a terminal."""
+    cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
+    """Keep no compiled programs for the next command."""
 
     @property
     def shows_progress(self) -> bool:
@@ -66,8 +75,10 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
 
     from rnn2ff._checks import check_stimuli, check_weights
     from rnn2ff.files import read_array
-    from rnn2ff.networks import threshold_linear, threshold_linear_rate
+    from rnn2ff.networks import NONLINEARITIES, PowerLaw, RateForm, StateForm, rate_network
 
+    if files.cache:
+        keep_programs()
     jax.config.update("jax_enable_x64", files.precision == "float64")
 
     def read(path: str, name: str) -> "np.ndarray":
@@ -82,9 +93,12 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
 
     weights, stimuli = read(files.weights, "weights"), read(files.stimuli, "stimuli")
     check_weights("weights", weights)
-    constructor = threshold_linear if files.form == "state" else threshold_linear_rate
+    nonlinearity = (
+        PowerLaw(*files.power_law) if files.nonlinearity == "power-law" else NONLINEARITIES[files.nonlinearity]
+    )
     time_constants = read_vector(files.time_constants, "time-constants")
-    network = constructor(
+    network = rate_network(
+        (StateForm if files.form == "state" else RateForm)(nonlinearity),
         weights,
         stimulus_weights=None if files.stimulus_weights is None else read(files.stimulus_weights, "stimulus-weights"),
         bias=read_vector(files.bias, "bias"),
@@ -96,23 +110,83 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
 
 def read_approximator(path: Path, network: "RecurrentNetwork | None" = None) -> "tuple[Approximator, dict]":
     """The approximator in a file, and its card; one of another network is refused."""
+    from rnn2ff._checks import fail
     from rnn2ff.export import load
 
+    if not path.is_file():
+        raise fail("approximator", "cannot be read", "an existing file", f"{path}")
+    if path.suffix != ".safetensors":
+        expected = "a file approximator.safetensors, as `rnn2ff distill` writes it"
+        raise fail("approximator", "is not one", expected, f"{path}")
     return load(path, network=network)
 
 
-def check_new_file(out: Path, suffix: str, *, overwrite: bool) -> None:
-    """A file that can be written, and is not there yet."""
+def check_new_file(
+    out: Path, suffixes: tuple[str, ...] = (".npz", ".mat", ".csv"), *, overwrite: bool, name: str = "out"
+) -> None:
+    """A file, of arrays if nothing else is said, that can be written and is not there yet."""
     from rnn2ff._checks import fail
 
-    if out.suffix != suffix:
-        raise fail("out", "is in an unknown format", f"a name that ends in {suffix}", f"{out}")
+    if out.suffix not in suffixes:
+        endings = " or ".join([*([", ".join(suffixes[:-1])] if suffixes[:-1] else []), suffixes[-1]])
+        raise fail(name, "is in an unknown format", f"a name that ends in {endings}", f"{out}")
     if out.is_dir():
-        raise fail("out", "is a folder", "the name of a file", f"{out}")
+        raise fail(name, "is a folder", "the name of a file", f"{out}")
     if out.exists() and not overwrite:
-        raise fail("out", "exists already", "a new file, or --overwrite", f"{out}")
+        raise fail(name, "exists already", "a new file, or --overwrite", f"{out}")
     if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
-        raise fail("out", "cannot be written", "a folder that exists and may be written to", f"{out.parent}")
+        raise fail(name, "cannot be written", "a folder that exists and may be written to", f"{out.parent}")
+
+
+def keep_programs() -> None:
+    """Keep compiled programs in the user's cache folder, for the commands that follow; the library never does.
+
+    A processor gets its own folder, since a home may be shared by machines that cannot run each other's programs.
+    """
+    import hashlib
+
+    import jax
+
+    from rnn2ff.records import processor_features
+
+    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+        return  # the user has chosen
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "rnn2ff" / hashlib.sha256(processor_features().encode()).hexdigest()[:12]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _prune(folder)
+    except OSError:  # a home that cannot be written to
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _prune(folder: Path) -> None:
+    """Make room for new programs: those that were not read for longest go."""
+    files = sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: file.stat().st_atime)
+    sizes = [file.stat().st_size for file in files]
+    surplus = sum(sizes) - _LARGEST_CACHE
+    for file, size in zip(files, sizes):
+        if surplus <= 0:
+            break
+        file.unlink(missing_ok=True)
+        surplus -= size
+
+
+@contextmanager
+def stages(total: int, *, shows: bool) -> "Iterator[Callable[[str], None]]":
+    """What is being done, on standard error; the function that is given tells of each stage as it begins."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, disable=not shows, bar_format="{desc} ({n_fmt} of {total_fmt}) [{elapsed}]") as bar:
+
+        def begin(what: str) -> None:
+            bar.set_description_str(what, refresh=False)
+            bar.update()
+            bar.refresh()
+
+        yield begin
 
 
 def check_folder(out: Path) -> None:
@@ -126,11 +200,9 @@ def check_folder(out: Path) -> None:
 
 def show(lines: Mapping[str, object], record: Mapping[str, object], *, as_json: bool) -> None:
     """Results on standard output: a table of `lines` for people, or the whole `record` for programs."""
-    if as_json:
-        from rnn2ff.files import plain
+    from rnn2ff.files import plain, table
 
+    if as_json:
         print(json.dumps(plain(record), indent=2, allow_nan=False))
         return
-    width = max(26, *(len(name) + 2 for name in lines))
-    for name, value in lines.items():
-        print(f"{name:{width}s}{value}")
+    print(table(lines))

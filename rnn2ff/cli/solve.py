@@ -12,14 +12,15 @@ from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, check_new_file
 class Solve:
     """Find the steady state for every stimulus.
 
-    Writes an .npz file with the arrays states, rates, statuses, status_names, residuals and num_steps.
+    Writes a file with the arrays states, rates, statuses, status_names, residuals and num_steps; a .csv file has a
+    column for each unit, as rates_0.
 
     Example: rnn2ff solve --weights W.npy --stimuli U.npy --out states.npz
     """
 
     network: tyro.conf.OmitArgPrefixes[NetworkFiles]
     out: Path
-    """The .npz file to write."""
+    """The .npz, .mat or .csv file to write."""
     tolerance: OptionalFloat = None
     """Largest relative residual that counts as rest; by default 1e-5 in float32, 1e-9 in float64."""
     overwrite: bool = False
@@ -31,7 +32,7 @@ class Solve:
         """Solve, write the file, and count how it went."""
         from rnn2ff._checks import check_at_least, check_tolerance
 
-        check_new_file(self.out, ".npz", overwrite=self.overwrite)
+        check_new_file(self.out, overwrite=self.overwrite)
         check_at_least("max-steps", self.network.max_steps, 1)
         network, stimuli = read_network(self.network)
         check_tolerance(self.tolerance, network.dtype)

@@ -2,7 +2,7 @@
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 from typing import NamedTuple
@@ -14,7 +14,16 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
-from rnn2ff._checks import check_at_least, check_finite, check_fraction, check_shape, check_stimuli, fail
+from rnn2ff._checks import (
+    check_at_least,
+    check_finite,
+    check_fraction,
+    check_key,
+    check_shape,
+    check_stimuli,
+    fail,
+    is_known,
+)
 from rnn2ff.data.stimuli import SampleStimulus
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import (
@@ -61,6 +70,7 @@ def take_rows(arrays: PyTree[Array], rows: Int[ArrayLike, " row"]) -> PyTree[Arr
 
 def key_for(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
     """The key for one purpose of a run, so that no two uses share their randomness."""
+    check_key(key)
     return jr.fold_in(key, zlib.crc32(purpose.encode()))
 
 
@@ -78,11 +88,26 @@ def sample_stimuli(
         ValueError: if a draw is not a finite vector, or there are none.
     """
     check_at_least("num_samples", num_samples, 1)
+    check_key(key)
     drawn = _sample(sample_stimulus, num_samples, key)
     if drawn.ndim != 2:
         raise fail("sample_stimulus", "does not return one stimulus", "a vector", f"shape {drawn.shape[1:]}")
     check_finite("sample_stimulus", drawn)
+    if num_samples > 1 and is_known(drawn) and not np.ptp(np.asarray(drawn), axis=0).any():
+        _check_uses_key(sample_stimulus, key)
     return drawn
+
+
+def _check_uses_key(sample_stimulus: SampleStimulus, key: PRNGKeyArray) -> None:
+    """What is drawn follows from the key; `numpy.random`, for one, is asked once, while the draw is compiled."""
+    program = jax.make_jaxpr(sample_stimulus)(key).jaxpr
+    depends = set(program.invars)
+    for equation in program.eqns:
+        if any(isinstance(each, Hashable) and each in depends for each in equation.invars):
+            depends.update(equation.outvars)
+    if not any(isinstance(each, Hashable) and each in depends for each in program.outvars):
+        expected = "draws by `jax.random` from its key, such as `lambda key: jax.random.normal(key, (20,))`"
+        raise fail("sample_stimulus", "ignores its key", expected, "the same stimulus for every key")
 
 
 @eqx.filter_jit
@@ -99,6 +124,7 @@ def hold_out(
         ValueError: if there are fewer than two rows, or the share is not between 0 and 1.
     """
     check_fraction("share", share)
+    check_key(key)
     stimuli = jnp.asarray(stimuli)
     if len(stimuli) < 2:
         raise fail("stimuli", "cannot be parted", "at least 2 rows", len(stimuli))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from rnn2ff._checks import check_at_least, fail
 from rnn2ff.data.pairs import Pairs, stream_plan, stream_steady_states
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import replacing, write_json
+from rnn2ff.files import replacing, table, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
 from rnn2ff.steady_state import Status, count_statuses
 
@@ -32,7 +32,7 @@ _ARRAYS = ("stimuli", "states", "rates")
 _PACKAGES = ("rnn2ff", "jax", "jaxlib", "numpy")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class StoredPairs:
     """A data set on disk; made by `store_steady_states`, opened by `open_steady_states`.
 
@@ -43,6 +43,11 @@ class StoredPairs:
 
     folder: Path
     manifest: dict[str, object]
+
+    def __repr__(self) -> str:
+        counts = {name: count for name, count in self.status_counts.items() if count}
+        lines = {"folder": self.folder, "stimuli": self.manifest["stimuli"], "shards": len(self.manifest["shards"])}
+        return table(lines | counts, title=f"{len(self)} stored pairs")
 
     def __len__(self) -> int:
         return sum(shard["num_pairs"] for shard in self.manifest["shards"])

@@ -14,16 +14,19 @@ from safetensors import SafetensorError, safe_open
 
 from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
-from rnn2ff.export.card import check_same_network
+from rnn2ff.export.card import Distilled, check_same_network, describe, model_card
 from rnn2ff.export.plain import check_deployable, check_exportable
 from rnn2ff.files import plain, replacing
 from rnn2ff.networks import (
-    RATE_FORM,
+    NONLINEARITIES,
+    PowerLaw,
+    RateForm,
     RecurrentNetwork,
     SplitSweep,
+    StateForm,
     dense_weights,
-    threshold_linear,
-    threshold_linear_rate,
+    is_rate_network,
+    rate_network,
 )
 
 _FORMATS = {TwoLayer: "rnn2ff.two_layer.1", Refined: "rnn2ff.refined.1"}
@@ -33,20 +36,26 @@ _SWEEP = ("slopes", "drive_map", "recurrent_map", "offset", "velocity_per_step")
 _NETWORK = ("recurrent_weights", "stimulus_weights", "bias", "time_constants")
 
 
-def save(path: str | Path, approximator: Approximator, *, card: Mapping[str, object] | None = None) -> None:
+def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapping[str, object] | None = None) -> None:
     """Write an approximator as a safetensors file, whole or not at all.
 
     Args:
         path: the file; what stands there is replaced.
-        approximator: what to write. With a refined one goes its network, whose sparse weights become dense.
+        approximator: what to write. With a refined one goes its network, whose sparse weights become dense. Of what
+            `distill` returns, the approximator, with a card of its network, its report and its test stimuli.
         card: anything JSON can say about it (how it was trained, how good it is), kept in the file's metadata;
-            `model_card` makes one.
+            `model_card` makes one. The command line wants it to name the network.
 
     Raises:
         ValueError: if the folder cannot be written to, it is not two layers, or sweeps refine them that are not
-            those of a threshold-linear network.
+            the split sweep of a rate network with a rectifier, tanh, the logistic function, softplus or a power law.
     """
+    if isinstance(approximator, Distilled):
+        found, approximator = approximator, approximator.approximator
+        card = {**model_card(found.network, found.test.stimuli, found.report), **(card or {})}
     check_deployable(approximator)
+    if isinstance(approximator, Refined):
+        card = {"network": describe(approximator.network), **(card or {})}
     arrays, metadata = _take_apart(approximator)
     metadata["card"] = json.dumps(plain(card or {}), allow_nan=False)
     metadata["hash"] = _hash(arrays, metadata)
@@ -95,21 +104,38 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
         parts = [(approximator, _LAYERS)]
     else:
         network, sweep = approximator.network, approximator.sweep
-        check_exportable(network, sweep)
+        kind = _nonlinearity(network)
+        if kind is None or not isinstance(sweep, SplitSweep):
+            check_exportable(network, sweep)
         params = eqx.tree_at(lambda params: params.recurrent_weights, network.params, dense_weights(network))
         parts = [(approximator.two_layer, _LAYERS), (approximator, _STEPS), (sweep, _SWEEP), (params, _NETWORK)]
-        texts["form"] = "rate" if network.vector_field == RATE_FORM else "state"
+        texts["form"] = "rate" if isinstance(network.vector_field, RateForm) else "state"
+        if kind is not None:
+            texts["nonlinearity"] = json.dumps(kind)
         texts["rate_size"] = json.dumps(network.rate_size)
     values = {name: getattr(owner, name) for owner, names in parts for name in names}
     return {name: np.asarray(value) for name, value in values.items() if value is not None}, texts
+
+
+def _nonlinearity(network: RecurrentNetwork) -> list | None:
+    """What a file says of a nonlinearity that is no rectifier: its name, and its constants; None if it cannot."""
+    form = network.vector_field
+    if not is_rate_network(network) or network.rate_function != form.rate_function:
+        return None
+    if isinstance(form.nonlinearity, PowerLaw):
+        return ["power-law", form.nonlinearity.gain, form.nonlinearity.exponent]
+    names = [name for name, known in NONLINEARITIES.items() if known is form.nonlinearity and name != "relu"]
+    return names or None
 
 
 def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Approximator:
     is_rectified = json.loads(metadata["is_rectified"])
     if metadata["format"] == _FORMATS[TwoLayer]:
         return _make(TwoLayer, arrays, _LAYERS, is_rectified=is_rectified)
-    constructor = threshold_linear_rate if metadata["form"] == "rate" else threshold_linear
-    network = constructor(
+    name, *constants = json.loads(metadata.get("nonlinearity", '["relu"]'))
+    nonlinearity = PowerLaw(*constants) if name == "power-law" else NONLINEARITIES[name]
+    network = rate_network(
+        (RateForm if metadata["form"] == "rate" else StateForm)(nonlinearity),
         arrays["recurrent_weights"],
         stimulus_weights=arrays.get("stimulus_weights"),
         bias=arrays["bias"],

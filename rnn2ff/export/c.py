@@ -5,21 +5,27 @@ number of operations for every stimulus.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from string import Template
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, Float
 
 from rnn2ff import __version__
-from rnn2ff._checks import fail
-from rnn2ff.approximators import Approximator
+from rnn2ff._checks import check_stimuli, fail
+from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.fixed_point import GAIN_BITS, STEP_BITS, IntegerModel
 from rnn2ff.export.plain import plain_arrays
 
 _TYPES = {"float32": "float", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 _LINE = 110  # characters of numbers on a line
+MARK = "/* Where it comes from, and a test of itself. */"
+_NUM_TESTED = 4  # stimuli of the self-test
+_LARGEST_ROUNDING = 1e-4  # of a rate in float, relative to 1 + the largest: compilers order sums as they like
 
 
 class Footprint(NamedTuple):
@@ -36,23 +42,100 @@ class Footprint(NamedTuple):
     num_products: int
 
 
-def to_c(model: Approximator | IntegerModel, *, name: str = "rnn2ff") -> str:
+def to_c(
+    model: Approximator | IntegerModel,
+    *,
+    name: str = "rnn2ff",
+    card: Mapping[str, object] | None = None,
+    test_stimuli: Float[ArrayLike, "batch stimulus"] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
     """An approximator as a C99 header; in whole numbers for what `quantize` returns, else in float.
 
     Args:
         model: what to export.
         name: prefix of every name in the header.
+        card: its model card. The header then says which network it stands for, how good it is and for which stimuli.
+        test_stimuli: one a row. The first few, with their rates, become a self-test, compiled where `NAME_SELF_TEST`
+            is defined: `name_self_test()` counts the rates that are wrong on the machine at hand.
+        notes: more lines for the comment on top.
 
     Raises:
-        ValueError: if `name` is not the name of a C function.
+        ValueError: if `name` is not the name of a C function, the test stimuli do not fit, or a note ends the comment.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise fail("name", "cannot be the prefix of C names", "lower-case letters, digits and _", repr(name))
+    check_name(name)
     parts = _parts(model)
-    arrays = "\n".join(_array(f"{name}_{label}", array) for label, array in parts.arrays.items())
-    fields = {**parts.fields, **footprint(model)._asdict(), "arrays": arrays}
+    arrays = "\n".join(array_definition(f"{name}_{label}", array) for label, array in parts.arrays.items())
+    lines = [*_notes(card), *notes]
+    if any("*/" in line or "\n" in line for line in lines):
+        raise fail("notes", "would end the comment", "lines without */", repr(lines))
+    written = {"notes": "".join(f" * {line}\n" for line in ["", *lines] if lines).replace(" * \n", " *\n")}
+    written["extras"] = _extras(model, name, card, test_stimuli)
+    fields = {**parts.fields, **footprint(model)._asdict(), **written, "arrays": arrays}
     template = resources.files("rnn2ff.export").joinpath("templates", parts.template).read_text()
     return Template(template).substitute(fields, name=name, NAME=name.upper(), version=__version__)
+
+
+def _notes(card: Mapping[str, object] | None) -> list[str]:
+    """What a model card says of origin, error and range, in lines."""
+    if not card:
+        return []
+    lines = []
+    network, stimuli = card.get("network"), card.get("stimuli")
+    accuracy = ((card.get("report") or {}).get("accuracy") or {}).get("nrmse")
+    if network:
+        lines.append(f"Stands for the network {network['hash']}.")
+    if accuracy is not None:
+        lines.append(f"Error on unseen stimuli, before it was exported: {100 * accuracy:.2f} % (NRMSE).")
+    if stimuli:
+        low, high = min(stimuli["smallest"]), max(stimuli["largest"])
+        lines.append(f"Made for stimuli from {low:.6g} to {high:.6g}; of others it knows nothing.")
+    return lines
+
+
+def _extras(model, name: str, card: Mapping[str, object] | None, test_stimuli: ArrayLike | None) -> str:
+    """The hash of the network as a macro, and the self-test."""
+    network = (card or {}).get("network")
+    text = f'#define {name.upper()}_NETWORK_HASH "{network["hash"]}"\n' if network else ""
+    if test_stimuli is not None:
+        text += _self_test(model, name, test_stimuli)
+    return f"{MARK}\n{text}\n" if text else ""
+
+
+def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: ArrayLike) -> str:
+    is_integer = isinstance(model, IntegerModel)
+    size = model.hidden.weights.shape[1] if is_integer else model.stimulus_size
+    check_stimuli(test_stimuli, size, "test_stimuli")
+    if is_integer:
+        stimuli = model.quantize_stimuli(np.asarray(test_stimuli)[:_NUM_TESTED])
+        rates, kind = model(stimuli), "int16_t"
+        is_wrong = "rates[j] != expected[j]"
+    else:
+        stimuli = np.asarray(test_stimuli, np.float32)[:_NUM_TESTED]
+        single = jax.tree.map(lambda leaf: leaf.astype(np.float32), model)
+        rates, kind = np.asarray(predict(single, jnp.asarray(stimuli))), "float"
+        bound = _number(np.float32(_LARGEST_ROUNDING * (1 + np.abs(rates).max())))
+        is_wrong = f"!(rates[j] - expected[j] <= {bound} && expected[j] - rates[j] <= {bound})"
+    upper = name.upper()
+    return f"""#ifdef {upper}_SELF_TEST
+{array_definition(f"{name}_test_stimuli", stimuli)}
+{array_definition(f"{name}_test_rates", rates)}
+/* The number of rates that are not what they were when this header was written: 0 where all is well. */
+static inline int {name}_self_test(void)
+{{
+    int wrong = 0;
+    for (int i = 0; i < {len(stimuli)}; i++) {{
+        const {kind} *expected = &{name}_test_rates[i * {upper}_RATE_SIZE];
+        {kind} rates[{upper}_RATE_SIZE];
+        {name}_predict(&{name}_test_stimuli[i * {upper}_STIMULUS_SIZE], rates);
+        for (int j = 0; j < {upper}_RATE_SIZE; j++) {{
+            wrong += {is_wrong};
+        }}
+    }}
+    return wrong;
+}}
+#endif
+"""
 
 
 def footprint(model: Approximator | IntegerModel) -> Footprint:
@@ -87,8 +170,9 @@ def _parts(model: Approximator | IntegerModel) -> _Parts:
             "rate_scale": _number(np.float32(model.rate_scale)),
             "gain_bits": GAIN_BITS,
             "step_bits": STEP_BITS,
+            "weight_bits": 8 * model.hidden.weights.itemsize,
         }
-        template, bytes_per_signal = "int8.h", 2
+        template, bytes_per_signal = "integer.h", 2
     else:
         model = plain_arrays(model)
         arrays = {name: value for name, value in model._asdict().items() if isinstance(value, np.ndarray)}
@@ -116,7 +200,13 @@ def _integer_arrays(model: IntegerModel) -> Iterator[tuple[str, np.ndarray]]:
             yield from ((f"{name}_{part}", array) for part, array in value._asdict().items())
 
 
-def _array(name: str, array: np.ndarray) -> str:
+def check_name(name: str) -> None:
+    """What names in C may begin with."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise fail("name", "cannot be the prefix of C names", "lower-case letters, digits and _", repr(name))
+
+
+def array_definition(name: str, array: np.ndarray) -> str:
     """The definition of an array, its numbers wrapped."""
     lines, line = [], "   "
     for number in map(_number, array.ravel()):

@@ -37,5 +37,6 @@ def require_extra(extra: str, *libraries: str) -> None:
         try:
             importlib.import_module(library)
         except ModuleNotFoundError as error:
-            message = f"This needs {library}. Install the extra: pip install 'rnn2ff[{extra}]'"
+            message = f"This needs {library}. Install the extra {extra}: pip install 'rnn2ff[{extra}]'"
+            message += f", or in a checkout pip install -e '.[{extra}]'"
             raise ModuleNotFoundError(message) from error

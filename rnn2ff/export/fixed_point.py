@@ -1,4 +1,4 @@
-"""An approximator in whole numbers: 8-bit weights, 16-bit signals, no floating point between stimulus and rates.
+"""An approximator in whole numbers: 8-bit or 16-bit weights, 16-bit signals, no floating point in between.
 
 This is the model that the integer C header computes, bit for bit. A weight matrix has one scale for each row, a signal
 has one scale; sums are kept in 64 bits and brought back to 16 by a 15-bit multiplier and a shift,
@@ -6,9 +6,10 @@ has one scale; sums are kept in 64 bits and brought back to 16 by a 15-bit multi
     rescale(sum) = round(sum * multiplier / 2^shift), halves away from zero, saturating at +-32767.
 
 16-bit signals cost bytes of memory and no flash, and leave the rounding of the weights as the only error that counts;
-the scheme is the "16x8" of LiteRT and CMSIS-NN.
+the scheme is the "16x8" of LiteRT and CMSIS-NN. With 16-bit weights, for twice the flash, little error is left.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ LARGEST = 32767  # of a 16-bit signal; -32768 is not used, so that the range is 
 HEADROOM = 2.0  # signals up to this many times the largest of the calibration do not saturate
 GAIN_BITS = 15  # fractional bits of the gains of single units, between 0 and 1
 STEP_BITS = 14  # fractional bits of the step and the momentum of a sweep
-_LARGEST_WEIGHT = 127
+_WEIGHT_TYPES = {8: np.int8, 16: np.int16}
 _LARGEST_BIAS = 2**30
 _LARGEST_SHIFT = 46
 
@@ -31,13 +32,13 @@ class IntegerLayer(NamedTuple):
     """A matrix product: `rescale(weights @ signal + bias)`, row by row.
 
     Attributes:
-        weights: 8-bit weights.
+        weights: of 8 or 16 bits.
         bias: added to the sums, in their units.
         multipliers: 15-bit factors.
         shifts: powers of two to divide by.
     """
 
-    weights: Int8[np.ndarray, "out in"]
+    weights: Int8[np.ndarray, "out in"] | Int16[np.ndarray, "out in"]
     bias: Int32[np.ndarray, " out"]
     multipliers: Int16[np.ndarray, " out"]
     shifts: Int8[np.ndarray, " out"]
@@ -151,17 +152,23 @@ def _saturate(signal: Int[np.ndarray, "..."]) -> Int16[np.ndarray, "..."]:
     return np.clip(signal, -LARGEST, LARGEST).astype(np.int16)
 
 
-def quantize(approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"]) -> IntegerModel:
+def quantize(
+    approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"], *, weight_bits: int = 8
+) -> IntegerModel:
     """Bring an approximator into whole numbers.
 
     Args:
         approximator: what to quantize.
         stimuli: one a row, from the distribution it will serve: they set the ranges of all signals, with a factor 2 to
             spare. What exceeds a range saturates.
+        weight_bits: 8, or 16, which takes twice the flash and adds hardly any error.
 
     Raises:
-        ValueError: if the stimuli do not fit or are all zero, or the weights are too far apart for 8 bits.
+        ValueError: if the stimuli do not fit or are all zero, the weights are too far apart for their bits, or these
+            are neither 8 nor 16.
     """
+    if weight_bits not in _WEIGHT_TYPES:
+        raise fail("weight_bits", "is out of range", "8 or 16", repr(weight_bits))
     plain = plain_arrays(approximator)
     check_stimuli(stimuli, plain.stimulus_size)
     stimuli = np.asarray(stimuli, np.float64)
@@ -170,18 +177,19 @@ def quantize(approximator: Approximator, stimuli: Float[ArrayLike, "batch stimul
     hidden, states = _ranges(plain, stimuli)
     stimulus_scale, hidden_scale, state_scale = (_scale(signal) for signal in (stimuli, hidden, states))
     to_state = (stimulus_scale, state_scale)
+    layer = functools.partial(_layer, weight_type=_WEIGHT_TYPES[weight_bits])
     sweeps = plain.sweeps
     return IntegerModel(
         stimulus_scale=stimulus_scale,
         rate_scale=state_scale,
-        hidden=_layer(plain.hidden_weights, plain.hidden_bias, stimulus_scale, hidden_scale),
-        readout=_layer(plain.readout_weights, plain.readout_bias, hidden_scale, state_scale),
-        bypass=None if plain.bypass_weights is None else _layer(plain.bypass_weights, None, *to_state),
+        hidden=layer(plain.hidden_weights, plain.hidden_bias, stimulus_scale, hidden_scale),
+        readout=layer(plain.readout_weights, plain.readout_bias, hidden_scale, state_scale),
+        bypass=None if plain.bypass_weights is None else layer(plain.bypass_weights, None, *to_state),
         sweeps=None
         if sweeps is None
         else IntegerSweeps(
-            drive=_layer(sweeps.drive_weights, sweeps.drive_bias, *to_state),
-            recurrent=_layer(sweeps.recurrent_weights, None, state_scale, state_scale),
+            drive=layer(sweeps.drive_weights, sweeps.drive_bias, *to_state),
+            recurrent=layer(sweeps.recurrent_weights, None, state_scale, state_scale),
             positive_gains=_fixed(1 - sweeps.slopes, GAIN_BITS),
             negative_gains=_fixed(-sweeps.slopes, GAIN_BITS),
             steps=_fixed(sweeps.steps, STEP_BITS),
@@ -220,12 +228,15 @@ def _scale(signal: np.ndarray) -> float:
     return float(np.float32(HEADROOM * (largest if largest > 0 else 1.0) / LARGEST))
 
 
-def _layer(weights: np.ndarray, bias: np.ndarray | None, scale_in: float, scale_out: float) -> IntegerLayer:
+def _layer(
+    weights: np.ndarray, bias: np.ndarray | None, scale_in: float, scale_out: float, *, weight_type: type
+) -> IntegerLayer:
     """A matrix product from a signal of one scale to a signal of another."""
     weights = weights.astype(np.float64)
     bias = np.zeros(len(weights)) if bias is None else bias.astype(np.float64)
-    # One scale for each row, such that its weights fit in 8 bits and its bias in 32. A row of zeros has any.
-    scales = np.maximum(np.abs(weights).max(axis=1) / _LARGEST_WEIGHT, np.abs(bias) / (scale_in * _LARGEST_BIAS))
+    # One scale for each row, such that its weights fit in their bits and its bias in 32. A row of zeros has any.
+    largest = np.iinfo(weight_type).max
+    scales = np.maximum(np.abs(weights).max(axis=1) / largest, np.abs(bias) / (scale_in * _LARGEST_BIAS))
     scales = np.where(scales > 0, scales, 1.0)
     ratios = scales * scale_in / scale_out
     shifts = np.minimum(14 - np.floor(np.log2(ratios)), _LARGEST_SHIFT)  # the multiplier then fills its 15 bits
@@ -234,9 +245,9 @@ def _layer(weights: np.ndarray, bias: np.ndarray | None, scale_in: float, scale_
     multipliers, shifts = np.where(overflown, np.rint(multipliers / 2), multipliers), shifts - overflown
     if shifts.min() < 1:
         expected = "outputs no smaller than the products they are summed from"
-        raise fail("approximator", "cannot be held in 8 bits", expected, f"a ratio of {ratios.max():.1e}")
+        raise fail("approximator", "cannot be held in so few bits", expected, f"a ratio of {ratios.max():.1e}")
     return IntegerLayer(
-        weights=np.rint(weights / scales[:, None]).astype(np.int8),
+        weights=np.rint(weights / scales[:, None]).astype(weight_type),
         bias=np.rint(bias / (scales * scale_in)).astype(np.int32),
         multipliers=multipliers.astype(np.int16),
         shifts=shifts.astype(np.int8),

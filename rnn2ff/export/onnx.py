@@ -6,7 +6,7 @@ The graph is written node by node, so that it holds nothing but the formula.
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from rnn2ff.approximators import Approximator
 from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.plain import Plain, plain_arrays
 
+NETWORK_HASH = "rnn2ff.network_hash"  # in the metadata of a file
 OLDEST_OPSET = 13  # the first whose quantized weights may have a scale for each row
 DEFAULT_OPSET = 17
 _IR_VERSION = 8  # of the file; any runtime since 2021 reads it
@@ -176,6 +177,19 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         root.disabled = disabled
+
+
+@needs_extra("onnx", "onnx")
+def named_onnx(model: bytes, card: Mapping[str, object]) -> bytes:
+    """The same model, with the network of a card and the error on unseen stimuli in its metadata."""
+    import onnx
+
+    network, report = card.get("network") or {}, card.get("report") or {}
+    nrmse = (report.get("accuracy") or {}).get("nrmse")
+    told = {NETWORK_HASH: network.get("hash"), "rnn2ff.nrmse_before_export": None if nrmse is None else f"{nrmse:.6g}"}
+    parsed = onnx.load_from_string(model)
+    onnx.helper.set_model_props(parsed, {name: text for name, text in told.items() if text is not None})
+    return parsed.SerializeToString()
 
 
 @needs_extra("onnx", "onnx", "onnxruntime")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnn2ff._checks import fail
+from rnn2ff._checks import check_on_host, fail
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
 from rnn2ff.networks import RecurrentNetwork, SplitSweep, has_rectified_rates
 
@@ -89,6 +89,7 @@ def check_deployable(approximator: Approximator) -> None:
     Raises:
         ValueError: if it is anything else, such as an unrolled network.
     """
+    check_on_host("an export", "use the approximator itself", approximator)
     if not isinstance(approximator, TwoLayer | Refined):
         raise fail("approximator", "cannot be exported", "TwoLayer or Refined", type(approximator).__name__)
 

@@ -4,7 +4,15 @@ from rnn2ff.networks.base import RecurrentNetwork, VectorField, residual, time_s
 from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
 from rnn2ff.networks.constants import stability_constants
 from rnn2ff.networks.identity import name_of, network_hash
-from rnn2ff.networks.rate import RateForm, StateForm, has_sparse_weights, is_rate_network, rate_network, slopes
+from rnn2ff.networks.rate import (
+    NONLINEARITIES,
+    RateForm,
+    StateForm,
+    has_sparse_weights,
+    is_rate_network,
+    rate_network,
+    slopes,
+)
 from rnn2ff.networks.spectra import (
     all_supports,
     balancing_scale,
@@ -67,6 +75,7 @@ __all__ = [
     "AbstractSweep",
     "DiscreteMap",
     "JacobianSweep",
+    "NONLINEARITIES",
     "PowerLaw",
     "RATE_FORM",
     "RateForm",

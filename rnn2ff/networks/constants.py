@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnn2ff._checks import fail
+from rnn2ff._checks import check_on_host, fail
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.spectra import best_metric, is_p_matrix, perron_bound
 from rnn2ff.networks.sweeps import dense_weights
@@ -88,6 +88,7 @@ def stability_constants(network: RecurrentNetwork) -> Constants:
         programming problems, IEEE Transactions on Circuits and Systems I 42, 1995.
         Cottle, Pang and Stone, The linear complementarity problem, 1992 (P-matrices).
     """
+    check_on_host("stability_constants", "use what was computed outside", network)
     weights = np.asarray(dense_weights(network), np.float64)
     nonlinearity = network.vector_field.nonlinearity
     if nonlinearity not in (jax.nn.relu, jnp.tanh, jax.nn.sigmoid):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.experimental.sparse import JAXSparse
 
+from rnn2ff._checks import check_on_host
 from rnn2ff.networks.base import RecurrentNetwork
 
 
@@ -16,6 +17,7 @@ def network_hash(network: RecurrentNetwork) -> str:
     Functions count by their names and, where they are dataclasses such as `PowerLaw`, by their fields: two functions of
     one name, as lambdas are, are not told apart. Parameters count in float32.
     """
+    check_on_host("network_hash", "use what was computed outside", network)
     digest = hashlib.sha256(f"{name_of(network.vector_field)} {name_of(network.rate_function)}".encode())
     digest.update(f"{network.state_size} {network.stimulus_size}".encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(network.params, is_leaf=_is_sparse):

@@ -6,6 +6,8 @@ faster solvers than a vector field that can only be evaluated.
 """
 
 import dataclasses
+import importlib
+import sys
 from collections.abc import Callable
 
 import equinox as eqx
@@ -19,6 +21,14 @@ from rnn2ff._checks import check_finite, check_positive, check_shape, check_weig
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 
 Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
+
+# Those that files and the command line name.
+NONLINEARITIES: dict[str, Nonlinearity] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus,
+}
 
 
 class RateParams(eqx.Module):
@@ -51,8 +61,28 @@ class RateParams(eqx.Module):
         return self.recurrent_input(rates) + self.feedforward_input(stimulus)
 
 
+class _PickledByName:
+    """Something with a nonlinearity, which a pickle finds where it is defined.
+
+    Python's own pickles cannot name `jax.nn.relu`: what it wraps has its name as well.
+    """
+
+    nonlinearity: Nonlinearity
+
+    def __reduce__(self):
+        module = getattr(self.nonlinearity, "__module__", None)
+        name = getattr(self.nonlinearity, "__qualname__", "")
+        if getattr(sys.modules.get(module), name, None) is not self.nonlinearity:
+            return type(self), (self.nonlinearity,)
+        return _from_name, (type(self), module, name)
+
+
+def _from_name(kind: type, module: str, name: str) -> object:
+    return kind(getattr(importlib.import_module(module), name))
+
+
 @dataclasses.dataclass(frozen=True)
-class UnitByUnit:
+class UnitByUnit(_PickledByName):
     """The rate function `phi(x)`. A class, so that two networks with the same nonlinearity compare equal.
 
     Attributes:
@@ -67,7 +97,7 @@ class UnitByUnit:
 
 
 @dataclasses.dataclass(frozen=True)
-class StateForm:
+class StateForm(_PickledByName):
     """The vector field `(-x + W phi(x) + B u + b) / tau`; the rates are `phi(x)`.
 
     Attributes:
@@ -96,7 +126,7 @@ class StateForm:
 
 
 @dataclasses.dataclass(frozen=True)
-class RateForm:
+class RateForm(_PickledByName):
     """The vector field `(-r + phi(W r + B u + b)) / tau`; the state is the rate.
 
     Attributes:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_positive, fail, is_known
+from rnn2ff._checks import check_at_least, check_key, check_positive, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import RateForm, StateForm, rate_network
 
@@ -28,7 +28,8 @@ def has_rectified_rates(network: RecurrentNetwork) -> bool:
     if not is_threshold_linear(network) or not all(map(is_known, jax.tree.leaves(network.params))):
         return False
     totals = np.arange(1, network.state_size + 1, dtype=network.dtype)
-    positive, negative = np.asarray(_rates_at(network, np.stack([totals, -totals])))
+    with jax.ensure_compile_time_eval():  # also inside a program, where the network is known there
+        positive, negative = np.asarray(_rates_at(network, np.stack([totals, -totals])))
     return bool((positive > 0).all() and (negative == 0).all())
 
 
@@ -105,6 +106,7 @@ def random_threshold_linear(
     """
     check_at_least("state_size", state_size, 1)
     check_positive("gain", gain)
+    check_key(key)
     connected = _connected(state_size, connection_probability, key)
     deviation = gain / (connection_probability * state_size) ** 0.5
     return threshold_linear(jnp.where(connected, jr.normal(key, (state_size, state_size)) * deviation, 0.0))
@@ -146,6 +148,7 @@ def random_excitatory_inhibitory(
     check_at_least("num_inhibitory", num_inhibitory, 1)
     check_positive("gain", gain)
     check_positive("balance", balance)
+    check_key(key)
     state_size = num_excitatory + num_inhibitory
     connected = _connected(state_size, connection_probability, key)
     strengths = jnp.where(connected, jnp.abs(jr.normal(key, (state_size, state_size))), 0.0)

@@ -16,6 +16,7 @@ from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.solvers.root_find import RootFind
 from rnn2ff.steady_state.stability import neutral_growth
 from rnn2ff.steady_state.tiles import Layout, chunk_size, filled, in_dense_tiles, in_tiles, layout_for
+from rnn2ff.steady_state.trajectory import Trajectory, simulate
 
 __all__ = [
     "AbstractSteadyStateSolver",
@@ -31,6 +32,7 @@ __all__ = [
     "Status",
     "SteadyState",
     "SteadyStates",
+    "Trajectory",
     "chunk_size",
     "count_statuses",
     "filled",
@@ -41,6 +43,7 @@ __all__ = [
     "plan_steady_states",
     "proved_rate",
     "repeat_accelerated",
+    "simulate",
     "solve_batch",
     "solve_steady_state",
     "solve_steady_states",

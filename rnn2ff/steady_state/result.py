@@ -4,9 +4,12 @@ import enum
 from abc import abstractmethod
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from rnn2ff.files import is_shown, table
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.method import Plan
 
@@ -21,6 +24,9 @@ class Status(enum.IntEnum):
     max_steps_reached = 4  # the budget of steps or time ran out before the tolerance was met
     nonfinite = 5  # NaN or infinity
     undecided = 6  # a fixed point, but whether the dynamics leave it could not be decided
+
+    def __str__(self) -> str:
+        return self.name
 
 
 ADVICE = {
@@ -62,6 +68,18 @@ class SteadyState(eqx.Module):
         """Whether the state is a steady state, per sample."""
         return self.status == Status.converged
 
+    @property
+    def verdict(self) -> str | list:
+        """The name of the status; of a batch, a list of them."""
+        return _names(self.status)
+
+    def rates(self, network: RecurrentNetwork) -> Float[Array, "*batch rate"]:
+        """What downstream units of the network see of the states."""
+        return _rates(network, self.state)
+
+    def __repr__(self) -> str:
+        return _described(self) if is_shown(*vars(self).values()) else eqx.tree_pformat(self)
+
 
 class SteadyStates(eqx.Module):
     """The end of a batch: the fields of `SteadyState` with a leading axis, and how they were found.
@@ -90,6 +108,57 @@ class SteadyStates(eqx.Module):
     def is_converged(self) -> Array:
         """Whether the state is a steady state, per sample."""
         return self.status == Status.converged
+
+    @property
+    def verdict(self) -> list[str]:
+        """The names of the statuses."""
+        return _names(self.status)
+
+    def rates(self, network: RecurrentNetwork) -> Float[Array, "batch rate"]:
+        """What downstream units of the network see of the states."""
+        return _rates(network, self.state)
+
+    def __repr__(self) -> str:
+        if not is_shown(self.state, self.status, self.residual, self.num_steps):
+            return eqx.tree_pformat(self)
+        found_by = ", ".join(f"{count} by {name}" for name, count in self.finished_by.items())
+        more = {"found": found_by} if found_by else {}
+        return _described(self, **more, **({} if self.plan is None else {"plan": self.plan.reason}))
+
+
+def _rates(network: RecurrentNetwork, states: Float[ArrayLike, "*batch state"]) -> Float[Array, "*batch rate"]:
+    states, function = jnp.asarray(states), network.rates
+    for _ in range(states.ndim - 1):
+        function = jax.vmap(function)
+    return function(states)
+
+
+def _names(status: Int[ArrayLike, "*batch"]) -> str | list:
+    names = np.array([each.name for each in Status])
+    return names[np.asarray(status)].tolist()
+
+
+def _described(solved: "SteadyState | SteadyStates", **more: object) -> str:
+    """The result in a few lines."""
+    residual, num_steps, state = (np.asarray(each) for each in (solved.residual, solved.num_steps, solved.state))
+    title = f"{type(solved).__name__} of {state.shape[-1]} units"
+    if residual.ndim == 0:
+        return table(
+            {
+                "verdict": solved.verdict,
+                "residual": f"{residual:.2g}",
+                "steps": int(num_steps),
+                "distance from rest": f"{float(solved.distance):.2g}, estimated",
+                "state": np.array2string(state, precision=4, threshold=8, edgeitems=3),
+                **more,
+            },
+            title=title,
+        )
+    counts = {name: count for name, count in count_statuses(solved.status).items() if count}
+    if residual.size:
+        counts["largest residual"] = f"{residual.max():.2g}"
+        counts["steps"] = f"{np.median(num_steps):.0f} in the median, {num_steps.max()} at most"
+    return table({**counts, **more}, title=f"{title}, {residual.size} stimuli")
 
 
 class Candidate(eqx.Module):

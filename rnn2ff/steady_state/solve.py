@@ -16,6 +16,7 @@ from tqdm import tqdm
 from rnn2ff._checks import (
     check_at_least,
     check_finite,
+    check_on_host,
     check_shape,
     check_stimuli,
     check_stimulus,
@@ -24,7 +25,7 @@ from rnn2ff._checks import (
     is_known,
 )
 from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
-from rnn2ff.networks import RecurrentNetwork, blas_threads, has_sparse_weights
+from rnn2ff.networks import RecurrentNetwork, blas_threads, has_sparse_weights, is_rate_network
 from rnn2ff.steady_state.batch import FOUND_BY, Solved, judge_rows, solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
@@ -39,7 +40,7 @@ from rnn2ff.steady_state.result import (
     count_statuses,
 )
 from rnn2ff.steady_state.solvers.rollout import Rollout
-from rnn2ff.steady_state.tiles import chunk_size, filled, layout_for
+from rnn2ff.steady_state.tiles import check_not_in_shard, chunk_size, filled, layout_for
 
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
@@ -84,11 +85,22 @@ def solve_steady_state(
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite, or the tolerance is below what the dtype can reach.
-        RuntimeError: with `throw`, if the status is not `converged`.
+        RuntimeError: with `throw`, if the status is not `converged`; inside `jit` it is equinox's, which is longer.
+
+    Example:
+        A loss over stimuli of which some may have no steady state. Without `where`, one of them makes the gradient NaN;
+        if all are ignored, the loss is 0. `solve_batch` does the same for a whole batch, faster:
+
+            def loss(network, stimuli, targets):
+                found = jax.vmap(lambda u: solve_steady_state(network, u, Anderson(), throw=False))(stimuli)
+                errors = jnp.mean((found.rates(network) - targets) ** 2, axis=1)
+                kept = jnp.where(found.is_converged, errors, 0)
+                return jnp.sum(kept) / jnp.maximum(jnp.sum(found.is_converged), 1)
     """
     if not isinstance(solver, AbstractSteadyStateSolver):
         expected = "a solver such as `Rollout()`; a plan solves batches, by `solve_batch` or `solve_steady_states`"
         raise fail("solver", "does not search for one steady state", expected, type(solver).__name__)
+    check_not_in_shard("solve_steady_state", "`solve_batch`, which does", network, stimulus, initial_state)
     tolerance = check_tolerance(solver.tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
     check_stimulus(stimulus, network.stimulus_size)
@@ -121,6 +133,7 @@ def _solve(network, stimulus, solver, initial_state, tolerance, max_steps, matri
     network_, stimulus_, initial_state_ = _constants(network, stimulus, initial_state)
     candidate = solver.search(network_, stimulus_, initial_state_, tolerance=tolerance, max_steps=max_steps)
     found = _judge(network_, stimulus_, candidate, tolerance)
+    network = _without_time_constants(network)
     state = with_implicit_derivative(network, stimulus, found.state, found.is_converged, matrix_free)
     if throw:
         messages = [f"No steady state ({each.name}): {advice}." for each, advice in ADVICE.items()]
@@ -132,6 +145,14 @@ def _constants(*trees):
     """The same values, of which no derivative is taken."""
     constants = jax.lax.stop_gradient(eqx.filter(trees, eqx.is_array))
     return eqx.combine(constants, trees)
+
+
+def _without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
+    """Steady states of a rate network do not depend on them: what is left of rounding would move them in a training."""
+    if not is_rate_network(network):
+        return network
+    tau = network.params.time_constants
+    return eqx.tree_at(lambda each: each.params.time_constants, network, jax.lax.stop_gradient(tau))
 
 
 def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tolerance: float) -> SteadyState:
@@ -217,7 +238,7 @@ def solve_batch(
     Runs unchanged under `jax.jit`, in a `scan`, on arrays that are sharded over a mesh, and inside `jax.shard_map`, on
     any device, and never leaves it. Differentiable in forward and reverse mode, to any order, by the network's
     parameters and the stimuli; the derivative is the implicit one. A sample without a steady state has a derivative of
-    NaN, unless a loss ignores it, as by `jnp.where(solved.is_converged, loss, 0)`.
+    NaN, unless a loss ignores it, as by `jnp.where(solved.is_converged, loss, 0)`; `solve_steady_state` has an example.
 
     What does not come to rest within `max_steps` is `max_steps_reached`; whether it moves in a cycle, and more,
     `solve_steady_states` finds out on the host.
@@ -291,6 +312,7 @@ def _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps) -
         num_rows=batch_size,
         layout=layout,
     ).steady
+    network = _without_time_constants(network)
     state = with_implicit_derivatives(network, stimuli, solved.state, solved.is_converged)
     return eqx.tree_at(lambda record: record.state, solved, state)
 
@@ -395,9 +417,9 @@ class _Samples(NamedTuple):
 def _solve_states(
     network, stimuli, solver, initial_states, tolerance, max_steps, progress=False, is_probe=False
 ) -> SteadyStates:
-    if not all(map(is_known, jax.tree.leaves((network, stimuli, initial_states)))):
-        expected = "arrays with known values; inside `jit`, `vmap` or `grad` use `solve_batch`"
-        raise fail("solve_steady_states", "runs on the host", expected, "tracers")
+    name = "plan_steady_states" if is_probe else "solve_steady_states"
+    instead = "use a plan that was made outside" if is_probe else "use `solve_batch`"
+    check_on_host(name, instead, network, stimuli, initial_states)
     is_planned = solver is None or isinstance(solver, Plan)
     tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
+from rnn2ff._checks import fail
 from rnn2ff.steady_state.field import choose_rows
 
 _WIDE_TILE, _TILE = 1024, 64  # rows, on a processor
@@ -100,6 +101,12 @@ def varying_axes(array: Array) -> frozenset:
     """The axes of a mesh over which the values of an array differ, inside `shard_map`."""
     kind = jax.typeof(array)
     return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # its older name
+
+
+def check_not_in_shard(name: str, instead: str, *trees: PyTree) -> None:
+    """No value differs between the devices of a `jax.shard_map`, where loops of diffrax and optimistix cannot run."""
+    if any(varying_axes(leaf) for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array)):
+        raise fail(name, "does not run inside `jax.shard_map`", instead, "values that differ between devices")
 
 
 def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:

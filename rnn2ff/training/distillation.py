@@ -9,7 +9,7 @@ from jaxtyping import ArrayLike, Float, PRNGKeyArray
 from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
-from rnn2ff.files import plain
+from rnn2ff.files import plain, table
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver
 from rnn2ff.training.evaluation import Accuracy, accuracy, check_varies, nrmse_interval
@@ -71,6 +71,29 @@ class Report(NamedTuple):
     attempt_nrmses: tuple[float, ...]
     error_by_margin: ErrorByMargin | None
 
+    def lines(self) -> dict[str, str]:
+        """What people want to know of it, by name, in the order of interest."""
+        worst, counts = self.accuracy.worst_unit, self.status_counts
+        left_out = {name: sum(each.values()) - each["converged"] for name, each in counts.items()}
+        sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
+        low, high = (100 * each for each in self.nrmse_interval)
+        lines = {
+            "error on unseen stimuli": f"{100 * self.accuracy.nrmse:.2f} % (NRMSE; {low:.2f} to {high:.2f} %)",
+            "variance explained": f"{100 * self.accuracy.r_squared:.2f} %",
+            "worst unit": f"{worst}, {100 * self.accuracy.unit_nrmse[worst]:.2f} %",
+            "hidden units": f"{self.width}{sweeps}",
+            "stimuli trained on": f"{self.num_training_pairs}",
+            "without a steady state": f"{left_out['training']} left out of training, {left_out['test']} of the test",
+            "seconds": f"{sum(self.seconds.values()):.1f}",
+        }
+        if self.tolerance is not None:
+            answer = "reached" if self.is_within_tolerance else f"not reached: {self.reason}"
+            lines["tolerance"] = f"{100 * self.tolerance:g} %, {answer}"
+        return lines
+
+    def __repr__(self) -> str:
+        return table(self.lines())
+
     def summary(self) -> dict[str, object]:
         """The report as a record for a file, without the weights."""
         training = {name: value for name, value in self.training._asdict().items() if name != "approximator"}
@@ -84,11 +107,18 @@ class Distillation(NamedTuple):
         approximator: maps one stimulus to the steady rates.
         report: how good it is.
         test: the pairs it was judged on, and never saw.
+        network: the recurrent network that it stands for.
     """
 
     approximator: Approximator
     report: Report
     test: Pairs
+    network: RecurrentNetwork
+
+    def __repr__(self) -> str:
+        kind = type(self.approximator).__name__
+        title = f"{kind}, {self.approximator.stimulus_size} channels to {self.approximator.rate_size} rates"
+        return table(self.report.lines(), title=title)
 
 
 def distill(
@@ -258,7 +288,7 @@ def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by
         attempt_nrmses=tuple(errors),
         error_by_margin=by_margin,
     )
-    return Distillation(trained.approximator, report, test)
+    return Distillation(trained.approximator, report, test, trainer.network)
 
 
 def _split(stimuli, test_stimuli, num_samples, num_test_samples, key) -> tuple[ArrayLike, ArrayLike]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from rnn2ff._checks import check_finite, check_fraction, check_shape, fail
+from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail
 from rnn2ff.networks import population_angle
 
 MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
@@ -30,6 +30,11 @@ class Accuracy(NamedTuple):
     unit_nrmse: Float[np.ndarray, " rate"]
     worst_unit: int
     num_samples: int
+
+    def __repr__(self) -> str:
+        worst = self.unit_nrmse[self.worst_unit]
+        units = f"worst unit {self.worst_unit} at {worst:.4g}"
+        return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {units}, {self.num_samples} samples)"
 
 
 def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"]) -> Accuracy:
@@ -299,6 +304,7 @@ def noise_rejection(
 
 
 def _compared(predicted: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    check_on_host("the comparison of rates", "compare what is returned, outside", predicted, target)
     target = np.asarray(target, np.float64)
     if target.ndim != 2 or target.shape[0] == 0:
         raise fail("target", "has the wrong shape", "(samples, rates), at least one sample", target.shape)

@@ -16,7 +16,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_positive, check_shape, check_stimuli, fail
+from rnn2ff._checks import check_at_least, check_key, check_on_host, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Refined, TwoLayer
 from rnn2ff.networks import RecurrentNetwork, best_sweep, dense_weights, has_rectified_rates, is_rate_network, slopes
 from rnn2ff.training.boundaries import Boundaries, Planes
@@ -224,6 +224,8 @@ def _from_hyperplanes(
     network, states, stimuli, width, rate_size, is_rectified, bypass, edges: Planes | None, key
 ) -> TwoLayer:
     check_at_least("width", width, 1)
+    check_on_host("the start of a training", "make it outside", network, states, stimuli, key)
+    check_key(key)
     check_stimuli(stimuli, network.stimulus_size)
     check_shape("states", states, (len(stimuli), network.state_size))
     points = _points(network, states, stimuli)

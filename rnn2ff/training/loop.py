@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
-from rnn2ff._checks import check_at_least, check_fraction, check_shape, fail
+from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_host, check_shape, fail
 from rnn2ff.approximators import Trainable, trainable
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.data import check_pairs, key_for, take_rows
@@ -42,6 +42,11 @@ class TrainingRun(NamedTuple):
     steps: Int[Array, " evaluation"]
     training_errors: Float[Array, " evaluation"]
     validation_errors: Float[Array, " evaluation"]
+
+    def __repr__(self) -> str:
+        error = float(self.validation_errors[self.best_evaluation])
+        best, last = int(self.steps[self.best_evaluation]), int(self.steps[-1])
+        return f"TrainingRun({last} steps, smallest validation error {error:.3g} after {best} steps)"
 
 
 def train(
@@ -97,6 +102,8 @@ def train(
         ValueError: if the pairs do not fit each other or the approximator, an option is out of range, or the checkpoint
             is damaged or of another training.
     """
+    check_on_host("train", "train with optax, or call it outside", approximator, stimuli, rates, key)
+    check_key(key)
     _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction, tangents)
     if validation is not None:
         check_pairs(*validation)

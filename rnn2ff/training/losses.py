@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, Scalar
 
-from rnn2ff._checks import check_shape, check_stimuli
+from rnn2ff._checks import check_key, check_shape, check_stimuli
 from rnn2ff.approximators import Trainable
 from rnn2ff.networks import RecurrentNetwork
 
@@ -76,6 +76,7 @@ def steady_tangents(
     Raises:
         ValueError: if the states and stimuli do not fit the network or each other.
     """
+    check_key(key)
     check_stimuli(stimuli, network.stimulus_size)
     check_shape("states", states, (len(stimuli), network.state_size))
     directions = stimuli.std(axis=0)[None] * jr.normal(key, stimuli.shape, stimuli.dtype)

@@ -17,7 +17,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
-from rnn2ff._checks import check_stimuli
+from rnn2ff._checks import check_on_host, check_stimuli
 from rnn2ff.networks import RecurrentNetwork, dense_weights, is_rate_network
 
 _MOST_UNITS = 512
@@ -88,6 +88,7 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     Raises:
         ValueError: if the stimuli do not fit the network.
     """
+    check_on_host("find_symmetries", "use what was found outside", network, stimuli)
     check_stimuli(stimuli, network.stimulus_size)
     described = _described(network)
     if described is None:

@@ -5,7 +5,7 @@
  *
  *     float stimulus[${NAME}_STIMULUS_SIZE] = {...}, rates[${NAME}_RATE_SIZE];
  *     ${name}_predict(stimulus, rates);
- */
+$notes */
 #ifndef ${NAME}_H
 #define ${NAME}_H
 
@@ -84,4 +84,4 @@ static inline void ${name}_predict(const float *stimulus, float *rates)
     }
 }
 
-#endif
+$extras#endif

@@ -13,7 +13,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
-from rnn2ff._checks import check_at_least, check_finite, check_positive, check_shape, fail, is_known
+from rnn2ff._checks import check_at_least, check_finite, check_key, check_positive, check_shape, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import Nonlinearity, RateForm, RateParams, StateForm, rate_network
 
@@ -401,6 +401,7 @@ def random_rate_network(
     """
     check_at_least("state_size", state_size, 1)
     check_positive("gain", gain)
+    check_key(key)
     return rate_network(StateForm(nonlinearity), jr.normal(key, (state_size, state_size)) * (gain / state_size**0.5))
 
 

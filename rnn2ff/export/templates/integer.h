@@ -1,6 +1,6 @@
 /* $name: a feed-forward network for the steady rates of a recurrent one, in whole numbers.
  *
- * Written by rnn2ff $version. Plain C99, a single header: 8-bit weights, 16-bit signals, no floating point, no malloc,
+ * Written by rnn2ff $version. Plain C99, a single header: $weight_bits-bit weights, 16-bit signals, no floating point, no malloc,
  * no library, and the same $num_products products whatever the stimulus. $flash_bytes bytes of constants,
  * $ram_bytes bytes of stack.
  *
@@ -8,7 +8,7 @@
  *     ${name}_predict(stimulus, rates);
  *
  * One unit of the stimulus stands for ${NAME}_STIMULUS_SCALE, one unit of a rate for ${NAME}_RATE_SCALE.
- */
+$notes */
 #ifndef ${NAME}_H
 #define ${NAME}_H
 
@@ -39,7 +39,7 @@ static inline int16_t ${name}_rescale(int64_t sum, int32_t multiplier, int shift
 }
 
 /* output = rescaled(weights input + bias), or that added to the output. */
-static inline void ${name}_layer(const int8_t *weights, const int32_t *bias, const int16_t *multipliers,
+static inline void ${name}_layer(const int${weight_bits}_t *weights, const int32_t *bias, const int16_t *multipliers,
                                  const int8_t *shifts, int rows, int columns, const int16_t *input, int16_t *output,
                                  int adds)
 {
@@ -120,4 +120,4 @@ static inline float ${name}_rate(int16_t units)
     return (float)units * ${NAME}_RATE_SCALE;
 }
 
-#endif
+$extras#endif

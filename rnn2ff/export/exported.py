@@ -1,0 +1,145 @@
+"""A file that was exported, read again: what it answers, bit for bit, so that the file itself can be judged."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import ArrayLike, Float
+
+from rnn2ff._checks import fail
+from rnn2ff.export.c import MARK, to_c
+from rnn2ff.export.extras import needs_extra
+from rnn2ff.export.fixed_point import IntegerLayer, IntegerModel, IntegerSweeps
+from rnn2ff.export.onnx import NETWORK_HASH
+
+_INTEGER_TYPES = {"int8_t": np.int8, "int16_t": np.int16, "int32_t": np.int32}
+_LAYER = ("weights", "bias", "multipliers", "shifts")
+
+
+class Exported(NamedTuple):
+    """An exported model.
+
+    Attributes:
+        predict: from stimuli, one a row, to rates.
+        stimulus_size: number of stimulus channels.
+        rate_size: number of rates.
+        network_hash: of the network that it stands for; None where the file does not say.
+    """
+
+    predict: Callable[[Float[ArrayLike, "batch stimulus"]], Float[np.ndarray, "batch rate"]]
+    stimulus_size: int
+    rate_size: int
+    network_hash: str | None
+
+
+def read_exported(path: str | Path) -> Exported:
+    """Read a `.onnx` file, or a C header in whole numbers (`.h`).
+
+    An ONNX file answers as onnxruntime does on this machine. A header in whole numbers answers the same everywhere. One
+    in float does not: how its sums are rounded is up to the compiler, and so nothing can be proved of the file.
+
+    Raises:
+        ValueError: if the file is missing, of another kind, damaged or changed, or a header in float.
+        ModuleNotFoundError: for an ONNX file, if the extra `onnx` is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise fail("model", "cannot be read", "an existing file", f"{path}")
+    readers = {".onnx": _read_onnx, ".h": _read_header}
+    if path.suffix not in readers:
+        expected = "a .onnx file, or a .h file of the routes c-int8 or c-int16"
+        raise fail("model", "is in an unknown format", expected, f"{path}")
+    return readers[path.suffix](path)
+
+
+@needs_extra("onnx", "onnxruntime")
+def _read_onnx(path: Path) -> Exported:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    content = path.read_bytes()
+    broken = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except broken as error:
+        raise fail("model", "is damaged", "a whole ONNX file", f"{path}: {str(error)[:100]}") from error
+    inputs = {each.name: each.shape for each in session.get_inputs()}
+    outputs = {each.name: each.shape for each in session.get_outputs()}
+    if list(inputs) != ["stimuli"] or list(outputs) != ["rates"]:
+        expected = "a model that `rnn2ff export` wrote, with the input stimuli and the output rates"
+        raise fail("model", "is another one", expected, f"{path}: {list(inputs)} and {list(outputs)}")
+
+    def predict(stimuli: ArrayLike) -> np.ndarray:
+        return session.run(["rates"], {"stimuli": np.asarray(stimuli, np.float32)})[0]
+
+    network_hash = session.get_modelmeta().custom_metadata_map.get(NETWORK_HASH)
+    return Exported(predict, inputs["stimuli"][1], outputs["rates"][1], network_hash)
+
+
+def _read_header(path: Path) -> Exported:
+    text = path.read_text()
+    guard = re.search(r"^#ifndef ([A-Z][A-Z0-9_]*)_H$", text, re.MULTILINE)
+    if guard is None:
+        raise fail("model", "is no header of rnn2ff", "one that `rnn2ff export --to c-int8` wrote", f"{path}")
+    name = guard[1].lower()
+    if "#include <stdint.h>" not in text:
+        expected = "a header in whole numbers; of one in float, judge the approximator itself"
+        raise fail("model", "rounds as its compiler likes", expected, f"{path}")
+    model = _parsed(text, name)
+    # The code that surrounds the numbers is what the integer model stands for, only if it is ours.
+    if model is None or _body(to_c(model, name=name)) != _body(text):
+        expected = "a header as this version of rnn2ff writes it; export it anew"
+        raise fail("model", "was changed after it was written, or by another version", expected, f"{path}")
+    network_hash = re.search(r'_NETWORK_HASH "([0-9a-f]+)"', text)
+    stimulus_size = model.hidden.weights.shape[1]
+    return Exported(model.predict, stimulus_size, model.rate_size, network_hash and network_hash[1])
+
+
+def _body(text: str) -> str:
+    """A header without the comment on top, its origin and its self-test."""
+    body = text[text.index("#ifndef ") :].partition(MARK)[0]
+    return body.removesuffix("#endif\n").rstrip()
+
+
+def _parsed(text: str, name: str) -> IntegerModel | None:
+    """The numbers of a header; None if some are missing."""
+    constants = dict(re.findall(rf"^#define {name.upper()}_(\w+) (\S+)$", text, re.MULTILINE))
+    arrays = {}
+    for kind, label, size, body in re.findall(rf"static const (\w+) {name}_(\w+)\[(\d+)\] = \{{([^}}]*)\}};", text):
+        numbers = body.replace(",", " ").split()
+        if kind not in _INTEGER_TYPES or len(numbers) != int(size):
+            continue
+        arrays[label] = np.array([int(each) for each in numbers], _INTEGER_TYPES[kind])
+
+    def layer(label: str, rows: int) -> IntegerLayer:
+        parts = {part: arrays[f"{label}_{part}"] for part in _LAYER}
+        return IntegerLayer(**parts | {"weights": parts["weights"].reshape(rows, -1)})
+
+    try:
+        sizes = {each: int(constants[each]) for each in ("HIDDEN_SIZE", "STATE_SIZE", "RATE_SIZE", "NUM_SWEEPS")}
+        state_size, num_sweeps = sizes["STATE_SIZE"], sizes["NUM_SWEEPS"]
+        gains = ("positive_gains", "negative_gains")
+        sweeps = None
+        if num_sweeps:
+            sweeps = IntegerSweeps(
+                drive=layer("drive", state_size),
+                recurrent=layer("recurrent", state_size),
+                **{each: arrays[each] for each in gains},
+                **{each: arrays[each].reshape(num_sweeps, -1) for each in ("steps", "momenta")},
+            )
+        return IntegerModel(
+            stimulus_scale=float(np.float32(constants["STIMULUS_SCALE"].rstrip("f"))),
+            rate_scale=float(np.float32(constants["RATE_SCALE"].rstrip("f"))),
+            hidden=layer("hidden", sizes["HIDDEN_SIZE"]),
+            readout=layer("readout", state_size),
+            bypass=layer("bypass", state_size) if constants["HAS_BYPASS"] == "1" else None,
+            sweeps=sweeps,
+            is_rectified=constants["IS_RECTIFIED"] == "1",
+            rate_size=sizes["RATE_SIZE"],
+        )
+    except (KeyError, ValueError):  # something is missing, or not a number, or not of its size
+        return None

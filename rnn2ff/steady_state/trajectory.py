@@ -1,0 +1,160 @@
+"""How a network moves: its state on a grid of times, from an initial state, with a constant or a changing stimulus."""
+
+from collections.abc import Callable
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
+
+from rnn2ff._checks import (
+    check_at_least,
+    check_finite,
+    check_on_host,
+    check_shape,
+    check_stimulus,
+    check_tolerance,
+    fail,
+    is_known,
+)
+from rnn2ff.compiling import in_full_precision
+from rnn2ff.networks import DiscreteMap, RecurrentNetwork
+from rnn2ff.steady_state.tiles import check_not_in_shard
+
+
+class Trajectory(eqx.Module):
+    """A motion; under `vmap` each field has a leading axis.
+
+    Attributes:
+        times: in the network's unit of time.
+        states: one row a time.
+        rates: of these states.
+        is_complete: whether the integration came to the last time; what is beyond its end is NaN.
+    """
+
+    times: Float[Array, " time"]
+    states: Float[Array, "time state"]
+    rates: Float[Array, "time rate"]
+    is_complete: Bool[Array, ""]
+
+
+def simulate(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"] | Callable[[Scalar], Float[Array, " stimulus"]],
+    times: Float[ArrayLike, " time"],
+    *,
+    initial_state: Float[ArrayLike, " state"] | None = None,
+    ode_solver: dfx.AbstractSolver = dfx.Tsit5(),
+    tolerance: float | None = None,
+    max_steps: int = 16_384,
+) -> Trajectory:
+    """Follow the dynamics of a network, and keep its states at given times.
+
+    Safe under `jit` and `vmap`, and differentiable in reverse mode (`grad`). A `discrete_map` is iterated: one step for
+    each unit of time.
+
+    Args:
+        network: the network.
+        stimulus: a constant one, or a pure function of time. Steps are no longer than those of `times` then; what comes
+            and goes within one may be missed.
+        times: increasing, in the network's unit of time; the first is that of the initial state. Of a map, known whole
+            numbers.
+        initial_state: the state at the first time, by default zero.
+        ode_solver: any adaptive diffrax solver: `Tsit5()` for most networks, `Kvaerno5()` for stiff ones.
+        tolerance: the largest local error of a step, relative to `1 + |x|`; by default 1e-5 in float32, 1e-9 in
+            float64.
+        max_steps: bound on the steps of the integrator.
+
+    Raises:
+        ValueError: if shapes do not fit, a value is not finite, times do not increase, or those of a map are not whole
+            or not known.
+
+    Example:
+        A stimulus that is switched on at time 1, and a figure:
+
+            moved = simulate(network, lambda time: jnp.where(time > 1, stimulus, 0), jnp.linspace(0, 10, 200))
+            figure, (axes,) = rnn2ff.plotting.new_figure()
+            rnn2ff.plotting.plot_trajectory(axes, moved.times, moved.rates)
+    """
+    instead = "`jit` of arrays on a mesh with automatic axes, or `check_vma=False`"
+    check_not_in_shard("simulate", instead, network, times, initial_state, *([] if callable(stimulus) else [stimulus]))
+    tolerance = check_tolerance(tolerance, network.dtype)
+    check_at_least("max_steps", max_steps, 1)
+    if np.ndim(times) != 1 or len(times) < 2:
+        raise fail("times", "are no grid", "a vector of at least 2 times", f"shape {np.shape(times)}")
+    check_finite("times", times)
+    if is_known(times) and not (np.diff(np.asarray(times)) > 0).all():
+        raise fail("times", "do not increase", "each time after the one before", "an order that does not")
+    if initial_state is None:
+        initial_state = jnp.zeros(network.state_size, network.dtype)
+    check_shape("initial_state", initial_state, (network.state_size,))
+    check_finite("initial_state", initial_state)
+    initial_state = jnp.asarray(initial_state, network.dtype)
+    if callable(stimulus):
+        _check_function(stimulus, network)
+    else:
+        check_stimulus(stimulus, network.stimulus_size)
+        stimulus = jnp.asarray(stimulus, network.dtype)
+    if isinstance(network.vector_field, DiscreteMap):
+        return _iterate(network, stimulus, initial_state, jnp.asarray(times, network.dtype), _whole(times))
+    times = jnp.asarray(times, network.dtype)
+    return _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, max_steps)
+
+
+def _check_function(stimulus: Callable, network: RecurrentNetwork) -> None:
+    given = jax.eval_shape(stimulus, jax.ShapeDtypeStruct((), network.dtype))
+    if getattr(given, "shape", None) != (network.stimulus_size,) or given.dtype != network.dtype:
+        expected = f"shape ({network.stimulus_size},) and dtype {network.dtype.name} at each time"
+        raise fail("stimulus", "does not return a stimulus", expected, f"{given}")
+
+
+def _whole(times: ArrayLike) -> tuple[int, ...]:
+    """Numbers of steps of a map since the first time."""
+    check_on_host("simulate for a map", "give times that are no argument of the program", times)
+    steps = np.asarray(times, np.float64) - float(np.asarray(times)[0])
+    if (steps != np.rint(steps)).any():
+        raise fail("times", "are not those of a map", "whole numbers of steps", np.asarray(times).tolist())
+    return tuple(int(each) for each in steps)
+
+
+def _at(stimulus, time: Scalar) -> Float[Array, " stimulus"]:
+    return stimulus(time) if callable(stimulus) else stimulus
+
+
+@eqx.filter_jit
+@in_full_precision
+def _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, max_steps) -> Trajectory:
+    longest = jnp.max(jnp.diff(times)) if callable(stimulus) else None
+    solution = dfx.diffeqsolve(
+        dfx.ODETerm(lambda time, state, args: network.velocity(state, _at(stimulus, time))),
+        ode_solver,
+        t0=times[0],
+        t1=times[-1],
+        dt0=None,
+        y0=initial_state,
+        saveat=dfx.SaveAt(ts=times),
+        # The coefficients are diffrax's advice for fields that are not smooth.
+        stepsize_controller=dfx.PIDController(rtol=tolerance, atol=tolerance, pcoeff=0.3, icoeff=0.4, dtmax=longest),
+        max_steps=max_steps,
+        throw=False,
+    )
+    is_complete = solution.result == dfx.RESULTS.successful
+    # What was not reached is infinite, and would stay so in a derivative of what was.
+    is_saved = jnp.all(jnp.isfinite(solution.ys), axis=1, keepdims=True)
+    states = jnp.where(is_saved, solution.ys, jnp.nan)
+    return Trajectory(times, states, jax.vmap(network.rates)(states), is_complete & jnp.all(is_saved))
+
+
+@eqx.filter_jit
+@in_full_precision
+def _iterate(network, stimulus, initial_state, times, steps: tuple[int, ...]) -> Trajectory:
+    def step(state, index):
+        time = times[0] + index.astype(times.dtype)
+        following = state + network.velocity(state, _at(stimulus, time))
+        return following, following
+
+    _, later = jax.lax.scan(step, initial_state, jnp.arange(steps[-1], dtype=jnp.int32))
+    states = jnp.concatenate([initial_state[None], later])[np.array(steps)]
+    return Trajectory(times, states, jax.vmap(network.rates)(states), jnp.all(jnp.isfinite(states)))

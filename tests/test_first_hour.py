@@ -1,0 +1,337 @@
+"""What is typed in the first hour: keys, batches, tracers, prints, files, each answered in a sentence."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from problems import assert_close
+
+import rnn2ff
+from rnn2ff.networks import RATE_FORM, StateForm, network_hash
+from rnn2ff.training import TrainingRun
+from rnn2ff.training.distillation import Distillation, Report
+
+WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
+STIMULI = np.random.default_rng(0).uniform(1, 1.5, size=(6, 2))
+NETWORK = rnn2ff.threshold_linear(WEIGHTS)
+SOLUTION = np.linalg.solve(np.eye(2) - WEIGHTS, STIMULI.T).T  # both units are active
+
+
+SOLVED = rnn2ff.SteadyState(
+    state=jnp.asarray(SOLUTION),
+    status=jnp.array([0, 0, 0, 0, 0, 2], jnp.int32),
+    residual=jnp.full(6, 1e-6),
+    num_steps=jnp.arange(6, dtype=jnp.int32),
+    distance=jnp.zeros(6),
+    period=jnp.zeros(6),
+)
+
+
+def approximator():
+    return rnn2ff.TwoLayer(2, 3, 2, key=jr.key(0))
+
+
+# --- inside programs --------------------------------------------------------------------------------------------------
+
+ON_THE_HOST = {
+    "solve_steady_states": lambda u: rnn2ff.solve_steady_states(NETWORK, u).state,
+    "plan_steady_states": lambda u: rnn2ff.plan_steady_states(NETWORK, u),
+    "predict_or_solve": lambda u: rnn2ff.predict_or_solve(NETWORK, approximator(), u, tolerance=0.1).rates,
+    "predict_all_units": lambda u: rnn2ff.predict_all_units(NETWORK, approximator(), u),
+    "certify_predictions": lambda u: rnn2ff.certify_predictions(NETWORK, u, STIMULI).error_bound,
+    "make_certifier": lambda u: rnn2ff.make_certifier(rnn2ff.threshold_linear(u[:2])).slope,
+    "stability_constants": lambda u: rnn2ff.stability_constants(rnn2ff.threshold_linear(u[:2])).contraction,
+    "the comparison of rates": lambda u: rnn2ff.accuracy(u, STIMULI).nrmse,
+    "train": lambda u: rnn2ff.train(approximator(), u, u, key=jr.key(0)).approximator,
+    "find_symmetries": lambda u: rnn2ff.find_symmetries(NETWORK, u),
+    "the start of a training": lambda u: rnn2ff.initialize_two_layer(NETWORK, u, u, 4, key=jr.key(0)),
+    "network_hash": lambda u: len(network_hash(rnn2ff.threshold_linear(u[:2]))),
+    "an export": lambda u: rnn2ff.to_c(eqx.tree_at(lambda each: each.readout_bias, approximator(), u[0])),
+}
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("name", ON_THE_HOST)
+@pytest.mark.parametrize("transform", [jax.jit, lambda f: jax.vmap(f, axis_size=1, in_axes=None), jax.jacfwd])
+def test_a_function_of_the_host_says_inside_a_program_what_to_use_instead(name, transform):
+    stimuli = jnp.asarray(STIMULI)
+    if transform not in (jax.jit, jax.jacfwd):
+        transform, stimuli = jax.vmap, stimuli[None]
+    with pytest.raises(ValueError, match=f"`{name}` runs on the host. Expected known values; inside `jit`, .*, got"):
+        transform(ON_THE_HOST[name])(stimuli)
+
+
+def test_certify_without_a_certifier_works_inside_a_program_where_the_network_is_known():
+    bounds = jax.jit(jax.vmap(lambda u: rnn2ff.certify(NETWORK, u, u).error_bound))(jnp.asarray(STIMULI))
+    expected = rnn2ff.certify_predictions(NETWORK, STIMULI, STIMULI).error_bound
+    assert_close(bounds, expected, 1e-5)
+    assert (np.asarray(bounds) >= np.linalg.norm(STIMULI - SOLUTION, axis=1)).all()
+
+
+# --- keys and batches -------------------------------------------------------------------------------------------------
+
+WITH_A_KEY = {
+    "distill": lambda key: rnn2ff.distill(NETWORK, STIMULI, key=key),
+    "TwoLayer": lambda key: rnn2ff.TwoLayer(2, 3, 2, key=key),
+    "random_threshold_linear": lambda key: rnn2ff.random_threshold_linear(3, key=key),
+    "random_excitatory_inhibitory": lambda key: rnn2ff.random_excitatory_inhibitory(3, 1, key=key),
+    "random_rate_network": lambda key: rnn2ff.random_rate_network(3, key=key),
+    "stream": lambda key: next(rnn2ff.stream_steady_states(NETWORK, rnn2ff.uniform_stimuli(2), key=key)),
+    "steady_tangents": lambda key: rnn2ff.steady_tangents(NETWORK, SOLUTION, jnp.asarray(STIMULI), key=key),
+    "train": lambda key: rnn2ff.train(approximator(), jnp.asarray(STIMULI), jnp.asarray(SOLUTION), key=key),
+    "initialize": lambda key: rnn2ff.initialize_two_layer(NETWORK, SOLUTION, STIMULI, 4, key=key),
+}
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("name", WITH_A_KEY)
+@pytest.mark.parametrize("seed", [0, np.random.default_rng(0), np.zeros(3)])
+def test_a_seed_in_the_place_of_a_key_is_told_what_a_key_is(name, seed):
+    with pytest.raises(ValueError, match=r"`key` is not a PRNG key. Expected one such as `jax.random.key\(0\)`, got "):
+        WITH_A_KEY[name](seed)
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_keys_of_both_kinds_are_taken():
+    for key in (jr.key(0), jr.PRNGKey(0)):
+        assert rnn2ff.random_threshold_linear(3, key=key).state_size == 3
+
+
+def test_a_sampler_that_ignores_its_key_is_told_so():
+    generator = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="`sample_stimulus` ignores its key.*the same stimulus for every key"):
+        rnn2ff.distill(NETWORK, lambda key: jnp.asarray(generator.normal(size=2)), num_samples=10, key=jr.key(0))
+
+
+def test_a_sampler_that_uses_its_key_and_draws_the_same_by_chance_is_not():
+    sample = rnn2ff.sparse_stimuli(rnn2ff.uniform_stimuli(2), active_share=1e-6)
+    assert not np.asarray(rnn2ff.data.sample_stimuli(sample, 3, key=jr.key(0))).any()
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("kind", ["two layers", "refined", "unrolled"])
+def test_a_batch_given_to_an_approximator_of_one_stimulus_is_told_of_vmap(kind):
+    two_layer = rnn2ff.TwoLayer(2, 3, 2, is_rectified=False, key=jr.key(0))
+    made = {
+        "two layers": lambda: two_layer,
+        "refined": lambda: rnn2ff.Refined(two_layer, NETWORK, rnn2ff.split_sweep(NETWORK), num_sweeps=1),
+        "unrolled": lambda: rnn2ff.Unrolled(NETWORK, num_steps=1),
+    }[kind]()
+    with pytest.raises(ValueError, match=r"`stimulus` is not one stimulus.*`jax.vmap\(approximator\)\(stimuli\)`, got"):
+        made(STIMULI)
+    with pytest.raises(ValueError, match=r"`stimulus` has the wrong shape. Expected \(2,\), got \(3,\)"):
+        made(np.ones(3))
+    assert jax.vmap(made)(jnp.asarray(STIMULI)).shape == (6, 2)
+
+
+# --- copies and files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        NETWORK,
+        rnn2ff.threshold_linear_rate(WEIGHTS),
+        rnn2ff.rate_network(StateForm(jnp.tanh), WEIGHTS),
+        rnn2ff.rate_network(StateForm(jax.nn.sigmoid), WEIGHTS),
+        rnn2ff.winner_take_all(2),
+        rnn2ff.wilson_cowan(),
+        rnn2ff.hopfield(np.ones((1, 3))),
+        rnn2ff.stabilized_supralinear_pair(),
+    ],
+    ids=lambda network: str(network.vector_field)[:30],
+)
+def test_a_network_comes_back_from_a_pickle_as_the_same(network):
+    again = pickle.loads(pickle.dumps(network))  # as joblib and multiprocessing do
+    assert network_hash(again) == network_hash(network) == network_hash(copy.deepcopy(network))
+    assert again.vector_field == network.vector_field
+    assert jax.tree.structure(again) == jax.tree.structure(network)
+
+
+def test_the_forms_that_exact_methods_look_for_survive():
+    assert pickle.loads(pickle.dumps(NETWORK.vector_field)) == StateForm(jax.nn.relu)
+    assert pickle.loads(pickle.dumps(RATE_FORM)).nonlinearity is jax.nn.relu
+
+
+def report(**more):
+    accuracy = rnn2ff.accuracy(SOLUTION + 0.01, SOLUTION)
+    counts = {status.name: 0 for status in rnn2ff.Status} | {"converged": 6, "unstable": 1}
+    numbers = np.arange(3.0)
+    fields = dict(
+        accuracy=accuracy,
+        nrmse_interval=(0.01, 0.02),
+        width=3,
+        num_sweeps=0,
+        num_training_pairs=6,
+        status_counts={"training": counts, "test": counts},
+        training=TrainingRun(approximator(), 2, np.arange(3), numbers, numbers),
+        seconds={"solving": 1.5},
+        stimulus_shift=None,
+        tolerance=None,
+        is_within_tolerance=None,
+        reason=None,
+        attempts=(),
+        error_by_margin=None,
+    )
+    return Report(**fields | more)
+
+
+def distillation(made):
+    pairs = rnn2ff.data.Pairs(jnp.asarray(STIMULI), jnp.asarray(SOLUTION), jnp.asarray(SOLUTION), {"converged": 6})
+    return Distillation(made, report(), pairs, NETWORK)
+
+
+class TestSave:
+    def test_a_distillation_is_saved_with_a_card_that_names_its_network(self, tmp_path):
+        rnn2ff.save(tmp_path / "one.safetensors", distillation(approximator()), card={"license": "CC0-1.0"})
+        made, card = rnn2ff.load(tmp_path / "one.safetensors", network=NETWORK)
+        assert_close(made.readout_weights, approximator().readout_weights, 0)
+        assert (card["license"], card["report"]["width"], card["stimuli"]["num_rows"]) == ("CC0-1.0", 3, 6)
+
+    def test_a_card_takes_a_report_as_it_is(self):
+        assert rnn2ff.model_card(NETWORK, STIMULI, report())["report"] == report().summary()
+
+    def test_a_refined_approximator_names_its_network_by_itself(self, tmp_path):
+        two_layer = rnn2ff.TwoLayer(2, 3, 2, is_rectified=False, key=jr.key(0))
+        made = rnn2ff.Refined(two_layer, NETWORK, rnn2ff.split_sweep(NETWORK), num_sweeps=1)
+        rnn2ff.save(tmp_path / "one.safetensors", made)
+        assert rnn2ff.load(tmp_path / "one.safetensors", network=NETWORK)[0].num_sweeps == 1
+
+    @pytest.mark.parametrize(
+        "nonlinearity", [jnp.tanh, jax.nn.sigmoid, jax.nn.softplus, rnn2ff.PowerLaw(0.3, 2.0)], ids=str
+    )
+    def test_sweeps_of_networks_with_other_nonlinearities_are_kept(self, nonlinearity, tmp_path):
+        network = rnn2ff.rate_network(rnn2ff.RateForm(nonlinearity), WEIGHTS)
+        two_layer = rnn2ff.TwoLayer(2, 3, 2, is_rectified=False, key=jr.key(0))
+        made = rnn2ff.Refined(two_layer, network, rnn2ff.split_sweep(network), num_sweeps=2)
+        rnn2ff.save(tmp_path / "one.safetensors", made)
+        again, _ = rnn2ff.load(tmp_path / "one.safetensors", network=network)
+        assert again.network.vector_field == network.vector_field
+        assert_close(again(jnp.asarray(STIMULI[0])), made(jnp.asarray(STIMULI[0])), 1e-6)
+
+    def test_one_without_a_card_is_told_how_to_get_one(self, tmp_path):
+        rnn2ff.save(tmp_path / "one.safetensors", approximator())
+        with pytest.raises(ValueError, match="no network named; `save` a whole distillation, or with `card=model_card"):
+            rnn2ff.load(tmp_path / "one.safetensors", network=NETWORK)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+class TestLossesOfSamplesWithoutASteadyState:
+    """With weights of 2 on the diagonal the second unit runs away once it is driven: only the first stimulus rests."""
+
+    network = rnn2ff.threshold_linear(jnp.diag(jnp.asarray([0.5, 2.0])), time_constants=jnp.asarray([1.0, 2.0]))
+    stimuli = jnp.asarray([[1.0, -1.0], [1.0, 1.0]])
+    targets = jnp.asarray([[3.0, 0.0], [3.0, 0.0]])
+
+    def train(self, is_kept):
+        @eqx.filter_jit
+        @eqx.filter_value_and_grad
+        def loss(network):
+            found = rnn2ff.solve_batch(network, self.stimuli)
+            errors = jnp.mean((found.rates(network) - self.targets) ** 2, axis=1)
+            return jnp.sum(jnp.where(found.is_converged | ~is_kept, errors, 0))
+
+        network, losses = self.network, []
+        for _ in range(8):
+            value, gradient = loss(network)
+            losses.append(float(value))
+            network = eqx.apply_updates(network, jax.tree.map(lambda leaf: -0.02 * leaf, gradient))
+        return losses, network
+
+    def test_those_that_the_loss_ignores_do_not_stop_a_training(self):
+        losses, network = self.train(jnp.asarray(True))
+        assert losses[0] == pytest.approx(0.5, abs=1e-3)  # the first unit rests at 2
+        assert losses[-1] < 0.1
+        # Steady states do not depend on time constants, which are left exactly as they were.
+        np.testing.assert_array_equal(network.params.time_constants, [1, 2])
+
+    def test_those_that_it_sees_make_it_nan(self):
+        assert np.isnan(jax.tree.leaves(self.train(jnp.asarray(False))[1])[0]).any()
+
+
+def test_the_rates_of_solved_samples_are_the_networks():
+    assert_close(SOLVED.rates(NETWORK), SOLUTION, 1e-6)
+    assert_close(jax.tree.map(lambda leaf: leaf[0], SOLVED).rates(NETWORK), SOLUTION[0], 1e-6)
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+class TestPrints:
+    def test_a_report_prints_what_the_command_line_prints(self):
+        text = str(report())
+        for line in (
+            f"error on unseen stimuli   {100 * report().accuracy.nrmse:.2f} % (NRMSE; 1.00 to 2.00 %)",
+            "hidden units              3",
+            "without a steady state    1 left out of training, 1 of the test",
+            "seconds                   1.5",
+        ):
+            assert line in text.splitlines()
+        assert len(text.splitlines()) == 7
+        assert "tolerance                 3 %, not reached: plateau" in str(
+            report(tolerance=0.03, is_within_tolerance=False, reason="plateau")
+        )
+        assert str(distillation(approximator())) == f"TwoLayer, 2 channels to 2 rates\n{text}"
+        assert len(repr(report().accuracy)) < 120
+        assert len(repr(report().training)) < 120
+
+    def test_solved_samples_print_their_verdicts(self):
+        one = jax.tree.map(lambda leaf: leaf[0], SOLVED)
+        assert one.verdict == "converged" == f"{rnn2ff.Status(one.status)}" == str(rnn2ff.Status.converged)
+        assert "verdict                   converged" in str(one)
+        assert len(str(one).splitlines()) == 6
+        many = rnn2ff.SteadyStates(**vars(SOLVED), plan=None, finished_by={"sweeps": 5})
+        assert many.verdict == SOLVED.verdict == ["converged"] * 5 + ["oscillating"]
+        lines = str(many).splitlines()
+        assert lines[:2] == ["SteadyStates of 2 units, 6 stimuli", "converged                 5"]
+        assert "oscillating               1" in lines
+        assert "found                     5 by sweeps" in lines
+        assert len(lines) == 6
+
+    def test_certificates_and_answers_print_numbers(self):
+        certificates = rnn2ff.certify_predictions(NETWORK, STIMULI, STIMULI)
+        assert f"{certificates.error_bound.max():.3g} at most" in str(certificates)
+        one = rnn2ff.certify(NETWORK, STIMULI[0], STIMULI[0])
+        assert f"{float(one.error_bound):.3g} by {rnn2ff.Theorem(int(one.theorem)).name}" in str(one)
+        none, whole, zero = jnp.zeros(6, bool), jnp.zeros(6, jnp.int32), jnp.zeros(6)
+        served = rnn2ff.Served(jnp.asarray(SOLUTION), zero, zero, whole, whole, none, None)
+        assert "by one_pass               6" in str(served)
+        assert max(len(str(each).splitlines()) for each in (one, certificates, served)) <= 9
+
+    def test_stored_pairs_print_their_counts(self):
+        shard = {"num_pairs": 2, "status_counts": {"converged": 2}}
+        manifest = {"stimuli": "uniform", "shards": [shard] * 74}
+        text = str(rnn2ff.data.storage.StoredPairs(Path("somewhere"), manifest))
+        assert text.startswith("148 stored pairs\n")
+        assert len(text) < 300
+
+    def test_placeholders_inside_a_program_print_as_such(self):
+        seen = []
+
+        @jax.jit
+        def solve(stimuli):
+            solved = eqx.tree_at(lambda each: each.state, SOLVED, stimuli)
+            seen.append(repr(solved))
+            return solved
+
+        solve(jnp.asarray(STIMULI))
+        assert "status" in seen[0]
+        assert repr(jax.eval_shape(solve, jnp.asarray(STIMULI)))
+        assert repr(jax.tree.map(lambda _: True, SOLVED))
+
+
+def test_dir_shows_public_names_and_modules_and_no_more():
+    names = [name for name in dir(rnn2ff) if not name.startswith("__")]
+    assert not {"importlib", "TYPE_CHECKING"} & set(names)
+    assert set(rnn2ff.__all__) < set(names)
+    assert callable(rnn2ff.plotting.plot_rates)
+    for name in names:
+        getattr(rnn2ff, name)
