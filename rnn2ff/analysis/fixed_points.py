@@ -24,7 +24,6 @@ from rnn2ff.analysis.newton import LANES, by_lanes, finite_jacobians, polish, se
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import (
-    DiscreteMap,
     RecurrentNetwork,
     blas_threads,
     dense_weights,
@@ -32,6 +31,7 @@ from rnn2ff.networks import (
     has_sparse_weights,
     is_rate_network,
     is_threshold_linear,
+    rates_of_map,
     time_scales,
 )
 from rnn2ff.networks import (
@@ -67,12 +67,13 @@ class FixedPoints(NamedTuple):
 
     A network and the map `x+ = x + tau dx/dt` share their fixed points, but not their stability. `is_stable` is that of
     the dynamics in time, `is_stable_map` that of the map. Tau are the time constants or, where a network declares none,
-    the `time_scales` at the fixed point; for a `discrete_map`, or a cell from PyTorch, the map is the cell itself.
+    the `time_scales` at the fixed point. Of a network that is a map, as a cell from PyTorch, both are that of the cell
+    itself, and so are the basins.
 
     Attributes:
         states: the fixed points.
         residuals: `max |tau dx/dt| / (1 + max |x|)`, recomputed on `states`.
-        eigenvalues: of each Jacobian of the velocity, over time, the rightmost first.
+        eigenvalues: of each Jacobian of the velocity, over time, the rightmost first; of a map as in `Linearization`.
         is_stable: whether perturbations die out, or at least do not grow.
         spectral_radii: of `I + tau J`, the Jacobian of the map.
         is_stable_map: whether no spectral radius is above 1.
@@ -407,10 +408,15 @@ class _Hunt:
         network, jacobians = self.network, np.asarray(self.jacobians, np.float64)
         scales = self.time_scales().astype(np.float64)
         neutral = neutral_growth(network.dtype)
-        eigenvalues = eigenvalues_of(jacobians)
-        is_stable = eigenvalues[:, 0].real * scales.max(axis=1) < neutral
-        steps = np.ones_like(scales) if isinstance(network.vector_field, DiscreteMap) else scales
-        radii = np.abs(eigenvalues_of(np.eye(network.state_size) + steps[:, :, None] * jacobians)).max(axis=1)
+        steps = np.ones_like(scales) if network.is_map else scales
+        factors = eigenvalues_of(np.eye(network.state_size) + steps[:, :, None] * jacobians)
+        radii = np.abs(factors).max(axis=1)
+        is_stable_map = radii < 1 + neutral
+        if network.is_map:
+            eigenvalues, is_stable = rates_of_map(factors), is_stable_map
+        else:
+            eigenvalues = eigenvalues_of(jacobians)
+            is_stable = eigenvalues[:, 0].real * scales.max(axis=1) < neutral
         order = np.lexsort((*np.round(self.states.T[::-1], 6), ~is_stable))
         self.states, self.residuals, self.jacobians = (
             each[order] for each in (self.states, self.residuals, self.jacobians)
@@ -429,7 +435,7 @@ class _Hunt:
             eigenvalues=eigenvalues[order],
             is_stable=is_stable,
             spectral_radii=radii[order],
-            is_stable_map=radii[order] < 1 + neutral,
+            is_stable_map=is_stable_map[order],
             indices=indices,
             audit=audit,
             explanation=explanation,
@@ -484,7 +490,10 @@ def _follow(network: RecurrentNetwork, stimulus: Array, starts: np.ndarray) -> _
             rows = np.flatnonzero(is_followed)
             if not len(rows):
                 continue
-            moved = by_lanes(_advance, network, stimulus, states[rows], duration, take_step, max_steps)
+            if network.is_map:
+                moved = by_lanes(_iterate, network, stimulus, states[rows], np.asarray(4 * window, np.int32))
+            else:
+                moved = by_lanes(_advance, network, stimulus, states[rows], duration, take_step, max_steps)
             is_resting, is_kept = moved.residuals < _REST, np.abs(moved.states).max(axis=1) < largest[rows]
             is_done = is_at_rest[rows] & is_resting & (window >= _LONG_WINDOW)
             states[rows], is_at_rest[rows] = moved.states, is_resting
@@ -536,6 +545,16 @@ def _advance(network, stimulus, states, duration, take_step, max_steps):
     )
     residuals = jax.vmap(lambda state: residual_of(network, state, stimulus))(states)
     return _Advanced(states, residuals, times >= ends)
+
+
+@eqx.filter_jit
+@in_full_precision
+def _iterate(network, stimulus, states, num_steps):
+    """Move by the steps of a map."""
+    move = jax.vmap(lambda state: state + network.velocity(state, stimulus))
+    states = jax.lax.fori_loop(0, num_steps, lambda _, states: move(states), states)
+    residuals = jax.vmap(lambda state: residual_of(network, state, stimulus))(states)
+    return _Advanced(states, residuals, jnp.ones_like(residuals, bool))
 
 
 def _explicit_step(velocity, states, slopes, steps):

@@ -19,11 +19,11 @@ from rnn2ff.export.plain import check_deployable, check_exportable
 from rnn2ff.files import plain, replacing
 from rnn2ff.networks import (
     RATE_FORM,
+    STATE_FORM,
     RecurrentNetwork,
     SplitSweep,
     dense_weights,
-    threshold_linear,
-    threshold_linear_rate,
+    rate_network,
 )
 
 _FORMATS = {TwoLayer: "rnn2ff.two_layer.1", Refined: "rnn2ff.refined.1"}
@@ -100,6 +100,8 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
         parts = [(approximator.two_layer, _LAYERS), (approximator, _STEPS), (sweep, _SWEEP), (params, _NETWORK)]
         texts["form"] = "rate" if network.vector_field == RATE_FORM else "state"
         texts["rate_size"] = json.dumps(network.rate_size)
+        if network.is_map:
+            texts["is_map"] = json.dumps(network.is_map)
     values = {name: getattr(owner, name) for owner, names in parts for name in names}
     return {name: np.asarray(value) for name, value in values.items() if value is not None}, texts
 
@@ -108,12 +110,13 @@ def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> A
     is_rectified = json.loads(metadata["is_rectified"])
     if metadata["format"] == _FORMATS[TwoLayer]:
         return _make(TwoLayer, arrays, _LAYERS, is_rectified=is_rectified)
-    constructor = threshold_linear_rate if metadata["form"] == "rate" else threshold_linear
-    network = constructor(
+    network = rate_network(
+        RATE_FORM if metadata["form"] == "rate" else STATE_FORM,
         arrays["recurrent_weights"],
         stimulus_weights=arrays.get("stimulus_weights"),
         bias=arrays["bias"],
         time_constants=arrays["time_constants"],
+        is_map=json.loads(metadata.get("is_map", "false")),
     )
     rate_size = json.loads(metadata["rate_size"])
     if rate_size < network.state_size:
@@ -123,6 +126,7 @@ def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> A
             state_size=network.state_size,
             stimulus_size=network.stimulus_size,
             rate_function=_FirstRates(network.rate_function, rate_size),
+            is_map=network.is_map,
         )
     return _make(
         Refined,

@@ -9,7 +9,7 @@ matrix tells how much better it could be.
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Complex, Float
@@ -225,7 +225,13 @@ def in_pieces(supports: Bool[np.ndarray, "supports unit"]) -> list[Bool[np.ndarr
 
 
 def leading_eigenvalues(
-    push: Callable[[np.ndarray], np.ndarray], size: int, dtype: np.dtype, *, count: int = 1, tolerance: float = 1e-4
+    push: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    dtype: np.dtype,
+    *,
+    count: int = 1,
+    tolerance: float = 1e-4,
+    which: Literal["rightmost", "largest"] = "rightmost",
 ) -> Complex[np.ndarray, " found"]:
     """The rightmost eigenvalues of a matrix that can only be applied, by a Krylov method; the rightmost first.
 
@@ -235,6 +241,7 @@ def leading_eigenvalues(
         dtype: of the vectors.
         count: how many to look for; what does not converge is not returned.
         tolerance: relative.
+        which: the rightmost, or those of the largest absolute value.
     """
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
@@ -243,7 +250,7 @@ def leading_eigenvalues(
     options = dict(v0=start, return_eigenvectors=False, tol=tolerance, maxiter=50 * size)
     try:
         with blas_threads(size):
-            found = eigs(operator, k=count, which="LR", **options)
+            found = eigs(operator, k=count, which="LR" if which == "rightmost" else "LM", **options)
     except ArpackNoConvergence as error:
         found = error.eigenvalues
     return sort_eigenvalues(found)
@@ -255,6 +262,12 @@ def eigenvalues_of(
     """All eigenvalues of each matrix, the rightmost first, as `sort_eigenvalues` has them."""
     with blas_threads(matrices.shape[-1]):
         return sort_eigenvalues(np.linalg.eigvals(matrices))
+
+
+def rates_of_map(factors: Complex[np.ndarray, "*batch unit"]) -> Complex[np.ndarray, "*batch unit"]:
+    """Growth over time, `log z`, of what a map multiplies by z in each step; the fastest first."""
+    with np.errstate(divide="ignore"):
+        return sort_eigenvalues(np.log(factors.astype(complex)))
 
 
 def sort_eigenvalues(

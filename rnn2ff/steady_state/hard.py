@@ -1,8 +1,8 @@
 """The rare rest: samples of a batch that the engine leaves without a verdict, on the host, in bounded sub-batches.
 
-What did not come to rest is watched for cycles, chaos and growth (`motion.py`). What ran out of steps, and not of time,
-is integrated again by a stiff method. Whatever comes to rest here gets its verdict from the same test of stability as
-everything else.
+What did not come to rest is watched for cycles, chaos and growth (`motion.py`, and `iteration.py` for maps). What ran
+out of steps, and not of time, is integrated again by a stiff method. Whatever comes to rest here gets its verdict from
+the same test of stability as everything else.
 """
 
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import SAFETY, judge_rows
+from rnn2ff.steady_state.iteration import observe_iterations
 from rnn2ff.steady_state.method import apart
 from rnn2ff.steady_state.motion import Motions, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState
@@ -54,6 +55,8 @@ def finish(
     if 2 * max_steps < _FEWEST_WATCHED:
         no, unknown = np.zeros(len(states), bool), np.full(len(states), np.nan)
         motions = Motions(no, no, no, unknown, states, np.zeros(len(states), np.int32))
+    elif network.is_map:
+        motions = observe_iterations(network, stimuli, states, tolerance=SAFETY * tolerance, max_steps=2 * max_steps)
     else:
         settings = {"tolerance": SAFETY * tolerance, "max_steps": 2 * max_steps}
         motions = observe_motions(network, stimuli, states, **settings)
@@ -74,7 +77,7 @@ def finish(
 
     is_open = ~(motions.is_at_rest | motions.is_oscillating | motions.is_diverging)
     rows = np.flatnonzero(is_open & (num_steps >= 2 * max_steps))
-    if len(rows) and is_stiff_tried and network.state_size <= _LARGEST_STIFF:
+    if len(rows) and is_stiff_tried and not network.is_map and network.state_size <= _LARGEST_STIFF:
         ends = in_batches(
             _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), _STIFF_ROWS, tolerance, max_steps
         )

@@ -33,7 +33,7 @@ _FIRST_WINDOW = 32.0
 _FEWEST_WINDOWS = 5  # that `max_time` is spent on
 _SHRINK = 64.0  # by which a window is shorter than one in which no step was short enough
 _MOST_STALLS = 8  # of such windows in a row
-_ESCAPE = 1e8  # growth by this factor is growth without bound
+ESCAPE = 1e8  # growth by this factor is growth without bound
 _NUM_RADII = 27  # powers of two up to it
 
 _NEAR = 5e-3  # a return that is worth a closer look
@@ -335,7 +335,7 @@ def _integrate(network, stimuli, states, times, time_units, scales, sizes, error
 
         def has_escaped(time, moved, args, **kwargs):
             del time, args, kwargs
-            return jnp.max(jnp.abs(moved)) > 2 * _ESCAPE * scale
+            return jnp.max(jnp.abs(moved)) > 2 * ESCAPE * scale
 
         solution = dfx.diffeqsolve(
             dfx.ODETerm(lambda time, moved, args: velocity(moved)),
@@ -396,7 +396,7 @@ def _judge(sample: _Sample, window: _Window, copy: _Window | None, tolerance: fl
         sample.span, sample.num_returns = sample.span / _SHRINK, 0
         return
     _record(sample, window)
-    if np.abs(window.end_state).max() > _ESCAPE * sample.scale or _grows_for_ever(sample, window):
+    if np.abs(window.end_state).max() > ESCAPE * sample.scale or _grows_for_ever(sample, window):
         sample.verdict = "diverging"
     elif window.end_residual < tolerance:
         sample.verdict = "at_rest"
@@ -619,7 +619,7 @@ def _grows_for_ever(sample: _Sample, window: _Window) -> bool:
     keeps_up = advance[len(advance) // 2 :].mean() >= (1 - 1e-3) * advance[: len(advance) // 2].mean()
     has_moved = np.ptp(moved, axis=0).max() >= sample.scale
     # Farther out, a velocity that does not change cannot be told from rounding.
-    reach = min(_ESCAPE, 0.1 / float(jnp.finfo(sample.state.dtype).eps) * speed / sample.scale)
+    reach = min(ESCAPE, 0.1 / float(jnp.finfo(sample.state.dtype).eps) * speed / sample.scale)
     ahead = window.advances[2.0 ** np.arange(_NUM_RADII) <= reach]
     return bool(is_straight and keeps_up and has_moved and reach >= 1e3 and (ahead >= 0.5).all())
 
@@ -639,10 +639,16 @@ def _keeps_moving(sample: _Sample) -> bool:
     num_turns = np.ptp(np.interp(edges[[0, -1]], times, turns))
     if times[-1] < _SHORTEST_WATCH or num_turns < _FEWEST_TURNS or not sample.size > jitter:
         return False
-    logarithms = np.log(np.maximum(np.diff(np.interp(edges, times, lengths)), np.finfo(float).tiny))
-    places = np.arange(_NUM_STRETCHES) - (_NUM_STRETCHES - 1) / 2
+    return has_no_trend(np.diff(np.interp(edges, times, lengths)))
+
+
+def has_no_trend(speeds: Float[np.ndarray, " stretches"]) -> bool:
+    """Whether speeds, over successive stretches of time, neither fall nor rise as far as their scatter tells."""
+    count = len(speeds)
+    logarithms = np.log(np.maximum(speeds, np.finfo(float).tiny))
+    places = np.arange(count) - (count - 1) / 2
     slope = places @ logarithms / (places @ places)
-    scatter = np.sum((logarithms - logarithms.mean() - slope * places) ** 2) / (_NUM_STRETCHES - 2)
-    trend, uncertainty = abs(slope) * _NUM_STRETCHES, np.sqrt(scatter / (places @ places)) * _NUM_STRETCHES
+    scatter = np.sum((logarithms - logarithms.mean() - slope * places) ** 2) / (count - 2)
+    trend, uncertainty = abs(slope) * count, np.sqrt(scatter / (places @ places)) * count
     is_seen = trend > _SURE_TREND * uncertainty and trend > _SMALLEST_TREND
     return bool(trend <= _LARGEST_TREND and not is_seen)
