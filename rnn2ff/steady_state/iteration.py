@@ -122,7 +122,7 @@ def _move(
     given = stimuli[[sample.row for sample in samples]]
     paths, others, residuals, ahead = map(np.asarray, _iterate(network, given[rows], starts[rows], copies[rows]))
     for i, sample in enumerate(samples):
-        _judge(sample, paths[i].astype(float), others[i].astype(float), residuals[i], ahead[i], tolerance)
+        _judge(sample, paths[i].astype(float), others[i].astype(float), float(residuals[i]), ahead[i], tolerance)
 
 
 @eqx.filter_jit
