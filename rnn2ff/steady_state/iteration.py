@@ -30,6 +30,8 @@ _LARGEST_CONTRACTION = 0.9  # of the push, in a window
 _SHORTEST_WATCH = 1024  # steps, for a verdict on a motion without a period
 _FEWEST_TURNS = 8
 _NUM_STRETCHES = 12  # of time, whose speeds are compared
+# Standard errors. Steps are exact, and so is a decay; chaos alone has a scatter, and slow changes of its own.
+_SURE_TREND = 8.0
 _STRAIGHT, _NUM_RADII = 1e-3, 27  # relative change of a velocity that counts as none; powers of two up to `ESCAPE`
 
 
@@ -42,6 +44,7 @@ class _Sample:
         state: the last state.
         copy: that of the copy; None before it is pushed off.
         push: how far it was pushed.
+        unit: of lengths: 1 + max |u|.
         scale: of the state.
         speeds: of each step so far.
         num_turns: how often the unit that moves most turned.
@@ -51,6 +54,7 @@ class _Sample:
 
     row: int
     state: np.ndarray
+    unit: float
     scale: float
     copy: np.ndarray | None = None
     push: float = np.nan
@@ -85,8 +89,13 @@ def observe_iterations(
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
     samples = [
-        _Sample(row, state, 1 + float(np.abs(state).max() + np.abs(stimuli[row]).max()))
-        for row, state in enumerate(states)
+        _Sample(
+            row,
+            state,
+            unit=1 + float(np.abs(stimulus).max()),
+            scale=1 + float(np.abs(stimulus).max() + np.abs(state).max()),
+        )
+        for row, (stimulus, state) in enumerate(zip(stimuli, states))
     ]
     affordable = _LARGEST_PATHS // (2 * _WINDOW * network.state_size * dtype.itemsize)
     num_rows = max(1, min(_ROWS, affordable))
@@ -139,7 +148,7 @@ def _iterate(network, stimuli, states, copies):
 
     def look(stimulus, state):
         velocity = network.velocity(state, stimulus)
-        radii = (1 + jnp.max(jnp.abs(state))) * 2.0 ** jnp.arange(_NUM_RADII, dtype=state.dtype)
+        radii = (1 + jnp.max(jnp.abs(stimulus))) * 2.0 ** jnp.arange(_NUM_RADII, dtype=state.dtype)
         direction = velocity / jnp.max(jnp.abs(velocity))
         beyond = jax.vmap(lambda radius: network.velocity(state + radius * direction, stimulus))(radii)
         # How far the velocity on the ray ahead advances, as a multiple of the velocity here.
@@ -171,7 +180,7 @@ def _judge(
     if last_residual < tolerance:
         sample.verdict = "at_rest"
         return
-    if _goes_straight_on(steps, sizes[-1], ahead, dtype):
+    if _goes_straight_on(steps, sample.unit, ahead, dtype):
         sample.verdict = "diverging"
         return
     size = float(np.ptp(path[len(path) // 2 :], axis=0).max())
@@ -217,7 +226,7 @@ def _period_of(path: np.ndarray, size: float, noise: float) -> int | None:
     return None
 
 
-def _goes_straight_on(steps: np.ndarray, size: float, ahead: np.ndarray, dtype: np.dtype) -> bool:
+def _goes_straight_on(steps: np.ndarray, unit: float, ahead: np.ndarray, dtype: np.dtype) -> bool:
     """Whether every step of the later half is the same, and would be as far as numbers of this precision tell."""
     later = steps[len(steps) // 2 :]
     last = later[-1]
@@ -225,7 +234,7 @@ def _goes_straight_on(steps: np.ndarray, size: float, ahead: np.ndarray, dtype: 
     if not speed > 0 or np.abs(later - last).max() > _STRAIGHT * speed:
         return False
     # Farther out, a velocity that does not change cannot be told from rounding.
-    reach = min(ESCAPE, 0.1 / float(np.finfo(dtype).eps) * speed / (1 + size))
+    reach = min(ESCAPE, 0.1 / float(np.finfo(dtype).eps) * speed / unit)
     is_near = 2.0 ** np.arange(_NUM_RADII) <= reach
     return bool(reach >= 1e3 and (ahead[is_near] >= 0.5).all())
 
@@ -237,4 +246,4 @@ def _keeps_moving(sample: _Sample) -> bool:
         return False
     width = int(0.75 * len(sample.speeds)) // _NUM_STRETCHES
     stretches = sample.speeds[-width * _NUM_STRETCHES :].reshape(_NUM_STRETCHES, width).mean(axis=1)
-    return bool(stretches.min() > jitter and has_no_trend(stretches))
+    return bool(stretches.min() > jitter and has_no_trend(stretches, _SURE_TREND))

@@ -639,16 +639,21 @@ def _keeps_moving(sample: _Sample) -> bool:
     num_turns = np.ptp(np.interp(edges[[0, -1]], times, turns))
     if times[-1] < _SHORTEST_WATCH or num_turns < _FEWEST_TURNS or not sample.size > jitter:
         return False
-    return has_no_trend(np.diff(np.interp(edges, times, lengths)))
+    return has_no_trend(np.diff(np.interp(edges, times, lengths)), _SURE_TREND)
 
 
-def has_no_trend(speeds: Float[np.ndarray, " stretches"]) -> bool:
-    """Whether speeds, over successive stretches of time, neither fall nor rise as far as their scatter tells."""
+def has_no_trend(speeds: Float[np.ndarray, " stretches"], sure: float) -> bool:
+    """Whether speeds, over successive stretches of time, neither fall nor rise as far as their scatter tells.
+
+    Args:
+        speeds: of each stretch.
+        sure: of how many standard errors a small trend must be to be one.
+    """
     count = len(speeds)
     logarithms = np.log(np.maximum(speeds, np.finfo(float).tiny))
     places = np.arange(count) - (count - 1) / 2
     slope = places @ logarithms / (places @ places)
     scatter = np.sum((logarithms - logarithms.mean() - slope * places) ** 2) / (count - 2)
     trend, uncertainty = abs(slope) * count, np.sqrt(scatter / (places @ places)) * count
-    is_seen = trend > _SURE_TREND * uncertainty and trend > _SMALLEST_TREND
+    is_seen = trend > sure * uncertainty and trend > _SMALLEST_TREND
     return bool(trend <= _LARGEST_TREND and not is_seen)
