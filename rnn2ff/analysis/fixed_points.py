@@ -358,20 +358,31 @@ class _Hunt:
 
     def _keep(self, states: np.ndarray, residuals: np.ndarray, jacobians: np.ndarray) -> None:
         """Add those that are new; near a known one the smaller residual stays."""
-        for state, residual, jacobian in zip(states, residuals, jacobians):
-            near = np.flatnonzero(self.is_near(self.states, state))
-            if not len(near):
-                self.states = np.concatenate([self.states, state[None]])
-                self.residuals = np.append(self.residuals, residual)
-                self.jacobians = np.concatenate([self.jacobians, jacobian[None]])
-            elif residual < self.residuals[near[0]]:
-                self.states[near[0]], self.residuals[near[0]], self.jacobians[near[0]] = state, residual, jacobian
+        from scipy.spatial import cKDTree
 
-    def is_near(self, states: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """Which states are the same as one, in the scale of the states."""
+        if not len(states):
+            return
+        number = len(self.states)
+        everything = np.concatenate([self.states, states])
+        residuals, jacobians = np.append(self.residuals, residuals), np.concatenate([self.jacobians, jacobians])
+        kept = list(range(number))  # rows of everything
+        place = {row: row for row in kept}
+        # A tree, so that tens of thousands are not compared each with all.
+        neighbors = cKDTree(everything).query_ball_point(states, self.radii(states), p=np.inf)
+        for row, near in enumerate(neighbors, number):
+            known = min((place[each] for each in near if each in place), default=None)
+            if known is None:
+                place[row] = len(kept)
+                kept.append(row)
+            elif residuals[row] < residuals[kept[known]]:
+                del place[kept[known]]
+                place[row], kept[known] = known, row
+        self.states, self.residuals, self.jacobians = everything[kept], residuals[kept], jacobians[kept]
+
+    def radii(self, states: np.ndarray) -> np.ndarray:
+        """How near to each state another one is the same, in the scale of the states."""
         relative = 1e-6 if self.network.dtype == jnp.float64 else 1e-3
-        radius = relative * np.abs(state).max() + 30 * self.tolerance
-        return np.abs(states - state).max(axis=1, initial=0) < radius
+        return relative * np.abs(states).max(axis=1) + 30 * self.tolerance
 
     def search_on(self, num_starts: int) -> None:
         """Search in rounds, from between the fixed points found and from fresh points, until nothing new turns up."""
@@ -451,7 +462,7 @@ class _Hunt:
         for row, end in enumerate(ends):
             if np.isfinite(end).all() and len(self.states):
                 nearest = np.abs(self.states - end).max(axis=1).argmin()
-                if self.is_near(self.states[nearest][None], end)[0]:
+                if np.abs(self.states[nearest] - end).max() < self.radii(end[None])[0]:
                     reached[row] = nearest
         return reached
 

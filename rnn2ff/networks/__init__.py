@@ -7,6 +7,7 @@ from rnn2ff.networks.identity import name_of, network_hash
 from rnn2ff.networks.rate import RateForm, StateForm, has_sparse_weights, is_rate_network, rate_network, slopes
 from rnn2ff.networks.spectra import (
     all_supports,
+    are_singular,
     balancing_scale,
     best_metric,
     blas_threads,
@@ -80,6 +81,7 @@ __all__ = [
     "Tanh",
     "VectorField",
     "all_supports",
+    "are_singular",
     "balancing_scale",
     "best_metric",
     "best_sweep",
