@@ -145,7 +145,7 @@ class TestSupports:
         assert not is_p_matrix(np.ones((3, 3)))
 
     def test_a_cyclic_union_has_every_union_of_fixed_points_of_its_parts(self, key):
-        """Curto, Geneson and Morrison, Neural Computation 31, 2019: here any units of each of three independent sets."""
+        """Curto, Geneson and Morrison, Neural Computation 31, 2019: here any units of three independent sets each."""
         graph = np.kron(np.roll(np.eye(3, dtype=int), 1, axis=0), np.ones((4, 4), int))
         found = find_fixed_points(ctln(graph), np.ones(12), num_starts=16, key=key)
         assert found.audit == Audit.complete

@@ -118,6 +118,7 @@ def observe_iterations(
         period=np.array([sample.period for sample in samples], dtype),
         state=np.array([sample.state for sample in samples], dtype).reshape(states.shape),
         num_steps=np.array([len(sample.speeds) for sample in samples], int),
+        num_turns=np.array([sample.num_turns for sample in samples], int),
     )
 
 
