@@ -13,6 +13,8 @@ from scipy.sparse import csr_matrix, random_array
 from rnn2ff import (
     RateForm,
     RecurrentNetwork,
+    Rollout,
+    RootFind,
     StateForm,
     Status,
     ctln,
@@ -21,6 +23,7 @@ from rnn2ff import (
     from_connectome,
     from_torch,
     hopfield,
+    linearize,
     partition_competition,
     random_excitatory_inhibitory,
     random_rate_network,
@@ -141,6 +144,18 @@ class TestDerivatives:
         assert silent.basin_counts.tolist() == [32]
         driven = find_fixed_points(network, np.array([1.0, 0.0, 0.0]), num_starts=32, key=key)
         assert_close(driven.states, [[(0.1**2 / 4 + 1) ** 0.5 - 0.1 / 2, 0, 0]])  # x (0.1 + x) = 1
+
+    @pytest.mark.parametrize("solver", [None, Rollout(), RootFind()], ids=["engine", "rollout", "root finder"])
+    def test_a_batch_with_a_state_without_a_derivative_is_solved_whole(self, solver):
+        """The state lies along the stimulus, with a norm r of which r (0.1 + r) is that of the stimulus."""
+        network = network_of(normalizing, 3, jnp.asarray(0.1))
+        stimuli = np.array([[1, 0.5, 0.2], [0, 0, 0], [0.3, 0.3, 0.1]])
+        sizes = np.linalg.norm(stimuli, axis=1, keepdims=True)
+        norms = (0.1**2 / 4 + sizes) ** 0.5 - 0.1 / 2
+        found = solve_steady_states(network, stimuli, solver=solver)
+        assert np.asarray(found.is_converged).all()
+        assert_close(found.state, norms * stimuli / np.where(sizes > 0, sizes, 1), 10 * closeness())
+        assert_close(linearize(network, np.zeros(3), np.zeros(3)).eigenvalues, -np.ones(3), 1e-4)
 
     def test_difference_quotients_stand_in_where_a_derivative_is_not_finite_and_only_there(self, key):
         offset, stimulus = jnp.asarray(0.1), jnp.array([0.5, -0.2, 0.3])

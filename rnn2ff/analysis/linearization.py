@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimulus, fail
+from rnn2ff.analysis.newton import finite_jacobians
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import (
     RecurrentNetwork,
@@ -100,7 +101,7 @@ def linearize(
 @eqx.filter_jit
 @in_full_precision
 def _jacobian(network, state, stimulus) -> Float[Array, "state state"]:
-    return jax.jacfwd(network.velocity)(state, stimulus)
+    return finite_jacobians(lambda state: network.velocity(state, stimulus), state[None])[0]
 
 
 @eqx.filter_jit
