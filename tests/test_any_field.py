@@ -170,6 +170,35 @@ class TestDerivatives:
                 assert_close(matrix, expected, 1e-12 if default_float() == jnp.float64 else 1e-5)
 
 
+# Normal forms, their fixed points, and the sum of their indices in the box from -2 to 2.
+BIFURCATIONS = {
+    "transcritical": (lambda params, x, u: params * (u * x - x**2), lambda u: [0, u], False),
+    "pitchfork": (lambda params, x, u: params * (u * x - x**3), lambda u: [-(u**0.5), 0, u**0.5], True),
+    "saddle-node": (lambda params, x, u: params * (u - x**2), lambda u: [-(u**0.5), u**0.5], False),
+}
+
+
+class TestBifurcations:
+    @pytest.mark.parametrize("name", BIFURCATIONS)
+    def test_near_a_bifurcation_nothing_is_listed_that_is_not_there_and_what_meets_is_called_degenerate(
+        self, name, key
+    ):
+        field, roots_at, has_theorem = BIFURCATIONS[name]
+        network = network_of(field, 1)
+        for parameter in (1e-2, 1e-4, 1e-6, 1e-8):
+            found = find_fixed_points(network, np.array([parameter]), num_starts=64, box=(-2.0, 2.0), key=key)
+            roots = np.array(roots_at(parameter))
+            distances = np.abs(found.states - roots)
+            # As far as a residual tells: the cube root of the tolerance, where three meet.
+            assert distances.min(axis=1).max() < (1e-4 if default_float() == jnp.float64 else 2e-3)
+            assert len(found.states) <= len(roots)
+            if len(found.states) < len(roots):
+                assert found.audit == Audit.degenerate
+            else:
+                assert found.audit == (Audit.passed if has_theorem else Audit.not_applicable)
+                assert found.is_stable.sum() == (2 if has_theorem else 1)
+
+
 class TestBox:
     def test_a_silent_state_is_found_although_uniform_starts_are_all_in_the_middle_of_the_box(self, key):
         network = network_of(mean_driven, 80)

@@ -53,6 +53,7 @@ _LARGEST_STATE = 1e8  # times 1 + max |u| + max |start|; beyond, the dynamics di
 _MOST_ROUNDS = 6
 _MOST_STEPS = 120  # of one search
 _CLOSE = 1e-3  # relative; the longest Newton step at a fixed point
+_ROUNDING = 64  # units of the precision: a velocity that may be none
 _FAILURES = (
     "left the box or the finite numbers",
     "slow but not at rest",
@@ -77,7 +78,7 @@ class FixedPoints(NamedTuple):
         is_stable: whether perturbations die out, or at least do not grow.
         spectral_radii: of `I + tau J`, the Jacobian of the map.
         is_stable_map: whether no spectral radius is above 1.
-        indices: the sign of `det(-J)`; 0 where it has none.
+        indices: the sign of `det(-J)`; 0 where it has none, or others of another sign are too near to be told apart.
         audit: whether the list is whole, as an `Audit`.
         explanation: the audit in words.
         starts: the states at which searches and dynamics were started.
@@ -235,6 +236,7 @@ class _Hunt:
         self.states = np.zeros((0, size), network.dtype)
         self.residuals = np.zeros(0)
         self.jacobians = np.zeros((0, size, size))
+        self.is_several = np.zeros(0, bool)  # whether others of opposite index are too near to be told apart
         self.failures = dict.fromkeys(_FAILURES, 0)
         self.theorem = box_theorem(network, stimulus, box, key) if box is not None else index_theorem(network)
 
@@ -341,13 +343,20 @@ class _Hunt:
         return ((states >= low) & (states <= high)).all(axis=1)
 
     def is_flat(self, states: np.ndarray, jacobians: np.ndarray) -> np.ndarray:
-        """Whether a zero is close by although a Newton step is long: along what is nearly flat, as on an attractor."""
+        """Whether a zero is close by although a Newton step is long: along what is nearly flat, as on an attractor.
+
+        There nothing moves along it but by rounding; where two fixed points have met and vanished, something does.
+        """
         if not len(states):
             return np.zeros(0, bool)
         speeds = by_lanes(velocities, self.network, self.stimulus, states).astype(np.float64)
         rcond = 1e-10 if self.network.dtype == jnp.float64 else 1e-6
         steps = np.linalg.pinv(np.asarray(jacobians, np.float64), rcond=rcond) @ speeds[..., None]
-        return np.abs(steps).max(axis=(1, 2)) < _CLOSE * (1 + np.abs(states).max(axis=1))
+        sizes = 1 + np.abs(states).max(axis=1)
+        left = speeds - (np.asarray(jacobians, np.float64) @ steps)[..., 0]
+        scales = by_lanes(_scales, self.network, self.stimulus, states).astype(np.float64)
+        is_still = np.abs(scales * left).max(axis=1) < _ROUNDING * np.finfo(self.network.dtype).eps * sizes
+        return is_still & (np.abs(steps).max(axis=(1, 2)) < _CLOSE * sizes)
 
     def add(self, states: np.ndarray) -> None:
         """Fixed points that are known from elsewhere."""
@@ -365,6 +374,8 @@ class _Hunt:
         number = len(self.states)
         everything = np.concatenate([self.states, states])
         residuals, jacobians = np.append(self.residuals, residuals), np.concatenate([self.jacobians, jacobians])
+        signs = np.linalg.slogdet(-jacobians)[0]
+        is_several = np.append(self.is_several, np.zeros(len(states), bool))  # of each place, as far as there are
         kept = list(range(number))  # rows of everything
         place = {row: row for row in kept}
         # A tree, so that tens of thousands are not compared each with all.
@@ -374,10 +385,13 @@ class _Hunt:
             if known is None:
                 place[row] = len(kept)
                 kept.append(row)
-            elif residuals[row] < residuals[kept[known]]:
+                continue
+            is_several[known] |= signs[row] * signs[kept[known]] < 0
+            if residuals[row] < residuals[kept[known]]:
                 del place[kept[known]]
                 place[row], kept[known] = known, row
         self.states, self.residuals, self.jacobians = everything[kept], residuals[kept], jacobians[kept]
+        self.is_several = is_several[: len(kept)]
 
     def radii(self, states: np.ndarray) -> np.ndarray:
         """How near to each state another one is the same, in the scale of the states."""
@@ -406,7 +420,7 @@ class _Hunt:
             kinks = self.to_points(self.states)
         # A unit that is slower than the others makes no Jacobian singular.
         scaled = self.time_scales()[:, :, None] * self.jacobians
-        return index_signs(scaled, kinks=kinks, dtype=self.network.dtype)
+        return np.where(self.is_several, 0, index_signs(scaled, kinks=kinks, dtype=self.network.dtype))
 
     def time_scales(self) -> np.ndarray:
         """Of the units at each fixed point found so far."""
@@ -429,8 +443,8 @@ class _Hunt:
             eigenvalues = eigenvalues_of(jacobians)
             is_stable = eigenvalues[:, 0].real * scales.max(axis=1) < neutral
         order = np.lexsort((*np.round(self.states.T[::-1], 6), ~is_stable))
-        self.states, self.residuals, self.jacobians = (
-            each[order] for each in (self.states, self.residuals, self.jacobians)
+        self.states, self.residuals, self.jacobians, self.is_several = (
+            each[order] for each in (self.states, self.residuals, self.jacobians, self.is_several)
         )
         is_stable, indices = is_stable[order], self.indices()
         reached_by_dynamics = self.match(arrived)
