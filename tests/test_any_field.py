@@ -13,6 +13,8 @@ from scipy.sparse import csr_matrix, random_array
 from rnn2ff import (
     RateForm,
     RecurrentNetwork,
+    Rollout,
+    RootFind,
     StateForm,
     Status,
     ctln,
@@ -21,6 +23,7 @@ from rnn2ff import (
     from_connectome,
     from_torch,
     hopfield,
+    linearize,
     partition_competition,
     random_excitatory_inhibitory,
     random_rate_network,
@@ -40,6 +43,8 @@ from rnn2ff import (
 )
 from rnn2ff.analysis import Audit
 from rnn2ff.analysis.newton import finite_jacobians
+
+DTYPE = np.dtype(default_float())
 
 
 def saturating(params, state, stimulus):
@@ -140,6 +145,18 @@ class TestDerivatives:
         driven = find_fixed_points(network, np.array([1.0, 0.0, 0.0]), num_starts=32, key=key)
         assert_close(driven.states, [[(0.1**2 / 4 + 1) ** 0.5 - 0.1 / 2, 0, 0]])  # x (0.1 + x) = 1
 
+    @pytest.mark.parametrize("solver", [None, Rollout(), RootFind()], ids=["engine", "rollout", "root finder"])
+    def test_a_batch_with_a_state_without_a_derivative_is_solved_whole(self, solver):
+        """The state lies along the stimulus, with a norm r of which r (0.1 + r) is that of the stimulus."""
+        network = network_of(normalizing, 3, jnp.asarray(0.1))
+        stimuli = np.array([[1, 0.5, 0.2], [0, 0, 0], [0.3, 0.3, 0.1]])
+        sizes = np.linalg.norm(stimuli, axis=1, keepdims=True)
+        norms = (0.1**2 / 4 + sizes) ** 0.5 - 0.1 / 2
+        found = solve_steady_states(network, stimuli, solver=solver)
+        assert np.asarray(found.is_converged).all()
+        assert_close(found.state, norms * stimuli / np.where(sizes > 0, sizes, 1), 10 * closeness())
+        assert_close(linearize(network, np.zeros(3), np.zeros(3)).eigenvalues, -np.ones(3), 1e-4)
+
     def test_difference_quotients_stand_in_where_a_derivative_is_not_finite_and_only_there(self, key):
         offset, stimulus = jnp.asarray(0.1), jnp.array([0.5, -0.2, 0.3])
         points = jnp.zeros((3, 3)).at[1:].set(jr.normal(key, (2, 3)))
@@ -151,6 +168,32 @@ class TestDerivatives:
                 norm = np.linalg.norm(point)
                 expected = -np.eye(3) - np.outer(drive, point) / norm / (0.1 + norm) ** 2
                 assert_close(matrix, expected, 1e-12 if default_float() == jnp.float64 else 1e-5)
+
+
+# Normal forms, their fixed points, and the sum of their indices in the box from -2 to 2.
+BIFURCATIONS = {
+    "transcritical": (lambda params, x, u: params * (u * x - x**2), lambda u: [0, u], False),
+    "pitchfork": (lambda params, x, u: params * (u * x - x**3), lambda u: [-(u**0.5), 0, u**0.5], True),
+    "saddle-node": (lambda params, x, u: params * (u - x**2), lambda u: [-(u**0.5), u**0.5], False),
+}
+
+
+class TestBifurcations:
+    @pytest.mark.parametrize("name", BIFURCATIONS)
+    def test_near_a_bifurcation_a_list_is_that_of_the_roots_or_is_called_degenerate(self, name, key):
+        field, roots_at, has_theorem = BIFURCATIONS[name]
+        network = network_of(field, 1)
+        for parameter in (1e-2, 1e-4, 1e-6, 1e-8):
+            found = find_fixed_points(network, np.array([parameter]), num_starts=64, box=(-2.0, 2.0), key=key)
+            roots = np.array(roots_at(parameter))
+            distances = np.abs(found.states - roots)
+            # As far as a residual tells: the cube root of the tolerance, where three meet.
+            assert distances.min(axis=1).max() < (1e-4 if default_float() == jnp.float64 else 2e-3)
+            if len(found.states) != len(roots):
+                assert found.audit == Audit.degenerate
+            else:
+                assert found.audit == (Audit.passed if has_theorem else Audit.not_applicable)
+                assert found.is_stable.sum() == (2 if has_theorem else 1)
 
 
 class TestBox:
@@ -218,6 +261,45 @@ def test_every_network_has_its_fixed_points_found(name, key):
     assert found.audit in (Audit.complete, Audit.passed, Audit.not_applicable)
     assert found.newton_counts.sum() + (found.reached_by_newton < 0).sum() == 8
     assert (found.basin_counts[~found.is_stable] == 0).all()
+
+
+class TestSlowness:
+    def test_an_integrator_with_a_slow_leak_comes_to_rest_and_one_without_is_never_called_steady(self):
+        """x' = -x + k v v' x + u: along v it decays at a rate of 1 - k, or grows by u . v for ever."""
+        direction = np.array([0.5, -0.5, 0.5, 0.5], DTYPE)  # of length 1 in either precision
+        stimulus, leak = np.array([1.0, -0.5, 0.25, 1.0], DTYPE), 1e-3
+
+        def field(gain, state, stimulus):
+            along = jnp.asarray(direction)
+            return stimulus - state + gain * along * (along @ state)
+
+        def solve(gain, stimulus):
+            network = RecurrentNetwork(field, jnp.asarray(gain, DTYPE), state_size=4, stimulus_size=4)
+            return solve_steady_states(network, np.asarray(stimulus, DTYPE)[None])
+
+        leaky = solve(1 - leak, stimulus)
+        assert int(leaky.status[0]) == Status.converged
+        weights = (1 - leak) * np.outer(direction, direction)
+        exact = np.linalg.solve(np.eye(4) - weights, stimulus)
+        assert np.abs(np.asarray(leaky.state[0]) - exact).max() < 1.1 * float(leaky.distance[0]) + 1e-3
+        perfect = solve(1.0, stimulus)
+        assert int(perfect.status[0]) == Status.diverging
+
+    def test_more_steps_are_more_time(self):
+        """A spring with little friction, x'' = 1 - x - .005 x', is at rest after some thousand of its time scales."""
+        network = RecurrentNetwork(
+            lambda friction, state, stimulus: jnp.stack([state[1], stimulus[0] - state[0] - friction * state[1]]),
+            jnp.asarray(5e-3, DTYPE),
+            state_size=2,
+            stimulus_size=1,
+        )
+        few, many = (
+            solve_steady_states(network, np.ones((1, 1), DTYPE), tolerance=1e-4, max_steps=steps)
+            for steps in (4096, 40960)
+        )
+        assert int(few.status[0]) == Status.max_steps_reached
+        assert int(many.status[0]) == Status.converged
+        assert_close(many.state, [[1, 0]], 1e-3)
 
 
 class TestSparse:

@@ -9,19 +9,31 @@ import scipy.io
 import scipy.sparse
 from problems import assert_close, default_float
 from safetensors.numpy import save_file
+from scipy.optimize import brentq
 
 from rnn2ff import (
     RateForm,
+    Rollout,
+    RootFind,
+    Status,
     discrete_map,
     find_fixed_points,
     from_connectome,
     from_files,
     from_torch,
+    in_continuous_time,
+    initialize_two_layer,
     linearize,
+    make_certifier,
+    predict_or_solve,
+    rate_network,
+    solve_batch,
+    solve_steady_states,
+    stability_constants,
     threshold_linear,
 )
 from rnn2ff.analysis import Audit
-from rnn2ff.networks import is_threshold_linear
+from rnn2ff.networks import is_threshold_linear, network_hash
 
 DTYPE = np.dtype(default_float())
 ROUNDING = 1e-12 if default_float() == jnp.float64 else 1e-5
@@ -141,14 +153,22 @@ class TestTorch:
 
 
 class TestDiscreteMap:
-    def test_any_cell_keeps_its_fixed_points_but_not_its_stability(self, key):
-        """h' = 3.2 h (1 - h): 0 grows, 1 - 1/3.2 is stable for the field, and the map, of slope 2 - 3.2, overshoots."""
+    def test_a_flow_keeps_the_fixed_points_of_its_map_but_not_their_stability(self, key):
+        """h' = 3.2 h (1 - h): 0 grows, 1 - 1/3.2 is stable for the flow, and the map, of slope 2 - 3.2, overshoots."""
         network = discrete_map(lambda r, h, u: r * h * (1 - h) + u, jnp.asarray(3.2), state_size=1, stimulus_size=1)
+        flow = find_fixed_points(in_continuous_time(network), np.zeros(1), num_starts=32, key=key)
+        assert_close(flow.states, [[1 - 1 / 3.2], [0]], 1e-5)
+        assert (flow.is_stable.tolist(), flow.is_stable_map.tolist()) == ([True, False], [True, False])
         found = find_fixed_points(network, np.zeros(1), num_starts=32, key=key)
-        assert_close(found.states, [[1 - 1 / 3.2], [0]], 1e-5)
-        assert (found.is_stable.tolist(), found.is_stable_map.tolist()) == ([True, False], [False, False])
-        assert_close(found.spectral_radii, [1.2, 3.2], 1e-4)
-        assert linearize(network, found.states[0], np.zeros(1)).spectral_radius == pytest.approx(1.2, abs=1e-4)
+        assert_close(found.states, [[0], [1 - 1 / 3.2]], 1e-5)
+        assert (found.is_stable.tolist(), found.is_stable_map.tolist()) == ([False, False], [False, False])
+        assert_close(found.spectral_radii, [3.2, 1.2], 1e-4)
+        assert_close(found.eigenvalues, np.log([[3.2], [-1.2 + 0j]]), 1e-4)
+        assert found.basin_counts.tolist() == [1, 0]  # the start at 0 itself
+        linear = linearize(network, found.states[1], np.zeros(1))
+        assert linear.spectral_radius == pytest.approx(1.2, abs=1e-4)
+        assert linear.spectral_abscissa == pytest.approx(np.log(1.2), abs=1e-4)
+        assert linear.frequencies == pytest.approx([0.5])  # it alternates
 
     @pytest.mark.usefixtures("as_a_user")
     @pytest.mark.parametrize(
@@ -165,6 +185,79 @@ class TestDiscreteMap:
     def test_a_cell_that_returns_no_state_is_refused(self, cell, message):
         with pytest.raises(ValueError, match=message):
             discrete_map(cell, jnp.eye(3), state_size=3, stimulus_size=2)
+
+
+class TestStepsOfAMap:
+    """What a map does is found out by iterating it, here with NumPy."""
+
+    def test_the_logistic_map_doubles_its_period_on_the_way_to_chaos(self):
+        """May, Simple mathematical models with very complicated dynamics, Nature 261, 1976."""
+        network = discrete_map(lambda one, h, u: u * h * (one - h), jnp.ones(()), state_size=1, stimulus_size=1)
+        parameters = np.array([0.5, 2.8, 3.2, 3.5, 3.55, 3.83, 3.9, 5.0])
+        solved = solve_steady_states(network, parameters[:, None], initial_states=np.full((8, 1), 0.3))
+        names = [Status(each).name for each in np.asarray(solved.status)]
+        assert names == ["converged"] * 2 + ["oscillating"] * 5 + ["diverging"]
+        assert_close(solved.state[:2, 0], [0, 1 - 1 / 2.8], 1e-5)
+        np.testing.assert_array_equal(solved.period, [np.nan, np.nan, 2, 4, 8, 3, np.nan, np.nan])
+        inside = jax.jit(lambda stimuli, states: solve_batch(network, stimuli, initial_states=states))
+        np.testing.assert_array_equal(
+            inside(jnp.asarray(parameters[:, None]), jnp.full((8, 1), 0.3)).is_converged, solved.is_converged
+        )
+
+    def test_a_trained_cell_rests_where_it_comes_to_rest_itself(self):
+        generator = np.random.default_rng(0)
+        weights = {name: each.astype(DTYPE) for name, each in state_dict(1, gain=1.8, seed=4).items()}
+        network = from_torch(weights)
+        stimuli = generator.uniform(-1, 1, (64, INPUTS)).astype(DTYPE)
+        states = np.zeros((64, STATES))
+        columns = {name: each.astype(float) if each.ndim == 2 else each[:, None] for name, each in weights.items()}
+        for _ in range(4000):
+            before, states = states, torch_rnn(columns, states.T, stimuli.T, np.tanh).T
+        rests = np.abs(states - before).max(axis=1) < 1e-6
+        assert 10 < rests.sum() < 60
+        solved = solve_steady_states(network, stimuli)
+        np.testing.assert_array_equal(solved.is_converged, rests)
+        assert_close(np.asarray(solved.state)[rests], states[rests], 1e-4)
+        assert set(np.asarray(solved.status)[~rests].tolist()) == {Status.oscillating}
+        flow = solve_steady_states(in_continuous_time(network), stimuli)
+        assert flow.is_converged.sum() > rests.sum()
+
+    def test_what_alternates_is_never_served_as_steady(self, key):
+        """tanh(-3 h + u) has one fixed point for every u, and leaves it."""
+        names = ("weight_hh_l0", "weight_ih_l0", "bias_hh_l0", "bias_ih_l0")
+        weights = dict(zip(names, (np.full((1, 1), -3.0), np.ones((1, 1)), np.zeros(1), np.zeros(1))))
+        network = from_torch({name: each.astype(DTYPE) for name, each in weights.items()})
+        stimuli = np.array([[0.5], [0.1], [5.0]], DTYPE)
+        fixed = np.array([brentq(lambda h, u=u: np.tanh(-3 * h + u) - h, 0, 1) for u in stimuli[:, 0]])
+        np.testing.assert_array_equal(3 * (1 - fixed**2) > 1, [True, True, False])  # the slope of the map is below -1
+        for solver in (None, Rollout(), RootFind()):
+            solved = solve_steady_states(network, stimuli, solver=solver)
+            assert np.asarray(solved.is_converged).tolist() == [False, False, True]
+            assert_close(solved.state[2], fixed[2:], 1e-5)
+        assert not stability_constants(network).reason.endswith("comes to")
+        certifier = make_certifier(network)
+        assert not certifier.has_global_bound
+        assert network_hash(network) != network_hash(in_continuous_time(network))
+        targets = jnp.asarray(fixed[:, None], DTYPE)
+        approximator = initialize_two_layer(network, targets, jnp.asarray(stimuli), 4, key=key)
+        served = predict_or_solve(network, approximator, stimuli, tolerance=1e-2, certifier=certifier)
+        assert [Status(each).name for each in np.asarray(served.status)] == ["oscillating"] * 2 + ["converged"]
+
+    def test_a_leaky_cell_moves_by_its_share_and_may_not_overshoot(self):
+        weights = np.array([[0.0, -1.5], [1.5, 0.0]])
+        network = rate_network(RateForm(jnp.tanh), weights, time_constants=4.0, is_map=True)
+        state, stimulus = np.array([0.2, -0.1]), np.array([0.3, 0.4])
+        expected = state + (np.tanh(weights @ state + stimulus) - state) / 4
+        assert_close(state + network.velocity(jnp.asarray(state), jnp.asarray(stimulus)), expected, 1e-6)
+        with pytest.raises(ValueError, match=r"time_constants.*shorter than the step of a map.*at least 1"):
+            rate_network(RateForm(jnp.tanh), weights, time_constants=0.5, is_map=True)
+
+    def test_growth_at_a_constant_speed_is_divergence(self):
+        """An integrator, as the identity that rectified cells are started with: h' = [h + u]_+."""
+        network = rate_network(RateForm(jax.nn.relu), np.eye(1), is_map=True)
+        solved = solve_steady_states(network, np.array([[0.25], [-0.25]]), initial_states=np.array([[0.0], [10.0]]))
+        assert [Status(each).name for each in np.asarray(solved.status)] == ["diverging", "converged"]
+        assert_close(solved.state[1], [0], 1e-6)
 
 
 class TestFiles:

@@ -107,7 +107,37 @@ def simulate(graph, stimulus, duration):
     ]
 
 
+def count_in_steps(graph, stimulus, num_steps):
+    """Spikes per step as readers with a clock count them: what a step brings is added up, and whole thresholds fire.
+
+    They know neither a resistance nor a threshold other than 1.
+    """
+    nodes = graph.nodes
+    hidden, outputs, spikes = 0.0, 0.0, 0.0
+    for _ in range(num_steps):
+        hidden = hidden + nodes["hidden_input"].weight @ stimulus + nodes["hidden_input"].bias
+        fired = np.maximum(np.floor(hidden), 0)
+        hidden = hidden - fired
+        outputs = outputs + nodes["rate_input"].weight @ fired + nodes["rate_input"].bias
+        counted = np.maximum(np.floor(outputs), 0)
+        outputs, spikes = outputs - counted, spikes + counted
+    return spikes / num_steps
+
+
 class TestNir:
+    def test_readers_that_know_no_resistance_find_the_rates(self, tmp_path):
+        approximator = approximator_of(jr.key(7))
+        write_nir(tmp_path / "a.nir", approximator)
+        graph = nir.read(tmp_path / "a.nir")
+        for name in ("hidden", "firing"):
+            unit = graph.nodes[name]
+            assert (unit.r == 1).all()
+            assert (unit.v_threshold == 1).all()
+            assert (unit.v_reset == 0).all()
+        stimuli = STIMULI[:6]
+        expected = np.asarray(jax.vmap(approximator)(jnp.asarray(stimuli, approximator.hidden_bias.dtype)))
+        assert relative_error(np.array([count_in_steps(graph, each, 2000) for each in stimuli]), expected) < 0.01
+
     @pytest.mark.parametrize("bypass", [False, True])
     def test_the_spike_rates_come_close_to_the_rates_and_closer_with_a_larger_gain(self, bypass, tmp_path):
         approximator = approximator_of(jr.key(7), bypass=bypass)

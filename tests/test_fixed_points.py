@@ -28,7 +28,7 @@ from rnn2ff.analysis import Audit
 from rnn2ff.analysis.index import index_theorem
 from rnn2ff.analysis.newton import search
 from rnn2ff.analysis.supports import enumerate_fixed_points
-from rnn2ff.networks import all_supports
+from rnn2ff.networks import all_supports, is_p_matrix
 
 SIX_DIGITS = 1e-6 if default_float() == jnp.float64 else 1e-4
 GRAPH_C = np.array([[int(entry) for entry in row] for row in ["00001", "00101", "00010", "10100", "11000"]])
@@ -129,6 +129,29 @@ class TestSupports:
         assert line.num_degenerate == 1  # r1 + r2 = 1
         none = enumerate_fixed_points(threshold_linear_rate(jnp.array([[1.0]])), np.ones(1))
         assert (len(none.states), none.num_degenerate) == (0, 0)
+
+    @pytest.mark.parametrize("size", [12, 14, 16])
+    def test_blocks_of_many_units_are_not_singular_for_their_small_determinants(self, size):
+        """All excite all: one fixed point, r = 1 / (1 + (n - 1) (1 - .25)), and a condition number of about 3 n."""
+        network = ctln(np.ones((size, size), int) - np.eye(size, dtype=int))
+        listed = enumerate_fixed_points(network, np.ones(size, network.dtype))
+        assert listed.num_degenerate == 0
+        assert_close(np.maximum(listed.states, 0), [[1 / (1 + 0.75 * (size - 1))] * size], 1e-6)
+
+    def test_minors_that_are_small_are_still_positive(self):
+        """`I - W = .1 I + .9 (all ones)` is positive definite, and `det / (product of row norms)` is 1e-16."""
+        assert is_p_matrix(0.1 * np.eye(12) + 0.9)
+        assert not is_p_matrix(0.1 * np.eye(12) - 0.9)
+        assert not is_p_matrix(np.ones((3, 3)))
+
+    def test_a_cyclic_union_has_every_union_of_fixed_points_of_its_parts(self, key):
+        """Curto, Geneson and Morrison, Neural Computation 31, 2019: here any units of three independent sets each."""
+        graph = np.kron(np.roll(np.eye(3, dtype=int), 1, axis=0), np.ones((4, 4), int))
+        found = find_fixed_points(ctln(graph), np.ones(12), num_starts=16, key=key)
+        assert found.audit == Audit.complete
+        supports = found.states > 0
+        assert len({tuple(row) for row in supports}) == len(supports) == 15**3
+        assert supports.reshape(-1, 3, 4).any(axis=2).all()
 
     def test_all_supports_are_all_sets(self):
         assert len({tuple(row) for row in all_supports(6)}) == 64

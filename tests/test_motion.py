@@ -25,6 +25,7 @@ class Motion(NamedTuple):
     period: float
     state: np.ndarray
     num_steps: int
+    num_turns: int
 
 
 def motion_of(network, stimulus, state, **options) -> Motion:
@@ -216,6 +217,16 @@ class TestGrowth:
 
         assert verdict(motion_of(of_field(field, 0.1, 2), [0], [1, 0])) == "diverging"
         assert verdict(motion_of(of_field(field, 1e-3, 2), [0], [1, 0])) == "undecided"
+
+    @pytest.mark.parametrize(("speed", "start"), [(1.0, 300.0), (0.1, 20.0)])
+    def test_a_perfect_integrator_grows_for_ever_at_a_constant_speed(self, speed, start):
+        """In the plane, beside a direction that decays; however far it has come already."""
+        network = of_field(lambda decay, state, stimulus: stimulus - decay * state, [1.0, 0.0], 2, 2)
+        assert verdict(motion_of(network, [1.0, speed], [1.0, start])) == "diverging"
+
+    def test_an_integrator_that_saturates_far_away_does_not_grow_for_ever(self):
+        network = of_field(lambda one, state, stimulus: one * jnp.where(state < 1e3, stimulus, 1e3 - state), 1.0, 1)
+        assert verdict(motion_of(network, [1.0], [20.0])) in ("undecided", "at_rest")
 
     def test_growth_to_infinity_in_finite_time_is_diverging(self):
         network = of_field(lambda params, state, stimulus: params * state**2 + stimulus, 1.0, 1)

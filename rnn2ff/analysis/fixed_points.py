@@ -24,7 +24,6 @@ from rnn2ff.analysis.newton import LANES, by_lanes, finite_jacobians, polish, se
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import (
-    DiscreteMap,
     RecurrentNetwork,
     blas_threads,
     dense_weights,
@@ -32,6 +31,7 @@ from rnn2ff.networks import (
     has_sparse_weights,
     is_rate_network,
     is_threshold_linear,
+    rates_of_map,
     time_scales,
 )
 from rnn2ff.networks import (
@@ -53,6 +53,7 @@ _LARGEST_STATE = 1e8  # times 1 + max |u| + max |start|; beyond, the dynamics di
 _MOST_ROUNDS = 6
 _MOST_STEPS = 120  # of one search
 _CLOSE = 1e-3  # relative; the longest Newton step at a fixed point
+_ROUNDING = 64  # units of the precision: a velocity that may be none
 _FAILURES = (
     "left the box or the finite numbers",
     "slow but not at rest",
@@ -67,16 +68,17 @@ class FixedPoints(NamedTuple):
 
     A network and the map `x+ = x + tau dx/dt` share their fixed points, but not their stability. `is_stable` is that of
     the dynamics in time, `is_stable_map` that of the map. Tau are the time constants or, where a network declares none,
-    the `time_scales` at the fixed point; for a `discrete_map`, or a cell from PyTorch, the map is the cell itself.
+    the `time_scales` at the fixed point. Of a network that is a map, as a cell from PyTorch, both are that of the cell
+    itself, and so are the basins.
 
     Attributes:
         states: the fixed points.
         residuals: `max |tau dx/dt| / (1 + max |x|)`, recomputed on `states`.
-        eigenvalues: of each Jacobian of the velocity, over time, the rightmost first.
+        eigenvalues: of each Jacobian of the velocity, over time, the rightmost first; of a map as in `Linearization`.
         is_stable: whether perturbations die out, or at least do not grow.
         spectral_radii: of `I + tau J`, the Jacobian of the map.
         is_stable_map: whether no spectral radius is above 1.
-        indices: the sign of `det(-J)`; 0 where it has none.
+        indices: the sign of `det(-J)`; 0 where it has none, or others of another sign are too near to be told apart.
         audit: whether the list is whole, as an `Audit`.
         explanation: the audit in words.
         starts: the states at which searches and dynamics were started.
@@ -234,6 +236,7 @@ class _Hunt:
         self.states = np.zeros((0, size), network.dtype)
         self.residuals = np.zeros(0)
         self.jacobians = np.zeros((0, size, size))
+        self.is_several = np.zeros(0, bool)  # whether others of opposite index are too near to be told apart
         self.failures = dict.fromkeys(_FAILURES, 0)
         self.theorem = box_theorem(network, stimulus, box, key) if box is not None else index_theorem(network)
 
@@ -340,13 +343,20 @@ class _Hunt:
         return ((states >= low) & (states <= high)).all(axis=1)
 
     def is_flat(self, states: np.ndarray, jacobians: np.ndarray) -> np.ndarray:
-        """Whether a zero is close by although a Newton step is long: along what is nearly flat, as on an attractor."""
+        """Whether a zero is close by although a Newton step is long: along what is nearly flat, as on an attractor.
+
+        There nothing moves along it but by rounding; where two fixed points have met and vanished, something does.
+        """
         if not len(states):
             return np.zeros(0, bool)
         speeds = by_lanes(velocities, self.network, self.stimulus, states).astype(np.float64)
         rcond = 1e-10 if self.network.dtype == jnp.float64 else 1e-6
         steps = np.linalg.pinv(np.asarray(jacobians, np.float64), rcond=rcond) @ speeds[..., None]
-        return np.abs(steps).max(axis=(1, 2)) < _CLOSE * (1 + np.abs(states).max(axis=1))
+        sizes = 1 + np.abs(states).max(axis=1)
+        left = speeds - (np.asarray(jacobians, np.float64) @ steps)[..., 0]
+        scales = by_lanes(_scales, self.network, self.stimulus, states).astype(np.float64)
+        is_still = np.abs(scales * left).max(axis=1) < _ROUNDING * np.finfo(self.network.dtype).eps * sizes
+        return is_still & (np.abs(steps).max(axis=(1, 2)) < _CLOSE * sizes)
 
     def add(self, states: np.ndarray) -> None:
         """Fixed points that are known from elsewhere."""
@@ -357,20 +367,36 @@ class _Hunt:
 
     def _keep(self, states: np.ndarray, residuals: np.ndarray, jacobians: np.ndarray) -> None:
         """Add those that are new; near a known one the smaller residual stays."""
-        for state, residual, jacobian in zip(states, residuals, jacobians):
-            near = np.flatnonzero(self.is_near(self.states, state))
-            if not len(near):
-                self.states = np.concatenate([self.states, state[None]])
-                self.residuals = np.append(self.residuals, residual)
-                self.jacobians = np.concatenate([self.jacobians, jacobian[None]])
-            elif residual < self.residuals[near[0]]:
-                self.states[near[0]], self.residuals[near[0]], self.jacobians[near[0]] = state, residual, jacobian
+        from scipy.spatial import cKDTree
 
-    def is_near(self, states: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """Which states are the same as one, in the scale of the states."""
+        if not len(states):
+            return
+        number = len(self.states)
+        everything = np.concatenate([self.states, states])
+        residuals, jacobians = np.append(self.residuals, residuals), np.concatenate([self.jacobians, jacobians])
+        signs = np.linalg.slogdet(-jacobians)[0]
+        is_several = np.append(self.is_several, np.zeros(len(states), bool))  # of each place, as far as there are
+        kept = list(range(number))  # rows of everything
+        place = {row: row for row in kept}
+        # A tree, so that tens of thousands are not compared each with all.
+        neighbors = cKDTree(everything).query_ball_point(states, self.radii(states), p=np.inf)
+        for row, near in enumerate(neighbors, number):
+            known = min((place[each] for each in near if each in place), default=None)
+            if known is None:
+                place[row] = len(kept)
+                kept.append(row)
+                continue
+            is_several[known] |= signs[row] * signs[kept[known]] < 0
+            if residuals[row] < residuals[kept[known]]:
+                del place[kept[known]]
+                place[row], kept[known] = known, row
+        self.states, self.residuals, self.jacobians = everything[kept], residuals[kept], jacobians[kept]
+        self.is_several = is_several[: len(kept)]
+
+    def radii(self, states: np.ndarray) -> np.ndarray:
+        """How near to each state another one is the same, in the scale of the states."""
         relative = 1e-6 if self.network.dtype == jnp.float64 else 1e-3
-        radius = relative * np.abs(state).max() + 30 * self.tolerance
-        return np.abs(states - state).max(axis=1, initial=0) < radius
+        return relative * np.abs(states).max(axis=1) + 30 * self.tolerance
 
     def search_on(self, num_starts: int) -> None:
         """Search in rounds, from between the fixed points found and from fresh points, until nothing new turns up."""
@@ -394,7 +420,7 @@ class _Hunt:
             kinks = self.to_points(self.states)
         # A unit that is slower than the others makes no Jacobian singular.
         scaled = self.time_scales()[:, :, None] * self.jacobians
-        return index_signs(scaled, kinks=kinks, dtype=self.network.dtype)
+        return np.where(self.is_several, 0, index_signs(scaled, kinks=kinks, dtype=self.network.dtype))
 
     def time_scales(self) -> np.ndarray:
         """Of the units at each fixed point found so far."""
@@ -407,13 +433,18 @@ class _Hunt:
         network, jacobians = self.network, np.asarray(self.jacobians, np.float64)
         scales = self.time_scales().astype(np.float64)
         neutral = neutral_growth(network.dtype)
-        eigenvalues = eigenvalues_of(jacobians)
-        is_stable = eigenvalues[:, 0].real * scales.max(axis=1) < neutral
-        steps = np.ones_like(scales) if isinstance(network.vector_field, DiscreteMap) else scales
-        radii = np.abs(eigenvalues_of(np.eye(network.state_size) + steps[:, :, None] * jacobians)).max(axis=1)
+        steps = np.ones_like(scales) if network.is_map else scales
+        factors = eigenvalues_of(np.eye(network.state_size) + steps[:, :, None] * jacobians)
+        radii = np.abs(factors).max(axis=1)
+        is_stable_map = radii < 1 + neutral
+        if network.is_map:
+            eigenvalues, is_stable = rates_of_map(factors), is_stable_map
+        else:
+            eigenvalues = eigenvalues_of(jacobians)
+            is_stable = eigenvalues[:, 0].real * scales.max(axis=1) < neutral
         order = np.lexsort((*np.round(self.states.T[::-1], 6), ~is_stable))
-        self.states, self.residuals, self.jacobians = (
-            each[order] for each in (self.states, self.residuals, self.jacobians)
+        self.states, self.residuals, self.jacobians, self.is_several = (
+            each[order] for each in (self.states, self.residuals, self.jacobians, self.is_several)
         )
         is_stable, indices = is_stable[order], self.indices()
         reached_by_dynamics = self.match(arrived)
@@ -429,7 +460,7 @@ class _Hunt:
             eigenvalues=eigenvalues[order],
             is_stable=is_stable,
             spectral_radii=radii[order],
-            is_stable_map=radii[order] < 1 + neutral,
+            is_stable_map=is_stable_map[order],
             indices=indices,
             audit=audit,
             explanation=explanation,
@@ -445,7 +476,7 @@ class _Hunt:
         for row, end in enumerate(ends):
             if np.isfinite(end).all() and len(self.states):
                 nearest = np.abs(self.states - end).max(axis=1).argmin()
-                if self.is_near(self.states[nearest][None], end)[0]:
+                if np.abs(self.states[nearest] - end).max() < self.radii(end[None])[0]:
                     reached[row] = nearest
         return reached
 
@@ -484,7 +515,10 @@ def _follow(network: RecurrentNetwork, stimulus: Array, starts: np.ndarray) -> _
             rows = np.flatnonzero(is_followed)
             if not len(rows):
                 continue
-            moved = by_lanes(_advance, network, stimulus, states[rows], duration, take_step, max_steps)
+            if network.is_map:
+                moved = by_lanes(_iterate, network, stimulus, states[rows], np.asarray(4 * window, np.int32))
+            else:
+                moved = by_lanes(_advance, network, stimulus, states[rows], duration, take_step, max_steps)
             is_resting, is_kept = moved.residuals < _REST, np.abs(moved.states).max(axis=1) < largest[rows]
             is_done = is_at_rest[rows] & is_resting & (window >= _LONG_WINDOW)
             states[rows], is_at_rest[rows] = moved.states, is_resting
@@ -536,6 +570,16 @@ def _advance(network, stimulus, states, duration, take_step, max_steps):
     )
     residuals = jax.vmap(lambda state: residual_of(network, state, stimulus))(states)
     return _Advanced(states, residuals, times >= ends)
+
+
+@eqx.filter_jit
+@in_full_precision
+def _iterate(network, stimulus, states, num_steps):
+    """Move by the steps of a map."""
+    move = jax.vmap(lambda state: state + network.velocity(state, stimulus))
+    states = jax.lax.fori_loop(0, num_steps, lambda _, states: move(states), states)
+    residuals = jax.vmap(lambda state: residual_of(network, state, stimulus))(states)
+    return _Advanced(states, residuals, jnp.ones_like(residuals, bool))
 
 
 def _explicit_step(velocity, states, slopes, steps):

@@ -9,11 +9,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimulus, fail
+from rnn2ff.analysis.newton import finite_jacobians
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import (
     RecurrentNetwork,
     eigenvalues_of,
     leading_eigenvalues,
+    rates_of_map,
 )
 
 _LARGEST_DENSE = 1024  # units; beyond, only the leading eigenvalues are sought, by a Krylov method
@@ -24,9 +26,11 @@ class Linearization(NamedTuple):
 
     Attributes:
         eigenvalues: of J, over time, the rightmost first; all of them, or the leading ones that a Krylov method found.
-        jacobian: J, or None where it is too large to be made.
-        spectral_radius: of `I + tau J`, the map `x+ = x + tau dx/dt`; of a discrete map, that of its own Jacobian. None
-            where J is not made.
+            Of a map the logarithms of those of its own Jacobian, `I + J`, which mean the same: decay or growth, and
+            turns; minus infinity for what is gone after one step.
+        jacobian: J, of the velocity, or None where it is too large to be made.
+        spectral_radius: of `I + tau J`, the map `x+ = x + tau dx/dt`; of a map, that of its own Jacobian. None where J
+            is not made.
     """
 
     eigenvalues: Complex[np.ndarray, " mode"]
@@ -78,8 +82,10 @@ def linearize(
     if num_eigenvalues is None and network.state_size <= _LARGEST_DENSE:
         matrix = np.asarray(_jacobian(network, state, stimulus), np.float64)
         taus = np.broadcast_to(np.asarray(network.time_constants, np.float64), (network.state_size,))
-        step = np.eye(network.state_size) + taus[:, None] * matrix
-        return Linearization(eigenvalues_of(matrix), matrix, float(np.abs(eigenvalues_of(step)).max()))
+        step = np.eye(network.state_size) + (1 if network.is_map else taus[:, None]) * matrix
+        factors = eigenvalues_of(step)
+        eigenvalues = rates_of_map(factors) if network.is_map else eigenvalues_of(matrix)
+        return Linearization(eigenvalues, matrix, float(np.abs(factors).max()))
     count = 6 if num_eigenvalues is None else num_eigenvalues
     check_at_least("num_eigenvalues", count, 1)
     if count > network.state_size - 2:
@@ -95,7 +101,7 @@ def linearize(
 @eqx.filter_jit
 @in_full_precision
 def _jacobian(network, state, stimulus) -> Float[Array, "state state"]:
-    return jax.jacfwd(network.velocity)(state, stimulus)
+    return finite_jacobians(lambda state: network.velocity(state, stimulus), state[None])[0]
 
 
 @eqx.filter_jit
@@ -108,9 +114,12 @@ def _eigenvalues_by_krylov(network, state, stimulus, count: int, tolerance: floa
     """The rightmost eigenvalues of the Jacobian, from its products with vectors; those that were found."""
 
     def push(vector: np.ndarray) -> np.ndarray:
-        return np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))
+        pushed = np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))
+        return vector + pushed if network.is_map else pushed
 
-    return leading_eigenvalues(push, network.state_size, network.dtype, count=count, tolerance=tolerance)
+    which = "largest" if network.is_map else "rightmost"
+    found = leading_eigenvalues(push, network.state_size, network.dtype, count=count, tolerance=tolerance, which=which)
+    return rates_of_map(found) if network.is_map else found
 
 
 def velocities_on_plane(

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnn2ff.networks import RecurrentNetwork, StateForm, all_supports, dense_weights, in_pieces, principal_blocks
+from rnn2ff.networks import (
+    RecurrentNetwork,
+    StateForm,
+    all_supports,
+    are_singular,
+    dense_weights,
+    in_pieces,
+    principal_blocks,
+)
 
 MOST_UNITS = 16  # whose supports are tried: 65536 of them
 _ROUNDING = 1e-12  # relative; what is so near to a threshold, or to singular, is called degenerate
@@ -43,8 +51,7 @@ def enumerate_fixed_points(network: RecurrentNetwork, stimulus: Float[np.ndarray
     for supports in in_pieces(all_supports(size)):
         blocks = principal_blocks(systems, supports)
         known = np.where(supports, drive, 0.0)
-        largest = np.linalg.norm(blocks, axis=2).prod(axis=1)
-        is_singular = np.abs(np.linalg.det(blocks)) <= size**2 * _ROUNDING * largest
+        is_singular = are_singular(blocks, size * _ROUNDING)
         for row in np.flatnonzero(is_singular):
             solution = np.linalg.lstsq(blocks[row], known[row], rcond=None)[0]
             num_degenerate += np.abs(blocks[row] @ solution - known[row]).max() < 1e-9 * (1 + np.abs(known[row]).max())

@@ -64,6 +64,7 @@ class Certifier(eqx.Module):
         is_monotone: whether the modulus is.
         is_rectified: whether the nonlinearity is a rectifier.
         has_one_time_constant: whether that of all units is the same.
+        is_map: whether the network is a map, whose only fixed point need not attract.
     """
 
     slope: Scalar
@@ -82,10 +83,14 @@ class Certifier(eqx.Module):
     is_monotone: bool = eqx.field(static=True)
     is_rectified: bool = eqx.field(static=True)
     has_one_time_constant: bool = eqx.field(static=True)
+    is_map: bool = eqx.field(static=True)
 
     @property
     def has_global_bound(self) -> bool:
-        """Whether every prediction has a finite bound: there is one fixed point, whatever the stimulus."""
+        """Whether every prediction has a finite bound: there is one fixed point, whatever the stimulus.
+
+        That of a map attracts as well.
+        """
         return self.is_contracting or self.is_monotone
 
 
@@ -128,6 +133,7 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         "is_monotone": False,
         "is_rectified": False,
         "has_one_time_constant": bool(np.ptp(np.asarray(network.time_constants)) == 0),
+        "is_map": network.is_map,
     }
     if shape is None:
         return Certifier(**found)
@@ -154,12 +160,22 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         found |= {
             "contraction_gap": down(1 - slope * constants.contraction),
             "contraction_scale": jnp.asarray(constants.contraction_scale, dtype),
-            "monotonicity": down(1 - slope * largest_in_metric(weights, constants.metric)),
+            "monotonicity": down(1 - slope * _growth_in_metric(network, weights, constants.metric)),
             "metric_root": jnp.asarray(np.sqrt(constants.metric), dtype),
         }
         found["is_contracting"] = bool(found["contraction_gap"] > 0)
         found["is_monotone"] = bool(found["monotonicity"] > 0)
     return Certifier(**found)
+
+
+def _growth_in_metric(network: RecurrentNetwork, weights: np.ndarray, metric: np.ndarray) -> float:
+    """At least the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`; of a map its norm, so that below 1 it contracts."""
+    if not network.is_map:
+        return largest_in_metric(weights, metric)
+    root = np.sqrt(metric)
+    slack = 4 * (len(weights) + 8) * np.finfo(np.float64).eps
+    with blas_threads(len(weights)):
+        return float(np.linalg.norm(weights * root[:, None] / root[None, :], 2) * (1 + slack))
 
 
 def _shape(network: RecurrentNetwork) -> tuple[float, float, float, float] | None:

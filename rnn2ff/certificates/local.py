@@ -74,7 +74,7 @@ class _Inverse(eqx.Module):
         step_rounding: how far that may be off, for an e that is exact.
         size: at least |R|.
         defect: at least `|I - R (I - S W)|`, with the slopes as they are computed.
-        is_attracting: whether the eigenvalues of `S W` are proved to have real parts below 1.
+        is_attracting: whether the eigenvalues of `S W` are proved to have real parts below 1; of a map, sizes below 1.
     """
 
     step: Float[Array, " state"]
@@ -179,17 +179,18 @@ def _invert_thin(network, certifier: Certifier, slope_at: Float[Array, " state"]
         size=inverse_size,
         defect=scaled_norm * miss * right_norm + inverse_size * jnp.max(slope_at) * certifier.factors.remainder,
         # Where there is one fixed point for every stimulus, nobody asks.
-        is_attracting=jnp.zeros((), bool) if certifier.has_global_bound else _attracts(small),
+        is_attracting=jnp.zeros((), bool) if certifier.has_global_bound else _attracts(small, certifier.is_map),
     )
 
 
-def _attracts(matrix: Float[Array, "rank rank"]) -> Bool[Array, ""]:
+def _attracts(matrix: Float[Array, "rank rank"], is_map: bool) -> Bool[Array, ""]:
     """Whether all eigenvalues have real parts below 1, by powers of `(2 I - B)^-1 B`.
 
-    This maps them into the unit circle (Cayley), and a power with a norm below 1/2 shows that they are there.
+    This maps them into the unit circle (Cayley), and a power with a norm below 1/2 shows that they are there. Of a map
+    they have to be there themselves; a leak only brings them nearer to 1.
     """
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    power = _product(_invert_small(2 * identity - matrix), matrix)
+    power = matrix if is_map else _product(_invert_small(2 * identity - matrix), matrix)
 
     def is_open(carry):
         _, size, num_squarings = carry

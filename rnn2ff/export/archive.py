@@ -113,6 +113,8 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
         if kind is not None:
             texts["nonlinearity"] = json.dumps(kind)
         texts["rate_size"] = json.dumps(network.rate_size)
+        if network.is_map:
+            texts["is_map"] = json.dumps(network.is_map)
     values = {name: getattr(owner, name) for owner, names in parts for name in names}
     return {name: np.asarray(value) for name, value in values.items() if value is not None}, texts
 
@@ -140,6 +142,7 @@ def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> A
         stimulus_weights=arrays.get("stimulus_weights"),
         bias=arrays["bias"],
         time_constants=arrays["time_constants"],
+        is_map=json.loads(metadata.get("is_map", "false")),
     )
     rate_size = json.loads(metadata["rate_size"])
     if rate_size < network.state_size:
@@ -149,6 +152,7 @@ def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> A
             state_size=network.state_size,
             stimulus_size=network.stimulus_size,
             rate_function=_FirstRates(network.rate_function, rate_size),
+            is_map=network.is_map,
         )
     return _make(
         Refined,

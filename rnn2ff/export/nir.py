@@ -3,7 +3,8 @@
 NIR has no rectifier. A unit that integrates its input, fires at a threshold and starts again from 0 fires at a rate of
 `[input]_+` over the threshold, so two rectified layers fit as spike rates. They are not exact: a unit that hears spikes
 instead of a current passes its threshold in a jump, and loses what is beyond it. Many small spikes lose little, which
-is what `gain` is for. The sweeps of a refined approximator do not fit, because they need both signs of a state in one
+is what `gain` is for. It is in the weights, and every unit has `r = 1` and a threshold of 1: readers refuse or overlook
+other values. The sweeps of a refined approximator do not fit, because they need both signs of a state in one
 unit.
 """
 
@@ -43,8 +44,8 @@ def write_nir(path: str | Path, approximator: Approximator, *, gain: float = 100
         raise fail("approximator", "does not fit NIR", "two layers", "sweeps, which need both signs of a state")
     nodes = {
         "stimulus": nir.Input(np.array([plain.stimulus_size])),
-        "hidden_input": nir.Affine(plain.hidden_weights, plain.hidden_bias),
-        "hidden": _firing(plain.width, gain),
+        "hidden_input": nir.Affine(plain.hidden_weights * np.float32(gain), plain.hidden_bias * np.float32(gain)),
+        "hidden": _firing(plain.width),
         "rate_input": nir.Affine(plain.readout_weights / np.float32(gain), plain.readout_bias),
         "rates": nir.Output(np.array([plain.rate_size])),
     }
@@ -63,8 +64,8 @@ def write_nir(path: str | Path, approximator: Approximator, *, gain: float = 100
         nir.write(temporary, nir.NIRGraph(nodes, edges))
 
 
-def _firing(size: int, gain: float = 1.0):
-    """Units that fire at a rate of `gain` times their input."""
+def _firing(size: int):
+    """Units that fire at the rate of their input."""
     import nir
 
-    return nir.IF(r=np.full(size, gain), v_threshold=np.ones(size), v_reset=np.zeros(size))
+    return nir.IF(r=np.ones(size), v_threshold=np.ones(size), v_reset=np.zeros(size))

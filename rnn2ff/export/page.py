@@ -60,8 +60,8 @@ def write_page(path: str | Path, scenes: Sequence[Scene]) -> None:
         scenes: what the reader can choose from; the first is shown.
 
     Raises:
-        ValueError: if there is no scene, a network is not threshold-linear, its approximator or stimuli do not fit, or
-            the folder cannot be written to.
+        ValueError: if there is no scene, a network is not threshold-linear or is a map, its approximator or stimuli do
+            not fit, or the folder cannot be written to.
     """
     if not scenes:
         raise fail("scenes", "are missing", "at least one", "none")
@@ -75,6 +75,9 @@ def _record(scene: Scene) -> dict[str, object]:
     """A scene as JSON says it."""
     network, approximator = scene.network, scene.approximator
     check_first_rates(network)
+    if network.is_map:
+        expected = "dynamics in continuous time, which the page follows (`in_continuous_time`)"
+        raise fail("network", "is a map", expected, "time in steps")
     check_stimuli(scene.stimuli, network.stimulus_size)
     received = (approximator.stimulus_size, approximator.rate_size)
     if received != (network.stimulus_size, network.rate_size):

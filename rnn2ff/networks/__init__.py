@@ -1,6 +1,6 @@
 """Recurrent networks: any vector field, rate networks, and the published ones of the zoo."""
 
-from rnn2ff.networks.base import RecurrentNetwork, VectorField, residual, time_scales
+from rnn2ff.networks.base import RecurrentNetwork, VectorField, in_continuous_time, residual, time_scales
 from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
 from rnn2ff.networks.constants import stability_constants
 from rnn2ff.networks.identity import name_of, network_hash
@@ -15,6 +15,7 @@ from rnn2ff.networks.rate import (
 )
 from rnn2ff.networks.spectra import (
     all_supports,
+    are_singular,
     balancing_scale,
     best_metric,
     blas_threads,
@@ -25,6 +26,7 @@ from rnn2ff.networks.spectra import (
     leading_eigenvalues,
     perron_bound,
     principal_blocks,
+    rates_of_map,
 )
 from rnn2ff.networks.sweeps import (
     AbstractSweep,
@@ -39,6 +41,7 @@ from rnn2ff.networks.sweeps import (
 )
 from rnn2ff.networks.threshold_linear import (
     RATE_FORM,
+    STATE_FORM,
     has_rectified_rates,
     is_threshold_linear,
     random_excitatory_inhibitory,
@@ -80,12 +83,14 @@ __all__ = [
     "RATE_FORM",
     "RateForm",
     "RecurrentNetwork",
+    "STATE_FORM",
     "ShiftedLogistic",
     "SplitSweep",
     "StateForm",
     "Tanh",
     "VectorField",
     "all_supports",
+    "are_singular",
     "balancing_scale",
     "best_metric",
     "best_sweep",
@@ -103,6 +108,7 @@ __all__ = [
     "has_rectified_rates",
     "has_sparse_weights",
     "hopfield",
+    "in_continuous_time",
     "in_pieces",
     "is_p_matrix",
     "is_rate_network",
@@ -123,6 +129,7 @@ __all__ = [
     "random_rate_network",
     "random_threshold_linear",
     "rate_network",
+    "rates_of_map",
     "relation_angles",
     "relation_network",
     "relation_stimulus",

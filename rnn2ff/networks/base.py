@@ -37,6 +37,9 @@ class RecurrentNetwork(eqx.Module):
         stimulus_size: number of stimulus channels.
         rate_function: `(params, state) -> rates`, what downstream units see and an approximator learns. By default
             the state itself; it may have fewer entries than the state, where only some units are of interest.
+        is_map: whether time goes in steps of one unit, and the next state is `state + velocity`, as in a trained cell.
+            Fixed points are those of the flow with the same velocity, but not where the motion ends: a fixed point is
+            stable if the eigenvalues of `I + J` are within the unit circle. `in_continuous_time` makes it the flow.
 
     Raises:
         ValueError: if the field or the rate function cannot be evaluated for these sizes, or the velocity has
@@ -48,6 +51,7 @@ class RecurrentNetwork(eqx.Module):
     state_size: int = eqx.field(static=True)
     stimulus_size: int = eqx.field(static=True)
     rate_function: Callable[[PyTree, Array], Array] = eqx.field(static=True, default=state_is_rate)
+    is_map: bool = eqx.field(static=True, default=False)
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class RecurrentNetwork(eqx.Module):
         state_size: int,
         stimulus_size: int,
         rate_function: Callable[[PyTree, Array], Array] = state_is_rate,
+        is_map: bool = False,
     ):
         check_at_least("state_size", state_size, 1)
         check_at_least("stimulus_size", stimulus_size, 1)
@@ -65,6 +70,7 @@ class RecurrentNetwork(eqx.Module):
         self.state_size = int(state_size)
         self.stimulus_size = int(stimulus_size)
         self.rate_function = rate_function
+        self.is_map = is_map
 
     def __check_init__(self):
         state = jax.ShapeDtypeStruct((self.state_size,), self.dtype)
@@ -107,7 +113,7 @@ class RecurrentNetwork(eqx.Module):
         return getattr(self.params, "time_constants", None)
 
     def velocity(self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
-        """dx/dt, in units of the state over units of time."""
+        """dx/dt, in units of the state over units of time; of a map, what one step adds to the state."""
         return self.vector_field(self.params, state, stimulus)
 
     def rates(self, state: Float[Array, " state"]) -> Float[Array, " rate"]:
@@ -119,6 +125,21 @@ class RecurrentNetwork(eqx.Module):
         """Number of rates."""
         state = jax.ShapeDtypeStruct((self.state_size,), self.dtype)
         return eqx.filter_eval_shape(self.rate_function, self.params, state).shape[0]
+
+
+def in_continuous_time(network: RecurrentNetwork) -> RecurrentNetwork:
+    """The flow `dx/dt = velocity` in place of the map `x + velocity`; the fixed points stay.
+
+    Where a trained cell is taken for a discretization of dynamics in continuous time, these are the dynamics. What
+    overshoots in steps of one may then decay: `h' = tanh(-3 h)` alternates, `dh/dt = tanh(-3 h) - h` comes to rest.
+    """
+    return RecurrentNetwork(
+        network.vector_field,
+        network.params,
+        state_size=network.state_size,
+        stimulus_size=network.stimulus_size,
+        rate_function=network.rate_function,
+    )
 
 
 def time_scales(

@@ -1,9 +1,11 @@
 """Networks that users bring: trained cells, files of weights, connectomes.
 
-A cell is a map `h -> h'`, one step a time. It becomes the vector field `cell(h, u) - h`, with the same fixed points.
-Their stability is not shared: the map multiplies perturbations by its Jacobian A, the field makes them decay at the
-rates of `A - I`. A fixed point that the map keeps (eigenvalues of A within the unit circle) is stable in the field as
-well, but not the other way round: an eigenvalue of -2 is fast decay for the field, and growing overshoot for the map.
+A cell is a map `h -> h'`, one step a time. What a step adds, `cell(h, u) - h`, is the velocity of its network, which is
+marked as a map (`is_map`): states are found and judged as the cell, step by step, moves them. In continuous time the
+same velocity has the same fixed points, but not their stability: the map multiplies perturbations by its Jacobian A,
+the flow makes them decay at the rates of `A - I`. A fixed point that the map keeps (eigenvalues of A within the unit
+circle) is stable in the flow as well, but not the other way round: an eigenvalue of -2 is fast decay for the flow, and
+growing overshoot for the map. Whoever wants the flow asks for it (`in_continuous_time`).
 """
 
 import dataclasses
@@ -53,6 +55,9 @@ def discrete_map(
 ) -> RecurrentNetwork:
     """A trained cell as a network: its fixed points are states that the cell keeps, for a constant stimulus.
 
+    A steady state is one that the cell comes to, step by step, and returns to after small perturbations; the unit of
+    time is one step. `in_continuous_time` makes it the flow `dh/dt = cell(h, u) - h` instead.
+
     For a Flax module, `cell = lambda params, h, u: module.apply(params, h, u)[0]`, where the new carry comes first. Its
     kernels may stay as they are.
 
@@ -82,7 +87,12 @@ def discrete_map(
         received = f"{jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), new)}"
         raise fail("cell", "does not return a state", f"({state.shape}, {state.dtype.name!r})", received)
     return RecurrentNetwork(
-        DiscreteMap(cell), params, state_size=state_size, stimulus_size=stimulus_size, rate_function=rate_function
+        DiscreteMap(cell),
+        params,
+        state_size=state_size,
+        stimulus_size=stimulus_size,
+        rate_function=rate_function,
+        is_map=True,
     )
 
 
@@ -122,8 +132,10 @@ def from_torch(
 ) -> RecurrentNetwork:
     """A layer of `torch.nn.RNN` or `torch.nn.GRU`, from its weights; PyTorch is not needed.
 
-    An RNN becomes a rate network, `h' = -h + phi(W_hh h + W_ih u + b_ih + b_hh)`, so that all methods for these apply
-    (with `nonlinearity=jax.nn.relu` the exact ones); a GRU becomes `h' = -h + GRU(h, u)`. The unit of time is one step.
+    An RNN becomes a rate network with the velocity `-h + phi(W_hh h + W_ih u + b_ih + b_hh)`, so that all methods for
+    these apply (with `nonlinearity=jax.nn.relu` the exact ones); a GRU gets the velocity `-h + GRU(h, u)`. Both are
+    maps (`is_map`): a steady state is one that the cell comes to, step by step, and one that alternates has none. The
+    unit of time is one step. `in_continuous_time` makes it the flow `dh/dt = velocity` instead.
 
     Args:
         weights: a state dict, `{name: np.asarray(value) for name, value in module.state_dict().items()}`, or the path
@@ -164,7 +176,11 @@ def from_torch(
         check_shape(name, bias, (num_rows,))
     if num_rows == state_size:
         return rate_network(
-            RateForm(nonlinearity), jnp.asarray(recurrent), stimulus_weights=driven, bias=biases[0] + biases[1]
+            RateForm(nonlinearity),
+            jnp.asarray(recurrent),
+            stimulus_weights=driven,
+            bias=biases[0] + biases[1],
+            is_map=True,
         )
     params = GRUParams(*(jnp.asarray(each) for each in (recurrent, driven, *biases)))
     return discrete_map(gru_cell, params, state_size=state_size, stimulus_size=driven.shape[1])

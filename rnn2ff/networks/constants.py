@@ -34,6 +34,7 @@ class Constants(NamedTuple):
         largest_monotonicity: no diagonal metric gives a modulus above this, up to rounding; at most 0 if there is none.
         is_p_matrix: whether every principal minor of `I - W` is positive; None where there are too many to try.
         is_rectified: whether phi is a rectifier.
+        is_map: whether the network is a map, which monotonicity does not make come to rest.
     """
 
     contraction: float
@@ -43,6 +44,7 @@ class Constants(NamedTuple):
     largest_monotonicity: float
     is_p_matrix: bool | None
     is_rectified: bool
+    is_map: bool
 
     @property
     def has_one_fixed_point(self) -> bool | None:
@@ -54,10 +56,15 @@ class Constants(NamedTuple):
     @property
     def reason(self) -> str:
         """What the constants say, in a sentence."""
+        if self.is_map and self.contraction < 1:
+            return f"the map contracts by {self.contraction:.4g}: one fixed point for every stimulus, which it comes to"
         if self.monotonicity > 0:
+            monotone = f"monotone in a diagonal metric, with modulus {self.monotonicity:.4g}"
+            if self.is_map:
+                return f"{monotone}: one fixed point for every stimulus, which the map need not come to"
             return (
-                f"monotone in a diagonal metric, with modulus {self.monotonicity:.4g}: one fixed point for every "
-                "stimulus, and the dynamics go there from everywhere (in the rate form if all time constants are alike)"
+                f"{monotone}: one fixed point for every stimulus, and the dynamics go there from everywhere "
+                "(in the rate form if all time constants are alike)"
             )
         none = (
             "no diagonal metric makes the network monotone"
@@ -104,4 +111,5 @@ def stability_constants(network: RecurrentNetwork) -> Constants:
         largest_monotonicity=1 - best.smallest,
         is_p_matrix=is_p_matrix(np.eye(len(weights)) - weights) if len(weights) <= _MOST_UNITS_MINORS else None,
         is_rectified=is_threshold_linear(network),
+        is_map=network.is_map,
     )

@@ -19,7 +19,7 @@ def network_hash(network: RecurrentNetwork) -> str:
     """
     check_on_host("network_hash", "use what was computed outside", network)
     digest = hashlib.sha256(f"{name_of(network.vector_field)} {name_of(network.rate_function)}".encode())
-    digest.update(f"{network.state_size} {network.stimulus_size}".encode())
+    digest.update(f"{network.state_size} {network.stimulus_size}{' map' if network.is_map else ''}".encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(network.params, is_leaf=_is_sparse):
         array = np.asarray(leaf.todense() if _is_sparse(leaf) else leaf, np.float32)
         digest.update(f"{jax.tree_util.keystr(path)} {array.shape}".encode())

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO, JAXSparse
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights
+from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights, fail
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 
 Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
@@ -171,6 +171,7 @@ def rate_network(
     stimulus_weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     time_constants: ArrayLike = 1.0,
+    is_map: bool = False,
 ) -> RecurrentNetwork:
     """A network in the state or the rate form, with any nonlinearity.
 
@@ -180,9 +181,12 @@ def rate_network(
         stimulus_weights: B, shape (state, stimulus). By default the stimulus drives each unit directly.
         bias: b, a constant input to each unit, by default 0.
         time_constants: tau, positive, one for all units or one for each, in any unit of time.
+        is_map: whether time goes in steps of one, `x' = x + dx/dt`, as in a trained cell; a leaky cell, which keeps the
+            share `1 - a` of its state, has the time constant `1 / a`, at least 1.
 
     Raises:
-        ValueError: if W is not square or not finite, the shapes do not fit, or a time constant is not positive.
+        ValueError: if W is not square or not finite, the shapes do not fit, or a time constant is not positive,
+            or shorter than the step of a map.
     """
     check_weights("recurrent_weights", recurrent_weights)
     weights = recurrent_weights if isinstance(recurrent_weights, BCOO) else _inexact(recurrent_weights)
@@ -199,6 +203,8 @@ def rate_network(
     if np.ndim(time_constants) != 0:
         check_shape("time_constants", time_constants, (state_size,))
     check_positive("time_constants", time_constants)
+    if is_map and np.min(time_constants) < 1:
+        raise fail("time_constants", "are shorter than the step of a map", "at least 1", np.min(time_constants))
     params = RateParams(
         recurrent_weights=weights,
         stimulus_weights=stimulus_weights,
@@ -211,6 +217,7 @@ def rate_network(
         state_size=state_size,
         stimulus_size=state_size if stimulus_weights is None else stimulus_weights.shape[1],
         rate_function=form.rate_function,
+        is_map=is_map,
     )
 
 

@@ -6,7 +6,7 @@ Every sample goes through stages, on the device, until it has a verdict:
     accelerate  the same with Anderson acceleration, for what the sweeps leave open
     follow      the dynamics themselves, by Adams-Bashforth steps of third order, one matrix product each, whose length
                 follows their local error; longer ones are of second order, and in the end they are Euler steps, which
-                is the damped fixed-point iteration
+                is the damped fixed-point iteration; a map is followed by its own steps
     block       where few units of a threshold-linear network are active, and have been the same for long: their exact
                 fixed point, and its stability, from their block of the weights alone
     prove       powers of a polynomial of the Jacobian on a random vector (`stability.py`)
@@ -142,7 +142,9 @@ class _Task(NamedTuple):
 
     @property
     def has_blocks(self) -> bool:
-        """Whether active units have a block of the weights to look at."""
+        """Whether active units have a block of the weights to look at, whose decay is that of a flow."""
+        if self.network.is_map:
+            return False
         return is_threshold_linear(self.network) and not has_sparse_weights(self.network)
 
     @property
@@ -582,7 +584,9 @@ def _follow_some(task: _Task, rows: _Rows, known: _Known, few, is_mine) -> _Rows
         return jnp.sum(motion.is_open, dtype=jnp.int32) > few
 
     def two_steps(motion):
-        state, velocity, step = motion.state, motion.velocity, _choose_step(motion)
+        state, velocity = motion.state, motion.velocity
+        # A step of one is Euler's, and that of a map itself.
+        step = jnp.ones_like(motion.step) if field.is_map else _choose_step(motion)
         first, second = _multistep(step, motion.step)
         is_open = motion.is_open[:, None]
         between = jnp.where(is_open, state + first(velocity, motion.before, motion.earlier), state)

@@ -23,14 +23,16 @@ class Field(NamedTuple):
         velocity: of states: `t dx/dt`, with t the `time_unit`.
         push: of states: the map from vectors y to `t J y`, where J is a matrix with the eigenvalues of the Jacobian of
             dx/dt; in the rate form, and for fields without weights, the Jacobian itself. One vector may stand for all.
-        time_unit: t, the shortest time scale of a sample, in the network's unit of time.
-        scales: of each unit, in the sample's `time_unit`; at least 1.
+        time_unit: t, the shortest time scale of a sample, in the network's unit of time; of a map, one step.
+        scales: of each unit, in the sample's `time_unit`; at least 1, but for a map.
+        is_map: whether the next state is the sum of state and velocity.
     """
 
     velocity: Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]
     push: Callable[[Float[Array, "batch state"]], Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]]
     time_unit: Float[Array, " batch"]
     scales: Float[Array, "batch state"]
+    is_map: bool
 
     def residual(
         self, states: Float[Array, "batch state"], velocity: Float[Array, "batch state"]
@@ -55,7 +57,7 @@ def make_field(
     if is_rate_network(network):
         return _rate_field(network, stimuli)
     taus = jax.vmap(lambda state, stimulus: time_scales(network, state, stimulus))(states, stimuli)
-    time_unit = jnp.min(taus, axis=1)
+    time_unit = jnp.ones_like(taus[:, 0]) if network.is_map else jnp.min(taus, axis=1)
     velocity = jax.vmap(network.velocity)
 
     def scaled(states):
@@ -70,7 +72,7 @@ def make_field(
 
         return push
 
-    return Field(scaled, push_at, time_unit, taus / time_unit[:, None])
+    return Field(scaled, push_at, time_unit, taus / time_unit[:, None], network.is_map)
 
 
 def _rate_field(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
@@ -81,7 +83,7 @@ def _rate_field(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus
     """
     form, params = network.vector_field, network.params
     phi, taus = jax.vmap(form.nonlinearity), params.time_constants
-    time_unit = jnp.min(taus)
+    time_unit = jnp.ones_like(taus[0]) if network.is_map else jnp.min(taus)
     share = (time_unit / taus)[None, :]
     drive = jax.vmap(params.feedforward_input)(stimuli)
     recurrent_input = jax.vmap(params.recurrent_input)
@@ -102,6 +104,7 @@ def _rate_field(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus
         push_at,
         jnp.broadcast_to(time_unit, (size,)),
         jnp.broadcast_to(1 / share, (size, network.state_size)),
+        network.is_map,
     )
 
 

@@ -1,8 +1,8 @@
 """The rare rest: samples of a batch that the engine leaves without a verdict, on the host, in bounded sub-batches.
 
-What did not come to rest is watched for cycles, chaos and growth (`motion.py`). What ran out of steps, and not of time,
-is integrated again by a stiff method. Whatever comes to rest here gets its verdict from the same test of stability as
-everything else.
+What did not come to rest is watched for cycles, chaos and growth (`motion.py`, and `iteration.py` for maps). What ran
+out of steps, and not of time, is integrated again by a stiff method. Whatever comes to rest here gets its verdict from
+the same test of stability as everything else.
 """
 
 from typing import NamedTuple
@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import SAFETY, judge_rows
+from rnn2ff.steady_state.creeping import MOST_STEPS, creep
+from rnn2ff.steady_state.iteration import observe_iterations
 from rnn2ff.steady_state.method import apart
 from rnn2ff.steady_state.motion import Motions, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState
@@ -24,7 +26,10 @@ from rnn2ff.steady_state.tiles import layout_for
 
 _ROWS = 64  # of a sub-batch
 _FEWEST_WATCHED = 128  # steps; a motion that is watched for fewer tells nothing
-_TIME_FROM_START = 2000.0  # longest time scales; about what the engine and a motion after it have together
+_TIME = 1000.0  # longest time scales; from the start twice as many, as the engine and a motion after it have together
+_USUAL_STEPS = 4096
+_NEAR_REST = 1e-2  # relative; how far a fixed point may be from what crept to it
+_CREEPING_ROWS = 64  # samples at most that are followed by implicit steps
 _STIFF_ROWS, _LARGEST_STIFF = 8, 512  # of a sub-batch that is integrated implicitly; units, whose matrix is factored
 _NEWTON_ROWS, _LARGEST_NEWTON = 16, 512  # of a sub-batch for which a Newton step is made
 _MOST_NEWTON_WORK = 2**32  # rows times cubed units, about ten seconds; beyond, no distance is estimated
@@ -53,15 +58,21 @@ def finish(
     """
     if 2 * max_steps < _FEWEST_WATCHED:
         no, unknown = np.zeros(len(states), bool), np.full(len(states), np.nan)
-        motions = Motions(no, no, no, unknown, states, np.zeros(len(states), np.int32))
+        motions = Motions(no, no, no, unknown, states, *np.ones((2, len(states)), np.int32))
+    elif network.is_map:
+        motions = observe_iterations(network, stimuli, states, tolerance=SAFETY * tolerance, max_steps=2 * max_steps)
     else:
         settings = {"tolerance": SAFETY * tolerance, "max_steps": 2 * max_steps}
-        motions = observe_motions(network, stimuli, states, **settings)
+        # More steps than usual are allowed for more time than usual.
+        longer = max(1.0, max_steps / _USUAL_STEPS)
+        motions = observe_motions(network, stimuli, states, **settings, max_time=longer * _TIME)
         # The engine's steps may have led a long motion into another basin. What rests only after them is followed once
         # more, accurately and from its start.
         rows = np.flatnonzero(motions.is_at_rest & (states != initial_states).any(axis=1))
         if len(rows):
-            again = observe_motions(network, stimuli[rows], initial_states[rows], **settings, max_time=_TIME_FROM_START)
+            again = observe_motions(
+                network, stimuli[rows], initial_states[rows], **settings, max_time=2 * longer * _TIME
+            )
             # Out of time on the way to the same state, it is not another one.
             is_open = ~(again.is_at_rest | again.is_oscillating | again.is_diverging)
             is_other = ~is_open | apart(again.state, motions.state[rows])
@@ -74,16 +85,29 @@ def finish(
 
     is_open = ~(motions.is_at_rest | motions.is_oscillating | motions.is_diverging)
     rows = np.flatnonzero(is_open & (num_steps >= 2 * max_steps))
-    if len(rows) and is_stiff_tried and network.state_size <= _LARGEST_STIFF:
+    if len(rows) and is_stiff_tried and not network.is_map and network.state_size <= _LARGEST_STIFF:
         ends = in_batches(
             _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), _STIFF_ROWS, tolerance, max_steps
         )
         states[rows], num_steps[rows] = ends.state, num_steps[rows] + ends.num_steps
         status[rows[ends.is_diverging]] = Status.diverging
 
+    # What creeps straight on decays, or grows, very slowly: implicit steps soon see the end.
+    is_creeping = is_open & (motions.num_turns == 0) & (num_steps < 2 * max_steps) & (num_steps > 0)
+    rows = np.flatnonzero(is_creeping)[:_CREEPING_ROWS]
+    is_affordable = max_steps >= MOST_STEPS and network.state_size <= _LARGEST_STIFF
+    if len(rows) and not network.is_map and is_affordable:
+        ends = in_batches(creep, network, (stimuli[rows], states[rows]), _STIFF_ROWS, SAFETY * tolerance)
+        is_end = np.isfinite(ends.state).all(axis=1)
+        states[rows[is_end]], num_steps[rows] = ends.state[is_end], num_steps[rows] + ends.num_steps
+        status[rows[ends.is_diverging]] = Status.diverging
+
     judged = in_batches(_judge, network, (stimuli, states), _ROWS, tolerance)
     # What rests has a verdict of its own. Of what does not, the word of the motion holds.
     is_judged = (judged.status != Status.max_steps_reached) & (status == Status.max_steps_reached)
+    # What crept there is only at rest if it is near: where nothing decays, it may be slow by its own size alone.
+    is_near = judged.distance <= _NEAR_REST * (1 + np.abs(states).max(axis=1))
+    is_judged &= ~(is_creeping & (judged.status == Status.converged) & ~is_near)
     status = np.where(is_judged, judged.status, status)
     distance = np.where(status == Status.converged, judged.distance, np.nan)
     rows = np.flatnonzero(status == Status.max_steps_reached)

@@ -102,6 +102,9 @@ def proved_rate(network: RecurrentNetwork) -> float:
 
     For rectifiers and tanh, whose slopes are in [0, 1]: if the spectral radius of |W| is below 1, or the symmetric part
     of W is below the identity in a positive diagonal metric. It holds for all time constants.
+
+    A map has it if it contracts: if the spectral radius of |W| is below 1, or the norm of W is in such a metric, and no
+    time constant is shorter than its step.
     """
     if not is_rate_network(network) or network.vector_field.nonlinearity not in (jax.nn.relu, jnp.tanh):
         return 0.0
@@ -113,7 +116,13 @@ def proved_rate(network: RecurrentNetwork) -> float:
     margins = [1 - perron_bound(np.abs(weights))[0]]
     scale = balancing_scale(weights)  # the best metric would cost more than it gains here
     scaled = weights * scale[:, None] / scale[None, :]
-    margins.append(1 - np.linalg.eigvalsh((scaled + scaled.T) / 2).max())
+    if network.is_map:
+        if np.min(np.asarray(network.time_constants)) < 1:
+            return 0.0
+        is_even = np.ptp(np.asarray(network.time_constants)) == 0
+        margins.append(1 - np.linalg.norm(scaled, 2) if is_even else 0.0)
+    else:
+        margins.append(1 - np.linalg.eigvalsh((scaled + scaled.T) / 2).max())
     return max(0.0, min(1.0, float(max(margins)))) / slowest
 
 

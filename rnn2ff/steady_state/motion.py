@@ -33,8 +33,9 @@ _FIRST_WINDOW = 32.0
 _FEWEST_WINDOWS = 5  # that `max_time` is spent on
 _SHRINK = 64.0  # by which a window is shorter than one in which no step was short enough
 _MOST_STALLS = 8  # of such windows in a row
-_ESCAPE = 1e8  # growth by this factor is growth without bound
+ESCAPE = 1e8  # growth by this factor is growth without bound
 _NUM_RADII = 27  # powers of two up to it
+_FARTHEST_STILL = 0.01  # of the scale of the state: a way on which a constant speed tells nothing yet
 
 _NEAR = 5e-3  # a return that is worth a closer look
 _LOOPS_APART = 1e-2  # loops of one cycle that come nearer to each other than this are looked at one by one
@@ -64,6 +65,7 @@ class Motions(NamedTuple):
         period: of the cycle, in the network's unit of time; NaN where none was confirmed.
         state: the last state.
         num_steps: steps of time, also those that were refused.
+        num_turns: how often the unit that moved most turned in the last window of time; 0 for one that creeps.
     """
 
     is_at_rest: Bool[np.ndarray, " batch"]
@@ -72,6 +74,7 @@ class Motions(NamedTuple):
     period: Float[np.ndarray, " batch"]
     state: Float[np.ndarray, "batch state"]
     num_steps: Int[np.ndarray, " batch"]
+    num_turns: Int[np.ndarray, " batch"]
 
 
 class _Accuracy(NamedTuple):
@@ -221,6 +224,7 @@ def observe_motions(
         period=np.array([sample.period * sample.time_unit for sample in samples], dtype),
         state=np.array([sample.state for sample in samples], dtype).reshape(states.shape),
         num_steps=np.array([sample.num_steps for sample in samples], int),
+        num_turns=np.array([np.ptp(sample.history[-1][2]) if sample.history else 0 for sample in samples], int),
     )
 
 
@@ -335,7 +339,7 @@ def _integrate(network, stimuli, states, times, time_units, scales, sizes, error
 
         def has_escaped(time, moved, args, **kwargs):
             del time, args, kwargs
-            return jnp.max(jnp.abs(moved)) > 2 * _ESCAPE * scale
+            return jnp.max(jnp.abs(moved)) > 2 * ESCAPE * scale
 
         solution = dfx.diffeqsolve(
             dfx.ODETerm(lambda time, moved, args: velocity(moved)),
@@ -396,7 +400,7 @@ def _judge(sample: _Sample, window: _Window, copy: _Window | None, tolerance: fl
         sample.span, sample.num_returns = sample.span / _SHRINK, 0
         return
     _record(sample, window)
-    if np.abs(window.end_state).max() > _ESCAPE * sample.scale or _grows_for_ever(sample, window):
+    if np.abs(window.end_state).max() > ESCAPE * sample.scale or _grows_for_ever(sample, window):
         sample.verdict = "diverging"
     elif window.end_residual < tolerance:
         sample.verdict = "at_rest"
@@ -437,7 +441,8 @@ def _search_return(sample: _Sample, window: _Window) -> None:
     later = len(times) // 2
     size = np.ptp(moved[later:], axis=0).max()
     speeds = np.linalg.norm(velocities, axis=1)
-    now = int(np.flatnonzero(speeds >= speeds.mean())[-1])  # it is left fast, so that returns are well timed
+    # It is left fast, so that returns are well timed. A mean of equal numbers may be rounded above them.
+    now = int(np.flatnonzero(speeds >= min(speeds.mean(), speeds.max()))[-1])
     if sample.wait > 0 or now < max(later, 16) or not size > 0:
         return
     when, where = _crossings(times[:now], moved[:now], velocities[:now], moved[now], velocities[now])
@@ -617,9 +622,10 @@ def _grows_for_ever(sample: _Sample, window: _Window) -> bool:
     aside = np.abs(velocities - advance[:, None] * window.end_velocity).max() / speed
     is_straight = aside <= 0.1 and advance.min() >= 0.3 and advance.max() <= 1.05
     keeps_up = advance[len(advance) // 2 :].mean() >= (1 - 1e-3) * advance[: len(advance) // 2].mean()
-    has_moved = np.ptp(moved, axis=0).max() >= sample.scale
-    # Farther out, a velocity that does not change cannot be told from rounding.
-    reach = min(_ESCAPE, 0.1 / float(jnp.finfo(sample.state.dtype).eps) * speed / sample.scale)
+    has_moved = np.ptp(moved, axis=0).max() >= _FARTHEST_STILL * sample.scale
+    # Farther out, a velocity that does not change cannot be told from rounding, and the ray leads aside.
+    blur = max(float(jnp.finfo(sample.state.dtype).eps), aside)
+    reach = min(ESCAPE, 0.1 / blur * speed / sample.scale)
     ahead = window.advances[2.0 ** np.arange(_NUM_RADII) <= reach]
     return bool(is_straight and keeps_up and has_moved and reach >= 1e3 and (ahead >= 0.5).all())
 
@@ -639,10 +645,21 @@ def _keeps_moving(sample: _Sample) -> bool:
     num_turns = np.ptp(np.interp(edges[[0, -1]], times, turns))
     if times[-1] < _SHORTEST_WATCH or num_turns < _FEWEST_TURNS or not sample.size > jitter:
         return False
-    logarithms = np.log(np.maximum(np.diff(np.interp(edges, times, lengths)), np.finfo(float).tiny))
-    places = np.arange(_NUM_STRETCHES) - (_NUM_STRETCHES - 1) / 2
+    return has_no_trend(np.diff(np.interp(edges, times, lengths)), _SURE_TREND)
+
+
+def has_no_trend(speeds: Float[np.ndarray, " stretches"], sure: float) -> bool:
+    """Whether speeds, over successive stretches of time, neither fall nor rise as far as their scatter tells.
+
+    Args:
+        speeds: of each stretch.
+        sure: of how many standard errors a small trend must be to be one.
+    """
+    count = len(speeds)
+    logarithms = np.log(np.maximum(speeds, np.finfo(float).tiny))
+    places = np.arange(count) - (count - 1) / 2
     slope = places @ logarithms / (places @ places)
-    scatter = np.sum((logarithms - logarithms.mean() - slope * places) ** 2) / (_NUM_STRETCHES - 2)
-    trend, uncertainty = abs(slope) * _NUM_STRETCHES, np.sqrt(scatter / (places @ places)) * _NUM_STRETCHES
-    is_seen = trend > _SURE_TREND * uncertainty and trend > _SMALLEST_TREND
+    scatter = np.sum((logarithms - logarithms.mean() - slope * places) ** 2) / (count - 2)
+    trend, uncertainty = abs(slope) * count, np.sqrt(scatter / (places @ places)) * count
+    is_seen = trend > sure * uncertainty and trend > _SMALLEST_TREND
     return bool(trend <= _LARGEST_TREND and not is_seen)

@@ -12,8 +12,11 @@ non-symmetric matrices are slow, and not available on every device, so they are 
    A maps eigenvalues with negative real part into the unit circle; `|A^m| < 1` for some m proves stability, and
    `|A^m|^(1/m)` tends to the spectral radius from above (Gelfand).
 
-A growth rate below `neutral_growth`, per longest time scale, is within rounding of none, and counts as none: on a
-continuous attractor perturbations stay, and that is stable.
+A fixed point of a map attracts if every eigenvalue of `I + J` is within the unit circle. This is the first polynomial
+itself, and it takes the place of the Cayley transform.
+
+A growth rate below `neutral_growth`, per longest time scale or step of a map, is within rounding of none, and counts as
+none: on a continuous attractor perturbations stay, and that is stable.
 """
 
 from typing import NamedTuple
@@ -142,7 +145,7 @@ def shrink(
             num_checks=num_checks,
         )
         is_growing = is_lost | ((num_checks >= _FIRST_CHECKS) & (norms > first_norm))
-        is_over = powers.step == _STEPS[-1]
+        is_over = (powers.step == _STEPS[-1]) | field.is_map
         next_steps = jnp.where(powers.step == _STEPS[0], *(jnp.asarray(step, states.dtype) for step in _STEPS[1:]))
         return choose_rows(is_mine, choose_rows(is_growing & ~is_over, begun(next_steps), new), powers)
 
@@ -192,8 +195,9 @@ def transform_powers(
     is_needed: Bool[Array, " batch"],
     *,
     one_by_one: bool,
+    is_map: bool = False,
 ) -> Stability:
-    """Decide by powers of the Cayley transform.
+    """Decide by powers of the Cayley transform, or of the Jacobian of a map.
 
     Args:
         matrices: Jacobians, in any unit of time.
@@ -201,13 +205,14 @@ def transform_powers(
         is_needed: where False nothing is decided.
         one_by_one: whether each sample is worked on for itself, which a processor does several times faster than a
             batch of small products; an accelerator wants the batch.
+        is_map: whether the matrices are what a step of a map adds.
     """
     if not one_by_one or matrices.shape[-1] <= _LARGEST_BATCHED:
-        return _transform_powers(matrices, slowest, is_needed)
+        return _transform_powers(matrices, slowest, is_needed, is_map)
 
     def decide_one(sample):
         def run(_):
-            found = _transform_powers(*(each[None] for each in sample))
+            found = _transform_powers(*(each[None] for each in sample), is_map)
             return jax.tree.map(lambda leaf: leaf[0], found)
 
         def skip(_):
@@ -220,7 +225,7 @@ def transform_powers(
     return jax.lax.map(decide_one, (matrices, slowest, is_needed))
 
 
-def _transform_powers(matrices, slowest, is_needed) -> Stability:
+def _transform_powers(matrices, slowest, is_needed, is_map) -> Stability:
     dtype, size = matrices.dtype, matrices.shape[-1]
     identity = jnp.eye(size, dtype=dtype)[None]
     # A norm doubles its logarithm with each squaring: so many tell the smallest growth that counts from none.
@@ -234,8 +239,10 @@ def _transform_powers(matrices, slowest, is_needed) -> Stability:
     # So that typical eigenvalues end up far inside the unit circle.
     scale = size**0.5 / jnp.maximum(norm_of(matrices), jnp.finfo(dtype).tiny)
     scaled = scale[:, None, None] * matrices
-    power = jnp.linalg.solve(identity - scaled, identity + scaled)
+    power = identity + matrices if is_map else jnp.linalg.solve(identity - scaled, identity + scaled)
     norm = norm_of(power)
+    # The power of a map may be zero: what is silent forgets its state in one step.
+    norm = jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
 
     def is_undecided(log_norm, num_squarings):
         return (log_norm > _SURE_DECAY) & (log_norm < _SURE_GROWTH) & (num_squarings < max_squarings)
@@ -249,6 +256,7 @@ def _transform_powers(matrices, slowest, is_needed) -> Stability:
         is_open = is_undecided(log_norm, num_squarings)
         squared = power @ power
         norm = norm_of(squared)
+        norm = jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
         squared = squared / norm[:, None, None]
         log_norm = jnp.where(is_open, 2 * log_norm + jnp.log(norm), log_norm)
         return (
@@ -260,8 +268,9 @@ def _transform_powers(matrices, slowest, is_needed) -> Stability:
 
     start = (power / norm[:, None, None], jnp.log(norm), jnp.log(norm), jnp.zeros(len(matrices), jnp.int32))
     _, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
-    # Inverts the transform, for a real eigenvalue.
-    growth = jnp.tanh(log_norm / 2.0 ** (num_squarings.astype(dtype) + 1)) / scale
+    mean_log = log_norm / 2.0 ** num_squarings.astype(dtype)
+    # Of a map the largest factor but one; otherwise the transform is inverted, for a real eigenvalue.
+    growth = jnp.expm1(mean_log) if is_map else jnp.tanh(mean_log / 2) / scale
     amplification = 2 * jnp.exp(jnp.maximum(largest, 0))  # 2 for the powers between those that are squared
     is_known = is_finite & is_needed & jnp.isfinite(log_norm)
     is_stable = (log_norm <= _SURE_DECAY) | ((log_norm < _SURE_GROWTH) & (growth * slowest < neutral_growth(dtype)))
@@ -281,6 +290,6 @@ def decide(
     if states.shape[1] > LARGEST_FACTORED:
         no = jnp.zeros(len(states), bool)
         return Stability(no, no, jnp.zeros_like(field.time_unit), jnp.full_like(field.time_unit, jnp.inf))
-    slowest = jnp.max(field.scales, axis=1)
-    found = transform_powers(jacobians(field, states), slowest, is_needed, one_by_one=one_by_one)
+    slowest = jnp.ones_like(field.time_unit) if field.is_map else jnp.max(field.scales, axis=1)
+    found = transform_powers(jacobians(field, states), slowest, is_needed, one_by_one=one_by_one, is_map=field.is_map)
     return found._replace(decay_rate=found.decay_rate / field.time_unit)

@@ -20,7 +20,7 @@ from rnn2ff._checks import (
     is_known,
 )
 from rnn2ff.compiling import in_full_precision
-from rnn2ff.networks import DiscreteMap, RecurrentNetwork
+from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.tiles import check_not_in_shard
 
 
@@ -97,7 +97,7 @@ def simulate(
     else:
         check_stimulus(stimulus, network.stimulus_size)
         stimulus = jnp.asarray(stimulus, network.dtype)
-    if isinstance(network.vector_field, DiscreteMap):
+    if network.is_map:
         return _iterate(network, stimulus, initial_state, jnp.asarray(times, network.dtype), _whole(times))
     times = jnp.asarray(times, network.dtype)
     return _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, max_steps)

@@ -8,7 +8,7 @@ are, to first order, those that leave `w . x(t)` as it is: its gradient by the s
 is the normal of the boundary. Where a unit falls silent gradually instead, nothing parts: such places are left out, as
 linearizations at the steady states tell of them already.
 
-The paths are Euler steps from zero, close enough to the dynamics to start a training at.
+The paths are Euler steps from zero, close enough to the dynamics to start a training at; of a map, its own steps.
 """
 
 from typing import NamedTuple
@@ -210,7 +210,7 @@ def _search(network, lows, highs, units, least, jump) -> _Found:
     zero = jnp.zeros(network.state_size, network.dtype)
 
     def search(low, high, unit):
-        length = _STEP * jnp.min(time_scales(network, zero, low))
+        length = jnp.asarray(1, low.dtype) if network.is_map else _STEP * jnp.min(time_scales(network, zero, low))
 
         def path(stimulus):
             def one(state, _):

@@ -45,16 +45,23 @@ class RootFind(AbstractSteadyStateSolver):
             size = jax.lax.stop_gradient(1 + jnp.max(jnp.abs(state)))
             return network.time_constants * network.velocity(state, stimulus) / size
 
+        # Where the derivative of the formula is not a number, as that of a norm at 0, the search starts beside. If this
+        # is a root already, that is all; a solver that derives it again would lose it.
+        drift = relative_velocity(initial_state, None)
+        speed, info = jnp.max(jnp.abs(drift)), jnp.finfo(initial_state.dtype)
+        _, slope = jax.jvp(lambda state: relative_velocity(state, None), (initial_state,), (jnp.ones_like(drift),))
+        is_smooth = jnp.all(jnp.isfinite(slope))
+        aside = jnp.cbrt(info.eps) * (1 + jnp.max(jnp.abs(initial_state))) / jnp.maximum(speed, info.tiny) * drift
         solution = optx.root_find(
             relative_velocity,
             # A root finder stops on its step as well as on its residual: ask for more than is needed.
             self.root_finder(tolerance / 10, tolerance / 10),
-            initial_state,
+            jnp.where(is_smooth, initial_state, initial_state + aside),
             max_steps=max_steps,
             throw=False,
         )
         return Candidate(
-            state=solution.value,
+            state=jnp.where(is_smooth | (speed >= tolerance / 10), solution.value, initial_state),
             num_steps=solution.stats["num_steps"].astype(jnp.int32),
             is_diverging=jnp.zeros((), bool),
         )

@@ -1,0 +1,89 @@
+"""Where a motion ends that creeps straight on: slow decay to a fixed point, or slow growth, by implicit steps.
+
+Explicit steps are as short as the fastest decay wants them, however little moves. An implicit Euler step, linear in
+what it solves, may be as long as the motion is straight; two of half the length tell its error, and with them it is of
+second order. A motion that slows down by the same factor in equal times takes some hundred steps, whatever the factor.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.scipy.linalg as jsl
+from jaxtyping import Array, Bool, Float, Int
+
+from rnn2ff.compiling import in_full_precision
+from rnn2ff.networks import RecurrentNetwork, residual, time_scales
+from rnn2ff.steady_state.motion import ESCAPE
+
+MOST_STEPS = 512
+_LOCAL_ERROR = 3e-5  # of a step, relative to 1 + max |x|; that of the engine
+_FIRST_STEP, _LARGEST_CHANGE = 0.1, 5.0  # in the longest time scale; factor from one step to the next
+
+
+class Ends(NamedTuple):
+    """Where the motions end.
+
+    Attributes:
+        state: the last state.
+        num_steps: implicit ones.
+        is_diverging: whether the state grew without bound.
+    """
+
+    state: Float[Array, "batch state"]
+    num_steps: Int[Array, " batch"]
+    is_diverging: Bool[Array, " batch"]
+
+
+@eqx.filter_jit
+@in_full_precision
+def creep(
+    network: RecurrentNetwork,
+    stimuli: Float[Array, "batch stimulus"],
+    states: Float[Array, "batch state"],
+    tolerance: float,
+) -> Ends:
+    """Follow motions by implicit steps until they rest, or have grown by many orders of magnitude.
+
+    Args:
+        network: the network; each step factors two matrices of its size.
+        stimuli: one a row.
+        states: where to start.
+        tolerance: the largest residual that counts as rest.
+    """
+    return Ends(*jax.vmap(lambda stimulus, state: _creep(network, stimulus, state, tolerance))(stimuli, states))
+
+
+def _creep(network, stimulus, start, tolerance):
+    identity = jnp.eye(network.state_size, dtype=start.dtype)
+    scale = 1 + jnp.max(jnp.abs(stimulus)) + jnp.max(jnp.abs(start))
+    bound = ESCAPE * scale
+    slowest = jnp.max(time_scales(network, start, stimulus))
+    longest = 0.1 / jnp.finfo(start.dtype).eps * slowest  # beyond, rounding of the Jacobian is no longer small
+
+    def velocity(state):
+        return network.velocity(state, stimulus)
+
+    def goes_on(carry):
+        state, step, num_steps = carry
+        # By the scale of the start: what grows at a constant speed is slow in the end only by its own size.
+        is_moving = residual(network, state, stimulus) * (1 + jnp.max(jnp.abs(state))) >= tolerance * scale
+        return is_moving & (jnp.max(jnp.abs(state)) <= bound) & (step > 0) & (num_steps < MOST_STEPS)
+
+    def take_step(carry):
+        state, step, num_steps = carry
+        jacobian, speed = jax.jacfwd(velocity)(state), velocity(state)
+        whole = state + step * jnp.linalg.solve(identity - step * jacobian, speed)
+        half = jsl.lu_factor(identity - step / 2 * jacobian)
+        middle = state + step / 2 * jsl.lu_solve(half, speed)
+        twice = middle + step / 2 * jsl.lu_solve(half, velocity(middle))
+        error = jnp.max(jnp.abs(twice - whole)) / (_LOCAL_ERROR * (1 + jnp.max(jnp.abs(state))))
+        error = jnp.where(jnp.isfinite(error), error, jnp.inf)
+        change = jnp.clip(0.9 / jnp.sqrt(jnp.maximum(error, 1e-6)), 1 / _LARGEST_CHANGE, _LARGEST_CHANGE)
+        state = jnp.where(error <= 1, 2 * twice - whole, state)
+        return state, jnp.minimum(change * step, longest), num_steps + 1
+
+    carry = (start, _FIRST_STEP * slowest, jnp.zeros((), jnp.int32))
+    state, _, num_steps = jax.lax.while_loop(goes_on, take_step, carry)
+    return state, num_steps, jnp.max(jnp.abs(state)) > bound

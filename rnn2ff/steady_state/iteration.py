@@ -1,0 +1,250 @@
+"""What becomes of maps that did not come to rest: rest after all, a cycle and its period, chaos, or growth.
+
+The counterpart of `motion.py` for networks whose time goes in steps. Steps are exact, so nothing is integrated: a few
+samples are moved through windows of so many steps, on the device, and NumPy looks at what they did.
+
+A cycle is a motion that comes back after so many steps, again and again, and to which a copy comes back that was
+pushed off a little. A spiral that decays slowly also comes nearly back; but what is left of its decay adds up to its
+size.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from rnn2ff.compiling import in_full_precision
+from rnn2ff.networks import RecurrentNetwork, residual
+from rnn2ff.steady_state.motion import ESCAPE, Motions, has_no_trend
+
+_WINDOW = 512  # steps; cycles of up to a quarter of it are told from motion without a period
+_ROWS = 32  # samples that are moved together, each with its copy
+_LARGEST_PATHS = 2**27  # bytes of the states that a window of them keeps
+_PUSH = 5e-3  # of the copy, in the size of the motion
+_SMALLEST_CYCLE = 800.0  # in rounding, so that the push is above it too
+_LARGEST_REMAINDER = 3e-3  # that a cycle may still drift, in the size of the motion
+_LARGEST_CONTRACTION = 0.9  # of the push, in a window
+_SHORTEST_WATCH = 1024  # steps, for a verdict on a motion without a period
+_FEWEST_TURNS = 8
+_NUM_STRETCHES = 12  # of time, whose speeds are compared
+# Standard errors. Steps are exact, and so is a decay; chaos alone has a scatter, and slow changes of its own.
+_SURE_TREND = 8.0
+_STRAIGHT, _NUM_RADII = 1e-3, 27  # relative change of a velocity that counts as none; powers of two up to `ESCAPE`
+
+
+@dataclasses.dataclass
+class _Sample:
+    """One motion, and what is known of it.
+
+    Attributes:
+        row: of the batch.
+        state: the last state.
+        copy: that of the copy; None before it is pushed off.
+        push: how far it was pushed.
+        unit: of lengths: 1 + max |u|.
+        scale: of the state.
+        speeds: of each step so far.
+        num_turns: how often the unit that moves most turned.
+        verdict: "", "at_rest", "oscillating" or "diverging".
+        period: of a confirmed cycle.
+    """
+
+    row: int
+    state: np.ndarray
+    unit: float
+    scale: float
+    copy: np.ndarray | None = None
+    push: float = np.nan
+    speeds: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    num_turns: int = 0
+    verdict: str = ""
+    period: float = np.nan
+
+
+def observe_iterations(
+    network: RecurrentNetwork,
+    stimuli: Float[Array | np.ndarray, "batch stimulus"],
+    states: Float[Array | np.ndarray, "batch state"],
+    *,
+    tolerance: float,
+    max_steps: int,
+) -> Motions:
+    """Move samples that are not at rest, step by step, until it is clear where they go.
+
+    A verdict needs evidence. A cycle has a period of whole steps; what is left of its drift does not add up to more
+    than a fraction of its size; and a copy that was pushed off by a two-hundredth of its size comes back. A
+    motion without a period, or of a longer one, counts as oscillating if all steps, and at least 1024, show no trend of
+    its speed. What decays, or grows, slowly is undecided until it arrives.
+
+    Args:
+        network: a map.
+        stimuli: one a row.
+        states: where to start.
+        tolerance: the largest residual that counts as rest.
+        max_steps: bound on the steps, looked at between windows of 512.
+    """
+    dtype = network.dtype
+    stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
+    samples = [
+        _Sample(
+            row,
+            state,
+            unit=1 + float(np.abs(stimulus).max()),
+            scale=1 + float(np.abs(stimulus).max() + np.abs(state).max()),
+        )
+        for row, (stimulus, state) in enumerate(zip(stimuli, states))
+    ]
+    affordable = _LARGEST_PATHS // (2 * _WINDOW * network.state_size * dtype.itemsize)
+    num_rows = max(1, min(_ROWS, affordable))
+    num_windows = max(1, -(-max_steps // _WINDOW))
+    for start in range(0, len(samples), num_rows):
+        moving = samples[start : start + num_rows]
+        for _ in range(num_windows):
+            _move(network, stimuli, moving, num_rows, tolerance)
+            moving = [sample for sample in moving if not sample.verdict]
+            if not moving:
+                break
+    for sample in samples:
+        if not sample.verdict and _keeps_moving(sample):
+            sample.verdict = "oscillating"
+    verdicts = np.array([sample.verdict for sample in samples], "<U11")
+    return Motions(
+        is_at_rest=verdicts == "at_rest",
+        is_oscillating=verdicts == "oscillating",
+        is_diverging=verdicts == "diverging",
+        period=np.array([sample.period for sample in samples], dtype),
+        state=np.array([sample.state for sample in samples], dtype).reshape(states.shape),
+        num_steps=np.array([len(sample.speeds) for sample in samples], int),
+        num_turns=np.array([sample.num_turns for sample in samples], int),
+    )
+
+
+def _move(
+    network: RecurrentNetwork, stimuli: np.ndarray, samples: list[_Sample], num_rows: int, tolerance: float
+) -> None:
+    """A window of each sample and its copy, in one program of one size, and what it says."""
+    rows = np.resize(np.arange(len(samples)), num_rows)
+    starts = np.stack([sample.state for sample in samples])
+    copies = np.stack([sample.state if sample.copy is None else sample.copy for sample in samples])
+    given = stimuli[[sample.row for sample in samples]]
+    paths, others, residuals, ahead = map(np.asarray, _iterate(network, given[rows], starts[rows], copies[rows]))
+    for i, sample in enumerate(samples):
+        _judge(sample, paths[i].astype(float), others[i].astype(float), float(residuals[i]), ahead[i], tolerance)
+
+
+@eqx.filter_jit
+@in_full_precision
+def _iterate(network, stimuli, states, copies):
+    """All states of a window, first and last included, of samples and copies; residuals, and velocities far ahead."""
+
+    def move(stimulus, state):
+        def step(state, _):
+            return state + network.velocity(state, stimulus), state
+
+        last, path = jax.lax.scan(step, state, None, length=_WINDOW)
+        return jnp.concatenate([path, last[None]])
+
+    def look(stimulus, state):
+        velocity = network.velocity(state, stimulus)
+        radii = (1 + jnp.max(jnp.abs(stimulus))) * 2.0 ** jnp.arange(_NUM_RADII, dtype=state.dtype)
+        direction = velocity / jnp.max(jnp.abs(velocity))
+        beyond = jax.vmap(lambda radius: network.velocity(state + radius * direction, stimulus))(radii)
+        # How far the velocity on the ray ahead advances, as a multiple of the velocity here.
+        return residual(network, state, stimulus), beyond @ velocity / (velocity @ velocity)
+
+    paths, others = jax.vmap(move)(stimuli, states), jax.vmap(move)(stimuli, copies)
+    residuals, ahead = jax.vmap(look)(stimuli, paths[:, -1])
+    return paths, others, residuals, ahead
+
+
+def _judge(
+    sample: _Sample, path: np.ndarray, other: np.ndarray, last_residual: float, ahead: np.ndarray, tolerance: float
+) -> None:
+    """What one more window says of a sample."""
+    dtype = sample.state.dtype
+    sizes = np.abs(path).max(axis=1)
+    is_out = ~(sizes < ESCAPE * sample.scale)
+    if is_out.any():
+        first = int(np.argmax(is_out))
+        sample.verdict = "diverging"
+        sample.state = path[first if np.isfinite(path[first]).all() else max(first - 1, 0)].astype(dtype)
+        sample.speeds = np.append(sample.speeds, np.zeros(first))
+        return
+    steps = np.diff(path, axis=0)
+    sample.speeds = np.append(sample.speeds, np.linalg.norm(steps, axis=1))
+    of_widest = steps[:, np.argmax(np.ptp(path, axis=0))]
+    sample.num_turns += int((of_widest[1:] * of_widest[:-1] < 0).sum())
+    sample.state = path[-1].astype(dtype)
+    if last_residual < tolerance:
+        sample.verdict = "at_rest"
+        return
+    if _goes_straight_on(steps, sample.unit, ahead, dtype):
+        sample.verdict = "diverging"
+        return
+    size = float(np.ptp(path[len(path) // 2 :], axis=0).max())
+    noise = 8 * float(np.finfo(dtype).eps) * (1 + sizes.max())
+    if sample.copy is None or not np.isfinite(other).all():
+        _push_off(sample, size)
+        return
+    period = _period_of(path, size, noise)
+    strayed = np.abs(other[-1] - path[-1]).max()
+    if period is not None and strayed <= max(_LARGEST_CONTRACTION * sample.push, noise):
+        sample.verdict, sample.period = "oscillating", float(period)
+    elif strayed > 0.1 * size or strayed < noise:
+        _push_off(sample, size)
+    else:
+        sample.copy, sample.push = other[-1].astype(dtype), float(strayed)
+
+
+def _push_off(sample: _Sample, size: float) -> None:
+    """A copy a little aside, otherwise of no relation to any network."""
+    direction = np.random.default_rng(0).uniform(-1, 1, len(sample.state))
+    sample.copy = (sample.state + _PUSH * size * direction).astype(sample.state.dtype)
+    sample.push = float(np.abs(sample.copy - sample.state).max())
+
+
+def _period_of(path: np.ndarray, size: float, noise: float) -> int | None:
+    """After how many steps a motion is back, so nearly that what drift is left cannot add up; None if it is not."""
+    count = len(path) - 1
+    if not size > _SMALLEST_CYCLE * noise:
+        return None
+    gaps = np.abs(path[-1] - path[-2 : -2 - count // 4 : -1]).max(axis=1)  # after 1, 2, ... steps
+    for period in 1 + np.flatnonzero(gaps <= _LARGEST_REMAINDER * size):
+        if period == 1:
+            return None  # it is slow, and does not turn
+        returns = path[::-1][::period]
+        drifts = np.abs(np.diff(returns, axis=0)).max(axis=1)  # the last first
+        later = len(drifts) // 2
+        last, before = drifts[:2].max(), drifts[later : later + 2].max()
+        if np.abs(returns[: later + 1] - returns[0]).max() <= noise:
+            return int(period)
+        contraction = (last / before) ** (1 / later) if before > 0 else 0.0
+        if contraction < 1 and last / (1 - contraction) <= _LARGEST_REMAINDER * size:
+            return int(period)
+    return None
+
+
+def _goes_straight_on(steps: np.ndarray, unit: float, ahead: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether every step of the later half is the same, and would be as far as numbers of this precision tell."""
+    later = steps[len(steps) // 2 :]
+    last = later[-1]
+    speed = np.abs(last).max()
+    if not speed > 0 or np.abs(later - last).max() > _STRAIGHT * speed:
+        return False
+    # Farther out, a velocity that does not change cannot be told from rounding.
+    reach = min(ESCAPE, 0.1 / float(np.finfo(dtype).eps) * speed / unit)
+    is_near = 2.0 ** np.arange(_NUM_RADII) <= reach
+    return bool(reach >= 1e3 and (ahead[is_near] >= 0.5).all())
+
+
+def _keeps_moving(sample: _Sample) -> bool:
+    """Whether the motion turned again and again, its speed shows no trend, and it is more than jitter."""
+    jitter = 2000 * float(np.finfo(sample.state.dtype).eps) * (1 + np.abs(sample.state).max())
+    if len(sample.speeds) < _SHORTEST_WATCH or sample.num_turns < _FEWEST_TURNS:
+        return False
+    width = int(0.75 * len(sample.speeds)) // _NUM_STRETCHES
+    stretches = sample.speeds[-width * _NUM_STRETCHES :].reshape(_NUM_STRETCHES, width).mean(axis=1)
+    return bool(stretches.min() > jitter and has_no_trend(stretches, _SURE_TREND))
