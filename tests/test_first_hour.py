@@ -204,7 +204,9 @@ class TestSave:
         assert rnn2ff.load(tmp_path / "one.safetensors", network=NETWORK)[0].num_sweeps == 1
 
     @pytest.mark.parametrize(
-        "nonlinearity", [jnp.tanh, jax.nn.sigmoid, jax.nn.softplus, rnn2ff.PowerLaw(0.3, 2.0)], ids=str
+        "nonlinearity",
+        [jnp.tanh, jax.nn.sigmoid, jax.nn.softplus, rnn2ff.PowerLaw(0.3, 2.0)],
+        ids=["tanh", "sigmoid", "softplus", "power"],
     )
     def test_sweeps_of_networks_with_other_nonlinearities_are_kept(self, nonlinearity, tmp_path):
         network = rnn2ff.rate_network(rnn2ff.RateForm(nonlinearity), WEIGHTS)
