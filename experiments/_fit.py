@@ -50,19 +50,22 @@ def solve_each(
     return pairs, plan
 
 
-def fit_both(network: RecurrentNetwork, pairs: Pairs, *, num_steps: int, key: PRNGKeyArray) -> dict[str, Approximator]:
-    """Two layers of 4 N alone, and fewer hidden units with sweeps at no more products, by name; as `distill` does.
+def fit_both(
+    network: RecurrentNetwork, pairs: Pairs, width: int | None = None, *, num_steps: int, key: PRNGKeyArray
+) -> dict[str, Approximator]:
+    """Two layers alone, and fewer hidden units with sweeps at no more products, by name; as `distill` does.
 
     Args:
         network: whose steady rates are fitted.
         pairs: solved; a tenth are for validation.
+        width: hidden units of the two layers alone, by default 4 for each rate.
         num_steps: optimizer steps of the two layers alone.
         key: a PRNG key.
 
     Returns:
         Two layers alone where so many products allow no sweep.
     """
-    trained = Trainer(network, pairs, num_steps=num_steps, key=key).best_of_its_cost()
+    trained = Trainer(network, pairs, num_steps=num_steps, key=key).best_of_its_cost(width)
     return {name: each.approximator for name, each in zip(FORMS, trained)}
 
 
