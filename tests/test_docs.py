@@ -2,22 +2,39 @@
 
 import re
 import runpy
-from pathlib import Path
 
 import pytest
+from test_scripts import ROOT, run
 
 import rnn2ff
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 TUTORIALS = runpy.run_path(str(DOCS / "write_tutorials.py"))
+REFERENCE = sorted(page for page in DOCS.glob("api/*.md") if page.stem != "index")
 GENERATED = DOCS / "changelog.md"
 
 
 def test_every_public_name_is_in_the_reference_once():
     named = re.findall(r"^::: rnn2ff\.(\w+)$", "\n".join(page.read_text() for page in DOCS.glob("api/*.md")), re.M)
     assert sorted(named) == sorted(rnn2ff.__all__)
+
+
+@pytest.mark.parametrize("page", REFERENCE, ids=lambda page: page.stem)
+def test_every_public_name_is_used_in_the_code_of_its_page(page):
+    text = page.read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
+    named = set(re.findall(r"^::: rnn2ff\.(\w+)$", text, re.M))
+    assert named - set(re.findall(r"rnn2ff\.(\w+)", code)) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.scripts
+@pytest.mark.parametrize("page", REFERENCE, ids=lambda page: page.stem)
+def test_the_code_of_a_page_of_the_reference_runs(page, tmp_path):
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+    done = run("-c", f"import os; os.chdir({str(tmp_path)!r})\n{code}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_readme_begins_with_its_two_commands_and_is_short():
