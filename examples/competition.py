@@ -28,9 +28,9 @@ for attempt, error in zip(found.report.attempts, found.report.attempt_nrmses):
 # On the stimuli of the test, which were solved and never trained on.
 test = found.test
 predicted = np.asarray(jax.vmap(found.approximator)(test.stimuli))
-print("stimuli to the groups:", rnn2ff.partition_means(jnp.asarray(test.stimuli[0]), 3, 4).round(2))
-print("their steady rates:", rnn2ff.partition_means(jnp.asarray(test.rates[0]), 3, 4).round(2))
 groups = [rnn2ff.partition_means(jnp.asarray(each), 3, 4) for each in (predicted, test.rates, test.stimuli)]
+print("stimuli to the groups:", np.asarray(groups[2][0]).round(2))
+print("their steady rates:", np.asarray(groups[1][0]).round(2))
 judged = rnn2ff.competition(*groups)
 print(f"same winner as the recurrent network: {judged.agreement:.1%}")
 print(f"... of the trivial guess, the largest stimulus: {judged.trivial_agreement:.1%}")

@@ -22,7 +22,7 @@ print(solved)
 # %% A cycle, and its period
 row = int(np.argmax(np.asarray(solved.status) == rnn2ff.Status.oscillating))
 stimulus = stimuli[row]
-print("stimulus", stimulus.round(2), "is", solved.verdict[row], "with a period of", solved.period[row].round(2))
+print("stimulus", stimulus.round(2), f"is {solved.verdict[row]} with a period of {solved.period[row]:.1f}")
 moved = rnn2ff.simulate(network, stimulus, jnp.linspace(0, 40, 801))
 excitatory = moved.rates[:, 0]
 peaks = (excitatory[1:-1] > excitatory[:-2]) & (excitatory[1:-1] > excitatory[2:])
@@ -35,8 +35,8 @@ print(rnn2ff.solve_steady_state(network, stimulus, rnn2ff.RootFind(), throw=Fals
 # %% A loss that ignores what has no steady state
 # `jnp.where` on the verdict, and neither the value nor the gradient is NaN.
 # (The tutorials on the SSN and on the equilibrium layer train in this way.)
-print("loss over", int(solved.is_converged.sum()), "samples:", end=" ")
-print(jnp.where(solved.is_converged, solved.rates(network)[:, 0], 0).sum().round(3))
+loss = jnp.where(solved.is_converged, solved.rates(network)[:, 0], 0).sum()
+print(f"loss over {solved.is_converged.sum()} samples: {loss:.3f}")
 
 # %% Distillation counts what it left out
 # Trained very briefly; what matters here is the line "without a steady state".

@@ -31,7 +31,7 @@ stimuli = scipy.io.loadmat(folder / "network.mat")["U"]
 solved = rnn2ff.solve_steady_states(network, stimuli)
 print(solved)
 rates = solved.rates(network)
-print("rates of the first stimulus:", rates[0, :4].round(3), "...")
+print("rates of the first stimulus:", np.asarray(rates[0, :4]).round(2), "...")
 
 # %% A feed-forward network that answers in one pass
 # Of an array of stimuli a tenth is held out for the test.

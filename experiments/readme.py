@@ -75,7 +75,7 @@ def _results(name: str) -> str:
     with_sweeps = 2 * best["width"] * _UNITS + 2 * _UNITS**2
     lines = [
         (f"two layers, {two_layers['width']} hidden units", two_layers, layers),
-        (f"{best['width']} hidden units, {best['num_sweeps']} sweeps, as many operations", best, with_sweeps),
+        (f"{best['width']} hidden units, {best['num_sweeps']} sweeps, no more operations", best, with_sweeps),
         ("recurrent network, our solver, verdicts included", fastest["solver"], _UNITS**2),
         (f"recurrent network, rollout ({fastest['rollout']['method']} of diffrax)", fastest["rollout"], _UNITS**2),
     ]
