@@ -1,4 +1,4 @@
-"""Solved stimuli, and two layers fitted to them, with the settings that all experiments share."""
+"""Solved stimuli, and approximators fitted to them by the recipe of `distill`, as all experiments do."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from rnn2ff.approximators import TwoLayer
+from experiments._forms import FORMS
+from rnn2ff.approximators import Approximator, TwoLayer
 from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
@@ -47,6 +48,25 @@ def solve_each(
         msg = f"Some stimuli have no steady state. Expected {len(stimuli)} that converge, got {pairs.status_counts}."
         raise RuntimeError(msg)
     return pairs, plan
+
+
+def fit_both(
+    network: RecurrentNetwork, pairs: Pairs, width: int | None = None, *, num_steps: int, key: PRNGKeyArray
+) -> dict[str, Approximator]:
+    """Two layers alone, and fewer hidden units with sweeps at no more products, by name; as `distill` does.
+
+    Args:
+        network: whose steady rates are fitted.
+        pairs: solved; a tenth are for validation.
+        width: hidden units of the two layers alone, by default 4 for each rate.
+        num_steps: optimizer steps of the two layers alone.
+        key: a PRNG key.
+
+    Returns:
+        Two layers alone where so many products allow no sweep.
+    """
+    trained = Trainer(network, pairs, num_steps=num_steps, key=key).best_of_its_cost(width)
+    return {name: each.approximator for name, each in zip(FORMS, trained)}
 
 
 def fit_two_layer(

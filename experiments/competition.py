@@ -2,12 +2,13 @@
 
 Partitions of excitatory units compete through shared inhibition. A two-layer network is trained on the steady states,
 for random stimuli and for handwritten digits: each digit image is projected on ten class templates, and each projection
-drives one of ten partitions. Asked is whether the feed-forward network has the winner that the recurrent one has. For 2
-to 16 partitions, from a soft to a hard competition, `experiments._partitions` asks as well whether all of the active
-partitions are the same, and whether close stimuli are driven apart as they are in the recurrent network.
+drives one of ten partitions. Asked is whether the feed-forward network has the winner that the recurrent one has, with
+two layers alone, and with fewer hidden units and sweeps at equal cost. `experiments.partitions` goes from 2 to 16
+partitions, and from soft to hard.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,12 +19,12 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from experiments import _partitions
-from experiments._fit import fit_two_layer, solve_each
+from experiments._fit import fit_both, solve_each
+from experiments._forms import FORMS, TWO_LAYERS, WITH_SWEEPS
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
 from experiments.drawings import competition as drawing
-from rnn2ff.approximators import TwoLayer, predict
+from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs, SampleStimulus, key_for, sample_from, sample_stimuli
 from rnn2ff.networks import RecurrentNetwork, partition_competition, partition_means
 from rnn2ff.steady_state import Candidate, Plan, Rollout, solve_steady_states
@@ -53,14 +54,6 @@ class Config:
     timed_batch_size: int = 256
     num_timing_rounds: int = 20
     num_points: int = 1_500
-    numbers_of_partitions: tuple[int, ...] = (2, 4, 8, 16)
-    self_excitations: tuple[float, ...] = (0.7, 0.9, 1.1, 1.3)
-    grid_units_per_partition: int = 4
-    num_grid_samples: int = 3_000
-    num_grid_test_samples: int = 500
-    num_grid_steps: int = 800
-    num_pairs: int = 200
-    """Stimuli that keep two partitions active."""
 
     def smoke(self) -> "Config":
         """Small enough to run in seconds."""
@@ -74,12 +67,6 @@ class Config:
             num_steps=100,
             num_timing_rounds=2,
             num_points=300,
-            numbers_of_partitions=(10,),
-            self_excitations=(0.7, 1.3),
-            num_grid_samples=300,
-            num_grid_test_samples=50,
-            num_grid_steps=100,
-            num_pairs=50,
         )
 
 
@@ -96,11 +83,10 @@ class Task(NamedTuple):
 
 
 def run(config: Config) -> Iterator[dict]:
-    """A row for random stimuli, one for digits, then one for each number of partitions and each self-excitation."""
+    """A row for random stimuli, and one for digits."""
     key = jr.key(config.seed)
     for task in (_random_task(config), _digit_task(config, key_for(key, "digit noise"))):
         yield _run_task(task, config, key_for(key, task.name))
-    yield from _partitions.run(config, key_for(key, "partitions"))
 
 
 def _random_task(config: Config) -> Task:
@@ -145,7 +131,6 @@ def _digit_task(config: Config, key: Array) -> Task:
 
 def _run_task(task: Task, config: Config, key: Array) -> dict:
     plan, results, first = None, [], None
-    width = 4 * task.network.rate_size
     for seed in range(config.num_seeds):
         seed_key = jr.fold_in(key, seed)
         training = sample_stimuli(task.sample_stimulus, config.num_samples, key=key_for(seed_key, "training"))
@@ -155,22 +140,24 @@ def _run_task(task: Task, config: Config, key: Array) -> dict:
         # All at once, so that a plan is made once and each shape is compiled once.
         pairs, plan = solve_each(task.network, jnp.concatenate([training, test]), plan)
         pairs, tested = pairs.take(slice(len(training))), pairs.take(slice(len(training), None))
-        approximator = fit_two_layer(task.network, pairs, width, num_steps=config.num_steps, key=seed_key)
-        results.append(_judge(task, approximator, tested))
-        first = first or _Trained(approximator, tested, plan)
+        fitted = fit_both(task.network, pairs, num_steps=config.num_steps, key=seed_key)
+        results.append({name: _judge(task, each, tested) for name, each in fitted.items()})
+        first = first or _Trained(fitted, tested, plan)
     return {
         "task": task.name,
         "units": task.network.state_size,
-        "width": width,
-        **{name: [each[name] for each in results] for name in results[0]},
+        **{
+            form: {name: [each[form][name] for each in results] for name in values}
+            for form, values in results[0].items()
+        },
         **_shown(task, first, config),
     }
 
 
 class _Trained(NamedTuple):
-    """The approximator of the first seed, which is timed and shown."""
+    """The approximators of the first seed, which are timed, and the two layers shown."""
 
-    approximator: TwoLayer
+    fitted: dict[str, Approximator]
     test: Pairs
     plan: Plan
 
@@ -180,11 +167,14 @@ def _means(task: Task, *activities: Array) -> Iterator[np.ndarray]:
     return (np.asarray(partition_means(each, task.num_partitions, task.units_per_partition)) for each in activities)
 
 
-def _judge(task: Task, approximator: TwoLayer, test: Pairs) -> dict:
+def _judge(task: Task, approximator: Approximator, test: Pairs) -> dict:
     predicted_rates = predict(approximator, test.stimuli)
     predicted, target, drive = _means(task, predicted_rates, test.rates, test.stimuli)
     judged = accuracy(predicted_rates, test.rates)
     return {
+        "width": approximator.width,
+        "num_sweeps": getattr(approximator, "num_sweeps", 0),
+        "num_products": approximator.num_products,
         "nrmse": judged.nrmse,
         "worst_unit_nrmse": judged.unit_nrmse[judged.worst_unit],
         "competition": competition(predicted, target, drive),
@@ -195,7 +185,7 @@ def _judge(task: Task, approximator: TwoLayer, test: Pairs) -> dict:
 
 def _shown(task: Task, first: _Trained, config: Config) -> dict:
     steps, seconds = _time(task.network, first, config)
-    rates = predict(first.approximator, first.test.stimuli)
+    rates = predict(first.fitted[TWO_LAYERS], first.test.stimuli)
     predicted, target, drive = _means(task, rates, first.test.rates, first.test.stimuli)
     points = np.random.default_rng(config.seed).permutation(rates.size)[: config.num_points]
     close = _close_sample(drive)
@@ -205,7 +195,6 @@ def _shown(task: Task, first: _Trained, config: Config) -> dict:
         "microseconds": {
             name: [1e6 * each / config.timed_batch_size for each in timed] for name, timed in seconds.items()
         },
-        "speedup": {name: seconds[name].median / seconds["pass"].median for name in ("rollout", "solver")},
         "points": {
             "steady": np.round(np.asarray(first.test.rates).ravel()[points], 4),
             "predicted": np.round(np.asarray(rates).ravel()[points], 4),
@@ -246,7 +235,7 @@ def _time(network: RecurrentNetwork, first: _Trained, config: Config) -> tuple[n
         {
             "rollout": lambda: _roll_out(network, stimuli).state,
             "solver": lambda: solve_steady_states(network, stimuli, solver=first.plan).state,
-            "pass": lambda: predict(first.approximator, stimuli),
+            **{name: functools.partial(predict, each, stimuli) for name, each in first.fitted.items()},
         },
         num_rounds=config.num_timing_rounds,
     )
@@ -263,27 +252,33 @@ def _roll_out(network: RecurrentNetwork, stimuli: Array) -> Candidate:
 
 def verdict(rows: list[dict]) -> str:
     """How often the feed-forward network has the winner of the recurrent one, which it should more than by a guess."""
-    tasks, grid = rows[:2], rows[2:]
 
-    def share(row: dict, name: str) -> float:
-        return spread(row[name] if name in row else [each[name] for each in row["competition"]]).mean
+    def share(row: dict, form: str, name: str) -> float:
+        return spread([each[name] for each in row[form]["competition"]]).mean
 
-    shares = ", ".join(
-        f"{share(row, 'agreement'):.1%} ({row['task']}; trivial guess {share(row, 'trivial_agreement'):.1%})"
-        for row in tasks
+    def shares(form: str) -> str:
+        return " and ".join(f"{share(row, form, 'agreement'):.1%} of the {row['task']}" for row in rows)
+
+    def holds(form: str) -> bool:
+        return all(share(row, form, "agreement") > share(row, form, "trivial_agreement") for row in rows)
+
+    word = "Holds" if holds(TWO_LAYERS) else "Holds with sweeps" if holds(WITH_SWEEPS) else "Holds in part"
+    guess = " and ".join(f"{share(row, TWO_LAYERS, 'trivial_agreement'):.1%}" for row in rows)
+    return (
+        f"{word}: two layers have the winner on {shares(TWO_LAYERS)}, with sweeps at equal cost on "
+        f"{shares(WITH_SWEEPS)}, where the largest stimulus has it on {guess}."
     )
-    is_better = [share(row, "agreement") > share(row, "trivial_agreement") for row in rows]
-    word = "Holds" if all(is_better) else "Holds in part" if any(is_better) else "Does not hold"
-    return f"{word}: same winner on {shares}. {_partitions.verdict(grid)}"
 
 
 def describe(rows: list[dict]) -> str:
     """The tables that the README shows."""
-    tasks, grid = rows[:2], rows[2:]
-    header = ["", *(row["task"] for row in tasks)]
+    header = ["", *(f"{row['task']}: {form}" for row in rows for form in FORMS)]
 
-    def row_of(name, form):
-        return [name, *(form(row) for row in tasks)]
+    def row_of(name, write):
+        return [name, *(write(row[form]) for row in rows for form in FORMS)]
+
+    def timed(name, write):
+        return [name, *(write(row, form) for row in rows for form in FORMS)]
 
     def percent(values):
         return "-" if values[0] is None else with_interval(values, scale=100) + " %"
@@ -295,7 +290,9 @@ def describe(rows: list[dict]) -> str:
         return lambda row: percent([None if each is None else each[name] for each in row["digit_accuracy"]])
 
     lines = [
-        row_of("recurrent units, hidden units", lambda row: f"{row['units']}, {row['width']}"),
+        timed("recurrent units", lambda row, _: f"{row['units']}"),
+        row_of("hidden units, sweeps", lambda row: f"{row['width'][0]}, {row['num_sweeps'][0]}"),
+        row_of("products", lambda row: f"{row['num_products'][0]}"),
         row_of("error of the rates (NRMSE)", lambda row: percent(row["nrmse"])),
         row_of("same winner as the recurrent network", judged("agreement")),
         row_of("... of the trivial guess, largest stimulus", judged("trivial_agreement")),
@@ -304,13 +301,11 @@ def describe(rows: list[dict]) -> str:
         row_of("digits named right: largest stimulus", digit("argmax")),
         row_of("digits named right: recurrent", digit("recurrent")),
         row_of("digits named right: feed-forward", digit("feed-forward")),
-        row_of("microseconds per rollout", lambda row: f"{row['microseconds']['rollout'][0]:.1f}"),
-        row_of("microseconds per solve, our fastest", lambda row: f"{row['microseconds']['solver'][0]:.1f}"),
-        row_of("microseconds per feed-forward pass", lambda row: f"{row['microseconds']['pass'][0]:.2f}"),
-        row_of("the pass is faster than the rollout", lambda row: f"{row['speedup']['rollout']:.0f} x"),
-        row_of("the pass is faster than our fastest solve", lambda row: f"{row['speedup']['solver']:.0f} x"),
+        timed("microseconds per rollout", lambda row, _: f"{row['microseconds']['rollout'][0]:.1f}"),
+        timed("microseconds per solve, our fastest", lambda row, _: f"{row['microseconds']['solver'][0]:.1f}"),
+        timed("microseconds per feed-forward pass", lambda row, form: f"{row['microseconds'][form][0]:.2f}"),
     ]
-    return f"{table(header, lines)}\n\n{_partitions.describe(grid)}"
+    return table(header, lines)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ COLORS = {
     "recurrent": "#0072B2",
     "feed-forward": "#D55E00",
     "trivial": "#999999",
+    "sweeps": "#009E73",
     "third": "#009E73",
     "fourth": "#CC79A7",
 }

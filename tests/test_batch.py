@@ -285,9 +285,9 @@ class TestSaddles:
         assert (winners == offsets[:, :2].argmax(axis=1))[is_converged].all()
 
     def test_a_saddle_that_a_stiff_integrator_stops_at_is_not_a_steady_state(self, monkeypatch):
-        def undecided(network, stimuli, states, *, tolerance, max_steps):
-            no = np.zeros(len(states), bool)
-            return Motions(no, no, no, np.full(len(states), np.nan), states, np.full(len(states), max_steps))
+        def undecided(network, stimuli, states, *, max_steps, **_):
+            no, turns = np.zeros(len(states), bool), np.ones(len(states), int)
+            return Motions(no, no, no, np.full(len(states), np.nan), states, np.full(len(states), max_steps), turns)
 
         monkeypatch.setattr(hard, "observe_motions", undecided)
         stimuli, starts = np.ones((1, 2)), np.zeros((1, 2))

@@ -164,7 +164,7 @@ class TestDistill:
         assert report["report"]["num_training_pairs"] == 32
         assert report["report"]["accuracy"]["num_samples"] == 8
         assert [sum(counts.values()) for counts in report["report"]["status_counts"].values()] == [32, 8]
-        assert f"{100 * report['report']['accuracy']['nrmse']:.2f} % (NRMSE)" in out
+        assert f"{100 * report['report']['accuracy']['nrmse']:.2f} % (NRMSE; " in out
         assert isinstance(approximator, TwoLayer)
         assert (approximator.stimulus_size, approximator.width, approximator.rate_size) == (2, 5, 2)
         assert predict(approximator, np.ones((3, 2), np.float32)).shape == (3, 2)
@@ -199,6 +199,29 @@ class TestDistill:
         assert err == "rnn2ff: error: the results could not be written: no space left\n"
         load(folder / "run" / "approximator.safetensors")
         assert not (folder / "run" / "report.json").exists()
+
+    def test_one_that_broke_off_goes_on_with_the_same_result(self, folder, run, monkeypatch):
+        run(*command("distill"))
+        whole = (folder / "run" / "approximator.safetensors").read_bytes()
+        with monkeypatch.context() as patched:
+            patched.setattr("rnn2ff.cli.distill.draw", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+            run(*command("distill", out="other"))
+        assert (folder / "other" / "unfinished").is_dir()
+        code, _, err = run(*command("distill", "--seed", "1", out="other"))
+        assert code == 2
+        assert "`out` holds an unfinished run with other options. Expected the same options, or --overwrite" in err
+        assert run(*command("distill", out="other"))[0] == 0
+        assert not (folder / "other" / "unfinished").exists()
+        arrays = [load(folder / name / "approximator.safetensors")[0] for name in ("run", "other")]
+        for one, other in zip(*map(jax.tree.leaves, arrays)):
+            assert np.array_equal(one, other)
+        assert whole == (folder / "run" / "approximator.safetensors").read_bytes()
+
+    def test_a_tolerance_that_is_not_reached_says_why_and_exits_with_1(self, folder, run):
+        code, out, _ = run(*command("distill", "--kind", "two-layers", "--tolerance", "0.0001"))
+        assert code == 1
+        assert "tolerance" in out
+        assert "not reached: " in out
 
     def test_without_matplotlib_there_is_no_figure_and_it_says_so(self, folder, run, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib", None)

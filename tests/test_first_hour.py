@@ -177,6 +177,7 @@ def report(**more):
         is_within_tolerance=None,
         reason=None,
         attempts=(),
+        attempt_nrmses=(),
         error_by_margin=None,
     )
     return Report(**fields | more)

@@ -21,7 +21,13 @@ def draw(record: dict) -> "Figure":
     figure, axes = new_figure(4, height=2.5, width_ratios=[0.8, 1.2, 1.25, 1])
     places = np.arange(len(rows))[::-1]
     names = [row["network"] for row in rows]
-    plot_percentages(axes[0], places, [row["nrmse"] for row in rows], COLORS["feed-forward"])
+    for offset, name, label, color in (
+        (0.12, "nrmse", "two layers", COLORS["feed-forward"]),
+        (-0.12, "nrmse_with_sweeps", "with sweeps", COLORS["sweeps"]),
+    ):
+        plot_percentages(axes[0], places + offset, [row[name] for row in rows], color)
+        axes[0].plot([], [], "o", markersize=4, color=color, label=label)
+    axes[0].legend(loc="upper right", borderaxespad=0, handlelength=0.8, handletextpad=0.3)
     lined_up(axes[0], places, names)
     axes[0].set(xlabel="error (NRMSE, %)", xlim=(0, None), title="where there is\na steady state")
 

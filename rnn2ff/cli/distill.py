@@ -1,13 +1,24 @@
 """`rnn2ff distill`."""
 
 import dataclasses
+import json
+import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, OptionalInt, OptionalText, check_folder, read_network, show
+from rnn2ff.cli.options import (
+    Json,
+    NetworkFiles,
+    OptionalFloat,
+    OptionalInt,
+    OptionalText,
+    check_folder,
+    read_network,
+    show,
+)
 
 if TYPE_CHECKING:
     from rnn2ff.training import Distillation
@@ -15,20 +26,30 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Distill:
-    """Replace a recurrent network by a two-layer feed-forward one.
+    """Replace a recurrent network by a feed-forward one.
 
     Solves the network for every stimulus, trains a feed-forward network on the steady rates, and judges it on stimuli
-    it never saw. Writes approximator.safetensors, report.json and, where matplotlib is installed, report.png.
+    it never saw. By default it has two layers with 4 hidden units for each unit of the network, or fewer and a few
+    sweeps that cost no more, whichever is better. With --tolerance it is the cheapest that is good enough. Writes
+    approximator.safetensors, report.json and, where matplotlib is installed, report.png. A run that was interrupted
+    goes on when the command is given again.
 
-    Example: rnn2ff distill --weights W.npy --stimuli U.npy --out run1
+    Example: rnn2ff distill --weights W.npy --stimuli U.npy --out run1 --tolerance 0.02
     """
 
     network: tyro.conf.OmitArgPrefixes[NetworkFiles]
     out: Path
     """Folder for the results; made if it does not exist."""
+    tolerance: OptionalFloat = None
+    """The largest error that is good enough, such as 0.02: the cheapest network that reaches it, or the reason why
+    none does, and exit code 1."""
+    kind: Literal["any", "two-layers"] = "any"
+    """What may be returned: two-layers alone, or any, with sweeps of the network's own weights after them."""
     width: OptionalInt = None
-    """Hidden units of the feed-forward network; by default 4 for each unit of the network."""
-    num_steps: int = 20_000
+    """Hidden units, where they are to be given; not used with --tolerance."""
+    num_sweeps: OptionalInt = None
+    """Sweeps after the two layers, where they are to be given; not used with --tolerance."""
+    num_steps: int = 10_000
     """Optimizer steps."""
     jitter: float = 0.0
     """Draw training stimuli from the rows, with noise of this many standard deviations of each channel.
@@ -56,6 +77,10 @@ class Distill:
         check_folder(out)
         if self.width is not None:
             check_at_least("width", self.width, 1)
+        if self.num_sweeps is not None:
+            check_at_least("num-sweeps", self.num_sweeps, 0)
+        if self.tolerance is not None:
+            check_fraction("tolerance", self.tolerance)
         check_at_least("num-steps", self.num_steps, 1)
         check_at_least("max-steps", self.network.max_steps, 1)
         check_fraction("held-out", self.held_out)
@@ -73,17 +98,28 @@ class Distill:
         if min(len(training_rows), len(test_rows)) < 2:
             parted = f"{len(rows)} rows parted into {len(training_rows)} and {len(test_rows)}"
             raise fail("stimuli", "are too few", "at least 2 rows to train on and 2 held out", parted)
-        distillation = distill(
-            network,
-            sample_from(training_rows, jitter=self.jitter) if self.jitter else training_rows,
-            test_stimuli=test_rows,
-            width=self.width,
-            num_samples=self.num_samples,
-            num_steps=self.num_steps,
-            max_steps=self.network.max_steps,
-            progress=self.network.shows_progress,
-            key=key,
-        )
+        unfinished = self._unfinished()
+        try:
+            distillation = distill(
+                network,
+                sample_from(training_rows, jitter=self.jitter) if self.jitter else training_rows,
+                tolerance=self.tolerance,
+                test_stimuli=test_rows,
+                kind="two_layers" if self.kind == "two-layers" else "any",
+                width=self.width,
+                num_sweeps=self.num_sweeps,
+                num_samples=self.num_samples,
+                num_steps=self.num_steps,
+                max_steps=self.network.max_steps,
+                checkpoints=unfinished,
+                progress=self.network.shows_progress,
+                key=key,
+            )
+        except (ValueError, RuntimeError):  # what is wrong now will be wrong again
+            shutil.rmtree(unfinished)
+            if not any(out.iterdir()):
+                out.rmdir()
+            raise
         report = distillation.report
         card = model_card(network, rows, report.summary(), license=self.license)
         card = {"command": dataclasses.asdict(self), **card}
@@ -93,23 +129,31 @@ class Distill:
         save(out / "approximator.safetensors", distillation.approximator, card=card)
         has_figure = draw(out / "report.png", distillation)
         write_json(out / "report.json", card)  # last: its presence says that the run is finished
-        worst = report.accuracy.worst_unit
-        left_out = [sum(counts.values()) - counts["converged"] for counts in report.status_counts.values()]
+        shutil.rmtree(unfinished)
         written = "approximator.safetensors, report.json" + (", report.png" if has_figure else "")
-        lines = {
-            "error on unseen stimuli": f"{100 * report.accuracy.nrmse:.2f} % (NRMSE)",
-            "variance explained": f"{100 * report.accuracy.r_squared:.2f} %",
-            "worst unit": f"{worst}, {100 * report.accuracy.unit_nrmse[worst]:.2f} %",
-            "hidden units": report.width,
-            "stimuli trained on": report.num_training_pairs,
-            "without a steady state": f"{left_out[0]} left out of training, {left_out[1]} of the test",
-            "seconds": f"{sum(report.seconds.values()):.1f}",
-            f"written to {out}": written,
-        }
-        show(lines, card, as_json=self.as_json)
+        show({**report.lines(), f"written to {out}": written}, card, as_json=self.as_json)
         if not has_figure:
             print("rnn2ff: no figure, matplotlib is not installed: pip install 'rnn2ff[plot]'", file=sys.stderr)
-        return 0
+        return 1 if report.is_within_tolerance is False else 0
+
+    def _unfinished(self) -> Path:
+        """The folder that holds the trainings of a run as they go; that of an interrupted one is gone on with."""
+        from rnn2ff._checks import fail
+        from rnn2ff.files import plain, write_json
+
+        folder = self.out / "unfinished"
+        if self.overwrite:
+            shutil.rmtree(folder, ignore_errors=True)
+        settings = plain(dataclasses.asdict(dataclasses.replace(self, overwrite=False, as_json=False)))
+        kept = folder / "command.json"
+        if not kept.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(kept, settings)
+        elif json.loads(kept.read_text()) != settings:
+            raise fail(
+                "out", "holds an unfinished run with other options", "the same options, or --overwrite", f"{kept}"
+            )
+        return folder
 
 
 def draw(path: Path, distillation: "Distillation") -> bool:

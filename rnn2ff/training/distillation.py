@@ -82,6 +82,7 @@ class Report(NamedTuple):
             "variance explained": f"{100 * self.accuracy.r_squared:.2f} %",
             "worst unit": f"{worst}, {100 * self.accuracy.unit_nrmse[worst]:.2f} %",
             "hidden units": f"{self.width}{sweeps}",
+            **({"tried": ", ".join(self._tried())} if len(self.attempts) > 1 else {}),
             "stimuli trained on": f"{self.num_training_pairs}",
             "without a steady state": f"{left_out['training']} left out of training, {left_out['test']} of the test",
             "seconds": f"{sum(self.seconds.values()):.1f}",
@@ -90,6 +91,14 @@ class Report(NamedTuple):
             answer = "reached" if self.is_within_tolerance else f"not reached: {self.reason}"
             lines["tolerance"] = f"{100 * self.tolerance:g} %, {answer}"
         return lines
+
+    def _tried(self) -> list[str]:
+        """Every attempt and its error."""
+        return [
+            f"{attempt.width} hidden units{f' and {attempt.num_sweeps} sweeps' if attempt.num_sweeps else ' alone'} "
+            f"{100 * nrmse:.2f} %"
+            for attempt, nrmse in zip(self.attempts, self.attempt_nrmses)
+        ]
 
     def __repr__(self) -> str:
         return table(self.lines())

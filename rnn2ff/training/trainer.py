@@ -137,12 +137,12 @@ class Trainer:
         best = best_of(tried)
         return best._replace(attempt=best.attempt._replace(seconds=seconds))
 
-    def best_of_its_cost(self) -> list[Trained]:
-        """Two layers of the usual width, and then, if there is room for any, fewer hidden units with sweeps.
+    def best_of_its_cost(self, width: int | None = None) -> list[Trained]:
+        """Two layers, by default of the usual width, and then, if there is room for any, fewer units with sweeps.
 
         The second costs no more products than the first.
         """
-        two_layer = self.two_layer(_USUAL_WIDTH * self.network.rate_size)
+        two_layer = self.two_layer(_USUAL_WIDTH * self.network.rate_size if width is None else width)
         swept = self.refined_at(two_layer.attempt.num_products)
         return [two_layer] if swept is None else [two_layer, swept]
 

@@ -1,0 +1,71 @@
+"""The figure of the partitions."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments._forms import FORMS
+from experiments._seeds import spread
+from rnn2ff.plotting import house_style, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@house_style
+def draw(record: dict) -> "Figure":
+    """Winners and active sets beside the trivial guess, the error and the gain, for two layers and with sweeps."""
+    from matplotlib import colormaps
+
+    rows = record["rows"]
+    figure, axes = new_figure(4, num_rows=2, height=3.9)
+    strengths = sorted({row["self_excitation"] for row in rows})
+    colors = dict(zip(strengths, colormaps["cividis"](np.linspace(0, 0.9, len(strengths)))))
+    for i, form in enumerate(FORMS):
+        ours = axes[4 * i : 4 * i + 4]
+        for strength, color in colors.items():
+            chosen = [row for row in rows if row["self_excitation"] == strength]
+            places = [row["num_partitions"] for row in chosen]
+            for axis, name in ((ours[0], "agreement"), (ours[1], "set_agreement")):
+                differences = [np.subtract(row[form][name], row[f"trivial_{name}"]) for row in chosen]
+                _line(axis, places, 100 * np.array(differences), color)
+            _line(ours[2], places, 100 * np.array([row[form]["nrmse"] for row in chosen]), color, f"a = {strength:g}")
+            if strength < 1:
+                _line(ours[3], places, 100 * (1 - strength) * np.array([row[form]["gain"] for row in chosen]), color)
+        for axis in ours[:2]:
+            axis.axhline(0, color="black", linewidth=0.6)
+        ours[3].axhline(100, color="black", linewidth=0.6)
+        ours[0].set_ylabel(f"{form}\n\npoints beyond guess")
+        ours[1].set_ylabel("points beyond guess")
+        ours[2].set(ylim=(0, None))
+        ours[2].set_ylabel("NRMSE (%)")
+        ours[3].set(ylim=(0, 115))
+        ours[3].set_ylabel("% of 1 / (1 - a)")
+    titles = ("winner", "active partitions", "error of the rates", "gain of contrast")
+    for axis, title in zip(axes, titles):
+        axis.set_title(title)
+    partitions = sorted({row["num_partitions"] for row in rows})
+    for letter, axis in zip("abcdefgh", axes):
+        axis.set_xscale("log")
+        axis.set_xticks(partitions, map(str, partitions))
+        axis.minorticks_off()
+        axis.text(-0.28, 1.06, letter, transform=axis.transAxes, fontweight="bold")
+    for axis in axes[4:]:
+        axis.set_xlabel("partitions")
+    for top, bottom in zip(axes[:4], axes[4:]):  # the same scale, so that the two rows compare
+        limits = [*top.get_ylim(), *bottom.get_ylim()]
+        for axis in (top, bottom):
+            axis.set_ylim(min(limits), max(limits))
+    handles, labels = axes[2].get_legend_handles_labels()
+    number = len(rows[0]["share_lost"])
+    title = f"self-excitation, soft to hard; means and 95 % intervals over {number} seeds"
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), title=title)
+    return figure
+
+
+def _line(axis: "Axes", places, values, color, label: str | None = None) -> None:
+    """Means over seeds with the 95 % interval of the mean."""
+    found = np.array([spread(each) for each in values])
+    axis.plot(places, found[:, 0], color=color, marker="o", markersize=2.5, label=label)
+    axis.fill_between(places, found[:, 1], found[:, 2], color=color, alpha=0.2, linewidth=0)
