@@ -31,6 +31,10 @@ def with_tables(text: str) -> str:
 _END = "\n<!-- end -->"
 
 
+def _has_record(name: str) -> bool:
+    return any((_ROOT / each / "results" / f"{name}.json").is_file() for each in _FOLDERS)
+
+
 def _script_and_record(name: str) -> tuple[ModuleType, dict]:
     folder = next(each for each in _FOLDERS if (_ROOT / each / f"{name}.py").is_file())
     record = json.loads((_ROOT / folder / "results" / f"{name}.json").read_text())
@@ -38,6 +42,8 @@ def _script_and_record(name: str) -> tuple[ModuleType, dict]:
 
 
 def _table(name: str) -> str:
+    if not _has_record(name):
+        return f"Not run at full size yet. `python -m experiments.{name}` leaves the record."
     script, record = _script_and_record(name)
     return script.describe(record["rows"])
 
@@ -48,7 +54,7 @@ def _summary(name: str) -> str:
 
 
 def _verdict(name: str) -> str:
-    if not (_ROOT / "experiments" / "results" / f"{name}.json").is_file():
+    if not _has_record(name):
         return f"**No verdict yet: not run at full size.** `python -m experiments.{name}` leaves the record."
     script, record = _script_and_record(name)
     minutes, where = record["seconds"] / 60, record["environment"]
@@ -89,7 +95,7 @@ def _verdicts() -> str:
     """One line for each claim whose record is there."""
     lines = ["| experiment | claim | verdict |", "|---|---|---|"]
     for name in NAMES:
-        if (_ROOT / "experiments" / "results" / f"{name}.json").is_file():
+        if _has_record(name):
             script, record = _script_and_record(name)
             lines.append(f"| `{name}` | {script.CLAIM} | {script.verdict(record['rows'])} |")
     return "\n".join(lines)
