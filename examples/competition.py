@@ -18,11 +18,9 @@ print(network.stimulus_size, "channels,", network.state_size, "units")
 
 # %% Distilled
 # Without a size, the best of its cost is returned: here two layers and a few sweeps, each one product with the weights.
-# The errors of two layers alone, at the same cost, are in the report as well.
+# The report has the error of two layers alone, at the same cost, as well.
 found = rnn2ff.distill(network, rnn2ff.uniform_stimuli(12), num_samples=2000, num_steps=300, key=jr.key(0))
 print(found)
-for attempt, error in zip(found.report.attempts, found.report.attempt_nrmses):
-    print(f"{attempt.width} hidden units, {attempt.num_sweeps} sweeps: {error:.2%}")
 
 # %% The winners
 # On the stimuli of the test, which were solved and never trained on.
