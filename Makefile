@@ -1,5 +1,5 @@
 # The commands of the project. `make` lists them.
-.PHONY: help install test test32 tools gpu lint format types smoke experiments figures readme bench bench-quick ci
+.PHONY: help install test test32 tools gpu lint format types smoke experiments figures readme docs tutorials bench bench-quick ci
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,12 @@ figures:  ## draw the figures again from the records
 
 readme:  ## write the tables of the README and the docs from the records
 	python -m experiments.readme
+
+docs:  ## build the documentation site in build/site; no network is needed
+	NO_MKDOCS_2_WARNING=1 mkdocs build
+
+tutorials:  ## run the examples again, and write their pages
+	python docs/write_tutorials.py
 
 bench:  ## run every benchmark at full size, and write their report
 	python -m benchmarks

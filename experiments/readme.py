@@ -10,8 +10,9 @@ from types import ModuleType
 from experiments.figures import NAMES
 
 _ROOT = Path(__file__).parent.parent
-_PAGES = ("README.md", "docs/deploy.md", "experiments/README.md")
+_PAGES = ("README.md", "docs/deploy.md", "docs/evidence.md", "experiments/README.md")
 _FOLDERS = ("experiments", "benchmarks")
+_UNITS, _BATCH, _WIDTH = 128, 256, 4  # of the table of results; the width is in hidden units a unit
 
 
 def with_tables(text: str) -> str:
@@ -19,14 +20,19 @@ def with_tables(text: str) -> str:
 
     `<!-- table: NAME -->` is what the script prints, `<!-- summary: NAME -->` a short table that it makes of the same,
     `<!-- verdict: NAME -->` what it says of its claim, and `<!-- verdicts -->` the table of all verdicts.
+    `<!-- results: rollout_vs_forward -->` is the shortest table of all, for the first page.
     """
-    for mark, write in [("table", _table), ("summary", _summary), ("verdict", _verdict)]:
+    for mark, write in _WRITERS.items():
         pattern = rf"(<!-- {mark}: (\w+) -->\n).*?<!-- end -->"
         text = re.sub(pattern, lambda m, write=write: m[1] + write(m[2]) + _END, text, flags=re.DOTALL)
     return re.sub(r"(<!-- verdicts -->\n).*?<!-- end -->", lambda m: m[1] + _verdicts() + _END, text, flags=re.DOTALL)
 
 
 _END = "\n<!-- end -->"
+
+
+def _has_record(name: str) -> bool:
+    return any((_ROOT / each / "results" / f"{name}.json").is_file() for each in _FOLDERS)
 
 
 def _script_and_record(name: str) -> tuple[ModuleType, dict]:
@@ -36,6 +42,8 @@ def _script_and_record(name: str) -> tuple[ModuleType, dict]:
 
 
 def _table(name: str) -> str:
+    if not _has_record(name):
+        return f"Not run at full size yet. `python -m experiments.{name}` leaves the record."
     script, record = _script_and_record(name)
     return script.describe(record["rows"])
 
@@ -46,7 +54,7 @@ def _summary(name: str) -> str:
 
 
 def _verdict(name: str) -> str:
-    if not (_ROOT / "experiments" / "results" / f"{name}.json").is_file():
+    if not _has_record(name):
         return f"**No verdict yet: not run at full size.** `python -m experiments.{name}` leaves the record."
     script, record = _script_and_record(name)
     minutes, where = record["seconds"] / 60, record["environment"]
@@ -54,14 +62,46 @@ def _verdict(name: str) -> str:
     return f"**{script.verdict(record['rows'])}** ({minutes:.1f} minutes on {place})"
 
 
+def _results(name: str) -> str:
+    """Error, time and size of passes and solves: two layers, sweeps that take no more operations, and the network."""
+    _, record = _script_and_record(name)
+    most = max(row["num_threads"] for row in record["rows"])
+    place = {"state_size": _UNITS, "batch_size": _BATCH, "num_threads": most}
+    rows = [row for row in record["rows"] if "nrmse" in row and place.items() <= row.items()]
+    passes = [row for row in rows if row["kind"] == "pass"]
+    (two_layers,) = (row for row in passes if not row["num_sweeps"] and row["width"] == _WIDTH * _UNITS)
+    swept = [row for row in passes if row["num_sweeps"] and row["num_operations"] <= two_layers["num_operations"]]
+    solved = [row for row in rows if row.get("share_converged") == 1]
+    fastest = {
+        kind: min((row for row in solved if row["kind"] == kind), key=lambda row: row["microseconds"][0])
+        for kind in ("solver", "rollout")
+    }
+    best = max(swept, key=lambda row: row["num_sweeps"])
+    layers = 2 * two_layers["width"] * _UNITS
+    with_sweeps = 2 * best["width"] * _UNITS + 2 * _UNITS**2
+    lines = [
+        (f"two layers, {two_layers['width']} hidden units", two_layers, layers),
+        (f"{best['width']} hidden units, {best['num_sweeps']} sweeps, no more operations", best, with_sweeps),
+        ("recurrent network, our solver, verdicts included", fastest["solver"], _UNITS**2),
+        (f"recurrent network, rollout ({fastest['rollout']['method']} of diffrax)", fastest["rollout"], _UNITS**2),
+    ]
+    text = ["| | error (NRMSE) | a stimulus takes | weights |", "|---|--:|--:|--:|"]
+    for title, row, size in lines:
+        text.append(f"| {title} | {100 * row['nrmse']:.2g} % | {row['microseconds'][0]:.3g} us | {size:,} |")
+    return "\n".join(text)
+
+
 def _verdicts() -> str:
     """One line for each claim whose record is there."""
     lines = ["| experiment | claim | verdict |", "|---|---|---|"]
     for name in NAMES:
-        if (_ROOT / "experiments" / "results" / f"{name}.json").is_file():
+        if _has_record(name):
             script, record = _script_and_record(name)
             lines.append(f"| `{name}` | {script.CLAIM} | {script.verdict(record['rows'])} |")
     return "\n".join(lines)
+
+
+_WRITERS = {"table": _table, "summary": _summary, "verdict": _verdict, "results": _results}
 
 
 def main() -> None:

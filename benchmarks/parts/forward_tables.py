@@ -30,7 +30,7 @@ def describe(rows: list[dict]) -> str:
 
 
 def summarize(rows: list[dict]) -> str:
-    """The table that the README shows: the pass with marks and the best with sweeps, beside what they replace."""
+    """The table that `docs/evidence.md` shows: the pass with marks and the best with sweeps, and what they replace."""
     most = max(row["num_threads"] for row in rows)
     lines = []
     for (state_size, batch_size, num_threads), group in _groups(rows):

@@ -156,6 +156,12 @@ def find_fixed_points(
         Morrison, Degeratu, Itskov and Curto, arXiv 1605.04463 (the indices of threshold-linear networks).
         Shampine and Reichelt, The MATLAB ODE suite, SIAM Journal on Scientific Computing 18, 1997 (how the dynamics are
         followed: `ode23` and, where they are stiff, `ode23s`).
+
+    Example:
+        The fixed points of two populations, and whether the list is whole:
+
+            found = rnn2ff.find_fixed_points(rnn2ff.wilson_cowan(), jnp.zeros(2), key=jr.key(0))
+            print(found.states, found.is_stable, found.explanation)
     """
     tolerance = check_tolerance(tolerance, network.dtype)
     check_at_least("num_starts", num_starts, 1)

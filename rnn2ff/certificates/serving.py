@@ -120,6 +120,12 @@ def certify_predictions(
 
     Raises:
         ValueError: if the shapes do not fit, or a stimulus is not finite.
+
+    Example:
+        Bounds of what an approximator answers:
+
+            predictions = rnn2ff.predict_all_units(network, approximator, stimuli)
+            bounds = rnn2ff.certify_predictions(network, stimuli, predictions).error_bound
     """
     check_on_host("certify_predictions", "use `jax.vmap` of `certify`", network, stimuli, predictions, certifier)
     check_stimuli(stimuli, network.stimulus_size)
@@ -196,6 +202,12 @@ def predict_or_solve(
     Raises:
         ValueError: if shapes do not fit, a value is not finite, the approximator predicts the rates of some units only,
             or `tolerance` is not positive.
+
+    Example:
+        Answers within 0.01, and how many of them took one pass, a refinement, or a solve:
+
+            served = rnn2ff.predict_or_solve(network, approximator, stimuli, tolerance=0.01)
+            print(served.rates, jnp.bincount(served.sources, length=3))
     """
     instead = "use `jax.vmap` of the approximator and of `certify`, or `solve_batch`"
     check_on_host("predict_or_solve", instead, network, approximator, stimuli, certifier, plan, initial_states)

@@ -166,6 +166,13 @@ def quantize(
     Raises:
         ValueError: if the stimuli do not fit or are all zero, the weights are too far apart for their bits, or these
             are neither 8 nor 16.
+
+    Example:
+        A header in whole numbers, and its exact twin in numpy:
+
+            model = rnn2ff.quantize(approximator, stimuli, weight_bits=16)
+            Path("settle.h").write_text(rnn2ff.to_c(model, name="settle"))
+            rates = model.predict(stimuli)
     """
     if weight_bits not in _WEIGHT_TYPES:
         raise fail("weight_bits", "is out of range", "8 or 16", repr(weight_bits))

@@ -55,6 +55,12 @@ def threshold_linear(
 
     Raises:
         ValueError: if W is not square or not finite, the shapes do not fit, or a time constant is not positive.
+
+    Example:
+        Two units that inhibit each other:
+
+            network = rnn2ff.threshold_linear(np.array([[0.2, -0.5], [-0.3, 0.1]]))
+            rates = rnn2ff.solve_steady_state(network, jnp.array([1.0, 0.5])).rates(network)
     """
     return rate_network(
         STATE_FORM,

@@ -352,6 +352,12 @@ def solve_steady_states(
     Raises:
         ValueError: if shapes do not fit, a value is not finite (the rows are named), or the tolerance is below what
             the dtype can reach; or if values are not known, as inside `jit`.
+
+    Example:
+        A batch, and the rates of those that have a steady state:
+
+            solved = rnn2ff.solve_steady_states(network, stimuli)
+            rates = solved.rates(network)[np.asarray(solved.is_converged)]
     """
     return _solve_states(network, stimuli, solver, initial_states, tolerance, max_steps, progress)
 

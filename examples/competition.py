@@ -1,0 +1,49 @@
+"""Competition, distilled and certified.
+
+Groups of excitatory units compete through shared inhibition: the steady state shows who wins. A recurrent network has
+to settle for that. Here a feed-forward network learns it, and each of its answers gets a proved bound of its error.
+"""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+import rnn2ff
+
+# %% The network
+# Three groups of four excitatory units, and inhibition (three more units).
+network = rnn2ff.partition_competition(3, 4)
+print(network.stimulus_size, "channels,", network.state_size, "units")
+
+# %% Distilled
+# Without a size, the best of its cost is returned: here two layers and a few sweeps, each one product with the weights.
+# The report has the error of two layers alone, at the same cost, as well.
+found = rnn2ff.distill(network, rnn2ff.uniform_stimuli(12), num_samples=2000, num_steps=300, key=jr.key(0))
+print(found)
+
+# %% The winners
+# On the stimuli of the test, which were solved and never trained on.
+test = found.test
+predicted = np.asarray(jax.vmap(found.approximator)(test.stimuli))
+groups = [rnn2ff.partition_means(jnp.asarray(each), 3, 4) for each in (predicted, test.rates, test.stimuli)]
+print("stimuli to the groups:", np.asarray(groups[2][0]).round(2))
+print("their steady rates:", np.asarray(groups[1][0]).round(2))
+judged = rnn2ff.competition(*groups)
+print(f"same winner as the recurrent network: {judged.agreement:.1%}")
+print(f"... of the trivial guess, the largest stimulus: {judged.trivial_agreement:.1%}")
+
+# %% Certified
+# A bound of the Euclidean distance of all rates to the only fixed point, rounding included, without solving anything.
+certifier = rnn2ff.make_certifier(network)
+predictions = rnn2ff.predict_all_units(network, found.approximator, test.stimuli[:200])
+certificates = rnn2ff.certify_predictions(network, test.stimuli[:200], predictions, certifier)
+true_errors = np.linalg.norm(predictions - np.asarray(test.rates[:200]), axis=1)
+print(certificates)
+print(f"true errors at most {true_errors.max():.4f}; never above their bounds: ", end="")
+print(bool((true_errors <= np.asarray(certificates.error_bound) + 1e-4).all()))
+
+# %% Answers within a tolerance
+# One pass for most, a few more sweeps for others, and a solve for what is left.
+served = rnn2ff.predict_or_solve(network, found.approximator, test.stimuli, tolerance=0.01, certifier=certifier)
+print(served)
