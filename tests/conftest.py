@@ -4,6 +4,7 @@ In float64, where numbers are checked most closely, programs are compiled with f
 the time; in float32, the precision that users have, as they are for users.
 """
 
+import collections
 import os
 import sys
 import zlib
@@ -29,6 +30,12 @@ def _forget_programs():
     """Each compiled program keeps maps of memory, of which Linux gives a process 65,530; all tests need more."""
     yield
     jax.clear_caches()
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most tests first: a worker takes whole files, and none should be left alone with a long one."""
+    counts = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (-counts[item.path], str(item.path)))
 
 
 @pytest.fixture
