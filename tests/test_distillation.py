@@ -10,7 +10,7 @@ from problems import assert_close
 from rnn2ff import accuracy, distill, partition_competition, winner_take_all
 from rnn2ff.approximators import predict
 from rnn2ff.data import sample_stimuli, solve_pairs
-from rnn2ff.training import Trained
+from rnn2ff.training import Trained, Trainer
 from rnn2ff.training.trainer import Attempt, reason_of
 
 NETWORK = partition_competition(2, 2)
@@ -73,8 +73,15 @@ class TestDistill:
         assert (two_layers.width, two_layers.num_sweeps) == (4 * NETWORK.rate_size, 0)
         assert swept.num_sweeps > 0
         assert swept.num_products <= two_layers.num_products < swept.num_products + NETWORK.state_size**2
+        assert max(attempt.num_sweeps for attempt in report.attempts) <= 8
         assert report.num_sweeps == swept.num_sweeps
         assert report.accuracy.nrmse == report.attempt_nrmses[1] < 0.5 * report.attempt_nrmses[0]
+
+    def test_in_a_small_network_few_sweeps_leave_room_for_more_hidden_units(self, key):
+        pairs = solve_pairs(NETWORK, sample_stimuli(sample, 60, key=key))
+        swept = Trainer(NETWORK, pairs, num_steps=2, key=key).refined_at(1000).attempt
+        assert swept.num_sweeps == 8
+        assert swept.num_products <= 1000 < swept.num_products + NETWORK.stimulus_size + NETWORK.state_size
 
     def test_two_layers_alone_are_what_is_asked_for_with_and_without_a_tolerance(self, monkeypatch, key):
         monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))

@@ -30,6 +30,7 @@ _SHIFT_BATCH = 256  # pairs that are mixed to see how far their stimuli shift
 
 _USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates: what the best of a cost may cost
 _WIDTH_BEFORE_SWEEPS = 0.25  # likewise, where sweeps are to make the best of a cost: few units, and more sweeps
+_MOST_SWEEPS = 8  # likewise: in small networks more cost little, and take long to compile
 _STEPS_THROUGH_SWEEPS = 0.5  # of the steps of two layers: they take longer, and begin with what is good already
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
@@ -153,6 +154,9 @@ class Trainer:
         num_sweeps = (num_products - width * (stimulus_size + num_units)) // num_units**2 - 1
         if num_sweeps < 1:
             return None
+        if num_sweeps > _MOST_SWEEPS:
+            num_sweeps = _MOST_SWEEPS
+            width = (num_products - (num_sweeps + 1) * num_units**2) // (stimulus_size + num_units)
         return self.refined(width, num_sweeps, num_steps=max(1, round(_STEPS_THROUGH_SWEEPS * self.num_steps)))
 
     def refined(
