@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CONVERGED = 0  # the status of a sample with a steady state
+_BELOW = {"loc": "upper center", "bbox_to_anchor": (0.3, -0.28), "handlelength": 0.8, "handletextpad": 0.3}
 
 
 @house_style
 def draw(record: dict) -> "Figure":
     """Errors by network; what is said along a line through the oscillations, and where; who tells."""
     rows = record["rows"]
-    figure, axes = new_figure(4, height=2.5, width_ratios=[0.8, 1.2, 1.25, 1])
+    figure, axes = new_figure(4, height=2.9, width_ratios=[0.8, 1.2, 1.25, 1])
     places = np.arange(len(rows))[::-1]
     names = [row["network"] for row in rows]
     for offset, name, label, color in (
@@ -27,7 +28,7 @@ def draw(record: dict) -> "Figure":
     ):
         plot_percentages(axes[0], places + offset, [row[name] for row in rows], color)
         axes[0].plot([], [], "o", markersize=4, color=color, label=label)
-    axes[0].legend(loc="upper right", borderaxespad=0, handlelength=0.8, handletextpad=0.3)
+    axes[0].legend(**_BELOW)
     lined_up(axes[0], places, names)
     axes[0].set(xlabel="error (NRMSE, %)", xlim=(0, None), title="where there is\na steady state")
 
@@ -39,15 +40,15 @@ def draw(record: dict) -> "Figure":
     lost = [row for row in rows if any(row["share_lost"])]
     places = np.arange(len(lost))[::-1]
     for offset, name, label, color in (
-        (0.15, "lost_flagged_by_residual", "flagged by\nthe residual", COLORS["third"]),
-        (-0.15, "lost_served_as_steady", "served as steady\nby predict_or_solve", COLORS["feed-forward"]),
+        (0.15, "lost_flagged_by_residual", "flagged by\nthe residual", COLORS["fourth"]),
+        (-0.15, "lost_served_as_steady", "served as steady by\npredict_or_solve", COLORS["recurrent"]),
     ):
         plot_percentages(axes[3], places + offset, [row[name] for row in lost], color)
         axes[3].plot([], [], "o", markersize=4, color=color, label=label)
     lined_up(axes[3], places, [row["network"].replace(" ", "\n") for row in lost])
-    axes[3].set(xlabel="stimuli (%)", xlim=(-3, 103), ylim=(-1.6, len(lost) - 0.5))
+    axes[3].set(xlabel="stimuli (%)", xlim=(-3, 103), ylim=(-0.5, len(lost) - 0.5))
     axes[3].set(title="where there is\nno steady state")
-    axes[3].legend(loc="lower left", borderaxespad=0, borderpad=0, handlelength=0.8, handletextpad=0.3)
+    axes[3].legend(**_BELOW)
     return figure
 
 
