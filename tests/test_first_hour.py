@@ -13,6 +13,7 @@ import pytest
 from problems import assert_close
 
 import rnn2ff
+from rnn2ff.analysis import Audit, FixedPoints
 from rnn2ff.networks import RATE_FORM, StateForm, network_hash
 from rnn2ff.training import TrainingRun
 from rnn2ff.training.distillation import Distillation, Report
@@ -49,6 +50,8 @@ ON_THE_HOST = {
     "stability_constants": lambda u: rnn2ff.stability_constants(rnn2ff.threshold_linear(u[:2])).contraction,
     "the comparison of rates": lambda u: rnn2ff.accuracy(u, STIMULI).nrmse,
     "train": lambda u: rnn2ff.train(approximator(), u, u, key=jr.key(0)).approximator,
+    "find_fixed_points": lambda u: rnn2ff.find_fixed_points(NETWORK, u[0], key=jr.key(0)).states,
+    "linearize": lambda u: rnn2ff.linearize(NETWORK, u[0], u[0]).eigenvalues,
     "find_symmetries": lambda u: rnn2ff.find_symmetries(NETWORK, u),
     "the start of a training": lambda u: rnn2ff.initialize_two_layer(NETWORK, u, u, 4, key=jr.key(0)),
     "network_hash": lambda u: len(network_hash(rnn2ff.threshold_linear(u[:2]))),
@@ -85,6 +88,7 @@ WITH_A_KEY = {
     "stream": lambda key: next(rnn2ff.stream_steady_states(NETWORK, rnn2ff.uniform_stimuli(2), key=key)),
     "steady_tangents": lambda key: rnn2ff.steady_tangents(NETWORK, SOLUTION, jnp.asarray(STIMULI), key=key),
     "train": lambda key: rnn2ff.train(approximator(), jnp.asarray(STIMULI), jnp.asarray(SOLUTION), key=key),
+    "find_fixed_points": lambda key: rnn2ff.find_fixed_points(NETWORK, STIMULI[0], key=key),
     "initialize": lambda key: rnn2ff.initialize_two_layer(NETWORK, SOLUTION, STIMULI, 4, key=key),
 }
 
@@ -285,6 +289,29 @@ class TestPrints:
         assert str(distillation(approximator())) == f"TwoLayer, 2 channels to 2 rates\n{text}"
         assert len(repr(report().accuracy)) < 120
         assert len(repr(report().training)) < 120
+
+    def test_fixed_points_print_how_many_there_are_and_how_large_their_basins(self):
+        found = FixedPoints(
+            states=np.eye(3)[:2],
+            residuals=np.zeros(2),
+            eigenvalues=-np.ones((2, 3), complex),
+            is_stable=np.array([True, False]),
+            spectral_radii=np.zeros(2),
+            is_stable_map=np.ones(2, bool),
+            indices=np.array([1, -1]),
+            audit=Audit.complete,
+            explanation="all 8 supports were tried",
+            starts=np.zeros((5, 3)),
+            reached_by_newton=np.array([0, 0, 1, -1, 1]),
+            reached_by_dynamics=np.array([0, 0, 0, -1, 0]),
+            failures={},
+        )
+        assert str(found).splitlines() == [
+            "2 fixed points of 3 units",
+            "stable, unstable          1, 1",
+            "complete                  all 8 supports were tried",
+            "point 0, stable           reached from 4 of 5 starts",
+        ]
 
     def test_solved_samples_print_their_verdicts(self):
         one = jax.tree.map(lambda leaf: leaf[0], SOLVED)

@@ -18,11 +18,21 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Int, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimulus, check_tolerance, fail
+from rnn2ff._checks import (
+    check_at_least,
+    check_finite,
+    check_key,
+    check_on_host,
+    check_shape,
+    check_stimulus,
+    check_tolerance,
+    fail,
+)
 from rnn2ff.analysis.index import Audit, audit_indices, box_theorem, index_signs, index_theorem, known_box
 from rnn2ff.analysis.newton import LANES, by_lanes, finite_jacobians, polish, search, to_point, to_state, velocities
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
 from rnn2ff.compiling import in_full_precision
+from rnn2ff.files import table
 from rnn2ff.networks import (
     RecurrentNetwork,
     blas_threads,
@@ -40,6 +50,7 @@ from rnn2ff.networks import (
 from rnn2ff.steady_state import neutral_growth
 
 MOST_UNITS_JACOBIANS = 1024  # a turn of searches holds several matrices for each of its 64 lanes: 0.5 GB each
+_MOST_SHOWN = 8  # stable points of a list that is printed
 _WINDOWS = (1, 2, 3, 6, 12, 24, 48, 96, 192, 384)  # of time, in the longest time scale; after each, states are visited
 _LONG_WINDOW = 24  # what is at rest at both ends of such a window is followed no further: a saddle is left within it
 _REST = 1e-4  # the residual of a state at rest; from there Newton's method leads to the fixed point
@@ -100,6 +111,15 @@ class FixedPoints(NamedTuple):
     reached_by_newton: Int[np.ndarray, " start"]
     reached_by_dynamics: Int[np.ndarray, " start"]
     failures: dict[str, int]
+
+    def __repr__(self) -> str:
+        stable, basins = int(self.is_stable.sum()), self.basin_counts
+        lines = {"stable, unstable": f"{stable}, {len(self.states) - stable}", self.audit.name: self.explanation}
+        for i in np.flatnonzero(self.is_stable)[:_MOST_SHOWN]:
+            lines[f"point {i}, stable"] = f"reached from {basins[i]} of {len(self.starts)} starts"
+        if stable > _MOST_SHOWN:
+            lines["..."] = f"{stable - _MOST_SHOWN} more stable ones"
+        return table(lines, title=f"{len(self.states)} fixed points of {self.states.shape[1]} units")
 
     @property
     def index_sum(self) -> int:
@@ -163,6 +183,8 @@ def find_fixed_points(
             found = rnn2ff.find_fixed_points(rnn2ff.wilson_cowan(), jnp.zeros(2), key=jr.key(0))
             print(found.states, found.is_stable, found.explanation)
     """
+    check_on_host("find_fixed_points", "use `solve_steady_state`", network, stimulus)
+    check_key(key)
     tolerance = check_tolerance(tolerance, network.dtype)
     check_at_least("num_starts", num_starts, 1)
     check_stimulus(stimulus, network.stimulus_size)

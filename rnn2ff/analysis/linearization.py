@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
-from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimulus, fail
+from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_shape, check_stimulus, fail
 from rnn2ff.analysis.newton import finite_jacobians
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import (
@@ -75,6 +75,7 @@ def linearize(
             (two less than there are units).
         RuntimeError: if the Krylov method finds none.
     """
+    check_on_host("linearize", "use `jax.jacfwd(network.velocity)`", network, state, stimulus)
     check_shape("state", state, (network.state_size,))
     check_finite("state", state)
     check_stimulus(stimulus, network.stimulus_size)
