@@ -75,6 +75,7 @@ def run(config: Config) -> list[dict]:
     distillation = distill(
         partition_competition(config.num_partitions, config.units_per_partition),
         lambda key: jr.uniform(key, (size,)),
+        kind="two_layers",  # which every route takes
         num_samples=config.num_samples,
         num_test_samples=2 * config.num_calls,
         num_steps=config.num_steps,
