@@ -81,6 +81,7 @@ class TestEvaluate:
         nrmse = np.sqrt((errors**2).sum() / ((expected - expected.mean(0)) ** 2).sum())
         assert record["accuracy"]["nrmse"] == pytest.approx(nrmse, rel=1e-3)
         assert record["accuracy"]["num_samples"] == record["status_counts"]["converged"] == 60
+        assert record["familiarity"] == {"share_known": 1.0, "share_outside": 0.0}  # its own stimuli
 
     @pytest.mark.parametrize("verb", ["evaluate", "certify", "bench"])
     def test_an_approximator_of_another_network_is_refused(self, verb, run, folder):

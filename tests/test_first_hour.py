@@ -14,6 +14,7 @@ from problems import assert_close
 
 import rnn2ff
 from rnn2ff.analysis import Audit, FixedPoints
+from rnn2ff.export import familiarity
 from rnn2ff.networks import RATE_FORM, StateForm, network_hash
 from rnn2ff.training import TrainingRun
 from rnn2ff.training.distillation import Distillation, Report
@@ -190,6 +191,23 @@ def report(**more):
 def distillation(made):
     pairs = rnn2ff.data.Pairs(jnp.asarray(STIMULI), jnp.asarray(SOLUTION), jnp.asarray(SOLUTION), {"converged": 6})
     return Distillation(made, report(), pairs, NETWORK)
+
+
+class TestFamiliarity:
+    def test_stimuli_that_an_approximator_was_made_from_are_known_again_in_either_precision(self):
+        made_for = np.random.default_rng(0).normal(size=(1000, 2))
+        card = rnn2ff.model_card(NETWORK, made_for)
+        for dtype in (np.float32, np.float64):
+            assert familiarity(card, made_for.astype(dtype)) == (1.0, 0.0)
+        assert familiarity(card, made_for[:500]).share_known == pytest.approx(0.5, abs=0.01)
+
+    def test_others_are_not_and_those_outside_the_range_are_counted(self):
+        card = rnn2ff.model_card(NETWORK, np.array([[0.0, 0.0], [1.0, 2.0]]))
+        others = np.array([[0.5, 0.5], [0.5, 2.5], [-0.1, 0.5], [1.0, 1.9]])
+        assert familiarity(card, others) == (0.0, 0.5)
+
+    def test_a_card_that_says_nothing_of_stimuli_is_no_answer(self):
+        assert familiarity({"license": "MIT"}, STIMULI) is None
 
 
 class TestSave:

@@ -5,7 +5,7 @@ import dataclasses
 import tyro
 
 from rnn2ff.cli.answers import OptionalPath, Route, read_answers
-from rnn2ff.cli.options import Json, NetworkFiles, read_network, show
+from rnn2ff.cli.options import Json, NetworkFiles, read_approximator, read_network, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,5 +53,18 @@ class Evaluate:
             "stimuli compared": received.num_samples,
             "without a steady state": f"{len(stimuli) - received.num_samples} left out",
         }
-        show(lines, {"accuracy": received, "status_counts": pairs.status_counts}, as_json=self.as_json)
+        found = None
+        if self.approximator is not None:
+            from rnn2ff.export import familiarity
+
+            found = familiarity(read_approximator(self.approximator, network)[1], stimuli)
+        if found is not None:
+            lines["outside its range"] = f"{100 * found.share_outside:.1f} % of the stimuli"
+        if found is not None and found.share_known > 0:
+            lines["seen before"] = (
+                f"{100 * found.share_known:.0f} % of the rows that it was made from are among these stimuli; most were "
+                "trained on, so on others expect the error that its report states"
+            )
+        content = {"accuracy": received, "status_counts": pairs.status_counts, "familiarity": found}
+        show(lines, content, as_json=self.as_json)
         return 0

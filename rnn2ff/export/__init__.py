@@ -3,7 +3,7 @@
 from rnn2ff.export.archive import load, save
 from rnn2ff.export.bound import bound_to_c
 from rnn2ff.export.c import Footprint, check_name, footprint, to_c
-from rnn2ff.export.card import model_card
+from rnn2ff.export.card import familiarity, model_card
 from rnn2ff.export.exported import Exported, read_exported
 from rnn2ff.export.fixed_point import IntegerModel, quantize
 from rnn2ff.export.matlab import write_mat
@@ -22,6 +22,7 @@ __all__ = [
     "bound_to_c",
     "check_name",
     "dtype_of",
+    "familiarity",
     "footprint",
     "load",
     "load_stablehlo",

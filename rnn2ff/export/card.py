@@ -1,15 +1,18 @@
 """What should be known about an approximator beside its weights, and which network it stands for."""
 
-from typing import Protocol, runtime_checkable
+import hashlib
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import ArrayLike, Float, Int
 
 from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork, name_of, network_hash
 from rnn2ff.records import environment
+
+_MOST_FINGERPRINTS = 256  # rows; a card of 4 kB, and a share that is known to a few percent
 
 
 @runtime_checkable
@@ -33,7 +36,7 @@ def model_card(
 
     Args:
         network: the network that the approximator stands for.
-        stimuli: those it was made for; their number and ranges are described.
+        stimuli: those it was made for; their number and ranges are described, and fingerprints of some of them.
         report: how good it is: the report of a distillation, or anything that JSON can say.
         license: under which the weights may be used.
     """
@@ -47,6 +50,7 @@ def model_card(
                 "largest": stimuli.max(axis=0),
                 "mean": stimuli.mean(axis=0),
                 "standard_deviation": stimuli.std(axis=0),
+                "some_rows": _fingerprints(stimuli[_some_of(len(stimuli))]),
             },
             "report": report.summary() if hasattr(report, "summary") else report,
             "license": license,
@@ -64,6 +68,39 @@ def describe(network: RecurrentNetwork) -> dict[str, object]:
         "stimulus_size": network.stimulus_size,
         "rate_size": network.rate_size,
     }
+
+
+class Familiarity(NamedTuple):
+    """How stimuli compare with those that an approximator was made for.
+
+    Attributes:
+        share_known: of the rows that the card has fingerprints of, the share that is among the stimuli.
+        share_outside: of the stimuli, the share with a channel outside the range that the card names.
+    """
+
+    share_known: float
+    share_outside: float
+
+
+def familiarity(card: dict[str, object], stimuli: Float[ArrayLike, "batch stimulus"]) -> Familiarity | None:
+    """Whether stimuli are those that an approximator was made for, and within their range; None if nothing says."""
+    described = card.get("stimuli")
+    if not isinstance(described, dict) or "some_rows" not in described:
+        return None
+    stimuli = np.asarray(stimuli, np.float32)
+    known = set(described["some_rows"]) & set(_fingerprints(stimuli))
+    low, high = (np.asarray(described[name], np.float32) for name in ("smallest", "largest"))
+    is_outside = ((stimuli < low) | (stimuli > high)).any(axis=1)
+    return Familiarity(len(known) / len(set(described["some_rows"])), float(is_outside.mean()))
+
+
+def _some_of(number: int) -> Int[np.ndarray, " chosen"]:
+    return np.unique(np.linspace(0, number - 1, _MOST_FINGERPRINTS).astype(int))
+
+
+def _fingerprints(stimuli: Float[np.ndarray, "batch stimulus"]) -> list[str]:
+    """Of each row, in float32, so that it is found again in either precision."""
+    return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in np.ascontiguousarray(stimuli, np.float32)]
 
 
 def check_same_network(network: RecurrentNetwork, card: dict[str, object], path: object) -> None:
