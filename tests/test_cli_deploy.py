@@ -230,6 +230,11 @@ class TestFiles:
             (lambda text: text.replace("int64_t sum = bias[i]", "int64_t sum = 1 + bias[i]"), "was changed after"),
             (lambda text: text.replace("_hidden_shifts[5] = {", "_hidden_shifts[5] = { 9,"), "was changed after"),
             (lambda text: text[: len(text) // 2], "was changed after"),
+            (
+                lambda text: text.replace("_hidden_shifts[5] = {\n    ", "_hidden_shifts[5] = {\n    x"),
+                "was changed after",
+            ),
+            (lambda text: text.replace("RATE_SCALE ", "RATE_SCALE -"), "was changed after"),
             (lambda text: "int x;", "is no header of rnn2ff"),
         ],
     )

@@ -1,11 +1,12 @@
 """Data sets on disk: shards that are memory-mapped, and a manifest that says what they are.
 
 A shard is one batch of a stream. It is written whole or not at all, and the manifest, written anew after each, lists
-the shards that are complete. So a generation that was killed goes on where it stopped, and leaves the same bytes as one
-that was not.
+the shards that are complete, with the hashes of their files and one of its own. So a generation that was killed goes on
+where it stopped, and leaves the same bytes as one that was not; and what was changed since is refused.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 from collections import Counter
@@ -20,13 +21,13 @@ from jaxtyping import Float, PRNGKeyArray
 from tqdm import tqdm
 
 from rnn2ff._checks import check_at_least, fail
-from rnn2ff.data.pairs import Pairs, stream_plan, stream_steady_states
+from rnn2ff.data.pairs import Batch, Pairs, stream_plan, stream_steady_states
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import replacing, table, write_json
+from rnn2ff.files import alone_in, replacing, table, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
 from rnn2ff.steady_state import Status, count_statuses
 
-_FORMAT = "rnn2ff.steady_states.1"
+_FORMAT = "rnn2ff.steady_states.2"
 _MANIFEST = "manifest.json"
 _ARRAYS = ("stimuli", "states", "rates")
 _PACKAGES = ("rnn2ff", "jax", "jaxlib", "numpy")
@@ -101,7 +102,7 @@ def store_steady_states(
         key: a PRNG key.
 
     Raises:
-        ValueError: if an option is out of range, or the folder holds something else.
+        ValueError: if an option is out of range, the folder holds something else, or another process writes to it.
         RuntimeError: if no stimulus leads to a steady state.
     """
     check_at_least("num_samples", num_samples, 1)
@@ -120,35 +121,33 @@ def store_steady_states(
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "shards": [],
     }
-    manifest["shards"] = _shards_done(folder, manifest)
-    num_shards = -(-num_samples // shard_size)
-    stream = stream_steady_states(
-        network,
-        sample_stimulus,
-        batch_size=shard_size,
-        num_batches=num_shards,
-        start=len(manifest["shards"]),
-        plan=plan,
-        devices=devices,
-        max_steps=max_steps,
-        key=key,
-    )
-    bar = tqdm(
-        stream,
-        desc="steady states",
-        unit="shard",
-        initial=len(manifest["shards"]),
-        total=num_shards,
-        disable=not progress,
-    )
-    for batch in bar:
-        kept = np.asarray(batch.status == Status.converged)
-        for name in _ARRAYS:
-            with replacing(_path(folder, name, batch.index)) as temporary, temporary.open("wb") as file:
-                np.save(file, np.asarray(getattr(batch, name))[kept], allow_pickle=False)
-        shard = {"num_pairs": int(kept.sum()), "status_counts": count_statuses(batch.status)}
-        manifest = {**manifest, "shards": [*manifest["shards"], shard]}
-        write_json(folder / _MANIFEST, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder):
+        manifest["shards"] = _shards_done(folder, manifest)
+        num_shards = -(-num_samples // shard_size)
+        stream = stream_steady_states(
+            network,
+            sample_stimulus,
+            batch_size=shard_size,
+            num_batches=num_shards,
+            start=len(manifest["shards"]),
+            plan=plan,
+            devices=devices,
+            max_steps=max_steps,
+            key=key,
+        )
+        bar = tqdm(
+            stream,
+            desc="steady states",
+            unit="shard",
+            initial=len(manifest["shards"]),
+            total=num_shards,
+            disable=not progress,
+        )
+        for batch in bar:
+            shard = _write_shard(folder, batch)
+            manifest = {**manifest, "shards": [*manifest["shards"], shard]}
+            write_json(folder / _MANIFEST, {**manifest, "hash": _hash(manifest)})
     return open_steady_states(folder, network)
 
 
@@ -181,6 +180,29 @@ def _path(folder: Path, name: str, index: int) -> Path:
     return folder / f"{name}-{index:06d}.npy"
 
 
+def _write_shard(folder: Path, batch: Batch) -> dict[str, object]:
+    """Write the pairs of a batch; returns what the manifest says of them."""
+    kept = np.asarray(batch.status == Status.converged)
+    hashes = {}
+    for name in _ARRAYS:
+        with replacing(_path(folder, name, batch.index)) as temporary:
+            with temporary.open("wb") as file:
+                np.save(file, np.asarray(getattr(batch, name))[kept], allow_pickle=False)
+            hashes[name] = _file_hash(temporary)
+    return {"num_pairs": int(kept.sum()), "status_counts": count_statuses(batch.status), "hashes": hashes}
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash(manifest: dict[str, object]) -> str:
+    """Of everything in a manifest but the hash itself."""
+    content = {name: value for name, value in manifest.items() if name != "hash"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _read_manifest(folder: Path) -> dict[str, object]:
     path = folder / _MANIFEST
     if not path.is_file():
@@ -191,13 +213,13 @@ def _read_manifest(folder: Path) -> dict[str, object]:
         raise fail("folder", "has a damaged manifest", "valid JSON", f"{path}: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise fail("folder", "holds no data set", f"a manifest of format {_FORMAT}", f"{path}")
+    if manifest.get("hash") != _hash(manifest):
+        raise fail("folder", "has a damaged manifest", "what was written", f"{path}, which has another hash")
     return manifest
 
 
 def _shards_done(folder: Path, wanted: dict[str, object]) -> list[dict]:
     """The complete shards of an interrupted call with the same settings; what it left half written is removed."""
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
     for leftover in [
         *folder.glob(f".{_MANIFEST}.*"),
         *(each for name in _ARRAYS for each in folder.glob(f".{name}-*")),
@@ -221,14 +243,11 @@ def _is_first_shard(folder: Path) -> bool:
 
 
 def _check_shards(folder: Path, manifest: dict[str, object]) -> None:
-    """Every listed array is there, of its length and dtype, and whole."""
+    """Every listed array is there, as it was written."""
     for index, shard in enumerate(manifest["shards"]):
         for name in _ARRAYS:
             path = _path(folder, name, index)
-            expected = f"{shard['num_pairs']} rows of {manifest['dtype']}"
-            try:
-                array = np.load(path, mmap_mode="r" if shard["num_pairs"] else None, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise fail("folder", "is damaged", expected, f"{path}: {error}") from error
-            if array.shape[:1] != (shard["num_pairs"],) or array.dtype.name != manifest["dtype"]:
-                raise fail("folder", "is damaged", expected, f"{path}: {array.shape[0]} rows of {array.dtype.name}")
+            if not path.is_file():
+                raise fail("folder", "is damaged", f"a file {path.name}", f"none in {folder}")
+            if _file_hash(path) != shard["hashes"][name]:
+                raise fail("folder", "is damaged", "what was written", f"{path}, which has another hash")

@@ -1,6 +1,7 @@
 """From a recurrent network and a distribution of stimuli to a tested feed-forward network."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -9,7 +10,7 @@ from jaxtyping import ArrayLike, Float, PRNGKeyArray
 from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
-from rnn2ff.files import plain, table
+from rnn2ff.files import alone_in, plain, table
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver
 from rnn2ff.training.evaluation import Accuracy, accuracy, check_varies, nrmse_interval
@@ -224,42 +225,43 @@ def distill(
     if checkpoints is not None:
         checkpoints = Path(checkpoints)
         checkpoints.mkdir(parents=True, exist_ok=True)
-    clock = _Clock()
-    pairs, test = solve(training_stimuli), solve(test_stimuli)
-    check_varies("steady rates of the test stimuli", test.rates)
-    trainer = trainer_on(pairs)
-    clock.add("solving")
-    if tolerance is None:
-        if is_best_of_its_cost:
-            tried = trainer.best_of_its_cost()
-        else:
-            tried = [trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)]
-        clock.add("training")
-        return _reported(best_of(tried), tried, trainer, pairs, test, clock, tolerance, None, None)
-
-    deadline = clock.started + max_seconds
-    tried, is_in_time = escalate(trainer, test, tolerance, deadline, with_sweeps=kind == "any")
-    clock.add("training")
-    reason = by_margin = None
-    if not is_within(tried[-1], test, tolerance):
-        reason, by_margin = look_for_jumps(network, best_of(tried), pairs, test, solver)
-        clock.add("explaining")
-        is_in_time = is_in_time and clock.elapsed < max_seconds
-        if reason is None and is_in_time and callable(stimuli) and is_data_limited(best_of(tried)):
-            more = sample_stimuli(stimuli, _MORE_DATA * num_samples, key=key_for(key, "more training stimuli"))
-            pairs = solve(more)
-            trainer = trainer_on(pairs)
-            clock.add("solving")
-            best = best_of(tried)
-            tried.append(trainer.again(best))
+    with nullcontext() if checkpoints is None else alone_in(checkpoints):
+        clock = _Clock()
+        pairs, test = solve(training_stimuli), solve(test_stimuli)
+        check_varies("steady rates of the test stimuli", test.rates)
+        trainer = trainer_on(pairs)
+        clock.add("solving")
+        if tolerance is None:
+            if is_best_of_its_cost:
+                tried = trainer.best_of_its_cost()
+            else:
+                tried = [trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)]
             clock.add("training")
-        if reason is None and not is_within(tried[-1], test, tolerance):
-            reason = reason_of(tried, is_in_time, max_seconds)
-    num_unsteady = sum(test.status_counts.values()) - test.status_counts["converged"]
-    if reason is not None and num_unsteady:
-        reason += f"; no steady state for {num_unsteady / sum(test.status_counts.values()):.1%} of the stimuli"
-    trained = tried[-1] if reason is None else best_of(tried)
-    return _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin)
+            return _reported(best_of(tried), tried, trainer, pairs, test, clock, tolerance, None, None)
+
+        deadline = clock.started + max_seconds
+        tried, is_in_time = escalate(trainer, test, tolerance, deadline, with_sweeps=kind == "any")
+        clock.add("training")
+        reason = by_margin = None
+        if not is_within(tried[-1], test, tolerance):
+            reason, by_margin = look_for_jumps(network, best_of(tried), pairs, test, solver)
+            clock.add("explaining")
+            is_in_time = is_in_time and clock.elapsed < max_seconds
+            if reason is None and is_in_time and callable(stimuli) and is_data_limited(best_of(tried)):
+                more = sample_stimuli(stimuli, _MORE_DATA * num_samples, key=key_for(key, "more training stimuli"))
+                pairs = solve(more)
+                trainer = trainer_on(pairs)
+                clock.add("solving")
+                best = best_of(tried)
+                tried.append(trainer.again(best))
+                clock.add("training")
+            if reason is None and not is_within(tried[-1], test, tolerance):
+                reason = reason_of(tried, is_in_time, max_seconds)
+        num_unsteady = sum(test.status_counts.values()) - test.status_counts["converged"]
+        if reason is not None and num_unsteady:
+            reason += f"; no steady state for {num_unsteady / sum(test.status_counts.values()):.1%} of the stimuli"
+        trained = tried[-1] if reason is None else best_of(tried)
+        return _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin)
 
 
 class _Clock:

@@ -1,6 +1,7 @@
 """Fit an approximator to pairs of stimuli and steady rates, by gradient descent."""
 
 import hashlib
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_h
 from rnn2ff.approximators import Trainable, trainable
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.data import check_pairs, key_for, take_rows
-from rnn2ff.files import replacing
+from rnn2ff.files import replacing, sealed, unsealed
 from rnn2ff.training.losses import Loss, Tangents, mean_squared_error, rate_error, tangent_error
 from rnn2ff.training.mixing import Mixing
 from rnn2ff.training.optimizers import muon
@@ -264,20 +265,21 @@ def _fingerprint(arrays: PyTree, settings: PyTree) -> str:
 
 
 def _save(path: Path, state: _Progress, fingerprint: str) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(fingerprint.encode())
-        eqx.tree_serialise_leaves(file, state)
+    content = io.BytesIO()
+    eqx.tree_serialise_leaves(content, state)
+    with replacing(path) as temporary:
+        temporary.write_bytes(fingerprint.encode() + sealed(content.getvalue()))
 
 
 def _restored(path: Path, state: _Progress, fingerprint: str) -> _Progress:
     """The state of a checkpoint, or the given one where there is no checkpoint."""
     if not path.exists():
         return state
-    with path.open("rb") as file:
-        if file.read(len(fingerprint)) != fingerprint.encode():
-            expected = "a checkpoint of this training, with the same data, options and key"
-            raise fail("checkpoint", "is of another training", expected, f"{path}")
-        try:
-            return eqx.tree_deserialise_leaves(file, state)
-        except (RuntimeError, ValueError, EOFError, OSError) as error:
-            raise fail("checkpoint", "is damaged", "a whole file", f"{path}: {error}") from error
+    content = path.read_bytes()
+    if not content.startswith(fingerprint.encode()):
+        expected = "a checkpoint of this training, with the same data, options and key"
+        raise fail("checkpoint", "is of another training", expected, f"{path}")
+    leaves = unsealed(content[len(fingerprint) :])
+    if leaves is None:
+        raise fail("checkpoint", "is damaged", "a whole file", f"{path}")
+    return eqx.tree_deserialise_leaves(io.BytesIO(leaves), state)

@@ -1,0 +1,101 @@
+"""What users break: files that were changed, calls with anything, interruptions, odd networks. Small versions of
+`python -m benchmarks.robustness`, and each fault that it found."""
+
+import struct
+import sys
+
+import numpy as np
+import pytest
+import scipy.io
+
+from benchmarks.parts import broken_files
+from rnn2ff.files import alone_in, read_array
+
+QUICK_KINDS = [
+    kind for kind in broken_files.KINDS if kind.endswith((".npy", "z", ".mat", ".csv", ".safetensors", ".h"))
+]
+QUICK_KINDS = [kind for kind in QUICK_KINDS if not kind.startswith("pairs")]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_file_is_refused_in_one_sentence_or_read_as_what_it_says():
+    rows = broken_files.attack(300, seed=1, kinds=QUICK_KINDS)
+    assert [fault for row in rows for fault in row["faults"]] == []
+    assert sum(sum(row["counts"].values()) for row in rows) == 300
+    assert all(row["counts"]["refused"] > 0 for row in rows)
+
+
+def test_the_attack_sees_what_it_looks_for(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+
+    def outcome(read, *, is_sealed=False):
+        return broken_files.attempt(broken_files.Kind(path, read, is_sealed), expected=1.0).what
+
+    def raising(error):
+        raise error
+
+    broken_files.tracemalloc.start()
+    assert outcome(lambda: raising(ValueError("no sentence"))) == "no sentence"
+    assert outcome(lambda: raising(KeyError("W"))) == "another error"
+    assert outcome(lambda: 2.0, is_sealed=True) == "wrong content"
+    assert outcome(lambda: 2.0) == outcome(lambda: 1.0, is_sealed=True) == "read"
+    assert outcome(lambda: np.ones(10**6)) == "too much memory"
+    assert outcome(lambda: sys.audit("pickle.find_class", "os", "system")) == "code or network"
+    broken_files.tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["weights.npy", "weights.npz"])
+def test_a_header_that_promises_more_than_the_file_holds_is_refused_before_memory_is_taken(name, tmp_path):
+    path = tmp_path / "weights.npy"
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**12, 8)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(64))
+    if name.endswith(".npz"):
+        import zipfile
+
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.write(path, "weights.npy")
+    with pytest.raises(ValueError, match=r"promises an array of shape \(1000000000000, 8\), and holds 64 bytes"):
+        read_array(tmp_path / name, "weights")
+
+
+def test_a_matlab_file_with_an_unknown_class_is_refused_where_scipy_ends_the_process(tmp_path):
+    path = tmp_path / "weights.mat"
+    scipy.io.savemat(path, {"W": np.eye(2)})
+    content = bytearray(path.read_bytes())
+    place = content.index(struct.pack("<IIII", 6, 8, 6, 0))  # the flags: so many bytes, of class 6, numbers
+    content[place + 8] = 200
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="does not hold numbers"):
+        read_array(path, "weights")
+
+
+@pytest.mark.parametrize("form", ["4", "5"])
+def test_matlab_files_with_any_type_of_number_are_read(form, tmp_path):
+    for kind in ("f8", "f4", "i2", "u1", "i4"):
+        array = np.arange(6, dtype=kind).reshape(2, 3)
+        scipy.io.savemat(tmp_path / "W.mat", {"W": array, "text": "abc"}, format=form)
+        np.testing.assert_array_equal(read_array(f"{tmp_path / 'W.mat'}:W", "weights"), array)
+
+
+def test_matlab_files_of_the_other_byte_order_are_read(tmp_path):
+    numbers = struct.pack(">4d", 1, 2, 3, 4)
+    (tmp_path / "v4.mat").write_bytes(struct.pack(">5i", 1000, 2, 2, 0, 2) + b"W\0" + numbers)
+    parts = struct.pack(">II2i", 6, 8, 6, 0) + struct.pack(">II2i", 5, 8, 2, 2) + struct.pack(">HH4s", 1, 1, b"W")
+    parts += struct.pack(">II", 9, 32) + numbers
+    head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x01\x00MI"
+    (tmp_path / "v5.mat").write_bytes(head + struct.pack(">II", 14, len(parts)) + parts)
+    for name in ("v4.mat", "v5.mat"):
+        np.testing.assert_array_equal(read_array(tmp_path / name, "weights"), [[1, 3], [2, 4]])
+
+
+def test_two_writers_of_one_folder_are_told_so(tmp_path):
+    refused = pytest.raises(ValueError, match="`folder` is being written to by another process.*Expected")
+    with alone_in(tmp_path), refused, alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):  # a writer that ended lets it go
+        pass
