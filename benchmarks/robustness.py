@@ -5,6 +5,8 @@ Each section attacks one thing, counts what came of it, and lists every fault wi
 * `files`: whole files of every kind that is read, changed and cut. Each must be refused in one sentence, or read as
   what it says; never another error, a hang, more memory than twice the file, code, or, where a file holds a hash of
   itself, another content.
+* `calls`: public functions with one or two arguments of odd types, shapes, dtypes and sizes. Each must give a right
+  answer or a refusal in one sentence.
 """
 
 import dataclasses
@@ -12,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.parts import broken_files
+from benchmarks.parts import broken_files, odd_calls
 from experiments._script import run_script, table
 
-Section = Literal["files"]
+Section = Literal["files", "calls"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +30,23 @@ class Config:
     """Which sections; all of them if empty."""
     num_files: int = 10_000
     """Changed files."""
+    num_calls: int = 1000
+    """Calls of public functions."""
 
     def smoke(self) -> "Config":
         """Small enough to run in a minute or two, nearly all of which is compilation."""
-        return dataclasses.replace(self, num_files=200)
+        return dataclasses.replace(self, num_files=200, num_calls=100)
 
 
 def _files(config: Config) -> Iterator[dict]:
     yield from broken_files.attack(config.num_files, config.seed)
 
 
-_SECTIONS: dict[str, Callable[[Config], Iterator[dict]]] = {"files": _files}
+def _calls(config: Config) -> Iterator[dict]:
+    yield from odd_calls.attack(config.num_calls, config.seed)
+
+
+_SECTIONS: dict[str, Callable[[Config], Iterator[dict]]] = {"files": _files, "calls": _calls}
 
 
 def run(config: Config) -> Iterator[dict]:

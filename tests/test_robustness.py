@@ -4,11 +4,16 @@
 import struct
 import sys
 
+import jax
+import jax.random as jr
 import numpy as np
 import pytest
 import scipy.io
+import scipy.sparse
 
-from benchmarks.parts import broken_files
+import rnn2ff
+from benchmarks.parts import broken_files, odd_calls
+from rnn2ff import threshold_linear
 from rnn2ff.files import alone_in, read_array
 
 QUICK_KINDS = [
@@ -99,3 +104,87 @@ def test_two_writers_of_one_folder_are_told_so(tmp_path):
         pass
     with alone_in(tmp_path):  # a writer that ended lets it go
         pass
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+QUICK_CALLS = (
+    "threshold_linear", "rate_network", "ctln", "hopfield", "from_connectome", "from_torch", "ring_attractor",
+    "wong_wang", "ring_stimulus", "residual", "accuracy", "competition", "uniform_stimuli", "gaussian_stimuli",
+    "smooth_stimuli", "sample_from", "damped_sweep", "split_sweep", "best_sweep", "save", "model_card", "to_c",
+    "count_statuses",
+)  # fmt: skip
+
+
+@pytest.fixture
+def usual_promotion():
+    """As users have JAX."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.usefixtures("as_a_user", "usual_promotion")
+def test_a_call_with_odd_arguments_is_answered_rightly_or_refused_in_one_sentence():
+    rows = odd_calls.attack(12 * len(QUICK_CALLS), seed=3, names=QUICK_CALLS)
+    assert [fault for row in rows for fault in row["faults"]] == []
+
+
+RAGGED = [[1.0, 2.0], [3.0]]
+SPARSE = scipy.sparse.csr_array(np.eye(2))
+NETWORK = threshold_linear(np.eye(2) / 2)
+LAYERS = rnn2ff.TwoLayer(2, 3, 2, key=jr.key(0))
+
+
+@pytest.mark.usefixtures("as_a_user", "usual_promotion")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: threshold_linear(RAGGED), "`recurrent_weights` is no array. Expected rows of the same length"),
+        (lambda: threshold_linear(SPARSE), "`recurrent_weights` is a sparse matrix of SciPy.*from_connectome"),
+        (lambda: threshold_linear(np.full((2, 2), 1e300, np.longdouble) * 1e300), "NaN or infinite values"),
+        (lambda: rnn2ff.ctln(np.zeros((2, 2)), epsilon="3"), "`epsilon` does not hold numbers"),
+        (lambda: rnn2ff.ctln(np.zeros((2, 2)), delta=[1]), r"`delta` has the wrong shape. Expected \(\), got \(1,\)"),
+        (lambda: rnn2ff.ring_attractor(8, tuned=np.ones(2)), "`tuned` has the wrong shape"),
+        (lambda: rnn2ff.uniform_stimuli(2, low=None), "`low` does not hold numbers"),
+        (lambda: rnn2ff.sample_from(np.ones((2, 2)), jitter=None), "`jitter` does not hold numbers"),
+        (lambda: rnn2ff.sample_from(np.zeros((2, 0))), "`stimuli` is empty. Expected at least one row and one channel"),
+        (lambda: rnn2ff.from_torch([1]), "`weights` are no weights of a module"),
+        (lambda: rnn2ff.split_sweep(NETWORK, np.ones(3)), "`mean_slopes` has the wrong shape"),
+        (lambda: rnn2ff.best_sweep(NETWORK, np.ones((1, 2)), np.ones((3, 2))), "`stimuli` has the wrong shape"),
+        (lambda: rnn2ff.residual(NETWORK, np.ones(3), np.ones(2)), "`state` has the wrong shape"),
+        (lambda: rnn2ff.residual(NETWORK, "ab", np.ones(2)), "`state` has the wrong shape"),
+        (lambda: rnn2ff.accuracy(SPARSE, SPARSE), "`target` is sparse. Expected a dense array"),
+        (lambda: rnn2ff.model_card(NETWORK, SPARSE), "`stimuli` is sparse"),
+        (lambda: rnn2ff.count_statuses([0.5]), "`status` holds no statuses"),
+        (lambda: rnn2ff.count_statuses([17]), "`status` holds no statuses"),
+        (lambda: rnn2ff.to_c(LAYERS, name=3), "`name` is no text"),
+        (lambda: rnn2ff.to_c(LAYERS, notes=3), "`notes` are no lines of text"),
+        (lambda: rnn2ff.save("x.safetensors", LAYERS, card=3), "`card` is no card"),
+        (lambda: rnn2ff.solve_steady_states(NETWORK, np.ones((1, 2)), tolerance=2.0), "`tolerance` takes any state"),
+        (lambda: rnn2ff.solve_steady_states(NETWORK, np.ones((1, 2)), tolerance="1"), "`tolerance` does not hold numb"),
+        (lambda: rnn2ff.find_fixed_points(NETWORK, np.ones(2), box="ab", key=jr.key(0)), "`box` has the wrong shape"),
+    ],
+)
+def test_odd_arguments_are_refused_in_one_sentence(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=broken_files.IN_ONE_SENTENCE) as caught:
+        call()
+    caught.match(message)
+
+
+@pytest.mark.usefixtures("as_a_user", "usual_promotion")
+@pytest.mark.parametrize("kind", [np.longdouble, ">f4", "f2", "i1"])
+def test_numbers_of_any_type_make_the_same_network_and_residual(kind):
+    weights = np.array([[0, 1], [-1, 0]])
+    network = threshold_linear(weights.astype(kind), bias=np.ones(2, kind))
+    received = rnn2ff.residual(network, np.array([3, 1], kind), np.array([1, 2], kind))
+    assert float(received) == 1 / 4  # -3 + 1 + 1 + 1 and -1 - 3 + 2 + 1, over 1 + 3
+
+
+def test_errors_are_relative_at_any_scale():
+    target, predicted = np.array([[1.0, 2.0], [3.0, 5.0]]), np.array([[1.0, 2.5], [3.0, 4.0]])
+    expected = rnn2ff.accuracy(predicted, target)
+    for scale in (2.0**-1000, 2.0**1000):
+        received = rnn2ff.accuracy(scale * predicted, scale * target)
+        assert received.nrmse == expected.nrmse
+        np.testing.assert_array_equal(received.unit_nrmse, expected.unit_nrmse)

@@ -27,6 +27,7 @@ from rnn2ff._checks import (
     check_stimulus,
     check_tolerance,
     fail,
+    shape_of,
 )
 from rnn2ff.analysis.index import Audit, audit_indices, box_theorem, index_signs, index_theorem, known_box
 from rnn2ff.analysis.newton import LANES, by_lanes, finite_jacobians, polish, search, to_point, to_state, velocities
@@ -39,6 +40,7 @@ from rnn2ff.networks import (
     dense_weights,
     eigenvalues_of,
     has_sparse_weights,
+    in_precision,
     is_rate_network,
     is_threshold_linear,
     rates_of_map,
@@ -191,10 +193,13 @@ def find_fixed_points(
     size = network.state_size
     if size > MOST_UNITS_JACOBIANS:
         raise fail("network", "is too large for its Jacobians", f"at most {MOST_UNITS_JACOBIANS} units", size)
-    given = np.zeros((0, size)) if starts is None else np.asarray(starts)
-    check_shape("starts", given, (len(given), size))
+    given = np.zeros((0, size)) if starts is None else starts
+    check_shape("starts", given, (*shape_of("starts", given)[:1], size))
     check_finite("starts", given)
-    if box is not None and not (np.isfinite(box).all() and box[0] < box[1]):
+    if box is not None:
+        check_shape("box", box, (2,))
+        check_finite("box", box)
+    if box is not None and not box[0] < box[1]:
         raise fail("box", "holds no state", "two finite numbers, the smaller first", box)
     is_small = is_threshold_linear(network) and size <= MOST_UNITS
     if enumerate_supports and not is_small:
@@ -204,9 +209,9 @@ def find_fixed_points(
     if has_sparse_weights(network):
         weights = dense_weights(network)
         network = eqx.tree_at(lambda network: network.params.recurrent_weights, network, weights)
-    stimulus = jnp.asarray(stimulus, network.dtype)
+    stimulus, given = in_precision("stimulus", stimulus, network.dtype), in_precision("starts", given, network.dtype)
     with blas_threads(size):
-        return _find(network, stimulus, num_starts, given.astype(network.dtype), box, is_complete, tolerance, key)
+        return _find(network, stimulus, num_starts, given, box, is_complete, tolerance, key)
 
 
 def _find(network, stimulus, num_starts, given, box, is_complete, tolerance, key) -> FixedPoints:

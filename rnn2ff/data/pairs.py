@@ -23,6 +23,7 @@ from rnn2ff._checks import (
     check_stimuli,
     fail,
     is_known,
+    shape_of,
 )
 from rnn2ff.data.stimuli import SampleStimulus
 from rnn2ff.networks import RecurrentNetwork
@@ -270,6 +271,7 @@ def _rates(network: RecurrentNetwork, states: Array) -> Array:
 
 def check_pairs(stimuli: Array, rates: Array) -> None:
     """Stimuli and rates of as many rows, all finite."""
-    check_stimuli(stimuli, stimuli.shape[-1])
-    check_shape("rates", rates, (stimuli.shape[0], rates.shape[-1]))
+    shape = shape_of("rates", rates)
+    check_stimuli(stimuli, (0, *shape_of("stimuli", stimuli))[-1])
+    check_shape("rates", rates, (len(stimuli), (0, *shape)[-1]))
     check_finite("rates", rates)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from rnn2ff import __version__
-from rnn2ff._checks import check_stimuli, fail
+from rnn2ff._checks import check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.fixed_point import GAIN_BITS, STEP_BITS, IntegerModel
 from rnn2ff.export.plain import plain_arrays
@@ -64,6 +64,8 @@ def to_c(
         ValueError: if `name` is not the name of a C function, the test stimuli do not fit, or a note ends the comment.
     """
     check_name(name)
+    if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(each, str) for each in notes):
+        raise fail("notes", "are no lines of text", "a list of strings", repr(notes))
     parts = _parts(model)
     arrays = "\n".join(array_definition(f"{name}_{label}", array) for label, array in parts.arrays.items())
     lines = [*_notes(card), *notes]
@@ -202,6 +204,7 @@ def _integer_arrays(model: IntegerModel) -> Iterator[tuple[str, np.ndarray]]:
 
 def check_name(name: str) -> None:
     """What names in C may begin with."""
+    check_text("name", name)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise fail("name", "cannot be the prefix of C names", "lower-case letters, digits and _", repr(name))
 

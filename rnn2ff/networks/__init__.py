@@ -1,6 +1,14 @@
 """Recurrent networks: any vector field, rate networks, and the published ones of the zoo."""
 
-from rnn2ff.networks.base import RecurrentNetwork, VectorField, in_continuous_time, residual, time_scales
+from rnn2ff.networks.base import (
+    RecurrentNetwork,
+    VectorField,
+    as_samples,
+    in_continuous_time,
+    in_precision,
+    residual,
+    time_scales,
+)
 from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
 from rnn2ff.networks.constants import stability_constants
 from rnn2ff.networks.identity import name_of, network_hash
@@ -8,6 +16,7 @@ from rnn2ff.networks.rate import (
     NONLINEARITIES,
     RateForm,
     StateForm,
+    as_floats,
     has_sparse_weights,
     is_rate_network,
     rate_network,
@@ -91,6 +100,8 @@ __all__ = [
     "VectorField",
     "all_supports",
     "are_singular",
+    "as_floats",
+    "as_samples",
     "balancing_scale",
     "best_metric",
     "best_sweep",
@@ -110,6 +121,7 @@ __all__ = [
     "hopfield",
     "in_continuous_time",
     "in_pieces",
+    "in_precision",
     "is_p_matrix",
     "is_rate_network",
     "is_threshold_linear",

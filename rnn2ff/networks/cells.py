@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from rnn2ff._checks import check_at_least, check_finite, check_shape, fail
+from rnn2ff._checks import check_at_least, check_finite, check_number, check_shape, check_text, fail
 from rnn2ff.files import read_array, read_tensors
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 from rnn2ff.networks.rate import Nonlinearity, RateForm, StateForm, rate_network
@@ -155,6 +155,10 @@ def from_torch(
             found = rnn2ff.find_fixed_points(rnn2ff.from_torch(weights), jnp.zeros(module.input_size), key=jr.key(0))
     """
     check_at_least("layer", layer, 0)
+    check_text("prefix", prefix)
+    if not isinstance(weights, Mapping | str | Path):
+        expected = "a state dict of arrays, or the path of a safetensors file"
+        raise fail("weights", "are no weights of a module", expected, type(weights).__name__)
     arrays = read_tensors(weights, "weights") if isinstance(weights, str | Path) else weights
 
     def find(name: str, default: np.ndarray | None = None) -> np.ndarray:
@@ -164,7 +168,8 @@ def from_torch(
             return np.asarray(arrays[full])
         if default is not None:
             return default
-        raise fail("weights", f"lack {full!r}", "the weights of a torch.nn.RNN or GRU", ", ".join(arrays) or "none")
+        received = ", ".join(map(str, arrays)) or "none"
+        raise fail("weights", f"lack {full!r}", "the weights of a torch.nn.RNN or GRU", received)
 
     recurrent, driven = find("weight_hh"), find("weight_ih")
     if recurrent.ndim != 2 or driven.ndim != 2 or 0 in recurrent.shape or 0 in driven.shape:
@@ -273,7 +278,7 @@ def from_connectome(
         ValueError: if the connectome is neither, is empty or not finite, is not symmetric where it must be, or holds
             negative strengths beside signs; or if a sign is not 1 or -1.
     """
-    check_finite("scale", scale)
+    check_number("scale", scale)
     matrix = _graph_matrix(connectome, weight) if isinstance(connectome, WeightedGraph) else connectome
     is_sparse = hasattr(matrix, "tocoo")
     if not is_sparse and matrix is connectome:

@@ -17,8 +17,8 @@ import numpy as np
 from jax.experimental.sparse import BCOO, JAXSparse
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights, fail
-from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
+from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights, fail, shape_of
+from rnn2ff.networks.base import RecurrentNetwork, in_precision, state_is_rate
 
 Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
 
@@ -189,18 +189,19 @@ def rate_network(
             or shorter than the step of a map.
     """
     check_weights("recurrent_weights", recurrent_weights)
-    weights = recurrent_weights if isinstance(recurrent_weights, BCOO) else _inexact(recurrent_weights)
+    weights = recurrent_weights if isinstance(recurrent_weights, BCOO) else as_floats(recurrent_weights)
+    check_weights("recurrent_weights", weights)  # as they are in its precision
     state_size = weights.shape[0]
     if stimulus_weights is not None:
-        expected = (state_size, np.shape(stimulus_weights)[-1] if np.ndim(stimulus_weights) == 2 else -1)
-        check_shape("stimulus_weights", stimulus_weights, expected)
+        shape = shape_of("stimulus_weights", stimulus_weights)
+        check_shape("stimulus_weights", stimulus_weights, (state_size, shape[-1] if len(shape) == 2 else -1))
         check_finite("stimulus_weights", stimulus_weights)
-        stimulus_weights = jnp.asarray(stimulus_weights, weights.dtype)
+        stimulus_weights = in_precision("stimulus_weights", stimulus_weights, weights.dtype)
     if bias is None:
         bias = jnp.zeros(state_size, weights.dtype)
     check_shape("bias", bias, (state_size,))
     check_finite("bias", bias)
-    if np.ndim(time_constants) != 0:
+    if shape_of("time_constants", time_constants) != ():
         check_shape("time_constants", time_constants, (state_size,))
     check_positive("time_constants", time_constants)
     if is_map and np.min(time_constants) < 1:
@@ -208,9 +209,10 @@ def rate_network(
     params = RateParams(
         recurrent_weights=weights,
         stimulus_weights=stimulus_weights,
-        bias=jnp.asarray(bias, weights.dtype),
-        time_constants=jnp.broadcast_to(jnp.asarray(time_constants, weights.dtype), (state_size,)),
+        bias=in_precision("bias", bias, weights.dtype),
+        time_constants=jnp.broadcast_to(in_precision("time_constants", time_constants, weights.dtype), (state_size,)),
     )
+    check_positive("time_constants", params.time_constants)
     return RecurrentNetwork(
         form,
         params,
@@ -221,9 +223,13 @@ def rate_network(
     )
 
 
-def _inexact(array: ArrayLike) -> Float[Array, "..."]:
-    """As a JAX array of floats; whole numbers become the default float."""
-    array = jnp.asarray(array)
+def as_floats(array: ArrayLike) -> Float[Array, "..."]:
+    """As a JAX array of floats; whole numbers, and floats that JAX does not have, become the default float."""
+    if not isinstance(array, jax.Array):
+        array = np.asarray(array)
+        is_known_float = array.dtype.kind == "f" and array.dtype.itemsize <= 8
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+            return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype.type if is_known_float else float))
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from jax.experimental.sparse import JAXSparse
 from jaxtyping import Array, Float, Int, Scalar
 
-from rnn2ff._checks import check_positive, fail, is_known
-from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff._checks import check_finite, check_number, check_positive, check_shape, fail, is_known, shape_of
+from rnn2ff.networks.base import RecurrentNetwork, as_samples
 from rnn2ff.networks.rate import is_rate_network, slopes
 
 _LARGEST_CONDITION = 1e10  # of I - W D; a split beyond it is as good as singular
@@ -221,6 +221,7 @@ def damped_sweep(network: RecurrentNetwork, step: float = 1.0) -> DampedSweep:
     Raises:
         ValueError: if `step` is not positive.
     """
+    check_number("step", step)
     check_positive("step", step)
     return DampedSweep(jnp.asarray(step, network.dtype), jnp.asarray(1 / step, network.dtype))
 
@@ -236,6 +237,9 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
         ValueError: if the network has no weight matrix to look at, or `I - W D` is singular.
     """
     dtype, size = network.dtype, network.state_size
+    if shape_of("mean_slopes", mean_slopes) != ():
+        check_shape("mean_slopes", mean_slopes, (size,))
+    check_finite("mean_slopes", mean_slopes)
     weights = dense_weights(network)
     xp, working_dtype = (np, np.float64) if is_known(weights) else (jnp, dtype)  # once per network: in full precision
     weights = xp.asarray(weights, working_dtype)
@@ -273,7 +277,8 @@ def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch stat
         ValueError: if the network has no weight matrix to look at, or `I - W D` is singular.
     """
     dense_weights(network)
-    mean_slopes, rest = _mean_slopes(network, jnp.asarray(states), jnp.asarray(stimuli))
+    states, stimuli = as_samples(network, states, stimuli)
+    mean_slopes, rest = _mean_slopes(network, states, stimuli)
     sweep = split_sweep(network, mean_slopes)
     xp = np if is_known(rest) else jnp  # on the host nothing is compiled
     offset = xp.asarray(rest) @ xp.asarray(sweep.recurrent_map)
@@ -304,6 +309,7 @@ def mean_jacobian_sweep(
     Raises:
         ValueError: if the mean Jacobian is singular.
     """
+    states, stimuli = as_samples(network, states, stimuli)
     by_state, by_stimulus = _mean_jacobians(network, states, stimuli)
     by_state, by_stimulus = np.asarray(by_state, np.float64), np.asarray(by_stimulus, np.float64)
     condition = np.linalg.cond(by_state) if np.isfinite(by_state).all() else np.inf

@@ -103,6 +103,7 @@ def solve_steady_state(
     check_not_in_shard("solve_steady_state", "`solve_batch`, which does", network, stimulus, initial_state)
     tolerance = check_tolerance(solver.tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
+    max_steps = int(max_steps)  # which JAX wants to be Python's own
     check_stimulus(stimulus, network.stimulus_size)
     if initial_state is None:
         initial_state = jnp.zeros(network.state_size, network.dtype)
@@ -256,6 +257,7 @@ def solve_batch(
     """
     tolerance = check_tolerance(tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
+    max_steps = int(max_steps)  # which JAX wants to be Python's own
     check_stimuli(stimuli, network.stimulus_size)
     stimuli = jnp.asarray(stimuli, network.dtype)
     if initial_states is not None:
@@ -429,6 +431,7 @@ def _solve_states(
     is_planned = solver is None or isinstance(solver, Plan)
     tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
+    max_steps = int(max_steps)  # which JAX wants to be Python's own
     check_stimuli(stimuli, network.stimulus_size)
     num_samples = len(stimuli)
     if initial_states is None:

@@ -206,6 +206,7 @@ def distill(
     check_at_least("num_samples", num_samples, 2)
     check_at_least("num_test_samples", num_test_samples, 2)
     check_at_least("num_steps", num_steps, 1)
+    num_steps = int(num_steps)  # of a short integer of NumPy products would overflow
     check_positive("max_seconds", max_seconds)
     if tolerance is not None:
         check_fraction("tolerance", tolerance)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail
+from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail, shape_of
 from rnn2ff.networks import population_angle
 
 MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
@@ -48,6 +48,9 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
         ValueError: if shapes differ, a value is not finite, there is no sample, or the target never varies.
     """
     predicted, target = _compared(predicted, target)
+    # Errors are relative: in units of a power of two, which changes no digit, squares neither overflow nor vanish.
+    largest = max(np.abs(predicted).max(initial=0), np.abs(target).max(initial=0))
+    predicted, target = (np.ldexp(each, -np.frexp(largest)[1]) for each in (predicted, target))
     squared_errors = (predicted - target) ** 2
     check_varies("target", target)
     deviations = (target - target.mean(axis=0)) ** 2
@@ -305,10 +308,10 @@ def noise_rejection(
 
 def _compared(predicted: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     check_on_host("the comparison of rates", "compare what is returned, outside", predicted, target)
-    target = np.asarray(target, np.float64)
-    if target.ndim != 2 or target.shape[0] == 0:
-        raise fail("target", "has the wrong shape", "(samples, rates), at least one sample", target.shape)
-    check_shape("predicted", predicted, target.shape)
+    shape = shape_of("target", target)
+    if len(shape) != 2 or shape[0] == 0:
+        raise fail("target", "has the wrong shape", "(samples, rates), at least one sample", shape)
+    check_shape("predicted", predicted, shape)
     check_finite("predicted", predicted)
     check_finite("target", target)
-    return np.asarray(predicted, np.float64), target
+    return np.asarray(predicted, np.float64), np.asarray(target, np.float64)

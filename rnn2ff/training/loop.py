@@ -19,6 +19,7 @@ from rnn2ff.approximators import Trainable, trainable
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.data import check_pairs, key_for, take_rows
 from rnn2ff.files import replacing, sealed, unsealed
+from rnn2ff.networks import as_floats
 from rnn2ff.training.losses import Loss, Tangents, mean_squared_error, rate_error, tangent_error
 from rnn2ff.training.mixing import Mixing
 from rnn2ff.training.optimizers import muon
@@ -106,9 +107,13 @@ def train(
     check_on_host("train", "train with optax, or call it outside", approximator, stimuli, rates, key)
     check_key(key)
     _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction, tangents)
+    if not (isinstance(stimuli, jax.Array) and isinstance(rates, jax.Array)):
+        stimuli, rates = as_floats(stimuli), as_floats(rates)
+        check_pairs(stimuli, rates)  # which may not fit the precision
     if validation is not None:
         check_pairs(*validation)
-    num_evaluations = min(num_evaluations, num_steps)
+    num_steps, batch_size = int(num_steps), int(batch_size)  # not NumPy's, which overflow
+    num_evaluations = min(int(num_evaluations), num_steps)
     interval = -(-num_steps // num_evaluations)
     if optimizer is None:
         optimizer = muon(approximator, stimuli, rates, num_steps=interval * num_evaluations)
