@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from rnn2ff._checks import check_finite, fail, is_known
-from rnn2ff.mat_files import read_mat
+from rnn2ff.mat_files import mat_content, read_mat
 
 FORMATS = ".npy, .npz, .csv, .txt or .mat"
 
@@ -176,6 +176,18 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     return read_mat(path.read_bytes())
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is not there.
+
+    Raises:
+        ValueError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise fail("folder", "cannot be made", "a place that may be written to", f"{folder}: {error}") from error
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to; it takes the place of `path` when the block ends without an error.
@@ -256,9 +268,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     suffix = Path(path).suffix.lower()
     with replacing(path) as temporary, temporary.open("wb") as file:
         if suffix == ".mat":
-            import scipy.io
-
-            scipy.io.savemat(file, {name: np.asarray(array) for name, array in arrays.items()})
+            file.write(mat_content({name: np.asarray(array) for name, array in arrays.items()}))
         elif suffix == ".csv":
             columns = _columns(arrays)
             table = np.column_stack([*columns.values()])

@@ -6,10 +6,11 @@ process in it (a segmentation fault in `scipy.io.matlab._mio5`, SciPy 1.17), and
 Format: "MAT-File Format", The MathWorks, R2024a.
 """
 
+import io
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,15 @@ def read_mat(content: bytes) -> dict[str, np.ndarray]:
             if name:  # those without are of MATLAB's own
                 arrays |= {f"{name}{field}": array for field, array in found.items()}
     return arrays
+
+
+def mat_content(arrays: Mapping[str, object]) -> bytes:
+    """A `.mat` file of named arrays; the same bytes whenever it is written, without the date that SciPy puts in."""
+    import scipy.io
+
+    file = io.BytesIO()
+    scipy.io.savemat(file, dict(arrays))
+    return b"MATLAB 5.0 MAT-file, written by rnn2ff".ljust(116) + file.getvalue()[116:]
 
 
 def _elements(content: memoryview, order: str) -> Iterator[_Element]:

@@ -226,7 +226,7 @@ def _with_entry(value: float) -> Callable[[np.ndarray], np.ndarray]:
     return change
 
 
-_ODD_ARRAYS: dict[str, Callable[[np.ndarray], object]] = {
+ODD_ARRAYS: dict[str, Callable[[np.ndarray], object]] = {
     "float16": lambda array: array.astype(np.float16),
     "float64": lambda array: array.astype(np.float64),
     "longdouble": lambda array: array.astype(np.longdouble),
@@ -279,8 +279,8 @@ _PLAIN = (np.ndarray, jax.Array, int, float, str, tuple, list, dict, scipy.spars
 def odd(value: object, rng: np.random.Generator) -> tuple[str, object]:
     """Something in the place of a value, and its name."""
     if isinstance(value, np.ndarray | jax.Array) and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        name = str(rng.choice(list(_ODD_ARRAYS)))
-        return name, _ODD_ARRAYS[name](np.asarray(value))
+        name = str(rng.choice(list(ODD_ARRAYS)))
+        return name, ODD_ARRAYS[name](np.asarray(value))
     name = str(rng.choice(list(_ODD_SCALARS)))
     return name, _ODD_SCALARS[name]
 

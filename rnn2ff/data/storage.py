@@ -23,7 +23,7 @@ from tqdm import tqdm
 from rnn2ff._checks import check_at_least, fail
 from rnn2ff.data.pairs import Batch, Pairs, stream_plan, stream_steady_states
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import alone_in, replacing, table, write_json
+from rnn2ff.files import alone_in, make_folder, replacing, table, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
 from rnn2ff.steady_state import Status, count_statuses
 
@@ -121,7 +121,7 @@ def store_steady_states(
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "shards": [],
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with alone_in(folder):
         manifest["shards"] = _shards_done(folder, manifest)
         num_shards = -(-num_samples // shard_size)

@@ -10,7 +10,7 @@ from jaxtyping import ArrayLike, Float, PRNGKeyArray
 from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
-from rnn2ff.files import alone_in, plain, table
+from rnn2ff.files import alone_in, make_folder, plain, table
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver
 from rnn2ff.training.evaluation import Accuracy, accuracy, check_varies, nrmse_interval
@@ -225,7 +225,7 @@ def distill(
 
     if checkpoints is not None:
         checkpoints = Path(checkpoints)
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        make_folder(checkpoints)
     with nullcontext() if checkpoints is None else alone_in(checkpoints):
         clock = _Clock()
         pairs, test = solve(training_stimuli), solve(test_stimuli)
