@@ -17,6 +17,8 @@ from rnn2ff.data import sample_stimuli
 from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx
 from rnn2ff.networks import network_hash
 
+pytestmark = pytest.mark.usefixtures("no_network")  # no command needs one
+
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
 STIMULI = np.random.default_rng(0).uniform(1, 1.5, size=(60, 2)).astype(np.float32)
 NETWORK = ("--weights", "W.npy", "--stimuli", "U.npy")

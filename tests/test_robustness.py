@@ -1,8 +1,12 @@
 """What users break: files that were changed, calls with anything, interruptions, odd networks. Small versions of
 `python -m benchmarks.robustness`, and each fault that it found."""
 
+import ast
 import struct
+import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import jax
 import jax.random as jr
@@ -14,7 +18,7 @@ import scipy.sparse
 import rnn2ff
 from benchmarks.parts import broken_files, odd_calls
 from rnn2ff import threshold_linear
-from rnn2ff.files import alone_in, read_array
+from rnn2ff.files import alone_in, make_folder, read_array, write_arrays
 
 QUICK_KINDS = [
     kind for kind in broken_files.KINDS if kind.endswith((".npy", "z", ".mat", ".csv", ".safetensors", ".h"))
@@ -60,8 +64,6 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused_before_memor
         np.lib.format.write_array_header_1_0(file, header)
         file.write(bytes(64))
     if name.endswith(".npz"):
-        import zipfile
-
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             archive.write(path, "weights.npy")
     with pytest.raises(ValueError, match=r"promises an array of shape \(1000000000000, 8\), and holds 64 bytes"):
@@ -188,3 +190,67 @@ def test_errors_are_relative_at_any_scale():
         received = rnn2ff.accuracy(scale * predicted, scale * target)
         assert received.nrmse == expected.nrmse
         np.testing.assert_array_equal(received.unit_nrmse, expected.unit_nrmse)
+
+
+# --- what never happens -----------------------------------------------------------------------------------------------
+
+SOURCES = sorted(Path(rnn2ff.__file__).parent.rglob("*.py"))
+FORBIDDEN_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "socket", "urllib", "http", "requests"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "system", "popen"}
+
+
+def breaches(tree):
+    """What a file does with code, other processes and the network."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+            yield from (f"imports {name}" for name in names if name.partition(".")[0] in FORBIDDEN_MODULES)
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            owner = getattr(getattr(node.func, "value", None), "id", "")
+            if name in FORBIDDEN_CALLS and owner not in ("re",):
+                yield f"calls {name}"
+            for keyword in node.keywords:
+                if keyword.arg in ("shell", "allow_pickle") and getattr(keyword.value, "value", True) is not False:
+                    yield f"calls {name} with {keyword.arg}"
+
+
+def test_the_library_runs_no_code_from_files_no_shell_and_no_network():
+    found = {path.name: list(breaches(ast.parse(path.read_text()))) for path in SOURCES}
+    assert {name: what for name, what in found.items() if what} == {}
+    planted = "import pickle, urllib.request\neval('1')\nos.system('ls')\nrun('ls', shell=True)\nload(allow_pickle=x)"
+    assert len(list(breaches(ast.parse(planted)))) == 6
+
+
+def test_a_card_cannot_write_code_into_a_header():
+    with pytest.raises(ValueError, match="`card` names a network by something else than a hash"):
+        rnn2ff.to_c(LAYERS, card={"network": {"hash": '1"\n#include "evil.h'}})
+
+
+@pytest.mark.parametrize("name", ["int", "a", "static", "x9__", "main"])
+def test_headers_of_odd_names_compile(name, tmp_path):
+    text = rnn2ff.to_c(LAYERS, name=name, test_stimuli=np.ones((1, 2), np.float32))
+    (tmp_path / "test.c").write_text(f"#define {name.upper()}_SELF_TEST\n{text}\nint main(void) {{ return 0; }}\n")
+    command = ["cc", "-std=c99", "-Wall", "-Werror", "-Wno-unused-function", "-c", "test.c", "-o", "test.o"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# --- the same bytes ---------------------------------------------------------------------------------------------------
+
+
+def test_files_hold_no_date(tmp_path):
+    for name in ("one.mat", "one.npz", "one.csv"):
+        write_arrays(tmp_path / name, {"W": np.eye(2)})
+    assert (tmp_path / "one.mat").read_bytes()[:116].strip() == b"MATLAB 5.0 MAT-file, written by rnn2ff"
+    np.testing.assert_array_equal(scipy.io.loadmat(tmp_path / "one.mat")["W"], np.eye(2))
+    with zipfile.ZipFile(tmp_path / "one.npz") as archive:
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ValueError, match="`folder` cannot be made. Expected a place that may be written to, got .*file"
+    ):
+        make_folder(tmp_path / "file" / "pairs")

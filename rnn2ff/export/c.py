@@ -84,6 +84,8 @@ def _notes(card: Mapping[str, object] | None) -> list[str]:
         return []
     lines = []
     network, stimuli = card.get("network"), card.get("stimuli")
+    if network and not re.fullmatch("[0-9a-f]+", str(network["hash"])):  # it becomes code
+        raise fail("card", "names a network by something else than a hash", "hexadecimal digits", repr(network["hash"]))
     accuracy = ((card.get("report") or {}).get("accuracy") or {}).get("nrmse")
     if network:
         lines.append(f"Stands for the network {network['hash']}.")
