@@ -1,11 +1,13 @@
-"""Programs for the device at hand: options of the compiler, and the precision of products."""
+"""Programs for the device at hand: options of the compiler, the precision of products, and batches of one size."""
 
 import functools
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax.extend.core import get_opaque_trace_state
+from jaxtyping import PyTree
 
 # XLA times some fifty Triton kernels for each shape of a product in full precision. On an H100 the engine's first call
 # took 36 s with them and 8 s without, and the calls after it 15 and 20 ms (65,536 samples of 128 units).
@@ -45,3 +47,23 @@ def in_full_precision(function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return run
+
+
+def in_batches(
+    function: Callable, constants: object, arrays: tuple[np.ndarray, ...], num_rows: int, *settings
+) -> PyTree[np.ndarray]:
+    """Apply a compiled function to batches of one size, so that it is compiled once, whatever the number of rows.
+
+    Args:
+        function: takes the constants, a batch of each array, and the settings; gives back arrays with as many rows.
+        constants: a network, for one, given to every call.
+        arrays: on the host, with one leading axis of at least one row.
+        num_rows: of a batch; the last one repeats its last row.
+        settings: further arguments.
+    """
+    size = len(arrays[0])
+    parts = []
+    for start in range(0, size, num_rows):
+        rows = np.minimum(np.arange(start, start + num_rows), size - 1)
+        parts.append(jax.device_get(function(constants, *(array[rows] for array in arrays), *settings)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *parts)

@@ -32,7 +32,7 @@ from rnn2ff import (
     train,
 )
 from rnn2ff.approximators import predict
-from rnn2ff.data import key_for, solve_pairs
+from rnn2ff.data import key_for, permutation, solve_pairs
 from rnn2ff.training import Trainer
 from rnn2ff.training.losses import mean_squared_error, rate_error, tangent_error
 from rnn2ff.training.mixing import mixing_for
@@ -237,7 +237,7 @@ class TestTraining:
         stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))
         run = train(TwoLayer(3, 8, 2, key=key), stimuli, rates, num_steps=200, num_evaluations=10, key=key)
         assert run.best_evaluation == int(run.validation_errors.argmin())
-        order = jr.permutation(key_for(key, "split"), 50)
+        order = permutation(key_for(key, "split"), 50)
         validated = mean_squared_error(run.approximator, stimuli[order[:5]], rates[order[:5]])
         assert_close(validated, run.validation_errors.min(), 1e-5)
         given = mean_squared_error(TwoLayer(3, 8, 2, key=key), stimuli[order[:5]], rates[order[:5]])

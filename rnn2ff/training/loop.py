@@ -16,7 +16,7 @@ from tqdm import tqdm
 from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_host, check_shape, fail
 from rnn2ff.approximators import Trainable, trainable
 from rnn2ff.compiling import jit_for_device
-from rnn2ff.data import check_pairs, key_for, take_rows
+from rnn2ff.data import check_pairs, key_for, permutation, take_rows
 from rnn2ff.files import replacing
 from rnn2ff.training.losses import Loss, Tangents, mean_squared_error, rate_error, tangent_error
 from rnn2ff.training.mixing import Mixing
@@ -114,24 +114,14 @@ def train(
 
     training = (stimuli, rates, tangents)
     if validation is None:
-        order = jr.permutation(key_for(key, "split"), len(stimuli))
+        order = permutation(key_for(key, "split"), len(stimuli))
         num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
         held_out, kept = order[:num_held_out], order[num_held_out:]
         training, validation = take_rows(training, kept), take_rows((stimuli, rates), held_out)
 
     weights, constants = eqx.partition(approximator, trainable(approximator))
     errors = np.full(num_evaluations + 1, np.nan, rates.dtype)
-    at_start = errors.copy()
-    at_start[0] = _validate(approximator, *validation)
-    num_done, training_errors, validation_errors = jax.device_put((np.zeros((), int), errors, at_start))
-    state = _Progress(
-        weights=weights,
-        opt_state=_first_state(optimizer, weights),
-        best=weights,
-        num_done=num_done,
-        training_errors=training_errors,
-        validation_errors=validation_errors,
-    )
+    state = _begin(weights, constants, optimizer, validation, errors)
     task = _Task(loss, tangent_weight, symmetries, mixing, batch_sharding, batch_size, interval)
     fingerprint = ""
     if checkpoint is not None:
@@ -148,15 +138,10 @@ def train(
     return TrainingRun(
         approximator=eqx.combine(state.best, constants),
         best_evaluation=int(np.nanargmin(state.validation_errors)),
-        steps=jnp.asarray(interval * np.arange(num_evaluations + 1)),
+        steps=jax.device_put(interval * np.arange(num_evaluations + 1)),
         training_errors=state.training_errors,
         validation_errors=state.validation_errors,
     )
-
-
-@eqx.filter_jit
-def _first_state(optimizer, weights):
-    return optimizer.init(weights)
 
 
 class _Progress(eqx.Module):
@@ -195,7 +180,17 @@ class _Task(eqx.Module):
         return error + self.loss(approximator, stimuli, rates)
 
 
-_validate = eqx.filter_jit(mean_squared_error)
+@jit_for_device
+def _begin(weights, constants, optimizer, validation, errors) -> _Progress:
+    error = mean_squared_error(eqx.combine(weights, constants), *validation)
+    return _Progress(
+        weights=weights,
+        opt_state=optimizer.init(weights),
+        best=weights,
+        num_done=jnp.zeros((), int),
+        training_errors=jnp.asarray(errors),
+        validation_errors=jnp.asarray(errors).at[0].set(error),
+    )
 
 
 @jit_for_device
