@@ -17,6 +17,7 @@ _HOME = {
     "Plan": "steady_state",
     "PowerLaw": "networks",
     "RateForm": "networks",
+    "RateNetwork": "networks",
     "RecurrentNetwork": "networks",
     "Refined": "approximators",
     "Rollout": "steady_state",
@@ -190,6 +191,7 @@ if TYPE_CHECKING:
     from rnn2ff.networks import (
         PowerLaw,
         RateForm,
+        RateNetwork,
         RecurrentNetwork,
         StateForm,
         best_sweep,

@@ -14,7 +14,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn2ff._checks import check_at_least, check_key, check_one_stimulus, fail
-from rnn2ff.networks import AbstractSweep, RecurrentNetwork, dense_weights, has_rectified_rates
+from rnn2ff.networks import AbstractSweep, RateNetwork, RecurrentNetwork, check_rate_network, has_rectified_rates
 
 _TILE_BYTES = 4 * 2**20  # of a tile's hidden layer: what a processor's cache holds
 _SMALLEST_TILE = 256  # rows; below, the products themselves get slower
@@ -260,7 +260,7 @@ class Unrolled(eqx.Module):
         is_rectified: whether the rates are rectified points.
     """
 
-    network: RecurrentNetwork
+    network: RateNetwork
     num_steps: int = eqx.field(static=True)
     is_rectified: bool = eqx.field(static=True)
 
@@ -275,8 +275,8 @@ class Unrolled(eqx.Module):
             ValueError: if the network has no weight matrix, or `num_steps` is below 1.
         """
         check_at_least("num_steps", num_steps, 1)
-        weights, params = dense_weights(network), network.params
-        stimulus_weights = params.stimulus_weights
+        check_rate_network(network)
+        weights, stimulus_weights = network.dense_weights, network.params.stimulus_weights
         if stimulus_weights is None:
             stimulus_weights = jnp.eye(network.state_size, dtype=network.dtype)
         chosen = lambda each: (each.params.recurrent_weights, each.params.stimulus_weights)  # noqa: E731
@@ -295,14 +295,14 @@ class Unrolled(eqx.Module):
 
     def _point(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         check_one_stimulus(stimulus, self.stimulus_size)
-        form, params = self.network.vector_field, self.network.params
+        params = self.network.params
         drive = point = params.feedforward_input(stimulus)
         for _ in range(self.num_steps):
-            point = drive + params.recurrent_input(form.nonlinearity(point))
+            point = drive + params.recurrent_input(self.network.nonlinearity(point))
         return point
 
     def _rates(self, point: Float[Array, " state"]) -> Float[Array, " rate"]:
-        return self.network.rates(self.network.vector_field.from_total_input(point))
+        return self.network.rates(self.network.state_from_total_input(point))
 
     @property
     def stimulus_size(self) -> int:

@@ -29,20 +29,20 @@ from rnn2ff._checks import (
     fail,
 )
 from rnn2ff.analysis.index import Audit, audit_indices, box_theorem, index_signs, index_theorem, known_box
-from rnn2ff.analysis.newton import LANES, by_lanes, finite_jacobians, polish, search, to_point, to_state, velocities
+from rnn2ff.analysis.newton import LANES, by_lanes, finite_jacobians, polish, search, velocities
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.files import table
 from rnn2ff.networks import (
+    RateNetwork,
     RecurrentNetwork,
     blas_threads,
-    dense_weights,
     eigenvalues_of,
-    has_sparse_weights,
-    is_rate_network,
     is_threshold_linear,
     rates_of_map,
     time_scales,
+    to_point,
+    to_state,
 )
 from rnn2ff.networks import (
     residual as residual_of,
@@ -201,9 +201,8 @@ def find_fixed_points(
         expected = f"a threshold-linear network of at most {MOST_UNITS} units"
         raise fail("enumerate_supports", "cannot be done", expected, f"{network.vector_field} of {size} units")
     is_complete = is_small if enumerate_supports is None else enumerate_supports
-    if has_sparse_weights(network):
-        weights = dense_weights(network)
-        network = eqx.tree_at(lambda network: network.params.recurrent_weights, network, weights)
+    if isinstance(network, RateNetwork):
+        network = eqx.tree_at(lambda network: network.params.recurrent_weights, network, network.dense_weights)
     stimulus = jnp.asarray(stimulus, network.dtype)
     with blas_threads(size):
         return _find(network, stimulus, num_starts, given.astype(network.dtype), box, is_complete, tolerance, key)
@@ -277,7 +276,7 @@ class _Hunt:
             return _Starts(states, self.to_points(states))
         scales = np.exp(generator.uniform(np.log(_SMALLEST_SCALE), np.log(_LARGEST_SCALE), (number, 1)))
         scales[0] = 0
-        if is_rate_network(self.network):
+        if isinstance(self.network, RateNetwork):
             drive = np.asarray(self.network.params.feedforward_input(self.stimulus), np.float64)
             scales *= max(1.0, np.abs(drive).max())
         points = (scales * generator.standard_normal((number, size))).astype(dtype)
@@ -325,7 +324,7 @@ class _Hunt:
             points,
             tolerance=aim,
             max_steps=_MOST_STEPS,
-            box=None if is_rate_network(self.network) else self.box,
+            box=None if isinstance(self.network, RateNetwork) else self.box,
         )
         is_finite = np.isfinite(ends).all(axis=1)
         found, is_slow = np.full(points.shape, np.nan), np.zeros(len(points), bool)

@@ -16,14 +16,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rnn2ff.analysis.newton import velocities
 from rnn2ff.networks import (
     DiscreteMap,
+    RateNetwork,
     RecurrentNetwork,
     ShiftedLogistic,
     Tanh,
     all_supports,
     best_metric,
-    dense_weights,
     gru_cell,
-    is_rate_network,
     is_threshold_linear,
     perron_bound,
 )
@@ -124,14 +123,14 @@ def known_box(network: RecurrentNetwork) -> tuple[float, float] | None:
 
 def index_theorem(network: RecurrentNetwork) -> tuple[bool, str]:
     """Whether the indices of all fixed points are sure to sum to +1, whatever the stimulus, and why."""
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         return False, "nothing is known of the vector field far away (name a `box` that it points into)"
-    nonlinearity = network.vector_field.nonlinearity
+    nonlinearity = network.nonlinearity
     if nonlinearity in (jnp.tanh, jax.nn.sigmoid) or isinstance(nonlinearity, Tanh | ShiftedLogistic):
         return True, "the rates are bounded"
     if not is_threshold_linear(network):
         return False, "rates may grow without bound (name a `box` that the vector field points into)"
-    weights = np.asarray(dense_weights(network), np.float64)
+    weights = np.asarray(network.dense_weights, np.float64)
     if (weights <= 0).all():
         return True, "all weights are inhibitory"
     if perron_bound(np.abs(weights))[0] < 1 or best_metric(weights, goal=1.0).largest < 1:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from rnn2ff.compiling import in_full_precision
-from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual, time_scales
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual, time_scales, to_state
 
 LANES = 64
 _STEPS_PER_TURN = 6
@@ -58,28 +58,10 @@ class Polished(NamedTuple):
     steps: Float[np.ndarray, " point"]
 
 
-def to_point(
-    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-) -> Float[Array, " state"]:
-    """The coordinates of the search: with weights the total input to each unit, else the state.
-
-    In total inputs the silent units of a rectified network are told apart by how silent they are.
-    """
-    if not is_rate_network(network):
-        return state
-    return network.params.total_input(network.vector_field.unit_rates(state), stimulus)
-
-
-def to_state(network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-    """The state at a fixed point, from the coordinates of the search."""
-    return network.vector_field.from_total_input(point) if is_rate_network(network) else point
-
-
 def _excess(network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Callable[[Array], Array]:
     """What has to vanish, in the coordinates of the search; dimensionless once it is multiplied by `_scales`."""
-    if is_rate_network(network):
-        phi, params = network.vector_field.nonlinearity, network.params
-        return lambda point: params.total_input(phi(point), stimulus) - point
+    if isinstance(network, RateNetwork):
+        return lambda point: network.params.total_input(network.nonlinearity(point), stimulus) - point
     return lambda state: network.velocity(state, stimulus)
 
 
@@ -87,7 +69,7 @@ def _scales(
     network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], points: Float[Array, "point state"]
 ) -> Float[Array, "point state"]:
     """What makes `_excess` dimensionless: 1 where it is a total input, else the time scales."""
-    if is_rate_network(network):
+    if isinstance(network, RateNetwork):
         return jnp.ones_like(points)
     return jax.vmap(lambda state: time_scales(network, state, stimulus))(points)
 

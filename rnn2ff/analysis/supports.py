@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from rnn2ff.networks import (
-    RecurrentNetwork,
+    RateNetwork,
     StateForm,
     all_supports,
     are_singular,
-    dense_weights,
     in_pieces,
     principal_blocks,
 )
@@ -36,14 +35,14 @@ class Enumeration(NamedTuple):
     num_degenerate: int
 
 
-def enumerate_fixed_points(network: RecurrentNetwork, stimulus: Float[np.ndarray, " stimulus"]) -> Enumeration:
+def enumerate_fixed_points(network: RateNetwork, stimulus: Float[np.ndarray, " stimulus"]) -> Enumeration:
     """Every fixed point of a threshold-linear network, by trying all supports: `2^N` linear systems.
 
     Args:
         network: threshold-linear, of at most 16 units.
         stimulus: the stimulus.
     """
-    weights = np.asarray(dense_weights(network), np.float64)
+    weights = np.asarray(network.dense_weights, np.float64)
     drive = np.asarray(network.params.feedforward_input(jnp.asarray(stimulus, network.dtype)), np.float64)
     size = len(weights)
     systems = np.eye(size) - weights

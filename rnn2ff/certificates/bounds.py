@@ -31,7 +31,7 @@ from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
 from rnn2ff.files import is_shown, table
-from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual
 
 _EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
 
@@ -129,7 +129,7 @@ def certify(
     """
     network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     with jax.default_matmul_precision("highest"):  # accelerators round more by default than the bounds allow for
-        if not is_rate_network(network):
+        if not isinstance(network, RateNetwork):
             return _estimate(network, stimulus, prediction)
         measured = _measure(network, stimulus, prediction, certifier)
         bound, theorem = _bound(network, measured, certifier)
@@ -160,7 +160,7 @@ def bound_error(
 ) -> tuple[Scalar, Int[Array, ""]]:
     """The bound that holds everywhere, and its theorem, for two products, or three; arguments as of `certify`."""
     network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         return jnp.asarray(jnp.inf, network.dtype), jnp.asarray(Theorem.none, jnp.int32)
     with jax.default_matmul_precision("highest"):
         return _bound(network, _measure(network, stimulus, prediction, certifier), certifier)
@@ -177,7 +177,7 @@ def bound_and_floor(
     Arguments are as of `certify`. `bound_error` makes the bound of a rectifier smaller by a third product.
     """
     network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         infinite = jnp.asarray(jnp.inf, network.dtype)
         return infinite, infinite
     with jax.default_matmul_precision("highest"):
@@ -209,7 +209,7 @@ def unit_bounds(
     """
     network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     error_bound = jnp.asarray(error_bound, network.dtype)
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         return jnp.full(network.state_size, error_bound)
     info, size = jnp.finfo(network.dtype), network.state_size
     with jax.default_matmul_precision("highest"):
@@ -242,7 +242,7 @@ def _measure(network, stimulus, rates, certifier) -> Measured:
     params, info = network.params, jnp.finfo(network.dtype)
     num_terms = network.state_size + network.stimulus_size + 4
     total = params.total_input(rates, stimulus)
-    values = network.vector_field.nonlinearity(total)
+    values = network.nonlinearity(total)
     error = rates - values
     # By Cauchy and Schwarz the sum of absolute values is at most a product of norms, which costs no product.
     by_stimulus = jnp.abs(stimulus) if params.stimulus_weights is None else certifier.stimulus_norms * norm(stimulus)

@@ -11,10 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, Scalar
 from rnn2ff._checks import check_on_host
 from rnn2ff.networks import (
     PowerLaw,
+    RateNetwork,
     RecurrentNetwork,
     blas_threads,
-    dense_weights,
-    is_rate_network,
     largest_in_metric,
     stability_constants,
 )
@@ -138,7 +137,7 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
     if shape is None:
         return Certifier(**found)
     slope, curvature, value_error, relative_error = shape
-    weights, stimulus_weights = np.asarray(dense_weights(network), np.float64), network.params.stimulus_weights
+    weights, stimulus_weights = np.asarray(network.dense_weights, np.float64), network.params.stimulus_weights
     with blas_threads(size):
         norm = np.linalg.norm(weights, 2 if size <= _LARGEST_DECOMPOSED else "fro") * (1 + _LAPACK)
         factors = _factors(weights, up, dtype) if size <= _LARGEST_DECOMPOSED else None
@@ -150,7 +149,7 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         "recurrent_norms": up(np.linalg.norm(weights, axis=1)),
         "recurrent_norm": up(norm),
         "factors": factors,
-        "is_rectified": network.vector_field.nonlinearity is jax.nn.relu,
+        "is_rectified": network.nonlinearity is jax.nn.relu,
     }
     if stimulus_weights is not None:
         stimulus_weights = np.asarray(stimulus_weights, np.float64).reshape(size, -1)
@@ -180,9 +179,9 @@ def _growth_in_metric(network: RecurrentNetwork, weights: np.ndarray, metric: np
 
 def _shape(network: RecurrentNetwork) -> tuple[float, float, float, float] | None:
     """Of the nonlinearity: steepest slope, largest curvature, absolute and relative error; None if not known."""
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         return None
-    nonlinearity = network.vector_field.nonlinearity
+    nonlinearity = network.nonlinearity
     if isinstance(nonlinearity, PowerLaw):  # its slope, `2 gain [x]_+`, has no bound, but changes at a bounded rate
         return (np.inf, 2 * nonlinearity.gain, 0.0, 16.0) if nonlinearity.exponent == 2 else None
     return (*_SHAPES[nonlinearity], 0.0) if nonlinearity in _SHAPES else None

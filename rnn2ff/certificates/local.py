@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar
 
 from rnn2ff.certificates.constants import Certifier
-from rnn2ff.networks import RecurrentNetwork, dense_weights, slopes
+from rnn2ff.networks import RateNetwork
 
 LARGEST_FACTORED = 512  # units; beyond, a full matrix is not inverted
 SLACK = 64  # units of the precision, for the few operations on the way from norms to a bound
@@ -89,14 +89,11 @@ def has_cheap_local_bound(certifier: Certifier) -> bool:
     return certifier.factors is not None and certifier.has_one_time_constant
 
 
-def newton_bound(network: RecurrentNetwork, measured: Measured, certifier: Certifier) -> Local:
+def newton_bound(network: RateNetwork, measured: Measured, certifier: Certifier) -> Local:
     """A Newton step from the prediction, and what it proves."""
     info, size = jnp.finfo(network.dtype), network.state_size
     is_active = measured.total > 0
-    if certifier.is_rectified:
-        slope_at = is_active.astype(network.dtype)
-    else:
-        slope_at = slopes(network.vector_field, measured.total)
+    slope_at = is_active.astype(network.dtype) if certifier.is_rectified else network.slopes(measured.total)
     invert = _invert if certifier.factors is None else _invert_thin
     inverse = invert(network, certifier, slope_at, measured.error)
     slope_rounding = certifier.curvature * jnp.max(measured.total_rounding) + certifier.value_error
@@ -137,7 +134,7 @@ def _invert(network, certifier: Certifier, slope_at: Float[Array, " state"], err
     """By LU, of the whole matrix."""
     del certifier
     info, size = jnp.finfo(network.dtype), network.state_size
-    weights, identity = dense_weights(network), jnp.eye(size, dtype=network.dtype)
+    weights, identity = network.dense_weights, jnp.eye(size, dtype=network.dtype)
     system = identity - slope_at[:, None] * weights
     inverse = jnp.linalg.inv(system)
     by_sums = jnp.sqrt(jnp.max(jnp.sum(jnp.abs(inverse), axis=0)) * jnp.max(jnp.sum(jnp.abs(inverse), axis=1)))

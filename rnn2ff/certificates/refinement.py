@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_at_least, check_shape
-from rnn2ff.networks import AbstractSweep, RecurrentNetwork, SplitSweep, is_rate_network
+from rnn2ff.networks import AbstractSweep, RateNetwork, RecurrentNetwork, SplitSweep
 from rnn2ff.steady_state import repeat_accelerated
 
 _MEMORY = 3  # steps that the acceleration combines
@@ -53,13 +53,13 @@ def refine(
 
 def as_prediction(network: RecurrentNetwork, state: Float[Array, " state"]) -> Float[Array, " state"]:
     """The rates of all units; of a network without weights, the state."""
-    return network.vector_field.unit_rates(state) if is_rate_network(network) else state
+    return network.unit_rates(state) if isinstance(network, RateNetwork) else state
 
 
 def as_state(
     network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], prediction: Float[Array, " state"]
 ) -> Float[Array, " state"]:
     """The state that the predicted rates cause; of a network without weights, the prediction itself."""
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         return prediction
-    return network.vector_field.from_total_input(network.params.total_input(prediction, stimulus))
+    return network.state_from_total_input(network.params.total_input(prediction, stimulus))

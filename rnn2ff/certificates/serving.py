@@ -383,7 +383,7 @@ def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: P
         return plan.sweep
     try:
         return split_sweep(network)
-    except ValueError:  # without weights to look at, or singular
+    except ValueError:  # without a weight matrix, or singular
         return damped_sweep(network)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rnn2ff import __version__
 from rnn2ff._checks import check_on_host, fail
 from rnn2ff.export.c import array_definition, check_name
-from rnn2ff.networks import RecurrentNetwork, dense_weights, is_threshold_linear, network_hash
+from rnn2ff.networks import RecurrentNetwork, is_threshold_linear, network_hash
 
 _ABOVE = 1 + 1e-12  # of a quotient in double precision
 
@@ -47,7 +47,7 @@ def bound_to_c(network: RecurrentNetwork, *, name: str = "rnn2ff_bound") -> str:
     gap, modulus = float(certifier.contraction_gap), float(certifier.monotonicity)
     params, stimulus_weights = network.params, network.params.stimulus_weights
     arrays = {
-        "recurrent_weights": dense_weights(network),
+        "recurrent_weights": network.dense_weights,
         **({} if stimulus_weights is None else {"stimulus_weights": stimulus_weights}),
         "bias": params.bias,
         "contraction_scale": certifier.contraction_scale,

@@ -18,12 +18,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import JAXSparse
 from jaxtyping import Array, Float, Int, Scalar
 
 from rnn2ff._checks import check_positive, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import is_rate_network, slopes
+from rnn2ff.networks.rate import RateNetwork, check_rate_network
 
 _LARGEST_CONDITION = 1e10  # of I - W D; a split beyond it is as good as singular
 
@@ -109,7 +108,7 @@ class SplitSweep(AbstractSweep):
 
     def _rest(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
         """`phi(x) - D x`, what the inverse does not hold."""
-        return network.vector_field.nonlinearity(point) - self.slopes * point
+        return network.nonlinearity(point) - self.slopes * point
 
     def repeat(
         self,
@@ -132,13 +131,13 @@ class SplitSweep(AbstractSweep):
 
     def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
         """Points are total inputs."""
-        return network.vector_field.from_total_input(point)
+        return network.state_from_total_input(point)
 
     def from_state(
         self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, " state"]:
         """The total input that a state causes."""
-        return network.params.total_input(network.vector_field.unit_rates(state), stimulus)
+        return network.total_input(state, stimulus)
 
 
 class AbstractVelocitySweep(AbstractSweep):
@@ -233,10 +232,11 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
         mean_slopes: the diagonal of D.
 
     Raises:
-        ValueError: if the network has no weight matrix to look at, or `I - W D` is singular.
+        ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
+    check_rate_network(network)
     dtype, size = network.dtype, network.state_size
-    weights = dense_weights(network)
+    weights = network.dense_weights
     xp, working_dtype = (np, np.float64) if is_known(weights) else (jnp, dtype)  # once per network: in full precision
     weights = xp.asarray(weights, working_dtype)
     diagonal = xp.broadcast_to(xp.asarray(mean_slopes, working_dtype), (size,))
@@ -270,9 +270,9 @@ def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch stat
         stimuli: their stimuli, one a row.
 
     Raises:
-        ValueError: if the network has no weight matrix to look at, or `I - W D` is singular.
+        ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
-    dense_weights(network)
+    check_rate_network(network)
     mean_slopes, rest = _mean_slopes(network, jnp.asarray(states), jnp.asarray(stimuli))
     sweep = split_sweep(network, mean_slopes)
     xp = np if is_known(rest) else jnp  # on the host nothing is compiled
@@ -283,12 +283,9 @@ def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch stat
 @eqx.filter_jit
 def _mean_slopes(network, states, stimuli):
     """Mean slopes D at steady states with total inputs p, and the mean of `phi(p) - D p`."""
-    form = network.vector_field
-    points = jax.vmap(lambda state, stimulus: network.params.total_input(form.unit_rates(state), stimulus))(
-        states, stimuli
-    )
-    mean_slopes = jax.vmap(lambda point: slopes(form, point))(points).mean(axis=0)
-    return mean_slopes, jax.vmap(form.nonlinearity)(points).mean(axis=0) - mean_slopes * points.mean(axis=0)
+    points = jax.vmap(network.total_input)(states, stimuli)
+    mean_slopes = jax.vmap(network.slopes)(points).mean(axis=0)
+    return mean_slopes, jax.vmap(network.nonlinearity)(points).mean(axis=0) - mean_slopes * points.mean(axis=0)
 
 
 def mean_jacobian_sweep(
@@ -341,18 +338,5 @@ def best_sweep(
     Raises:
         ValueError: if what has to be inverted is singular.
     """
-    make = mean_slope_sweep if is_rate_network(network) else mean_jacobian_sweep
+    make = mean_slope_sweep if isinstance(network, RateNetwork) else mean_jacobian_sweep
     return make(network, states, stimuli)
-
-
-def dense_weights(network: RecurrentNetwork) -> Float[Array, "state state"]:
-    """The recurrent weights of a rate network, sparse ones filled out.
-
-    Raises:
-        ValueError: if the network has no weight matrix to look at.
-    """
-    if not is_rate_network(network):
-        expected = "a network with a weight matrix, in the state or the rate form"
-        raise fail("network", "has no weights to look at", expected, f"{network.vector_field}")
-    weights = network.params.recurrent_weights
-    return weights.todense() if isinstance(weights, JAXSparse) else weights

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_key, check_on_host, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Refined, TwoLayer
-from rnn2ff.networks import RecurrentNetwork, best_sweep, dense_weights, has_rectified_rates, is_rate_network, slopes
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, best_sweep, has_rectified_rates, to_point
 from rnn2ff.training.boundaries import Boundaries, Planes
 
 _NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
@@ -255,11 +255,8 @@ def _from_hyperplanes(
 
 @eqx.filter_jit
 def _points(network, states, stimuli) -> Array:
-    """Total inputs, which cross zero where a unit turns on; without weights to look at, the states."""
-    if not is_rate_network(network):
-        return states
-    unit_rates = network.vector_field.unit_rates
-    return jax.vmap(lambda state, stimulus: network.params.total_input(unit_rates(state), stimulus))(states, stimuli)
+    """Total inputs, which cross zero where a unit turns on; without a weight matrix, the states."""
+    return jax.vmap(lambda state, stimulus: to_point(network, state, stimulus))(states, stimuli)
 
 
 def _best_linear_map(stimuli: Array, points: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -289,8 +286,8 @@ def _linearized_rows(network, points, states, stimuli, units):
 
     def of_rate_network(point, state, stimulus, unit):
         del state
-        gains = slopes(network.vector_field, point)
-        matrix = jnp.eye(network.state_size, dtype=point.dtype) - dense_weights(network) * gains[None, :]
+        gains = network.slopes(point)
+        matrix = jnp.eye(network.state_size, dtype=point.dtype) - network.dense_weights * gains[None, :]
         row = jnp.linalg.solve(matrix.T, jax.nn.one_hot(unit, network.state_size, dtype=point.dtype))
         return jax.vjp(network.params.feedforward_input, stimulus)[1](row)[0]
 
@@ -300,4 +297,4 @@ def _linearized_rows(network, points, states, stimuli, units):
         row = jnp.linalg.solve(jacobian.T, jax.nn.one_hot(unit, network.state_size, dtype=state.dtype))
         return -jax.vjp(lambda stimulus: network.velocity(state, stimulus), stimulus)[1](row)[0]
 
-    return jax.vmap(of_rate_network if is_rate_network(network) else of_any)(points, states, stimuli, units)
+    return jax.vmap(of_rate_network if isinstance(network, RateNetwork) else of_any)(points, states, stimuli, units)

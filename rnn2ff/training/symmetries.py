@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from rnn2ff._checks import check_on_host, check_stimuli
-from rnn2ff.networks import RecurrentNetwork, dense_weights, is_rate_network
+from rnn2ff.networks import RateNetwork, RecurrentNetwork
 
 _MOST_UNITS = 512
 _MOST_IMAGES = 64  # of one unit that are looked for
@@ -111,8 +111,8 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
 
 
 @eqx.filter_jit
-def _shown_and_all_rates(network: RecurrentNetwork, state: Array) -> tuple[Array, Array]:
-    return network.rates(state), network.vector_field.unit_rates(state)
+def _shown_and_all_rates(network: RateNetwork, state: Array) -> tuple[Array, Array]:
+    return network.rates(state), network.unit_rates(state)
 
 
 def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
@@ -122,7 +122,7 @@ def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.nd
         The weights as whole numbers, the same where they count as the same; a color for each unit; the channel that
         each unit hears, -1 for none; and the number of rates.
     """
-    if not is_rate_network(network) or network.state_size > _MOST_UNITS:
+    if not isinstance(network, RateNetwork) or network.state_size > _MOST_UNITS:
         return None
     size, params = network.state_size, network.params
     shown, whole = map(np.asarray, _shown_and_all_rates(network, np.arange(1, size + 1, dtype=network.dtype)))
@@ -139,7 +139,7 @@ def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.nd
     features = np.stack([*constants, channels >= 0, np.arange(size) < len(shown)], axis=1)
     # Units of one channel belong together: a link beside the weights.
     is_together = (channels[:, None] == channels) & (channels >= 0)[:, None]
-    weights = 2 * _codes(dense_weights(network)) + is_together
+    weights = 2 * _codes(network.dense_weights) + is_together
     return weights, np.unique(features, axis=0, return_inverse=True)[1].ravel(), channels, len(shown)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from rnn2ff._checks import check_at_least, check_finite, check_key, check_positive, check_shape, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import Nonlinearity, RateForm, RateParams, StateForm, rate_network
+from rnn2ff.networks.rate import Nonlinearity, RateForm, RateNetwork, RateParams, StateForm, rate_network
 
 _HALF_TURN = 180.0  # degrees after which an orientation repeats
 
@@ -103,7 +103,7 @@ def stabilized_supralinear(
     nonlinearity: PowerLaw = PowerLaw(0.04, 2.0),
     time_constants: tuple[float, float] = (20.0, 10.0),
     form: type[RateForm] | type[StateForm] = RateForm,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """The stabilized supralinear network, a ring of excitatory and inhibitory units for 180 degrees of orientation.
 
     `tau r' = -r + k [W r + u]_+^n`, with `W_ij = w exp(-d_ij^2 / (2 width^2))` for orientations at distance d. Weak
@@ -159,7 +159,7 @@ def stabilized_supralinear_pair(
     nonlinearity: PowerLaw = PowerLaw(0.3, 2.0),
     time_constants: tuple[float, float] = (20.0, 10.0),
     form: type[RateForm] | type[StateForm] = RateForm,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """The stabilized supralinear network of one excitatory and one inhibitory population.
 
     Args:
@@ -345,7 +345,7 @@ def _smooth_ramp(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
     return jnp.where(is_small, around_zero, away)
 
 
-def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1.0) -> RecurrentNetwork:
+def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1.0) -> RateNetwork:
     """The continuous Hopfield network, `tau x' = -x + W tanh(gain x) + u`, with stored patterns.
 
     Hebbian weights without self-connections: `W_ij = (1/N) sum_p xi_pi xi_pj`, `W_ii = 0`. They are symmetric, so every
@@ -383,7 +383,7 @@ def random_rate_network(
     nonlinearity: Nonlinearity = jnp.tanh,
     gain: float = 0.8,
     key: PRNGKeyArray,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A network in the state form, `x' = -x + W phi(x) + u`, with Gaussian weights of deviation `gain / sqrt(N)`.
 
     Args:
