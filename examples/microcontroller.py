@@ -1,6 +1,6 @@
 """To a microcontroller, with an error bound.
 
-From a recurrent network to a C header in whole numbers, whose answers are known bit for bit, and to a proved bound of
+From a recurrent network to an integer-only C header, whose answers are known bit for bit, and to a proved bound of
 how far each of them is from the steady rates. The command line does the same: `rnn2ff export --to c-int16`, and
 `rnn2ff certify --model deploy/rnn2ff_int16.h`.
 """
@@ -25,7 +25,7 @@ found = rnn2ff.distill(
 )
 print(found)
 
-# %% In whole numbers
+# %% Integer-only
 # Scales are set by stimuli that are as those of the field. `predict` is the exact twin of the header.
 calibration = found.test.stimuli[:500]
 for weight_bits in (8, 16):

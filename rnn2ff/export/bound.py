@@ -21,7 +21,7 @@ def bound_to_c(network: RecurrentNetwork, *, name: str = "rnn2ff_bound") -> str:
     """A C99 header with one function, `double NAME(const float *stimulus, const float *rates)`.
 
     It returns a proved bound of the Euclidean distance of the rates of all units to the only fixed point, whatever the
-    approximator that predicted them, in floats or in whole numbers.
+    approximator that predicted them, in floats or in integers.
 
     Args:
         network: a threshold-linear network in float32, that contracts or is monotone in a diagonal metric.

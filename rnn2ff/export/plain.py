@@ -87,7 +87,7 @@ def check_deployable(approximator: Approximator) -> None:
     """Two layers, refined or not.
 
     Raises:
-        ValueError: if it is anything else, such as an unrolled network.
+        ValueError: if it is anything else.
     """
     check_on_host("an export", "use the approximator itself", approximator)
     if not isinstance(approximator, TwoLayer | Refined):
