@@ -213,7 +213,7 @@ class Refined(eqx.Module):
         new = (num_sweeps - self.num_sweeps, self.network.state_size)
         sizes = jnp.concatenate([self.step_sizes, jnp.ones(new, self.step_sizes.dtype)])
         momenta = jnp.concatenate([self.momenta, jnp.zeros(new, self.momenta.dtype)])
-        return eqx.tree_at(lambda each: (each.step_sizes, each.momenta), self, (sizes, momenta))
+        return eqx.tree_at(lambda refined: (refined.step_sizes, refined.momenta), self, (sizes, momenta))
 
     @property
     def num_sweeps(self) -> int:

@@ -180,7 +180,7 @@ class TestAudit:
 
     def test_a_list_that_misses_some_says_so(self, key, monkeypatch):
         """Searches that end at the saddle, where the total input to the excitatory units is 2.36, are kept from it."""
-        import rnn2ff.analysis.fixed_points as module
+        import rnn2ff.analysis.multistart as module
 
         def crippled(network, stimulus, points, **options):
             ends, is_zero, is_stuck = search(network, stimulus, points, **options)
@@ -276,8 +276,8 @@ class TestSearch:
         ({"num_starts": 0}, "num_starts.*at least 1"),
         ({"starts": np.ones((4, 3))}, r"starts.*\(4, 2\), got \(4, 3\)"),
         ({"starts": np.full((1, 2), np.nan)}, "starts.*NaN"),
-        ({"box": (1.0, 1.0)}, "box.*holds no state"),
-        ({"box": (0.0, np.inf)}, "box.*holds no state"),
+        ({"box": (1.0, 1.0)}, "box.*is empty"),
+        ({"box": (0.0, np.inf)}, "box.*is empty"),
         ({"enumerate_supports": True}, "enumerate_supports.*threshold-linear network of at most 16"),
         ({"tolerance": 1e-30}, "tolerance.*below what"),
     ],

@@ -20,14 +20,14 @@ from rnn2ff.networks import (
 )
 
 MOST_UNITS = 16  # whose supports are tried: 65536 of them
-_ROUNDING = 1e-12  # relative; what is so near to a threshold, or to singular, is called degenerate
+_ROUNDING = 1e-12  # relative distance to a threshold, or to a singular matrix, that counts as degenerate
 
 
 class Enumeration(NamedTuple):
     """The fixed points on all supports; arrays on the host, in float64.
 
     Attributes:
-        states: one fixed point a row; one with a unit at its threshold stands there for each of its supports.
+        states: one fixed point a row; one with a unit at its threshold is listed once for each of its supports.
         num_degenerate: supports on which a fixed point may not be isolated: the system is singular, and has solutions.
     """
 
@@ -46,7 +46,7 @@ def enumerate_fixed_points(network: RateNetwork, stimulus: Float[np.ndarray, " s
     drive = np.asarray(network.params.feedforward_input(jnp.asarray(stimulus, network.dtype)), np.float64)
     size = len(weights)
     systems = np.eye(size) - weights
-    found, num_degenerate = [], 0
+    states, num_degenerate = [], 0
     for supports in in_pieces(all_supports(size)):
         blocks = principal_blocks(systems, supports)
         known = np.where(supports, drive, 0.0)
@@ -60,5 +60,5 @@ def enumerate_fixed_points(network: RateNetwork, stimulus: Float[np.ndarray, " s
         margin = _ROUNDING * (1 + np.abs(inputs).max(axis=1, keepdims=True))
         is_consistent = np.where(supports, rates > -margin, inputs <= margin).all(axis=1) & ~is_singular
         rates, inputs = np.maximum(rates[is_consistent], 0), inputs[is_consistent]
-        found.append(inputs if isinstance(network.vector_field, StateForm) else rates)
-    return Enumeration(np.concatenate(found), int(num_degenerate))
+        states.append(inputs if isinstance(network.vector_field, StateForm) else rates)
+    return Enumeration(np.concatenate(states), int(num_degenerate))

@@ -28,7 +28,7 @@ def refine(
         stimulus: one stimulus.
         prediction: the rates of all units; of a network without weights, the state.
         sweep: of that network, from `best_sweep`, `split_sweep` or another.
-        num_steps: sweeps, at least 1; rounded up to a whole number of times through the memory, plus one.
+        num_steps: sweeps, at least 1; rounded up to a multiple of `memory`, plus one.
         memory: sweeps that the acceleration combines; 0 for plain ones.
 
     Returns:
@@ -41,8 +41,8 @@ def refine(
     check_at_least("memory", memory, 0)
     check_shape("stimulus", stimulus, (network.stimulus_size,))
     check_shape("prediction", prediction, (network.state_size,))
-    stimulus, prediction = (jnp.asarray(each, network.dtype) for each in (stimulus, prediction))
-    if isinstance(sweep, SplitSweep):  # its points are total inputs, without the detour over a state
+    stimulus, prediction = (jnp.asarray(array, network.dtype) for array in (stimulus, prediction))
+    if isinstance(sweep, SplitSweep):  # its points are total inputs, which need no state
         point = network.params.total_input(prediction, stimulus)
     else:
         point = sweep.from_state(network, as_state(network, stimulus, prediction), stimulus)
@@ -59,7 +59,7 @@ def as_prediction(network: RecurrentNetwork, state: Float[Array, " state"]) -> F
 def as_state(
     network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], prediction: Float[Array, " state"]
 ) -> Float[Array, " state"]:
-    """The state that the predicted rates cause; of a network without weights, the prediction itself."""
+    """The state that predicted rates lead to; of a network without weights, the prediction itself."""
     if not isinstance(network, RateNetwork):
         return prediction
     return network.state_from_total_input(network.params.total_input(prediction, stimulus))

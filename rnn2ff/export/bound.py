@@ -43,7 +43,7 @@ def bound_to_c(network: RecurrentNetwork, *, name: str = "rnn2ff_bound") -> str:
     if not certifier.has_global_bound:
         expected, reason = "one fixed point, by these theorems", stability_constants(network).reason
         raise fail("network", "has no bound that holds everywhere", expected, reason)
-    scale, root = (np.asarray(each, np.float64) for each in (certifier.contraction_scale, certifier.metric_root))
+    scale, root = (np.asarray(scales, np.float64) for scales in (certifier.contraction_scale, certifier.metric_root))
     gap, modulus = float(certifier.contraction_gap), float(certifier.monotonicity)
     params, stimulus_weights = network.params, network.params.stimulus_weights
     arrays = {

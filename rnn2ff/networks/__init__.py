@@ -29,16 +29,7 @@ from rnn2ff.networks.spectra import (
     principal_blocks,
     rates_of_map,
 )
-from rnn2ff.networks.sweeps import (
-    AbstractSweep,
-    JacobianSweep,
-    SplitSweep,
-    best_sweep,
-    damped_sweep,
-    mean_jacobian_sweep,
-    mean_slope_sweep,
-    split_sweep,
-)
+from rnn2ff.networks.sweeps import AbstractSweep, SplitSweep, mean_slope_sweep, split_sweep
 from rnn2ff.networks.threshold_linear import (
     RATE_FORM,
     STATE_FORM,
@@ -49,16 +40,14 @@ from rnn2ff.networks.threshold_linear import (
     threshold_linear,
     threshold_linear_rate,
 )
+from rnn2ff.networks.velocity_sweeps import JacobianSweep, best_sweep, damped_sweep, mean_jacobian_sweep
 from rnn2ff.networks.zoo.models import (
     PowerLaw,
     ShiftedLogistic,
     Tanh,
-    grating_stimulus,
     hopfield,
     motion_stimulus,
     random_rate_network,
-    stabilized_supralinear,
-    stabilized_supralinear_pair,
     wilson_cowan,
     wong_wang,
 )
@@ -73,6 +62,7 @@ from rnn2ff.networks.zoo.rings import (
     ring_stimulus,
 )
 from rnn2ff.networks.zoo.structured import ctln, partition_competition, partition_means, winner_take_all
+from rnn2ff.networks.zoo.supralinear import grating_stimulus, stabilized_supralinear, stabilized_supralinear_pair
 
 __all__ = [
     "AbstractSweep",

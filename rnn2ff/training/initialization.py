@@ -158,10 +158,10 @@ def _with_readout(two_layer: TwoLayer, coefficients: Float[np.ndarray, "feature 
     dtype = two_layer.readout_weights.dtype
     weights, bias, bypass = (np.asarray(part, dtype) for part in parts)
     made = jnp.asarray(weights), jnp.asarray(bias[:, 0])
-    two_layer = eqx.tree_at(lambda each: (each.readout_weights, each.readout_bias), two_layer, made)
+    two_layer = eqx.tree_at(lambda two_layer: (two_layer.readout_weights, two_layer.readout_bias), two_layer, made)
     if two_layer.bypass_weights is None:
         return two_layer
-    return eqx.tree_at(lambda each: each.bypass_weights, two_layer, jnp.asarray(bypass))
+    return eqx.tree_at(lambda two_layer: two_layer.bypass_weights, two_layer, jnp.asarray(bypass))
 
 
 def _chunks(stimuli: Array, targets: Array) -> list[tuple[Array, Array]]:
@@ -249,8 +249,8 @@ def _from_hyperplanes(
         TwoLayer, network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=key
     )
     two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, network.dtype), shapes))
-    made = tuple(jnp.asarray(np.asarray(each, network.dtype)) for each in (weights, bias))
-    return eqx.tree_at(lambda each: (each.hidden_weights, each.hidden_bias), two_layer, made)
+    made = tuple(jnp.asarray(np.asarray(array, network.dtype)) for array in (weights, bias))
+    return eqx.tree_at(lambda two_layer: (two_layer.hidden_weights, two_layer.hidden_bias), two_layer, made)
 
 
 @eqx.filter_jit
@@ -271,7 +271,7 @@ def _local_rows(network, points, states, stimuli, num_rows, generator) -> tuple[
     """One row, of either sign, of the linearization at each of `num_rows` sampled steady states."""
     samples = generator.integers(len(stimuli), size=num_rows)
     units = generator.permutation(num_rows) % network.state_size
-    points, states, stimuli = (np.asarray(each)[samples] for each in (points, states, stimuli))
+    points, states, stimuli = (np.asarray(rows)[samples] for rows in (points, states, stimuli))
     rows = np.asarray(_linearized_rows(network, points, states, stimuli, units), np.float64)
     offsets = np.take_along_axis(points, units[:, None], axis=1)[:, 0]
     bias = offsets.astype(np.float64) - (rows * stimuli).sum(axis=1)

@@ -80,9 +80,9 @@ def scaled_adam(
 
 
 def _in_units(stimuli, rates, learning_rate, num_steps, polynomials) -> optax.GradientTransformation:
-    sizes = (float(np.sqrt(np.mean(np.asarray(each) ** 2))) or 1.0 for each in (stimuli, rates))
+    sizes = (float(np.sqrt(np.mean(np.asarray(values) ** 2))) or 1.0 for values in (stimuli, rates))
     stimulus_size, rate_size, learning_rate = jax.device_put(
-        [np.asarray(each, rates.dtype) for each in (*sizes, learning_rate)]
+        [np.asarray(value, rates.dtype) for value in (*sizes, learning_rate)]
     )
     recipe = _InUnits(stimulus_size, rate_size, learning_rate, num_steps, polynomials)
     return optax.GradientTransformation(recipe.init, recipe.update)
@@ -91,9 +91,9 @@ def _in_units(stimuli, rates, learning_rate, num_steps, polynomials) -> optax.Gr
 def _default_learning_rate(approximator: Approximator, num_channels: int, num_steps: int) -> float:
     if not isinstance(approximator, TwoLayer):
         return 5e-3
-    haste = min(max(1, 2_000 / num_steps) ** 0.5, 2)
+    short_run_factor = min(max(1, 2_000 / num_steps) ** 0.5, 2)
     # Up to four hidden units a channel, the fewer there are, the further off is the start, and the longer the way.
-    return 2e-2 * min(1, max(32 / num_channels, 128 / approximator.width)) * haste
+    return 2e-2 * min(1, max(32 / num_channels, 128 / approximator.width)) * short_run_factor
 
 
 class _InUnits(eqx.Module):
@@ -125,7 +125,7 @@ class _InUnits(eqx.Module):
         def times(factor):
             """Multiply by the size of each array's own steps, or by its inverse for what a step is made from."""
             return optax.stateless(
-                lambda updates, _: jax.tree.map(lambda each, name: each * factor(name), updates, names)
+                lambda updates, _: jax.tree.map(lambda update, name: update * factor(name), updates, names)
             )
 
         schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_steps)

@@ -99,15 +99,15 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
         return None
     pools = _pools(weights, colors)
     unit_channels = np.maximum(channels, 0)
-    channel_units = np.array([int(np.flatnonzero(channels == each)[0]) for each in range(network.stimulus_size)])
+    channel_units = np.array([int(np.flatnonzero(channels == channel)[0]) for channel in range(network.stimulus_size)])
     moments = _Moments(stimuli, unit_channels, channel_units)
-    is_alike = all(moments.are_kept(each) for each in _swaps(pools))
-    found = [each for each in _automorphisms(weights, colors, pools) if moments.are_kept(each)]
+    is_alike = all(moments.are_kept(order) for order in _swaps(pools))
+    orders = [order for order in _automorphisms(weights, colors, pools) if moments.are_kept(order)]
     pools = pools if is_alike else np.arange(len(pools))
-    if len(np.unique(pools)) == len(pools) and not found:
+    if len(np.unique(pools)) == len(pools) and not orders:
         return None
-    permutations = np.stack([np.arange(len(pools)), *found])
-    return Symmetries(*(jnp.asarray(each) for each in (pools, permutations, channel_units, unit_channels)), rate_size)
+    permutations = np.stack([np.arange(len(pools)), *orders])
+    return Symmetries(*(jnp.asarray(array) for array in (pools, permutations, channel_units, unit_channels)), rate_size)
 
 
 @eqx.filter_jit
@@ -135,7 +135,7 @@ def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.nd
             return None
         channels = np.where(drive.any(axis=1), np.abs(drive).argmax(axis=1), -1)
         strengths = drive.sum(axis=1)
-    constants = [_codes(each) for each in (strengths, params.bias, params.time_constants)]
+    constants = [_codes(values) for values in (strengths, params.bias, params.time_constants)]
     features = np.stack([*constants, channels >= 0, np.arange(size) < len(shown)], axis=1)
     # Units of one channel belong together: a link beside the weights.
     is_together = (channels[:, None] == channels) & (channels >= 0)[:, None]
@@ -198,16 +198,16 @@ def _is_kept(weights: np.ndarray, order: np.ndarray, rows: np.ndarray | None = N
 
 def _automorphisms(weights: np.ndarray, colors: np.ndarray, pools: np.ndarray) -> list[np.ndarray]:
     """Permutations that put other units, of other pools, in the place of the first unit of their color."""
-    found: list[np.ndarray] = []
+    orders: list[np.ndarray] = []
     for color in np.unique(colors):
         units = np.flatnonzero((colors == color) & (pools == np.arange(len(pools)))).tolist()
         start = _singled_out(weights, colors, units[0])
-        is_reached = _reached(units[0], found, len(pools))  # those before may put them there already
-        for image in [each for each in units if not is_reached[each]][:_MOST_IMAGES]:
+        is_reached = _reached(units[0], orders, len(pools))  # those before may put them there already
+        for image in [unit for unit in units if not is_reached[unit]][:_MOST_IMAGES]:
             order = _matched(weights, start, _singled_out(weights, colors, image), [_MOST_TRIED])
             if order is not None:
-                found.append(order)
-    return found
+                orders.append(order)
+    return orders
 
 
 def _reached(unit: int, orders: list[np.ndarray], size: int) -> np.ndarray:
