@@ -81,7 +81,7 @@ class TestKnownLists:
         assert elsewhere.failures["left the box or the finite numbers"] > 0
         unboxed = find_fixed_points(wong_wang(), motion_stimulus(1.0), num_starts=16, key=key)
         assert_close(unboxed.states, [[0.709281, 0.023964]], SIX_DIGITS)
-        assert "name a `box`" in unboxed.explanation
+        assert "pass a `box`" in unboxed.explanation
 
     def test_the_memories_of_a_hopfield_network_their_mirrors_and_what_is_between(self, key):
         patterns = np.array([[1, 1, 1, 1, -1, -1, -1, -1], [1, -1, 1, -1, 1, -1, 1, -1]])

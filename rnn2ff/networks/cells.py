@@ -152,7 +152,7 @@ def from_torch(
         A module of PyTorch, and the fixed points of its cell without a stimulus:
 
             weights = {name: np.asarray(value) for name, value in module.state_dict().items()}
-            found = rnn2ff.find_fixed_points(rnn2ff.from_torch(weights), jnp.zeros(module.input_size), key=jr.key(0))
+            points = rnn2ff.find_fixed_points(rnn2ff.from_torch(weights), jnp.zeros(module.input_size), key=jr.key(0))
     """
     check_at_least("layer", layer, 0)
     arrays = read_tensors(weights, "weights") if isinstance(weights, str | Path) else weights
