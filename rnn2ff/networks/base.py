@@ -1,5 +1,6 @@
 """A recurrent network: a vector field `(params, state, stimulus) -> velocity`, its parameters and two sizes."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import equinox as eqx
@@ -54,6 +55,11 @@ class RecurrentNetwork(eqx.Module):
     stimulus_size: int = eqx.field(static=True)
     rate_function: Callable[[PyTree, Array], Array] = eqx.field(static=True, default=state_is_rate)
     is_map: bool = eqx.field(static=True, default=False)
+
+    def __new__(cls, vector_field: VectorField | None = None, *args: object, **kwargs: object) -> "RecurrentNetwork":
+        """A field of known structure names the type of its network, which has it however it is made."""
+        del args, kwargs
+        return eqx.Module.__new__(getattr(vector_field, "network_type", cls))
 
     def __init__(
         self,
@@ -123,6 +129,16 @@ class RecurrentNetwork(eqx.Module):
         return self.rate_function(self.params, state)
 
     @property
+    def has_dense_weights(self) -> bool:
+        """Whether there is a weight matrix, and it is dense."""
+        return False
+
+    @property
+    def has_sparse_weights(self) -> bool:
+        """Whether there is a weight matrix, and it is sparse."""
+        return False
+
+    @property
     def rate_size(self) -> int:
         """Number of rates."""
         state = jax.ShapeDtypeStruct((self.state_size,), self.dtype)
@@ -148,13 +164,7 @@ def in_continuous_time(network: RecurrentNetwork) -> RecurrentNetwork:
     Where a trained cell is taken for a discretization of dynamics in continuous time, these are the dynamics. What
     overshoots in steps of one may then decay: `h' = tanh(-3 h)` alternates, `dh/dt = tanh(-3 h) - h` comes to rest.
     """
-    return RecurrentNetwork(
-        network.vector_field,
-        network.params,
-        state_size=network.state_size,
-        stimulus_size=network.stimulus_size,
-        rate_function=network.rate_function,
-    )
+    return dataclasses.replace(network, is_map=False)
 
 
 def time_scales(

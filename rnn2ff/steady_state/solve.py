@@ -25,7 +25,7 @@ from rnn2ff._checks import (
     is_known,
 )
 from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
-from rnn2ff.networks import RecurrentNetwork, blas_threads, has_sparse_weights, is_rate_network
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, blas_threads
 from rnn2ff.steady_state.batch import FOUND_BY, Solved, judge_rows, solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
@@ -110,7 +110,7 @@ def solve_steady_state(
     check_finite("initial_state", initial_state)
     stimulus, initial_state = (jnp.asarray(each, network.dtype) for each in (stimulus, initial_state))
     if matrix_free is None:
-        matrix_free = network.state_size > _LARGEST_FACTORED or has_sparse_weights(network)
+        matrix_free = network.state_size > _LARGEST_FACTORED or network.has_sparse_weights
     is_outside = all(map(is_known, jax.tree.leaves((network, stimulus, initial_state))))
     found = _solve(
         network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, throw=throw and not is_outside
@@ -149,7 +149,7 @@ def _constants(*trees):
 
 def _without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
     """Steady states of a rate network do not depend on them: what is left of rounding would move them in a training."""
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         return network
     tau = network.params.time_constants
     return eqx.tree_at(lambda each: each.params.time_constants, network, jax.lax.stop_gradient(tau))

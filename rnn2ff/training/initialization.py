@@ -19,15 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from rnn2ff._checks import check_at_least, check_key, check_on_host, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Refined, TwoLayer
 from rnn2ff.compiling import in_batches
-from rnn2ff.networks import (
-    RecurrentNetwork,
-    batch_rates,
-    best_sweep,
-    dense_weights,
-    has_rectified_rates,
-    is_rate_network,
-    slopes,
-)
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates, best_sweep, has_rectified_rates, to_point
 from rnn2ff.training.boundaries import Boundaries, Planes
 
 _NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
@@ -168,10 +160,10 @@ def _with_readout(two_layer: TwoLayer, coefficients: Float[np.ndarray, "feature 
     dtype = two_layer.readout_weights.dtype
     weights, bias, bypass = (np.asarray(part, dtype) for part in parts)
     made = jax.device_put((weights, bias[:, 0]))
-    two_layer = eqx.tree_at(lambda each: (each.readout_weights, each.readout_bias), two_layer, made)
+    two_layer = eqx.tree_at(lambda two_layer: (two_layer.readout_weights, two_layer.readout_bias), two_layer, made)
     if two_layer.bypass_weights is None:
         return two_layer
-    return eqx.tree_at(lambda each: each.bypass_weights, two_layer, jax.device_put(bypass))
+    return eqx.tree_at(lambda two_layer: two_layer.bypass_weights, two_layer, jax.device_put(bypass))
 
 
 def _chunks(stimuli: ArrayLike, targets: ArrayLike) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -260,17 +252,14 @@ def _from_hyperplanes(
         TwoLayer, network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=key
     )
     two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, network.dtype), shapes))
-    made = jax.device_put(tuple(np.asarray(each, network.dtype) for each in (weights, bias)))
-    return eqx.tree_at(lambda each: (each.hidden_weights, each.hidden_bias), two_layer, made)
+    made = jax.device_put(tuple(np.asarray(array, network.dtype) for array in (weights, bias)))
+    return eqx.tree_at(lambda two_layer: (two_layer.hidden_weights, two_layer.hidden_bias), two_layer, made)
 
 
 @eqx.filter_jit
 def _points(network, states, stimuli) -> Array:
-    """Total inputs, which cross zero where a unit turns on; without weights to look at, the states."""
-    if not is_rate_network(network):
-        return states
-    unit_rates = network.vector_field.unit_rates
-    return jax.vmap(lambda state, stimulus: network.params.total_input(unit_rates(state), stimulus))(states, stimuli)
+    """Total inputs, which cross zero where a unit turns on; without a weight matrix, the states."""
+    return jax.vmap(lambda state, stimulus: to_point(network, state, stimulus))(states, stimuli)
 
 
 def _best_linear_map(stimuli: Array, points: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -285,7 +274,7 @@ def _local_rows(network, points, states, stimuli, num_rows, generator) -> tuple[
     """One row, of either sign, of the linearization at each of `num_rows` sampled steady states."""
     samples = generator.integers(len(stimuli), size=num_rows)
     units = generator.permutation(num_rows) % network.state_size
-    points, states, stimuli = (np.asarray(each)[samples] for each in (points, states, stimuli))
+    points, states, stimuli = (np.asarray(rows)[samples] for rows in (points, states, stimuli))
     if not num_rows:
         return np.zeros((0, network.stimulus_size)), np.zeros(0)
     num_together = max(1, min(_LINEARIZED, _LINEARIZED_ENTRIES // network.state_size**2))
@@ -303,8 +292,8 @@ def _linearized_rows(network, points, states, stimuli, units):
 
     def of_rate_network(point, state, stimulus, unit):
         del state
-        gains = slopes(network.vector_field, point)
-        matrix = jnp.eye(network.state_size, dtype=point.dtype) - dense_weights(network) * gains[None, :]
+        gains = network.slopes(point)
+        matrix = jnp.eye(network.state_size, dtype=point.dtype) - network.dense_weights * gains[None, :]
         row = jnp.linalg.solve(matrix.T, jax.nn.one_hot(unit, network.state_size, dtype=point.dtype))
         return jax.vjp(network.params.feedforward_input, stimulus)[1](row)[0]
 
@@ -314,4 +303,4 @@ def _linearized_rows(network, points, states, stimuli, units):
         row = jnp.linalg.solve(jacobian.T, jax.nn.one_hot(unit, network.state_size, dtype=state.dtype))
         return -jax.vjp(lambda stimulus: network.velocity(state, stimulus), stimulus)[1](row)[0]
 
-    return jax.vmap(of_rate_network if is_rate_network(network) else of_any)(points, states, stimuli, units)
+    return jax.vmap(of_rate_network if isinstance(network, RateNetwork) else of_any)(points, states, stimuli, units)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_positive, fail
 from rnn2ff.data import take_rows
-from rnn2ff.networks import RecurrentNetwork, batch_rates, is_rate_network
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates
 from rnn2ff.steady_state import Status, solve_steady_states
 
 _SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, are the same
@@ -54,16 +54,11 @@ def _check_has_exact_pairs(network: RecurrentNetwork) -> None:
 
 def has_exact_pairs(network: RecurrentNetwork) -> bool:
     """Whether every point is the fixed point of a stimulus that can be told."""
-    return is_rate_network(network) and network.params.stimulus_weights is None and _shows_all(network)
-
-
-def _shows_all(network: RecurrentNetwork) -> bool:
-    form = network.vector_field
-    return network.rate_function == form.rate_function
+    return isinstance(network, RateNetwork) and network.params.stimulus_weights is None and network.shows_all_rates
 
 
 def _exact_pairs(network, points):
-    rates = jax.vmap(network.vector_field.nonlinearity)(points)
+    rates = jax.vmap(network.nonlinearity)(points)
     recurrent = jax.vmap(network.params.recurrent_input)(rates)
     return points - recurrent - network.params.bias[None], rates
 
