@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_positive, check_shape, check_stimuli, fail
@@ -26,12 +27,13 @@ from rnn2ff.steady_state import (
     Layout,
     Plan,
     Status,
-    chunk_size,
+    check_mesh,
+    chunks_of,
     count_statuses,
-    filled,
     in_dense_tiles,
     in_tiles,
-    layout_for,
+    on_each_device,
+    placed_on,
     solve_steady_states,
 )
 
@@ -174,6 +176,7 @@ def predict_or_solve(
     sweep: AbstractSweep | None = None,
     num_steps: int = 8,
     initial_states: Float[ArrayLike, "batch state"] | None = None,
+    mesh: Mesh | None = None,
 ) -> Served:
     """Steady rates within a tolerance, by the cheapest way that proves it for each sample.
 
@@ -198,10 +201,11 @@ def predict_or_solve(
         num_steps: sweeps of the refinement.
         initial_states: where the dynamics start, one row a stimulus; by default at zero. In a network that is proved to
             have one fixed point the solver may start from the prediction instead.
+        mesh: devices, over all of which the batch is divided; as for `solve_steady_states`.
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite, the approximator predicts the rates of some units only,
-            or `tolerance` is not positive.
+            `tolerance` is not positive, or the mesh has devices of other processes.
 
     Example:
         Answers within 0.01, and how many of them took one pass, a refinement, or a solve:
@@ -211,6 +215,7 @@ def predict_or_solve(
     """
     instead = "use `jax.vmap` of the approximator and of `certify`, or `solve_batch`"
     check_on_host("predict_or_solve", instead, network, approximator, stimuli, certifier, plan, initial_states)
+    mesh = check_mesh(mesh)
     check_positive("tolerance", tolerance)
     check_at_least("num_steps", num_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
@@ -221,7 +226,7 @@ def predict_or_solve(
     _check_predicts_all_units(network, approximator)
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli = np.asarray(stimuli, network.dtype)
-    answers = _Answers(network, certifier, stimuli, tolerance)
+    answers = _Answers(network, certifier, stimuli, tolerance, mesh)
     if answers.can_certify:
         answers.predict(approximator, _choose_sweep(network, approximator, plan) if sweep is None else sweep, num_steps)
     rows = answers.open_rows
@@ -240,9 +245,16 @@ def _check_predicts_all_units(network: RecurrentNetwork, approximator: Approxima
 class _Answers:
     """Answers on their way; arrays on the host, changed in place."""
 
-    def __init__(self, network: RecurrentNetwork, certifier: Certifier, stimuli: np.ndarray, tolerance: float):
+    def __init__(
+        self,
+        network: RecurrentNetwork,
+        certifier: Certifier,
+        stimuli: np.ndarray,
+        tolerance: float,
+        mesh: Mesh | None,
+    ):
         size = len(stimuli)
-        self.stimuli, self.certifier, self.network = stimuli, certifier, network
+        self.stimuli, self.certifier, self.network, self.mesh = stimuli, certifier, network, mesh
         self.constants = (network, certifier, np.asarray(tolerance, network.dtype))
         self.has_one_fixed_point, self.has_cheap_step = certifier.has_global_bound, has_cheap_local_bound(certifier)
         self.can_certify = self.has_one_fixed_point or self.has_cheap_step
@@ -260,7 +272,7 @@ class _Answers:
     def predict(self, approximator: Approximator, sweep: AbstractSweep, num_steps: int) -> None:
         """One pass for all, with a Newton step where it is cheap, and sweeps for those that it leaves open."""
         constants = (*self.constants, self.has_cheap_step, approximator, sweep, num_steps)
-        judged = _call_in_chunks(_predict_and_refine, constants, self.stimuli)
+        judged = _call_in_chunks(_predict_and_refine, constants, self.stimuli, mesh=self.mesh)
         self.rates, self.bounds, self.estimates = map(np.array, judged[:3])
         self.serve(np.flatnonzero(judged.is_within & ~judged.is_stepped), Source.one_pass)
         self.serve(np.flatnonzero(judged.is_within & judged.is_stepped), Source.refined)
@@ -274,14 +286,15 @@ class _Answers:
         """Solve these, from their stated initial states or, if the end is the same, from where they are."""
         stimuli = self.stimuli[rows]
         if self.has_one_fixed_point and plan is not None and plan.has_one_fixed_point:
-            starts = _in_chunks(as_state, (self.network,), stimuli, self.rates[rows])
+            starts = _in_chunks(as_state, (self.network,), stimuli, self.rates[rows], mesh=self.mesh)
             starts = np.where(np.isfinite(starts).all(axis=1, keepdims=True), starts, 0)
         else:
             starts = None if initial_states is None else np.asarray(initial_states, self.network.dtype)[rows]
-        solved = solve_steady_states(self.network, stimuli, solver=plan, initial_states=starts)
+        solved = solve_steady_states(self.network, stimuli, solver=plan, initial_states=starts, mesh=self.mesh)
         states = np.asarray(solved.state)
         constants = (self.network, self.certifier, self.can_certify, not self.has_one_fixed_point)
-        self.rates[rows], self.bounds[rows], self.estimates[rows] = _in_chunks(_bound_state, constants, stimuli, states)
+        found = _in_chunks(_bound_state, constants, stimuli, states, mesh=self.mesh)
+        self.rates[rows], self.bounds[rows], self.estimates[rows] = found
         if not self.can_certify:
             self.estimates[rows] = np.asarray(solved.distance)
         self.status[rows] = np.asarray(solved.status)
@@ -387,9 +400,9 @@ def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: P
         return damped_sweep(network)
 
 
-def _in_chunks(function, constants, *arrays: np.ndarray):
+def _in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None):
     """Apply a function of one sample to every row."""
-    return _call_in_chunks(_map_rows, (function, constants), *arrays)
+    return _call_in_chunks(_map_rows, (function, constants), *arrays, mesh=mesh)
 
 
 def _map_rows(function, constants, *arrays_and_layout):
@@ -404,21 +417,19 @@ def _map_rows(function, constants, *arrays_and_layout):
     return in_tiles(work, rows, arrays, layout.wide_tile or layout.tiles[0], num_rows)
 
 
-def _call_in_chunks(function, constants, *arrays: np.ndarray):
-    """Call a program for a batch, in chunks of one size."""
-    backend, num_rows, width = jax.default_backend(), len(arrays[0]), max(array.shape[1] for array in arrays)
-    size = chunk_size(backend, num_rows, width)
-    layout = layout_for(backend, size, width)
-    parts = []
-    for start in range(0, num_rows, size):
-        given = [array[start : start + size] for array in arrays]
-        num_given = len(given[0])
-        part = _call(function, constants, [filled(array, size) for array in given], np.int32(num_given), layout)
-        parts.append(jax.tree.map(lambda leaf, n=num_given: np.asarray(leaf)[:n], part))
+def _call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None):
+    """Call a program for a batch, in chunks of one size, of which each device of a mesh has one at a time."""
+    constants, parts = placed_on(mesh, constants), []
+    for chunk in chunks_of(len(arrays[0]), max(array.shape[1] for array in arrays), mesh):
+        given = tuple(chunk.place(array[chunk.rows]) for array in arrays)
+        parts.append(chunk.take(_call(function, constants, given, chunk.num_rows, chunk.layout, mesh)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 @eqx.filter_jit
 @in_full_precision
-def _call(function, constants, arrays, num_rows, layout):
-    return function(*constants, *arrays, num_rows, layout)
+def _call(function, constants, arrays, num_rows, layout, mesh):
+    def call(constants, arrays, num_rows):
+        return function(*constants, *arrays, num_rows, layout)
+
+    return on_each_device(call, mesh)(constants, arrays, num_rows)
