@@ -63,7 +63,7 @@ def computing(kind: Kind, *, num_workers: int | None, scheduler: str | None, fol
 
 
 class _Executor(NamedTuple):
-    """What is needed of an executor: `submit`, and which errors say that a worker died, and not that the call failed."""
+    """What is needed of an executor: how to submit a call, and which errors say that not it but its worker failed."""
 
     submit: Callable
     is_of_worker: Callable[[BaseException | None], bool]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -82,6 +83,10 @@ def run_script(
     settings = {"num_workers": options.workers, "scheduler": options.scheduler, "folder": out / "jobs"}
     if options.executor != "serial" and "compute" not in inspect.signature(run).parameters:
         sys.exit(f"`--executor` has nothing to divide. Expected rows that do not depend on each other, got {name}.")
+    if options.executor != "serial":
+        from rnn2ff.compiling import environment_that_keeps_programs
+
+        os.environ.update(environment_that_keeps_programs())  # workers compile the same programs
     with computing(options.executor, **settings) as compute:
         found = run(config) if options.executor == "serial" else run(config, compute)
         rows = [] if isinstance(found, Iterator) else found
