@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from rnn2ff.approximators import Approximator, Refined, TwoLayer, predict
@@ -83,6 +84,7 @@ class Trainer:
         num_steps: int,
         bypass: bool = False,
         checkpoints: Path | None = None,
+        mesh: Mesh | None = None,
         progress: bool = False,
         key: PRNGKeyArray,
     ):
@@ -94,13 +96,14 @@ class Trainer:
             num_steps: optimizer steps of each training.
             bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
             checkpoints: a folder that holds each training as it goes, from which it goes on if it is there.
+            mesh: devices that divide each minibatch, as for `train`.
             progress: whether to show progress bars, on standard error.
             key: a PRNG key.
         """
         num_held_out = min(max(1, round(_VALIDATION_SHARE * len(pairs))), len(pairs) - 1)
         order = permutation(key_for(key, "validation"), len(pairs))
         self.network, self.num_steps, self.bypass, self.progress, self.key = network, num_steps, bypass, progress, key
-        self.checkpoints = checkpoints
+        self.checkpoints, self.mesh = checkpoints, mesh
         self.held_out = pairs.take(order[:num_held_out])
         self.kept = pairs.take(order[num_held_out:])
         self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
@@ -195,6 +198,7 @@ class Trainer:
             mixing=self.mixing,
             validation=(self.held_out.stimuli, self.held_out.rates),
             checkpoint=None if self.checkpoints is None else self.checkpoints / f"training-{name}.checkpoint",
+            mesh=self.mesh,
             progress=self.progress,
             key=key_for(self.key, "training"),
         )
