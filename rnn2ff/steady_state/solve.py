@@ -26,7 +26,7 @@ from rnn2ff._checks import (
 )
 from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, blas_threads
-from rnn2ff.steady_state.batch import FOUND_BY, Solved, judge_rows, solve_rows
+from rnn2ff.steady_state.batch import judge_rows, solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
 from rnn2ff.steady_state.meshes import check_mesh, chunks_of, divided_over, on_each_device, placed_on
@@ -40,6 +40,7 @@ from rnn2ff.steady_state.result import (
     SteadyStates,
     count_statuses,
 )
+from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.tiles import check_not_in_shard, layout_for
 
