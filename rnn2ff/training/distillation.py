@@ -30,6 +30,7 @@ from rnn2ff.training.trainer import (
 
 Kind = Literal["any", "two_layers"]
 
+SAME_DISTRIBUTION = "the distribution that was trained on; of others it says nothing"
 _HELD_OUT_SHARE = 0.1  # of an array of stimuli, for the test
 _MORE_DATA = 4  # times as many samples, where data are what is missing
 
@@ -55,6 +56,8 @@ class Report(NamedTuple):
         attempt_nrmses: their errors on the test.
         error_by_margin: where the steady state jumps between near stimuli, the error by the distance to the jump; None
             if no jumps were looked for.
+        tested_on: where the test stimuli come from, in words. Where their distribution is that of the training, the
+            error says nothing of others.
     """
 
     accuracy: Accuracy
@@ -72,17 +75,21 @@ class Report(NamedTuple):
     attempts: tuple[Attempt, ...]
     attempt_nrmses: tuple[float, ...]
     error_by_margin: ErrorByMargin | None
+    tested_on: str
 
     def lines(self) -> dict[str, str]:
         """What people want to know of it, by name, in the order of interest."""
-        worst, counts = self.accuracy.worst_unit, self.status_counts
+        counts = self.status_counts
         left_out = {name: sum(each.values()) - each["converged"] for name, each in counts.items()}
         sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
         low, high = (100 * each for each in self.nrmse_interval)
+        share = 100 * (1 - left_out["test"] / sum(counts["test"].values()))
+        judged = f"; of the {share:.2f} % that come to rest" if left_out["test"] else ""
         lines = {
-            "error on unseen stimuli": f"{100 * self.accuracy.nrmse:.2f} % (NRMSE; {low:.2f} to {high:.2f} %)",
+            "error on unseen stimuli": f"{100 * self.accuracy.nrmse:.2f} % (NRMSE; {low:.2f} to {high:.2f} %){judged}",
             "variance explained": f"{100 * self.accuracy.r_squared:.2f} %",
-            "worst unit": f"{worst}, {100 * self.accuracy.unit_nrmse[worst]:.2f} %",
+            **self.accuracy.lines(),
+            "tested on": self.tested_on,
             "hidden units": f"{self.width}{sweeps}",
             **({"tried": ", ".join(self._tried())} if len(self.attempts) > 1 else {}),
             "stimuli trained on": f"{self.num_training_pairs}",
@@ -215,6 +222,7 @@ def distill(
     if tolerance is not None:
         check_fraction("tolerance", tolerance)
 
+    tested_on = "stimuli that were given for it" if test_stimuli is not None else SAME_DISTRIBUTION
     training_stimuli, test_stimuli = _split(stimuli, test_stimuli, num_samples, num_test_samples, key)
     check_stimuli(training_stimuli, network.stimulus_size)
     check_stimuli(test_stimuli, network.stimulus_size, "test_stimuli")
@@ -241,7 +249,7 @@ def distill(
             else:
                 tried = [trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)]
             clock.add("training")
-            return _reported(best_of(tried), tried, trainer, pairs, test, clock, tolerance, None, None)
+            return _reported(best_of(tried), tried, trainer, pairs, test, clock, tolerance, None, None, tested_on)
 
         deadline = clock.started + max_seconds
         tried, is_in_time = escalate(trainer, test, tolerance, deadline, with_sweeps=kind == "any")
@@ -265,7 +273,7 @@ def distill(
         if reason is not None and num_unsteady:
             reason += f"; no steady state for {num_unsteady / sum(test.status_counts.values()):.1%} of the stimuli"
         trained = tried[-1] if reason is None else best_of(tried)
-        return _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin)
+        return _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin, tested_on)
 
 
 class _Clock:
@@ -286,7 +294,7 @@ class _Clock:
         self.last = now
 
 
-def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin) -> Distillation:
+def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin, tested_on) -> Distillation:
     predicted = predict(trained.approximator, test.stimuli)
     interval, judged = nrmse_interval(predicted, test.rates), accuracy(predicted, test.rates)
     errors = [
@@ -309,6 +317,7 @@ def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by
         attempts=tuple(each.attempt for each in tried),
         attempt_nrmses=tuple(errors),
         error_by_margin=by_margin,
+        tested_on=tested_on,
     )
     return Distillation(trained.approximator, report, test, trainer.network)
 

@@ -22,6 +22,8 @@ class Accuracy(NamedTuple):
         unit_nrmse: root mean squared error of each unit over its own standard deviation; NaN for a unit that never
             varies and is predicted exactly, infinite for one that never varies and is not.
         worst_unit: index of the largest `unit_nrmse`.
+        percentile_95: error of a sample that all but a twentieth of the samples stay below, in the units of `nrmse`: its
+            length, over the root of the summed variances of the units.
         num_samples: samples compared.
     """
 
@@ -29,12 +31,20 @@ class Accuracy(NamedTuple):
     r_squared: float
     unit_nrmse: Float[np.ndarray, " rate"]
     worst_unit: int
+    percentile_95: float
     num_samples: int
 
     def __repr__(self) -> str:
         worst = self.unit_nrmse[self.worst_unit]
-        units = f"worst unit {self.worst_unit} at {worst:.4g}"
-        return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {units}, {self.num_samples} samples)"
+        tails = f"worst unit {self.worst_unit} at {worst:.4g}, 95 % of {self.num_samples} samples below "
+        return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {tails}{self.percentile_95:.4g})"
+
+    def lines(self) -> dict[str, str]:
+        """The tails that a mean hides, in words, by name."""
+        return {
+            "worst unit": f"{self.worst_unit}, {100 * self.unit_nrmse[self.worst_unit]:.2f} %",
+            "worst stimuli": f"one in 20 is off by {100 * self.percentile_95:.2f} % or more",
+        }
 
 
 def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"]) -> Accuracy:
@@ -62,6 +72,7 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
         r_squared=float(1 - unexplained),
         unit_nrmse=unit_nrmse,
         worst_unit=int(np.nanargmax(unit_nrmse)),
+        percentile_95=float(np.sqrt(np.quantile(squared_errors.sum(axis=1), 0.95) / deviations.mean(axis=0).sum())),
         num_samples=len(target),
     )
 
