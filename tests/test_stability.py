@@ -268,7 +268,7 @@ class TestLinearization:
 class TestBadInput:
     def test_networks_whose_slopes_are_not_known_are_refused(self):
         supralinear = rate_network(RateForm(PowerLaw(0.1, 2.0)), np.eye(2))
-        with pytest.raises(ValueError, match=r"slopes are not known.*jax.nn.relu"):
+        with pytest.raises(ValueError, match=r"unknown slopes.*jax.nn.relu"):
             stability_constants(supralinear)
         with pytest.raises(ValueError, match="no weight matrix"):
             stability_constants(wong_wang())

@@ -22,7 +22,7 @@ from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 
 Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
 
-# Those that files and the command line name.
+# Names in files and on the command line.
 NONLINEARITIES: dict[str, Nonlinearity] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
@@ -47,7 +47,7 @@ class RateParams(eqx.Module):
     time_constants: Float[Array, " state"]
 
     def feedforward_input(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
-        """`B u + b`, what reaches the units from outside."""
+        """`B u + b`, the input from outside the network."""
         driven = stimulus if self.stimulus_weights is None else stimulus @ self.stimulus_weights.T
         return driven + self.bias
 
@@ -62,9 +62,9 @@ class RateParams(eqx.Module):
 
 
 class _PickledByName:
-    """Something with a nonlinearity, which a pickle finds where it is defined.
+    """A mixin with a nonlinearity, which a pickle finds where it is defined.
 
-    Python's own pickles cannot name `jax.nn.relu`: what it wraps has its name as well.
+    Python's pickles cannot name `jax.nn.relu`, since the function that it wraps has the same name.
     """
 
     nonlinearity: Nonlinearity
@@ -113,7 +113,7 @@ class StateForm(_PickledByName):
 
     @property
     def network_type(self) -> type[RecurrentNetwork]:
-        """What a network with this field is."""
+        """The type of a network with this field."""
         return RateNetwork
 
     @property
@@ -122,11 +122,11 @@ class StateForm(_PickledByName):
         return UnitByUnit(self.nonlinearity)
 
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The state at which the total input to each unit is this, at a fixed point."""
+        """The state of the fixed point with this total input."""
         return total_input
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """What the weights multiply: the rates of all units, whatever the network's own rate function shows."""
+        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
         return self.nonlinearity(state)
 
 
@@ -147,7 +147,7 @@ class RateForm(_PickledByName):
 
     @property
     def network_type(self) -> type[RecurrentNetwork]:
-        """What a network with this field is."""
+        """The type of a network with this field."""
         return RateNetwork
 
     @property
@@ -156,11 +156,11 @@ class RateForm(_PickledByName):
         return state_is_rate
 
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The state at which the total input to each unit is this, at a fixed point."""
+        """The state of the fixed point with this total input."""
         return self.nonlinearity(total_input)
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """What the weights multiply: the rates of all units, whatever the network's own rate function shows."""
+        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
         return state
 
 
@@ -267,8 +267,8 @@ def rate_network(
         stimulus_weights: B, shape (state, stimulus). By default the stimulus drives each unit directly.
         bias: b, a constant input to each unit, by default 0.
         time_constants: tau, positive, one for all units or one for each, in any unit of time.
-        is_map: whether time goes in steps of one, `x' = x + dx/dt`, as in a trained cell; a leaky cell, which keeps the
-            share `1 - a` of its state, has the time constant `1 / a`, at least 1.
+        is_map: whether time is discrete, `x' = x + dx/dt`, as in a trained cell; a leaky cell, which retains the share
+            `1 - a` of its state, has the time constant `1 / a`, at least 1.
 
     Raises:
         ValueError: if W is not square or not finite, the shapes do not fit, or a time constant is not positive,
@@ -308,6 +308,6 @@ def rate_network(
 
 
 def _inexact(array: ArrayLike) -> Float[Array, "..."]:
-    """As a JAX array of floats; whole numbers become the default float."""
+    """As a JAX array of floats; integers become the default float."""
     array = jnp.asarray(array)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)

@@ -5,7 +5,7 @@ and inverting the left side once per network gives
 
     x+ = P h + P W (phi(x) - D x),    P = (I - W D)^-1,
 
-one matrix product a sweep. With D the mean slope of the units, what is left for the sweep to do is small.
+one matrix product a sweep. With D the mean slopes of the units, the remaining nonlinear part is small.
 
 Solvers, refinement and approximators share these steps.
 """
@@ -22,7 +22,9 @@ from rnn2ff._checks import fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import check_rate_network
 
-LARGEST_CONDITION = 1e10  # of I - W D; a split beyond it is as good as singular
+LARGEST_CONDITION = (
+    1e10  # of I - W D; beyond, fewer than 6 digits of float64 are left, and the split counts as singular
+)
 
 
 class AbstractSweep(eqx.Module):
@@ -32,18 +34,18 @@ class AbstractSweep(eqx.Module):
     the state form, otherwise the state.
 
     Attributes:
-        velocity_per_step: about how much larger `max |tau dx/dt|` is than the largest entry of a step.
+        velocity_per_step: about the ratio of `max |tau dx/dt|` to the largest entry of a step.
     """
 
     velocity_per_step: eqx.AbstractVar[Scalar]
 
     @abstractmethod
     def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " drive"]:
-        """What the sweeps need of the stimulus, made once."""
+        """What the sweeps need of the stimulus, computed once."""
 
     @abstractmethod
     def start(self, network: RecurrentNetwork, drive: Float[Array, " drive"]) -> Float[Array, " state"]:
-        """A first guess."""
+        """An initial guess."""
 
     @abstractmethod
     def __call__(
@@ -79,7 +81,7 @@ class SplitSweep(AbstractSweep):
         slopes: the diagonal of D.
         drive_map: P, transposed.
         recurrent_map: P W, transposed.
-        offset: added to `P h` for a first guess.
+        offset: added to `P h` for an initial guess.
         velocity_per_step: the largest row norm of `I - W D`.
     """
 
@@ -105,7 +107,7 @@ class SplitSweep(AbstractSweep):
         return drive + self._rest(network, point) @ self.recurrent_map
 
     def _rest(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-        """`phi(x) - D x`, what the inverse does not hold."""
+        """`phi(x) - D x`, the part that the inverse does not cover."""
         return network.nonlinearity(point) - self.slopes * point
 
     def repeat(
@@ -117,7 +119,7 @@ class SplitSweep(AbstractSweep):
     ) -> Float[Array, " state"]:
         """A fixed number of steps.
 
-        The loop carries what goes into the product, and not the point: one pass over memory between two products.
+        The loop carries the argument of the product instead of the point: one pass over memory between two products.
         """
         rest = jax.lax.fori_loop(
             0,
@@ -134,7 +136,7 @@ class SplitSweep(AbstractSweep):
     def from_state(
         self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, " state"]:
-        """The total input that a state causes."""
+        """The total input in a state."""
         return network.total_input(state, stimulus)
 
 
@@ -166,7 +168,7 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
             expected = f"a condition number below {LARGEST_CONDITION:.0e}"
             raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
     return SplitSweep(
-        # Numbers that are known are converted on the host, where nothing is compiled.
+        # Known values are converted on the host, where nothing is compiled.
         slopes=jnp.asarray(xp.asarray(diagonal, dtype).copy()),
         drive_map=jnp.asarray(xp.asarray(inverse.T, dtype).copy()),
         recurrent_map=jnp.asarray(xp.asarray((inverse @ weights).T, dtype).copy()),

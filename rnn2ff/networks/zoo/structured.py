@@ -95,7 +95,7 @@ def partition_competition(
 def partition_means(
     activity: Float[Array, "*batch unit"], num_partitions: int, units_per_partition: int
 ) -> Float[Array, "*batch {num_partitions}"]:
-    """The mean over each partition of stimuli, states or rates of `partition_competition`; inhibition is left out."""
+    """The mean over each partition of stimuli, states or rates of `partition_competition`, without inhibitory units."""
     excitatory = activity[..., : num_partitions * units_per_partition]
     return excitatory.reshape(*activity.shape[:-1], num_partitions, units_per_partition).mean(-1)
 
@@ -130,13 +130,13 @@ def _competition(
 
 @runtime_checkable
 class Graph(Protocol):
-    """What is read of a networkx graph, which need not be installed."""
+    """The interface of networkx graphs that is used here; networkx need not be installed."""
 
     nodes: Iterable
     edges: Iterable
 
     def is_directed(self) -> bool:
-        """Whether an edge from one node to another is not one back."""
+        """Whether edges have a direction."""
 
 
 def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5) -> RateNetwork:
@@ -144,8 +144,8 @@ def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5)
 
     `x' = -x + [W x + theta]_+` with `W_ij = -1 + epsilon` where the graph has the edge j -> i, `-1 - delta` where it
     has none, and `W_ii = 0`. The stimulus is theta, one channel a unit: all ones is usual, other values break
-    its symmetry. All weights are inhibitory, so the state stays bounded, but it need not come to rest: many graphs
-    have limit cycles or chaos instead.
+    its symmetry. All weights are inhibitory, so the state stays bounded, but there may be no stable fixed point: many
+    graphs have limit cycles or chaos instead.
 
     Args:
         graph: an adjacency matrix of 0 and 1, where row i and column j tell whether j -> i (as in a weight matrix); or
