@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn2ff._checks import check_at_least, check_key, check_one_stimulus, fail
@@ -171,8 +172,8 @@ class Refined(eqx.Module):
         if two_layer.is_rectified:
             raise fail("two_layer", "is rectified", "`is_rectified=False`, as points may be negative", "True")
         self.two_layer = two_layer
-        self.step_sizes = jnp.ones((num_sweeps, network.state_size), network.dtype)
-        self.momenta = jnp.zeros((num_sweeps, network.state_size), network.dtype)
+        shape = (num_sweeps, network.state_size)
+        self.step_sizes, self.momenta = jax.device_put((np.ones(shape, network.dtype), np.zeros(shape, network.dtype)))
         self.sweep = sweep
         self.network = network
         self.is_rectified = has_rectified_rates(network)
@@ -210,6 +211,8 @@ class Refined(eqx.Module):
             ValueError: if `num_sweeps` is below the number it has.
         """
         check_at_least("num_sweeps", num_sweeps, self.num_sweeps)
+        if num_sweeps == self.num_sweeps:
+            return self
         new = (num_sweeps - self.num_sweeps, self.network.state_size)
         sizes = jnp.concatenate([self.step_sizes, jnp.ones(new, self.step_sizes.dtype)])
         momenta = jnp.concatenate([self.momenta, jnp.zeros(new, self.momenta.dtype)])

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 
 from rnn2ff._checks import check_on_host, check_shape, check_stimuli, fail
@@ -13,7 +14,7 @@ from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.refinement import as_prediction
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state import chunk_size, filled, in_tiles, layout_for
+from rnn2ff.steady_state import chunks_of, in_tiles, on_each_device, placed_on
 
 
 def predict_all_units(
@@ -118,9 +119,9 @@ def _unit_bounds_of(network, certifier, stimulus, rates, error_bound):
     return unit_bounds(network, stimulus, rates, error_bound[0], certifier)
 
 
-def in_chunks(function, constants, *arrays: np.ndarray):
+def in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None):
     """Apply a function of one sample to every row."""
-    return call_in_chunks(_map_rows, (function, constants), *arrays)
+    return call_in_chunks(_map_rows, (function, constants), *arrays, mesh=mesh)
 
 
 def _map_rows(function, constants, *arrays_and_layout):
@@ -135,21 +136,19 @@ def _map_rows(function, constants, *arrays_and_layout):
     return in_tiles(work, rows, arrays, layout.wide_tile or layout.tiles[0], num_rows)
 
 
-def call_in_chunks(function, constants, *arrays: np.ndarray):
-    """Call a program for a batch, in chunks of one size."""
-    backend, num_rows, width = jax.default_backend(), len(arrays[0]), max(array.shape[1] for array in arrays)
-    size = chunk_size(backend, num_rows, width)
-    layout = layout_for(backend, size, width)
-    parts = []
-    for start in range(0, num_rows, size):
-        given = [array[start : start + size] for array in arrays]
-        num_given = len(given[0])
-        part = _call(function, constants, [filled(array, size) for array in given], np.int32(num_given), layout)
-        parts.append(jax.tree.map(lambda leaf, n=num_given: np.asarray(leaf)[:n], part))
+def call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None):
+    """Call a program for a batch, in chunks of one size, of which each device of a mesh has one at a time."""
+    constants, parts = placed_on(mesh, constants), []
+    for chunk in chunks_of(len(arrays[0]), max(array.shape[1] for array in arrays), mesh):
+        given = tuple(chunk.place(array[chunk.rows]) for array in arrays)
+        parts.append(chunk.take(_call(function, constants, given, chunk.num_rows, chunk.layout, mesh)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 @eqx.filter_jit
 @in_full_precision
-def _call(function, constants, arrays, num_rows, layout):
-    return function(*constants, *arrays, num_rows, layout)
+def _call(function, constants, arrays, num_rows, layout, mesh):
+    def call(constants, arrays, num_rows):
+        return function(*constants, *arrays, num_rows, layout)
+
+    return on_each_device(call, mesh)(constants, arrays, num_rows)

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_positive, check_shape, check_stimuli
@@ -26,6 +27,7 @@ from rnn2ff.steady_state import (
     Layout,
     Plan,
     Status,
+    check_mesh,
     count_statuses,
     in_dense_tiles,
     in_tiles,
@@ -89,6 +91,7 @@ def predict_or_solve(
     sweep: AbstractSweep | None = None,
     num_steps: int = 8,
     initial_states: Float[ArrayLike, "batch state"] | None = None,
+    mesh: Mesh | None = None,
 ) -> Served:
     """Steady rates within a tolerance, by the cheapest way that proves it for each sample.
 
@@ -113,10 +116,11 @@ def predict_or_solve(
         num_steps: sweeps of the refinement.
         initial_states: where the dynamics start, one row a stimulus; by default at zero. In a network that is proved to
             have one fixed point the solver may start from the prediction instead.
+        mesh: devices, over all of which the batch is divided; as for `solve_steady_states`.
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite, the approximator predicts the rates of some units only,
-            or `tolerance` is not positive.
+            `tolerance` is not positive, or the mesh has devices of other processes.
 
     Example:
         Answers within 0.01, and how many of them took one pass, a refinement, or a solve:
@@ -126,6 +130,7 @@ def predict_or_solve(
     """
     instead = "use `jax.vmap` of the approximator and of `certify`, or `solve_batch`"
     check_on_host("predict_or_solve", instead, network, approximator, stimuli, certifier, plan, initial_states)
+    mesh = check_mesh(mesh)
     check_positive("tolerance", tolerance)
     check_at_least("num_steps", num_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
@@ -136,7 +141,7 @@ def predict_or_solve(
     check_predicts_all_units(network, approximator)
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli = np.asarray(stimuli, network.dtype)
-    answers = _Answers(network, certifier, stimuli, tolerance)
+    answers = _Answers(network, certifier, stimuli, tolerance, mesh)
     if answers.can_certify:
         answers.predict(approximator, _choose_sweep(network, approximator, plan) if sweep is None else sweep, num_steps)
     rows = answers.open_rows
@@ -149,9 +154,16 @@ def predict_or_solve(
 class _Answers:
     """Answers on their way; arrays on the host, changed in place."""
 
-    def __init__(self, network: RecurrentNetwork, certifier: Certifier, stimuli: np.ndarray, tolerance: float):
+    def __init__(
+        self,
+        network: RecurrentNetwork,
+        certifier: Certifier,
+        stimuli: np.ndarray,
+        tolerance: float,
+        mesh: Mesh | None,
+    ):
         size = len(stimuli)
-        self.stimuli, self.certifier, self.network = stimuli, certifier, network
+        self.stimuli, self.certifier, self.network, self.mesh = stimuli, certifier, network, mesh
         self.constants = (network, certifier, np.asarray(tolerance, network.dtype))
         self.has_one_fixed_point, self.has_cheap_step = certifier.has_global_bound, has_cheap_local_bound(certifier)
         self.can_certify = self.has_one_fixed_point or self.has_cheap_step
@@ -169,7 +181,7 @@ class _Answers:
     def predict(self, approximator: Approximator, sweep: AbstractSweep, num_steps: int) -> None:
         """One pass for all, with a Newton step where it is cheap, and sweeps for those that it leaves open."""
         constants = (*self.constants, self.has_cheap_step, approximator, sweep, num_steps)
-        judged = call_in_chunks(_predict_and_refine, constants, self.stimuli)
+        judged = call_in_chunks(_predict_and_refine, constants, self.stimuli, mesh=self.mesh)
         self.rates, self.bounds, self.estimates = map(np.array, judged[:3])
         self.serve(np.flatnonzero(judged.is_within & ~judged.is_stepped), Source.one_pass)
         self.serve(np.flatnonzero(judged.is_within & judged.is_stepped), Source.refined)
@@ -183,14 +195,15 @@ class _Answers:
         """Solve these, from their stated initial states or, if the end is the same, from where they are."""
         stimuli = self.stimuli[rows]
         if self.has_one_fixed_point and plan is not None and plan.has_one_fixed_point:
-            starts = in_chunks(as_state, (self.network,), stimuli, self.rates[rows])
+            starts = in_chunks(as_state, (self.network,), stimuli, self.rates[rows], mesh=self.mesh)
             starts = np.where(np.isfinite(starts).all(axis=1, keepdims=True), starts, 0)
         else:
             starts = None if initial_states is None else np.asarray(initial_states, self.network.dtype)[rows]
-        solved = solve_steady_states(self.network, stimuli, solver=plan, initial_states=starts)
+        solved = solve_steady_states(self.network, stimuli, solver=plan, initial_states=starts, mesh=self.mesh)
         states = np.asarray(solved.state)
         constants = (self.network, self.certifier, self.can_certify, not self.has_one_fixed_point)
-        self.rates[rows], self.bounds[rows], self.estimates[rows] = in_chunks(_bound_state, constants, stimuli, states)
+        found = in_chunks(_bound_state, constants, stimuli, states, mesh=self.mesh)
+        self.rates[rows], self.bounds[rows], self.estimates[rows] = found
         if not self.can_certify:
             self.estimates[rows] = np.asarray(solved.distance)
         self.status[rows] = np.asarray(solved.status)

@@ -1,6 +1,13 @@
 """Recurrent networks: any vector field, rate networks, and the published ones of the zoo."""
 
-from rnn2ff.networks.base import RecurrentNetwork, VectorField, in_continuous_time, residual, time_scales
+from rnn2ff.networks.base import (
+    RecurrentNetwork,
+    VectorField,
+    batch_rates,
+    in_continuous_time,
+    residual,
+    time_scales,
+)
 from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
 from rnn2ff.networks.constants import stability_constants
 from rnn2ff.networks.identity import name_of, network_hash
@@ -83,6 +90,7 @@ __all__ = [
     "all_supports",
     "are_singular",
     "balancing_scale",
+    "batch_rates",
     "best_metric",
     "best_sweep",
     "blas_threads",

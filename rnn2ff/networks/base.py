@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
-from rnn2ff._checks import check_at_least, fail
+from rnn2ff._checks import check_at_least, fail, is_known
+from rnn2ff.compiling import in_batches
 
 # The right-hand side of `dx/dt = f(params, x, u)`: pure, for one sample.
 VectorField = Callable[[PyTree, Float[Array, " state"], Float[Array, " stimulus"]], Float[Array, " state"]]
 
 
-_NUM_PROBES = 8  # products with the Jacobian that estimate the sizes of its rows, to about 1 / sqrt(2 * 8) = 25 %
+_BATCH_ENTRIES = 2**18  # entries of the states whose rates one call of a program computes
+_NUM_PROBES = 8  # products with the Jacobian that estimate the norms of its rows, to about 1 / sqrt(2 * 8) = 25 %
 
 
 def state_is_rate(params: PyTree, state: Float[Array, " state"]) -> Float[Array, " state"]:
@@ -141,6 +143,19 @@ class RecurrentNetwork(eqx.Module):
         """Number of rates."""
         state = jax.ShapeDtypeStruct((self.state_size,), self.dtype)
         return eqx.filter_eval_shape(self.rate_function, self.params, state).shape[0]
+
+
+def batch_rates(network: RecurrentNetwork, states: Float[ArrayLike, "batch state"]) -> Float[Array, "batch rate"]:
+    """The rates at many states, by one program for batches of all sizes."""
+    if not len(states) or not all(map(is_known, jax.tree.leaves((network, states)))):
+        return jax.vmap(network.rates)(jnp.asarray(states))
+    num_rows = int(np.clip(_BATCH_ENTRIES // network.state_size, 16, 2048))
+    return jax.device_put(in_batches(_rates, network, (np.asarray(states),), num_rows))
+
+
+@eqx.filter_jit
+def _rates(network: RecurrentNetwork, states: Array) -> Array:
+    return jax.vmap(network.rates)(states)
 
 
 def in_continuous_time(network: RecurrentNetwork) -> RecurrentNetwork:

@@ -16,15 +16,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Scalar
+from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
 from rnn2ff._checks import fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import check_rate_network
 
-LARGEST_CONDITION = (
-    1e10  # of I - W D; beyond, fewer than 6 digits of float64 are left, and the split counts as singular
-)
+_NUM_AVERAGED = 512  # steady states whose slopes are averaged
+LARGEST_CONDITION = 1e10  # of I - W D: 6 digits of float64 are left; beyond, a split counts as singular
 
 
 class AbstractSweep(eqx.Module):
@@ -169,15 +168,21 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
             raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
     return SplitSweep(
         # Known values are converted on the host, where nothing is compiled.
-        slopes=jnp.asarray(xp.asarray(diagonal, dtype).copy()),
-        drive_map=jnp.asarray(xp.asarray(inverse.T, dtype).copy()),
-        recurrent_map=jnp.asarray(xp.asarray((inverse @ weights).T, dtype).copy()),
-        offset=jnp.asarray(xp.zeros(size, dtype)),
-        velocity_per_step=jnp.asarray(xp.asarray(xp.max(xp.linalg.norm(matrix, axis=1)), dtype)),
+        *jax.device_put(
+            (
+                xp.asarray(diagonal, dtype).copy(),
+                xp.asarray(inverse.T, dtype).copy(),
+                xp.asarray((inverse @ weights).T, dtype).copy(),
+                xp.zeros(size, dtype),
+                xp.asarray(xp.max(xp.linalg.norm(matrix, axis=1)), dtype),
+            )
+        )
     )
 
 
-def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch state"], stimuli: Array) -> SplitSweep:
+def mean_slope_sweep(
+    network: RecurrentNetwork, states: Float[ArrayLike, "batch state"], stimuli: Float[ArrayLike, "batch stimulus"]
+) -> SplitSweep:
     """The split sweep with the mean slopes of sampled steady states, started from their mean.
 
     Args:
@@ -189,16 +194,22 @@ def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch stat
         ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
     check_rate_network(network)
-    mean_slopes, rest = _mean_slopes(network, jnp.asarray(states), jnp.asarray(stimuli))
+    num_rows = len(states)
+    if all(map(is_known, (states, stimuli))):  # always as many rows, so that it is compiled once
+        num_rows = min(num_rows, _NUM_AVERAGED)
+        rows = np.minimum(np.arange(_NUM_AVERAGED), num_rows - 1)
+        states, stimuli = np.asarray(states)[rows], np.asarray(stimuli)[rows]
+    shares = np.where(np.arange(len(states)) < num_rows, 1 / num_rows, 0).astype(network.dtype)
+    mean_slopes, rest = _mean_slopes(network, states, stimuli, shares)
     sweep = split_sweep(network, mean_slopes)
     xp = np if is_known(rest) else jnp  # on the host nothing is compiled
     offset = xp.asarray(rest) @ xp.asarray(sweep.recurrent_map)
-    return eqx.tree_at(lambda sweep: sweep.offset, sweep, jnp.asarray(offset))
+    return eqx.tree_at(lambda sweep: sweep.offset, sweep, jax.device_put(offset))
 
 
 @eqx.filter_jit
-def _mean_slopes(network, states, stimuli):
+def _mean_slopes(network, states, stimuli, shares):
     """Mean slopes D at steady states with total inputs p, and the mean of `phi(p) - D p`."""
     points = jax.vmap(network.total_input)(states, stimuli)
-    mean_slopes = jax.vmap(network.slopes)(points).mean(axis=0)
-    return mean_slopes, jax.vmap(network.nonlinearity)(points).mean(axis=0) - mean_slopes * points.mean(axis=0)
+    mean_slopes = shares @ jax.vmap(network.slopes)(points)
+    return mean_slopes, shares @ jax.vmap(network.nonlinearity)(points) - mean_slopes * (shares @ points)

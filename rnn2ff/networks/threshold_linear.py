@@ -2,16 +2,15 @@
 
 from zlib import crc32
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.experimental.sparse import BCOO
-from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_key, check_positive, fail, is_known
-from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.base import RecurrentNetwork, batch_rates
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
 
 STATE_FORM = StateForm(jax.nn.relu)
@@ -29,13 +28,9 @@ def has_rectified_rates(network: RecurrentNetwork) -> bool:
         return False
     totals = np.arange(1, network.state_size + 1, dtype=network.dtype)
     with jax.ensure_compile_time_eval():  # also inside a program, where the network is known there
-        positive, negative = np.asarray(_rates_at(network, np.stack([totals, -totals])))
+        states = np.stack([totals, -totals if network.vector_field == STATE_FORM else 0 * totals])
+        positive, negative = np.asarray(batch_rates(network, states))
     return bool((positive > 0).all() and (negative == 0).all())
-
-
-@eqx.filter_jit
-def _rates_at(network: RateNetwork, total_inputs: Float[ArrayLike, "batch state"]) -> Float[Array, "batch rate"]:
-    return jax.vmap(lambda total: network.rates(network.state_from_total_input(total)))(total_inputs)
 
 
 def threshold_linear(

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from rnn2ff._checks import check_positive, fail
 from rnn2ff.networks.base import RecurrentNetwork
@@ -101,7 +101,7 @@ def damped_sweep(network: RecurrentNetwork, step: float = 1.0) -> DampedSweep:
 
 
 def mean_jacobian_sweep(
-    network: RecurrentNetwork, states: Float[Array, "batch state"], stimuli: Float[Array, "batch stimulus"]
+    network: RecurrentNetwork, states: Float[ArrayLike, "batch state"], stimuli: Float[ArrayLike, "batch stimulus"]
 ) -> JacobianSweep:
     """The sweep with the mean Jacobian of sampled steady states, for any vector field.
 
@@ -124,10 +124,14 @@ def mean_jacobian_sweep(
     mean_state, mean_stimulus = (np.asarray(rows, np.float64).mean(axis=0) for rows in (states, stimuli))
     scaled = np.asarray(network.time_constants).reshape(-1, 1) * by_state
     return JacobianSweep(
-        velocity_map=jnp.asarray(inverse.T, network.dtype),
-        stimulus_map=jnp.asarray(stimulus_map, network.dtype),
-        offset=jnp.asarray(mean_state - mean_stimulus @ stimulus_map, network.dtype),
-        velocity_per_step=jnp.asarray(np.linalg.norm(scaled, axis=1).max(), network.dtype),
+        *jax.device_put(
+            (
+                np.ascontiguousarray(inverse.T, network.dtype),
+                np.asarray(stimulus_map, network.dtype),
+                np.asarray(mean_state - mean_stimulus @ stimulus_map, network.dtype),
+                np.asarray(np.linalg.norm(scaled, axis=1).max(), network.dtype),
+            )
+        )
     )
 
 
@@ -138,7 +142,7 @@ def _mean_jacobians(network, states, stimuli):
 
 
 def best_sweep(
-    network: RecurrentNetwork, states: Float[Array, "batch state"], stimuli: Float[Array, "batch stimulus"]
+    network: RecurrentNetwork, states: Float[ArrayLike, "batch state"], stimuli: Float[ArrayLike, "batch stimulus"]
 ) -> SplitSweep | JacobianSweep:
     """The mean-slope sweep of a network with a weight matrix, and the mean-Jacobian sweep of any other.
 

@@ -93,7 +93,7 @@ class Plan(eqx.Module):
     @property
     def has_one_fixed_point(self) -> bool:
         """Whether that is proved from the weights."""
-        return bool(self.decay_rate > 0)
+        return float(self.decay_rate) > 0
 
 
 def proved_rate(network: RecurrentNetwork) -> float:

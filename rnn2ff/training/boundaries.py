@@ -145,7 +145,7 @@ def find_boundaries(
     parts = []
     for start in range(0, len(units), chunk):
         rows = np.arange(start, start + chunk) % len(units)  # the last chunk is filled up with the first rows
-        given = (jnp.asarray(array) for array in (stimuli[lows[rows]], stimuli[highs[rows]], units[rows]))
+        given = jax.device_put((stimuli[lows[rows]], stimuli[highs[rows]], units[rows]))
         parts.append(jax.tree.map(np.asarray, _search(network, *given, *settings)))
         share = float(np.mean([part.is_jump.mean() for part in parts]))
         if share < _FEWEST_JUMPS:

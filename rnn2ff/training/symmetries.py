@@ -107,7 +107,7 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     if len(np.unique(pools)) == len(pools) and not orders:
         return None
     permutations = np.stack([np.arange(len(pools)), *orders])
-    return Symmetries(*(jnp.asarray(array) for array in (pools, permutations, channel_units, unit_channels)), rate_size)
+    return Symmetries(*jax.device_put((pools, permutations, channel_units, unit_channels)), rate_size)
 
 
 @eqx.filter_jit
