@@ -1,8 +1,8 @@
 """Argument checks. Each says what is wrong, what was expected and what was received, before any work.
 
-Values can only be checked where they are known: inside `jit`, `vmap` or `grad` an array is a tracer, and
-the checks on values pass, while the checks on shapes still hold. JAX is not imported for a check of plain numbers, so
-that reading files and drawing figures do without it.
+Values can only be checked where they are known: inside `jit`, `vmap` or `grad` an array is a tracer, and checks of
+values are skipped, while checks of shapes still apply. JAX is not imported to check plain numbers, so that reading
+files and drawing figures do not load it.
 """
 
 import functools
@@ -21,17 +21,17 @@ def fail(name: str, problem: str, expected: object, received: object) -> ValueEr
 
 
 def is_known(array: object) -> bool:
-    """Whether the values of an array can be looked at now."""
+    """Whether the values of an array are known now."""
     jax = sys.modules.get("jax")  # without it nothing can be a tracer
     return jax is None or not isinstance(array, jax.core.Tracer)
 
 
 def check_on_host(name: str, instead: str, *trees: object) -> None:
-    """A function that looks at values is called where they are known.
+    """The values of all arguments are known.
 
     Args:
         name: of the function.
-        instead: what to do inside a program, in words.
+        instead: what to use inside a program, in words.
         trees: its arguments.
     """
     jax = sys.modules.get("jax")

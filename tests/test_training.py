@@ -30,7 +30,7 @@ from rnn2ff import (
     train,
 )
 from rnn2ff.approximators import predict
-from rnn2ff.data import key_for, permutation, solve_pairs
+from rnn2ff.data import key_for, solve_pairs, split_rows
 from rnn2ff.training import Trainer
 from rnn2ff.training.losses import mean_squared_error, rate_error
 from rnn2ff.training.mixing import mixing_for
@@ -203,10 +203,10 @@ class TestTraining:
         stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))
         run = train(TwoLayer(3, 8, 2, key=key), stimuli, rates, num_steps=200, num_evaluations=10, key=key)
         assert run.best_evaluation == int(run.validation_errors.argmin())
-        order = permutation(key_for(key, "split"), 50)
-        validated = mean_squared_error(run.approximator, stimuli[order[:5]], rates[order[:5]])
+        _, held_out = split_rows(50, 0.1, key=key_for(key, "split"))
+        validated = mean_squared_error(run.approximator, stimuli[held_out], rates[held_out])
         assert_close(validated, run.validation_errors.min(), 1e-5)
-        given = mean_squared_error(TwoLayer(3, 8, 2, key=key), stimuli[order[:5]], rates[order[:5]])
+        given = mean_squared_error(TwoLayer(3, 8, 2, key=key), stimuli[held_out], rates[held_out])
         assert_close(run.validation_errors[0], given, 1e-5)
 
     def test_every_weight_follows_from_the_key(self, key):

@@ -24,8 +24,8 @@ HEADROOM = 2.0  # signals up to this many times the largest of the calibration d
 GAIN_BITS = 15  # fractional bits of the gains of single units, between 0 and 1
 STEP_BITS = 14  # fractional bits of the step and the momentum of a sweep
 _WEIGHT_TYPES = {8: np.int8, 16: np.int16}
-_LARGEST_BIAS = 2**30
-_LARGEST_SHIFT = 46
+_LARGEST_BIAS = 2**30  # half the range of 32 bits
+_LARGEST_SHIFT = 46  # 14 + 32: multipliers have all their 15 bits for ratios of scales down to 2^-32
 
 
 class IntegerLayer(NamedTuple):

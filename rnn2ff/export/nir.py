@@ -21,7 +21,7 @@ from rnn2ff.files import replacing
 
 @needs_extra("nir", "nir")
 def write_nir(path: str | Path, approximator: Approximator, *, gain: float = 100.0) -> None:
-    """Write an approximator as a NIR graph of integrate-and-fire units, whole or not at all.
+    """Write an approximator as a NIR graph of integrate-and-fire units, completely or not at all.
 
     The stimulus enters as a constant current, and the rates are spikes per unit of time. Where the rates are not
     rectified, they are the time average of the input to the output node.

@@ -20,7 +20,7 @@ from rnn2ff.export.plain import Plain, plain_arrays
 
 NETWORK_HASH = "rnn2ff.network_hash"  # in the metadata of a file
 OLDEST_OPSET = 13  # the first whose quantized weights may have a scale for each row
-DEFAULT_OPSET = 17
+DEFAULT_OPSET = 17  # of 2022, read by current runtimes
 _IR_VERSION = 8  # of the file; any runtime since 2021 reads it
 
 

@@ -28,13 +28,13 @@ from rnn2ff.networks.spectra import (
     best_metric,
     blas_threads,
     eigenvalues_of,
+    growth_rates_of_map,
     in_pieces,
     is_p_matrix,
     largest_in_metric,
     leading_eigenvalues,
     perron_bound,
     principal_blocks,
-    rates_of_map,
 )
 from rnn2ff.networks.sweeps import AbstractSweep, SplitSweep, mean_slope_sweep, split_sweep
 from rnn2ff.networks.threshold_linear import (
@@ -126,7 +126,7 @@ __all__ = [
     "random_rate_network",
     "random_threshold_linear",
     "rate_network",
-    "rates_of_map",
+    "growth_rates_of_map",
     "relation_angles",
     "relation_network",
     "relation_stimulus",

@@ -282,7 +282,7 @@ def eigenvalues_of(
         return sort_eigenvalues(np.linalg.eigvals(matrices))
 
 
-def rates_of_map(factors: Complex[np.ndarray, "*batch unit"]) -> Complex[np.ndarray, "*batch unit"]:
+def growth_rates_of_map(factors: Complex[np.ndarray, "*batch unit"]) -> Complex[np.ndarray, "*batch unit"]:
     """The growth rates `log z` of modes that a map multiplies by z in each step; the fastest first."""
     with np.errstate(divide="ignore"):
         return sort_eigenvalues(np.log(factors.astype(complex)))

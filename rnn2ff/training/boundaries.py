@@ -18,18 +18,18 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff._checks import check_at_least, check_shape, check_stimuli
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork, time_scales
+from rnn2ff.training.jumps import IS_JUMP, PART
 from rnn2ff.training.symmetries import Symmetries
 
 _STEP, _NUM_STEPS = 0.25, 800  # of a trajectory, in units of the shortest time scale
-_NUM_HALVINGS, _PART = 16, 0.47  # not the midpoint, which may be a tie between mirror images
+_NUM_HALVINGS = 16
 _SEPARATED = 0.1  # of their final distance, at which trajectories count as separated
-_IS_JUMP = 0.1  # of the deviation of states, within 1/65,000 of the segment: more than any gradual change
 _FEWEST_JUMPS = 0.15  # share of the first pairs with a jump between them, below which the search ends
 _CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # of one call: states of trajectories, and pairs
 _MOST_PRODUCTS, _PATHS = 5e10, 21  # of all trajectories; trajectories for each pair, forward and backward
@@ -133,19 +133,20 @@ def find_boundaries(
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
     check_shape("pairs.states", pairs.states, (len(pairs), network.state_size))
     stimuli, states, rates = (np.asarray(array) for array in (pairs.stimuli, pairs.states, pairs.rates))
-    least, jump = _SILENT * float(rates.std()), _IS_JUMP * float(states.std(axis=0).max())
+    least, jump = _SILENT * float(rates.std()), IS_JUMP * float(states.std(axis=0).max())
     most_pairs = _MOST_PRODUCTS / (_PATHS * _NUM_STEPS * network.state_size**2)
     num_pairs = max(_SMALLEST_CHUNK, min(num_pairs, int(most_pairs)))
-    lows, highs, units = _choose_pairs(rates > least, num_pairs, np.random.default_rng(seed))
-    if not len(units):
+    segments = _choose_segments(rates > least, num_pairs, np.random.default_rng(seed))
+    num_segments = len(segments.units)
+    if not num_segments:
         return None
     chunk = max(_SMALLEST_CHUNK, min(num_pairs, _CHUNK_ENTRIES // (_NUM_STEPS * network.state_size)))
     # Arrays, since other Python floats would be compiled anew.
     settings = jax.device_put([np.asarray(value, network.dtype) for value in (least, jump)])
     parts = []
-    for start in range(0, len(units), chunk):
-        rows = np.arange(start, start + chunk) % len(units)  # the last chunk is filled up with the first rows
-        given = jax.device_put((stimuli[lows[rows]], stimuli[highs[rows]], units[rows]))
+    for start in range(0, num_segments, chunk):
+        rows = np.arange(start, start + chunk) % num_segments  # the last chunk is filled up with the first rows
+        given = jax.device_put((stimuli[segments.lows[rows]], stimuli[segments.highs[rows]], segments.units[rows]))
         parts.append(jax.tree.map(np.asarray, _search(network, *given, *settings)))
         share = float(np.mean([part.is_jump.mean() for part in parts]))
         if share < _FEWEST_JUMPS:
@@ -159,15 +160,29 @@ def find_boundaries(
     return boundaries if symmetries is None or not len(offsets) else _relabeled(boundaries, symmetries, seed)
 
 
-def _choose_pairs(is_active: np.ndarray, number: int, generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of samples in which a unit, chosen uniformly, is active in the first and silent in the second."""
+class _Segments(NamedTuple):
+    """Pairs of samples.
+
+    Attributes:
+        lows: rows of samples in which the unit is active.
+        highs: rows of samples in which it is silent.
+        units: which unit.
+    """
+
+    lows: Int[np.ndarray, " segment"]
+    highs: Int[np.ndarray, " segment"]
+    units: Int[np.ndarray, " segment"]
+
+
+def _choose_segments(is_active: np.ndarray, number: int, generator: np.random.Generator) -> _Segments:
+    """Random pairs of samples for units chosen uniformly."""
     lows, highs, units = [], [], []
     turning = np.flatnonzero(is_active.any(axis=0) & ~is_active.all(axis=0))
     for unit in np.resize(generator.permutation(turning), number if len(turning) else 0):
         lows.append(generator.choice(np.flatnonzero(is_active[:, unit])))
         highs.append(generator.choice(np.flatnonzero(~is_active[:, unit])))
         units.append(unit)
-    return np.array(lows, int), np.array(highs, int), np.array(units, int)
+    return _Segments(np.array(lows, int), np.array(highs, int), np.array(units, int))
 
 
 def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Boundaries:
@@ -229,7 +244,7 @@ def _search(network, lows, highs, units, least, jump) -> _Places:
 
         def halve(_, between):
             low, high = between
-            middle = low + _PART * (high - low)
+            middle = low + PART * (high - low)
             end = jax.lax.fori_loop(
                 0, _NUM_STEPS, lambda _, state: state + length * network.velocity(state, middle), zero
             )

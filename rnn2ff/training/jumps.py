@@ -17,10 +17,10 @@ from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork, batch_rates
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, solve_steady_states
 
-_NUM_HALVINGS = 14
-_PART = 0.47  # of the remaining segment, at which it is cut; not the midpoint, a tie between mirror images
-_IS_JUMP = 0.1  # of the deviation of rates, across the last piece, at most 1/7000 of the segment
-_NUM_BINS = 5
+_NUM_HALVINGS = 14  # solves, one for each
+PART = 0.47  # of the remaining segment, at which it is cut; not the midpoint, a tie between mirror images
+IS_JUMP = 0.1  # of the deviation, across the last piece: 0.53^14 = 1/7,200 of the segment at most
+_NUM_BINS = 5  # of samples near a jump, by the distance to it
 
 
 class Jumps(NamedTuple):
@@ -84,7 +84,7 @@ def find_jumps(
         is_steady = np.ones(len(start), bool)
         for _ in range(_NUM_HALVINGS):
             # Not the midpoint, which may be a tie between mirror images, where there may be no steady state.
-            middle = low + _PART * (high - low)
+            middle = low + PART * (high - low)
             solved = solve_steady_states(
                 network, start + middle[:, None].astype(segment.dtype) * segment, solver=solver
             )
@@ -94,7 +94,7 @@ def find_jumps(
             high, low = np.where(is_lower, middle, high), np.where(is_lower, low, middle)
             high_rates = np.where(is_lower[:, None], rates, high_rates)
             low_rates = np.where(is_lower[:, None], low_rates, rates)
-        is_jump = is_steady & (_distance(low_rates, high_rates) > _IS_JUMP * rate_deviation)
+        is_jump = is_steady & (_distance(low_rates, high_rates) > IS_JUMP * rate_deviation)
         distance = high * np.sqrt((segment.astype(np.float64) ** 2).mean(axis=1)) / stimulus_deviation
         margin = np.where(is_jump, np.minimum(margin, distance), margin)
     return Jumps(margin, np.isfinite(margin))

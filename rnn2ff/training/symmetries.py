@@ -9,6 +9,7 @@ are singled out until all colors differ, and every resulting permutation is chec
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from rnn2ff._checks import check_on_host, check_stimuli
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 
-_MOST_UNITS = 512
+_MOST_UNITS = 512  # bounds the time: a check of one permutation compares n^2 weights
 _MOST_IMAGES = 64  # of one unit that are tried
 _MOST_TRIED = 32  # permutations that are tried for one image
 _NUM_COMPOSED = 3  # permutations that are composed into a random one
@@ -90,10 +91,10 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     """
     check_on_host("find_symmetries", "use what was found outside", network, stimuli)
     check_stimuli(stimuli, network.stimulus_size)
-    described = _described(network)
-    if described is None:
+    invariants = _invariants_of(network)
+    if invariants is None:
         return None
-    weights, features, channels, rate_size = described
+    weights, features, channels, rate_size = invariants
     colors = _refined(weights, features)
     if len(np.unique(colors)) == len(colors):
         return None
@@ -115,13 +116,24 @@ def _shown_and_all_rates(network: RateNetwork, state: Array) -> tuple[Array, Arr
     return network.rates(state), network.unit_rates(state)
 
 
-def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
-    """The invariants of symmetries; None for networks of another kind.
+class _Invariants(NamedTuple):
+    """What a symmetry preserves.
 
-    Returns:
-        The weights as integer codes, equal where they count as equal; a color for each unit; the channel of each unit,
-        -1 for none; and the number of rates.
+    Attributes:
+        weights: as integer codes, equal where they count as equal.
+        features: a color for each unit.
+        channels: of each unit, -1 for none.
+        rate_size: number of rates.
     """
+
+    weights: Int[np.ndarray, "state state"]
+    features: Int[np.ndarray, " state"]
+    channels: Int[np.ndarray, " state"]
+    rate_size: int
+
+
+def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:
+    """The invariants of symmetries; None for networks of another kind."""
     if not isinstance(network, RateNetwork) or network.state_size > _MOST_UNITS:
         return None
     size, params = network.state_size, network.params
@@ -140,7 +152,8 @@ def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.nd
     # Units of one channel belong together: a relation in addition to the weights.
     is_together = (channels[:, None] == channels) & (channels >= 0)[:, None]
     weights = 2 * _codes(network.dense_weights) + is_together
-    return weights, np.unique(features, axis=0, return_inverse=True)[1].ravel(), channels, len(shown)
+    colors = np.unique(features, axis=0, return_inverse=True)[1].ravel()
+    return _Invariants(weights, colors, channels, len(shown))
 
 
 def _codes(values: ArrayLike) -> np.ndarray:
