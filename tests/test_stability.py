@@ -180,7 +180,7 @@ class TestContraction:
 
 
 class TestUniqueness:
-    def test_a_p_matrix_is_told_by_its_minors(self):
+    def test_a_p_matrix_is_recognized_by_its_minors(self):
         generator = np.random.default_rng(0)
         answers = []
         for _ in range(60):
@@ -215,7 +215,7 @@ class TestUniqueness:
         assert large.has_one_fixed_point is None
         assert "nothing follows" in large.reason
 
-    def test_of_a_tanh_network_a_minor_that_is_not_positive_decides_nothing(self):
+    def test_a_minor_that_is_not_positive_does_not_decide_for_a_tanh_network(self):
         network = random_rate_network(4, gain=4.0, key=jr.key(1))
         constants = stability_constants(network)
         assert constants.is_p_matrix is False

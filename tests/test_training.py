@@ -98,7 +98,7 @@ class TestReadout:
             fit_readout(rectified, [(stimuli, targets)], num_rounds=-1)
 
     @pytest.mark.usefixtures("as_a_user")
-    def test_what_cannot_be_gone_through_again_is_refused(self, key):
+    def test_batches_that_cannot_be_iterated_again_are_refused(self, key):
         with pytest.raises(ValueError, match="batches.*only once"):
             fit_readout(TwoLayer(3, 6, 2, key=key), iter([]))
         with pytest.raises(ValueError, match="batches.*empty"):
@@ -126,7 +126,7 @@ class TestInitialization:
             cosines = planes @ row / np.linalg.norm(planes, axis=1) / np.linalg.norm(row)
             assert np.abs(cosines).max() == pytest.approx(1, abs=1e-5)
 
-    def test_without_weights_to_look_at_the_linearizations_are_the_same(self, network, states, pairs):
+    def test_without_a_weight_matrix_the_linearizations_are_the_same(self, network, states, pairs):
         field = RecurrentNetwork(
             lambda params, state, stimulus: network.velocity(state, stimulus),
             None,
@@ -172,7 +172,7 @@ class TestExactPairs:
     def test_pairs_are_mixed_where_there_is_one_steady_state(self, network, pairs, key):
         assert mixing_for(network, *pairs, key=key) is not None
 
-    def test_they_are_not_where_there_are_two_or_there_is_nothing_to_mix(self, key):
+    def test_they_are_not_if_there_are_two_or_no_pairs_to_mix(self, key):
         """Between a state in which the one wins and a state in which the other does lies a saddle."""
         rivals = threshold_linear(-1.2 * np.eye(2)[::-1])
         pairs = solve_pairs(rivals, 1 + jr.normal(key, (300, 2)))
@@ -263,7 +263,7 @@ class TestTraining:
         rates = jnp.where(predict(steep, stimuli) > 0, predict(steep, stimuli), 0.1)  # silent where it should not be
         assert_close(rate_error(steep, stimuli, rates), 0.01 * jnp.mean(predict(steep, stimuli) == 0), 1e-5)
 
-    def test_the_rate_error_of_an_output_that_is_silent_for_all_goes_on_below_zero_as_steeply_as_it_ends(self, key):
+    def test_the_rate_error_of_an_output_that_is_silent_for_all_is_extended_linearly_below_zero(self, key):
         approximator = eqx.tree_at(lambda each: each.readout_bias, TwoLayer(3, 8, 1, key=key), jnp.array([-50.0]))
         stimuli, rates = jr.normal(key, (20, 3)), 1 + jr.uniform(key, (20, 1))
         outputs = jax.vmap(approximator.linear_output)(stimuli)
@@ -349,7 +349,7 @@ def training(checkpoint=None, **changes):
 
 
 class TestCheckpoint:
-    def test_a_killed_training_goes_on_and_ends_with_the_same_weights(self, tmp_path):
+    def test_a_killed_training_resumes_and_ends_with_the_same_weights(self, tmp_path):
         path = tmp_path / "training.eqx"
         code = f"""
 import os, signal, sys
