@@ -197,7 +197,7 @@ def _data(target: Target, seed: int, config: Config) -> Data:
 
 
 def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Config):
-    """The rows of the methods asked for, in the order of `METHODS`."""
+    """The rows of the selected methods, in the order of `METHODS`."""
     trainer, width = data.trainer, 4 * target.unit_width
     if TWO_LAYER in methods:
         yield _judged(TWO_LAYER, target, data, trainer.two_layer(width))

@@ -78,7 +78,7 @@ class Config:
     problems: tuple[str, ...] = NAMES
     """Which problems."""
     sizes: tuple[int, ...] = (128, 512)
-    """Numbers of units; the ssn has 64, whatever is asked for."""
+    """Numbers of units; the ssn always has 64."""
     batches: tuple[int, ...] = (256,)
     """Numbers of stimuli solved in one call, by all methods."""
     large_batches: bool = True

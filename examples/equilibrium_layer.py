@@ -15,7 +15,7 @@ import optax
 import rnn2ff
 
 # %% Data
-# Two spirals, to be told apart.
+# Two spirals, to be classified.
 generator = np.random.default_rng(0)
 turns, labels = generator.uniform(0.3, 1.0, 400), generator.integers(2, size=400)
 angles = 2 * np.pi * turns + np.pi * labels

@@ -12,7 +12,7 @@ from numbers import Integral
 
 import numpy as np
 
-_NUM_NAMED_ROWS = 5  # an error names this many offending rows, and counts the others
+_NUM_NAMED_ROWS = 5  # offending rows that an error lists; it counts the others
 
 
 def fail(name: str, problem: str, expected: object, received: object) -> ValueError:
@@ -22,7 +22,7 @@ def fail(name: str, problem: str, expected: object, received: object) -> ValueEr
 
 def is_known(array: object) -> bool:
     """Whether the values of an array are known now."""
-    jax = sys.modules.get("jax")  # without it nothing can be a tracer
+    jax = sys.modules.get("jax")  # without it there are no tracers
     return jax is None or not isinstance(array, jax.core.Tracer)
 
 
@@ -92,7 +92,7 @@ def check_finite(name: str, array: object) -> None:
 
 
 def _is_finite_on_its_device(array: object) -> bool:
-    """Whether an accelerator finds all values finite, which spares a transfer of the array; False if not asked."""
+    """Whether an accelerator finds all values finite, which saves a transfer of the array; False on a processor."""
     jax = sys.modules.get("jax")
     if jax is None or not isinstance(array, jax.Array) or not jax.numpy.issubdtype(array.dtype, jax.numpy.floating):
         return False
@@ -150,7 +150,7 @@ def smallest_tolerance(dtype: object) -> float:
 
 
 def default_tolerance(dtype: object) -> float:
-    """The relative residual asked for where the caller names none: 1e-5 in float32, 1e-9 in float64."""
+    """The default tolerance of the relative residual: 1e-5 in float32, 1e-9 in float64."""
     return 1e-5 if np.finfo(dtype).bits <= 32 else 1e-9
 
 

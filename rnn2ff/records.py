@@ -90,8 +90,8 @@ def processor_features() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    told = {line.partition(":")[0].strip(): line for line in lines}  # the last processor's
-    return "\n".join([platform.machine(), _processor(), told.get("flags", ""), told.get("Features", "")])
+    features = {line.partition(":")[0].strip(): line for line in lines}  # the last processor's
+    return "\n".join([platform.machine(), _processor(), features.get("flags", ""), features.get("Features", "")])
 
 
 def _processor() -> str:

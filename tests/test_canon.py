@@ -154,7 +154,7 @@ def grid(low, high, number=7):
 
 
 def steady_state(network, stimulus, **options):
-    """Where the dynamics come to rest, to the digits asked for here."""
+    """Where the dynamics come to rest, to the digits compared here."""
     return solve_steady_state(network, stimulus, Rollout(problems_tolerance()), **options)
 
 

@@ -186,9 +186,12 @@ def named_onnx(model: bytes, card: Mapping[str, object]) -> bytes:
 
     network, report = card.get("network") or {}, card.get("report") or {}
     nrmse = (report.get("accuracy") or {}).get("nrmse")
-    told = {NETWORK_HASH: network.get("hash"), "rnn2ff.nrmse_before_export": None if nrmse is None else f"{nrmse:.6g}"}
+    properties = {
+        NETWORK_HASH: network.get("hash"),
+        "rnn2ff.nrmse_before_export": None if nrmse is None else f"{nrmse:.6g}",
+    }
     parsed = onnx.load_from_string(model)
-    onnx.helper.set_model_props(parsed, {name: text for name, text in told.items() if text is not None})
+    onnx.helper.set_model_props(parsed, {name: text for name, text in properties.items() if text is not None})
     return parsed.SerializeToString()
 
 

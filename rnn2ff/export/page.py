@@ -125,7 +125,7 @@ def _constants(network: RecurrentNetwork) -> dict[str, object]:
 
 
 def _labels(size: int, num_labeled: int | None) -> list[str]:
-    """A number for each unit, as long as they can be told apart, and a word for those that inhibit."""
+    """A number for each unit, if there are few, and a word for inhibitory ones."""
     labels = [str(i + 1) if size <= 30 else "" for i in range(size)]
     return labels if num_labeled is None else labels[:num_labeled] + ["inh."] * (size - num_labeled)
 

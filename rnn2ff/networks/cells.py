@@ -5,7 +5,7 @@ marked as a map (`is_map`): states are found and judged as the cell, step by ste
 same velocity has the same fixed points, but not their stability: the map multiplies perturbations by its Jacobian A,
 the flow makes them decay at the decay rates of `A - I`. A fixed point that the map keeps (eigenvalues of A within the
 unit circle) is stable in the flow as well, but not the other way round: an eigenvalue of -2 is fast decay for the flow,
-and growing overshoot for the map. Whoever wants the flow asks for it (`in_continuous_time`).
+and growing overshoot for the map. `in_continuous_time` gives the flow.
 """
 
 import dataclasses

@@ -240,7 +240,8 @@ def to_point(
 ) -> Float[Array, " state"]:
     """The coordinates of sweeps and searches: the total input to each unit; without a weight matrix, the state.
 
-    In total inputs the silent units of a rectified network are told apart by how silent they are.
+    In total inputs, unlike in rates, silent units of a rectified network are distinguished by their distance to
+    threshold.
     """
     return network.total_input(state, stimulus) if isinstance(network, RateNetwork) else state
 

@@ -181,7 +181,7 @@ def _refined(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
 
 
 def _pools(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Units that can change places: two can if a swap of them alone changes nothing, and three if any two can."""
+    """Pools of interchangeable units: two are if their transposition is a symmetry, and three if any two are."""
     pools = np.arange(len(colors))
     for unit in range(len(colors)):
         for other in np.flatnonzero(colors[:unit] == colors[unit]):
