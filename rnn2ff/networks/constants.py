@@ -96,7 +96,7 @@ def stability_constants(network: RecurrentNetwork) -> Constants:
         Cottle, Pang and Stone, The linear complementarity problem, 1992 (P-matrices).
     """
     check_on_host("stability_constants", "use what was computed outside", network)
-    check_rate_network(network)
+    network = check_rate_network(network)
     weights, nonlinearity = np.asarray(network.dense_weights, np.float64), network.nonlinearity
     if nonlinearity not in (jax.nn.relu, jnp.tanh, jax.nn.sigmoid):
         expected = "slopes in [0, 1]: jax.nn.relu, jnp.tanh or jax.nn.sigmoid"

@@ -224,8 +224,8 @@ class RateNetwork(RecurrentNetwork):
         return jax.jvp(self.nonlinearity, (total_input,), (jnp.ones_like(total_input),))[1]
 
 
-def check_rate_network(network: RecurrentNetwork) -> None:
-    """A network with a weight matrix.
+def check_rate_network(network: RecurrentNetwork) -> RateNetwork:
+    """The network, which must have a weight matrix.
 
     Raises:
         ValueError: if it has none.
@@ -233,6 +233,7 @@ def check_rate_network(network: RecurrentNetwork) -> None:
     if not isinstance(network, RateNetwork):
         expected = "a network with a weight matrix, in the state or the rate form"
         raise fail("network", "has no weight matrix", expected, f"{network.vector_field}")
+    return network
 
 
 def to_point(

@@ -149,7 +149,7 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
     Raises:
         ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
-    check_rate_network(network)
+    network = check_rate_network(network)
     dtype, size = network.dtype, network.state_size
     weights = network.dense_weights
     xp, working_dtype = (np, np.float64) if is_known(weights) else (jnp, dtype)  # once per network: in full precision
@@ -193,7 +193,7 @@ def mean_slope_sweep(
     Raises:
         ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
-    check_rate_network(network)
+    network = check_rate_network(network)
     num_rows = len(states)
     if all(map(is_known, (states, stimuli))):  # always as many rows, so that it is compiled once
         num_rows = min(num_rows, _NUM_AVERAGED)
