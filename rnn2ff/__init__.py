@@ -123,6 +123,7 @@ _HOME = {
     "write_mat": "export",
     "write_nir": "export",
     "write_page": "export",
+    "write_report": "export",
 }
 __all__ = sorted(_HOME)
 
@@ -186,6 +187,7 @@ if TYPE_CHECKING:
         write_mat,
         write_nir,
         write_page,
+        write_report,
     )
     from rnn2ff.networks import (
         PowerLaw,

@@ -1,6 +1,7 @@
 """Figures, drawn from plain arrays and records. Needs the extra `plot`, and never JAX."""
 
 import functools
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -94,6 +95,14 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 
 
 @house_style
+def to_svg(figure: "Figure") -> bytes:
+    """A figure as SVG, such as to put into a page; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+@house_style
 def plot_rates(axes: "Axes", target: ArrayLike, predicted: ArrayLike, *, nrmse: float) -> None:
     """Predicted against steady rates, one dot an entry, with the line where they agree.
 
@@ -127,6 +136,25 @@ def plot_learning(axes: "Axes", training: Mapping[str, object], *, variance: flo
     axes.set(xlabel="optimizer steps", ylabel="error on held-out pairs (NRMSE, %)", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
+
+
+@house_style
+def plot_tails(axes: "Axes", errors: Mapping[str, ArrayLike]) -> None:
+    """The share of units, or of stimuli, with an error above each size: how bad the worst are.
+
+    Args:
+        axes: where to draw.
+        errors: by the name of what they are errors of, such as NRMSE of units; what is not finite is left out.
+    """
+    for (name, values), color in zip(errors.items(), (COLORS["recurrent"], COLORS["feed-forward"], COLORS["third"])):
+        values = np.sort(np.asarray(values, float)[np.isfinite(values)])
+        above = 1 - np.arange(len(values)) / max(len(values), 1)
+        axes.step(100 * values, 100 * above, where="post", color=color, label=f"{name} (n = {len(values)})")
+    axes.axhline(5, color="black", linewidth=0.6, linestyle="--")
+    axes.annotate("5 %", (1, 5), (-2, 2), ("axes fraction", "data"), textcoords="offset points", ha="right", fontsize=7)
+    axes.set(xlabel="error at least (NRMSE, %)", ylabel="share (%)", ylim=(0, 102))
+    axes.set_xlim(left=0)
+    axes.legend()
 
 
 @house_style

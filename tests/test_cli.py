@@ -16,7 +16,7 @@ WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
 STIMULI = np.random.default_rng(0).uniform(0.5, 1.5, size=(40, 2))
 STIMULI[0] = [1.0, -1.0]  # the second unit is silent
 DOUBLING = np.array([[2.0, 0.0], [0.0, 2.0]])
-FILES = ("approximator.safetensors", "report.json", "report.png")
+FILES = ("approximator.safetensors", "report.json", "report.html", "report.png")
 SHORT = ("--num-steps", "40", "--width", "5")
 
 
@@ -229,7 +229,7 @@ class TestDistill:
         assert code == 0
         assert "report.png" not in out
         assert "pip install 'rnn2ff[plot]'" in err
-        assert sorted(path.name for path in (folder / "run").iterdir()) == sorted(FILES[:2])
+        assert sorted(path.name for path in (folder / "run").iterdir()) == sorted(FILES[:3])
 
     def test_without_any_steady_state_nothing_is_written(self, folder, run):
         np.save("W.npy", DOUBLING)

@@ -9,7 +9,7 @@ audits it: where it holds, the signs of `det(-J)` sum to +1 over all fixed point
 missed some.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax
@@ -32,7 +32,7 @@ from rnn2ff.analysis.index import Audit, audit_indices, box_theorem, index_signs
 from rnn2ff.analysis.newton import LANES, by_lanes, finite_jacobians, polish, search, to_point, to_state, velocities
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
 from rnn2ff.compiling import in_full_precision
-from rnn2ff.files import table
+from rnn2ff.files import as_html, as_text
 from rnn2ff.networks import (
     RecurrentNetwork,
     blas_threads,
@@ -47,7 +47,11 @@ from rnn2ff.networks import (
 from rnn2ff.networks import (
     residual as residual_of,
 )
+from rnn2ff.plotting import new_figure, plot_in_principal_components, plot_spectrum
 from rnn2ff.steady_state import neutral_growth
+
+if TYPE_CHECKING:
+    from rnn2ff.plotting import Figure
 
 MOST_UNITS_JACOBIANS = 1024  # a turn of searches holds several matrices for each of its 64 lanes: 0.5 GB each
 _MOST_SHOWN = 8  # stable points of a list that is printed
@@ -112,14 +116,31 @@ class FixedPoints(NamedTuple):
     reached_by_dynamics: Int[np.ndarray, " start"]
     failures: dict[str, int]
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]]:
         stable, basins = int(self.is_stable.sum()), self.basin_counts
         lines = {"stable, unstable": f"{stable}, {len(self.states) - stable}", self.audit.name: self.explanation}
         for i in np.flatnonzero(self.is_stable)[:_MOST_SHOWN]:
             lines[f"point {i}, stable"] = f"reached from {basins[i]} of {len(self.starts)} starts"
         if stable > _MOST_SHOWN:
             lines["..."] = f"{stable - _MOST_SHOWN} more stable ones"
-        return table(lines, title=f"{len(self.states)} fixed points of {self.states.shape[1]} units")
+        return f"{len(self.states)} fixed points of {self.states.shape[1]} units", lines
+
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def plot(self) -> "Figure":
+        """The fixed points in the plane in which they spread most, full dots stable; and all of their eigenvalues.
+
+        Raises:
+            ValueError: if there are none.
+            ModuleNotFoundError: if matplotlib is not installed, naming the extra.
+        """
+        if not len(self.states):
+            raise fail("states", "are none", "a fixed point to draw", "an empty list")
+        figure, (left, right) = new_figure(2, height=2.8)
+        plot_in_principal_components(left, self.states, self.is_stable)
+        plot_spectrum(right, self.eigenvalues)
+        return figure
 
     @property
     def index_sum(self) -> int:

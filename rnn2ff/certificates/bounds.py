@@ -30,7 +30,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
-from rnn2ff.files import is_shown, table
+from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual
 
 _EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
@@ -77,9 +77,9 @@ class Certificate(eqx.Module):
     refined_error_bound: Float[Array, "*batch"]
     is_attracting: Bool[Array, "*batch"]
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]] | None:
         if not is_shown(*vars(self).values()):
-            return eqx.tree_pformat(self)
+            return None
         bounds, theorems = np.asarray(self.error_bound), np.asarray(self.theorem)
         if not bounds.ndim:
             lines = {
@@ -88,7 +88,7 @@ class Certificate(eqx.Module):
                 "residual": f"{float(self.residual):.3g}",
                 "exact": f"{bool(self.is_exact)}, {bool(self.is_refined_exact)} after a Newton step",
             }
-            return table(lines, title="Certificate of one prediction")
+            return "Certificate of one prediction", lines
         by_theorem = {f"bounded by {each.name}": int((theorems == each).sum()) for each in Theorem if each}
         lines = {
             **{name: count for name, count in by_theorem.items() if count},
@@ -97,7 +97,10 @@ class Certificate(eqx.Module):
             "error estimate": quantiles(self.error_estimate),
             "exact": f"{int(self.is_exact.sum())}, {int(self.is_refined_exact.sum())} after a Newton step",
         }
-        return table(lines, title=f"Certificates of {bounds.size} predictions")
+        return f"Certificates of {bounds.size} predictions", lines
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def quantiles(values: Float[ArrayLike, " batch"]) -> str:

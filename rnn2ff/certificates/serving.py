@@ -20,7 +20,7 @@ from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
 from rnn2ff.compiling import in_full_precision
-from rnn2ff.files import is_shown, table
+from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
 from rnn2ff.steady_state import (
     Layout,
@@ -67,9 +67,9 @@ class Served(eqx.Module):
     is_possibly_another_basin: Bool[Array, " batch"]
     plan: Plan | None
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]] | None:
         if not is_shown(self.rates, self.error_bounds, self.sources, self.status):
-            return eqx.tree_pformat(self)
+            return None
         lines = {f"by {each.name}": int((self.sources == each).sum()) for each in Source}
         statuses = count_statuses(self.status)
         lines |= {name: count for name, count in statuses.items() if count and name != Status.converged.name}
@@ -78,7 +78,10 @@ class Served(eqx.Module):
             "without a bound": int(jnp.isinf(self.error_bounds).sum()),
         }
         lines |= {"possibly another basin": int(self.is_possibly_another_basin.sum())}
-        return table(lines, title=f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units")
+        return f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units", lines
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def predict_all_units(
