@@ -123,7 +123,7 @@ def _errors(
 
 
 def _quantiles(errors: Float[np.ndarray, " many"]) -> dict[str, str]:
-    shares = {"half are below": 0.5, "95 % are below": 0.95, "worst": 1.0}
+    shares = {"half at most": 0.5, "95 % at most": 0.95, "worst": 1.0}
     return {name: f"{100 * np.quantile(errors, share, method='higher'):.2f} %" for name, share in shares.items()}
 
 
@@ -170,7 +170,7 @@ def _draw(
     plot_rates(axes[0], target.ravel()[shown], predicted.ravel()[shown], nrmse=nrmse)
     plot_tails(axes[1], {"units": of_units, "stimuli": of_stimuli})
     if training is not None:
-        plot_learning(axes[2], training, variance=float(target.var(axis=0).mean()))
+        plot_learning(axes[2], training, variance=float(target.var(axis=0).mean()), test_nrmse=nrmse)
     return figure
 
 

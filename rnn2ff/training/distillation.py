@@ -152,7 +152,8 @@ class Distillation(NamedTuple):
         predicted = np.asarray(predict(self.approximator, self.test.stimuli))
         shown = np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS]
         plot_rates(left, target.ravel()[shown], predicted.ravel()[shown], nrmse=self.report.accuracy.nrmse)
-        plot_learning(right, self.report.training._asdict(), variance=float(target.var(axis=0).mean()))
+        variance, nrmse = float(target.var(axis=0).mean()), self.report.accuracy.nrmse
+        plot_learning(right, self.report.training._asdict(), variance=variance, test_nrmse=nrmse)
         return figure
 
 
