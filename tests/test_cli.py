@@ -1,14 +1,18 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import scipy.io
 
+import rnn2ff
 from rnn2ff import TwoLayer, load
 from rnn2ff.approximators import predict
 
@@ -404,3 +408,31 @@ def test_stages_are_told_on_a_terminal_only(capsys):
             begin("second")
         err = capsys.readouterr().err
         assert ("second (2 of 2)" in err) == shows
+
+
+class TestDoctor:
+    def test_it_solves_a_network_of_known_answer_and_says_what_to_install(self, run, monkeypatch):
+        monkeypatch.setattr("rnn2ff.cli.doctor._has", lambda library: library not in ("onnx", "sklearn"))
+        code, out, err = run("doctor")
+        assert (code, err) == (0, "")
+        lines = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
+        assert (lines["rnn2ff"], lines["jax"]) == (rnn2ff.__version__, jax.__version__)
+        assert lines["extra plot"] == "installed"
+        assert lines["extra onnx"] == "onnx missing: pip install 'rnn2ff[onnx]'"
+        assert lines["self test"].startswith("passed")
+        monkeypatch.setattr("rnn2ff.cli.doctor._CLOSE", 0.0)
+        code, out, _ = run("doctor", "--json")
+        assert code == 1
+        assert json.loads(out)["self_test"]["flaw"].startswith("failed: a network of two units is converged, and")
+        assert json.loads(out)["missing"]["experiments"] == ["sklearn"]
+        monkeypatch.setattr("rnn2ff.cli.doctor._has", lambda library: library != "diffrax")
+        code, out, err = run("doctor")
+        assert (code, out) == (1, "")
+        assert err == "rnn2ff: error: diffrax cannot be found. Install again: pip install --upgrade rnn2ff\n"
+
+    def test_every_extra_for_users_is_looked_for(self):
+        from rnn2ff.cli.doctor import EXTRAS
+
+        declared = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+        extras = set(declared["project"]["optional-dependencies"])
+        assert set(EXTRAS) == extras - {"test", "dev", "docs", "peers", "cuda12", "cuda13", "tpu"}

@@ -139,7 +139,23 @@ def check_new_file(
 
 
 def keep_programs() -> None:
-    """Keep compiled programs in the user's cache folder, for the commands that follow; the library never does.
+    """Keep compiled programs in the user's cache folder, for the commands that follow; the library never does."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+        return  # the user has chosen
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _prune(folder)
+    except OSError:  # a home that cannot be written to
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept, unless the user has chosen another folder for those of JAX.
 
     A processor gets its own folder, since a home may be shared by machines that cannot run each other's programs.
     """
@@ -149,17 +165,10 @@ def keep_programs() -> None:
 
     from rnn2ff.records import processor_features
 
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
-        return  # the user has chosen
+    if jax.config.jax_compilation_cache_dir is not None:
+        return Path(jax.config.jax_compilation_cache_dir)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "rnn2ff" / hashlib.sha256(processor_features().encode()).hexdigest()[:12]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _prune(folder)
-    except OSError:  # a home that cannot be written to
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return base / "rnn2ff" / hashlib.sha256(processor_features().encode()).hexdigest()[:12]
 
 
 def _prune(folder: Path) -> None:
