@@ -17,6 +17,7 @@ from rnn2ff.analysis.newton import velocities
 from rnn2ff.networks import (
     DiscreteMap,
     RecurrentNetwork,
+    Saturating,
     ShiftedLogistic,
     Tanh,
     all_supports,
@@ -127,7 +128,7 @@ def index_theorem(network: RecurrentNetwork) -> tuple[bool, str]:
     if not is_rate_network(network):
         return False, "nothing is known of the vector field far away (name a `box` that it points into)"
     nonlinearity = network.vector_field.nonlinearity
-    if nonlinearity in (jnp.tanh, jax.nn.sigmoid) or isinstance(nonlinearity, Tanh | ShiftedLogistic):
+    if nonlinearity in (jnp.tanh, jax.nn.sigmoid) or isinstance(nonlinearity, Tanh | ShiftedLogistic | Saturating):
         return True, "the rates are bounded"
     if not is_threshold_linear(network):
         return False, "rates may grow without bound (name a `box` that the vector field points into)"

@@ -13,6 +13,7 @@ EXTRAS = {
     "plot": ("matplotlib",),
     "onnx": ("onnx", "onnxruntime"),
     "nir": ("nir",),
+    "hdf5": ("h5py",),
     "experiments": ("matplotlib", "sklearn"),
 }
 _ACCELERATORS = {"nvidia": (Path("/proc/driver/nvidia/version"), "cuda13"), "TPU": (Path("/dev/accel0"), "tpu")}

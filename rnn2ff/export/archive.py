@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -18,14 +19,14 @@ from rnn2ff.export.card import Distilled, check_same_network, describe, model_ca
 from rnn2ff.export.plain import check_deployable, check_exportable
 from rnn2ff.files import plain, replacing
 from rnn2ff.networks import (
-    NONLINEARITIES,
-    PowerLaw,
     RateForm,
     RecurrentNetwork,
     SplitSweep,
     StateForm,
+    called,
     dense_weights,
     is_rate_network,
+    nonlinearity_called,
     rate_network,
 )
 
@@ -48,7 +49,8 @@ def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapp
 
     Raises:
         ValueError: if the folder cannot be written to, it is not two layers, or sweeps refine them that are not
-            the split sweep of a rate network with a rectifier, tanh, the logistic function, softplus or a power law.
+            the split sweep of a rate network with a rectifier, tanh, the logistic function, softplus, a power law or a
+            `Saturating` function.
     """
     if isinstance(approximator, Distilled):
         found, approximator = approximator, approximator.approximator
@@ -124,18 +126,14 @@ def _nonlinearity(network: RecurrentNetwork) -> list | None:
     form = network.vector_field
     if not is_rate_network(network) or network.rate_function != form.rate_function:
         return None
-    if isinstance(form.nonlinearity, PowerLaw):
-        return ["power-law", form.nonlinearity.gain, form.nonlinearity.exponent]
-    names = [name for name, known in NONLINEARITIES.items() if known is form.nonlinearity and name != "relu"]
-    return names or None
+    return None if form.nonlinearity is jax.nn.relu else called(form.nonlinearity)
 
 
 def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Approximator:
     is_rectified = json.loads(metadata["is_rectified"])
     if metadata["format"] == _FORMATS[TwoLayer]:
         return _make(TwoLayer, arrays, _LAYERS, is_rectified=is_rectified)
-    name, *constants = json.loads(metadata.get("nonlinearity", '["relu"]'))
-    nonlinearity = PowerLaw(*constants) if name == "power-law" else NONLINEARITIES[name]
+    nonlinearity = nonlinearity_called(*json.loads(metadata.get("nonlinearity", '["relu"]')))
     network = rate_network(
         (RateForm if metadata["form"] == "rate" else StateForm)(nonlinearity),
         arrays["recurrent_weights"],

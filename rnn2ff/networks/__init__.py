@@ -3,9 +3,17 @@
 from rnn2ff.networks.base import RecurrentNetwork, VectorField, in_continuous_time, residual, time_scales
 from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
 from rnn2ff.networks.constants import stability_constants
+from rnn2ff.networks.frameworks import from_equinox, from_flax, from_keras
 from rnn2ff.networks.identity import name_of, network_hash
+from rnn2ff.networks.nonlinearities import (
+    PowerLaw,
+    Saturating,
+    ShiftedLogistic,
+    Tanh,
+    called,
+    nonlinearity_called,
+)
 from rnn2ff.networks.rate import (
-    NONLINEARITIES,
     RateForm,
     StateForm,
     has_sparse_weights,
@@ -49,10 +57,8 @@ from rnn2ff.networks.threshold_linear import (
     threshold_linear,
     threshold_linear_rate,
 )
+from rnn2ff.networks.weights import Connectome, check_signs, low_rank_weights, read_connectome, read_weights
 from rnn2ff.networks.zoo.models import (
-    PowerLaw,
-    ShiftedLogistic,
-    Tanh,
     grating_stimulus,
     hopfield,
     motion_stimulus,
@@ -76,15 +82,16 @@ from rnn2ff.networks.zoo.structured import ctln, partition_competition, partitio
 
 __all__ = [
     "AbstractSweep",
+    "Connectome",
     "DiscreteMap",
     "JacobianSweep",
-    "NONLINEARITIES",
     "PowerLaw",
     "RATE_FORM",
     "RateForm",
     "RecurrentNetwork",
     "STATE_FORM",
     "ShiftedLogistic",
+    "Saturating",
     "SplitSweep",
     "StateForm",
     "Tanh",
@@ -94,6 +101,8 @@ __all__ = [
     "balancing_scale",
     "best_metric",
     "best_sweep",
+    "called",
+    "check_signs",
     "blas_threads",
     "ctln",
     "damped_sweep",
@@ -101,7 +110,10 @@ __all__ = [
     "discrete_map",
     "eigenvalues_of",
     "from_connectome",
+    "from_equinox",
     "from_files",
+    "from_flax",
+    "from_keras",
     "from_torch",
     "grating_stimulus",
     "gru_cell",
@@ -115,11 +127,13 @@ __all__ = [
     "is_threshold_linear",
     "largest_in_metric",
     "leading_eigenvalues",
+    "low_rank_weights",
     "mean_jacobian_sweep",
     "mean_slope_sweep",
     "motion_stimulus",
     "name_of",
     "network_hash",
+    "nonlinearity_called",
     "partition_competition",
     "partition_means",
     "perron_bound",
@@ -130,6 +144,8 @@ __all__ = [
     "random_threshold_linear",
     "rate_network",
     "rates_of_map",
+    "read_connectome",
+    "read_weights",
     "relation_angles",
     "relation_network",
     "relation_stimulus",
