@@ -100,7 +100,7 @@ def low_rank_weights(
     return left @ right.T / np.asarray(len(left), left.dtype if left.dtype.kind == "f" else float)
 
 
-def check_signs(signs: ArrayLike, columns: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+def check_signs(signs: ArrayLike | Sequence[int], columns: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
     """Signs of units (Dale's law), which connections of the strengths `values` leave, from the units `columns`.
 
     Raises:
