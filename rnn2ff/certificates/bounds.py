@@ -32,6 +32,7 @@ from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
 from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual
+from rnn2ff.steady_state import check_not_split
 
 _EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
 
@@ -130,6 +131,7 @@ def certify(
     Raises:
         ValueError: if shapes do not fit.
     """
+    check_not_split("certify", "`bound_error`, or a mesh with `axis_types=(AxisType.Auto,)`", stimulus, prediction)
     network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     with jax.default_matmul_precision("highest"):  # accelerators round more by default than the bounds allow for
         if not is_rate_network(network):

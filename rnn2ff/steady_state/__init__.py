@@ -15,7 +15,7 @@ from rnn2ff.steady_state.solvers.anderson import Anderson, AndersonAcceleration,
 from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.solvers.root_find import RootFind
 from rnn2ff.steady_state.stability import neutral_growth
-from rnn2ff.steady_state.tiles import Layout, chunk_size, filled, in_dense_tiles, in_tiles, layout_for
+from rnn2ff.steady_state.tiles import Layout, check_not_split, chunk_size, filled, in_dense_tiles, in_tiles, layout_for
 from rnn2ff.steady_state.trajectory import Trajectory, simulate
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "SteadyState",
     "SteadyStates",
     "Trajectory",
+    "check_not_split",
     "chunk_size",
     "count_statuses",
     "filled",

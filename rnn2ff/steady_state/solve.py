@@ -40,7 +40,7 @@ from rnn2ff.steady_state.result import (
     count_statuses,
 )
 from rnn2ff.steady_state.solvers.rollout import Rollout
-from rnn2ff.steady_state.tiles import check_not_in_shard, chunk_size, filled, layout_for
+from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split, chunk_size, filled, layout_for
 
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
@@ -101,6 +101,7 @@ def solve_steady_state(
         expected = "a solver such as `Rollout()`; a plan solves batches, by `solve_batch` or `solve_steady_states`"
         raise fail("solver", "does not search for one steady state", expected, type(solver).__name__)
     check_not_in_shard("solve_steady_state", "`solve_batch`, which does", network, stimulus, initial_state)
+    check_not_split("solve_steady_state", "`solve_batch`, which does", stimulus, initial_state)
     tolerance = check_tolerance(solver.tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
     check_stimulus(stimulus, network.stimulus_size)
