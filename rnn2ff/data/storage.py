@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_at_least, fail
 from rnn2ff.data.pairs import Pairs, stream_plan, stream_steady_states

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from rnn2ff._checks import (
     check_at_least,
@@ -448,6 +448,7 @@ def _solve_states(
     samples = _Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by)
     rows, plan = np.arange(num_samples), solver
     with tqdm(total=num_samples, desc="steady states", unit="stimuli", disable=not progress) as bar:
+        bar.set_postfix_str("compiling")
         if plan is None:
             plan = first_plan(network)
             if not plan.has_one_fixed_point and (num_samples > NUM_PROBED or is_probe):
@@ -541,6 +542,7 @@ def _run(samples: _Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, ba
         for start in range(0, num_rows, size):
             parts.append(run(np.arange(start, min(start + size, num_rows))))
             if bar is not None:
+                bar.set_postfix_str("", refresh=False)
                 bar.update(len(parts[-1].found_by))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 

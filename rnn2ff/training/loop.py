@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_host, check_shape, fail
 from rnn2ff.approximators import Trainable, trainable
@@ -138,13 +138,17 @@ def train(
         fingerprint = _fingerprint((weights, constants, training, validation, key), (task, num_evaluations))
         state = _restored(Path(checkpoint), state, fingerprint)
 
-    bar = tqdm(range(int(state.num_done), num_evaluations), desc="training", unit="evaluation", disable=not progress)
+    deviation = float(np.sqrt(np.var(validation[1], axis=0).mean()))
+    desc = f"training {type(approximator).__name__}"
+    bar = tqdm(range(int(state.num_done), num_evaluations), desc=desc, unit="evaluation", disable=not progress)
+    bar.set_postfix_str("compiling")
     for i in bar:
         interval_key = jr.fold_in(key_for(key, "minibatches"), i)
         state = _train_interval(state, constants, optimizer, training, validation, task, interval_key)
         if checkpoint is not None:
             _save(Path(checkpoint), state, fingerprint)
-        bar.set_postfix(validation=f"{np.asarray(state.validation_errors)[i + 1]:.3g}")
+        error = np.sqrt(np.asarray(state.validation_errors)[i + 1])
+        bar.set_postfix_str(f"error {100 * error / deviation:.3g} %" if deviation else f"error {error:.3g}")
     return TrainingRun(
         approximator=eqx.combine(state.best, constants),
         best_evaluation=int(np.nanargmin(state.validation_errors)),
