@@ -1,7 +1,7 @@
 """Do published networks do here what was published of them?
 
 Each family of networks is solved for its fixed points, its steady states or its cycles, and every number that was
-published, or follows from a closed form, stands beside the one received. Everything is in float64.
+published, or follows from a closed form, stands beside what comes out here. Everything is in float64.
 """
 
 import dataclasses
@@ -314,12 +314,12 @@ _FAMILIES: list[tuple[str, str, Callable]] = [
 
 
 def verdict(rows: list[dict]) -> str:
-    """Whether the published numbers are received."""
+    """Whether the published numbers are reproduced."""
     quantities = [each for row in rows for each in row["quantities"]]
     right = [
         abs(each["received"] - each["published"]) <= 0.02 * max(abs(each["published"]), 1e-3) for each in quantities
     ]
-    text = f"{sum(right)} of {len(right)} published numbers are received within 2 %"
+    text = f"{sum(right)} of {len(right)} published numbers are reproduced within 2 %"
     return f"Holds: {text}." if all(right) else f"Does not hold for all: {text}."
 
 
@@ -336,7 +336,7 @@ def describe(rows: list[dict]) -> str:
         for each in row["quantities"]
     ]
     sources = "\n".join(f"* {row['family']}: {row['source']}" for row in rows)
-    return f"{table(['', 'published', 'received', 'error'], lines)}\n\n{sources}"
+    return f"{table(['', 'published', 'here', 'error'], lines)}\n\n{sources}"
 
 
 if __name__ == "__main__":
