@@ -6,6 +6,7 @@ the recurrent network has no steady state for some of the stimuli, how many are 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from experiments._executors import Call, Compute, serially
 from experiments._fit import fit_two_layer
 from experiments._script import run_script, table
 from experiments._seeds import growth_exponent, spread, with_interval
@@ -67,18 +69,22 @@ class Config:
         )
 
 
-def run(config: Config) -> Iterator[dict]:
+def run(config: Config, compute: Compute = serially) -> Iterator[dict]:
     """One row a size and gain, with the errors by width; then one a gain, with the errors by number of samples."""
+    return compute(_calls(config))
+
+
+def _calls(config: Config) -> Iterator[Call]:
     for size in config.sizes:
         widths = [each for each in config.widths if each <= 4 or 2 * each * size**2 <= config.most_products]
         for gain in config.gains:
-            yield _measure(size, gain, widths, config.num_samples, config)
+            yield functools.partial(_measure, size, gain, widths, config.num_samples, config)
         if size in config.more_gains_sizes:
             for gain in config.more_gains:
-                yield _measure(size, gain, [config.more_gains_width], config.num_samples, config)
+                yield functools.partial(_measure, size, gain, [config.more_gains_width], config.num_samples, config)
     for number in config.numbers_of_samples:
         for gain in config.gains:
-            yield _measure(config.samples_size, gain, [config.more_gains_width], number, config)
+            yield functools.partial(_measure, config.samples_size, gain, [config.more_gains_width], number, config)
 
 
 def _measure(size: int, gain: float, widths: list[float], num_samples: int, config: Config) -> dict:

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from rnn2ff.cli.options import Json, cache_folder, keep_programs, show
+from rnn2ff.cli.options import Json, show
 
 # Extras, and the libraries by which they are known.
 EXTRAS = {
@@ -15,6 +15,7 @@ EXTRAS = {
     "nir": ("nir",),
     "hdf5": ("h5py",),
     "experiments": ("matplotlib", "sklearn"),
+    "cluster": ("dask", "submitit"),
 }
 _ACCELERATORS = {"nvidia": (Path("/proc/driver/nvidia/version"), "cuda13"), "TPU": (Path("/dev/accel0"), "tpu")}
 _CLOSE = 1e-4  # of a solve in float32
@@ -38,7 +39,10 @@ class Doctor:
         if missing:
             raise RuntimeError(f"{', '.join(missing)} cannot be found. Install again: pip install --upgrade rnn2ff")
 
+        import jax
+
         from rnn2ff import __version__
+        from rnn2ff.compiling import keep_programs, program_folder
         from rnn2ff.records import environment
 
         keep_programs()
@@ -46,7 +50,7 @@ class Doctor:
         versions = {name: version or "unknown" for name, version in found["versions"].items()}
         versions["rnn2ff"] = __version__  # of the code that runs
         extras = {name: [each for each in libraries if not _has(each)] for name, libraries in EXTRAS.items()}
-        folder = cache_folder()
+        folder = Path(jax.config.jax_compilation_cache_dir or program_folder())
         cache = {"folder": folder, **_contents(folder)}
         advice = _advice(found["platform"])
         started = time.perf_counter()

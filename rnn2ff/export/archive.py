@@ -1,5 +1,6 @@
 """An approximator in one file for keeping, readable by anything that reads safetensors."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -20,12 +21,11 @@ from rnn2ff.export.plain import check_deployable, check_exportable
 from rnn2ff.files import plain, replacing
 from rnn2ff.networks import (
     RateForm,
+    RateNetwork,
     RecurrentNetwork,
     SplitSweep,
     StateForm,
     called,
-    dense_weights,
-    is_rate_network,
     nonlinearity_called,
     rate_network,
 )
@@ -109,7 +109,7 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
         kind = _nonlinearity(network)
         if kind is None or not isinstance(sweep, SplitSweep):
             check_exportable(network, sweep)
-        params = eqx.tree_at(lambda params: params.recurrent_weights, network.params, dense_weights(network))
+        params = eqx.tree_at(lambda params: params.recurrent_weights, network.params, network.dense_weights)
         parts = [(approximator.two_layer, _LAYERS), (approximator, _STEPS), (sweep, _SWEEP), (params, _NETWORK)]
         texts["form"] = "rate" if isinstance(network.vector_field, RateForm) else "state"
         if kind is not None:
@@ -123,10 +123,9 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
 
 def _nonlinearity(network: RecurrentNetwork) -> list | None:
     """What a file says of a nonlinearity that is no rectifier: its name, and its constants; None if it cannot."""
-    form = network.vector_field
-    if not is_rate_network(network) or network.rate_function != form.rate_function:
+    if not isinstance(network, RateNetwork) or not network.shows_all_rates:
         return None
-    return None if form.nonlinearity is jax.nn.relu else called(form.nonlinearity)
+    return None if network.nonlinearity is jax.nn.relu else called(network.nonlinearity)
 
 
 def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Approximator:
@@ -144,14 +143,7 @@ def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> A
     )
     rate_size = json.loads(metadata["rate_size"])
     if rate_size < network.state_size:
-        network = RecurrentNetwork(
-            network.vector_field,
-            network.params,
-            state_size=network.state_size,
-            stimulus_size=network.stimulus_size,
-            rate_function=_FirstRates(network.rate_function, rate_size),
-            is_map=network.is_map,
-        )
+        network = dataclasses.replace(network, rate_function=_FirstRates(network.rate_function, rate_size))
     return _make(
         Refined,
         arrays,

@@ -1,6 +1,13 @@
 """Recurrent networks: any vector field, rate networks, and the published ones of the zoo."""
 
-from rnn2ff.networks.base import RecurrentNetwork, VectorField, in_continuous_time, residual, time_scales
+from rnn2ff.networks.base import (
+    RecurrentNetwork,
+    VectorField,
+    batch_rates,
+    in_continuous_time,
+    residual,
+    time_scales,
+)
 from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
 from rnn2ff.networks.constants import stability_constants
 from rnn2ff.networks.frameworks import from_equinox, from_flax, from_keras
@@ -15,11 +22,12 @@ from rnn2ff.networks.nonlinearities import (
 )
 from rnn2ff.networks.rate import (
     RateForm,
+    RateNetwork,
     StateForm,
-    has_sparse_weights,
-    is_rate_network,
+    check_rate_network,
     rate_network,
-    slopes,
+    to_point,
+    to_state,
 )
 from rnn2ff.networks.spectra import (
     all_supports,
@@ -36,17 +44,7 @@ from rnn2ff.networks.spectra import (
     principal_blocks,
     rates_of_map,
 )
-from rnn2ff.networks.sweeps import (
-    AbstractSweep,
-    JacobianSweep,
-    SplitSweep,
-    best_sweep,
-    damped_sweep,
-    dense_weights,
-    mean_jacobian_sweep,
-    mean_slope_sweep,
-    split_sweep,
-)
+from rnn2ff.networks.sweeps import AbstractSweep, SplitSweep, mean_slope_sweep, split_sweep
 from rnn2ff.networks.threshold_linear import (
     RATE_FORM,
     STATE_FORM,
@@ -57,14 +55,12 @@ from rnn2ff.networks.threshold_linear import (
     threshold_linear,
     threshold_linear_rate,
 )
+from rnn2ff.networks.velocity_sweeps import JacobianSweep, best_sweep, damped_sweep, mean_jacobian_sweep
 from rnn2ff.networks.weights import Connectome, check_signs, low_rank_weights, read_connectome, read_weights
 from rnn2ff.networks.zoo.models import (
-    grating_stimulus,
     hopfield,
     motion_stimulus,
     random_rate_network,
-    stabilized_supralinear,
-    stabilized_supralinear_pair,
     wilson_cowan,
     wong_wang,
 )
@@ -79,6 +75,7 @@ from rnn2ff.networks.zoo.rings import (
     ring_stimulus,
 )
 from rnn2ff.networks.zoo.structured import ctln, partition_competition, partition_means, winner_take_all
+from rnn2ff.networks.zoo.supralinear import grating_stimulus, stabilized_supralinear, stabilized_supralinear_pair
 
 __all__ = [
     "AbstractSweep",
@@ -88,6 +85,7 @@ __all__ = [
     "PowerLaw",
     "RATE_FORM",
     "RateForm",
+    "RateNetwork",
     "RecurrentNetwork",
     "STATE_FORM",
     "ShiftedLogistic",
@@ -99,14 +97,15 @@ __all__ = [
     "all_supports",
     "are_singular",
     "balancing_scale",
+    "batch_rates",
     "best_metric",
     "best_sweep",
     "called",
     "check_signs",
     "blas_threads",
+    "check_rate_network",
     "ctln",
     "damped_sweep",
-    "dense_weights",
     "discrete_map",
     "eigenvalues_of",
     "from_connectome",
@@ -118,12 +117,10 @@ __all__ = [
     "grating_stimulus",
     "gru_cell",
     "has_rectified_rates",
-    "has_sparse_weights",
     "hopfield",
     "in_continuous_time",
     "in_pieces",
     "is_p_matrix",
-    "is_rate_network",
     "is_threshold_linear",
     "largest_in_metric",
     "leading_eigenvalues",
@@ -154,7 +151,6 @@ __all__ = [
     "ring_attractor",
     "ring_bump",
     "ring_stimulus",
-    "slopes",
     "split_sweep",
     "stability_constants",
     "stabilized_supralinear",
@@ -162,6 +158,8 @@ __all__ = [
     "threshold_linear",
     "threshold_linear_rate",
     "time_scales",
+    "to_point",
+    "to_state",
     "wilson_cowan",
     "winner_take_all",
     "wong_wang",

@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Scalar, UInt32
 
 from rnn2ff.compiling import in_full_precision
-from rnn2ff.networks import RecurrentNetwork, StateForm, has_sparse_weights, is_rate_network, is_threshold_linear
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, StateForm, is_threshold_linear
 from rnn2ff.steady_state.field import Field, choose_rows, make_field, max_norm
 from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.result import Status, SteadyState
@@ -145,7 +145,7 @@ class _Task(NamedTuple):
         """Whether active units have a block of the weights to look at, whose decay is that of a flow."""
         if self.network.is_map:
             return False
-        return is_threshold_linear(self.network) and not has_sparse_weights(self.network)
+        return is_threshold_linear(self.network) and self.network.has_dense_weights
 
     @property
     def proved_rate(self) -> Scalar:
@@ -662,7 +662,7 @@ def _follow_some(task: _Task, rows: _Rows, known: _Known, few, is_mine) -> _Rows
         is_open=is_mine & (residual >= rows.rest),
     )
     end = jax.lax.while_loop(goes_on, two_steps, vary_like(start, rows.state))
-    if not is_rate_network(task.network):
+    if not isinstance(task.network, RateNetwork):
         # The scales of a field that declares none are those of the state.
         field = make_field(task.network, known.stimuli, end.state)
         velocity = jax.vmap(task.network.velocity)(end.state, known.stimuli) * field.time_unit[:, None]
@@ -751,7 +751,7 @@ def _solve_blocks(task: _Task, rows: _Rows, known: _Known, is_mine, may_wait) ->
     solution = jnp.linalg.solve(identity - weights, driven[:, :, None])[:, :, 0]
     rates = jnp.zeros_like(drive).at[jnp.arange(len(drive))[:, None], units].set(jnp.where(is_unit, solution, 0))
     total = jax.vmap(params.recurrent_input)(rates) + drive
-    exact = jax.vmap(network.vector_field.from_total_input)(total)
+    exact = jax.vmap(network.state_from_total_input)(total)
     is_consistent = jnp.all((total > 0) == active, axis=1) & has_block
     # Where the fixed point is not ahead, the motion still turns. And from afar it may yet turn away, since the active
     # units change on the way: it is near if no perturbation of its length, amplified as much as it may be before it

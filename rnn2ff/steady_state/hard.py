@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import in_batches, in_full_precision
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import SAFETY, judge_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
@@ -122,19 +122,6 @@ def finish(
         distance=distance.astype(states.dtype),
         period=np.asarray(motions.period, states.dtype),
     )
-
-
-def in_batches(
-    function, network: RecurrentNetwork, arrays: tuple[np.ndarray, ...], num_rows: int, *settings: float | int
-):
-    """Apply a compiled function to sub-batches of one size, so that it is compiled once."""
-    size = len(arrays[0])
-    parts = []
-    for start in range(0, size, num_rows):
-        rows = np.minimum(np.arange(start, start + num_rows), size - 1)
-        part = function(network, *(array[rows] for array in arrays), *settings)
-        parts.append(jax.device_get(part))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *parts)
 
 
 @eqx.filter_jit

@@ -21,7 +21,7 @@ from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Bool, Float
 
 from rnn2ff._checks import smallest_tolerance
-from rnn2ff.networks import RecurrentNetwork, has_sparse_weights, is_rate_network, time_scales
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, time_scales
 
 # The largest error of a solution, relative. A Jacobian that leaves more has a condition number above a hundredth of one
 # over the dtype's precision: it is singular to working precision.
@@ -218,11 +218,10 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> _Points:
 def _residuals(network: RecurrentNetwork, points: _Points) -> _Rows:
     """`tau dx/dt`, in which time constants cancel to rounding; those of a rate network do not enter at all."""
     states, stimuli, scales, _ = points
-    if is_rate_network(network):
-        form, params = network.vector_field, network.params
-        recurrent = _recurrent_inputs(params.recurrent_weights, jax.vmap(form.unit_rates)(states))
-        totals = recurrent + jax.vmap(params.feedforward_input)(stimuli)
-        return jax.vmap(form.from_total_input)(totals) - states
+    if isinstance(network, RateNetwork):
+        recurrent = _recurrent_inputs(network.weights, jax.vmap(network.unit_rates)(states))
+        totals = recurrent + jax.vmap(network.params.feedforward_input)(stimuli)
+        return jax.vmap(network.state_from_total_input)(totals) - states
     velocities = jax.vmap(network.velocity)(states, stimuli)
     if network.has_time_constants:
         return velocities * jnp.broadcast_to(network.time_constants, velocities.shape[1:])[None]
@@ -307,8 +306,7 @@ def _solve(systems: _Systems, right: _Rows, way: _Way) -> _Rows:
 def _solve_together(systems: _Systems, known: _Rows) -> _Solution:
     """Solve all rows at once by products, and what these leave by factors or by GMRES."""
     network = systems.network
-    has_matrix = is_rate_network(network) and not has_sparse_weights(network)
-    is_factored = has_matrix or network.state_size <= _LARGEST_FACTORED
+    is_factored = network.has_dense_weights or network.state_size <= _LARGEST_FACTORED
     solution = _refine(_bicgstab, systems.multiply, known, _MAX_ROUNDS, _GAIN)
     return _solve_rest(systems, known, solution, is_factored=is_factored)
 

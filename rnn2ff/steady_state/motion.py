@@ -10,7 +10,7 @@ cycle is believed once the copy has come back to the motion, so quickly that wha
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import diffrax as dfx
@@ -18,13 +18,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import in_batches, in_full_precision
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 
 # Times count in the longest time scale, and lengths in the size of the motion, unless said otherwise.
-_BATCH_SIZES = (4, 16, 64, 256)  # a program is compiled for each
+_FEW_ROWS, _MANY_ROWS = 8, 64  # that are integrated together; a program is compiled for each
 _LARGEST_PATHS = 2**26  # bytes of the states that one batch saves
 _GRID_SIZE = 1024  # states that a window saves
 _STEPS_PER_WINDOW = 8192
@@ -198,7 +198,10 @@ def observe_motions(
     """
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
-    measured = _in_batches(_measure, network, stimuli, states)
+    if not len(states):
+        measured = np.zeros((3, 0), dtype)
+    else:
+        measured = in_batches(_measure, network, (stimuli, states), _MANY_ROWS)
     samples = [
         _start(row, state, stimuli[row], *(float(array[row]) for array in measured[:2]))
         for row, state in enumerate(states)
@@ -256,9 +259,7 @@ def _follow(
     def column(values) -> np.ndarray:
         return np.array(list(values), states.dtype)
 
-    windows = _in_batches(
-        _integrate,
-        network,
+    arrays = (
         stimuli[[sample.row for sample in rows]],
         states,
         column(_grid(sample, max_time) for sample in rows),
@@ -267,6 +268,8 @@ def _follow(
         column(sample.size for sample in rows),
         column((sample.accuracy if sample.num_returns else _SEARCH).of_step for sample in rows),
     )
+    num_together = _num_together(len(rows), states.itemsize, states.shape[1])
+    windows = in_batches(_integrate, network, arrays, num_together)
     copies = {sample.row: i for i, sample in enumerate(with_copy, len(samples))}
     for i, sample in enumerate(samples):
         copy = copies.get(sample.row)
@@ -300,19 +303,10 @@ def _row(windows: _Window, row: int) -> _Window:
     return window._replace(**seen)
 
 
-def _in_batches(function: Callable, network: RecurrentNetwork, *arrays: np.ndarray) -> PyTree[np.ndarray]:
-    """Apply a compiled function to batches of a few fixed sizes, padded by a row of theirs."""
-    num_rows, state_size = arrays[1].shape
-    affordable = _LARGEST_PATHS // (_GRID_SIZE * state_size * arrays[1].itemsize)
-    largest = max(size for size in _BATCH_SIZES if size <= max(affordable, _BATCH_SIZES[0]))
-    parts = []
-    for start in range(0, max(num_rows, 1), largest):
-        rows = np.arange(start, min(start + largest, num_rows))
-        padded = next(size for size in _BATCH_SIZES if size >= len(rows))
-        rows = np.concatenate([rows, np.full(padded - len(rows), start)])
-        part = function(network, *(jnp.asarray(array[rows]) for array in arrays))
-        parts.append(jax.tree.map(lambda array, end=num_rows - start: np.asarray(array)[:end], part))
-    return jax.tree.map(lambda *of_parts: np.concatenate(of_parts), *parts)
+def _num_together(num_rows: int, entry_size: int, state_size: int) -> int:
+    """Rows that are integrated together: few or many, as far as what they save fits."""
+    affordable = _LARGEST_PATHS // (_GRID_SIZE * state_size * entry_size)
+    return _FEW_ROWS if num_rows <= _FEW_ROWS or affordable < _MANY_ROWS else _MANY_ROWS
 
 
 @eqx.filter_jit
