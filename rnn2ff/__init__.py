@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Each public name and the module that defines it. Loaded on first use, so that `rnn2ff --help` does not wait for JAX
 # and a deployed approximator does not load a solver.
