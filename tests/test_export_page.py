@@ -208,7 +208,7 @@ class TestBrowser:
         clock = browser.run("return document.getElementById('clock').textContent")
         assert clock.startswith("at rest")
         size = scenes()[index].network.state_size
-        assert clock.endswith(f"{browser.run('return page.recurrent.steps') * size**2:,} products")
+        assert clock.endswith(f"{browser.run('return page.recurrent.steps - page.from.steps') * size**2:,} products")
         moving = "return document.getElementById('difference').parentElement.classList.contains('moving')"
         assert browser.run(moving) is False
         # The plot stopped when the clock did, with the last change of the stimulus and the way from there in view.
