@@ -1,7 +1,7 @@
 """Do published networks do here what was published of them?
 
 Each family of networks is solved for its fixed points, its steady states or its cycles, and every number that was
-published, or follows from a closed form, stands beside the one received. Everything is in float64.
+published, or follows from a closed form, stands beside what comes out here. Everything is in float64.
 """
 
 import dataclasses
@@ -336,7 +336,7 @@ def describe(rows: list[dict]) -> str:
         for each in row["quantities"]
     ]
     sources = "\n".join(f"* {row['family']}: {row['source']}" for row in rows)
-    return f"{table(['', 'published', 'received', 'error'], lines)}\n\n{sources}"
+    return f"{table(['', 'published', 'here', 'error'], lines)}\n\n{sources}"
 
 
 if __name__ == "__main__":

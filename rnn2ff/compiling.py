@@ -80,7 +80,7 @@ def keep_programs() -> None:
     """Keep compiled programs in the user's cache folder, for later processes; only the command line does."""
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return  # the user has chosen
-    folder = _program_folder()
+    folder = _made_folder()
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _KEPT_SECONDS)
@@ -88,7 +88,7 @@ def keep_programs() -> None:
 
 def environment_that_keeps_programs() -> dict[str, str]:
     """The same for processes that are started from this one: what to add to their environment."""
-    folder = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else _program_folder()
+    folder = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else _made_folder()
     if folder is None:
         return {}
     return {
@@ -97,10 +97,15 @@ def environment_that_keeps_programs() -> dict[str, str]:
     }
 
 
-def _program_folder() -> Path | None:
+def program_folder() -> Path:
     """A folder for this processor, since machines that share a home may not run each other's programs."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "rnn2ff" / hashlib.sha256(processor_features().encode()).hexdigest()[:12]
+    return base / "rnn2ff" / hashlib.sha256(processor_features().encode()).hexdigest()[:12]
+
+
+def _made_folder() -> Path | None:
+    """The folder, with room for new programs; None where it cannot be made."""
+    folder = program_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(folder)

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -70,7 +71,7 @@ def files(folder):
 
 class TestEvaluate:
     def test_the_error_is_that_of_the_rates(self, run):
-        code, out, err = run("evaluate", *NETWORK, *APPROXIMATOR, "--json")
+        code, out, err = run("evaluate", *NETWORK, *APPROXIMATOR, "--json", "--report", "page.html")
         assert (code, err) == (0, "")
         record = json.loads(out)
         approximator, _ = load("run/approximator.safetensors")
@@ -82,6 +83,11 @@ class TestEvaluate:
         assert record["accuracy"]["nrmse"] == pytest.approx(nrmse, rel=1e-3)
         assert record["accuracy"]["num_samples"] == record["status_counts"]["converged"] == 60
         assert record["familiarity"] == {"share_known": 1.0, "share_outside": 0.0}  # its own stimuli
+        page = Path("page.html").read_text()
+        assert f"{100 * nrmse:.2f} % (NRMSE)" in page
+        assert "100.0 % of 60" in page
+        code, _, err = run("evaluate", *NETWORK, *APPROXIMATOR, "--report", "page.html")
+        assert (code, "`report` exists already. Expected a new file, or --overwrite" in err) == (2, True)
 
     @pytest.mark.parametrize("verb", ["evaluate", "certify", "bench"])
     def test_an_approximator_of_another_network_is_refused(self, verb, run, folder):

@@ -14,6 +14,7 @@ from rnn2ff.plotting import (
     plot_learning,
     plot_phase_plane,
     plot_rates,
+    plot_tails,
     save_figure,
 )
 
@@ -73,6 +74,15 @@ def test_every_dot_and_the_origin_are_inside_the_axes(shift, scale):
     for low, top in (axes.get_xlim(), axes.get_ylim()):
         assert low < shown.min()
         assert shown.max() < top
+
+
+def test_tails_are_the_shares_of_errors_above_each_size():
+    _, (axes,) = new_figure()
+    plot_tails(axes, {"units": [0.3, 0.1, np.nan, 0.2, 0.4]})
+    line = axes.lines[0]
+    assert line.get_label() == "units (n = 4)"
+    assert line.get_xdata() == pytest.approx([10, 20, 30, 40])
+    assert line.get_ydata() == pytest.approx([100, 75, 50, 25])
 
 
 def test_the_course_of_training_is_in_percent_of_the_standard_deviation():

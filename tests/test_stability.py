@@ -2,7 +2,9 @@
 
 import contextlib
 import itertools
+import re
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -18,6 +20,7 @@ from rnn2ff import (
     random_rate_network,
     random_threshold_linear,
     rate_network,
+    solve_steady_state,
     threshold_linear,
     threshold_linear_rate,
     wong_wang,
@@ -112,6 +115,15 @@ class TestMonotonicity:
 
         ratios = norms(stimuli[1:] - stimuli[:-1]) / norms(rates[1:] - rates[:-1])
         assert ratios.min() >= constants.monotonicity
+
+
+@pytest.mark.parametrize("size", [8, 1000])
+def test_a_verdict_on_one_sample_needs_no_eigenvalues_and_no_host(size):
+    """They would cost ten times the solve; the program is only traced."""
+    network = threshold_linear(jnp.zeros((size, size)))
+    program = str(jax.make_jaxpr(lambda stimulus: solve_steady_state(network, stimulus, throw=False))(jnp.ones(size)))
+    assert " lu[" in program or " lu " in program  # of the implicit derivative, as the names are spelled here
+    assert not re.findall(r" (eigh?|svd|schur|\w*callback)\b", program)
 
 
 def numbers_of_blas_threads():

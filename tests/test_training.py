@@ -199,15 +199,21 @@ class TestTraining:
         fresh = jr.normal(jr.key(3), (500, 3))
         assert accuracy(predict(run.approximator, fresh), predict(teacher, fresh)).nrmse < 0.05
 
-    def test_the_best_on_validation_is_kept(self, key):
+    def test_the_best_on_validation_is_kept_and_the_bar_shows_the_error_that_reports_speak_of(self, key, capsys):
         stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))
-        run = train(TwoLayer(3, 8, 2, key=key), stimuli, rates, num_steps=200, num_evaluations=10, key=key)
+        start, settings = TwoLayer(3, 8, 2, key=key), {"num_steps": 200, "num_evaluations": 10, "progress": True}
+        run = train(start, stimuli, rates, **settings, key=key)
         assert run.best_evaluation == int(run.validation_errors.argmin())
         _, held_out = split_rows(50, 0.1, key=key_for(key, "split"))
         validated = mean_squared_error(run.approximator, stimuli[held_out], rates[held_out])
         assert_close(validated, run.validation_errors.min(), 1e-5)
         given = mean_squared_error(TwoLayer(3, 8, 2, key=key), stimuli[held_out], rates[held_out])
         assert_close(run.validation_errors[0], given, 1e-5)
+        deviation = np.sqrt(np.var(rates[order[:5]], axis=0).mean())
+        shown = capsys.readouterr().err
+        assert "training TwoLayer:   0%" in shown
+        assert "compiling" in shown
+        assert f"error {100 * np.sqrt(run.validation_errors[-1]) / deviation:.3g} %" in shown
 
     def test_every_weight_follows_from_the_key(self, key):
         stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))

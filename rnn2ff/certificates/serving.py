@@ -21,7 +21,7 @@ from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
-from rnn2ff.files import is_shown, table
+from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
 from rnn2ff.steady_state import (
     Layout,
@@ -66,9 +66,9 @@ class Served(eqx.Module):
     is_possibly_another_basin: Bool[Array, " batch"]
     plan: Plan | None
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]] | None:
         if not is_shown(self.rates, self.error_bounds, self.sources, self.status):
-            return eqx.tree_pformat(self)
+            return None
         lines = {f"by {source.name}": int((self.sources == source).sum()) for source in Source}
         statuses = count_statuses(self.status)
         lines |= {name: count for name, count in statuses.items() if count and name != Status.converged.name}
@@ -77,7 +77,10 @@ class Served(eqx.Module):
             "without a bound": int(jnp.isinf(self.error_bounds).sum()),
         }
         lines |= {"possibly another basin": int(self.is_possibly_another_basin.sum())}
-        return table(lines, title=f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units")
+        return f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units", lines
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def predict_or_solve(

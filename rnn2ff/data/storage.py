@@ -20,12 +20,12 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_at_least, fail
 from rnn2ff.data.pairs import Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import replacing, table, write_json
+from rnn2ff.files import as_html, as_text, replacing, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
 from rnn2ff.steady_state import Status, check_mesh
 
@@ -48,10 +48,13 @@ class StoredPairs:
     folder: Path
     manifest: dict[str, object]
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]]:
         counts = {name: count for name, count in self.status_counts.items() if count}
         lines = {"folder": self.folder, "stimuli": self.manifest["stimuli"], "shards": len(self.manifest["shards"])}
-        return table(lines | counts, title=f"{len(self)} stored pairs")
+        return f"{len(self)} stored pairs", lines | counts
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     def __len__(self) -> int:
         return sum(shard["num_pairs"] for shard in self.manifest["shards"])

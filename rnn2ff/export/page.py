@@ -25,6 +25,7 @@ from rnn2ff.files import replacing
 from rnn2ff.networks import RATE_FORM, RecurrentNetwork
 
 _NUM_ROWS = 40  # stimuli that the page can step through
+_MOST_LABELS, _FEW_LABELS = 30, 12  # beneath bars
 _RING_NOISE = 0.2  # standard deviation, where the page opens
 
 
@@ -125,8 +126,9 @@ def _constants(network: RecurrentNetwork) -> dict[str, object]:
 
 
 def _labels(size: int, num_labeled: int | None) -> list[str]:
-    """A number for each unit, if there are few, and a word for inhibitory ones."""
-    labels = [str(i + 1) if size <= 30 else "" for i in range(size)]
+    """A number for each unit, or for some of many, and a word for inhibitory ones."""
+    between = 1 if size <= _MOST_LABELS else -(-size // _FEW_LABELS)
+    labels = [str(i + 1) if i % between == 0 else "" for i in range(size)]
     return labels if num_labeled is None else labels[:num_labeled] + ["inh."] * (size - num_labeled)
 
 

@@ -19,16 +19,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights, fail
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
-
-Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
-
-# Names in files and on the command line.
-NONLINEARITIES: dict[str, Nonlinearity] = {
-    "relu": jax.nn.relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "softplus": jax.nn.softplus,
-}
+from rnn2ff.networks.nonlinearities import Nonlinearity
 
 
 class RateParams(eqx.Module):
@@ -236,28 +227,14 @@ def check_rate_network(network: RecurrentNetwork) -> RateNetwork:
     return network
 
 
-def to_point(
-    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-) -> Float[Array, " state"]:
-    """The coordinates of sweeps and searches: the total input to each unit; without a weight matrix, the state.
-
-    In total inputs, unlike in rates, silent units of a rectified network are distinguished by their distance to
-    threshold.
-    """
-    return network.total_input(state, stimulus) if isinstance(network, RateNetwork) else state
-
-
-def to_state(network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-    """The state at a fixed point, from the coordinates of sweeps and searches."""
-    return network.state_from_total_input(point) if isinstance(network, RateNetwork) else point
-
-
 def rate_network(
     form: StateForm | RateForm,
     recurrent_weights: ArrayLike | BCOO,
     *,
     stimulus_weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,
+    gains: ArrayLike | None = None,
+    thresholds: ArrayLike | None = None,
     time_constants: ArrayLike = 1.0,
     is_map: bool = False,
 ) -> RateNetwork:
@@ -268,13 +245,17 @@ def rate_network(
         recurrent_weights: W, square, from column to row; its dtype is the network's. Dense or `BCOO`.
         stimulus_weights: B, shape (state, stimulus). By default the stimulus drives each unit directly.
         bias: b, a constant input to each unit, by default 0.
+        gains: g, positive, one for all units or one for each, by default 1: the rates are `phi(g (x - theta))` of the
+            total input x. They become part of W, B and b, so that all that holds for phi holds; the states of the state
+            form are then `g (x - theta)`. Time constants and rates are those of the equation.
+        thresholds: theta, one for all units or one for each, by default 0, in units of the total input.
         time_constants: tau, positive, one for all units or one for each, in any unit of time.
         is_map: whether time is discrete, `x' = x + dx/dt`, as in a trained cell; a leaky cell, which retains the share
             `1 - a` of its state, has the time constant `1 / a`, at least 1.
 
     Raises:
-        ValueError: if W is not square or not finite, the shapes do not fit, or a time constant is not positive,
-            or shorter than the step of a map.
+        ValueError: if W is not square or not finite, the shapes do not fit, a gain or a time constant is not positive,
+            or a time constant is shorter than the step of a map.
     """
     check_weights("recurrent_weights", recurrent_weights)
     weights = recurrent_weights if isinstance(recurrent_weights, BCOO) else _inexact(recurrent_weights)
@@ -293,10 +274,21 @@ def rate_network(
     check_positive("time_constants", time_constants)
     if is_map and np.min(time_constants) < 1:
         raise fail("time_constants", "are shorter than the step of a map", "at least 1", np.min(time_constants))
+    bias = jnp.asarray(bias, weights.dtype)
+    if thresholds is not None:
+        _check_units("thresholds", thresholds, state_size)
+        bias = bias - jnp.asarray(thresholds, weights.dtype)
+    if gains is not None:
+        _check_units("gains", gains, state_size)
+        check_positive("gains", gains)
+        gains = jnp.broadcast_to(jnp.asarray(gains, weights.dtype), (state_size,))
+        weights = _scale_rows(weights, gains)
+        stimulus_weights = jnp.diag(gains) if stimulus_weights is None else gains[:, None] * stimulus_weights
+        bias = gains * bias
     params = RateParams(
         recurrent_weights=weights,
         stimulus_weights=stimulus_weights,
-        bias=jnp.asarray(bias, weights.dtype),
+        bias=bias,
         time_constants=jnp.broadcast_to(jnp.asarray(time_constants, weights.dtype), (state_size,)),
     )
     return RateNetwork(
@@ -307,6 +299,21 @@ def rate_network(
         rate_function=form.rate_function,
         is_map=is_map,
     )
+
+
+def _check_units(name: str, values: ArrayLike, size: int) -> None:
+    """A finite number for all units, or one for each."""
+    if np.ndim(values) != 0:
+        check_shape(name, values, (size,))
+    check_finite(name, values)
+
+
+def _scale_rows(
+    weights: Float[Array, "state state"] | BCOO, factors: Float[Array, " state"]
+) -> Float[Array, "state state"] | BCOO:
+    if isinstance(weights, BCOO):
+        return BCOO((weights.data * factors[weights.indices[:, 0]], weights.indices), shape=weights.shape)
+    return factors[:, None] * weights
 
 
 def _inexact(array: ArrayLike) -> Float[Array, "..."]:

@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
 from rnn2ff._checks import fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import check_rate_network
+from rnn2ff.networks.rate import RateNetwork, check_rate_network
 
 _NUM_AVERAGED = 512  # steady states whose slopes are averaged
 LARGEST_CONDITION = 1e10  # of I - W D: 6 digits of float64 are left; beyond, a split counts as singular
@@ -213,3 +213,19 @@ def _mean_slopes(network, states, stimuli, shares):
     points = jax.vmap(network.total_input)(states, stimuli)
     mean_slopes = shares @ jax.vmap(network.slopes)(points)
     return mean_slopes, shares @ jax.vmap(network.nonlinearity)(points) - mean_slopes * (shares @ points)
+
+
+def to_point(
+    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+) -> Float[Array, " state"]:
+    """The coordinates of sweeps and searches: the total input to each unit; without a weight matrix, the state.
+
+    In total inputs, unlike in rates, silent units of a rectified network are distinguished by their distance to
+    threshold.
+    """
+    return network.total_input(state, stimulus) if isinstance(network, RateNetwork) else state
+
+
+def to_state(network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
+    """The state at a fixed point, from the coordinates of sweeps and searches."""
+    return network.state_from_total_input(point) if isinstance(network, RateNetwork) else point

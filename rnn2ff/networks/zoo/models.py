@@ -14,64 +14,9 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from rnn2ff._checks import check_at_least, check_finite, check_key, check_positive, check_shape, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import Nonlinearity, RateForm, RateNetwork, RateParams, StateForm, rate_network
+from rnn2ff.networks.nonlinearities import Nonlinearity, ShiftedLogistic, Tanh
+from rnn2ff.networks.rate import RateForm, RateNetwork, RateParams, StateForm, rate_network
 from rnn2ff.networks.zoo.populations import as_floats, check_two_populations
-
-
-@dataclasses.dataclass(frozen=True)
-class PowerLaw:
-    """The nonlinearity `gain [x]_+^exponent`, in rate over state to the exponent.
-
-    Attributes:
-        gain: positive.
-        exponent: at least 1, so that the slope is finite at 0.
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    gain: float
-    exponent: float
-
-    def __post_init__(self):
-        check_positive("gain", self.gain)
-        check_finite("exponent", self.exponent)
-        if self.exponent < 1:
-            raise fail("exponent", "makes the slope at 0 infinite", "at least 1", self.exponent)
-
-    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        return self.gain * jax.nn.relu(x) ** self.exponent
-
-
-@dataclasses.dataclass(frozen=True)
-class Tanh:
-    """The nonlinearity `tanh(gain x)`.
-
-    Attributes:
-        gain: the slope at 0.
-    """
-
-    gain: float
-
-    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        return jnp.tanh(self.gain * x)
-
-
-@dataclasses.dataclass(frozen=True)
-class ShiftedLogistic:
-    """The nonlinearity `1 / (1 + exp(-a (x - theta))) - 1 / (1 + exp(a theta))`, which is 0 at 0.
-
-    Attributes:
-        gains: a, one a unit.
-        thresholds: theta, one a unit.
-    """
-
-    gains: tuple[float, ...]
-    thresholds: tuple[float, ...]
-
-    def __call__(self, x: Float[Array, " unit"]) -> Float[Array, " unit"]:
-        gains, thresholds = (jnp.asarray(values, x.dtype) for values in (self.gains, self.thresholds))
-        return jax.nn.sigmoid(gains * (x - thresholds)) - jax.nn.sigmoid(-gains * thresholds)
 
 
 @dataclasses.dataclass(frozen=True)

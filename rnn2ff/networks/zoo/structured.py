@@ -4,14 +4,12 @@ A competition has excitatory units that excite themselves, and inhibition that a
 winners suppress losers.
 """
 
-from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_weights, fail
+from rnn2ff.networks.graphs import Graph, graph_matrix
 from rnn2ff.networks.rate import RateNetwork
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
 
@@ -128,17 +126,6 @@ def _competition(
     return constructor(jnp.asarray(weights, float), stimulus_weights=jnp.asarray(drive, float), time_constants=tau)
 
 
-@runtime_checkable
-class Graph(Protocol):
-    """The interface of networkx graphs that is used here; networkx need not be installed."""
-
-    nodes: Iterable
-    edges: Iterable
-
-    def is_directed(self) -> bool:
-        """Whether edges have a direction."""
-
-
 def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5) -> RateNetwork:
     """A combinatorial threshold-linear network, in the rate form: a graph decides what the network can do.
 
@@ -171,12 +158,7 @@ def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5)
 def _adjacency(graph: ArrayLike | Graph) -> np.ndarray:
     """Whether there is an edge from the unit of the column to that of the row."""
     if isinstance(graph, Graph):
-        position = {node: index for index, node in enumerate(graph.nodes)}
-        adjacency = np.zeros((len(position), len(position)))
-        for source, target, *_ in graph.edges:
-            adjacency[position[target], position[source]] = 1
-        if not graph.is_directed():
-            adjacency = np.maximum(adjacency, adjacency.T)
+        adjacency = (graph_matrix(graph, weight="") > 0).astype(float)  # no attribute: every edge has the weight 1
     else:
         adjacency = np.asarray(graph)
         adjacency = adjacency.astype(float) if adjacency.dtype == bool else adjacency
