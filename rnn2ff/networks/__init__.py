@@ -13,6 +13,7 @@ from rnn2ff.networks.rate import (
     rate_network,
     slopes,
 )
+from rnn2ff.networks.sparse import with_padded_rows
 from rnn2ff.networks.spectra import (
     all_supports,
     are_singular,
@@ -148,5 +149,6 @@ __all__ = [
     "time_scales",
     "wilson_cowan",
     "winner_take_all",
+    "with_padded_rows",
     "wong_wang",
 ]
