@@ -293,7 +293,7 @@ def _task_right(readout: Array, predicted: np.ndarray, pairs: Pairs) -> dict[str
 @eqx.filter_jit
 def _residuals_of(network, predicted, stimuli):
     totals = jax.vmap(network.params.total_input)(predicted, stimuli)
-    return jnp.sqrt(jnp.mean((predicted - jax.vmap(network.vector_field.nonlinearity)(totals)) ** 2, axis=1))
+    return jnp.sqrt(jnp.mean((predicted - jax.vmap(network.nonlinearity)(totals)) ** 2, axis=1))
 
 
 def _residuals(network: RecurrentNetwork, predicted: np.ndarray, stimuli: np.ndarray) -> np.ndarray:

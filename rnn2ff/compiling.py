@@ -1,4 +1,4 @@
-"""Programs for the device at hand: options of the compiler, the precision of products, and where programs are kept."""
+"""Programs for the device at hand: their options, their precision, batches of one size, and where they are kept."""
 
 import functools
 import hashlib
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import numpy as np
 from jax.extend.core import get_opaque_trace_state
+from jaxtyping import PyTree
 
 from rnn2ff.records import processor_features
 
@@ -52,6 +54,26 @@ def in_full_precision(function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return run
+
+
+def in_batches(
+    function: Callable, constants: object, arrays: tuple[np.ndarray, ...], num_rows: int, *settings
+) -> PyTree[np.ndarray]:
+    """Apply a compiled function to batches of one size, so that it is compiled once, whatever the number of rows.
+
+    Args:
+        function: takes the constants, a batch of each array, and the settings; gives back arrays with as many rows.
+        constants: a network, for one, given to every call.
+        arrays: on the host, with one leading axis of at least one row.
+        num_rows: of a batch; the last one repeats its last row.
+        settings: further arguments.
+    """
+    size = len(arrays[0])
+    parts = []
+    for start in range(0, size, num_rows):
+        rows = np.minimum(np.arange(start, start + num_rows), size - 1)
+        parts.append(jax.device_get(function(constants, *(array[rows] for array in arrays), *settings)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *parts)
 
 
 def keep_programs() -> None:

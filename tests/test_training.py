@@ -26,14 +26,13 @@ from rnn2ff import (
     mix_pairs,
     partition_competition,
     solve_steady_state,
-    steady_tangents,
     threshold_linear,
     train,
 )
 from rnn2ff.approximators import predict
-from rnn2ff.data import key_for, solve_pairs
+from rnn2ff.data import key_for, permutation, solve_pairs
 from rnn2ff.training import Trainer
-from rnn2ff.training.losses import mean_squared_error, rate_error, tangent_error
+from rnn2ff.training.losses import mean_squared_error, rate_error
 from rnn2ff.training.mixing import mixing_for
 from rnn2ff.training.optimizers import muon
 
@@ -190,38 +189,6 @@ class TestExactPairs:
             exact_pairs(partition_competition(2, 2), jnp.ones((1, 6)))
 
 
-class TestTangents:
-    def test_they_are_differences_of_steady_rates(self, network, states, pairs, key):
-        stimuli, _ = pairs
-        tangents = steady_tangents(network, states, stimuli, key=key)
-        step = 1e-3
-        for i in range(3):
-            ends = [solve_steady_state(network, stimuli[i] + sign * step * tangents.directions[i]) for sign in (1, -1)]
-            difference = (network.rates(ends[0].state) - network.rates(ends[1].state)) / (2 * step)
-            assert_close(tangents.derivatives[i], difference, 0.02)
-
-    @pytest.mark.slow
-    def test_they_help_on_average_where_pairs_are_few(self, network):
-        errors = []
-        for seed in range(6):
-            key = jr.key(seed)
-            stimuli = jr.normal(jr.fold_in(key, 1), (1040, 3))
-            states = solve_steady_states(network, stimuli).state
-            rates = jax.nn.relu(states)
-            for tangents in (None, steady_tangents(network, states[:40], stimuli[:40], key=key)):
-                start = TwoLayer(3, 24, 3, key=key)
-                run = train(start, stimuli[:40], rates[:40], num_steps=1500, tangents=tangents, key=key)
-                errors.append(accuracy(predict(run.approximator, stimuli[40:]), rates[40:]).nrmse)
-        assert np.mean(errors[1::2]) < 0.9 * np.mean(errors[::2])
-
-    def test_their_error_is_that_of_derivatives(self, pairs, key):
-        two_layer, stimuli = TwoLayer(3, 5, 3, key=key), pairs[0][:4]
-        jacobians = jax.vmap(jax.jacfwd(two_layer))(stimuli)
-        tangents = steady_tangents(threshold_linear(WEIGHTS), stimuli, stimuli, key=key)
-        expected = jnp.einsum("ijk,ik->ij", jacobians, tangents.directions) - tangents.derivatives
-        assert_close(tangent_error(two_layer, stimuli, tangents), jnp.mean(expected**2), 1e-5)
-
-
 class TestTraining:
     def test_a_representable_map_is_learned(self, key):
         teacher = TwoLayer(3, 4, 2, key=key)
@@ -236,7 +203,7 @@ class TestTraining:
         stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))
         run = train(TwoLayer(3, 8, 2, key=key), stimuli, rates, num_steps=200, num_evaluations=10, key=key)
         assert run.best_evaluation == int(run.validation_errors.argmin())
-        order = jr.permutation(key_for(key, "split"), 50)
+        order = permutation(key_for(key, "split"), 50)
         validated = mean_squared_error(run.approximator, stimuli[order[:5]], rates[order[:5]])
         assert_close(validated, run.validation_errors.min(), 1e-5)
         given = mean_squared_error(TwoLayer(3, 8, 2, key=key), stimuli[order[:5]], rates[order[:5]])

@@ -23,8 +23,9 @@ from rnn2ff._checks import (
     fail,
     is_known,
 )
+from rnn2ff.compiling import in_batches
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks import RecurrentNetwork, batch_rates
 from rnn2ff.steady_state import (
     AbstractSteadyStateSolver,
     Plan,
@@ -35,6 +36,7 @@ from rnn2ff.steady_state import (
     solve_steady_states,
 )
 
+_DRAWN = 512  # stimuli drawn by one call of a program, whatever their number
 _NUM_PLANNED = 512  # stimuli that a stream's plan is made from
 
 
@@ -58,14 +60,18 @@ class Pairs(eqx.Module):
 
     def take(self, rows: slice | Int[ArrayLike, " row"]) -> "Pairs":
         """Some of the pairs; the counts stay those of all."""
-        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
         return Pairs(*take_rows((self.stimuli, self.states, self.rates), rows), self.status_counts)
 
 
-@eqx.filter_jit
-def take_rows(arrays: PyTree[Array], rows: Int[ArrayLike, " row"]) -> PyTree[Array]:
-    """Some rows of each array, by one program."""
-    return jax.tree.map(lambda array: array[rows], arrays)
+def take_rows(arrays: PyTree[Array | np.ndarray], rows: slice | Int[ArrayLike, " row"]) -> PyTree[Array]:
+    """Some rows of each array, taken on the host: on a device each number of rows is a program to compile."""
+    rows = rows if isinstance(rows, slice) else np.asarray(rows)
+    return jax.device_put(jax.tree.map(lambda array: np.asarray(array)[rows], arrays))
+
+
+def permutation(key: PRNGKeyArray, size: int) -> Int[np.ndarray, " size"]:
+    """The numbers below `size` in random order, drawn on the host: on a device each size is a program to compile."""
+    return np.random.default_rng(np.asarray(jr.key_data(key))).permutation(size)
 
 
 def key_for(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
@@ -89,7 +95,10 @@ def sample_stimuli(
     """
     check_at_least("num_samples", num_samples, 1)
     check_key(key)
-    drawn = _sample(sample_stimulus, num_samples, key)
+    if is_known(key):
+        drawn = jax.device_put(in_batches(_sample, sample_stimulus, (np.arange(num_samples),), _DRAWN, key))
+    else:
+        drawn = _sample(sample_stimulus, jnp.arange(num_samples), key)
     if drawn.ndim != 2:
         raise fail("sample_stimulus", "does not return one stimulus", "a vector", f"shape {drawn.shape[1:]}")
     check_finite("sample_stimulus", drawn)
@@ -111,8 +120,8 @@ def _check_uses_key(sample_stimulus: SampleStimulus, key: PRNGKeyArray) -> None:
 
 
 @eqx.filter_jit
-def _sample(sample_stimulus: SampleStimulus, num_samples: int, key: PRNGKeyArray) -> Array:
-    return jax.vmap(lambda i: sample_stimulus(jr.fold_in(key, i)))(jnp.arange(num_samples))
+def _sample(sample_stimulus: SampleStimulus, indices: Int[ArrayLike, " batch"], key: PRNGKeyArray) -> Array:
+    return jax.vmap(lambda i: sample_stimulus(jr.fold_in(key, i)))(jnp.asarray(indices))
 
 
 def hold_out(
@@ -129,8 +138,8 @@ def hold_out(
     if len(stimuli) < 2:
         raise fail("stimuli", "cannot be parted", "at least 2 rows", len(stimuli))
     num_held_out = min(max(1, round(share * len(stimuli))), len(stimuli) - 1)
-    order = jr.permutation(key, len(stimuli))
-    return stimuli[order[num_held_out:]], stimuli[order[:num_held_out]]
+    order = permutation(key, len(stimuli))
+    return take_rows(stimuli, order[num_held_out:]), take_rows(stimuli, order[:num_held_out])
 
 
 def solve_pairs(
@@ -162,8 +171,8 @@ def solve_pairs(
         msg = f"No stimulus leads to a steady state. Expected at least one that converges, got {counts}."
         raise RuntimeError(msg)
     kept = np.flatnonzero(np.asarray(solved.status) == Status.converged)
-    stimuli, states = take_rows((jnp.asarray(np.asarray(stimuli, network.dtype)), solved.state), kept)
-    return Pairs(stimuli, states, _rates(network, states), counts)
+    stimuli, states = take_rows((np.asarray(stimuli, network.dtype), solved.state), kept)
+    return Pairs(stimuli, states, batch_rates(network, states), counts)
 
 
 class Batch(NamedTuple):
@@ -251,8 +260,8 @@ def make_batches(
     for index in indices:
         drawn = sample_stimuli(sample_stimulus, batch_size, key=jr.fold_in(stream_key, index))
         solved = solve_steady_states(network, drawn, solver=plan, max_steps=max_steps, mesh=mesh)
-        stimuli = jnp.asarray(drawn, network.dtype)
-        yield Batch(index, stimuli, solved.state, _rates(network, solved.state), solved.status)
+        stimuli = jax.device_put(np.asarray(drawn, network.dtype))
+        yield Batch(index, stimuli, solved.state, batch_rates(network, solved.state), solved.status)
 
 
 def stream_plan(
@@ -262,11 +271,6 @@ def stream_plan(
     probed = sample_stimuli(sample_stimulus, _NUM_PLANNED, key=key_for(key, "plan"))
     check_stimuli(probed, network.stimulus_size, "sample_stimulus")
     return plan_steady_states(network, probed, max_steps=max_steps)
-
-
-@eqx.filter_jit
-def _rates(network: RecurrentNetwork, states: Array) -> Array:
-    return jax.vmap(network.rates)(states)
 
 
 def check_pairs(stimuli: Array, rates: Array) -> None:

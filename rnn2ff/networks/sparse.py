@@ -13,7 +13,7 @@ from jax.experimental.sparse import BCOO, JAXSparse
 from jaxtyping import Array, Float, Int
 
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import has_sparse_weights
+from rnn2ff.networks.rate import RateNetwork
 
 _ENTRIES = 8  # of a row that are added in one turn: 5 ms for the product above, and 14 ms with one
 _TILE = 64  # samples that are multiplied together on a processor, where 1,024 take 4 times as long each
@@ -101,7 +101,7 @@ def pad_rows(weights: BCOO) -> PaddedRows:
 
 def with_padded_rows(network: RecurrentNetwork) -> RecurrentNetwork:
     """The same network, whose sparse weights, if it has such, multiply batches fast; for searches, on the host."""
-    if not has_sparse_weights(network) or not isinstance(network.params.recurrent_weights, BCOO):
+    if not isinstance(network, RateNetwork) or not isinstance(network.weights, BCOO):
         return network
     return eqx.tree_at(
         lambda each: each.params.recurrent_weights,

@@ -25,8 +25,8 @@ from rnn2ff._checks import (
     is_known,
 )
 from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
-from rnn2ff.networks import RecurrentNetwork, blas_threads, has_sparse_weights, is_rate_network, with_padded_rows
-from rnn2ff.steady_state.batch import FOUND_BY, Solved, judge_rows, solve_rows
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, blas_threads, with_padded_rows
+from rnn2ff.steady_state.batch import judge_rows, solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
 from rnn2ff.steady_state.meshes import check_mesh, chunks_of, divided_over, on_each_device, placed_on
@@ -40,6 +40,7 @@ from rnn2ff.steady_state.result import (
     SteadyStates,
     count_statuses,
 )
+from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.tiles import check_not_in_shard, layout_for
 
@@ -111,7 +112,7 @@ def solve_steady_state(
     check_finite("initial_state", initial_state)
     stimulus, initial_state = (jnp.asarray(each, network.dtype) for each in (stimulus, initial_state))
     if matrix_free is None:
-        matrix_free = network.state_size > _LARGEST_FACTORED or has_sparse_weights(network)
+        matrix_free = network.state_size > _LARGEST_FACTORED or network.has_sparse_weights
     is_outside = all(map(is_known, jax.tree.leaves((network, stimulus, initial_state))))
     found = _solve(
         network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, throw=throw and not is_outside
@@ -150,7 +151,7 @@ def _constants(*trees):
 
 def _without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
     """Steady states of a rate network do not depend on them: what is left of rounding would move them in a training."""
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         return network
     tau = network.params.time_constants
     return eqx.tree_at(lambda each: each.params.time_constants, network, jax.lax.stop_gradient(tau))
