@@ -28,6 +28,7 @@ from rnn2ff.networks.rate import (
     check_rate_network,
     rate_network,
 )
+from rnn2ff.networks.sparse import with_padded_rows
 from rnn2ff.networks.spectra import (
     all_supports,
     are_singular,
@@ -161,5 +162,6 @@ __all__ = [
     "to_state",
     "wilson_cowan",
     "winner_take_all",
+    "with_padded_rows",
     "wong_wang",
 ]

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_positive, fail
 from rnn2ff.data import take_rows
-from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates, with_padded_rows
 from rnn2ff.steady_state import Status, solve_steady_states
 
 _SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, count as equal
@@ -130,6 +130,7 @@ def mix_pairs(
     """
     check_positive("largest_angle", largest_angle)
     _check_has_exact_pairs(network)
+    network = with_padded_rows(network)
     return Mixing(network, *_moments(network, stimuli, rates), largest_angle)
 
 
