@@ -44,9 +44,10 @@ def muon(
         stimuli: what it is trained on.
         rates: what it is trained on.
         num_steps: until the learning rate is zero.
-        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, less in proportion
-            where there are more than 32 channels and more than 128 hidden units, up to twice that for fewer than 2,000
-            steps, and 5e-3 through sweeps and steps, which are good from the start.
+        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2 for 2,000 steps, less
+            in proportion where there are more than 32 channels and more than 128 hidden units, less as the square root
+            of more steps and up to twice that for fewer, and 5e-3 through sweeps and steps, which are good from the
+            start.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; for two layers with polynomials of
@@ -91,9 +92,10 @@ def _in_units(stimuli, rates, learning_rate, num_steps, polynomials) -> optax.Gr
 def _default_learning_rate(approximator: Trainable, num_channels: int, num_steps: int) -> float:
     if not isinstance(approximator, TwoLayer):
         return 5e-3
-    haste = min(max(1, 2_000 / num_steps) ** 0.5, 2)
+    haste = min((2_000 / num_steps) ** 0.5, 2)
     # Up to four hidden units a channel, the fewer there are, the further off is the start, and the longer the way.
-    return 2e-2 * min(1, max(32 / num_channels, 128 / approximator.width)) * haste
+    caution = min(1, max(32 / num_channels, 128 / approximator.width))
+    return 2e-2 * min(caution * max(1, haste), haste)
 
 
 class _InUnits(eqx.Module):
