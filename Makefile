@@ -13,7 +13,7 @@ test:  ## run the tests in float64
 test32:  ## run the tests in float32
 	RNN2FF_X64=0 python -m pytest
 
-tools:  ## run the tests that need torch, a browser, an ARM compiler and an emulator
+tools:  ## run the tests that need torch, Dask, submitit, a browser, an ARM compiler and an emulator
 	python -m pytest -n 0 -m tools
 
 gpu:  ## run the tests that need an accelerator, in float32

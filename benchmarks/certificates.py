@@ -142,7 +142,7 @@ def _totals(network: RecurrentNetwork, stimuli: np.ndarray, rates: np.ndarray) -
 
 
 def _values_and_slopes(network: RecurrentNetwork, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    nonlinearity, positive = network.vector_field.nonlinearity, np.maximum(totals, 0)
+    nonlinearity, positive = network.nonlinearity, np.maximum(totals, 0)
     if nonlinearity is jax.nn.relu:
         return positive, (totals > 0).astype(totals.dtype)
     gain = np.longdouble(nonlinearity.gain)  # which float32 rounds by less than certificates allow for
@@ -171,7 +171,7 @@ def _fixed_points(network: RecurrentNetwork, stimuli: np.ndarray) -> np.ndarray:
     with jax.enable_x64(True):
         wide = in_float64(network)
         solved = solve_steady_states(wide, np.asarray(stimuli, float))
-        rates = np.asarray(jax.vmap(wide.vector_field.unit_rates)(solved.state))
+        rates = np.asarray(jax.vmap(wide.unit_rates)(solved.state))
         is_converged = np.asarray(solved.is_converged)
     return np.where(is_converged[:, None], _polish(network, stimuli, rates), np.nan)
 

@@ -72,6 +72,7 @@ def _overview(records: Mapping[str, dict | None], failed: Mapping[str, str]) -> 
         where = record["environment"]
         commit = (where["commit"] or "-")[:8] + (", changed" if where["is_dirty"] else "")
         complete = "" if record.get("is_complete", True) else ", interrupted"
+        complete += ", programs kept" if where.get("keeps_programs") else ""
         lines.append(
             [
                 name + complete,

@@ -19,13 +19,13 @@ print(network.stimulus_size, "channels,", network.state_size, "units")
 # %% Distilled
 # Without a size, the best of its cost is returned: here two layers and a few sweeps, each one product with the weights.
 # The report has the error of two layers alone, at the same cost, as well.
-found = rnn2ff.distill(network, rnn2ff.uniform_stimuli(12), num_samples=2000, num_steps=300, key=jr.key(0))
-print(found)
+result = rnn2ff.distill(network, rnn2ff.uniform_stimuli(12), num_samples=2000, num_steps=300, key=jr.key(0))
+print(result)
 
 # %% The winners
 # On the stimuli of the test, which were solved and never trained on.
-test = found.test
-predicted = np.asarray(jax.vmap(found.approximator)(test.stimuli))
+test = result.test
+predicted = np.asarray(jax.vmap(result.approximator)(test.stimuli))
 groups = [rnn2ff.partition_means(jnp.asarray(each), 3, 4) for each in (predicted, test.rates, test.stimuli)]
 print("stimuli to the groups:", np.asarray(groups[2][0]).round(2))
 print("their steady rates:", np.asarray(groups[1][0]).round(2))
@@ -36,7 +36,7 @@ print(f"... of the trivial guess, the largest stimulus: {judged.trivial_agreemen
 # %% Certified
 # A bound of the Euclidean distance of all rates to the only fixed point, rounding included, without solving anything.
 certifier = rnn2ff.make_certifier(network)
-predictions = rnn2ff.predict_all_units(network, found.approximator, test.stimuli[:200])
+predictions = rnn2ff.predict_all_units(network, result.approximator, test.stimuli[:200])
 certificates = rnn2ff.certify_predictions(network, test.stimuli[:200], predictions, certifier)
 true_errors = np.linalg.norm(predictions - np.asarray(test.rates[:200]), axis=1)
 print(certificates)
@@ -45,5 +45,5 @@ print(bool((true_errors <= np.asarray(certificates.error_bound) + 1e-4).all()))
 
 # %% Answers within a tolerance
 # One pass for most, a few more sweeps for others, and a solve for what is left.
-served = rnn2ff.predict_or_solve(network, found.approximator, test.stimuli, tolerance=0.01, certifier=certifier)
+served = rnn2ff.predict_or_solve(network, result.approximator, test.stimuli, tolerance=0.01, certifier=certifier)
 print(served)

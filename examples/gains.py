@@ -38,13 +38,13 @@ lowest, highest = 0.1, 0.9
 stimuli = rnn2ff.concatenate(rnn2ff.gaussian_stimuli(NUM_UNITS), rnn2ff.uniform_stimuli(1, low=lowest, high=highest))
 
 # %% One approximator for all of them
-found = rnn2ff.distill(network, stimuli, num_samples=2000, num_test_samples=500, num_steps=200, key=jr.key(1))
-print(found)
+result = rnn2ff.distill(network, stimuli, num_samples=2000, num_test_samples=500, num_steps=200, key=jr.key(1))
+print(result)
 
 # %% Its error by gain
 # On the stimuli of the test.
-test = found.test
-predicted, gains = np.asarray(jax.vmap(found.approximator)(test.stimuli)), np.asarray(test.stimuli[:, -1])
+test = result.test
+predicted, gains = np.asarray(jax.vmap(result.approximator)(test.stimuli)), np.asarray(test.stimuli[:, -1])
 for low in (0.1, 0.3, 0.5, 0.7):
     rows = (gains >= low) & (gains < low + 0.2)
     judged = rnn2ff.accuracy(predicted[rows], np.asarray(test.rates)[rows])
@@ -53,7 +53,7 @@ for low in (0.1, 0.3, 0.5, 0.7):
 # %% How the rates change with the gain
 # The approximator is differentiable, and so is the steady state, implicitly.
 one = jnp.asarray(test.stimuli[0])
-by_pass = jax.jacfwd(found.approximator)(one)[:, -1]
+by_pass = jax.jacfwd(result.approximator)(one)[:, -1]
 by_solve = jax.jacfwd(lambda u: rnn2ff.solve_steady_state(network, u).rates(network))(one)[:, -1]
 print("d rates / d gain, one pass:", np.asarray(by_pass[:4]).round(3))
 print("d rates / d gain, implicit:", np.asarray(by_solve[:4]).round(3))

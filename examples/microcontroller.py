@@ -1,6 +1,6 @@
 """To a microcontroller, with an error bound.
 
-From a recurrent network to a C header in whole numbers, whose answers are known bit for bit, and to a proved bound of
+From a recurrent network to an integer-only C header, whose answers are known bit for bit, and to a proved bound of
 how far each of them is from the steady rates. The command line does the same: `rnn2ff export --to c-int16`, and
 `rnn2ff certify --model deploy/rnn2ff_int16.h`.
 """
@@ -20,17 +20,17 @@ folder = Path(tempfile.mkdtemp())
 # %% A network, and its approximator
 # The size may be given: here 20 hidden units and three sweeps.
 network = rnn2ff.random_threshold_linear(20, gain=0.7, key=jr.key(0))
-found = rnn2ff.distill(
+result = rnn2ff.distill(
     network, rnn2ff.uniform_stimuli(20), width=20, num_sweeps=3, num_samples=2000, num_steps=300, key=jr.key(1)
 )
-print(found)
+print(result)
 
-# %% In whole numbers
+# %% Integer-only
 # Scales are set by stimuli that are as those of the field. `predict` is the exact twin of the header.
-calibration = found.test.stimuli[:500]
+calibration = result.test.stimuli[:500]
 for weight_bits in (8, 16):
-    model = rnn2ff.quantize(found.approximator, calibration, weight_bits=weight_bits)
-    judged = rnn2ff.accuracy(model.predict(found.test.stimuli), found.test.rates)
+    model = rnn2ff.quantize(result.approximator, calibration, weight_bits=weight_bits)
+    judged = rnn2ff.accuracy(model.predict(result.test.stimuli), result.test.rates)
     print(f"{weight_bits}-bit weights: {judged.nrmse:.2%} in all")
 
 # %% The bound
@@ -45,7 +45,7 @@ print(f"no rate of any stimulus is off by more than {unit_bounds.max():.4f}; the
 
 # %% The header
 # The comment on top names the network, the error, the range and the flash. The self-test compares four stimuli.
-card = rnn2ff.model_card(network, calibration, found.report)
+card = rnn2ff.model_card(network, calibration, result.report)
 header = rnn2ff.to_c(model, name="settle", card=card, test_stimuli=calibration)
 (folder / "settle.h").write_text(header)
 print(header[: header.index("*/") + 2])

@@ -71,15 +71,15 @@ for turn, key in enumerate(jr.split(keys[3], 501)):
 # `discrete_map` takes any pure cell; `from_torch` and Flax modules work in the same way. `starts=` would add states
 # that the cell visits at work to the random ones.
 network = rnn2ff.discrete_map(cell, params, state_size=NUM_UNITS, stimulus_size=1)
-found = rnn2ff.find_fixed_points(network, jnp.zeros(1), box=(-1.0, 1.0), key=jr.key(1))
-for state, is_stable, count in zip(found.states, found.is_stable, found.basin_counts):
+points = rnn2ff.find_fixed_points(network, jnp.zeros(1), box=(-1.0, 1.0), key=jr.key(1))
+for state, is_stable, count in zip(points.states, points.is_stable, points.basin_counts):
     readout = float(np.asarray(params["readout"]) @ state)
     kind = "stable" if is_stable else "unstable"
-    print(f"readout {readout:+.2f}: {kind}, reached from {count} of {len(found.starts)} states")
-print(found.audit.name, "-", found.explanation)
+    print(f"readout {readout:+.2f}: {kind}, reached from {count} of {len(points.starts)} states")
+print(points.audit.name, "-", points.explanation)
 
 # %% How fast they forget
 # Eigenvalues of a map are shown as rates, in units of one step.
-for state in found.states[found.is_stable][:2]:
+for state in points.states[points.is_stable][:2]:
     motion = rnn2ff.linearize(network, state, jnp.zeros(1))
     print("slowest modes, in steps:", motion.time_constants[:3].round(2))

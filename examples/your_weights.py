@@ -35,9 +35,9 @@ print("rates of the first stimulus:", np.asarray(rates[0, :4]).round(2), "...")
 
 # %% A feed-forward network that answers in one pass
 # Of an array of stimuli a tenth is held out for the test.
-found = rnn2ff.distill(network, stimuli, num_steps=200, key=jr.key(0))
-print(found)
-rnn2ff.save(folder / "approximator.safetensors", found)
+result = rnn2ff.distill(network, stimuli, num_steps=200, key=jr.key(0))
+print(result)
+rnn2ff.save(folder / "approximator.safetensors", result)
 approximator, card = rnn2ff.load(folder / "approximator.safetensors", network=network)
 print("read again, of the network", card["network"]["hash"][:12])
 

@@ -1,14 +1,18 @@
 """What every script of an experiment or a benchmark does: read its options, run, print, keep the record."""
 
 import dataclasses
+import inspect
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import tyro
 from tqdm import tqdm
 
+from experiments._executors import Kind, computing
 from rnn2ff.files import write_json
 from rnn2ff.plotting import save_figure
 
@@ -23,6 +27,12 @@ class Options:
     """Run a small version in seconds, to see that it works; keeps its results out of the committed ones."""
     out: Path | None = None
     """Folder for the record and the figures; by default the script's folder, or build/smoke with --smoke."""
+    executor: Kind = "serial"
+    """Who computes rows that do not depend on each other: this process; a pool of processes; Dask; submitit (Slurm)."""
+    workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
+    """Processes of a local pool, or of Dask without --scheduler; by default one a core."""
+    scheduler: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
+    """The address of a Dask scheduler, or the cluster of submitit: slurm, or local."""
 
 
 class Config(Protocol):
@@ -37,7 +47,7 @@ class Config(Protocol):
 def run_script(
     name: str,
     config: Config,
-    run: Callable[[Config], Iterable[dict]],
+    run: Callable[..., Iterable[dict]],
     describe: Callable[[list[dict]], str],
     draw: Callable[[dict], object] | None = None,
     *,
@@ -49,7 +59,8 @@ def run_script(
         name: of the script; its files are called so.
         config: the settings at full size.
         run: computes the rows; where it yields them, the record is written anew with each, and what an interrupted run
-            has found is kept.
+            has found is kept. Where rows do not depend on each other it takes `compute` as well, which makes them of
+            calls.
         describe: the rows of the record as text to print.
         draw: makes the figure from the record, if there is one.
         folder: where the script lies, and leaves its record.
@@ -69,13 +80,21 @@ def run_script(
 
     (out / "results").mkdir(parents=True, exist_ok=True)
     written = [out / "results" / f"{name}.json"]
-    found = run(config)
-    rows = [] if isinstance(found, Iterator) else found
-    if isinstance(found, Iterator):
-        for row in tqdm(found, bar_format=f"{name}: {{n}} rows after {{elapsed}}"):
-            rows.append(row)
-            seconds = time.perf_counter() - started
-            write_json(written[0], record(name, config, rows, seconds=seconds, is_complete=False))
+    settings = {"num_workers": options.workers, "scheduler": options.scheduler, "folder": out / "jobs"}
+    if options.executor != "serial" and "compute" not in inspect.signature(run).parameters:
+        sys.exit(f"`--executor` has nothing to divide. Expected rows that do not depend on each other, got {name}.")
+    if options.executor != "serial":
+        from rnn2ff.compiling import environment_that_keeps_programs
+
+        os.environ.update(environment_that_keeps_programs())  # workers compile the same programs
+    with computing(options.executor, **settings) as compute:
+        found = run(config) if options.executor == "serial" else run(config, compute)
+        rows = [] if isinstance(found, Iterator) else found
+        if isinstance(found, Iterator):
+            for row in tqdm(found, bar_format=f"{name}: {{n}} rows after {{elapsed}}"):
+                rows.append(row)
+                seconds = time.perf_counter() - started
+                write_json(written[0], record(name, config, rows, seconds=seconds, is_complete=False))
     seconds = time.perf_counter() - started
     content = record(name, config, rows, seconds=seconds)
     print(describe(content["rows"]))

@@ -7,6 +7,7 @@ is whether its residual gives it away, and what `predict_or_solve` and its statu
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from experiments._executors import Compute, serially
 from experiments._fit import fit_both
 from experiments._forms import TWO_LAYERS, WITH_SWEEPS
 from experiments._script import run_script, table
@@ -103,33 +105,34 @@ class Task(NamedTuple):
     is_steady: bool = True
 
 
-def run(config: Config) -> Iterator[dict]:
+def run(config: Config, compute: Compute = serially) -> Iterator[dict]:
     """One row a network."""
-    for name in config.networks:
-        task = _task(name, config)
-        results = []
-        for index in range(config.num_seeds):
-            key = jr.fold_in(key_for(jr.key(config.seed), name), index)
-            network, readout = task.make(key_for(key, "network"))
-            number = config.num_samples if task.is_steady else config.num_unsteady_samples
-            stimuli = sample_stimuli(
-                task.sample_stimulus, number + config.num_test_samples, key=key_for(key, "stimuli")
-            )
-            solved, test = _solve(network, stimuli, number)
-            fitted = fit_both(network, solved.pairs, config.width, num_steps=config.num_steps, key=key)
-            approximator = fitted[TWO_LAYERS]
-            swept = predict(fitted[WITH_SWEEPS], test.pairs.stimuli)
-            judged = _judge(network, approximator, solved, test, readout)
-            results.append({**judged, "nrmse_with_sweeps": accuracy(swept, test.pairs.rates).nrmse})
-            if index == 0:
-                drawn = _plane(network, approximator, config) if name == "oscillator" else None
-        yield {
-            "network": name,
-            "units": network.state_size,
-            "width": config.width,
-            **{each: [result[each] for result in results] for each in results[0]},
-            "plane": drawn,
-        }
+    return compute(functools.partial(_measure, name, config) for name in config.networks)
+
+
+def _measure(name: str, config: Config) -> dict:
+    task = _task(name, config)
+    results, drawn = [], None
+    for index in range(config.num_seeds):
+        key = jr.fold_in(key_for(jr.key(config.seed), name), index)
+        network, readout = task.make(key_for(key, "network"))
+        number = config.num_samples if task.is_steady else config.num_unsteady_samples
+        stimuli = sample_stimuli(task.sample_stimulus, number + config.num_test_samples, key=key_for(key, "stimuli"))
+        solved, test = _solve(network, stimuli, number)
+        fitted = fit_both(network, solved.pairs, config.width, num_steps=config.num_steps, key=key)
+        approximator = fitted[TWO_LAYERS]
+        swept = predict(fitted[WITH_SWEEPS], test.pairs.stimuli)
+        judged = _judge(network, approximator, solved, test, readout)
+        results.append({**judged, "nrmse_with_sweeps": accuracy(swept, test.pairs.rates).nrmse})
+        if index == 0 and name == "oscillator":
+            drawn = _plane(network, approximator, config)
+    return {
+        "network": name,
+        "units": network.state_size,
+        "width": config.width,
+        **{each: [result[each] for result in results] for each in results[0]},
+        "plane": drawn,
+    }
 
 
 def _task(name: str, config: Config) -> Task:
@@ -290,7 +293,7 @@ def _task_right(readout: Array, predicted: np.ndarray, pairs: Pairs) -> dict[str
 @eqx.filter_jit
 def _residuals_of(network, predicted, stimuli):
     totals = jax.vmap(network.params.total_input)(predicted, stimuli)
-    return jnp.sqrt(jnp.mean((predicted - jax.vmap(network.vector_field.nonlinearity)(totals)) ** 2, axis=1))
+    return jnp.sqrt(jnp.mean((predicted - jax.vmap(network.nonlinearity)(totals)) ** 2, axis=1))
 
 
 def _residuals(network: RecurrentNetwork, predicted: np.ndarray, stimuli: np.ndarray) -> np.ndarray:

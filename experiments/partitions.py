@@ -7,6 +7,8 @@ Stimuli that keep just two active tell. Two layers of 4 N answer, and fewer hidd
 """
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterator
 
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from experiments._executors import Compute, serially
 from experiments._fit import fit_both, solve_all
 from experiments._forms import FORMS, TWO_LAYERS, WITH_SWEEPS
 from experiments._script import run_script, table
@@ -60,16 +63,14 @@ class Config:
         )
 
 
-def run(config: Config) -> Iterator[dict]:
+def run(config: Config, compute: Compute = serially) -> Iterator[dict]:
     """One row for each number of partitions and each self-excitation, with a value for each seed."""
-    key = jr.key(config.seed)
-    for num_partitions in config.numbers_of_partitions:
-        for self_excitation in config.self_excitations:
-            yield _measure(num_partitions, self_excitation, config, jr.fold_in(key, num_partitions))
+    cases = itertools.product(config.numbers_of_partitions, config.self_excitations)
+    return compute(functools.partial(_measure, *case, config) for case in cases)
 
 
-def _measure(num_partitions: int, self_excitation: float, config: Config, key: PRNGKeyArray) -> dict:
-    size = config.units_per_partition
+def _measure(num_partitions: int, self_excitation: float, config: Config) -> dict:
+    key, size = jr.fold_in(jr.key(config.seed), num_partitions), config.units_per_partition
     network = partition_competition(num_partitions, size, inhibition=_INHIBITION, self_excitation=self_excitation)
 
     def sample(key: PRNGKeyArray) -> Array:

@@ -7,6 +7,8 @@ the recurrent network has no steady state for some of the stimuli, how many are 
 """
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterator
 
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from experiments._executors import Compute, serially
 from experiments._forms import FORMS, TWO_LAYERS, WITH_SWEEPS
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
@@ -59,11 +62,9 @@ class Config:
         )
 
 
-def run(config: Config) -> Iterator[dict]:
+def run(config: Config, compute: Compute = serially) -> Iterator[dict]:
     """One row a size and gain, with the errors of both forms by cost."""
-    for size in config.sizes:
-        for gain in config.gains:
-            yield _measure(size, gain, config)
+    return compute(functools.partial(_measure, *case, config) for case in itertools.product(config.sizes, config.gains))
 
 
 def _measure(size: int, gain: float, config: Config) -> dict:

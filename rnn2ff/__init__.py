@@ -17,6 +17,7 @@ _HOME = {
     "Plan": "steady_state",
     "PowerLaw": "networks",
     "RateForm": "networks",
+    "RateNetwork": "networks",
     "RecurrentNetwork": "networks",
     "Refined": "approximators",
     "Rollout": "steady_state",
@@ -30,7 +31,6 @@ _HOME = {
     "Theorem": "certificates",
     "Trajectory": "steady_state",
     "TwoLayer": "approximators",
-    "Unrolled": "approximators",
     "accuracy": "training",
     "add": "data",
     "best_sweep": "networks",
@@ -106,7 +106,6 @@ _HOME = {
     "stability_constants": "networks",
     "stabilized_supralinear": "networks",
     "stabilized_supralinear_pair": "networks",
-    "steady_tangents": "training",
     "store_steady_states": "data",
     "stream_steady_states": "data",
     "threshold_linear": "networks",
@@ -141,7 +140,7 @@ _MODULES = (
 
 if TYPE_CHECKING:
     from rnn2ff.analysis import find_fixed_points, linearize
-    from rnn2ff.approximators import Refined, TwoLayer, Unrolled
+    from rnn2ff.approximators import Refined, TwoLayer
     from rnn2ff.certificates import (
         Certificate,
         Certifier,
@@ -190,6 +189,7 @@ if TYPE_CHECKING:
     from rnn2ff.networks import (
         PowerLaw,
         RateForm,
+        RateNetwork,
         RecurrentNetwork,
         StateForm,
         best_sweep,
@@ -261,7 +261,6 @@ if TYPE_CHECKING:
         initialize_two_layer,
         mix_pairs,
         noise_rejection,
-        steady_tangents,
         train,
     )
 

@@ -1,7 +1,5 @@
 """Feed-forward networks that replace the solve: two layers, `r = [W2 [W1 u + b1]_+ + b2 (+ V u)]_+`, or two and sweeps.
 
-A third, the network itself unrolled over a few steps and trained, is the yardstick that the two are held against.
-
 Nothing here needs a solver, so a deployed approximator stays light.
 """
 
@@ -11,10 +9,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from rnn2ff._checks import check_at_least, check_key, check_one_stimulus, fail
-from rnn2ff.networks import AbstractSweep, RecurrentNetwork, dense_weights, has_rectified_rates
+from rnn2ff.networks import AbstractSweep, RecurrentNetwork, has_rectified_rates
 
 _TILE_BYTES = 4 * 2**20  # of a tile's hidden layer: what a processor's cache holds
 _SMALLEST_TILE = 256  # rows; below, the products themselves get slower
@@ -173,8 +172,8 @@ class Refined(eqx.Module):
         if two_layer.is_rectified:
             raise fail("two_layer", "is rectified", "`is_rectified=False`, as points may be negative", "True")
         self.two_layer = two_layer
-        self.step_sizes = jnp.ones((num_sweeps, network.state_size), network.dtype)
-        self.momenta = jnp.zeros((num_sweeps, network.state_size), network.dtype)
+        shape = (num_sweeps, network.state_size)
+        self.step_sizes, self.momenta = jax.device_put((np.ones(shape, network.dtype), np.zeros(shape, network.dtype)))
         self.sweep = sweep
         self.network = network
         self.is_rectified = has_rectified_rates(network)
@@ -212,10 +211,12 @@ class Refined(eqx.Module):
             ValueError: if `num_sweeps` is below the number it has.
         """
         check_at_least("num_sweeps", num_sweeps, self.num_sweeps)
+        if num_sweeps == self.num_sweeps:
+            return self
         new = (num_sweeps - self.num_sweeps, self.network.state_size)
         sizes = jnp.concatenate([self.step_sizes, jnp.ones(new, self.step_sizes.dtype)])
         momenta = jnp.concatenate([self.momenta, jnp.zeros(new, self.momenta.dtype)])
-        return eqx.tree_at(lambda each: (each.step_sizes, each.momenta), self, (sizes, momenta))
+        return eqx.tree_at(lambda refined: (refined.step_sizes, refined.momenta), self, (sizes, momenta))
 
     @property
     def num_sweeps(self) -> int:
@@ -244,112 +245,23 @@ class Refined(eqx.Module):
         return self.network.rate_size
 
 
-class Unrolled(eqx.Module):
-    """A network unrolled over a fixed number of steps, the same weights in each: a yardstick, as deep as it has steps.
-
-    With the total input x to each unit, one call is, for one stimulus u,
-
-        x_0 = B u + b,    x_(t+1) = W phi(x_t) + B u + b,    t = 0 .. num_steps - 1,    r = phi(x_num_steps).
-
-    W, B and b start as the network's own and are trained. It costs `N M + num_steps N^2` products for N units and M
-    channels. It can be trained and judged as the others, and is not meant to be deployed.
-
-    Attributes:
-        network: with the weights that are trained.
-        num_steps: how many steps.
-        is_rectified: whether the rates are rectified points.
-    """
-
-    network: RecurrentNetwork
-    num_steps: int = eqx.field(static=True)
-    is_rectified: bool = eqx.field(static=True)
-
-    def __init__(self, network: RecurrentNetwork, *, num_steps: int):
-        """The network's own weights, not yet trained.
-
-        Args:
-            network: a network with a weight matrix; sparse weights become dense.
-            num_steps: at least 1.
-
-        Raises:
-            ValueError: if the network has no weight matrix, or `num_steps` is below 1.
-        """
-        check_at_least("num_steps", num_steps, 1)
-        weights, params = dense_weights(network), network.params
-        stimulus_weights = params.stimulus_weights
-        if stimulus_weights is None:
-            stimulus_weights = jnp.eye(network.state_size, dtype=network.dtype)
-        chosen = lambda each: (each.params.recurrent_weights, each.params.stimulus_weights)  # noqa: E731
-        self.network = eqx.tree_at(chosen, network, (weights, stimulus_weights), is_leaf=lambda leaf: leaf is None)
-        self.num_steps = num_steps
-        self.is_rectified = has_rectified_rates(network)
-
-    def __call__(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " rate"]:
-        """The predicted rates for one stimulus."""
-        return self._rates(self._point(stimulus))
-
-    def linear_output(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " rate"]:
-        """The rates before their rectifier, where `is_rectified`."""
-        point = self._point(stimulus)
-        return self._rates(point) - self._rates(-point)  # [x]_+ - [-x]_+ = x, also where rates are a part of the units'
-
-    def _point(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
-        check_one_stimulus(stimulus, self.stimulus_size)
-        form, params = self.network.vector_field, self.network.params
-        drive = point = params.feedforward_input(stimulus)
-        for _ in range(self.num_steps):
-            point = drive + params.recurrent_input(form.nonlinearity(point))
-        return point
-
-    def _rates(self, point: Float[Array, " state"]) -> Float[Array, " rate"]:
-        return self.network.rates(self.network.vector_field.from_total_input(point))
-
-    @property
-    def stimulus_size(self) -> int:
-        """Number of stimulus channels."""
-        return self.network.stimulus_size
-
-    @property
-    def num_products(self) -> int:
-        """Products of a weight and an activity in one call."""
-        num_units = self.network.state_size
-        return num_units * self.stimulus_size + self.num_steps * num_units**2
-
-    @property
-    def width(self) -> int:
-        """Number of units."""
-        return self.network.state_size
-
-    @property
-    def rate_size(self) -> int:
-        """Number of rates."""
-        return self.network.rate_size
-
-
 Approximator = TwoLayer | Refined
-Trainable = Approximator | Unrolled
 
 
-def trainable(approximator: Trainable) -> PyTree[bool]:
-    """Which leaves training changes: all weights of the two layers, and the sizes of the steps; not the network.
-
-    Of an unrolled network, its weights and bias.
-    """
+def trainable(approximator: Approximator) -> PyTree[bool]:
+    """Which leaves training changes: all weights of the two layers, and the sizes of the steps; not the network."""
     if isinstance(approximator, TwoLayer):
         return jax.tree.map(eqx.is_inexact_array, approximator)
     constant = jax.tree.map(lambda _: False, approximator)
 
-    def chosen(each: Refined | Unrolled) -> tuple:
-        if isinstance(approximator, Refined):
-            return each.two_layer, each.step_sizes, each.momenta
-        params = each.network.params
-        return params.recurrent_weights, params.stimulus_weights, params.bias
+    def chosen(refined: Refined) -> tuple:
+        return refined.two_layer, refined.step_sizes, refined.momenta
 
     return eqx.tree_at(chosen, constant, jax.tree.map(eqx.is_inexact_array, chosen(approximator)))
 
 
 @eqx.filter_jit
-def predict(approximator: Trainable, stimuli: Float[Array, "batch stimulus"]) -> Float[Array, "batch rate"]:
+def predict(approximator: Approximator, stimuli: Float[Array, "batch stimulus"]) -> Float[Array, "batch rate"]:
     """The approximator's rates for a batch, in one compiled pass.
 
     On a processor a large batch passes in tiles of rows, so that the hidden layer never leaves the cache.

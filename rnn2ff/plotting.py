@@ -199,29 +199,6 @@ def plot_phase_plane(
 
 
 @house_style
-def plot_spectrum(axes: "Axes", eigenvalues: ArrayLike, *, is_map: bool = False) -> None:
-    """Eigenvalues in the complex plane, those of growth in another color than those of decay.
-
-    Args:
-        axes: where to draw.
-        eigenvalues: of a Jacobian.
-        is_map: whether it is that of a map, stable inside the unit circle, and not of a velocity, stable left of 0.
-    """
-    eigenvalues = np.ravel(eigenvalues).astype(complex)
-    if is_map:
-        angles = np.linspace(0, 2 * np.pi, 200)
-        axes.plot(np.cos(angles), np.sin(angles), color="black", linewidth=0.6)
-        grows = np.abs(eigenvalues) > 1
-    else:
-        axes.axvline(0, color="black", linewidth=0.6)
-        grows = eigenvalues.real > 0
-    for chosen, color, label in [(~grows, COLORS["recurrent"], "decay"), (grows, COLORS["feed-forward"], "growth")]:
-        found = eigenvalues[chosen]
-        axes.scatter(found.real, found.imag, s=9, color=color, linewidths=0, label=label, zorder=3)
-    axes.set(xlabel="real part", ylabel="imaginary part", aspect="equal" if is_map else "auto")
-
-
-@house_style
 def plot_in_principal_components(
     axes: "Axes", states: ArrayLike, is_stable: ArrayLike, *, trajectories: Sequence[ArrayLike] = ()
 ) -> None:

@@ -28,6 +28,7 @@ def environment() -> dict[str, object]:
         "x64": bool(jax.config.jax_enable_x64),
         "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "keeps_programs": bool(jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache),
     }
 
 

@@ -1,5 +1,6 @@
 """Small approximators for the tests of the exports: every weight and bias is random, so that none is like another."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from rnn2ff import RecurrentNetwork, Refined, TwoLayer, mean_slope_sweep, threshold_linear
+from rnn2ff import Refined, TwoLayer, mean_slope_sweep, threshold_linear
 from rnn2ff.approximators import predict
 
 STIMULI = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
@@ -33,13 +34,7 @@ def refined_of(constructor, *, rate_size=4, **more):
         0.2 * normal(jr.key(0), (4, 4)), stimulus_weights=normal(jr.key(1), (4, 3)), bias=jnp.ones(4), **more
     )
     if rate_size < 4:
-        network = RecurrentNetwork(
-            network.vector_field,
-            network.params,
-            state_size=4,
-            stimulus_size=3,
-            rate_function=lambda params, state: jax.nn.relu(state[:rate_size]),
-        )
+        network = dataclasses.replace(network, rate_function=lambda params, state: jax.nn.relu(state[:rate_size]))
     sweep = mean_slope_sweep(whole, normal(jr.key(2), (20, 4)), normal(jr.key(3), (20, 3)))
     two_layer = approximator_of(jr.key(4), width=5, rate_size=4, is_rectified=False, bypass=True)
     sizes = jr.uniform(jr.key(5), (2, 3, 4), jnp.float32).astype(float)

@@ -10,12 +10,9 @@ from rnn2ff import (
     RecurrentNetwork,
     Refined,
     TwoLayer,
-    Unrolled,
     best_sweep,
-    save,
     solve_steady_state,
     threshold_linear,
-    train,
 )
 from rnn2ff.approximators import predict, trainable
 
@@ -149,45 +146,6 @@ class TestRefined:
         *sizes, is_rectified = two_layer
         with pytest.raises(ValueError, match=message):
             Refined(TwoLayer(*sizes, is_rectified=is_rectified, key=key), network, refined.sweep, num_sweeps=num_sweeps)
-
-
-class TestUnrolled:
-    def test_a_call_is_its_formula(self, network):
-        unrolled = Unrolled(network, num_steps=2)
-        stimuli = jr.normal(jr.key(6), (10, 3))
-        weights, drive = (
-            np.asarray(each) for each in (network.params.recurrent_weights, network.params.stimulus_weights)
-        )
-        for stimulus, received in zip(np.asarray(stimuli), predict(unrolled, stimuli)):
-            h = drive @ stimulus + 0.5
-            expected = weights @ np.maximum(weights @ np.maximum(h, 0) + h, 0) + h
-            assert_close(received, np.maximum(expected, 0), 1e-6)
-            assert_close(unrolled.linear_output(jnp.asarray(stimulus)), expected, 1e-6)
-        assert unrolled.num_products == 4 * 3 + 2 * 4**2
-
-    def test_many_steps_come_to_the_steady_state(self, network):
-        stimulus = jr.normal(jr.key(6), (3,))
-        solved = solve_steady_state(network, stimulus)
-        assert_close(Unrolled(network, num_steps=64)(stimulus), network.rates(solved.state), 1e-4)
-
-    def test_training_makes_few_steps_better(self, key):
-        network = threshold_linear(jr.normal(jr.key(0), (4, 4)) * 0.4)
-        stimuli = jr.normal(key, (400, 4))
-        steps = Unrolled(network, num_steps=32)
-        run = train(
-            Unrolled(network, num_steps=1), stimuli, predict(steps, stimuli), num_steps=200, num_evaluations=2, key=key
-        )
-        assert run.validation_errors.min() < 0.5 * run.validation_errors[0]
-
-    @pytest.mark.usefixtures("as_a_user")
-    def test_what_cannot_be_unrolled_or_exported_is_refused(self, network, tmp_path):
-        field = RecurrentNetwork(lambda params, state, stimulus: -state, None, state_size=4, stimulus_size=3)
-        with pytest.raises(ValueError, match="network.*no weights"):
-            Unrolled(field, num_steps=2)
-        with pytest.raises(ValueError, match="num_steps.*at least 1, got 0"):
-            Unrolled(network, num_steps=0)
-        with pytest.raises(ValueError, match="approximator.*TwoLayer or Refined, got Unrolled"):
-            save(tmp_path / "it.safetensors", Unrolled(network, num_steps=2))
 
 
 @pytest.mark.parametrize("num_stimuli", [512, 515])

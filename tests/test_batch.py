@@ -13,6 +13,7 @@ from problems import assert_close, default_float
 import rnn2ff
 from rnn2ff import (
     ActiveSet,
+    Anderson,
     RecurrentNetwork,
     Rollout,
     StateForm,
@@ -365,6 +366,20 @@ class TestPureFunction:
         received = solve_batch(network, jax.device_put(stimuli[:64], sharding), solved.plan)
         assert_close(received.state, solved.state[:64], CLOSE)
         assert axis_type == AxisType.Auto or received.state.sharding.is_equivalent_to(sharding, 2)
+
+    @pytest.mark.parametrize("solver", [None, pytest.param(Anderson(), marks=pytest.mark.slow)])
+    def test_devices_that_do_not_divide_a_batch_find_what_one_does(self, solver, random_network):
+        network, stimuli, solved = random_network
+        mesh = jax.make_mesh((1, 2), ("row", "column"))
+        solver = solved.plan if solver is None else solver
+        received = solve_steady_states(network, stimuli[:51], solver=solver, mesh=mesh)
+        np.testing.assert_array_equal(received.status, solved.status[:51])
+        assert_close(received.state, solved.state[:51], CLOSE)
+
+    @pytest.mark.usefixtures("as_a_user")
+    def test_what_is_no_mesh_is_refused(self):
+        with pytest.raises(ValueError, match="`mesh` is not a mesh of devices. Expected .*, got list"):
+            solve_steady_states(CYCLE, np.ones((2, 3)), mesh=jax.devices())
 
     @pytest.mark.parametrize("name", ["solve_steady_state", "simulate"])
     def test_functions_of_one_sample_say_inside_shard_map_what_to_use(self, name):

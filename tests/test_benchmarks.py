@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -363,6 +365,39 @@ def test_the_suite_refuses_names_that_it_does_not_have():
     assert [each.name for each in suite._choose(suite.Options(quick=True))] == ["rollout_vs_forward", "scaling"]
     with pytest.raises(SystemExit, match="nothing to run"):
         suite._choose(suite.Options(quick=True, only=("deployment",)))
+
+
+def test_a_lent_device_gets_the_rows_that_tell_most_first():
+    jobs = suite._choose(suite.Options(minutes=8))
+    assert [each.name for each in jobs] == ["rollout_vs_forward", "fitting", "first_call"]
+    options = " ".join(jobs[0].options)
+    assert "--sizes 128 512 2048" in options
+    assert "--solved-batches 256 4096 65536" in options
+    assert all(each.options == ("--smoke",) for each in suite._choose(suite.Options(minutes=1, smoke=True)))
+    with pytest.raises(SystemExit, match="`--minutes` is out of range. Expected a number above 0, got 0"):
+        suite._choose(suite.Options(minutes=0))
+
+
+def test_a_device_that_is_not_there_is_one_sentence():
+    with pytest.raises(SystemExit, match="`--device` is not there. Expected what JAX sees here, cpu, got gpu. Nothing"):
+        suite._probe("gpu", dict(os.environ, JAX_PLATFORMS="cpu"))
+
+
+def test_when_the_time_ends_a_benchmark_ends_with_all_that_it_started(tmp_path):
+    code = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+open({str(tmp_path / "rows")!r}, "w").write(str(child.pid))
+time.sleep(60)
+"""
+    started = time.monotonic()
+    assert suite._run([sys.executable, "-c", code], dict(os.environ), 3.0) is None
+    assert time.monotonic() - started < 15
+    state = Path("/proc", (tmp_path / "rows").read_text(), "stat")
+    assert not state.exists() or " Z " in state.read_text()
+    assert suite._run([sys.executable, "-c", "raise ValueError('no rows')"], dict(os.environ), None) == (
+        "ValueError: no rows"
+    )
 
 
 def test_every_benchmark_is_in_the_suite():

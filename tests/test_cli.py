@@ -356,7 +356,7 @@ class TestKeptPrograms:
             jax.config.update(name, value)
 
     def test_they_are_in_the_users_cache_folder_in_one_for_each_kind_of_processor(self, folder):
-        from rnn2ff.cli.options import keep_programs
+        from rnn2ff.compiling import keep_programs
 
         keep_programs()
         kept = jax.config.jax_compilation_cache_dir
@@ -364,34 +364,34 @@ class TestKeptPrograms:
         assert os.path.isdir(kept)
 
     def test_not_where_the_user_says_no_or_chose_another_folder(self, folder, monkeypatch):
-        from rnn2ff.cli.options import keep_programs
+        from rnn2ff.compiling import keep_programs
 
         jax.config.update("jax_compilation_cache_dir", "elsewhere")
         keep_programs()
         assert jax.config.jax_compilation_cache_dir == "elsewhere"
         assert not (folder / "cache").exists()
-        monkeypatch.setattr("rnn2ff.cli.options.keep_programs", None)
+        monkeypatch.setattr("rnn2ff.compiling.keep_programs", None)
         from rnn2ff.cli.options import NetworkFiles, read_network
 
         read_network(NetworkFiles(weights="W.npy", stimuli="U.npy", cache=False))
 
     def test_a_home_that_cannot_be_written_to_is_no_error(self, folder, monkeypatch):
-        from rnn2ff.cli.options import keep_programs
+        from rnn2ff.compiling import keep_programs
 
         monkeypatch.setenv("XDG_CACHE_HOME", "W.npy")  # a file
         keep_programs()
         assert jax.config.jax_compilation_cache_dir is None
 
     def test_those_not_used_for_longest_make_room(self, folder, monkeypatch):
-        from rnn2ff.cli import options
+        from rnn2ff import compiling
 
-        monkeypatch.setattr(options, "_LARGEST_CACHE", 25)
+        monkeypatch.setattr(compiling, "_LARGEST_CACHE", 25)
         (folder / "kept").mkdir()
         for age, name in enumerate(["newest", "middle", "oldest"]):
             path = folder / "kept" / name
             path.write_bytes(b"0123456789")
             os.utime(path, (1e9 - age, 1e9))
-        options._prune(folder / "kept")
+        compiling._prune(folder / "kept")
         assert sorted(path.name for path in (folder / "kept").iterdir()) == ["middle", "newest"]
 
 

@@ -104,6 +104,14 @@ class TestDistill:
         for one, other in zip(jax.tree.leaves(whole.approximator), jax.tree.leaves(again.approximator)):
             assert jnp.array_equal(one, other)
 
+    @pytest.mark.slow
+    def test_two_devices_end_where_one_does(self, key):
+        arguments = {"num_samples": 61, "num_test_samples": 21, "num_steps": 40, "width": 4, "key": key}
+        one = distill(NETWORK, sample, **arguments)
+        two = distill(NETWORK, sample, mesh=jax.make_mesh((2,), ("batch",)), **arguments)
+        assert_close(two.report.accuracy.nrmse, one.report.accuracy.nrmse, 1e-3)
+        assert two.report.status_counts == one.report.status_counts
+
     def test_test_stimuli_and_sweeps_are_used_where_given(self, key):
         rows = sample_stimuli(sample, 7, key=key)
         received = distill(NETWORK, sample, test_stimuli=rows, num_sweeps=2, num_samples=20, num_steps=5, key=key)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,7 +16,6 @@ from jax.experimental.sparse import BCOO
 
 from rnn2ff import (
     PowerLaw,
-    RecurrentNetwork,
     Refined,
     StateForm,
     TwoLayer,
@@ -108,13 +108,7 @@ def test_sweeps_of_a_network_with_no_named_nonlinearity_are_refused(refined, tmp
 
 def test_rates_of_units_that_are_not_the_first_are_refused(refined, tmp_path):
     reversed_rates = lambda params, state: jax.nn.relu(state[::-1])  # noqa: E731
-    network = RecurrentNetwork(
-        refined.network.vector_field,
-        refined.network.params,
-        state_size=4,
-        stimulus_size=3,
-        rate_function=reversed_rates,
-    )
+    network = dataclasses.replace(refined.network, rate_function=reversed_rates)
     with pytest.raises(ValueError, match="`network` cannot be exported.*first units"):
         save(tmp_path / "a.safetensors", Refined(refined.two_layer, network, refined.sweep, num_sweeps=1))
 

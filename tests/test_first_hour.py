@@ -87,7 +87,6 @@ WITH_A_KEY = {
     "random_excitatory_inhibitory": lambda key: rnn2ff.random_excitatory_inhibitory(3, 1, key=key),
     "random_rate_network": lambda key: rnn2ff.random_rate_network(3, key=key),
     "stream": lambda key: next(rnn2ff.stream_steady_states(NETWORK, rnn2ff.uniform_stimuli(2), key=key)),
-    "steady_tangents": lambda key: rnn2ff.steady_tangents(NETWORK, SOLUTION, jnp.asarray(STIMULI), key=key),
     "train": lambda key: rnn2ff.train(approximator(), jnp.asarray(STIMULI), jnp.asarray(SOLUTION), key=key),
     "find_fixed_points": lambda key: rnn2ff.find_fixed_points(NETWORK, STIMULI[0], key=key),
     "initialize": lambda key: rnn2ff.initialize_two_layer(NETWORK, SOLUTION, STIMULI, 4, key=key),
@@ -120,13 +119,12 @@ def test_a_sampler_that_uses_its_key_and_draws_the_same_by_chance_is_not():
 
 
 @pytest.mark.usefixtures("as_a_user")
-@pytest.mark.parametrize("kind", ["two layers", "refined", "unrolled"])
+@pytest.mark.parametrize("kind", ["two layers", "refined"])
 def test_a_batch_given_to_an_approximator_of_one_stimulus_is_told_of_vmap(kind):
     two_layer = rnn2ff.TwoLayer(2, 3, 2, is_rectified=False, key=jr.key(0))
     made = {
         "two layers": lambda: two_layer,
         "refined": lambda: rnn2ff.Refined(two_layer, NETWORK, rnn2ff.split_sweep(NETWORK), num_sweeps=1),
-        "unrolled": lambda: rnn2ff.Unrolled(NETWORK, num_steps=1),
     }[kind]()
     with pytest.raises(ValueError, match=r"`stimulus` is not one stimulus.*`jax.vmap\(approximator\)\(stimuli\)`, got"):
         made(STIMULI)

@@ -81,7 +81,7 @@ class TestKnownLists:
         assert elsewhere.failures["left the box or the finite numbers"] > 0
         unboxed = find_fixed_points(wong_wang(), motion_stimulus(1.0), num_starts=16, key=key)
         assert_close(unboxed.states, [[0.709281, 0.023964]], SIX_DIGITS)
-        assert "name a `box`" in unboxed.explanation
+        assert "pass a `box`" in unboxed.explanation
 
     def test_the_memories_of_a_hopfield_network_their_mirrors_and_what_is_between(self, key):
         patterns = np.array([[1, 1, 1, 1, -1, -1, -1, -1], [1, -1, 1, -1, 1, -1, 1, -1]])
@@ -180,7 +180,7 @@ class TestAudit:
 
     def test_a_list_that_misses_some_says_so(self, key, monkeypatch):
         """Searches that end at the saddle, where the total input to the excitatory units is 2.36, are kept from it."""
-        import rnn2ff.analysis.fixed_points as module
+        import rnn2ff.analysis.multistart as module
 
         def crippled(network, stimulus, points, **options):
             ends, is_zero, is_stuck = search(network, stimulus, points, **options)
@@ -276,8 +276,8 @@ class TestSearch:
         ({"num_starts": 0}, "num_starts.*at least 1"),
         ({"starts": np.ones((4, 3))}, r"starts.*\(4, 2\), got \(4, 3\)"),
         ({"starts": np.full((1, 2), np.nan)}, "starts.*NaN"),
-        ({"box": (1.0, 1.0)}, "box.*holds no state"),
-        ({"box": (0.0, np.inf)}, "box.*holds no state"),
+        ({"box": (1.0, 1.0)}, "box.*is empty"),
+        ({"box": (0.0, np.inf)}, "box.*is empty"),
         ({"enumerate_supports": True}, "enumerate_supports.*threshold-linear network of at most 16"),
         ({"tolerance": 1e-30}, "tolerance.*below what"),
     ],

@@ -1,3 +1,7 @@
+import copy
+import dataclasses
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -7,11 +11,15 @@ from jax.experimental.sparse import BCOO
 from problems import assert_close, default_float
 
 from rnn2ff import (
+    RateForm,
+    RateNetwork,
     RecurrentNetwork,
+    StateForm,
     partition_competition,
     partition_means,
     random_rate_network,
     random_threshold_linear,
+    rate_network,
     relation_network,
     residual,
     threshold_linear,
@@ -21,6 +29,7 @@ from rnn2ff import (
 from rnn2ff.networks import has_rectified_rates
 
 EXACT = 1e-6
+FIELDS = [field.name for field in dataclasses.fields(RecurrentNetwork)]
 
 
 def test_the_state_form_is_its_equation(key):
@@ -221,3 +230,32 @@ def test_a_network_read_out_by_its_state_has_no_rectified_rates():
     network = threshold_linear(np.eye(2) / 2)
     own = RecurrentNetwork(network.vector_field, network.params, state_size=2, stimulus_size=2)
     assert not has_rectified_rates(own)
+
+
+@pytest.mark.parametrize("form", [StateForm, RateForm])
+def test_the_total_input_is_what_the_weights_multiply_whatever_is_shown(form, key):
+    weights = jr.normal(key, (4, 4))
+    network = rate_network(form(jnp.tanh), weights, stimulus_weights=jnp.ones((4, 2)), bias=jnp.arange(4.0))
+    shown = dataclasses.replace(network, rate_function=lambda params, state: state[:1])
+    state, stimulus = jr.normal(jr.key(1), (4,)), jnp.array([0.5, 1.0])
+    rates = np.tanh(state) if form is StateForm else np.asarray(state)
+    total = jnp.asarray(np.asarray(weights) @ rates + 1.5 + np.arange(4.0), weights.dtype)
+    for received in (network, shown, RecurrentNetwork(**{field: getattr(shown, field) for field in FIELDS})):
+        assert isinstance(received, RateNetwork)
+        assert_close(received.total_input(state, stimulus), total, EXACT)
+        rest = received.state_from_total_input(total)
+        assert_close(rest, total if form is StateForm else np.tanh(total), EXACT)
+        assert_close(received.slopes(total), 1 - np.tanh(total) ** 2, EXACT)
+        assert_close(received.dense_weights, weights, 0)
+
+
+def test_a_field_of_ones_own_is_no_rate_network():
+    network = threshold_linear(np.eye(2) / 2)
+    own = RecurrentNetwork(lambda params, x, u: u - x, network.params, state_size=2, stimulus_size=2)
+    assert not isinstance(own, RateNetwork)
+    assert isinstance(copy.deepcopy(network), RateNetwork)
+    assert isinstance(
+        eqx.tree_at(lambda network: network.params.recurrent_weights, network, jnp.zeros((2, 2))), RateNetwork
+    )
+    with pytest.raises(ValueError, match="vector_field.*no weight matrix"):
+        dataclasses.replace(network, vector_field=own.vector_field)

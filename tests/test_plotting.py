@@ -14,7 +14,6 @@ from rnn2ff.plotting import (
     plot_learning,
     plot_phase_plane,
     plot_rates,
-    plot_spectrum,
     save_figure,
 )
 
@@ -170,15 +169,6 @@ class TestFixedPoints:
         at = quiver.XY
         flow = (at[:, 0] - at[:, 0] ** 3) * quiver.U + -at[:, 1] * quiver.V
         assert (flow >= 0).all()
-
-    @pytest.mark.parametrize(("is_map", "grows"), [(False, [0.5 + 2j, 0.5 - 2j]), (True, [0.5 + 2j, 0.5 - 2j, -3])])
-    def test_a_spectrum_tells_growth_from_decay(self, is_map, grows):
-        _, (axes,) = new_figure()
-        eigenvalues = np.array([0.5 + 2j, 0.5 - 2j, -3, -0.1])
-        plot_spectrum(axes, eigenvalues, is_map=is_map)
-        decay, growth = axes.collections
-        assert {complex(*each) for each in growth.get_offsets()} == set(grows)
-        assert {complex(*each) for each in decay.get_offsets()} == set(eigenvalues) - set(grows)
 
     def test_principal_components_keep_the_distances_of_points_in_a_plane(self):
         generator = np.random.default_rng(0)

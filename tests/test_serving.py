@@ -111,6 +111,23 @@ class TestWithOneFixedPoint:
         assert len(compiled) > 0
         assert len(np.unique(another.sources)) == 3
 
+    @pytest.mark.slow
+    def test_two_devices_serve_what_one_serves(self, soft):
+        network, certifier, stimuli, served = soft
+        answers = predict_or_solve(
+            network,
+            rough_approximator(network),
+            stimuli[:59],
+            tolerance=0.05,
+            certifier=certifier,
+            plan=served.plan,
+            num_steps=1,
+            mesh=jax.make_mesh((2,), ("batch",)),
+        )
+        np.testing.assert_array_equal(answers.sources, served.sources[:59])
+        assert_close(answers.rates, served.rates[:59], 1e-4)
+        assert (np.asarray(answers.error_bounds) <= 0.05).all()
+
     def test_an_approximator_that_answers_nan_is_never_served(self, soft):
         network, certifier, stimuli, served = soft
         broken = jax.tree.map(lambda each: each * jnp.nan, rough_approximator(network).two_layer)

@@ -270,7 +270,7 @@ class TestBadInput:
         supralinear = rate_network(RateForm(PowerLaw(0.1, 2.0)), np.eye(2))
         with pytest.raises(ValueError, match=r"slopes are not known.*jax.nn.relu"):
             stability_constants(supralinear)
-        with pytest.raises(ValueError, match="no weights to look at"):
+        with pytest.raises(ValueError, match="no weight matrix"):
             stability_constants(wong_wang())
 
     @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from rnn2ff import Status, partition_competition, threshold_linear
-from rnn2ff.data import open_steady_states, store_steady_states, stream_steady_states
+from rnn2ff.data import open_steady_states, storage, store_steady_states, stream_steady_states
 from rnn2ff.data.pairs import Batch, stream_plan
 from rnn2ff.networks import network_hash
 
@@ -52,7 +54,7 @@ class TestStream:
     def test_many_devices_make_the_batches_of_one(self, plan):
         settings = {"batch_size": 4, "num_batches": 5, "plan": plan, "key": jr.key(3)}
         one = list(stream_steady_states(NETWORK, sample, **settings))
-        many = list(stream_steady_states(NETWORK, sample, devices=jax.devices(), **settings))
+        many = list(stream_steady_states(NETWORK, sample, mesh=jax.make_mesh((2,), ("batch",)), **settings))
         assert [batch.index for batch in many] == list(range(5))
         for received, expected in zip(many, one):
             np.testing.assert_array_equal(received.states, expected.states)
@@ -140,7 +142,7 @@ from rnn2ff.data import store_steady_states
 replace, calls = os.replace, []
 def killed(*paths):
     calls.append(paths)
-    if len(calls) == 10:  # in the third shard, with a file written but not yet in place
+    if len(calls) == 11:  # in the third shard, with a file written but not yet in place
         os.kill(os.getpid(), signal.SIGKILL)
     replace(*paths)
 os.replace = killed
@@ -150,9 +152,73 @@ store_steady_states({str(folder)!r}, NETWORK, sample, **SETTINGS)
         assert killed.returncode == -9, killed.stderr
         with pytest.raises(ValueError, match="unfinished.*Expected 6 shards, got 2"):
             open_steady_states(folder, NETWORK)
-        assert len(contents(folder)) == 2 * 3 + 1 + 2  # with a whole file and a temporary one of the third
+        assert len(contents(folder)) == 1 + 2 * 4 + 2  # with a whole file and a temporary one of the third
         store_steady_states(folder, NETWORK, sample, **SETTINGS)
         assert contents(folder) == contents(stored.folder)
+
+    @pytest.mark.slow
+    def test_two_processes_share_one_and_after_one_was_killed_leave_the_same_bytes(self, stored, tmp_path):
+        folder = tmp_path / "set"
+        code = f"""
+import os, signal, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import jax
+process, port, fatal = map(int, sys.argv[1:])
+jax.config.update("jax_enable_x64", {bool(jax.config.jax_enable_x64)})
+jax.config.update("jax_compilation_cache_dir", {str(tmp_path / "cache")!r})
+jax.distributed.initialize(f"127.0.0.1:{{port}}", num_processes=2, process_id=process)
+from test_storage import NETWORK, SETTINGS, sample
+from rnn2ff.data import store_steady_states
+replace, calls = os.replace, []
+def killed(*paths):
+    calls.append(paths)
+    if len(calls) == fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(*paths)
+os.replace = killed
+everywhere = jax.make_mesh((jax.device_count(),), ("all",))
+try:
+    store_steady_states({str(folder)!r}, NETWORK, sample, mesh=everywhere, **SETTINGS)
+except ValueError as error:
+    assert "devices of other processes" in str(error)
+os.replace = killed
+print(len(store_steady_states({str(folder)!r}, NETWORK, sample, **SETTINGS)))
+"""
+
+        def start(fatal):
+            with socket.socket() as listening:
+                listening.bind(("127.0.0.1", 0))
+                port = listening.getsockname()[1]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            command = [sys.executable, "-c", code]
+            return [subprocess.Popen([*command, str(i), str(port), str(fatal * i)], **pipes) for i in (0, 1)]
+
+        first, second = start(fatal=6)  # of the three shards of the second process, one is whole, and one begun
+        try:
+            assert second.wait(300) == -9, second.stderr.read()
+            while not all((folder / f"counts-00000{index}.json").exists() for index in (0, 2, 4)):
+                assert first.poll() is None, first.stderr.read()
+                time.sleep(0.1)
+        finally:
+            first.kill()
+            first.communicate()
+            second.communicate()
+        assert sorted(path.name for path in folder.glob("counts-*")) == [f"counts-00000{i}.json" for i in (0, 1, 2, 4)]
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*-00000[0124].*")}
+        for process in start(fatal=0):
+            shown, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+            assert int(shown) == len(stored)
+        assert contents(folder) == contents(stored.folder)
+        assert all(path.stat().st_mtime_ns == written for path, written in before.items() if path.exists())
+
+    def test_a_process_does_not_wait_for_ever_for_another(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(storage, "_PATIENCE", 0.0)
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(RuntimeError, match="Another process has stopped.*the shards of all processes.*goes on"):
+            store_steady_states(tmp_path / "set", NETWORK, sample, **SETTINGS)
+        monkeypatch.undo()
+        assert len(store_steady_states(tmp_path / "set", NETWORK, sample, **SETTINGS)) > 0
 
 
 def test_networks_have_a_hash_of_their_numbers_and_functions():

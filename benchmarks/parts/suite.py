@@ -20,7 +20,7 @@ _QUICK_FORWARD = (
     "--budget-seconds 0.5 --num-latency-blocks 50 --integrators Tsit5 --solvers Anderson --no-one-thread"
 )
 _QUICK_SCALING = (
-    "--sizes 32 128 512 --widths 1 4 16 --batches 1 64 4096 --largest-solved-batch 64 --radii 0.9 0.99 "
+    "--sizes 32 128 512 --widths 1 4 --batches 1 4096 --largest-solved-batch 64 --radii 0.9 0.99 "
     "--num-rounds 7 --budget-seconds 0.3 --no-planned"
 )
 
@@ -34,4 +34,33 @@ SUITE = (
     Benchmark("honest_failures"),
     Benchmark("certificates"),
     Benchmark("deployment"),
+)
+
+
+class Timed(NamedTuple):
+    """A script in a run of a given time.
+
+    Attributes:
+        name: of the module.
+        options: its options, so that the rows that tell most come first.
+        share: of the time that is left when it begins.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    share: float
+
+
+_TIMED_FORWARD = (
+    "--sizes 128 512 2048 --batches 256 4096 65536 --solved-batches 256 4096 65536 --widths 4 --sweeps 4 "
+    "--tolerances 1e-3 1e-5 --num-pairs 4000 --num-steps 300 --num-rounds 10 --budget-seconds 0.5 "
+    "--num-latency-blocks 20 --integrators Tsit5 --solvers Anderson --no-one-thread"
+)
+_TIMED_FITTING = "--num-seeds 1 --targets random09 --num-steps 2000 --num-sweep-steps 1000 --num-adam-steps 2000"
+_TIMED_FIRST_CALL = "--cases solve_steady_states solve_batch distill --num-processes 1 --budget-seconds 1"
+
+TIMED = (
+    Timed("rollout_vs_forward", tuple(_TIMED_FORWARD.split()), 0.7),
+    Timed("fitting", tuple(_TIMED_FITTING.split()), 0.5),
+    Timed("first_call", tuple(_TIMED_FIRST_CALL.split()), 1.0),
 )

@@ -1,8 +1,8 @@
-"""Whether a list of fixed points is whole, by the indices of its members.
+"""Whether a list of fixed points is complete, by the indices of its members.
 
 The indices `sign det(-J)` of all fixed points sum to +1 if fixed points stay bounded while the recurrence is faded in,
-`r = t phi(W r + h)` for t from 0 to 1 (the degree of a map does not change on the way). The same holds in a box that
-the velocity points into all around (Poincare and Hopf). A list whose indices do not sum to +1 has missed some.
+`r = t phi(W r + h)` for t from 0 to 1 (homotopy invariance of the degree). The same holds in a box on whose faces the
+velocity points inward (Poincare and Hopf). A list whose indices do not sum to +1 is incomplete.
 """
 
 import enum
@@ -13,34 +13,33 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from rnn2ff.analysis.newton import velocities
+from rnn2ff.analysis.newton import map_rows
 from rnn2ff.networks import (
     DiscreteMap,
+    RateNetwork,
     RecurrentNetwork,
     ShiftedLogistic,
     Tanh,
     all_supports,
     best_metric,
-    dense_weights,
     gru_cell,
-    is_rate_network,
     is_threshold_linear,
     perron_bound,
 )
 
 _FACE_SAMPLES = 64  # states on each face of a box
 _MOST_UNITS_GROWTH = 10  # whose supports are tried for growth without bound
-_SAME_VALUE = 1e-7  # eigenvalues so near to each other are taken as one
+_SAME_VALUE = 1e-7  # eigenvalues closer than this count as repeated
 
 
 class Audit(enum.IntEnum):
-    """Whether a list of fixed points is whole."""
+    """Whether a list of fixed points is complete."""
 
     complete = 0  # every support was tried
     passed = 1  # the indices sum to +1, as they must; a pair of opposite indices may still be missing
     missed_some = 2  # the indices do not sum to +1, as they must
-    degenerate = 3  # some fixed points are not isolated, or at a threshold, and have no index
-    not_applicable = 4  # it is not known what the indices must sum to
+    degenerate = 3  # some fixed points are not isolated, or lie at a threshold, and have no index
+    not_applicable = 4  # no theorem says what the indices sum to
 
 
 def index_signs(
@@ -54,7 +53,7 @@ def index_signs(
     Args:
         jacobians: J at each fixed point.
         kinks: what is 0 at a kink, such as total inputs to rectifiers; None for a smooth network.
-        dtype: that the fixed points were found in, which tells how far from singular is regular.
+        dtype: of the computation that found the fixed points; its precision decides which Jacobians count as singular.
     """
     if not len(jacobians):
         return np.zeros(0, int)
@@ -75,7 +74,7 @@ def audit_indices(
     is_complete: bool,
     theorem: tuple[bool, str],
 ) -> tuple[Audit, str]:
-    """Whether a list is whole, and why.
+    """Whether a list is complete, and why.
 
     Args:
         indices: of its members.
@@ -103,35 +102,35 @@ def audit_indices(
 def box_theorem(
     network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], box: tuple[float, float], key: PRNGKeyArray
 ) -> tuple[bool, str]:
-    """Whether the velocity points into the box at random states of each face, so that indices inside sum to +1."""
+    """Whether the velocity points inward at random states of each face of a box, so that indices inside sum to +1."""
     size = network.state_size
     states = np.array(jr.uniform(key, (2, size, _FACE_SAMPLES, size), network.dtype, *box))
     for side, value in enumerate(box):
         states[side, np.arange(size), :, np.arange(size)] = value
     rows = states.reshape(-1, size)
-    inward = np.asarray(velocities(network, stimulus, rows)).reshape(states.shape)
+    inward = map_rows(RecurrentNetwork.velocity, network, stimulus, rows).reshape(states.shape)
     outward = np.stack([-inward[0], inward[1]])[:, np.arange(size), :, np.arange(size)]
     if (outward <= 0).all():
         return True, f"the velocity points into the box at {_FACE_SAMPLES} states of each face"
-    return False, f"the velocity does not point into the box {box} all around"
+    return False, f"the velocity does not point into the box {box} on all faces"
 
 
 def known_box(network: RecurrentNetwork) -> tuple[float, float] | None:
-    """The interval that holds every entry of every fixed point, where the kind of network says so."""
-    # A gated recurrent unit moves toward the tanh of something.
+    """An interval that holds every entry of every fixed point, where one is known for this kind of network."""
+    # The state of a gated recurrent unit relaxes toward a tanh.
     return (-1.0, 1.0) if network.vector_field == DiscreteMap(gru_cell) else None
 
 
 def index_theorem(network: RecurrentNetwork) -> tuple[bool, str]:
     """Whether the indices of all fixed points are sure to sum to +1, whatever the stimulus, and why."""
-    if not is_rate_network(network):
-        return False, "nothing is known of the vector field far away (name a `box` that it points into)"
-    nonlinearity = network.vector_field.nonlinearity
+    if not isinstance(network, RateNetwork):
+        return False, "the vector field is unknown far away (pass a `box` that it points into)"
+    nonlinearity = network.nonlinearity
     if nonlinearity in (jnp.tanh, jax.nn.sigmoid) or isinstance(nonlinearity, Tanh | ShiftedLogistic):
         return True, "the rates are bounded"
     if not is_threshold_linear(network):
-        return False, "rates may grow without bound (name a `box` that the vector field points into)"
-    weights = np.asarray(dense_weights(network), np.float64)
+        return False, "rates may grow without bound (pass a `box` that the vector field points into)"
+    weights = np.asarray(network.dense_weights, np.float64)
     if (weights <= 0).all():
         return True, "all weights are inhibitory"
     if perron_bound(np.abs(weights))[0] < 1 or best_metric(weights, goal=1.0).largest < 1:
@@ -144,7 +143,7 @@ def index_theorem(network: RecurrentNetwork) -> tuple[bool, str]:
 
 
 def _has_ray(weights: np.ndarray) -> bool:
-    """Whether `z r = [W r]_+` has a solution other than 0 for some z >= 1: a direction in which nothing holds rates."""
+    """Whether `z r = [W r]_+` has a solution other than 0 for some z >= 1: a direction of unbounded growth."""
     for support in all_supports(len(weights))[1:]:
         block, outside = weights[np.ix_(support, support)], weights[np.ix_(~support, support)]
         values, vectors = np.linalg.eig(block)
@@ -161,15 +160,15 @@ def _has_ray(weights: np.ndarray) -> bool:
 
 
 def _has_positive_vector(matrix: np.ndarray, outside: np.ndarray) -> bool:
-    """Whether `A x = 0` and `B x <= 0` for some x >= 0 other than 0; eigenvectors of a repeated value do not tell."""
+    """Whether `A x = 0` and `B x <= 0` for some x >= 0 other than 0, by linear programming."""
     from scipy.optimize import linprog
 
     size = len(matrix)
-    found = linprog(
+    solution = linprog(
         np.zeros(size),
         A_eq=np.concatenate([matrix, np.ones((1, size))]),
         b_eq=np.concatenate([np.zeros(size), [1.0]]),
         A_ub=outside if len(outside) else None,
         b_ub=np.zeros(len(outside)) if len(outside) else None,
     )
-    return bool(found.success)
+    return bool(solution.success)

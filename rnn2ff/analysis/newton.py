@@ -1,11 +1,11 @@
 """Many Newton searches at once: damped (Levenberg-Marquardt) far from a zero, plain near it.
 
 A search minimizes `|F|^2` by steps `-(J' J + c I)^-1 J' F`, where c falls with `|F|`, so that convergence is quadratic
-in the end, and rises where a step fails. Searches take turns on a fixed number of lanes: one that has ended makes room
-for the next, so that nothing is compiled for other sizes, and a slow search does not hold up the others.
+at the end, and rises where a step fails. Searches share a fixed number of lanes: one that ends makes room for the next,
+so that one program serves any number of searches, and a slow search does not delay the others.
 
 F is dimensionless: the velocity times the time scales of the units, which are taken anew at each turn where a network
-declares none. J is exact wherever it is finite; where it is not, as that of a norm at 0, difference quotients stand in.
+declares none. J is exact wherever it is finite; elsewhere, as for a norm at 0, it is replaced by difference quotients.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from rnn2ff.compiling import in_full_precision
-from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual, time_scales
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual, time_scales, to_state
 
 LANES = 64
 _STEPS_PER_TURN = 6
-_STUCK = 1e6  # damping at which a step no longer moves: at a minimum of the speed that is no zero
-_SLOW = 0.8  # |F| falls by less in a turn
+_STUCK = 1e6  # damping at which steps vanish: a minimum of the speed that is not a zero
+_SLOW = 0.8  # factor by which |F| falls in a turn, above which a search counts as slow
 _NUM_POLISHES = 3
 
 
@@ -34,7 +34,7 @@ class Searched(NamedTuple):
     Attributes:
         points: the last ones.
         is_zero: whether the search ended at a zero.
-        is_stuck: whether it ended at a minimum of `|F|` that is no zero, or became so slow that it may be called one.
+        is_stuck: whether it ended at a minimum of `|F|` that is not a zero, or progressed too slowly.
     """
 
     points: Float[np.ndarray, "start state"]
@@ -58,28 +58,10 @@ class Polished(NamedTuple):
     steps: Float[np.ndarray, " point"]
 
 
-def to_point(
-    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-) -> Float[Array, " state"]:
-    """The coordinates of the search: with weights the total input to each unit, else the state.
-
-    In total inputs the silent units of a rectified network are told apart by how silent they are.
-    """
-    if not is_rate_network(network):
-        return state
-    return network.params.total_input(network.vector_field.unit_rates(state), stimulus)
-
-
-def to_state(network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-    """The state at a fixed point, from the coordinates of the search."""
-    return network.vector_field.from_total_input(point) if is_rate_network(network) else point
-
-
 def _excess(network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Callable[[Array], Array]:
-    """What has to vanish, in the coordinates of the search; dimensionless once it is multiplied by `_scales`."""
-    if is_rate_network(network):
-        phi, params = network.vector_field.nonlinearity, network.params
-        return lambda point: params.total_input(phi(point), stimulus) - point
+    """The function F whose zeros are sought, in the coordinates of the search; `_scales` make it dimensionless."""
+    if isinstance(network, RateNetwork):
+        return lambda point: network.params.total_input(network.nonlinearity(point), stimulus) - point
     return lambda state: network.velocity(state, stimulus)
 
 
@@ -87,7 +69,7 @@ def _scales(
     network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], points: Float[Array, "point state"]
 ) -> Float[Array, "point state"]:
     """What makes `_excess` dimensionless: 1 where it is a total input, else the time scales."""
-    if is_rate_network(network):
+    if isinstance(network, RateNetwork):
         return jnp.ones_like(points)
     return jax.vmap(lambda state: time_scales(network, state, stimulus))(points)
 
@@ -108,7 +90,7 @@ def finite_jacobians(
         difference = jax.vmap(lambda step: function(point + step) - function(point - step), out_axes=1)
         return difference(steps) / (2 * size)
 
-    # Where the point itself is not finite, a search has diverged, and nothing is of use.
+    # Where the point itself is not finite, the search has diverged.
     is_needed = jnp.any(~is_exact.all(axis=(1, 2)) & jnp.isfinite(points).all(axis=1))
     return jax.lax.cond(is_needed, lambda: jnp.where(is_exact, exact, jax.vmap(quotients)(points)), lambda: exact)
 
@@ -120,20 +102,36 @@ def by_lanes(
     rows: Float[np.ndarray, "row state"],
     *options: object,
 ) -> PyTree[np.ndarray]:
-    """Run a compiled program on as many rows at a time as there are lanes, so that it is compiled once.
+    """Run a program on a fixed number of rows at a time, so that it is compiled once for any number of rows.
 
     Args:
         program: takes the network, the stimulus, a row a lane and the options; every result has a row a lane.
         network: the network.
         stimulus: the stimulus, the same for all.
         rows: at least one.
-        options: what the program takes beside them.
+        options: further arguments of the program.
     """
     parts = []
     for start in range(0, len(rows), LANES):
         lanes = rows[np.minimum(np.arange(start, start + LANES), len(rows) - 1)]
         parts.append(program(network, stimulus, lanes.astype(network.dtype), *options))
     return jax.tree.map(lambda *lanes: np.concatenate(lanes)[: len(rows)], *parts)
+
+
+def map_rows(
+    function: Callable[[RecurrentNetwork, Array, Array], Array],
+    network: RecurrentNetwork,
+    stimulus: Float[Array, " stimulus"],
+    rows: Float[np.ndarray, "row state"],
+) -> Float[np.ndarray, "row state"]:
+    """A function of one sample, `(network, row, stimulus) -> row`, for every row, by `by_lanes`."""
+    return by_lanes(_mapped, network, stimulus, rows, function)
+
+
+@eqx.filter_jit
+@in_full_precision
+def _mapped(network, stimulus, rows, function):
+    return jax.vmap(lambda row: function(network, row, stimulus))(rows)
 
 
 def search(
@@ -153,7 +151,7 @@ def search(
         points: where to start, one a row.
         tolerance: the largest `max |F| / (1 + max |x|)` that counts as zero.
         max_steps: of each search.
-        box: the smallest and the largest coordinate; a search that is its width outside is given up.
+        box: the smallest and the largest coordinate; a search that leaves it by more than its width fails.
     """
     num_starts, size = points.shape
     ends = np.array(points)
@@ -183,7 +181,7 @@ def search(
 @eqx.filter_jit
 @in_full_precision
 def _take_turn(network, stimulus, points, dampings, num_steps, is_done, tolerance, max_steps):
-    """A few steps of every search that is not done."""
+    """A few steps of every search that is not finished."""
     excess = _excess(network, stimulus)
     scales = _scales(network, stimulus, points)
     tolerance = jnp.asarray(tolerance, network.dtype)
@@ -199,7 +197,7 @@ def _take_turn(network, stimulus, points, dampings, num_steps, is_done, toleranc
         square = matrix.T @ matrix
         shift = damping * jnp.linalg.norm(value) / jnp.sqrt(point.size) * jnp.trace(square) / point.size
         shift = shift + jnp.finfo(point.dtype).eps * jnp.trace(square)
-        # Not positive definite within rounding: NaN, and so a step that fails.
+        # Not positive definite within rounding: NaN, which counts as a failed step.
         factor = jsl.cho_factor(square + shift * jnp.eye(point.size, dtype=point.dtype))
         return point - jsl.cho_solve(factor, matrix.T @ value)
 
@@ -231,7 +229,7 @@ def _take_turn(network, stimulus, points, dampings, num_steps, is_done, toleranc
 def polish(
     network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], points: Float[np.ndarray, "point state"]
 ) -> Polished:
-    """Plain Newton steps as long as they help, for points that are nearly zeros already; at least one."""
+    """Plain Newton steps as long as they reduce the residual, for points close to a zero; at least one."""
     return Polished(*by_lanes(_polish, network, stimulus, points))
 
 
@@ -246,7 +244,7 @@ def _polish(network, stimulus, points):
 
     def step(_, carry):
         points, values = carry
-        # Where it is not finite the search has already come as near as difference quotients lead.
+        # Where it is not finite, the search has already converged as far as difference quotients allow.
         matrices = jax.vmap(jax.jacfwd(excess))(points)
         new_points = points - jnp.linalg.solve(matrices, values[..., None])[..., 0]
         new_values = jax.vmap(excess)(new_points)
@@ -256,16 +254,7 @@ def _polish(network, stimulus, points):
     points, _ = jax.lax.fori_loop(0, _NUM_POLISHES, step, (points, jax.vmap(excess)(points)))
     states = jax.vmap(lambda point: to_state(network, point))(points)
     jacobians = finite_jacobians(lambda state: network.velocity(state, stimulus), states)
-    speeds = velocities(network, stimulus, states)
+    speeds = jax.vmap(lambda state: network.velocity(state, stimulus))(states)
     steps = jnp.linalg.solve(jacobians, speeds[..., None])
     residuals = jax.vmap(lambda state: residual(network, state, stimulus))(states)
     return states, residuals, jacobians, jnp.max(jnp.abs(steps), axis=(1, 2))
-
-
-@eqx.filter_jit
-@in_full_precision
-def velocities(
-    network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], states: Float[ArrayLike, "batch state"]
-) -> Float[Array, "batch state"]:
-    """dx/dt at many states, for one stimulus."""
-    return jax.vmap(lambda state: network.velocity(state, stimulus))(jnp.asarray(states))

@@ -11,24 +11,23 @@ import numpy as np
 from jaxtyping import Float
 
 from rnn2ff.networks import (
-    RecurrentNetwork,
+    RateNetwork,
     StateForm,
     all_supports,
     are_singular,
-    dense_weights,
     in_pieces,
     principal_blocks,
 )
 
 MOST_UNITS = 16  # whose supports are tried: 65536 of them
-_ROUNDING = 1e-12  # relative; what is so near to a threshold, or to singular, is called degenerate
+_ROUNDING = 1e-12  # relative distance to a threshold, or to a singular matrix, that counts as degenerate
 
 
 class Enumeration(NamedTuple):
     """The fixed points on all supports; arrays on the host, in float64.
 
     Attributes:
-        states: one fixed point a row; one with a unit at its threshold stands there for each of its supports.
+        states: one fixed point a row; one with a unit at its threshold is listed once for each of its supports.
         num_degenerate: supports on which a fixed point may not be isolated: the system is singular, and has solutions.
     """
 
@@ -36,18 +35,18 @@ class Enumeration(NamedTuple):
     num_degenerate: int
 
 
-def enumerate_fixed_points(network: RecurrentNetwork, stimulus: Float[np.ndarray, " stimulus"]) -> Enumeration:
+def enumerate_fixed_points(network: RateNetwork, stimulus: Float[np.ndarray, " stimulus"]) -> Enumeration:
     """Every fixed point of a threshold-linear network, by trying all supports: `2^N` linear systems.
 
     Args:
         network: threshold-linear, of at most 16 units.
         stimulus: the stimulus.
     """
-    weights = np.asarray(dense_weights(network), np.float64)
+    weights = np.asarray(network.dense_weights, np.float64)
     drive = np.asarray(network.params.feedforward_input(jnp.asarray(stimulus, network.dtype)), np.float64)
     size = len(weights)
     systems = np.eye(size) - weights
-    found, num_degenerate = [], 0
+    states, num_degenerate = [], 0
     for supports in in_pieces(all_supports(size)):
         blocks = principal_blocks(systems, supports)
         known = np.where(supports, drive, 0.0)
@@ -61,5 +60,5 @@ def enumerate_fixed_points(network: RecurrentNetwork, stimulus: Float[np.ndarray
         margin = _ROUNDING * (1 + np.abs(inputs).max(axis=1, keepdims=True))
         is_consistent = np.where(supports, rates > -margin, inputs <= margin).all(axis=1) & ~is_singular
         rates, inputs = np.maximum(rates[is_consistent], 0), inputs[is_consistent]
-        found.append(inputs if isinstance(network.vector_field, StateForm) else rates)
-    return Enumeration(np.concatenate(found), int(num_degenerate))
+        states.append(inputs if isinstance(network.vector_field, StateForm) else rates)
+    return Enumeration(np.concatenate(states), int(num_degenerate))

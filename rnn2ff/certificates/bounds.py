@@ -9,14 +9,14 @@ of phi between 0 and s:
     monotonicity   |e| + s |W e|_D / ((1 - s m) min_i sqrt(D_i))   m: the largest eigenvalue of sym(D^(1/2) W D^(-1/2))
     newton         2 n / (1 - q + sqrt((1 - q)^2 - 2 k n))         n = |R e|, q = |I - R (I - S W)|, S the slopes at r
 
-The first two hold for every r and for the network's only fixed point. Of a rectifier they say which units are on one
-side of the threshold at r and at the fixed point, and become smaller. The last needs no constant of the network, and
-holds for power laws too, whose slopes have no bound: R is any approximate inverse, k bounds how fast slopes change, and
-is 0 for a rectifier if the new point is on the same piece. What it proves is that *a* fixed point is so near. The
-derivations are in `docs/certificates.md`.
+The first two hold for every r and for the network's unique fixed point. For a rectifier they also tell which units are
+on the same side of the threshold at r and at the fixed point, which makes them smaller. The last needs no constant of
+the network, and holds for power laws too, whose slopes are unbounded: R is any approximate inverse; k bounds how fast
+slopes change, and is 0 for a rectifier if the new point is on the same piece. It proves that *a* fixed point is this
+close. The derivations are in `docs/certificates.md`.
 
-A product of n terms is off by at most `n eps` times the product of the absolute values. This is added at each step, so
-that bounds hold for the network as it is stored, in float32 as in float64.
+A product of n terms has a rounding error of at most `n eps` times the product of the absolute values. This is added at
+each step, so that bounds hold for the network as it is stored, in float32 as in float64.
 """
 
 import enum
@@ -31,40 +31,40 @@ from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
 from rnn2ff.files import is_shown, table
-from rnn2ff.networks import RecurrentNetwork, is_rate_network, residual
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual
 
-_EXACT = 5e3  # units of the precision: a point that is called exact is proved to be no further from a fixed point
+_EXACT = 5e3  # units of the precision: the largest proved distance to a fixed point of a prediction called exact
 
 
 class Theorem(enum.IntEnum):
-    """What a bound rests on. Certificates hold its integers. Append only."""
+    """The theorem that proves a bound. Certificates hold its integers. Append only."""
 
-    none = 0  # nothing is proved, and the bound is infinite
+    none = 0  # no theorem applies, and the bound is infinite
     contraction = 1  # of the map, in a weighted max-norm
     monotonicity = 2  # of I - W, in a diagonal metric
     newton = 3  # local: a fixed point is within the bound, and there may be others
 
 
 class Certificate(eqx.Module):
-    """What is known of one prediction; for a batch, each field has a leading axis. Lengths are in units of the rates.
+    """What is proved of one prediction; for a batch, each field has a leading axis. Lengths are in units of the rates.
 
     Attributes:
         residual: `max |r - phi(W r + h)| / (1 + max |r|)`; of a network without weights, that of the state.
         error_bound: `|r - r*|` is at most this, in the Euclidean norm; infinite where no theorem applies.
-        error_estimate: the length of one Newton step: near the truth, but no bound. NaN where none is made, beyond 512
-            units unless the weights are of low rank.
-        is_exact: whether the prediction is proved to be a fixed point up to rounding: one is proved to lie on the
-            piece of the prediction (its set of active units), no further off than the rounding of the equation can
-            move it, and within 5000 units of the precision. Only of threshold-linear networks.
-        theorem: a `Theorem`, as an integer. With `newton`, r* is a fixed point that is proved to exist, and in a
-            multistable network perhaps not the one that the dynamics reach.
+        error_estimate: the length of one Newton step: close to the true error, but not a bound. NaN where it is not
+            computed, beyond 512 units unless the weights are of low rank.
+        is_exact: whether the prediction is proved to be a fixed point up to rounding: a fixed point with the same
+            active units is closer than the rounding of the equation can move it, and within 5000 units of the
+            precision. For threshold-linear networks only.
+        theorem: a `Theorem`, as an integer. With `newton`, r* is a fixed point that is proved to exist; in a
+            multistable network the dynamics may reach another.
         refined: the prediction after the Newton step.
-        is_refined_exact: whether one is proved to lie on the piece, and so near to `refined`.
+        is_refined_exact: whether `refined` is proved to be a fixed point up to rounding, as `is_exact`.
         refined_error_bound: `|refined - r*|` is at most this, for the fixed point of `newton`; infinite where that does
             not apply.
-        is_attracting: whether small perturbations are found to die out at a fixed point that has the slopes of the
-            prediction, as one on its piece has. Only looked at where weights are of low rank, time constants alike and
-            the fixed point is proved to exist.
+        is_attracting: whether small perturbations are proved to decay at a fixed point with the slopes of the
+            prediction, as one with the same active units has. Computed only where weights are of low rank, time
+            constants equal and the fixed point is proved to exist; otherwise False.
     """
 
     residual: Float[Array, "*batch"]
@@ -89,7 +89,7 @@ class Certificate(eqx.Module):
                 "exact": f"{bool(self.is_exact)}, {bool(self.is_refined_exact)} after a Newton step",
             }
             return table(lines, title="Certificate of one prediction")
-        by_theorem = {f"bounded by {each.name}": int((theorems == each).sum()) for each in Theorem if each}
+        by_theorem = {f"bounded by {theorem.name}": int((theorems == theorem).sum()) for theorem in Theorem if theorem}
         lines = {
             **{name: count for name, count in by_theorem.items() if count},
             "not bounded": int(np.isinf(bounds).sum()),
@@ -101,7 +101,7 @@ class Certificate(eqx.Module):
 
 
 def quantiles(values: Float[ArrayLike, " batch"]) -> str:
-    """The median and the largest of those that are finite, in words."""
+    """The median and the largest of the finite values, in words."""
     values = np.asarray(values)[np.isfinite(values)]
     return f"{np.median(values):.3g} in the median, {values.max():.3g} at most" if len(values) else "none"
 
@@ -114,22 +114,22 @@ def certify(
 ) -> Certificate:
     """Bound and estimate how far a prediction is from a fixed point.
 
-    Pure, and safe under `jit` and `vmap`; where the network itself is an argument of the program, with a certifier that
-    was made outside. A prediction or a stimulus that is not finite is never certified. The Newton step inverts a matrix
-    for each sample, a small one where the weights are of low rank; `bound_error` does without.
+    Pure, and safe under `jit` and `vmap`; where the network itself is an argument of the program, pass a certifier made
+    outside. A prediction or a stimulus that is not finite is never certified. The Newton step inverts a matrix for each
+    sample, a small one where the weights are of low rank; `bound_error` inverts none.
 
     Args:
         network: the network.
         stimulus: one stimulus.
-        prediction: the rates of *all* units, which the weights multiply. Of a network without weights, the state.
-        certifier: from `make_certifier`; by default made anew.
+        prediction: the rates of *all* units, which the weights multiply; of a network without weights, the state.
+        certifier: from `make_certifier`; by default made for this call.
 
     Raises:
         ValueError: if shapes do not fit.
     """
-    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
-    with jax.default_matmul_precision("highest"):  # accelerators round more by default than the bounds allow for
-        if not is_rate_network(network):
+    stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    with jax.default_matmul_precision("highest"):  # by default, accelerators round more than the bounds allow for
+        if not isinstance(network, RateNetwork):
             return _estimate(network, stimulus, prediction)
         measured = _measure(network, stimulus, prediction, certifier)
         bound, theorem = _bound(network, measured, certifier)
@@ -137,7 +137,7 @@ def certify(
             unknown, infinite, no = jnp.full_like(bound, jnp.nan), jnp.full_like(bound, jnp.inf), jnp.zeros((), bool)
             return Certificate(measured.residual, bound, unknown, no, theorem, prediction, no, infinite, no)
         local = newton_bound(network, measured, certifier)
-        # On the right piece, and near as well: with an inverse that is not exact a long step ends off it.
+        # On the right piece, and close as well: with an approximate inverse, a long step misses the fixed point.
         rounding = _EXACT * jnp.finfo(network.dtype).eps * (1 + jnp.linalg.norm(local.refined))
         return Certificate(
             residual=measured.residual,
@@ -158,9 +158,9 @@ def bound_error(
     prediction: Float[ArrayLike, " state"],
     certifier: Certifier | None = None,
 ) -> tuple[Scalar, Int[Array, ""]]:
-    """The bound that holds everywhere, and its theorem, for two products, or three; arguments as of `certify`."""
-    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
-    if not is_rate_network(network):
+    """The bound by contraction or monotonicity and its theorem, by up to three products; arguments as of `certify`."""
+    stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    if not isinstance(network, RateNetwork):
         return jnp.asarray(jnp.inf, network.dtype), jnp.asarray(Theorem.none, jnp.int32)
     with jax.default_matmul_precision("highest"):
         return _bound(network, _measure(network, stimulus, prediction, certifier), certifier)
@@ -172,12 +172,12 @@ def bound_and_floor(
     prediction: Float[ArrayLike, " state"],
     certifier: Certifier | None = None,
 ) -> tuple[Scalar, Scalar]:
-    """A bound by two products, and what of it is rounding: for rates of this size no bound is much smaller.
+    """A bound by two products, and the part of it that is rounding: for rates of this size no bound is much smaller.
 
-    Arguments are as of `certify`. `bound_error` makes the bound of a rectifier smaller by a third product.
+    Arguments are as of `certify`. `bound_error` tightens the bound of a rectifier by a third product.
     """
-    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
-    if not is_rate_network(network):
+    stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    if not isinstance(network, RateNetwork):
         infinite = jnp.asarray(jnp.inf, network.dtype)
         return infinite, infinite
     with jax.default_matmul_precision("highest"):
@@ -195,21 +195,21 @@ def unit_bounds(
     error_bound: Float[ArrayLike, ""],
     certifier: Certifier | None = None,
 ) -> Float[Array, " state"]:
-    """Bounds of the error of each unit's rate, from that of all of them: `|r_i - r*_i|`, for the same fixed point r*.
+    """Bounds of the error of single rates, `|r_i - r*_i|`, from a bound of `|r - r*|` for the same fixed point r*.
 
-    The smallest of that bound itself, of `|e_i| + s |W_i| |r - r*|`, W_i being the unit's row, and of what the two
-    theorems that hold everywhere say of a single unit.
+    The smallest of that bound itself, of `|e_i| + s |W_i| |r - r*|`, with W_i the unit's row of weights, and of the
+    bounds by contraction and monotonicity for a single unit.
 
     Args:
         network: the network.
         stimulus: one stimulus.
         prediction: the rates of all units.
-        error_bound: of `|r - r*|`, from `certify` or `bound_error`; infinite where there is none.
-        certifier: from `make_certifier`; by default made anew.
+        error_bound: of `|r - r*|`, from `certify` or `bound_error`; infinite if there is none.
+        certifier: from `make_certifier`; by default made for this call.
     """
-    network, stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
+    stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     error_bound = jnp.asarray(error_bound, network.dtype)
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         return jnp.full(network.state_size, error_bound)
     info, size = jnp.finfo(network.dtype), network.state_size
     with jax.default_matmul_precision("highest"):
@@ -231,28 +231,28 @@ def unit_bounds(
 def _checked(network, stimulus, prediction, certifier):
     check_shape("stimulus", stimulus, (network.stimulus_size,))
     check_shape("prediction", prediction, (network.state_size,))
-    stimulus, prediction = (jnp.asarray(each, network.dtype) for each in (stimulus, prediction))
+    stimulus, prediction = (jnp.asarray(array, network.dtype) for array in (stimulus, prediction))
     if certifier is None:
         with jax.ensure_compile_time_eval():  # inside a program as well, where the network is known there
             certifier = make_certifier(network)
-    return network, stimulus, prediction, certifier
+    return stimulus, prediction, certifier
 
 
 def _measure(network, stimulus, rates, certifier) -> Measured:
     params, info = network.params, jnp.finfo(network.dtype)
     num_terms = network.state_size + network.stimulus_size + 4
     total = params.total_input(rates, stimulus)
-    values = network.vector_field.nonlinearity(total)
+    values = network.nonlinearity(total)
     error = rates - values
-    # By Cauchy and Schwarz the sum of absolute values is at most a product of norms, which costs no product.
+    # By Cauchy and Schwarz, a product of norms bounds the sum of absolute values, without a matrix product.
     by_stimulus = jnp.abs(stimulus) if params.stimulus_weights is None else certifier.stimulus_norms * norm(stimulus)
     sizes = certifier.recurrent_norms * norm(rates) + by_stimulus + jnp.abs(params.bias)
     total_rounding = num_terms * (info.eps * sizes + info.tiny)
-    steepest = jnp.where(  # a power law is no steeper than this
+    steepest = jnp.where(  # the steepest slope of a power law up to here
         jnp.isfinite(certifier.slope), certifier.slope, certifier.curvature * (jax.nn.relu(total) + total_rounding)
     )
     value_rounding = steepest * total_rounding + certifier.value_error + certifier.relative_error * jnp.abs(values)
-    if certifier.is_rectified:  # a unit that is silent for certain has a rate of exactly 0
+    if certifier.is_rectified:  # a unit that is surely silent has a rate of exactly 0
         value_rounding = jnp.where(total < -total_rounding, 0.0, value_rounding)
     rounding = value_rounding + info.eps * jnp.abs(error) + info.tiny
     relative = jnp.max(jnp.abs(error)) / (1 + jnp.max(jnp.abs(rates)))
@@ -262,7 +262,7 @@ def _measure(network, stimulus, rates, certifier) -> Measured:
 def _bound(
     network, measured: Measured, certifier: Certifier, *, makes_step: bool = True
 ) -> tuple[Scalar, Int[Array, ""]]:
-    """The smaller of the bounds by contraction and by monotonicity, and which it is; of a rectifier with a step."""
+    """The smaller of the bounds by contraction and by monotonicity, and its theorem; tightened for a rectifier."""
     info, size = jnp.finfo(network.dtype), network.state_size
     error = norm(jnp.abs(measured.error) + measured.rounding)
     pushed = network.params.recurrent_input(measured.error)
@@ -273,15 +273,15 @@ def _bound(
         return bound, theorem
 
     def is_beyond(total: Float[Array, " state"], bound: Scalar) -> Bool[Array, " state"]:
-        """Whether totals are so far above the threshold that they are at the fixed point too; False if not a number."""
+        """Whether totals exceed the threshold so far that they do at the fixed point, too; False for NaN."""
         return total > (certifier.recurrent_norms * bound + measured.total_rounding) * (1 + SLACK * info.eps)
 
-    # A unit that is silent both here and at the fixed point does not move, and says nothing of others.
+    # A unit that is silent both here and at the fixed point contributes no error.
     pushes = jnp.where(is_beyond(-measured.total, bound), 0, jnp.abs(pushed) + pushed_rounding)
     bound, theorem = _from_sizes(error, pushes, certifier)
     if not makes_step:
         return bound, theorem
-    # One that is active at both moves by what pushes it. This is taken as a step, and the bound is of the rest.
+    # The rate of a unit that is active at both changes by its input. Take that as a step, and bound the rest.
     is_silent, is_active = is_beyond(-measured.total, bound), is_beyond(measured.total, bound)
     step = jnp.where(is_active, pushed, 0)
     left = jnp.abs(network.params.recurrent_input(step) + (pushed - step)) * (1 + 4 * info.eps) + pushed_rounding
@@ -292,23 +292,23 @@ def _bound(
 
 
 def _from_sizes(error: Scalar, pushed: Float[Array, " state"], certifier: Certifier) -> tuple[Scalar, Int[Array, ""]]:
-    """The bound from at least |e|, and at least the absolute values of `W e`."""
-    info, found = jnp.finfo(pushed.dtype), []
+    """The bound from upper bounds of |e| and of the absolute values of `W e`."""
+    info, terms = jnp.finfo(pushed.dtype), []
     scale, root = certifier.contraction_scale, certifier.metric_root
     if certifier.is_contracting:
-        found.append((norm(scale) * jnp.max(pushed / scale) / certifier.contraction_gap, Theorem.contraction))
+        terms.append((norm(scale) * jnp.max(pushed / scale) / certifier.contraction_gap, Theorem.contraction))
     if certifier.is_monotone:
-        found.append((norm(root * pushed) / (certifier.monotonicity * jnp.min(root)), Theorem.monotonicity))
-    if not found:
+        terms.append((norm(root * pushed) / (certifier.monotonicity * jnp.min(root)), Theorem.monotonicity))
+    if not terms:
         return jnp.full_like(error, jnp.inf), jnp.asarray(Theorem.none, jnp.int32)
-    moved, theorems = zip(*found)
+    moved, theorems = zip(*terms)
     bounds = proved((error + certifier.slope * jnp.stack(moved)) * (1 + SLACK * info.eps))
     smallest, theorem = jnp.min(bounds), jnp.asarray(theorems, jnp.int32)[jnp.argmin(bounds)]
     return smallest, jnp.where(jnp.isfinite(smallest), theorem, jnp.int32(Theorem.none))
 
 
 def _estimate(network, stimulus, state) -> Certificate:
-    """Of a network without weights: a Newton step of the velocity, and nothing is proved."""
+    """For a network without weights: the Newton step of the velocity, without a proof."""
     no, infinite = jnp.zeros((), bool), jnp.asarray(jnp.inf, network.dtype)
     length, refined = jnp.asarray(jnp.nan, network.dtype), state
     if network.state_size <= LARGEST_FACTORED:

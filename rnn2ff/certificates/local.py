@@ -1,11 +1,11 @@
-"""A Newton step from predicted rates, and the fixed point that it proves to be near (Newton and Kantorovich).
+"""A Newton step from predicted rates, and the fixed point that it proves to be close (Newton and Kantorovich).
 
 With f the error of the equation as a function of the rates, S the slopes and R any approximate inverse of `I - S W`,
 
-    n = |R f|,    q = |I - R (I - S W)|,    k: how fast the slopes change, times |R|,
+    n = |R f|,    q = |I - R (I - S W)|,    k: how fast slopes change, times |R|,
 
 there is a fixed point within `p = 2 n / (1 - q + sqrt((1 - q)^2 - 2 k n))` of the rates, and within `(q + k p / 2) p`
-of the point after the step. R is the inverse that was computed, or, where `W = U V'` with thin U and V, Woodbury's
+of the point after the step. R is the computed inverse or, where `W = U V'` with thin U and V, Woodbury's
 `I + S U C V'` with C the inverse of the small matrix `I - V' S U`.
 """
 
@@ -15,23 +15,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar
 
 from rnn2ff.certificates.constants import Certifier
-from rnn2ff.networks import RecurrentNetwork, dense_weights, slopes
+from rnn2ff.networks import RateNetwork
 
 LARGEST_FACTORED = 512  # units; beyond, a full matrix is not inverted
-SLACK = 64  # units of the precision, for the few operations on the way from norms to a bound
+SLACK = 64  # units of the precision, for the few operations between norms and a bound
 _LARGEST_UNROLLED = 12  # rank; beyond, a small matrix is inverted by LAPACK
-_NUM_SQUARINGS = 9  # a slowest decay of 1 / 512 of the leak is still proved
+_NUM_SQUARINGS = 9  # proves decay rates down to 1 / 512 of the leak
 
 
 class Measured(eqx.Module):
-    """The error of the equation, as computed, and how far each number may be off by rounding.
+    """The computed error of the equation, with bounds of all rounding errors.
 
     Attributes:
         rates: the prediction, r.
         total: `W r + h`.
-        total_rounding: of the total.
+        total_rounding: a bound of the rounding error of each total.
         error: `r - phi(W r + h)`.
-        rounding: of the error.
+        rounding: a bound of the rounding error of each error.
         residual: the largest error, relative.
     """
 
@@ -47,14 +47,14 @@ class Local(eqx.Module):
     """What a Newton step proves.
 
     Attributes:
-        bound: a fixed point is so near to the prediction; infinite if nothing is proved.
-        refined_bound: and so near to the point after the step.
+        bound: of the distance from the prediction to a fixed point; infinite if none is proved.
+        refined_bound: of the distance from the point after the step to the same fixed point.
         step_length: of the Newton step, `|R e|`.
-        refined: the point after it.
-        is_on_piece: whether a fixed point is proved to lie on the piece of the prediction; of rectifiers alone.
+        refined: the point after the step.
+        is_on_piece: whether a fixed point is proved to have the active units of the prediction; for rectifiers only.
         is_step_rounding: whether the step is no longer than rounding can make it.
-        is_attracting: whether small perturbations of a fixed point with these slopes are proved to die out; False where
-            it is not looked for.
+        is_attracting: whether small perturbations of a fixed point with these slopes are proved to decay; False where
+            that is not computed.
     """
 
     bound: Scalar
@@ -67,13 +67,13 @@ class Local(eqx.Module):
 
 
 class _Inverse(eqx.Module):
-    """R, as far as it is needed.
+    """What is needed of R.
 
     Attributes:
         step: `R e`.
-        step_rounding: how far that may be off, for an e that is exact.
-        size: at least |R|.
-        defect: at least `|I - R (I - S W)|`, with the slopes as they are computed.
+        step_rounding: a bound of the rounding error of the step, for an exact e.
+        size: an upper bound of |R|.
+        defect: an upper bound of `|I - R (I - S W)|`, with the computed slopes.
         is_attracting: whether the eigenvalues of `S W` are proved to have real parts below 1; of a map, sizes below 1.
     """
 
@@ -85,18 +85,15 @@ class _Inverse(eqx.Module):
 
 
 def has_cheap_local_bound(certifier: Certifier) -> bool:
-    """Whether a Newton step costs a few products and tells whether the fixed point attracts."""
+    """Whether a Newton step costs only a few products, and also decides whether the fixed point attracts."""
     return certifier.factors is not None and certifier.has_one_time_constant
 
 
-def newton_bound(network: RecurrentNetwork, measured: Measured, certifier: Certifier) -> Local:
-    """A Newton step from the prediction, and what it proves."""
+def newton_bound(network: RateNetwork, measured: Measured, certifier: Certifier) -> Local:
+    """Take a Newton step from the prediction, and prove bounds with it."""
     info, size = jnp.finfo(network.dtype), network.state_size
     is_active = measured.total > 0
-    if certifier.is_rectified:
-        slope_at = is_active.astype(network.dtype)
-    else:
-        slope_at = slopes(network.vector_field, measured.total)
+    slope_at = is_active.astype(network.dtype) if certifier.is_rectified else network.slopes(measured.total)
     invert = _invert if certifier.factors is None else _invert_thin
     inverse = invert(network, certifier, slope_at, measured.error)
     slope_rounding = certifier.curvature * jnp.max(measured.total_rounding) + certifier.value_error
@@ -104,24 +101,26 @@ def newton_bound(network: RecurrentNetwork, measured: Measured, certifier: Certi
     defect = inverse.defect + inverse.size * slope_rounding * certifier.recurrent_norm + SLACK * info.eps
     step, step_rounding = inverse.step, inverse.step_rounding + inverse.size * norm(measured.rounding)
     length = norm(step) + step_rounding
-    # How fast the slopes change, times the size of the inverse.
+    # k: how fast the slopes change, times the size of the inverse.
     bend = inverse.size * certifier.curvature * jnp.max(certifier.recurrent_norms) * certifier.recurrent_norm
     discriminant = (1 - defect) ** 2 * (1 - SLACK * info.eps) - 2 * bend * length * (1 + SLACK * info.eps)
     is_proved = (defect < 1) & (discriminant > 0)
     bound = 2 * length / (1 - defect + jnp.sqrt(jnp.maximum(discriminant, 0))) * (1 + SLACK * info.eps)
     refined = measured.rates - step
-    unsure = (defect + bend * bound / 2) * bound * (1 + SLACK * info.eps) + step_rounding
+    uncertainty = (defect + bend * bound / 2) * bound * (1 + SLACK * info.eps) + step_rounding
     is_on_piece = jnp.zeros((), bool)
     if certifier.is_rectified:
-        # The exact solution of the piece is a fixed point of the network if it lies on the piece.
+        # The exact solution of the linear piece is a fixed point of the network if it lies on the piece.
         pushed = network.params.recurrent_input(step)
         total = measured.total - pushed
-        margin = measured.total_rounding + certifier.recurrent_norms * (unsure + (size + 4) * info.eps * norm(step))
+        margin = measured.total_rounding + certifier.recurrent_norms * (
+            uncertainty + (size + 4) * info.eps * norm(step)
+        )
         margin = (margin + 4 * info.eps * (jnp.abs(measured.total) + jnp.abs(pushed)) + size * info.tiny) * 1.01
         on_its_side = jnp.where(is_active, total > margin, total < -margin)
         is_on_piece = is_proved = is_proved & jnp.all(on_its_side) & jnp.isfinite(bound)
         refined = jnp.where(is_active, refined, 0.0)
-    refined_bound = (unsure + info.eps * (norm(measured.rates) + norm(step))) * (1 + SLACK * info.eps)
+    refined_bound = (uncertainty + info.eps * (norm(measured.rates) + norm(step))) * (1 + SLACK * info.eps)
     return Local(
         bound=proved(jnp.where(is_proved, bound, jnp.inf)),
         refined_bound=proved(jnp.where(is_proved, refined_bound, jnp.inf)),
@@ -134,10 +133,10 @@ def newton_bound(network: RecurrentNetwork, measured: Measured, certifier: Certi
 
 
 def _invert(network, certifier: Certifier, slope_at: Float[Array, " state"], error) -> _Inverse:
-    """By LU, of the whole matrix."""
+    """By LU factorization of the full matrix."""
     del certifier
     info, size = jnp.finfo(network.dtype), network.state_size
-    weights, identity = dense_weights(network), jnp.eye(size, dtype=network.dtype)
+    weights, identity = network.dense_weights, jnp.eye(size, dtype=network.dtype)
     system = identity - slope_at[:, None] * weights
     inverse = jnp.linalg.inv(system)
     by_sums = jnp.sqrt(jnp.max(jnp.sum(jnp.abs(inverse), axis=0)) * jnp.max(jnp.sum(jnp.abs(inverse), axis=1)))
@@ -157,7 +156,7 @@ def _invert_thin(network, certifier: Certifier, slope_at: Float[Array, " state"]
     info, size = jnp.finfo(network.dtype), network.state_size
     left, right = certifier.factors.left, certifier.factors.right
     rank = left.shape[1]
-    # Written so that `vmap` makes one product for the whole batch.
+    # Written such that `vmap` makes one product for the whole batch.
     small = (slope_at @ (right[:, :, None] * left[:, None, :]).reshape(size, -1)).reshape(rank, rank)
     identity = jnp.eye(rank, dtype=network.dtype)
     inner = _invert_small(identity - small)
@@ -165,7 +164,7 @@ def _invert_thin(network, certifier: Certifier, slope_at: Float[Array, " state"]
     right_norm, right_size, inner_norm = certifier.factors.right_norm, norm(right), norm(inner)
     thin = scaled_norm * inner_norm
     step = error + slope_at * (jnp.sum(inner * (error @ right)[None, :], axis=1) @ left.T)
-    # |S U C|, from `C' (U' S^2 U) C`, with what rounding may have taken away.
+    # |S U C|, from `C' (U' S^2 U) C`, plus a bound of its rounding error.
     squared = (slope_at**2 @ (left[:, :, None] * left[:, None, :]).reshape(size, -1)).reshape(rank, rank)
     trace = jnp.sum(inner * _product(squared, inner)) + (size + rank**2 + 16) * info.eps * thin**2
     thick = jnp.minimum(jnp.sqrt(jnp.maximum(trace, 0)), thin) * (1 + SLACK * info.eps)
@@ -178,7 +177,7 @@ def _invert_thin(network, certifier: Certifier, slope_at: Float[Array, " state"]
         step_rounding=(size + 2 * rank + 8) * info.eps * norm(error) * (1 + thin * right_size),
         size=inverse_size,
         defect=scaled_norm * miss * right_norm + inverse_size * jnp.max(slope_at) * certifier.factors.remainder,
-        # Where there is one fixed point for every stimulus, nobody asks.
+        # A unique fixed point needs no local proof that it attracts.
         is_attracting=jnp.zeros((), bool) if certifier.has_global_bound else _attracts(small, certifier.is_map),
     )
 
@@ -186,13 +185,13 @@ def _invert_thin(network, certifier: Certifier, slope_at: Float[Array, " state"]
 def _attracts(matrix: Float[Array, "rank rank"], is_map: bool) -> Bool[Array, ""]:
     """Whether all eigenvalues have real parts below 1, by powers of `(2 I - B)^-1 B`.
 
-    This maps them into the unit circle (Cayley), and a power with a norm below 1/2 shows that they are there. Of a map
-    they have to be there themselves; a leak only brings them nearer to 1.
+    The transform maps that half-plane into the unit circle (Cayley), and a power with a norm below 1/2 proves that the
+    eigenvalues are inside. Those of a map must be inside the circle themselves; a leak only moves them toward 1.
     """
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
     power = matrix if is_map else _product(_invert_small(2 * identity - matrix), matrix)
 
-    def is_open(carry):
+    def is_undecided(carry):
         _, size, num_squarings = carry
         return (size >= 0.5) & (size < 1e9) & (num_squarings < _NUM_SQUARINGS)
 
@@ -202,19 +201,19 @@ def _attracts(matrix: Float[Array, "rank rank"], is_map: bool) -> Bool[Array, ""
         return power, jnp.sqrt(jnp.sum(power**2)), num_squarings + 1
 
     start = (power, jnp.sqrt(jnp.sum(power**2)), jnp.zeros((), jnp.int32))
-    _, size, _ = jax.lax.while_loop(is_open, square, start)
+    _, size, _ = jax.lax.while_loop(is_undecided, square, start)
     return size < 0.5  # False if NaN
 
 
 def _product(one: Float[Array, "rank rank"], other: Float[Array, "rank rank"]) -> Float[Array, "rank rank"]:
-    """A matrix product; of small ones as sums, since a batch of tiny products is slow on a CPU."""
+    """A matrix product; of small matrices as sums, since a batch of tiny products is slow on a CPU."""
     if len(one) > _LARGEST_UNROLLED:
         return one @ other
     return jnp.sum(one[:, :, None] * other[None, :, :], axis=1)
 
 
 def _invert_small(matrix: Float[Array, "rank rank"]) -> Float[Array, "rank rank"]:
-    """By elimination without a search for pivots: whatever comes out is checked. Vectorized over batches."""
+    """By Gauss-Jordan elimination without pivoting; the caller checks the result. Vectorized over batches."""
     rank = len(matrix)
     if rank > _LARGEST_UNROLLED:
         return jnp.linalg.inv(matrix)
@@ -227,11 +226,11 @@ def _invert_small(matrix: Float[Array, "rank rank"]) -> Float[Array, "rank rank"
 
 
 def proved(bound: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A bound that is not a number proves nothing."""
+    """A bound, infinite instead of NaN."""
     return jnp.where(jnp.isnan(bound), jnp.inf, bound)
 
 
 def norm(array: Float[Array, "..."]) -> Scalar:
-    """The Euclidean norm of all entries, rounded up; what underflows when squared is counted as well."""
+    """The Euclidean norm of all entries, rounded up, with an allowance for squares that underflow."""
     info = jnp.finfo(array.dtype)
     return jnp.sqrt(jnp.sum(array**2)) * (1 + (array.size + 8) * info.eps) + 2 * (array.size * info.tiny) ** 0.5

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_at_least, check_shape
-from rnn2ff.networks import AbstractSweep, RecurrentNetwork, SplitSweep, is_rate_network
+from rnn2ff.networks import AbstractSweep, RateNetwork, RecurrentNetwork, SplitSweep
 from rnn2ff.steady_state import repeat_accelerated
 
 _MEMORY = 3  # steps that the acceleration combines
@@ -28,7 +28,7 @@ def refine(
         stimulus: one stimulus.
         prediction: the rates of all units; of a network without weights, the state.
         sweep: of that network, from `best_sweep`, `split_sweep` or another.
-        num_steps: sweeps, at least 1; rounded up to a whole number of times through the memory, plus one.
+        num_steps: sweeps, at least 1; rounded up to a multiple of `memory`, plus one.
         memory: sweeps that the acceleration combines; 0 for plain ones.
 
     Returns:
@@ -41,8 +41,8 @@ def refine(
     check_at_least("memory", memory, 0)
     check_shape("stimulus", stimulus, (network.stimulus_size,))
     check_shape("prediction", prediction, (network.state_size,))
-    stimulus, prediction = (jnp.asarray(each, network.dtype) for each in (stimulus, prediction))
-    if isinstance(sweep, SplitSweep):  # its points are total inputs, without the detour over a state
+    stimulus, prediction = (jnp.asarray(array, network.dtype) for array in (stimulus, prediction))
+    if isinstance(sweep, SplitSweep):  # its points are total inputs, which need no state
         point = network.params.total_input(prediction, stimulus)
     else:
         point = sweep.from_state(network, as_state(network, stimulus, prediction), stimulus)
@@ -53,13 +53,13 @@ def refine(
 
 def as_prediction(network: RecurrentNetwork, state: Float[Array, " state"]) -> Float[Array, " state"]:
     """The rates of all units; of a network without weights, the state."""
-    return network.vector_field.unit_rates(state) if is_rate_network(network) else state
+    return network.unit_rates(state) if isinstance(network, RateNetwork) else state
 
 
 def as_state(
     network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], prediction: Float[Array, " state"]
 ) -> Float[Array, " state"]:
-    """The state that the predicted rates cause; of a network without weights, the prediction itself."""
-    if not is_rate_network(network):
+    """The state that predicted rates lead to; of a network without weights, the prediction itself."""
+    if not isinstance(network, RateNetwork):
         return prediction
-    return network.vector_field.from_total_input(network.params.total_input(prediction, stimulus))
+    return network.state_from_total_input(network.params.total_input(prediction, stimulus))

@@ -11,27 +11,26 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
-from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_positive, check_shape, check_stimuli, fail
+from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_positive, check_shape, check_stimuli
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certificates.bounds import Certificate, bound_and_floor, certify, quantiles, unit_bounds
+from rnn2ff.certificates.batches import call_in_chunks, check_predicts_all_units, in_chunks, predict_all
+from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
-from rnn2ff.compiling import in_full_precision
 from rnn2ff.files import is_shown, table
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
 from rnn2ff.steady_state import (
     Layout,
     Plan,
     Status,
-    chunk_size,
+    check_mesh,
     count_statuses,
-    filled,
     in_dense_tiles,
     in_tiles,
-    layout_for,
     solve_steady_states,
 )
 
@@ -81,88 +80,6 @@ class Served(eqx.Module):
         return table(lines, title=f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units")
 
 
-def predict_all_units(
-    network: RecurrentNetwork, approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"]
-) -> Float[np.ndarray, "batch state"]:
-    """What an approximator predicts of every unit, which is what certificates are about; a batch, on the host.
-
-    Args:
-        network: the network.
-        approximator: of its rates.
-        stimuli: one a row.
-
-    Returns:
-        the rates of all units; of a network without weights, the states.
-
-    Raises:
-        ValueError: if the stimuli do not fit or are not finite, or the approximator predicts the rates of some units
-            only.
-    """
-    check_on_host("predict_all_units", "use `jax.vmap(approximator)`", network, approximator, stimuli)
-    check_stimuli(stimuli, network.stimulus_size)
-    _check_predicts_all_units(network, approximator)
-    return _in_chunks(_predict_all, (network, approximator), np.asarray(stimuli, network.dtype))
-
-
-def certify_predictions(
-    network: RecurrentNetwork,
-    stimuli: Float[ArrayLike, "batch stimulus"],
-    predictions: Float[ArrayLike, "batch state"],
-    certifier: Certifier | None = None,
-) -> Certificate:
-    """The certificates of a batch, on the host; as `certify`, with a leading axis.
-
-    Args:
-        network: the network.
-        stimuli: one a row.
-        predictions: from `predict_all_units`, or of any other origin.
-        certifier: from `make_certifier`; by default made anew.
-
-    Raises:
-        ValueError: if the shapes do not fit, or a stimulus is not finite.
-
-    Example:
-        Bounds of what an approximator answers:
-
-            predictions = rnn2ff.predict_all_units(network, approximator, stimuli)
-            bounds = rnn2ff.certify_predictions(network, stimuli, predictions).error_bound
-    """
-    check_on_host("certify_predictions", "use `jax.vmap` of `certify`", network, stimuli, predictions, certifier)
-    check_stimuli(stimuli, network.stimulus_size)
-    check_shape("predictions", predictions, (len(stimuli), network.state_size))
-    certifier = make_certifier(network) if certifier is None else certifier
-    stimuli, predictions = (np.asarray(each, network.dtype) for each in (stimuli, predictions))
-    return _in_chunks(_certificate_of, (network, certifier), stimuli, predictions)
-
-
-def bound_units(
-    network: RecurrentNetwork,
-    stimuli: Float[ArrayLike, "batch stimulus"],
-    predictions: Float[ArrayLike, "batch state"],
-    error_bounds: Float[ArrayLike, " batch"],
-    certifier: Certifier | None = None,
-) -> Float[np.ndarray, "batch state"]:
-    """Bounds of the error of each single rate, of a batch, on the host; infinite where there is none.
-
-    Args:
-        network: the network.
-        stimuli: one a row.
-        predictions: the rates of all units.
-        error_bounds: of all rates together, from `certify_predictions`.
-        certifier: from `make_certifier`; by default made anew.
-
-    Raises:
-        ValueError: if the shapes do not fit, or a stimulus is not finite.
-    """
-    check_on_host("bound_units", "compute them outside", network, stimuli, predictions, error_bounds, certifier)
-    check_stimuli(stimuli, network.stimulus_size)
-    check_shape("predictions", predictions, (len(stimuli), network.state_size))
-    check_shape("error_bounds", error_bounds, (len(stimuli),))
-    certifier = make_certifier(network) if certifier is None else certifier
-    stimuli, predictions, bounds = (np.asarray(each, network.dtype) for each in (stimuli, predictions, error_bounds))
-    return _in_chunks(_unit_bounds_of, (network, certifier), stimuli, predictions, bounds[:, None])
-
-
 def predict_or_solve(
     network: RecurrentNetwork,
     approximator: Approximator,
@@ -174,6 +91,7 @@ def predict_or_solve(
     sweep: AbstractSweep | None = None,
     num_steps: int = 8,
     initial_states: Float[ArrayLike, "batch state"] | None = None,
+    mesh: Mesh | None = None,
 ) -> Served:
     """Steady rates within a tolerance, by the cheapest way that proves it for each sample.
 
@@ -198,10 +116,11 @@ def predict_or_solve(
         num_steps: sweeps of the refinement.
         initial_states: where the dynamics start, one row a stimulus; by default at zero. In a network that is proved to
             have one fixed point the solver may start from the prediction instead.
+        mesh: devices, over all of which the batch is divided; as for `solve_steady_states`.
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite, the approximator predicts the rates of some units only,
-            or `tolerance` is not positive.
+            `tolerance` is not positive, or the mesh has devices of other processes.
 
     Example:
         Answers within 0.01, and how many of them took one pass, a refinement, or a solve:
@@ -211,6 +130,7 @@ def predict_or_solve(
     """
     instead = "use `jax.vmap` of the approximator and of `certify`, or `solve_batch`"
     check_on_host("predict_or_solve", instead, network, approximator, stimuli, certifier, plan, initial_states)
+    mesh = check_mesh(mesh)
     check_positive("tolerance", tolerance)
     check_at_least("num_steps", num_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
@@ -218,10 +138,10 @@ def predict_or_solve(
     if initial_states is not None:
         check_shape("initial_states", initial_states, (size, network.state_size))
         check_finite("initial_states", initial_states)
-    _check_predicts_all_units(network, approximator)
+    check_predicts_all_units(network, approximator)
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli = np.asarray(stimuli, network.dtype)
-    answers = _Answers(network, certifier, stimuli, tolerance)
+    answers = _Answers(network, certifier, stimuli, tolerance, mesh)
     if answers.can_certify:
         answers.predict(approximator, _choose_sweep(network, approximator, plan) if sweep is None else sweep, num_steps)
     rows = answers.open_rows
@@ -231,18 +151,19 @@ def predict_or_solve(
     return Served(*jax.device_put(arrays), plan=plan)
 
 
-def _check_predicts_all_units(network: RecurrentNetwork, approximator: Approximator) -> None:
-    if not isinstance(approximator, Refined) and approximator.rate_size != network.state_size:
-        expected = f"an approximator of the rates of all {network.state_size} units"
-        raise fail("approximator", "predicts the rates of some units only", expected, f"{approximator.rate_size}")
-
-
 class _Answers:
     """Answers on their way; arrays on the host, changed in place."""
 
-    def __init__(self, network: RecurrentNetwork, certifier: Certifier, stimuli: np.ndarray, tolerance: float):
+    def __init__(
+        self,
+        network: RecurrentNetwork,
+        certifier: Certifier,
+        stimuli: np.ndarray,
+        tolerance: float,
+        mesh: Mesh | None,
+    ):
         size = len(stimuli)
-        self.stimuli, self.certifier, self.network = stimuli, certifier, network
+        self.stimuli, self.certifier, self.network, self.mesh = stimuli, certifier, network, mesh
         self.constants = (network, certifier, np.asarray(tolerance, network.dtype))
         self.has_one_fixed_point, self.has_cheap_step = certifier.has_global_bound, has_cheap_local_bound(certifier)
         self.can_certify = self.has_one_fixed_point or self.has_cheap_step
@@ -260,7 +181,7 @@ class _Answers:
     def predict(self, approximator: Approximator, sweep: AbstractSweep, num_steps: int) -> None:
         """One pass for all, with a Newton step where it is cheap, and sweeps for those that it leaves open."""
         constants = (*self.constants, self.has_cheap_step, approximator, sweep, num_steps)
-        judged = _call_in_chunks(_predict_and_refine, constants, self.stimuli)
+        judged = call_in_chunks(_predict_and_refine, constants, self.stimuli, mesh=self.mesh)
         self.rates, self.bounds, self.estimates = map(np.array, judged[:3])
         self.serve(np.flatnonzero(judged.is_within & ~judged.is_stepped), Source.one_pass)
         self.serve(np.flatnonzero(judged.is_within & judged.is_stepped), Source.refined)
@@ -274,14 +195,15 @@ class _Answers:
         """Solve these, from their stated initial states or, if the end is the same, from where they are."""
         stimuli = self.stimuli[rows]
         if self.has_one_fixed_point and plan is not None and plan.has_one_fixed_point:
-            starts = _in_chunks(as_state, (self.network,), stimuli, self.rates[rows])
+            starts = in_chunks(as_state, (self.network,), stimuli, self.rates[rows], mesh=self.mesh)
             starts = np.where(np.isfinite(starts).all(axis=1, keepdims=True), starts, 0)
         else:
             starts = None if initial_states is None else np.asarray(initial_states, self.network.dtype)[rows]
-        solved = solve_steady_states(self.network, stimuli, solver=plan, initial_states=starts)
+        solved = solve_steady_states(self.network, stimuli, solver=plan, initial_states=starts, mesh=self.mesh)
         states = np.asarray(solved.state)
         constants = (self.network, self.certifier, self.can_certify, not self.has_one_fixed_point)
-        self.rates[rows], self.bounds[rows], self.estimates[rows] = _in_chunks(_bound_state, constants, stimuli, states)
+        found = in_chunks(_bound_state, constants, stimuli, states, mesh=self.mesh)
+        self.rates[rows], self.bounds[rows], self.estimates[rows] = found
         if not self.can_certify:
             self.estimates[rows] = np.asarray(solved.distance)
         self.status[rows] = np.asarray(solved.status)
@@ -333,7 +255,7 @@ def _predict_and_refine(
 
     def predict(rows, stimuli):
         del rows
-        return jax.vmap(lambda stimulus: judge(stimulus, _predict_all(network, approximator, stimulus)))(stimuli)
+        return jax.vmap(lambda stimulus: judge(stimulus, predict_all(network, approximator, stimulus)))(stimuli)
 
     def sweep_and_judge(stimulus, rates):
         rates = refine(network, stimulus, rates, sweep=sweep, num_steps=num_steps)
@@ -362,20 +284,6 @@ def _bound_state(network, certifier, can_certify: bool, makes_step: bool, stimul
     return rates, found.error_bound, found.error_estimate
 
 
-def _predict_all(network, approximator, stimulus):
-    if isinstance(approximator, Refined):
-        return as_prediction(network, approximator.state(stimulus))
-    return approximator(stimulus)
-
-
-def _certificate_of(network, certifier, stimulus, rates):
-    return certify(network, stimulus, rates, certifier)
-
-
-def _unit_bounds_of(network, certifier, stimulus, rates, error_bound):
-    return unit_bounds(network, stimulus, rates, error_bound[0], certifier)
-
-
 def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: Plan | None) -> AbstractSweep:
     if isinstance(approximator, Refined):
         return approximator.sweep
@@ -383,42 +291,5 @@ def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: P
         return plan.sweep
     try:
         return split_sweep(network)
-    except ValueError:  # without weights to look at, or singular
+    except ValueError:  # without a weight matrix, or singular
         return damped_sweep(network)
-
-
-def _in_chunks(function, constants, *arrays: np.ndarray):
-    """Apply a function of one sample to every row."""
-    return _call_in_chunks(_map_rows, (function, constants), *arrays)
-
-
-def _map_rows(function, constants, *arrays_and_layout):
-    *arrays, num_rows, layout = arrays_and_layout
-
-    def work(rows, arrays):
-        del rows
-        return jax.vmap(lambda *row: function(*constants, *row))(*arrays)
-
-    shapes = jax.eval_shape(work, None, arrays)
-    rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    return in_tiles(work, rows, arrays, layout.wide_tile or layout.tiles[0], num_rows)
-
-
-def _call_in_chunks(function, constants, *arrays: np.ndarray):
-    """Call a program for a batch, in chunks of one size."""
-    backend, num_rows, width = jax.default_backend(), len(arrays[0]), max(array.shape[1] for array in arrays)
-    size = chunk_size(backend, num_rows, width)
-    layout = layout_for(backend, size, width)
-    parts = []
-    for start in range(0, num_rows, size):
-        given = [array[start : start + size] for array in arrays]
-        num_given = len(given[0])
-        part = _call(function, constants, [filled(array, size) for array in given], np.int32(num_given), layout)
-        parts.append(jax.tree.map(lambda leaf, n=num_given: np.asarray(leaf)[:n], part))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-@eqx.filter_jit
-@in_full_precision
-def _call(function, constants, arrays, num_rows, layout):
-    return function(*constants, *arrays, num_rows, layout)

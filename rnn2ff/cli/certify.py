@@ -168,7 +168,7 @@ def _reason(network: "RecurrentNetwork", certifier: "Certifier") -> str:
         return "some predictions are not finite, or too large for their precision"
     local = "the local theorem then needs a prediction that is near a fixed point, whose equation is well conditioned"
     if not np.isfinite(float(certifier.slope)):
-        return f"the slopes of {name_of(network.vector_field.nonlinearity)} have no bound that is known; {local}"
+        return f"the slopes of {name_of(network.nonlinearity)} have no bound that is known; {local}"
     return f"{stability_constants(network).reason}; {local}"
 
 

@@ -12,7 +12,6 @@ from rnn2ff.cli.options import (
     NetworkFiles,
     OptionalFile,
     check_folder,
-    keep_programs,
     read_approximator,
     read_network,
     show,
@@ -70,6 +69,7 @@ class Demo:
     def run(self) -> int:
         """Write the page."""
         from rnn2ff._checks import check_at_least, fail
+        from rnn2ff.compiling import keep_programs
 
         page = self.out / "index.html"
         if page.exists() and not self.overwrite:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from rnn2ff.approximators import Approximator
     from rnn2ff.networks import RecurrentNetwork
 
-_LARGEST_CACHE = 2**30  # bytes
-
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
 OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
@@ -74,6 +72,7 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
     import numpy as np
 
     from rnn2ff._checks import check_stimuli, check_weights
+    from rnn2ff.compiling import keep_programs
     from rnn2ff.files import read_array
     from rnn2ff.networks import NONLINEARITIES, PowerLaw, RateForm, StateForm, rate_network
 
@@ -136,42 +135,6 @@ def check_new_file(
         raise fail(name, "exists already", "a new file, or --overwrite", f"{out}")
     if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
         raise fail(name, "cannot be written", "a folder that exists and may be written to", f"{out.parent}")
-
-
-def keep_programs() -> None:
-    """Keep compiled programs in the user's cache folder, for the commands that follow; the library never does.
-
-    A processor gets its own folder, since a home may be shared by machines that cannot run each other's programs.
-    """
-    import hashlib
-
-    import jax
-
-    from rnn2ff.records import processor_features
-
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
-        return  # the user has chosen
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "rnn2ff" / hashlib.sha256(processor_features().encode()).hexdigest()[:12]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _prune(folder)
-    except OSError:  # a home that cannot be written to
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
-def _prune(folder: Path) -> None:
-    """Make room for new programs: those that were not read for longest go."""
-    files = sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: file.stat().st_atime)
-    sizes = [file.stat().st_size for file in files]
-    surplus = sum(sizes) - _LARGEST_CACHE
-    for file, size in zip(files, sizes):
-        if surplus <= 0:
-            break
-        file.unlink(missing_ok=True)
-        surplus -= size
 
 
 @contextmanager

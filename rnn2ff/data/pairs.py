@@ -1,10 +1,8 @@
 """Stimuli, and the steady states they lead to."""
 
 import zlib
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice
+from collections.abc import Hashable, Iterable, Iterator
+from itertools import count
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from rnn2ff._checks import (
@@ -24,17 +23,20 @@ from rnn2ff._checks import (
     fail,
     is_known,
 )
+from rnn2ff.compiling import in_batches
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks import RecurrentNetwork, batch_rates
 from rnn2ff.steady_state import (
     AbstractSteadyStateSolver,
     Plan,
     Status,
+    check_mesh,
     count_statuses,
     plan_steady_states,
     solve_steady_states,
 )
 
+_DRAWN = 512  # stimuli drawn by one call of a program, whatever their number
 _NUM_PLANNED = 512  # stimuli that a stream's plan is made from
 
 
@@ -58,14 +60,18 @@ class Pairs(eqx.Module):
 
     def take(self, rows: slice | Int[ArrayLike, " row"]) -> "Pairs":
         """Some of the pairs; the counts stay those of all."""
-        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
         return Pairs(*take_rows((self.stimuli, self.states, self.rates), rows), self.status_counts)
 
 
-@eqx.filter_jit
-def take_rows(arrays: PyTree[Array], rows: Int[ArrayLike, " row"]) -> PyTree[Array]:
-    """Some rows of each array, by one program."""
-    return jax.tree.map(lambda array: array[rows], arrays)
+def take_rows(arrays: PyTree[Array | np.ndarray], rows: slice | Int[ArrayLike, " row"]) -> PyTree[Array]:
+    """Some rows of each array, taken on the host: on a device each number of rows is a program to compile."""
+    rows = rows if isinstance(rows, slice) else np.asarray(rows)
+    return jax.device_put(jax.tree.map(lambda array: np.asarray(array)[rows], arrays))
+
+
+def permutation(key: PRNGKeyArray, size: int) -> Int[np.ndarray, " size"]:
+    """The numbers below `size` in random order, drawn on the host: on a device each size is a program to compile."""
+    return np.random.default_rng(np.asarray(jr.key_data(key))).permutation(size)
 
 
 def key_for(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
@@ -89,7 +95,10 @@ def sample_stimuli(
     """
     check_at_least("num_samples", num_samples, 1)
     check_key(key)
-    drawn = _sample(sample_stimulus, num_samples, key)
+    if is_known(key):
+        drawn = jax.device_put(in_batches(_sample, sample_stimulus, (np.arange(num_samples),), _DRAWN, key))
+    else:
+        drawn = _sample(sample_stimulus, jnp.arange(num_samples), key)
     if drawn.ndim != 2:
         raise fail("sample_stimulus", "does not return one stimulus", "a vector", f"shape {drawn.shape[1:]}")
     check_finite("sample_stimulus", drawn)
@@ -111,8 +120,8 @@ def _check_uses_key(sample_stimulus: SampleStimulus, key: PRNGKeyArray) -> None:
 
 
 @eqx.filter_jit
-def _sample(sample_stimulus: SampleStimulus, num_samples: int, key: PRNGKeyArray) -> Array:
-    return jax.vmap(lambda i: sample_stimulus(jr.fold_in(key, i)))(jnp.arange(num_samples))
+def _sample(sample_stimulus: SampleStimulus, indices: Int[ArrayLike, " batch"], key: PRNGKeyArray) -> Array:
+    return jax.vmap(lambda i: sample_stimulus(jr.fold_in(key, i)))(jnp.asarray(indices))
 
 
 def hold_out(
@@ -129,8 +138,8 @@ def hold_out(
     if len(stimuli) < 2:
         raise fail("stimuli", "cannot be parted", "at least 2 rows", len(stimuli))
     num_held_out = min(max(1, round(share * len(stimuli))), len(stimuli) - 1)
-    order = jr.permutation(key, len(stimuli))
-    return stimuli[order[num_held_out:]], stimuli[order[:num_held_out]]
+    order = permutation(key, len(stimuli))
+    return take_rows(stimuli, order[num_held_out:]), take_rows(stimuli, order[:num_held_out])
 
 
 def solve_pairs(
@@ -139,6 +148,7 @@ def solve_pairs(
     *,
     solver: AbstractSteadyStateSolver | None = None,
     max_steps: int = 4096,
+    mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Pairs:
     """Solve every stimulus, keep those that reach a steady state, and count the others.
@@ -148,20 +158,21 @@ def solve_pairs(
         stimuli: one a row.
         solver: as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
+        mesh: devices that divide the batch, as for `solve_steady_states`.
         progress: whether to show a progress bar.
 
     Raises:
         ValueError: if the stimuli do not fit.
         RuntimeError: if no stimulus reaches a steady state, with the counts.
     """
-    solved = solve_steady_states(network, stimuli, solver=solver, max_steps=max_steps, progress=progress)
+    solved = solve_steady_states(network, stimuli, solver=solver, max_steps=max_steps, mesh=mesh, progress=progress)
     counts = count_statuses(solved.status)
     if counts["converged"] == 0:
         msg = f"No stimulus leads to a steady state. Expected at least one that converges, got {counts}."
         raise RuntimeError(msg)
     kept = np.flatnonzero(np.asarray(solved.status) == Status.converged)
-    stimuli, states = take_rows((jnp.asarray(np.asarray(stimuli, network.dtype)), solved.state), kept)
-    return Pairs(stimuli, states, _rates(network, states), counts)
+    stimuli, states = take_rows((np.asarray(stimuli, network.dtype), solved.state), kept)
+    return Pairs(stimuli, states, batch_rates(network, states), counts)
 
 
 class Batch(NamedTuple):
@@ -196,7 +207,7 @@ def stream_steady_states(
     num_batches: int | None = None,
     start: int = 0,
     plan: Plan | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    mesh: Mesh | None = None,
     max_steps: int = 4096,
     key: PRNGKeyArray,
 ) -> Iterator[Batch]:
@@ -212,36 +223,45 @@ def stream_steady_states(
         num_batches: where to end, counted from batch 0; None for never.
         start: the first batch to make.
         plan: how to solve, by default as `stream_plan` measures it.
-        devices: batches take turns on these, with as many under way at once; by default all is done on JAX's own.
+        mesh: devices that divide each batch, as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
         key: a PRNG key.
 
     Raises:
-        ValueError: if an option is out of range or the stimuli do not fit the network.
+        ValueError: if an option is out of range, the stimuli do not fit the network, or the mesh has devices of other
+            processes.
         RuntimeError: if no stimulus of the plan's own draw leads to a steady state.
     """
     check_at_least("batch_size", batch_size, 1)
     check_at_least("start", start, 0)
     if num_batches is not None:
         check_at_least("num_batches", num_batches, 0)
-    if devices is not None and not devices:
-        raise fail("devices", "are empty", "at least one device", "none")
+    mesh = check_mesh(mesh)
     plan = stream_plan(network, sample_stimulus, max_steps=max_steps, key=key) if plan is None else plan
+    indices = count(start) if num_batches is None else range(start, num_batches)
+    return make_batches(
+        network, sample_stimulus, indices, batch_size=batch_size, plan=plan, mesh=mesh, max_steps=max_steps, key=key
+    )
 
-    def make(index: int) -> Batch:
-        drawn = sample_stimuli(sample_stimulus, batch_size, key=jr.fold_in(key_for(key, "stream"), index))
-        solved = solve_steady_states(network, drawn, solver=plan, max_steps=max_steps)
-        stimuli = jnp.asarray(drawn, network.dtype)
-        return Batch(index, stimuli, solved.state, _rates(network, solved.state), solved.status)
 
-    def make_on(index: int) -> Batch:
-        with jax.default_device(devices[index % len(devices)]):
-            return make(index)
-
-    indices = count(start) if num_batches is None else iter(range(start, num_batches))
-    if devices is None:
-        return map(make, indices)
-    return _in_turns(make_on, indices, len(devices))
+def make_batches(
+    network: RecurrentNetwork,
+    sample_stimulus: SampleStimulus,
+    indices: Iterable[int],
+    *,
+    batch_size: int,
+    plan: Plan,
+    mesh: Mesh | None,
+    max_steps: int,
+    key: PRNGKeyArray,
+) -> Iterator[Batch]:
+    """Those batches of a stream."""
+    stream_key = key_for(key, "stream")
+    for index in indices:
+        drawn = sample_stimuli(sample_stimulus, batch_size, key=jr.fold_in(stream_key, index))
+        solved = solve_steady_states(network, drawn, solver=plan, max_steps=max_steps, mesh=mesh)
+        stimuli = jax.device_put(np.asarray(drawn, network.dtype))
+        yield Batch(index, stimuli, solved.state, batch_rates(network, solved.state), solved.status)
 
 
 def stream_plan(
@@ -251,21 +271,6 @@ def stream_plan(
     probed = sample_stimuli(sample_stimulus, _NUM_PLANNED, key=key_for(key, "plan"))
     check_stimuli(probed, network.stimulus_size, "sample_stimulus")
     return plan_steady_states(network, probed, max_steps=max_steps)
-
-
-def _in_turns(make: Callable[[int], Batch], indices: Iterator[int], num_workers: int) -> Iterator[Batch]:
-    """Batches in order, with one more under way for each worker."""
-    with ThreadPoolExecutor(num_workers) as pool:
-        under_way = deque(pool.submit(make, index) for index in islice(indices, num_workers))
-        while under_way:
-            batch = under_way.popleft().result()
-            under_way.extend(pool.submit(make, index) for index in islice(indices, 1))
-            yield batch
-
-
-@eqx.filter_jit
-def _rates(network: RecurrentNetwork, states: Array) -> Array:
-    return jax.vmap(network.rates)(states)
 
 
 def check_pairs(stimuli: Array, rates: Array) -> None:

@@ -1,35 +1,39 @@
 """Data sets on disk: shards that are memory-mapped, and a manifest that says what they are.
 
-A shard is one batch of a stream. It is written whole or not at all, and the manifest, written anew after each, lists
-the shards that are complete. So a generation that was killed goes on where it stopped, and leaves the same bytes as one
-that was not.
+A shard is one batch of a stream. Its arrays are written whole or not at all, and then its counts, which say that it is
+complete; the manifest takes them in once all are. So a generation that was killed goes on where it stopped, and leaves
+the same bytes as one that was not. Processes of `jax.distributed` share one: each makes the shards whose index is its
+own modulo their number, and the first alone writes the manifest.
 """
 
 import dataclasses
 import importlib.metadata
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 from tqdm import tqdm
 
 from rnn2ff._checks import check_at_least, fail
-from rnn2ff.data.pairs import Pairs, stream_plan, stream_steady_states
+from rnn2ff.data.pairs import Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
 from rnn2ff.files import replacing, table, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
-from rnn2ff.steady_state import Status, count_statuses
+from rnn2ff.steady_state import Status, check_mesh, count_statuses
 
 _FORMAT = "rnn2ff.steady_states.1"
 _MANIFEST = "manifest.json"
-_ARRAYS = ("stimuli", "states", "rates")
+_ARRAYS, _COUNTS = ("stimuli", "states", "rates"), "counts"
 _PACKAGES = ("rnn2ff", "jax", "jaxlib", "numpy")
+_PATIENCE, _PAUSE = 600.0, 0.5  # seconds without a new shard of another process, and between looks
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -81,31 +85,36 @@ def store_steady_states(
     num_samples: int,
     shard_size: int = 4096,
     description: str,
-    devices: Sequence[jax.Device] | None = None,
+    mesh: Mesh | None = None,
     max_steps: int = 4096,
     progress: bool = False,
     key: PRNGKeyArray,
 ) -> StoredPairs:
     """Draw and solve stimuli, and keep the pairs on disk; or go on where the same call was interrupted.
 
+    Where `jax.distributed` is initialized all processes make this call, and share the work; another number of them may
+    go on with it later.
+
     Args:
-        folder: where to; made if it is not there.
+        folder: where to, for all processes the same; made if it is not there.
         network: the network.
         sample_stimulus: draws one stimulus from a key; pure.
         num_samples: how many to draw, rounded up to whole shards.
         shard_size: samples drawn for each shard.
         description: the stimuli in words. A function cannot be compared with that of an earlier call; its words are.
-        devices: as for `stream_steady_states`.
+        mesh: devices of this process that divide each shard, as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
         progress: whether to show a progress bar, on standard error.
         key: a PRNG key.
 
     Raises:
-        ValueError: if an option is out of range, or the folder holds something else.
-        RuntimeError: if no stimulus leads to a steady state.
+        ValueError: if an option is out of range, the folder holds something else, or the mesh has devices of other
+            processes.
+        RuntimeError: if no stimulus leads to a steady state, or another process adds no shard for 10 minutes.
     """
     check_at_least("num_samples", num_samples, 1)
     check_at_least("shard_size", shard_size, 1)
+    mesh = check_mesh(mesh)
     folder = Path(folder)
     plan = stream_plan(network, sample_stimulus, max_steps=max_steps, key=key)
     manifest = {
@@ -120,25 +129,27 @@ def store_steady_states(
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "shards": [],
     }
-    manifest["shards"] = _shards_done(folder, manifest)
+    process, num_processes = jax.process_index(), jax.process_count()
     num_shards = -(-num_samples // shard_size)
-    stream = stream_steady_states(
-        network,
-        sample_stimulus,
-        batch_size=shard_size,
-        num_batches=num_shards,
-        start=len(manifest["shards"]),
-        plan=plan,
-        devices=devices,
-        max_steps=max_steps,
-        key=key,
-    )
+    mine = range(process, num_shards, num_processes)
+    folder.mkdir(parents=True, exist_ok=True)
+    if process == 0:
+        _begin(folder, manifest)
+    else:
+        _wait("the manifest of the first process", (folder / _MANIFEST).is_file, lambda: 0)
+    is_finished = _check_same(folder, manifest)
+    _remove_leftovers(folder, mine)
+    done = {} if is_finished else _counts(folder, mine)
+    _check_shards(folder, manifest["dtype"], done)
+    left = [] if is_finished else [index for index in mine if index not in done]
+    settings = {"batch_size": shard_size, "plan": plan, "mesh": mesh, "max_steps": max_steps, "key": key}
+    batches = make_batches(network, sample_stimulus, left, **settings)
     bar = tqdm(
-        stream,
+        batches,
         desc="steady states",
         unit="shard",
-        initial=len(manifest["shards"]),
-        total=num_shards,
+        initial=len(mine) - len(left),
+        total=len(mine),
         disable=not progress,
     )
     for batch in bar:
@@ -146,10 +157,81 @@ def store_steady_states(
         for name in _ARRAYS:
             with replacing(_path(folder, name, batch.index)) as temporary, temporary.open("wb") as file:
                 np.save(file, np.asarray(getattr(batch, name))[kept], allow_pickle=False)
-        shard = {"num_pairs": int(kept.sum()), "status_counts": count_statuses(batch.status)}
-        manifest = {**manifest, "shards": [*manifest["shards"], shard]}
-        write_json(folder / _MANIFEST, manifest)
+        counts = {"num_pairs": int(kept.sum()), "status_counts": count_statuses(batch.status)}
+        write_json(_path(folder, _COUNTS, batch.index), counts)
+    if not is_finished:
+        _finish(folder, manifest, num_shards, is_first=process == 0)
     return open_steady_states(folder, network)
+
+
+def _begin(folder: Path, manifest: dict[str, object]) -> None:
+    """Write the manifest, unless there is one; the folder must be new."""
+    for leftover in folder.glob(f".{_MANIFEST}.*"):
+        leftover.unlink()
+    if (folder / _MANIFEST).exists():
+        return
+    if any(folder.iterdir()):
+        raise fail("folder", "is in use", "an empty or a new folder", f"{folder}")
+    write_json(folder / _MANIFEST, manifest)
+
+
+def _check_same(folder: Path, wanted: dict[str, object]) -> bool:
+    """The folder is of a call with the same settings, and what is there is whole; says whether it is finished."""
+    found = _read_manifest(folder)
+    for name, value in wanted.items():
+        if name != "shards" and found.get(name) != json.loads(json.dumps(value)):
+            raise fail("folder", f"holds a data set with another `{name}`", value, f"{found.get(name)} in {folder}")
+    return _is_finished(found)
+
+
+def _is_finished(manifest: dict[str, object]) -> bool:
+    return len(manifest["shards"]) == -(-manifest["num_samples"] // manifest["shard_size"])
+
+
+def _counts(folder: Path, indices: Iterable[int]) -> dict[int, dict]:
+    """What is known of the shards among these that are complete."""
+    paths = {index: _path(folder, _COUNTS, index) for index in indices}
+    return {index: _read_json(path) for index, path in paths.items() if path.is_file()}
+
+
+def _remove_leftovers(folder: Path, indices: range) -> None:
+    """What was left half written of these shards."""
+    for name in (*_ARRAYS, _COUNTS):
+        for leftover in folder.glob(f".{name}-*"):
+            if int(leftover.name.removeprefix(f".{name}-").partition(".")[0]) in indices:
+                leftover.unlink()
+
+
+def _finish(folder: Path, manifest: dict[str, object], num_shards: int, *, is_first: bool) -> None:
+    """Wait for the shards of all processes; the first one's manifest then takes their counts in."""
+
+    def num_done() -> int:
+        return sum(1 for _ in folder.glob(f"{_COUNTS}-*"))
+
+    if not is_first:
+        _wait("the shards of all processes", lambda: _is_finished(_read_manifest(folder)), num_done)
+        return
+    _wait("the shards of all processes", lambda: num_done() == num_shards, num_done)
+    counts = _counts(folder, range(num_shards))
+    write_json(folder / _MANIFEST, {**manifest, "shards": list(counts.values())})
+    for index in counts:
+        _path(folder, _COUNTS, index).unlink()
+
+
+def _wait(what: str, is_there: Callable[[], bool], progress: Callable[[], int]) -> None:
+    """Wait for what other processes write, as long as they make progress."""
+    last, since = progress(), time.monotonic()
+    while not is_there():
+        time.sleep(_PAUSE)
+        now = progress()
+        if now != last:
+            last, since = now, time.monotonic()
+        elif time.monotonic() - since > _PATIENCE:
+            msg = (
+                f"Another process has stopped. Expected {what}, got nothing new for {_PATIENCE:g} s. "
+                "Make the call again in all processes: it goes on."
+            )
+            raise RuntimeError(msg)
 
 
 def open_steady_states(folder: str | Path, network: RecurrentNetwork) -> StoredPairs:
@@ -167,68 +249,47 @@ def open_steady_states(folder: str | Path, network: RecurrentNetwork) -> StoredP
     if manifest["network_hash"] != network_hash(network):
         raise fail("folder", "holds the steady states of another network", network_hash(network), f"{folder}")
     stored = StoredPairs(folder, manifest)
-    num_shards, num_done = -(-manifest["num_samples"] // manifest["shard_size"]), len(manifest["shards"])
-    if num_done < num_shards:
+    if not _is_finished(manifest):
+        num_shards = -(-manifest["num_samples"] // manifest["shard_size"])
+        num_done = sum(1 for _ in folder.glob(f"{_COUNTS}-*"))
         problem = "holds an unfinished data set; make the call that began it again, and it goes on"
         raise fail("folder", problem, f"{num_shards} shards", f"{num_done}")
-    _check_shards(folder, manifest)
+    _check_shards(folder, manifest["dtype"], dict(enumerate(manifest["shards"])))
     if len(stored) == 0:
         raise fail("folder", "holds no pair", "at least one steady state", f"{stored.status_counts}")
     return stored
 
 
 def _path(folder: Path, name: str, index: int) -> Path:
-    return folder / f"{name}-{index:06d}.npy"
+    return folder / f"{name}-{index:06d}.{'json' if name == _COUNTS else 'npy'}"
 
 
 def _read_manifest(folder: Path) -> dict[str, object]:
     path = folder / _MANIFEST
     if not path.is_file():
         raise fail("folder", "holds no data set", f"a file {_MANIFEST}", f"{folder}")
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise fail("folder", "has a damaged manifest", "valid JSON", f"{path}: {error}") from error
+    manifest = _read_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise fail("folder", "holds no data set", f"a manifest of format {_FORMAT}", f"{path}")
     return manifest
 
 
-def _shards_done(folder: Path, wanted: dict[str, object]) -> list[dict]:
-    """The complete shards of an interrupted call with the same settings; what it left half written is removed."""
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-    for leftover in [
-        *folder.glob(f".{_MANIFEST}.*"),
-        *(each for name in _ARRAYS for each in folder.glob(f".{name}-*")),
-    ]:
-        leftover.unlink()
-    if not (folder / _MANIFEST).exists():
-        if any(folder.iterdir()) and not _is_first_shard(folder):
-            raise fail("folder", "is in use", "an empty or a new folder", f"{folder}")
-        return []
-    found = _read_manifest(folder)
-    for name, value in wanted.items():
-        if name != "shards" and found.get(name) != json.loads(json.dumps(value)):
-            raise fail("folder", f"holds a data set with another `{name}`", value, f"{found.get(name)} in {folder}")
-    _check_shards(folder, found)
-    return found["shards"]
+def _read_json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise fail("folder", f"has a damaged {path.name}", "valid JSON", f"{path}: {error}") from error
 
 
-def _is_first_shard(folder: Path) -> bool:
-    """Whether the folder holds nothing but arrays of a first shard, which no manifest lists yet."""
-    return {path.name for path in folder.iterdir()} <= {_path(folder, name, 0).name for name in _ARRAYS}
-
-
-def _check_shards(folder: Path, manifest: dict[str, object]) -> None:
-    """Every listed array is there, of its length and dtype, and whole."""
-    for index, shard in enumerate(manifest["shards"]):
+def _check_shards(folder: Path, dtype: str, shards: dict[int, dict]) -> None:
+    """Every array is there, of its length and dtype, and whole."""
+    for index, shard in shards.items():
         for name in _ARRAYS:
             path = _path(folder, name, index)
-            expected = f"{shard['num_pairs']} rows of {manifest['dtype']}"
+            expected = f"{shard['num_pairs']} rows of {dtype}"
             try:
                 array = np.load(path, mmap_mode="r" if shard["num_pairs"] else None, allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise fail("folder", "is damaged", expected, f"{path}: {error}") from error
-            if array.shape[:1] != (shard["num_pairs"],) or array.dtype.name != manifest["dtype"]:
+            if array.shape[:1] != (shard["num_pairs"],) or array.dtype.name != dtype:
                 raise fail("folder", "is damaged", expected, f"{path}: {array.shape[0]} rows of {array.dtype.name}")

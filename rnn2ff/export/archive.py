@@ -1,5 +1,6 @@
 """An approximator in one file for keeping, readable by anything that reads safetensors."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -21,11 +22,10 @@ from rnn2ff.networks import (
     NONLINEARITIES,
     PowerLaw,
     RateForm,
+    RateNetwork,
     RecurrentNetwork,
     SplitSweep,
     StateForm,
-    dense_weights,
-    is_rate_network,
     rate_network,
 )
 
@@ -107,7 +107,7 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
         kind = _nonlinearity(network)
         if kind is None or not isinstance(sweep, SplitSweep):
             check_exportable(network, sweep)
-        params = eqx.tree_at(lambda params: params.recurrent_weights, network.params, dense_weights(network))
+        params = eqx.tree_at(lambda params: params.recurrent_weights, network.params, network.dense_weights)
         parts = [(approximator.two_layer, _LAYERS), (approximator, _STEPS), (sweep, _SWEEP), (params, _NETWORK)]
         texts["form"] = "rate" if isinstance(network.vector_field, RateForm) else "state"
         if kind is not None:
@@ -121,12 +121,12 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
 
 def _nonlinearity(network: RecurrentNetwork) -> list | None:
     """What a file says of a nonlinearity that is no rectifier: its name, and its constants; None if it cannot."""
-    form = network.vector_field
-    if not is_rate_network(network) or network.rate_function != form.rate_function:
+    if not isinstance(network, RateNetwork) or not network.shows_all_rates:
         return None
-    if isinstance(form.nonlinearity, PowerLaw):
-        return ["power-law", form.nonlinearity.gain, form.nonlinearity.exponent]
-    names = [name for name, known in NONLINEARITIES.items() if known is form.nonlinearity and name != "relu"]
+    nonlinearity = network.nonlinearity
+    if isinstance(nonlinearity, PowerLaw):
+        return ["power-law", nonlinearity.gain, nonlinearity.exponent]
+    names = [name for name, known in NONLINEARITIES.items() if known is nonlinearity and name != "relu"]
     return names or None
 
 
@@ -146,14 +146,7 @@ def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> A
     )
     rate_size = json.loads(metadata["rate_size"])
     if rate_size < network.state_size:
-        network = RecurrentNetwork(
-            network.vector_field,
-            network.params,
-            state_size=network.state_size,
-            stimulus_size=network.stimulus_size,
-            rate_function=_FirstRates(network.rate_function, rate_size),
-            is_map=network.is_map,
-        )
+        network = dataclasses.replace(network, rate_function=_FirstRates(network.rate_function, rate_size))
     return _make(
         Refined,
         arrays,

@@ -12,7 +12,7 @@ import numpy as np
 from rnn2ff import __version__
 from rnn2ff._checks import check_on_host, fail
 from rnn2ff.export.c import array_definition, check_name
-from rnn2ff.networks import RecurrentNetwork, dense_weights, is_threshold_linear, network_hash
+from rnn2ff.networks import RecurrentNetwork, is_threshold_linear, network_hash
 
 _ABOVE = 1 + 1e-12  # of a quotient in double precision
 
@@ -21,7 +21,7 @@ def bound_to_c(network: RecurrentNetwork, *, name: str = "rnn2ff_bound") -> str:
     """A C99 header with one function, `double NAME(const float *stimulus, const float *rates)`.
 
     It returns a proved bound of the Euclidean distance of the rates of all units to the only fixed point, whatever the
-    approximator that predicted them, in floats or in whole numbers.
+    approximator that predicted them, in floats or in integers.
 
     Args:
         network: a threshold-linear network in float32, that contracts or is monotone in a diagonal metric.
@@ -43,11 +43,11 @@ def bound_to_c(network: RecurrentNetwork, *, name: str = "rnn2ff_bound") -> str:
     if not certifier.has_global_bound:
         expected, reason = "one fixed point, by these theorems", stability_constants(network).reason
         raise fail("network", "has no bound that holds everywhere", expected, reason)
-    scale, root = (np.asarray(each, np.float64) for each in (certifier.contraction_scale, certifier.metric_root))
+    scale, root = (np.asarray(scales, np.float64) for scales in (certifier.contraction_scale, certifier.metric_root))
     gap, modulus = float(certifier.contraction_gap), float(certifier.monotonicity)
     params, stimulus_weights = network.params, network.params.stimulus_weights
     arrays = {
-        "recurrent_weights": dense_weights(network),
+        "recurrent_weights": network.dense_weights,
         **({} if stimulus_weights is None else {"stimulus_weights": stimulus_weights}),
         "bias": params.bias,
         "contraction_scale": certifier.contraction_scale,

@@ -1,7 +1,7 @@
-"""C99: a single header with the weights in it, in float or in whole numbers, for anything down to a microcontroller.
+"""C99: a single header with the weights in it, in float or integer-only, for anything down to a microcontroller.
 
-The headers are the two templates beside this module, filled in. They allocate nothing, call nothing, and run the same
-number of operations for every stimulus.
+A header is the template `model.h` beside this module, filled in with the code of `float.h` or `integer.h`. It allocates
+nothing, calls nothing, and runs the same number of operations for every stimulus.
 """
 
 import re
@@ -23,6 +23,7 @@ from rnn2ff.export.plain import plain_arrays
 
 _TYPES = {"float32": "float", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 _LINE = 110  # characters of numbers on a line
+_SCALES = "#define ${NAME}_STIMULUS_SCALE $stimulus_scale\n#define ${NAME}_RATE_SCALE $rate_scale\n"
 MARK = "/* Where it comes from, and a test of itself. */"
 _NUM_TESTED = 4  # stimuli of the self-test
 _LARGEST_ROUNDING = 1e-4  # of a rate in float, relative to 1 + the largest: compilers order sums as they like
@@ -50,7 +51,7 @@ def to_c(
     test_stimuli: Float[ArrayLike, "batch stimulus"] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
-    """An approximator as a C99 header; in whole numbers for what `quantize` returns, else in float.
+    """An approximator as a C99 header; integer-only for what `quantize` returns, else in float.
 
     Args:
         model: what to export.
@@ -66,14 +67,20 @@ def to_c(
     check_name(name)
     parts = _parts(model)
     arrays = "\n".join(array_definition(f"{name}_{label}", array) for label, array in parts.arrays.items())
-    lines = [*_notes(card), *notes]
+    units = f"A stimulus is in units of {name.upper()}_STIMULUS_SCALE, a rate in units of {name.upper()}_RATE_SCALE."
+    lines = [*([units] if parts.scales else []), *_notes(card), *notes]
     if any("*/" in line or "\n" in line for line in lines):
         raise fail("notes", "would end the comment", "lines without */", repr(lines))
     written = {"notes": "".join(f" * {line}\n" for line in ["", *lines] if lines).replace(" * \n", " *\n")}
     written["extras"] = _extras(model, name, card, test_stimuli)
-    fields = {**parts.fields, **footprint(model)._asdict(), **written, "arrays": arrays}
-    template = resources.files("rnn2ff.export").joinpath("templates", parts.template).read_text()
-    return Template(template).substitute(fields, name=name, NAME=name.upper(), version=__version__)
+    names = {"name": name, "NAME": name.upper(), "version": __version__}
+    fields = {**parts.fields, **footprint(model)._asdict(), **written, **names, "arrays": arrays}
+    fields["code"] = _template(parts.code).substitute(fields)
+    return _template("model.h").substitute(fields, scales=Template(parts.scales).substitute(fields))
+
+
+def _template(name: str) -> Template:
+    return Template(resources.files("rnn2ff.export").joinpath("templates", name).read_text())
 
 
 def _notes(card: Mapping[str, object] | None) -> list[str]:
@@ -154,30 +161,44 @@ def footprint(model: Approximator | IntegerModel) -> Footprint:
 
 
 class _Parts(NamedTuple):
-    """What a template is filled with."""
+    """What a header is made of.
 
-    template: str
+    Attributes:
+        code: the template of its functions.
+        arrays: its constants, by name.
+        fields: what else the templates are filled with.
+        scales: the macros of integer signals.
+        bytes_per_signal: of an activity.
+    """
+
+    code: str
     arrays: dict[str, np.ndarray]
     fields: dict[str, object]
+    scales: str
     bytes_per_signal: int
 
 
 def _parts(model: Approximator | IntegerModel) -> _Parts:
     if isinstance(model, IntegerModel):
         arrays = dict(_integer_arrays(model))
+        bits = 8 * model.hidden.weights.itemsize
         fields = {
+            "arithmetic": f"integer-only: {bits}-bit weights, 16-bit signals",
+            "signal": "int16_t",
+            "includes": "#include <stdint.h>\n\n",
             "stimulus_scale": _number(np.float32(model.stimulus_scale)),
             "rate_scale": _number(np.float32(model.rate_scale)),
             "gain_bits": GAIN_BITS,
             "step_bits": STEP_BITS,
-            "weight_bits": 8 * model.hidden.weights.itemsize,
+            "weight_bits": bits,
         }
-        template, bytes_per_signal = "integer.h", 2
+        code, scales, bytes_per_signal = "integer.h", _SCALES, 2
     else:
         model = plain_arrays(model)
         arrays = {name: value for name, value in model._asdict().items() if isinstance(value, np.ndarray)}
         arrays |= {} if model.sweeps is None else model.sweeps._asdict()
-        fields, template, bytes_per_signal = {}, "float.h", 4
+        fields = {"arithmetic": "in float", "signal": "float", "includes": ""}
+        code, scales, bytes_per_signal = "float.h", "", 4
     width, stimulus_size = arrays["hidden_weights"].shape
     fields |= {
         "stimulus_size": stimulus_size,
@@ -188,7 +209,7 @@ def _parts(model: Approximator | IntegerModel) -> _Parts:
         "is_rectified": int(model.is_rectified),
         "num_sweeps": len(arrays.get("steps", ())),
     }
-    return _Parts(template, arrays, fields, bytes_per_signal)
+    return _Parts(code, arrays, fields, scales, bytes_per_signal)
 
 
 def _integer_arrays(model: IntegerModel) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""An approximator in whole numbers: 8-bit or 16-bit weights, 16-bit signals, no floating point in between.
+"""An integer-only approximator: 8-bit or 16-bit weights, 16-bit signals, no floating point in between.
 
 This is the model that the integer C header computes, bit for bit. A weight matrix has one scale for each row, a signal
 has one scale; sums are kept in 64 bits and brought back to 16 by a 15-bit multiplier and a shift,
@@ -71,7 +71,7 @@ class IntegerSweeps(NamedTuple):
 
 
 class IntegerModel(NamedTuple):
-    """An approximator in whole numbers; made by `quantize`.
+    """An integer-only approximator; made by `quantize`.
 
     Attributes:
         stimulus_scale: the stimulus that one unit of a quantized stimulus stands for.
@@ -103,13 +103,13 @@ class IntegerModel(NamedTuple):
         return self(self.quantize_stimuli(stimuli)) * np.float32(self.rate_scale)
 
     def quantize_stimuli(self, stimuli: Float[ArrayLike, "batch stimulus"]) -> Int16[np.ndarray, "batch stimulus"]:
-        """Stimuli in whole units, as the C header rounds them: in float32, halves away from zero."""
+        """Stimuli in integer units, as the C header rounds them: in float32, halves away from zero."""
         units = np.asarray(stimuli, np.float32) * np.float32(1 / self.stimulus_scale)
         units = np.clip(units, np.float32(-LARGEST), np.float32(LARGEST))
         return np.trunc(units + np.copysign(np.float32(0.5), units)).astype(np.int16)
 
     def __call__(self, stimuli: Int16[np.ndarray, "batch stimulus"]) -> Int16[np.ndarray, "batch rate"]:
-        """Quantized rates for quantized stimuli: whole numbers all the way."""
+        """Quantized rates for quantized stimuli, in integers throughout."""
         hidden = np.maximum(self.hidden(stimuli), 0)
         state = self.readout(hidden)
         if self.bypass is not None:
@@ -155,7 +155,7 @@ def _saturate(signal: Int[np.ndarray, "..."]) -> Int16[np.ndarray, "..."]:
 def quantize(
     approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"], *, weight_bits: int = 8
 ) -> IntegerModel:
-    """Bring an approximator into whole numbers.
+    """Quantize an approximator to integer arithmetic.
 
     Args:
         approximator: what to quantize.
@@ -164,11 +164,11 @@ def quantize(
         weight_bits: 8, or 16, which takes twice the flash and adds hardly any error.
 
     Raises:
-        ValueError: if the stimuli do not fit or are all zero, the weights are too far apart for their bits, or these
-            are neither 8 nor 16.
+        ValueError: if the stimuli do not fit or are all zero, the weights span too large a range for their bits, or the
+            bits are neither 8 nor 16.
 
     Example:
-        A header in whole numbers, and its exact twin in numpy:
+        An integer-only header, and its exact twin in numpy:
 
             model = rnn2ff.quantize(approximator, stimuli, weight_bits=16)
             Path("settle.h").write_text(rnn2ff.to_c(model, name="settle"))
@@ -262,5 +262,5 @@ def _layer(
 
 
 def _fixed(values: np.ndarray, bits: int) -> Int32[np.ndarray, "..."]:
-    """As whole numbers with this many fractional bits."""
+    """As integers with this many fractional bits."""
     return np.rint(np.asarray(values, np.float64) * 2**bits).astype(np.int32)

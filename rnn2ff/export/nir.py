@@ -57,9 +57,9 @@ def write_nir(path: str | Path, approximator: Approximator, *, gain: float = 100
         last.append("bypass")  # what arrives at a node from several others is added up
     if plain.is_rectified:
         nodes["firing"] = _firing(plain.rate_size)
-        edges += [(each, "firing") for each in last]
+        edges += [(node, "firing") for node in last]
         last = ["firing"]
-    edges += [(each, "rates") for each in last]
+    edges += [(node, "rates") for node in last]
     with replacing(path) as temporary:
         nir.write(temporary, nir.NIRGraph(nodes, edges))
 

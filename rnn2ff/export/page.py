@@ -22,7 +22,7 @@ from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.c import footprint
 from rnn2ff.export.plain import check_first_rates, dtype_of, plain_arrays
 from rnn2ff.files import replacing
-from rnn2ff.networks import RATE_FORM, RecurrentNetwork, dense_weights
+from rnn2ff.networks import RATE_FORM, RecurrentNetwork
 
 _NUM_ROWS = 40  # stimuli that the page can step through
 _RING_NOISE = 0.2  # standard deviation, where the page opens
@@ -97,7 +97,7 @@ def _record(scene: Scene) -> dict[str, object]:
         "network": {
             "form": "rate" if network.vector_field == RATE_FORM else "state",
             "rate_size": network.rate_size,
-            "recurrent_weights": _packed(dense_weights(network)),
+            "recurrent_weights": _packed(network.dense_weights),
             "stimulus_weights": None if stimulus_weights is None else _packed(stimulus_weights),
             "bias": _packed(params.bias),
             "time_constants": _packed(params.time_constants),

@@ -87,7 +87,7 @@ def check_deployable(approximator: Approximator) -> None:
     """Two layers, refined or not.
 
     Raises:
-        ValueError: if it is anything else, such as an unrolled network.
+        ValueError: if it is anything else.
     """
     check_on_host("an export", "use the approximator itself", approximator)
     if not isinstance(approximator, TwoLayer | Refined):
@@ -141,7 +141,7 @@ def check_first_rates(network: RecurrentNetwork) -> None:
     if not has_rectified_rates(network):
         raise fail("network", "cannot be exported", _EXPECTED, f"{network.vector_field}")
     totals = jnp.arange(1, network.state_size + 1, dtype=network.dtype)
-    rates = network.rates(network.vector_field.from_total_input(totals))
+    rates = network.rates(network.state_from_total_input(totals))
     if not np.array_equal(rates, totals[: len(rates)]):
         raise fail("network", "cannot be exported", _EXPECTED, f"rates {network.rate_function}")
 

@@ -1,17 +1,25 @@
 """Recurrent networks: any vector field, rate networks, and the published ones of the zoo."""
 
-from rnn2ff.networks.base import RecurrentNetwork, VectorField, in_continuous_time, residual, time_scales
+from rnn2ff.networks.base import (
+    RecurrentNetwork,
+    VectorField,
+    batch_rates,
+    in_continuous_time,
+    residual,
+    time_scales,
+)
 from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
 from rnn2ff.networks.constants import stability_constants
 from rnn2ff.networks.identity import name_of, network_hash
 from rnn2ff.networks.rate import (
     NONLINEARITIES,
     RateForm,
+    RateNetwork,
     StateForm,
-    has_sparse_weights,
-    is_rate_network,
+    check_rate_network,
     rate_network,
-    slopes,
+    to_point,
+    to_state,
 )
 from rnn2ff.networks.spectra import (
     all_supports,
@@ -28,17 +36,7 @@ from rnn2ff.networks.spectra import (
     principal_blocks,
     rates_of_map,
 )
-from rnn2ff.networks.sweeps import (
-    AbstractSweep,
-    JacobianSweep,
-    SplitSweep,
-    best_sweep,
-    damped_sweep,
-    dense_weights,
-    mean_jacobian_sweep,
-    mean_slope_sweep,
-    split_sweep,
-)
+from rnn2ff.networks.sweeps import AbstractSweep, SplitSweep, mean_slope_sweep, split_sweep
 from rnn2ff.networks.threshold_linear import (
     RATE_FORM,
     STATE_FORM,
@@ -49,16 +47,14 @@ from rnn2ff.networks.threshold_linear import (
     threshold_linear,
     threshold_linear_rate,
 )
+from rnn2ff.networks.velocity_sweeps import JacobianSweep, best_sweep, damped_sweep, mean_jacobian_sweep
 from rnn2ff.networks.zoo.models import (
     PowerLaw,
     ShiftedLogistic,
     Tanh,
-    grating_stimulus,
     hopfield,
     motion_stimulus,
     random_rate_network,
-    stabilized_supralinear,
-    stabilized_supralinear_pair,
     wilson_cowan,
     wong_wang,
 )
@@ -73,6 +69,7 @@ from rnn2ff.networks.zoo.rings import (
     ring_stimulus,
 )
 from rnn2ff.networks.zoo.structured import ctln, partition_competition, partition_means, winner_take_all
+from rnn2ff.networks.zoo.supralinear import grating_stimulus, stabilized_supralinear, stabilized_supralinear_pair
 
 __all__ = [
     "AbstractSweep",
@@ -82,6 +79,7 @@ __all__ = [
     "PowerLaw",
     "RATE_FORM",
     "RateForm",
+    "RateNetwork",
     "RecurrentNetwork",
     "STATE_FORM",
     "ShiftedLogistic",
@@ -92,12 +90,13 @@ __all__ = [
     "all_supports",
     "are_singular",
     "balancing_scale",
+    "batch_rates",
     "best_metric",
     "best_sweep",
     "blas_threads",
+    "check_rate_network",
     "ctln",
     "damped_sweep",
-    "dense_weights",
     "discrete_map",
     "eigenvalues_of",
     "from_connectome",
@@ -106,12 +105,10 @@ __all__ = [
     "grating_stimulus",
     "gru_cell",
     "has_rectified_rates",
-    "has_sparse_weights",
     "hopfield",
     "in_continuous_time",
     "in_pieces",
     "is_p_matrix",
-    "is_rate_network",
     "is_threshold_linear",
     "largest_in_metric",
     "leading_eigenvalues",
@@ -138,7 +135,6 @@ __all__ = [
     "ring_attractor",
     "ring_bump",
     "ring_stimulus",
-    "slopes",
     "split_sweep",
     "stability_constants",
     "stabilized_supralinear",
@@ -146,6 +142,8 @@ __all__ = [
     "threshold_linear",
     "threshold_linear_rate",
     "time_scales",
+    "to_point",
+    "to_state",
     "wilson_cowan",
     "winner_take_all",
     "wong_wang",

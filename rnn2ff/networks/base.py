@@ -1,5 +1,6 @@
 """A recurrent network: a vector field `(params, state, stimulus) -> velocity`, its parameters and two sizes."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import equinox as eqx
@@ -8,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
-from rnn2ff._checks import check_at_least, fail
+from rnn2ff._checks import check_at_least, fail, is_known
+from rnn2ff.compiling import in_batches
 
 # The right-hand side of `dx/dt = f(params, x, u)`: pure, for one sample.
 VectorField = Callable[[PyTree, Float[Array, " state"], Float[Array, " stimulus"]], Float[Array, " state"]]
 
 
+_BATCH_ENTRIES = 2**18  # of the states whose rates one call of a program makes, whatever their number
 _NUM_PROBES = 8  # products with the Jacobian that tell the sizes of its rows
 
 
@@ -52,6 +55,11 @@ class RecurrentNetwork(eqx.Module):
     stimulus_size: int = eqx.field(static=True)
     rate_function: Callable[[PyTree, Array], Array] = eqx.field(static=True, default=state_is_rate)
     is_map: bool = eqx.field(static=True, default=False)
+
+    def __new__(cls, vector_field: VectorField | None = None, *args: object, **kwargs: object) -> "RecurrentNetwork":
+        """A field of known structure names the type of its network, which has it however it is made."""
+        del args, kwargs
+        return eqx.Module.__new__(getattr(vector_field, "network_type", cls))
 
     def __init__(
         self,
@@ -121,10 +129,33 @@ class RecurrentNetwork(eqx.Module):
         return self.rate_function(self.params, state)
 
     @property
+    def has_dense_weights(self) -> bool:
+        """Whether there is a weight matrix, and it is dense."""
+        return False
+
+    @property
+    def has_sparse_weights(self) -> bool:
+        """Whether there is a weight matrix, and it is sparse."""
+        return False
+
+    @property
     def rate_size(self) -> int:
         """Number of rates."""
         state = jax.ShapeDtypeStruct((self.state_size,), self.dtype)
         return eqx.filter_eval_shape(self.rate_function, self.params, state).shape[0]
+
+
+def batch_rates(network: RecurrentNetwork, states: Float[ArrayLike, "batch state"]) -> Float[Array, "batch rate"]:
+    """The rates at many states, by one program for batches of all sizes."""
+    if not len(states) or not all(map(is_known, jax.tree.leaves((network, states)))):
+        return jax.vmap(network.rates)(jnp.asarray(states))
+    num_rows = int(np.clip(_BATCH_ENTRIES // network.state_size, 16, 2048))
+    return jax.device_put(in_batches(_rates, network, (np.asarray(states),), num_rows))
+
+
+@eqx.filter_jit
+def _rates(network: RecurrentNetwork, states: Array) -> Array:
+    return jax.vmap(network.rates)(states)
 
 
 def in_continuous_time(network: RecurrentNetwork) -> RecurrentNetwork:
@@ -133,13 +164,7 @@ def in_continuous_time(network: RecurrentNetwork) -> RecurrentNetwork:
     Where a trained cell is taken for a discretization of dynamics in continuous time, these are the dynamics. What
     overshoots in steps of one may then decay: `h' = tanh(-3 h)` alternates, `dh/dt = tanh(-3 h) - h` comes to rest.
     """
-    return RecurrentNetwork(
-        network.vector_field,
-        network.params,
-        state_size=network.state_size,
-        stimulus_size=network.stimulus_size,
-        rate_function=network.rate_function,
-    )
+    return dataclasses.replace(network, is_map=False)
 
 
 def time_scales(

@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from rnn2ff._checks import check_at_least, check_finite, check_shape, fail
 from rnn2ff.files import read_array, read_tensors
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
-from rnn2ff.networks.rate import Nonlinearity, RateForm, StateForm, rate_network
+from rnn2ff.networks.rate import Nonlinearity, RateForm, RateNetwork, StateForm, rate_network
 
 # One step of a cell: `(params, state, stimulus) -> state`, pure, for one sample.
 Cell = Callable[[PyTree, Float[Array, " state"], Float[Array, " stimulus"]], Float[Array, " state"]]
@@ -152,7 +152,7 @@ def from_torch(
         A module of PyTorch, and the fixed points of its cell without a stimulus:
 
             weights = {name: np.asarray(value) for name, value in module.state_dict().items()}
-            found = rnn2ff.find_fixed_points(rnn2ff.from_torch(weights), jnp.zeros(module.input_size), key=jr.key(0))
+            points = rnn2ff.find_fixed_points(rnn2ff.from_torch(weights), jnp.zeros(module.input_size), key=jr.key(0))
     """
     check_at_least("layer", layer, 0)
     arrays = read_tensors(weights, "weights") if isinstance(weights, str | Path) else weights
@@ -199,7 +199,7 @@ def from_files(
     bias: str | Path | None = None,
     time_constants: str | Path | float = 1.0,
     form: StateForm | RateForm = StateForm(jax.nn.relu),
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A rate network from files of arrays: `.npy`, `.npz`, `.csv` or MATLAB `.mat`.
 
     Args:
@@ -252,7 +252,7 @@ def from_connectome(
     is_symmetric: bool = False,
     time_constants: ArrayLike = 1.0,
     form: StateForm | RateForm = StateForm(jax.nn.relu),
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A rate network with the connections of a graph or of a sparse matrix.
 
     Args:

@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from rnn2ff._checks import check_on_host, fail
 from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import check_rate_network
 from rnn2ff.networks.spectra import best_metric, is_p_matrix, perron_bound
-from rnn2ff.networks.sweeps import dense_weights
 from rnn2ff.networks.threshold_linear import is_threshold_linear
 
 _MOST_UNITS_MINORS = 12  # all principal minors are tried up to here: 4096 of them
@@ -96,8 +96,8 @@ def stability_constants(network: RecurrentNetwork) -> Constants:
         Cottle, Pang and Stone, The linear complementarity problem, 1992 (P-matrices).
     """
     check_on_host("stability_constants", "use what was computed outside", network)
-    weights = np.asarray(dense_weights(network), np.float64)
-    nonlinearity = network.vector_field.nonlinearity
+    check_rate_network(network)
+    weights, nonlinearity = np.asarray(network.dense_weights, np.float64), network.nonlinearity
     if nonlinearity not in (jax.nn.relu, jnp.tanh, jax.nn.sigmoid):
         expected = "slopes in [0, 1]: jax.nn.relu, jnp.tanh or jax.nn.sigmoid"
         raise fail("network", "has a nonlinearity whose slopes are not known", expected, f"{nonlinearity}")

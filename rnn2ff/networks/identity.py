@@ -34,6 +34,6 @@ def _is_sparse(leaf: object) -> bool:
 def name_of(thing: object) -> str:
     """A function's name, or a dataclass with those of its fields, as `StateForm(relu)`; the same in every process."""
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        fields = ", ".join(name_of(getattr(thing, each.name)) for each in dataclasses.fields(thing))
+        fields = ", ".join(name_of(getattr(thing, field.name)) for field in dataclasses.fields(thing))
         return f"{type(thing).__qualname__}({fields})"
     return getattr(thing, "__qualname__", repr(thing))

@@ -1,8 +1,8 @@
 """Rate networks with a weight matrix, `tau dx/dt = -x + W phi(x) + B u + b`.
 
 That is the state form. In the rate form, `tau dr/dt = -r + phi(W r + B u + b)`, the state is the rate itself. The two
-share their steady states: `r* = phi(x*)` and `x* = W r* + B u + b`. Networks of this kind can be looked into, and have
-faster solvers than a vector field that can only be evaluated.
+share their steady states: `r* = phi(x*)` and `x* = W r* + B u + b`. As their structure is known, they have faster
+solvers and stronger certificates than a vector field that can only be evaluated.
 """
 
 import dataclasses
@@ -112,6 +112,11 @@ class StateForm(_PickledByName):
         return (params.total_input(self.nonlinearity(state), stimulus) - state) / params.time_constants
 
     @property
+    def network_type(self) -> type[RecurrentNetwork]:
+        """What a network with this field is."""
+        return RateNetwork
+
+    @property
     def rate_function(self) -> Callable[[RateParams, Float[Array, " state"]], Float[Array, " state"]]:
         """`phi(x)`."""
         return UnitByUnit(self.nonlinearity)
@@ -141,6 +146,11 @@ class RateForm(_PickledByName):
         return (self.nonlinearity(params.total_input(state, stimulus)) - state) / params.time_constants
 
     @property
+    def network_type(self) -> type[RecurrentNetwork]:
+        """What a network with this field is."""
+        return RateNetwork
+
+    @property
     def rate_function(self) -> Callable[[RateParams, Float[Array, " state"]], Float[Array, " state"]]:
         """The state itself."""
         return state_is_rate
@@ -154,14 +164,90 @@ class RateForm(_PickledByName):
         return state
 
 
-def is_rate_network(network: RecurrentNetwork) -> bool:
-    """Whether the network has a weight matrix and a nonlinearity to look at."""
-    return isinstance(network.vector_field, StateForm | RateForm)
+class RateNetwork(RecurrentNetwork):
+    """A network with a weight matrix, in the state or the rate form; made by `rate_network` and what builds on it.
+
+    The *total input* to the units is `W r + B u + b`, with r the rates of all units, whatever the network's own rate
+    function shows. Sweeps, Newton's method and certificates work in it: at a fixed point it determines the state.
+
+    `dataclasses.replace(network, rate_function=...)` is the same network with other rates to be learned.
+    """
+
+    def __check_init__(self):
+        if not isinstance(self.vector_field, StateForm | RateForm):
+            raise fail("vector_field", "has no weight matrix", "`StateForm` or `RateForm`", f"{self.vector_field}")
+
+    @property
+    def nonlinearity(self) -> Nonlinearity:
+        """phi, from total inputs to rates, unit by unit."""
+        return self.vector_field.nonlinearity
+
+    @property
+    def weights(self) -> Float[Array, "state state"] | BCOO:
+        """W, from column to row; dense or sparse."""
+        return self.params.recurrent_weights
+
+    @property
+    def has_sparse_weights(self) -> bool:
+        """Whether W is sparse."""
+        return isinstance(self.weights, JAXSparse)
+
+    @property
+    def has_dense_weights(self) -> bool:
+        """Whether W is dense."""
+        return not self.has_sparse_weights
+
+    @property
+    def dense_weights(self) -> Float[Array, "state state"]:
+        """W, sparse or not, as a dense matrix."""
+        return self.weights.todense() if self.has_sparse_weights else self.weights
+
+    @property
+    def shows_all_rates(self) -> bool:
+        """Whether the network's own rate function is that of its form: the rates of all units."""
+        return self.rate_function == self.vector_field.rate_function
+
+    def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
+        """The rates of all units, which the weights multiply."""
+        return self.vector_field.unit_rates(state)
+
+    def total_input(self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
+        """`W r + B u + b`, r being the rates of all units in this state."""
+        return self.params.total_input(self.unit_rates(state), stimulus)
+
+    def state_from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
+        """The state of the fixed point at which the units receive this total input."""
+        return self.vector_field.from_total_input(total_input)
+
+    def slopes(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
+        """`phi'` at the total input to each unit."""
+        return jax.jvp(self.nonlinearity, (total_input,), (jnp.ones_like(total_input),))[1]
 
 
-def has_sparse_weights(network: RecurrentNetwork) -> bool:
-    """Whether the network has a weight matrix, and it is sparse."""
-    return is_rate_network(network) and isinstance(network.params.recurrent_weights, JAXSparse)
+def check_rate_network(network: RecurrentNetwork) -> None:
+    """A network with a weight matrix.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    if not isinstance(network, RateNetwork):
+        expected = "a network with a weight matrix, in the state or the rate form"
+        raise fail("network", "has no weight matrix", expected, f"{network.vector_field}")
+
+
+def to_point(
+    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+) -> Float[Array, " state"]:
+    """The coordinates of sweeps and searches: the total input to each unit; without a weight matrix, the state.
+
+    In total inputs the silent units of a rectified network are told apart by how silent they are.
+    """
+    return network.total_input(state, stimulus) if isinstance(network, RateNetwork) else state
+
+
+def to_state(network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
+    """The state at a fixed point, from the coordinates of sweeps and searches."""
+    return network.state_from_total_input(point) if isinstance(network, RateNetwork) else point
 
 
 def rate_network(
@@ -172,7 +258,7 @@ def rate_network(
     bias: ArrayLike | None = None,
     time_constants: ArrayLike = 1.0,
     is_map: bool = False,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A network in the state or the rate form, with any nonlinearity.
 
     Args:
@@ -211,7 +297,7 @@ def rate_network(
         bias=jnp.asarray(bias, weights.dtype),
         time_constants=jnp.broadcast_to(jnp.asarray(time_constants, weights.dtype), (state_size,)),
     )
-    return RecurrentNetwork(
+    return RateNetwork(
         form,
         params,
         state_size=state_size,
@@ -225,8 +311,3 @@ def _inexact(array: ArrayLike) -> Float[Array, "..."]:
     """As a JAX array of floats; whole numbers become the default float."""
     array = jnp.asarray(array)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
-
-
-def slopes(form: StateForm | RateForm, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
-    """`phi'` at the total input to each unit."""
-    return jax.jvp(form.nonlinearity, (total_input,), (jnp.ones_like(total_input),))[1]

@@ -250,7 +250,7 @@ def leading_eigenvalues(
     count: int = 1,
     tolerance: float = 1e-4,
     which: Literal["rightmost", "largest"] = "rightmost",
-) -> Complex[np.ndarray, " found"]:
+) -> Complex[np.ndarray, " converged"]:
     """The rightmost eigenvalues of a matrix that can only be applied, by a Krylov method; the rightmost first.
 
     Args:
@@ -268,10 +268,10 @@ def leading_eigenvalues(
     options = dict(v0=start, return_eigenvectors=False, tol=tolerance, maxiter=50 * size)
     try:
         with blas_threads(size):
-            found = eigs(operator, k=count, which="LR" if which == "rightmost" else "LM", **options)
+            eigenvalues = eigs(operator, k=count, which="LR" if which == "rightmost" else "LM", **options)
     except ArpackNoConvergence as error:
-        found = error.eigenvalues
-    return sort_eigenvalues(found)
+        eigenvalues = error.eigenvalues
+    return sort_eigenvalues(eigenvalues)
 
 
 def eigenvalues_of(

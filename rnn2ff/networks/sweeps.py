@@ -5,9 +5,7 @@ and inverting the left side once per network gives
 
     x+ = P h + P W (phi(x) - D x),    P = (I - W D)^-1,
 
-one matrix product a sweep. With D the mean slope of the units, what is left for the sweep to do is small. The damped
-sweep, `x+ = x + s tau dx/dt`, is for any vector field; so is the mean-Jacobian sweep, `x+ = x + P dx/dt` with P the
-negative inverse of a mean Jacobian, which to a network with weights is the split sweep again.
+one matrix product a sweep. With D the mean slope of the units, what is left for the sweep to do is small.
 
 Solvers, refinement and approximators share these steps.
 """
@@ -18,14 +16,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import JAXSparse
-from jaxtyping import Array, Float, Int, Scalar
+from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
-from rnn2ff._checks import check_positive, fail, is_known
+from rnn2ff._checks import fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import is_rate_network, slopes
+from rnn2ff.networks.rate import check_rate_network
 
-_LARGEST_CONDITION = 1e10  # of I - W D; a split beyond it is as good as singular
+_NUM_AVERAGED = 512  # steady states whose slopes are averaged
+LARGEST_CONDITION = 1e10  # of I - W D; a split beyond it is as good as singular
 
 
 class AbstractSweep(eqx.Module):
@@ -109,7 +107,7 @@ class SplitSweep(AbstractSweep):
 
     def _rest(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
         """`phi(x) - D x`, what the inverse does not hold."""
-        return network.vector_field.nonlinearity(point) - self.slopes * point
+        return network.nonlinearity(point) - self.slopes * point
 
     def repeat(
         self,
@@ -132,97 +130,13 @@ class SplitSweep(AbstractSweep):
 
     def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
         """Points are total inputs."""
-        return network.vector_field.from_total_input(point)
+        return network.state_from_total_input(point)
 
     def from_state(
         self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, " state"]:
         """The total input that a state causes."""
-        return network.params.total_input(network.vector_field.unit_rates(state), stimulus)
-
-
-class AbstractVelocitySweep(AbstractSweep):
-    """A sweep by the velocity, for any vector field: its points are states, and its drive is the stimulus."""
-
-    def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " stimulus"]:
-        """The stimulus itself."""
-        del network
-        return stimulus
-
-    def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-        """Points are states."""
-        del network
-        return point
-
-    def from_state(
-        self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-    ) -> Float[Array, " state"]:
-        """Points are states."""
-        del network, stimulus
-        return state
-
-
-class DampedSweep(AbstractVelocitySweep):
-    """`x+ = x + s tau dx/dt`, for any vector field; made by `damped_sweep`.
-
-    Attributes:
-        step: s, in units of each unit's time constant.
-        velocity_per_step: `1 / s`.
-    """
-
-    step: Scalar
-    velocity_per_step: Scalar
-
-    def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
-        """Zero."""
-        return jnp.zeros(network.state_size, drive.dtype)
-
-    def __call__(
-        self, network: RecurrentNetwork, drive: Float[Array, " stimulus"], point: Float[Array, " state"]
-    ) -> Float[Array, " state"]:
-        """One evaluation of the velocity."""
-        return point + self.step * network.time_constants * network.velocity(point, drive)
-
-
-class JacobianSweep(AbstractVelocitySweep):
-    """`x+ = x + P dx/dt`, for any vector field; made by `mean_jacobian_sweep`.
-
-    Attributes:
-        velocity_map: P, transposed.
-        stimulus_map: how the steady state of the mean linearization follows the stimulus, transposed.
-        offset: that steady state for a stimulus of zero.
-        velocity_per_step: the largest row norm of `tau P^-1`.
-    """
-
-    velocity_map: Float[Array, "state state"]
-    stimulus_map: Float[Array, "stimulus state"]
-    offset: Float[Array, " state"]
-    velocity_per_step: Scalar
-
-    def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
-        """The steady state of the mean linearization."""
-        del network
-        return drive @ self.stimulus_map + self.offset
-
-    def __call__(
-        self, network: RecurrentNetwork, drive: Float[Array, " stimulus"], point: Float[Array, " state"]
-    ) -> Float[Array, " state"]:
-        """One evaluation of the velocity, and a matrix product."""
-        return point + network.velocity(point, drive) @ self.velocity_map
-
-
-def damped_sweep(network: RecurrentNetwork, step: float = 1.0) -> DampedSweep:
-    """The damped sweep, `x+ = x + s tau dx/dt`.
-
-    Args:
-        network: any network.
-        step: s, positive; 1 is the plain fixed-point iteration of a rate network.
-
-    Raises:
-        ValueError: if `step` is not positive.
-    """
-    check_positive("step", step)
-    return DampedSweep(jnp.asarray(step, network.dtype), jnp.asarray(1 / step, network.dtype))
+        return network.total_input(state, stimulus)
 
 
 def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] | float = 0.5) -> SplitSweep:
@@ -233,10 +147,11 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
         mean_slopes: the diagonal of D.
 
     Raises:
-        ValueError: if the network has no weight matrix to look at, or `I - W D` is singular.
+        ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
+    check_rate_network(network)
     dtype, size = network.dtype, network.state_size
-    weights = dense_weights(network)
+    weights = network.dense_weights
     xp, working_dtype = (np, np.float64) if is_known(weights) else (jnp, dtype)  # once per network: in full precision
     weights = xp.asarray(weights, working_dtype)
     diagonal = xp.broadcast_to(xp.asarray(mean_slopes, working_dtype), (size,))
@@ -248,20 +163,26 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
     if xp is np:
         with np.errstate(invalid="ignore"):
             condition = np.abs(matrix).sum(1).max() * np.abs(inverse).sum(1).max()
-        if not condition < _LARGEST_CONDITION:
-            expected = f"a condition number below {_LARGEST_CONDITION:.0e}"
+        if not condition < LARGEST_CONDITION:
+            expected = f"a condition number below {LARGEST_CONDITION:.0e}"
             raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
     return SplitSweep(
         # Numbers that are known are converted on the host, where nothing is compiled.
-        slopes=jnp.asarray(xp.asarray(diagonal, dtype).copy()),
-        drive_map=jnp.asarray(xp.asarray(inverse.T, dtype).copy()),
-        recurrent_map=jnp.asarray(xp.asarray((inverse @ weights).T, dtype).copy()),
-        offset=jnp.asarray(xp.zeros(size, dtype)),
-        velocity_per_step=jnp.asarray(xp.asarray(xp.max(xp.linalg.norm(matrix, axis=1)), dtype)),
+        *jax.device_put(
+            (
+                xp.asarray(diagonal, dtype).copy(),
+                xp.asarray(inverse.T, dtype).copy(),
+                xp.asarray((inverse @ weights).T, dtype).copy(),
+                xp.zeros(size, dtype),
+                xp.asarray(xp.max(xp.linalg.norm(matrix, axis=1)), dtype),
+            )
+        )
     )
 
 
-def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch state"], stimuli: Array) -> SplitSweep:
+def mean_slope_sweep(
+    network: RecurrentNetwork, states: Float[ArrayLike, "batch state"], stimuli: Float[ArrayLike, "batch stimulus"]
+) -> SplitSweep:
     """The split sweep with the mean slopes of sampled steady states, started from their mean.
 
     Args:
@@ -270,89 +191,25 @@ def mean_slope_sweep(network: RecurrentNetwork, states: Float[Array, "batch stat
         stimuli: their stimuli, one a row.
 
     Raises:
-        ValueError: if the network has no weight matrix to look at, or `I - W D` is singular.
+        ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
-    dense_weights(network)
-    mean_slopes, rest = _mean_slopes(network, jnp.asarray(states), jnp.asarray(stimuli))
+    check_rate_network(network)
+    num_rows = len(states)
+    if all(map(is_known, (states, stimuli))):  # always as many rows, so that it is compiled once
+        num_rows = min(num_rows, _NUM_AVERAGED)
+        rows = np.minimum(np.arange(_NUM_AVERAGED), num_rows - 1)
+        states, stimuli = np.asarray(states)[rows], np.asarray(stimuli)[rows]
+    shares = np.where(np.arange(len(states)) < num_rows, 1 / num_rows, 0).astype(network.dtype)
+    mean_slopes, rest = _mean_slopes(network, states, stimuli, shares)
     sweep = split_sweep(network, mean_slopes)
     xp = np if is_known(rest) else jnp  # on the host nothing is compiled
     offset = xp.asarray(rest) @ xp.asarray(sweep.recurrent_map)
-    return eqx.tree_at(lambda sweep: sweep.offset, sweep, jnp.asarray(offset))
+    return eqx.tree_at(lambda sweep: sweep.offset, sweep, jax.device_put(offset))
 
 
 @eqx.filter_jit
-def _mean_slopes(network, states, stimuli):
+def _mean_slopes(network, states, stimuli, shares):
     """Mean slopes D at steady states with total inputs p, and the mean of `phi(p) - D p`."""
-    form = network.vector_field
-    points = jax.vmap(lambda state, stimulus: network.params.total_input(form.unit_rates(state), stimulus))(
-        states, stimuli
-    )
-    mean_slopes = jax.vmap(lambda point: slopes(form, point))(points).mean(axis=0)
-    return mean_slopes, jax.vmap(form.nonlinearity)(points).mean(axis=0) - mean_slopes * points.mean(axis=0)
-
-
-def mean_jacobian_sweep(
-    network: RecurrentNetwork, states: Float[Array, "batch state"], stimuli: Float[Array, "batch stimulus"]
-) -> JacobianSweep:
-    """The sweep with the mean Jacobian of sampled steady states, for any vector field.
-
-    Args:
-        network: any network.
-        states: steady states, one a row.
-        stimuli: their stimuli, one a row.
-
-    Raises:
-        ValueError: if the mean Jacobian is singular.
-    """
-    by_state, by_stimulus = _mean_jacobians(network, states, stimuli)
-    by_state, by_stimulus = np.asarray(by_state, np.float64), np.asarray(by_stimulus, np.float64)
-    condition = np.linalg.cond(by_state) if np.isfinite(by_state).all() else np.inf
-    if not condition < _LARGEST_CONDITION:
-        expected = f"a condition number below {_LARGEST_CONDITION:.0e}"
-        raise fail("states", "have a singular mean Jacobian", expected, f"{condition:.1e}")
-    inverse = -np.linalg.inv(by_state)
-    stimulus_map = (inverse @ by_stimulus).T
-    means = [np.asarray(each, np.float64).mean(axis=0) for each in (states, stimuli)]
-    scaled = np.asarray(network.time_constants).reshape(-1, 1) * by_state
-    return JacobianSweep(
-        velocity_map=jnp.asarray(inverse.T, network.dtype),
-        stimulus_map=jnp.asarray(stimulus_map, network.dtype),
-        offset=jnp.asarray(means[0] - means[1] @ stimulus_map, network.dtype),
-        velocity_per_step=jnp.asarray(np.linalg.norm(scaled, axis=1).max(), network.dtype),
-    )
-
-
-@eqx.filter_jit
-def _mean_jacobians(network, states, stimuli):
-    jacobians = jax.vmap(jax.jacfwd(network.velocity, argnums=(0, 1)))(states, stimuli)
-    return jax.tree.map(lambda each: each.mean(axis=0), jacobians)
-
-
-def best_sweep(
-    network: RecurrentNetwork, states: Float[Array, "batch state"], stimuli: Float[Array, "batch stimulus"]
-) -> SplitSweep | JacobianSweep:
-    """The mean-slope sweep of a network with a weight matrix, and the mean-Jacobian sweep of any other.
-
-    Args:
-        network: any network.
-        states: steady states, one a row.
-        stimuli: their stimuli, one a row.
-
-    Raises:
-        ValueError: if what has to be inverted is singular.
-    """
-    make = mean_slope_sweep if is_rate_network(network) else mean_jacobian_sweep
-    return make(network, states, stimuli)
-
-
-def dense_weights(network: RecurrentNetwork) -> Float[Array, "state state"]:
-    """The recurrent weights of a rate network, sparse ones filled out.
-
-    Raises:
-        ValueError: if the network has no weight matrix to look at.
-    """
-    if not is_rate_network(network):
-        expected = "a network with a weight matrix, in the state or the rate form"
-        raise fail("network", "has no weights to look at", expected, f"{network.vector_field}")
-    weights = network.params.recurrent_weights
-    return weights.todense() if isinstance(weights, JAXSparse) else weights
+    points = jax.vmap(network.total_input)(states, stimuli)
+    mean_slopes = shares @ jax.vmap(network.slopes)(points)
+    return mean_slopes, shares @ jax.vmap(network.nonlinearity)(points) - mean_slopes * (shares @ points)

@@ -2,17 +2,16 @@
 
 from zlib import crc32
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.experimental.sparse import BCOO
-from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_key, check_positive, fail, is_known
-from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import RateForm, StateForm, rate_network
+from rnn2ff.networks.base import RecurrentNetwork, batch_rates
+from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
 
 STATE_FORM = StateForm(jax.nn.relu)
 RATE_FORM = RateForm(jax.nn.relu)
@@ -20,7 +19,7 @@ RATE_FORM = RateForm(jax.nn.relu)
 
 def is_threshold_linear(network: RecurrentNetwork) -> bool:
     """Whether the exact methods for piecewise linear networks apply."""
-    return network.vector_field in (STATE_FORM, RATE_FORM)
+    return isinstance(network, RateNetwork) and network.nonlinearity is jax.nn.relu
 
 
 def has_rectified_rates(network: RecurrentNetwork) -> bool:
@@ -29,13 +28,9 @@ def has_rectified_rates(network: RecurrentNetwork) -> bool:
         return False
     totals = np.arange(1, network.state_size + 1, dtype=network.dtype)
     with jax.ensure_compile_time_eval():  # also inside a program, where the network is known there
-        positive, negative = np.asarray(_rates_at(network, np.stack([totals, -totals])))
+        states = np.stack([totals, -totals if network.vector_field == STATE_FORM else 0 * totals])
+        positive, negative = np.asarray(batch_rates(network, states))
     return bool((positive > 0).all() and (negative == 0).all())
-
-
-@eqx.filter_jit
-def _rates_at(network: RecurrentNetwork, total_inputs: Float[ArrayLike, "batch state"]) -> Float[Array, "batch rate"]:
-    return jax.vmap(lambda total: network.rates(network.vector_field.from_total_input(total)))(total_inputs)
 
 
 def threshold_linear(
@@ -44,7 +39,7 @@ def threshold_linear(
     stimulus_weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     time_constants: ArrayLike = 1.0,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A network in the state form, `tau dx/dt = -x + W [x]_+ + B u + b`; its rates are `[x]_+`.
 
     Args:
@@ -77,7 +72,7 @@ def threshold_linear_rate(
     stimulus_weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     time_constants: ArrayLike = 1.0,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A network in the rate form, `tau dr/dt = -r + [W r + B u + b]_+`; its state is its rates.
 
     Args and errors are those of `threshold_linear`.
@@ -93,7 +88,7 @@ def threshold_linear_rate(
 
 def random_threshold_linear(
     state_size: int, *, gain: float = 0.8, connection_probability: float = 1.0, key: PRNGKeyArray
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A network in the state form with Gaussian weights of mean 0 and standard deviation `gain / sqrt(state_size)`.
 
     Args:
@@ -126,7 +121,7 @@ def random_excitatory_inhibitory(
     balance: float = 1.5,
     connection_probability: float = 1.0,
     key: PRNGKeyArray,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A random network of excitatory and inhibitory units (Dale's law), in the state form.
 
     Each unit has outgoing weights of one sign: the excitatory units come first, with columns of at least 0. Their

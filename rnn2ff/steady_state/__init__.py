@@ -1,5 +1,6 @@
 """Steady states with a verdict each: one sample, a batch, any solver."""
 
+from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on
 from rnn2ff.steady_state.method import Method, Plan, proved_rate
 from rnn2ff.steady_state.result import (
     AbstractSteadyStateSolver,
@@ -15,7 +16,7 @@ from rnn2ff.steady_state.solvers.anderson import Anderson, AndersonAcceleration,
 from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.solvers.root_find import RootFind
 from rnn2ff.steady_state.stability import neutral_growth
-from rnn2ff.steady_state.tiles import Layout, chunk_size, filled, in_dense_tiles, in_tiles, layout_for
+from rnn2ff.steady_state.tiles import Layout, in_dense_tiles, in_tiles, layout_for
 from rnn2ff.steady_state.trajectory import Trajectory, simulate
 
 __all__ = [
@@ -33,13 +34,15 @@ __all__ = [
     "SteadyState",
     "SteadyStates",
     "Trajectory",
-    "chunk_size",
+    "check_mesh",
+    "chunks_of",
     "count_statuses",
-    "filled",
     "in_dense_tiles",
     "in_tiles",
     "layout_for",
     "neutral_growth",
+    "on_each_device",
+    "placed_on",
     "plan_steady_states",
     "proved_rate",
     "repeat_accelerated",

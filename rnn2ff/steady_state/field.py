@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from rnn2ff.networks import RecurrentNetwork, StateForm, is_rate_network, slopes, time_scales
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, StateForm, time_scales
 
 _DIFFERENCE = {32: 1e-3, 64: 1e-6}  # length of a central difference: about a cube root of the precision, by bits
 
@@ -54,7 +54,7 @@ def make_field(
         stimuli: one a row.
         states: where the time scales of a network that declares none are read off.
     """
-    if is_rate_network(network):
+    if isinstance(network, RateNetwork):
         return _rate_field(network, stimuli)
     taus = jax.vmap(lambda state, stimulus: time_scales(network, state, stimulus))(states, stimuli)
     time_unit = jnp.ones_like(taus[:, 0]) if network.is_map else jnp.min(taus, axis=1)
@@ -75,19 +75,19 @@ def make_field(
     return Field(scaled, push_at, time_unit, taus / time_unit[:, None], network.is_map)
 
 
-def _rate_field(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
+def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
     """With weights W and slopes m, J is `(W m - I) / tau` in the state form and `(m W - I) / tau` in the rate form.
 
     The two have the same eigenvalues: where no slope is zero, `m J m^-1` is the other, and eigenvalues are continuous.
     The second costs a pass over memory less, and is zero wherever a unit is silent.
     """
     form, params = network.vector_field, network.params
-    phi, taus = jax.vmap(form.nonlinearity), params.time_constants
+    phi, taus = jax.vmap(network.nonlinearity), params.time_constants
     time_unit = jnp.ones_like(taus[0]) if network.is_map else jnp.min(taus)
     share = (time_unit / taus)[None, :]
     drive = jax.vmap(params.feedforward_input)(stimuli)
     recurrent_input = jax.vmap(params.recurrent_input)
-    slopes_at = jax.vmap(lambda total_input: slopes(form, total_input))
+    slopes_at = jax.vmap(network.slopes)
 
     def velocity(states):
         if isinstance(form, StateForm):

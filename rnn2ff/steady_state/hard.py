@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import in_batches, in_full_precision
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state.batch import SAFETY, judge_rows
+from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
 from rnn2ff.steady_state.iteration import observe_iterations
 from rnn2ff.steady_state.method import apart
 from rnn2ff.steady_state.motion import Motions, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState
+from rnn2ff.steady_state.rows import SAFETY
 from rnn2ff.steady_state.solvers.rollout import STIFF
 from rnn2ff.steady_state.tiles import layout_for
 
@@ -122,19 +123,6 @@ def finish(
         distance=distance.astype(states.dtype),
         period=np.asarray(motions.period, states.dtype),
     )
-
-
-def in_batches(
-    function, network: RecurrentNetwork, arrays: tuple[np.ndarray, ...], num_rows: int, *settings: float | int
-):
-    """Apply a compiled function to sub-batches of one size, so that it is compiled once."""
-    size = len(arrays[0])
-    parts = []
-    for start in range(0, size, num_rows):
-        rows = np.minimum(np.arange(start, start + num_rows), size - 1)
-        part = function(network, *(array[rows] for array in arrays), *settings)
-        parts.append(jax.device_get(part))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:size], *parts)
 
 
 @eqx.filter_jit

@@ -19,11 +19,10 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 from rnn2ff.networks import (
     AbstractSweep,
     JacobianSweep,
+    RateNetwork,
     RecurrentNetwork,
     balancing_scale,
     damped_sweep,
-    has_sparse_weights,
-    is_rate_network,
     mean_jacobian_sweep,
     mean_slope_sweep,
     perron_bound,
@@ -94,7 +93,7 @@ class Plan(eqx.Module):
     @property
     def has_one_fixed_point(self) -> bool:
         """Whether that is proved from the weights."""
-        return bool(self.decay_rate > 0)
+        return float(self.decay_rate) > 0
 
 
 def proved_rate(network: RecurrentNetwork) -> float:
@@ -106,10 +105,10 @@ def proved_rate(network: RecurrentNetwork) -> float:
     A map has it if it contracts: if the spectral radius of |W| is below 1, or the norm of W is in such a metric, and no
     time constant is shorter than its step.
     """
-    if not is_rate_network(network) or network.vector_field.nonlinearity not in (jax.nn.relu, jnp.tanh):
+    if not isinstance(network, RateNetwork) or network.nonlinearity not in (jax.nn.relu, jnp.tanh):
         return 0.0
-    weights = network.params.recurrent_weights
-    if has_sparse_weights(network) or len(weights) > _LARGEST_PROVED:
+    weights = network.weights
+    if network.has_sparse_weights or len(weights) > _LARGEST_PROVED:
         return 0.0
     weights = np.asarray(weights, np.float64)
     slowest = float(np.max(np.asarray(network.time_constants)))
@@ -159,12 +158,12 @@ def make_plan(
 
 def _has_split(network: RecurrentNetwork) -> bool:
     """Whether the split sweep applies: there is a weight matrix, dense and not too large to be inverted."""
-    return is_rate_network(network) and not has_sparse_weights(network) and network.state_size <= _LARGEST_SPLIT
+    return network.has_dense_weights and network.state_size <= _LARGEST_SPLIT
 
 
 def _has_mean_jacobian(network: RecurrentNetwork) -> bool:
     """Whether the mean-Jacobian sweep applies: there is no weight matrix, and a Jacobian is not too large."""
-    return not is_rate_network(network) and network.state_size <= _LARGEST_JACOBIAN
+    return not isinstance(network, RateNetwork) and network.state_size <= _LARGEST_JACOBIAN
 
 
 def _sweep_before_probe(network: RecurrentNetwork) -> AbstractSweep:

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int
 from tqdm import tqdm
 
@@ -25,10 +25,11 @@ from rnn2ff._checks import (
     is_known,
 )
 from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
-from rnn2ff.networks import RecurrentNetwork, blas_threads, has_sparse_weights, is_rate_network
-from rnn2ff.steady_state.batch import FOUND_BY, Solved, judge_rows, solve_rows
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, blas_threads
+from rnn2ff.steady_state.batch import judge_rows, solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
+from rnn2ff.steady_state.meshes import check_mesh, chunks_of, divided_over, on_each_device, placed_on
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
 from rnn2ff.steady_state.result import (
     ADVICE,
@@ -39,8 +40,9 @@ from rnn2ff.steady_state.result import (
     SteadyStates,
     count_statuses,
 )
+from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.solvers.rollout import Rollout
-from rnn2ff.steady_state.tiles import check_not_in_shard, chunk_size, filled, layout_for
+from rnn2ff.steady_state.tiles import check_not_in_shard, layout_for
 
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
@@ -110,7 +112,7 @@ def solve_steady_state(
     check_finite("initial_state", initial_state)
     stimulus, initial_state = (jnp.asarray(each, network.dtype) for each in (stimulus, initial_state))
     if matrix_free is None:
-        matrix_free = network.state_size > _LARGEST_FACTORED or has_sparse_weights(network)
+        matrix_free = network.state_size > _LARGEST_FACTORED or network.has_sparse_weights
     is_outside = all(map(is_known, jax.tree.leaves((network, stimulus, initial_state))))
     found = _solve(
         network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, throw=throw and not is_outside
@@ -149,7 +151,7 @@ def _constants(*trees):
 
 def _without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
     """Steady states of a rate network do not depend on them: what is left of rounding would move them in a training."""
-    if not is_rate_network(network):
+    if not isinstance(network, RateNetwork):
         return network
     tau = network.params.time_constants
     return eqx.tree_at(lambda each: each.params.time_constants, network, jax.lax.stop_gradient(tau))
@@ -328,6 +330,7 @@ def solve_steady_states(
     initial_states: Float[ArrayLike, "batch state"] | None = None,
     tolerance: float | None = None,
     max_steps: int = 4096,
+    mesh: Mesh | None = None,
     progress: bool = False,
 ) -> SteadyStates:
     """The steady states of a network for a batch of stimuli, each with its own verdict.
@@ -347,11 +350,15 @@ def solve_steady_states(
             decide which steady states are the answer.
         tolerance: the largest residual that counts as rest; by default the solver's, or the dtype's.
         max_steps: bound on the steps of each search.
+        mesh: devices, such as `jax.make_mesh((4,), ("batch",))`, over all of which the batch is divided, whatever the
+            axes; by default JAX's own. Any batch fits: what a device lacks is filled up. Every sample ends where it
+            does on one device, within the tolerance.
         progress: whether to show a progress bar, on standard error.
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite (the rows are named), or the tolerance is below what
-            the dtype can reach; or if values are not known, as inside `jit`.
+            the dtype can reach; if values are not known, as inside `jit`; or if the mesh has devices of other
+            processes.
 
     Example:
         A batch, and the rates of those that have a steady state:
@@ -359,7 +366,7 @@ def solve_steady_states(
             solved = rnn2ff.solve_steady_states(network, stimuli)
             rates = solved.rates(network)[np.asarray(solved.is_converged)]
     """
-    return _solve_states(network, stimuli, solver, initial_states, tolerance, max_steps, progress)
+    return _solve_states(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
 
 
 def plan_steady_states(
@@ -403,6 +410,7 @@ class _Samples(NamedTuple):
         max_steps: of each method.
         solved: the fields of `SteadyState`.
         found_by: an index into `FOUND_BY` for each sample.
+        mesh: the devices; None for JAX's own.
     """
 
     network: RecurrentNetwork
@@ -412,6 +420,7 @@ class _Samples(NamedTuple):
     max_steps: int
     solved: SteadyState
     found_by: Int[np.ndarray, " batch"]
+    mesh: Mesh | None
 
     def put(self, rows: np.ndarray, part: Solved) -> None:
         """Take over the end of some rows."""
@@ -421,11 +430,12 @@ class _Samples(NamedTuple):
 
 
 def _solve_states(
-    network, stimuli, solver, initial_states, tolerance, max_steps, progress=False, is_probe=False
+    network, stimuli, solver, initial_states, tolerance, max_steps, mesh=None, progress=False, is_probe=False
 ) -> SteadyStates:
     name = "plan_steady_states" if is_probe else "solve_steady_states"
     instead = "use a plan that was made outside" if is_probe else "use `solve_batch`"
     check_on_host(name, instead, network, stimuli, initial_states)
+    mesh = check_mesh(mesh)
     is_planned = solver is None or isinstance(solver, Plan)
     tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
@@ -437,14 +447,14 @@ def _solve_states(
     check_finite("initial_states", initial_states)
     stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
     if not is_planned:
-        return _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, progress)
+        return _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
 
     floats = (np.full(num_samples, np.nan, network.dtype) for _ in range(3))
     residual, distance, period = floats
     whole = (np.zeros(num_samples, np.int32) for _ in range(3))
     status, num_steps, found_by = whole
     solved = SteadyState(np.array(initial_states), status, residual, num_steps, distance, period)
-    samples = _Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by)
+    samples = _Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh)
     rows, plan = np.arange(num_samples), solver
     with tqdm(total=num_samples, desc="steady states", unit="stimuli", disable=not progress) as bar:
         if plan is None:
@@ -514,66 +524,59 @@ def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> N
 
 def _run(samples: _Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, bar: tqdm | None = None) -> Solved:
     """The engine, in chunks of one size, on all cores."""
-    network, num_rows = samples.network, len(rows)
-    backend = jax.default_backend()
-    size = chunk_size(backend, num_rows, network.state_size)
-    layout = layout_for(backend, size, network.state_size)
-    settings = jax.device_put(
-        (
-            np.asarray(samples.tolerance, network.dtype),
-            np.asarray(min(samples.max_steps, _FOLLOWED_STEPS), np.int32),
-        )
+    network, mesh = samples.network, samples.mesh
+    limits = (
+        np.asarray(samples.tolerance, network.dtype),
+        np.asarray(min(samples.max_steps, _FOLLOWED_STEPS), np.int32),
     )
     leaves, structure = jax.tree.flatten((network, plan))
-    leaves = jax.device_put(leaves)
-
-    def run(part: np.ndarray) -> Solved:
-        chosen = rows[part]
-        given = [filled(array, size) for array in (samples.stimuli[chosen], starts[part])]
-        solved = _engine(backend)(leaves, structure, *given, *settings, np.int32(len(part)), layout)
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(part)], solved)
-
-    parts = []
+    constants, parts = placed_on(mesh, (leaves, limits)), []
     # One after the other: XLA's own threads share the work of a program, and two programs at once may each wait for a
     # thread that the other holds, for ever. BLAS, which factors a few matrices, must not start threads of its own.
     with blas_threads(network.state_size):
-        for start in range(0, num_rows, size):
-            parts.append(run(np.arange(start, min(start + size, num_rows))))
+        for chunk in chunks_of(len(rows), network.state_size, mesh):
+            chosen = rows[chunk.rows]
+            given = tuple(chunk.place(array) for array in (samples.stimuli[chosen], starts[chunk.rows]))
+            solved = _engine(jax.default_backend())(
+                constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh
+            )
+            parts.append(chunk.take(solved))
             if bar is not None:
-                bar.update(len(parts[-1].found_by))
+                bar.update(len(chosen))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _solve_leaves(leaves, structure, stimuli, initial_states, tolerance, max_steps, num_rows, layout) -> Solved:
+def _solve_chunk_of_rows(constants, given, num_rows, *, structure, layout, mesh) -> Solved:
     # A tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call.
-    network, plan = jax.tree.unflatten(structure, leaves)
-    return solve_rows(
-        network,
-        stimuli,
-        plan,
-        initial_states,
-        tolerance=tolerance,
-        max_steps=max_steps,
-        num_rows=num_rows,
-        layout=layout,
-    )
+    def solve(constants, given, num_rows):
+        leaves, (tolerance, max_steps) = constants
+        stimuli, initial_states = given
+        network, plan = jax.tree.unflatten(structure, leaves)
+        limits = {"tolerance": tolerance, "max_steps": max_steps}
+        return solve_rows(network, stimuli, plan, initial_states, **limits, num_rows=num_rows, layout=layout)
+
+    return on_each_device(solve, mesh)(constants, given, num_rows)
 
 
 @functools.cache
 def _engine(backend: str) -> Callable:
     del backend
-    return jax.jit(_solve_leaves, static_argnames=("structure", "layout"), compiler_options=compiler_options())
+    static = ("structure", "layout", "mesh")
+    return jax.jit(_solve_chunk_of_rows, static_argnames=static, compiler_options=compiler_options())
 
 
-def _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, progress) -> SteadyStates:
+def _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress) -> SteadyStates:
     """A batch by a solver for single samples."""
     num_samples = len(stimuli)
-    chunk_size = min(num_samples, _SOLVED_ALONE)
+    num_devices = 1 if mesh is None else mesh.devices.size
+    chunk_size = num_devices * min(-(-num_samples // num_devices), _SOLVED_ALONE)
+    constants = placed_on(mesh, (network, solver, tolerance, max_steps))
+    nothing = divided_over(mesh, np.zeros(num_devices, np.int32))  # every row matters
     chunks = []
     starts = range(0, num_samples, chunk_size)
     for start in tqdm(starts, desc="steady states", unit="chunk", disable=not progress):
         rows = np.minimum(np.arange(start, start + chunk_size), num_samples - 1)  # the last chunk repeats a row
-        chunk = _solve_chunk(network, stimuli[rows], solver, initial_states[rows], tolerance, max_steps)
+        chunk = _solve_chunk(constants, divided_over(mesh, (stimuli[rows], initial_states[rows])), nothing, mesh)
         chunks.append(jax.device_get(chunk))
     whole = jax.tree.map(lambda *parts: np.array(np.concatenate(parts)[:num_samples]), *chunks)
     left = np.flatnonzero(whole.status == Status.max_steps_reached)
@@ -593,16 +596,14 @@ def _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, 
 
 @jit_for_device
 @in_full_precision
-def _solve_chunk(
-    network: RecurrentNetwork,
-    stimuli: Float[Array, "batch stimulus"],
-    solver: AbstractSteadyStateSolver,
-    initial_states: Float[Array, "batch state"],
-    tolerance: float,
-    max_steps: int,
-) -> SteadyState:
-    return jax.vmap(
-        lambda stimulus, initial_state: _solve(
-            network, stimulus, solver, initial_state, tolerance, max_steps, False, throw=False
-        )
-    )(stimuli, initial_states)
+def _solve_chunk(constants, rows, num_rows, mesh) -> SteadyState:
+    def solve(constants, rows, num_rows):
+        del num_rows
+        network, solver, tolerance, max_steps = constants
+        return jax.vmap(
+            lambda stimulus, initial_state: _solve(
+                network, stimulus, solver, initial_state, tolerance, max_steps, False, throw=False
+            )
+        )(*rows)
+
+    return on_each_device(solve, mesh)(constants, rows, num_rows)

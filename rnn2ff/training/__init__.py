@@ -4,7 +4,6 @@ from rnn2ff.training.distillation import Distillation, distill
 from rnn2ff.training.evaluation import accuracy, competition, information_transformation, noise_rejection
 from rnn2ff.training.initialization import fit_readout, initialize_refined, initialize_two_layer
 from rnn2ff.training.loop import TrainingRun, train
-from rnn2ff.training.losses import steady_tangents
 from rnn2ff.training.mixing import exact_pairs, mix_pairs
 from rnn2ff.training.optimizers import adam
 from rnn2ff.training.symmetries import find_symmetries
@@ -27,6 +26,5 @@ __all__ = [
     "initialize_two_layer",
     "mix_pairs",
     "noise_rejection",
-    "steady_tangents",
     "train",
 ]

@@ -132,7 +132,7 @@ def find_boundaries(
     check_at_least("num_pairs", num_pairs, 1)
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
     check_shape("pairs.states", pairs.states, (len(pairs), network.state_size))
-    stimuli, states, rates = (np.asarray(each) for each in (pairs.stimuli, pairs.states, pairs.rates))
+    stimuli, states, rates = (np.asarray(array) for array in (pairs.stimuli, pairs.states, pairs.rates))
     least, jump = _SILENT * float(rates.std()), _IS_JUMP * float(states.std(axis=0).max())
     most_pairs = _MOST_PRODUCTS / (_PATHS * _NUM_STEPS * network.state_size**2)
     num_pairs = max(_SMALLEST_CHUNK, min(num_pairs, int(most_pairs)))
@@ -141,21 +141,21 @@ def find_boundaries(
         return None
     chunk = max(_SMALLEST_CHUNK, min(num_pairs, _CHUNK_ENTRIES // (_NUM_STEPS * network.state_size)))
     # Arrays, since a program is compiled anew for another float.
-    settings = jax.device_put([np.asarray(each, network.dtype) for each in (least, jump)])
+    settings = jax.device_put([np.asarray(value, network.dtype) for value in (least, jump)])
     parts = []
     for start in range(0, len(units), chunk):
         rows = np.arange(start, start + chunk) % len(units)  # the last chunk begins anew
-        given = (jnp.asarray(each) for each in (stimuli[lows[rows]], stimuli[highs[rows]], units[rows]))
+        given = jax.device_put((stimuli[lows[rows]], stimuli[highs[rows]], units[rows]))
         parts.append(jax.tree.map(np.asarray, _search(network, *given, *settings)))
         share = float(np.mean([part.is_jump.mean() for part in parts]))
         if share < _FEWEST_JUMPS:
             return None
-    found = jax.tree.map(lambda *values: np.concatenate(values).astype(np.float64), *parts)
-    is_usable = (found.is_jump > 0) & np.isfinite(found.normals).all(axis=1)
-    found = jax.tree.map(lambda values: values[is_usable], found)
-    offsets = -(found.normals * found.points).sum(axis=1)
+    places = jax.tree.map(lambda *values: np.concatenate(values).astype(np.float64), *parts)
+    is_usable = (places.is_jump > 0) & np.isfinite(places.normals).all(axis=1)
+    places = jax.tree.map(lambda values: values[is_usable], places)
+    offsets = -(places.normals * places.points).sum(axis=1)
     deviation = float(np.sqrt(stimuli.var(axis=0).sum()))
-    boundaries = Boundaries(found.normals, offsets, found.ahead > least, found.behind > least, share, deviation)
+    boundaries = Boundaries(places.normals, offsets, places.ahead > least, places.behind > least, share, deviation)
     return boundaries if symmetries is None or not len(offsets) else _relabeled(boundaries, symmetries, seed)
 
 
@@ -184,8 +184,16 @@ def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Bou
     return boundaries._replace(normals=relabeled, offsets=boundaries.offsets[rows], ahead=ahead, behind=behind)
 
 
-class _Found(NamedTuple):
-    """The boundary of each pair: its normal, a point of it, and the rates on both sides."""
+class _Places(NamedTuple):
+    """Where the boundary lies between the stimuli of each pair.
+
+    Attributes:
+        normals: of unit length, toward the side where the unit is silent.
+        points: on the boundary.
+        ahead: the rates on the side that the normal points to.
+        behind: the rates on the other side.
+        is_jump: whether the state jumps there.
+    """
 
     normals: Float[Array, "pair stimulus"]
     points: Float[Array, "pair stimulus"]
@@ -196,7 +204,7 @@ class _Found(NamedTuple):
 
 @eqx.filter_jit
 @in_full_precision
-def _search(network, lows, highs, units, least, jump) -> _Found:
+def _search(network, lows, highs, units, least, jump) -> _Places:
     """Halve the way from where a unit is active to where it is not.
 
     Args:
@@ -235,7 +243,7 @@ def _search(network, lows, highs, units, least, jump) -> _Found:
         when = jnp.argmax(distance > _PARTED * distance[-1])  # the time when the paths part
         direction = low_path[when] - high_path[when]
         normal = -jax.grad(lambda stimulus: path(stimulus)[when] @ direction)(low)
-        return _Found(
+        return _Places(
             normals=normal / jnp.linalg.norm(normal),
             points=(low + high) / 2,
             ahead=network.rates(high_path[-1]),

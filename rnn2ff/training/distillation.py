@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli, fail
@@ -11,7 +12,7 @@ from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
 from rnn2ff.files import plain, table
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state import AbstractSteadyStateSolver
+from rnn2ff.steady_state import AbstractSteadyStateSolver, check_mesh
 from rnn2ff.training.evaluation import Accuracy, accuracy, check_varies, nrmse_interval
 from rnn2ff.training.jumps import ErrorByMargin
 from rnn2ff.training.loop import TrainingRun
@@ -147,6 +148,7 @@ def distill(
     solver: AbstractSteadyStateSolver | None = None,
     max_steps: int = 4096,
     checkpoints: str | Path | None = None,
+    mesh: Mesh | None = None,
     progress: bool = False,
     key: PRNGKeyArray,
 ) -> Distillation:
@@ -178,12 +180,13 @@ def distill(
         max_steps: bound on the steps of each solve.
         checkpoints: a folder, made if it is not there, that holds each training as it goes. A distillation that was
             interrupted goes on from there, with the same result.
+        mesh: devices that divide the stimuli to solve and each minibatch, as for `solve_steady_states` and `train`.
         progress: whether to show progress bars, on standard error.
         key: a PRNG key, the only source of randomness.
 
     Raises:
         ValueError: if an option is out of range, the stimuli do not fit the network, or the steady rates of the
-            test stimuli are all the same.
+            test stimuli are all the same; or the mesh has devices of other processes.
         RuntimeError: if no stimulus leads to a steady state.
 
     Example:
@@ -200,6 +203,7 @@ def distill(
     is_best_of_its_cost = kind == "any" and tolerance is None and width is None and num_sweeps is None
     width = 4 * network.rate_size if width is None else width
     num_sweeps = 0 if num_sweeps is None else num_sweeps
+    mesh = check_mesh(mesh)
     check_at_least("width", width, 1)
     check_at_least("num_sweeps", num_sweeps, 0)
     check_at_least("num_samples", num_samples, 2)
@@ -214,12 +218,11 @@ def distill(
     check_stimuli(test_stimuli, network.stimulus_size, "test_stimuli")
 
     def solve(which: ArrayLike) -> Pairs:
-        return solve_pairs(network, which, solver=solver, max_steps=max_steps, progress=progress)
+        return solve_pairs(network, which, solver=solver, max_steps=max_steps, mesh=mesh, progress=progress)
 
     def trainer_on(pairs: Pairs) -> Trainer:
-        return Trainer(
-            network, pairs, num_steps=num_steps, bypass=bypass, checkpoints=checkpoints, progress=progress, key=key
-        )
+        settings = {"num_steps": num_steps, "bypass": bypass, "checkpoints": checkpoints, "progress": progress}
+        return Trainer(network, pairs, **settings, mesh=mesh, key=key)
 
     if checkpoints is not None:
         checkpoints = Path(checkpoints)

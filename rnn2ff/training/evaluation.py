@@ -161,7 +161,7 @@ def competition(
     winner = target.argmax(axis=1)
     agrees = predicted.argmax(axis=1) == winner
     trivially_agrees = drive.argmax(axis=1) == winner
-    is_active, is_predicted = (each > active_share * each.max(axis=1, keepdims=True) for each in (target, predicted))
+    is_active, is_predicted = (rates > active_share * rates.max(axis=1, keepdims=True) for rates in (target, predicted))
     is_largest = np.arange(drive.shape[1]) == drive.argmax(axis=1)[:, None]
     two_largest = np.sort(drive, axis=1)[:, -2:]
     bins = np.digitize(two_largest[:, 1] - two_largest[:, 0], margin_edges[1:-1])
@@ -237,7 +237,7 @@ def information_transformation(
         raise fail("target", "is silent in every sample", "some active unit", "none")
     is_missed = predicted[is_active].max(axis=1) <= 0
     approximate, steady = (
-        np.asarray(population_angle(jnp.asarray(each[is_active])), np.float64) for each in (predicted, target)
+        np.asarray(population_angle(jnp.asarray(rates[is_active])), np.float64) for rates in (predicted, target)
     )
     ideal = np.asarray(ideal, np.float64)[is_active]
 

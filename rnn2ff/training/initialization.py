@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_key, check_on_host, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Refined, TwoLayer
-from rnn2ff.networks import RecurrentNetwork, best_sweep, dense_weights, has_rectified_rates, is_rate_network, slopes
+from rnn2ff.compiling import in_batches
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates, best_sweep, has_rectified_rates, to_point
 from rnn2ff.training.boundaries import Boundaries, Planes
 
 _NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
@@ -27,6 +28,7 @@ _STRENGTHS = (2.0, 5.0, 10.0, 20.0, 50.0)  # of silencing weights that are tried
 _WELL_AHEAD, _MOST_ACTIVE = 0.2, 0.01  # of a boundary, in its unit's deviations; share of samples active there
 _MOST_PRODUCTS = 5e10  # of a readout whose outputs are fitted one by one
 _RIDGE = 1e-6  # of a readout's weights, as a share of the mean square of the hidden units
+_LINEARIZED, _LINEARIZED_ENTRIES = 64, 2**23  # steady states linearized together, and entries of their Jacobians
 _CHUNK = 4096  # samples whose hidden activity is held at once
 
 
@@ -60,7 +62,7 @@ def initialize_two_layer(
     two_layer = _from_hyperplanes(
         network, states, stimuli, width, network.rate_size, has_rectified_rates(network), bypass, edges, key
     )
-    rates = jax.vmap(network.rates)(states)
+    rates = batch_rates(network, states)
     if edges is not None and two_layer.is_rectified:
         return _silenced(two_layer, edges, stimuli, rates)
     return fit_readout(two_layer, _chunks(stimuli, rates), num_rounds=num_rounds)
@@ -89,15 +91,15 @@ def initialize_refined(
         ValueError: as for `initialize_two_layer`; or if the network cannot be swept, or `num_sweeps` is below 1.
     """
     two_layer = _from_hyperplanes(network, states, stimuli, width, network.state_size, False, False, None, key)
-    sweep = best_sweep(network, states[:_NUM_SWEEP_SAMPLES], stimuli[:_NUM_SWEEP_SAMPLES])
+    sweep = best_sweep(network, *(np.asarray(each)[:_NUM_SWEEP_SAMPLES] for each in (states, stimuli)))
     points, starts = _points_and_starts(network, sweep, states, stimuli)
-    two_layer = fit_readout(two_layer, _chunks(stimuli, points - starts))
+    two_layer = fit_readout(two_layer, _chunks(stimuli, np.asarray(points) - np.asarray(starts)))
     return Refined(two_layer, network, sweep, num_sweeps=num_sweeps)
 
 
 def fit_readout(
     two_layer: TwoLayer,
-    batches: Iterable[tuple[Float[Array, "_ stimulus"], Float[Array, "_ rate"]]],
+    batches: Iterable[tuple[Float[ArrayLike, "_ stimulus"], Float[ArrayLike, "_ rate"]]],
     *,
     ridge: float = 1e-6,
     num_rounds: int = 20,
@@ -145,7 +147,7 @@ def fit_readout(
     return _with_readout(two_layer, coefficients)
 
 
-def _features(two_layer: TwoLayer, stimuli: Float[Array, "batch stimulus"]) -> Float[np.ndarray, "batch feature"]:
+def _features(two_layer: TwoLayer, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch feature"]:
     """What the output is linear in: hidden units, one, and the stimulus where there is a bypass."""
     stimuli = np.asarray(stimuli, np.float64)
     hidden = stimuli @ np.asarray(two_layer.hidden_weights, np.float64).T + np.asarray(two_layer.hidden_bias)
@@ -157,14 +159,15 @@ def _with_readout(two_layer: TwoLayer, coefficients: Float[np.ndarray, "feature 
     parts = np.split(coefficients.T, [two_layer.width, two_layer.width + 1], axis=1)
     dtype = two_layer.readout_weights.dtype
     weights, bias, bypass = (np.asarray(part, dtype) for part in parts)
-    made = jnp.asarray(weights), jnp.asarray(bias[:, 0])
-    two_layer = eqx.tree_at(lambda each: (each.readout_weights, each.readout_bias), two_layer, made)
+    made = jax.device_put((weights, bias[:, 0]))
+    two_layer = eqx.tree_at(lambda two_layer: (two_layer.readout_weights, two_layer.readout_bias), two_layer, made)
     if two_layer.bypass_weights is None:
         return two_layer
-    return eqx.tree_at(lambda each: each.bypass_weights, two_layer, jnp.asarray(bypass))
+    return eqx.tree_at(lambda two_layer: two_layer.bypass_weights, two_layer, jax.device_put(bypass))
 
 
-def _chunks(stimuli: Array, targets: Array) -> list[tuple[Array, Array]]:
+def _chunks(stimuli: ArrayLike, targets: ArrayLike) -> list[tuple[np.ndarray, np.ndarray]]:
+    stimuli, targets = np.asarray(stimuli), np.asarray(targets)
     starts = range(0, len(stimuli), _CHUNK)
     return [(stimuli[start : start + _CHUNK], targets[start : start + _CHUNK]) for start in starts]
 
@@ -249,17 +252,14 @@ def _from_hyperplanes(
         TwoLayer, network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=key
     )
     two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, network.dtype), shapes))
-    made = tuple(jnp.asarray(np.asarray(each, network.dtype)) for each in (weights, bias))
-    return eqx.tree_at(lambda each: (each.hidden_weights, each.hidden_bias), two_layer, made)
+    made = jax.device_put(tuple(np.asarray(array, network.dtype) for array in (weights, bias)))
+    return eqx.tree_at(lambda two_layer: (two_layer.hidden_weights, two_layer.hidden_bias), two_layer, made)
 
 
 @eqx.filter_jit
 def _points(network, states, stimuli) -> Array:
-    """Total inputs, which cross zero where a unit turns on; without weights to look at, the states."""
-    if not is_rate_network(network):
-        return states
-    unit_rates = network.vector_field.unit_rates
-    return jax.vmap(lambda state, stimulus: network.params.total_input(unit_rates(state), stimulus))(states, stimuli)
+    """Total inputs, which cross zero where a unit turns on; without a weight matrix, the states."""
+    return jax.vmap(lambda state, stimulus: to_point(network, state, stimulus))(states, stimuli)
 
 
 def _best_linear_map(stimuli: Array, points: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -274,8 +274,11 @@ def _local_rows(network, points, states, stimuli, num_rows, generator) -> tuple[
     """One row, of either sign, of the linearization at each of `num_rows` sampled steady states."""
     samples = generator.integers(len(stimuli), size=num_rows)
     units = generator.permutation(num_rows) % network.state_size
-    points, states, stimuli = (np.asarray(each)[samples] for each in (points, states, stimuli))
-    rows = np.asarray(_linearized_rows(network, points, states, stimuli, units), np.float64)
+    points, states, stimuli = (np.asarray(rows)[samples] for rows in (points, states, stimuli))
+    if not num_rows:
+        return np.zeros((0, network.stimulus_size)), np.zeros(0)
+    num_together = max(1, min(_LINEARIZED, _LINEARIZED_ENTRIES // network.state_size**2))
+    rows = in_batches(_linearized_rows, network, (points, states, stimuli, units), num_together).astype(np.float64)
     offsets = np.take_along_axis(points, units[:, None], axis=1)[:, 0]
     bias = offsets.astype(np.float64) - (rows * stimuli).sum(axis=1)
     signs = generator.choice([-1.0, 1.0], size=num_rows)
@@ -289,8 +292,8 @@ def _linearized_rows(network, points, states, stimuli, units):
 
     def of_rate_network(point, state, stimulus, unit):
         del state
-        gains = slopes(network.vector_field, point)
-        matrix = jnp.eye(network.state_size, dtype=point.dtype) - dense_weights(network) * gains[None, :]
+        gains = network.slopes(point)
+        matrix = jnp.eye(network.state_size, dtype=point.dtype) - network.dense_weights * gains[None, :]
         row = jnp.linalg.solve(matrix.T, jax.nn.one_hot(unit, network.state_size, dtype=point.dtype))
         return jax.vjp(network.params.feedforward_input, stimulus)[1](row)[0]
 
@@ -300,4 +303,4 @@ def _linearized_rows(network, points, states, stimuli, units):
         row = jnp.linalg.solve(jacobian.T, jax.nn.one_hot(unit, network.state_size, dtype=state.dtype))
         return -jax.vjp(lambda stimulus: network.velocity(state, stimulus), stimulus)[1](row)[0]
 
-    return jax.vmap(of_rate_network if is_rate_network(network) else of_any)(points, states, stimuli, units)
+    return jax.vmap(of_rate_network if isinstance(network, RateNetwork) else of_any)(points, states, stimuli, units)

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from rnn2ff._checks import check_at_least, check_shape, check_stimuli
 from rnn2ff.data import Pairs
-from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks import RecurrentNetwork, batch_rates
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, solve_steady_states
 
 _NUM_HALVINGS = 14
@@ -86,7 +86,7 @@ def find_jumps(
             # Not halfway: there lies the tie between mirror images, and at a tie there may be no steady state.
             middle = low + _PART * (high - low)
             solved = solve_steady_states(network, start + middle[:, None].astype(way.dtype) * way, solver=solver)
-            rates = np.asarray(jax.vmap(network.rates)(solved.state))
+            rates = np.asarray(batch_rates(network, solved.state))
             is_steady &= np.asarray(solved.is_converged)
             is_lower = _distance(rates, low_rates) > _distance(rates, high_rates)
             high, low = np.where(is_lower, middle, high), np.where(is_lower, low, middle)

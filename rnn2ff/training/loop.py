@@ -10,15 +10,18 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
-from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_host, check_shape, fail
-from rnn2ff.approximators import Trainable, trainable
+from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_host, fail
+from rnn2ff.approximators import Approximator, trainable
 from rnn2ff.compiling import jit_for_device
-from rnn2ff.data import check_pairs, key_for, take_rows
+from rnn2ff.data import check_pairs, key_for, permutation, take_rows
 from rnn2ff.files import replacing
-from rnn2ff.training.losses import Loss, Tangents, mean_squared_error, rate_error, tangent_error
+from rnn2ff.steady_state import check_mesh, placed_on
+from rnn2ff.training.losses import Loss, mean_squared_error, rate_error
 from rnn2ff.training.mixing import Mixing
 from rnn2ff.training.optimizers import muon
 from rnn2ff.training.symmetries import Symmetries
@@ -37,7 +40,7 @@ class TrainingRun(NamedTuple):
         validation_errors: mean squared error on the validation part, at each evaluation.
     """
 
-    approximator: Trainable
+    approximator: Approximator
     best_evaluation: int
     steps: Int[Array, " evaluation"]
     training_errors: Float[Array, " evaluation"]
@@ -50,7 +53,7 @@ class TrainingRun(NamedTuple):
 
 
 def train(
-    approximator: Trainable,
+    approximator: Approximator,
     stimuli: Float[Array, "batch stimulus"],
     rates: Float[Array, "batch rate"],
     *,
@@ -58,15 +61,13 @@ def train(
     batch_size: int = 256,
     optimizer: optax.GradientTransformation | None = None,
     loss: Loss = rate_error,
-    tangents: Tangents | None = None,
-    tangent_weight: float = 1.0,
     symmetries: Symmetries | None = None,
     mixing: Mixing | None = None,
     validation: tuple[Float[Array, "held_out stimulus"], Float[Array, "held_out rate"]] | None = None,
     validation_fraction: float = 0.1,
     num_evaluations: int = 20,
     checkpoint: str | Path | None = None,
-    batch_sharding: jax.sharding.Sharding | None = None,
+    mesh: Mesh | None = None,
     progress: bool = False,
     key: PRNGKeyArray,
 ) -> TrainingRun:
@@ -83,8 +84,6 @@ def train(
         batch_size: samples in a minibatch, drawn with replacement.
         optimizer: any optax optimizer, by default `muon`.
         loss: what to minimize.
-        tangents: derivatives of the rates to match as well, one row a stimulus; worth their price where data are few.
-        tangent_weight: of their error, beside the loss.
         symmetries: relabels the pairs of each minibatch at random, in ways that keep them exact.
         mixing: makes fresh exact pairs from those of each minibatch.
         validation: stimuli and rates that choose the best evaluation, by default a part of the pairs, held out. Give
@@ -93,18 +92,20 @@ def train(
         num_evaluations: how often to evaluate.
         checkpoint: a file that is written after each evaluation. If it is there, the training goes on from it, and
             ends with the same weights as if it had never stopped.
-        batch_sharding: how minibatches are laid out over devices, such as `NamedSharding(mesh, P("batch"))`; an
-            approximator may be placed over devices by `jax.device_put` before.
+        mesh: devices, such as `jax.make_mesh((4,), ("batch",))`, over all of which each minibatch is divided, whatever
+            the axes; pairs and weights are on every one. Minibatches are the same as on one device, up to rounding, if
+            the devices divide `batch_size`; if not, it is rounded up to where they do.
         progress: whether to show a progress bar, on standard error.
         key: a PRNG key: the split and the minibatches.
 
     Raises:
         ValueError: if the pairs do not fit each other or the approximator, an option is out of range, or the checkpoint
-            is damaged or of another training.
+            is damaged or of another training; or the mesh has devices of other processes.
     """
     check_on_host("train", "train with optax, or call it outside", approximator, stimuli, rates, key)
     check_key(key)
-    _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction, tangents)
+    mesh = check_mesh(mesh)
+    _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction)
     if validation is not None:
         check_pairs(*validation)
     num_evaluations = min(num_evaluations, num_steps)
@@ -112,51 +113,41 @@ def train(
     if optimizer is None:
         optimizer = muon(approximator, stimuli, rates, num_steps=interval * num_evaluations)
 
-    training = (stimuli, rates, tangents)
+    training = (stimuli, rates)
     if validation is None:
-        order = jr.permutation(key_for(key, "split"), len(stimuli))
+        order = permutation(key_for(key, "split"), len(stimuli))
         num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
         held_out, kept = order[:num_held_out], order[num_held_out:]
         training, validation = take_rows(training, kept), take_rows((stimuli, rates), held_out)
 
     weights, constants = eqx.partition(approximator, trainable(approximator))
     errors = np.full(num_evaluations + 1, np.nan, rates.dtype)
-    at_start = errors.copy()
-    at_start[0] = _validate(approximator, *validation)
-    num_done, training_errors, validation_errors = jax.device_put((np.zeros((), int), errors, at_start))
-    state = _Progress(
-        weights=weights,
-        opt_state=_first_state(optimizer, weights),
-        best=weights,
-        num_done=num_done,
-        training_errors=training_errors,
-        validation_errors=validation_errors,
-    )
-    task = _Task(loss, tangent_weight, symmetries, mixing, batch_sharding, batch_size, interval)
+    state = _begin(weights, constants, optimizer, validation, errors)
+    batch_size = batch_size if mesh is None else -(-batch_size // mesh.devices.size) * mesh.devices.size
+    task = _Task(loss, symmetries, mixing, mesh, batch_size, interval)
     fingerprint = ""
     if checkpoint is not None:
         fingerprint = _fingerprint((weights, constants, training, validation, key), (task, num_evaluations))
         state = _restored(Path(checkpoint), state, fingerprint)
 
+    fixed = placed_on(mesh, (constants, optimizer, training, validation, task))
+    state = placed_on(mesh, state)
     bar = tqdm(range(int(state.num_done), num_evaluations), desc="training", unit="evaluation", disable=not progress)
     for i in bar:
-        interval_key = jr.fold_in(key_for(key, "minibatches"), i)
-        state = _train_interval(state, constants, optimizer, training, validation, task, interval_key)
+        interval_key = placed_on(mesh, jr.fold_in(key_for(key, "minibatches"), i))
+        state = _train_interval(state, *fixed, interval_key)
         if checkpoint is not None:
             _save(Path(checkpoint), state, fingerprint)
         bar.set_postfix(validation=f"{np.asarray(state.validation_errors)[i + 1]:.3g}")
+    if mesh is not None:  # what is done with it next is done where JAX does it
+        state = jax.device_put(jax.device_get(state))
     return TrainingRun(
         approximator=eqx.combine(state.best, constants),
         best_evaluation=int(np.nanargmin(state.validation_errors)),
-        steps=jnp.asarray(interval * np.arange(num_evaluations + 1)),
+        steps=jax.device_put(interval * np.arange(num_evaluations + 1)),
         training_errors=state.training_errors,
         validation_errors=state.validation_errors,
     )
-
-
-@eqx.filter_jit
-def _first_state(optimizer, weights):
-    return optimizer.init(weights)
 
 
 class _Progress(eqx.Module):
@@ -174,28 +165,36 @@ class _Task(eqx.Module):
     """What every step does."""
 
     loss: Loss = eqx.field(static=True)
-    tangent_weight: float = eqx.field(static=True)
     symmetries: Symmetries | None
     mixing: Mixing | None
-    batch_sharding: jax.sharding.Sharding | None = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
     num_steps: int = eqx.field(static=True)
 
     def error(self, weights, constants, batch, relabelings, key):
         """The loss of a minibatch."""
         approximator = eqx.combine(weights, constants)
-        stimuli, rates, tangents = batch
-        error = 0.0 if tangents is None else self.tangent_weight * tangent_error(approximator, stimuli, tangents)
+        stimuli, rates = batch
         relabel_key, mix_key = jr.split(key)
         if self.symmetries is not None:
             rows = jr.randint(relabel_key, (len(stimuli),), 0, len(relabelings))
             stimuli, rates = self.symmetries.relabel(stimuli, rates, relabelings[rows])
         if self.mixing is not None:
             stimuli, rates = self.mixing(stimuli, rates, key=mix_key)
-        return error + self.loss(approximator, stimuli, rates)
+        return self.loss(approximator, stimuli, rates)
 
 
-_validate = eqx.filter_jit(mean_squared_error)
+@jit_for_device
+def _begin(weights, constants, optimizer, validation, errors) -> _Progress:
+    error = mean_squared_error(eqx.combine(weights, constants), *validation)
+    return _Progress(
+        weights=weights,
+        opt_state=optimizer.init(weights),
+        best=weights,
+        num_done=jnp.zeros((), int),
+        training_errors=jnp.asarray(errors),
+        validation_errors=jnp.asarray(errors).at[0].set(error),
+    )
 
 
 @jit_for_device
@@ -210,8 +209,8 @@ def _train_interval(state, constants, optimizer, training, validation, task, key
         row_key, pair_key = jr.split(key)
         rows = jr.randint(row_key, (task.batch_size,), 0, len(training[0]))
         batch = jax.tree.map(lambda each: each[rows], training)
-        if task.batch_sharding is not None:
-            batch = jax.lax.with_sharding_constraint(batch, task.batch_sharding)
+        if task.mesh is not None:
+            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(task.mesh, P(task.mesh.axis_names)))
         error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, relabelings, pair_key)
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
             updates, opt_state = optimizer.update(gradient, opt_state, weights)
@@ -232,7 +231,7 @@ def _train_interval(state, constants, optimizer, training, validation, task, key
     )
 
 
-def _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction, tangents) -> None:
+def _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction) -> None:
     check_pairs(stimuli, rates)
     for name, value in [
         ("num_steps", num_steps),
@@ -242,9 +241,6 @@ def _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, valid
         check_at_least(name, value, 1)
     check_fraction("validation_fraction", validation_fraction)
     check_at_least("number of pairs", len(stimuli), 2)
-    if tangents is not None:
-        check_shape("tangents.directions", tangents.directions, stimuli.shape)
-        check_shape("tangents.derivatives", tangents.derivatives, rates.shape)
 
 
 # --- going on where a training stopped --------------------------------------------------------------------------------
@@ -258,7 +254,7 @@ def _fingerprint(arrays: PyTree, settings: PyTree) -> str:
         digest.update(f"{leaf.dtype}{leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     task, num_evaluations = settings
-    options = (task.loss.__qualname__, task.tangent_weight, task.batch_size, task.num_steps, num_evaluations)
+    options = (task.loss.__qualname__, task.batch_size, task.num_steps, num_evaluations)
     digest.update(f"{options}{jax.tree.leaves((task.symmetries, task.mixing))}".encode())
     return digest.hexdigest()
 

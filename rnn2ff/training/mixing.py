@@ -19,11 +19,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_positive, fail
-from rnn2ff.networks import RecurrentNetwork, is_rate_network
+from rnn2ff.data import take_rows
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates
 from rnn2ff.steady_state import Status, solve_steady_states
 
 _SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, are the same
-_NUM_TRIED = 512  # mixtures, few enough for a solve to follow the dynamics of each
+NUM_TRIED = 512  # mixtures, few enough for a solve to follow the dynamics of each
 _LARGEST_SHIFT = 0.5  # of a stimulus off the mixture of its parents, in standard deviations of the stimuli
 
 
@@ -53,16 +54,11 @@ def _check_has_exact_pairs(network: RecurrentNetwork) -> None:
 
 def has_exact_pairs(network: RecurrentNetwork) -> bool:
     """Whether every point is the fixed point of a stimulus that can be told."""
-    return is_rate_network(network) and network.params.stimulus_weights is None and _shows_all(network)
-
-
-def _shows_all(network: RecurrentNetwork) -> bool:
-    form = network.vector_field
-    return network.rate_function == form.rate_function
+    return isinstance(network, RateNetwork) and network.params.stimulus_weights is None and network.shows_all_rates
 
 
 def _exact_pairs(network, points):
-    rates = jax.vmap(network.vector_field.nonlinearity)(points)
+    rates = jax.vmap(network.nonlinearity)(points)
     recurrent = jax.vmap(network.params.recurrent_input)(rates)
     return points - recurrent - network.params.bias[None], rates
 
@@ -84,22 +80,19 @@ class Mixing(eqx.Module):
     deviation: Float[Array, ""]
     largest_angle: float = eqx.field(static=True)
 
-    @eqx.filter_jit
     def __call__(
         self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
     ) -> tuple[Float[Array, "batch state"], Float[Array, "batch state"]]:
         """Pairs of as many; a sample whose stimulus would be shifted far off the mixture stays as it was."""
-        mixed_stimuli, mixed_rates, shift = self._mixed(stimuli, rates, key)
-        is_near = (shift < _LARGEST_SHIFT)[:, None]
-        return jnp.where(is_near, mixed_stimuli, stimuli), jnp.where(is_near, mixed_rates, rates)
+        return self._mixed(stimuli, rates, key)[:2]
 
-    @eqx.filter_jit
     def shift(
         self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
     ) -> Float[Array, " batch"]:
         """How far each exact stimulus is off the mixture of its parents, in standard deviations of the stimuli."""
         return self._mixed(stimuli, rates, key)[2]
 
+    @eqx.filter_jit
     def _mixed(self, stimuli, rates, key):
         partner_key, angle_key = jr.split(key)
         partners = jr.permutation(partner_key, len(stimuli))
@@ -112,7 +105,9 @@ class Mixing(eqx.Module):
         points = jax.vmap(self.network.params.total_input)(rates, stimuli)
         mixed_stimuli, mixed_rates = _exact_pairs(self.network, mix(points, self.mean_point))
         distance = jnp.sqrt(jnp.mean((mixed_stimuli - mix(stimuli, self.mean_stimulus)) ** 2, axis=1))
-        return mixed_stimuli, mixed_rates, distance / self.deviation
+        shift = distance / self.deviation
+        is_near = (shift < _LARGEST_SHIFT)[:, None]
+        return jnp.where(is_near, mixed_stimuli, stimuli), jnp.where(is_near, mixed_rates, rates), shift
 
 
 def mix_pairs(
@@ -167,7 +162,7 @@ def mixing_for(
     if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
         return None
     mixing = mix_pairs(network, stimuli, rates)
-    return mixing if _leads_to_mixtures(mixing, stimuli[:_NUM_TRIED], rates[:_NUM_TRIED], key) else None
+    return mixing if _leads_to_mixtures(mixing, *take_rows((stimuli, rates), slice(NUM_TRIED)), key) else None
 
 
 def _leads_to_mixtures(mixing: Mixing, stimuli, rates, key: PRNGKeyArray) -> bool:
@@ -175,7 +170,7 @@ def _leads_to_mixtures(mixing: Mixing, stimuli, rates, key: PRNGKeyArray) -> boo
     network = mixing.network
     stimuli, rates = mixing(stimuli, rates, key=key)
     solved = solve_steady_states(network, stimuli)
-    reached = np.asarray(jax.vmap(network.rates)(solved.state))
+    reached = np.asarray(batch_rates(network, solved.state))
     apart = np.abs(reached - np.asarray(rates)).max(axis=1) / (1 + np.abs(reached).max(axis=1))
     status = np.asarray(solved.status)
     is_elsewhere = (status != Status.max_steps_reached) & ~((status == Status.converged) & (apart < _SAME))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from rnn2ff.approximators import Trainable, TwoLayer
+from rnn2ff.approximators import Approximator, TwoLayer
 
 # Polynomials that bring the singular values of a step to 1. For two layers three of the first kind do what five of the
 # second do, in 3/5 of the time, which is most of a training's where units are many. Through sweeps five are better.
@@ -27,7 +27,7 @@ def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
 
 
 def muon(
-    approximator: Trainable,
+    approximator: Approximator,
     stimuli: Float[Array, "batch stimulus"],
     rates: Float[Array, "batch rate"],
     *,
@@ -46,8 +46,7 @@ def muon(
         num_steps: until the learning rate is zero.
         learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2 for 2,000 steps, less
             in proportion where there are more than 32 channels and more than 128 hidden units, less as the square root
-            of more steps and up to twice that for fewer, and 5e-3 through sweeps and steps, which are good from the
-            start.
+            of more steps and up to twice that for fewer, and 5e-3 through sweeps, which are good from the start.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; for two layers with polynomials of
@@ -81,21 +80,21 @@ def scaled_adam(
 
 
 def _in_units(stimuli, rates, learning_rate, num_steps, polynomials) -> optax.GradientTransformation:
-    sizes = (float(np.sqrt(np.mean(np.asarray(each) ** 2))) or 1.0 for each in (stimuli, rates))
+    sizes = (float(np.sqrt(np.mean(np.asarray(values) ** 2))) or 1.0 for values in (stimuli, rates))
     stimulus_size, rate_size, learning_rate = jax.device_put(
-        [np.asarray(each, rates.dtype) for each in (*sizes, learning_rate)]
+        [np.asarray(value, rates.dtype) for value in (*sizes, learning_rate)]
     )
     recipe = _InUnits(stimulus_size, rate_size, learning_rate, num_steps, polynomials)
     return optax.GradientTransformation(recipe.init, recipe.update)
 
 
-def _default_learning_rate(approximator: Trainable, num_channels: int, num_steps: int) -> float:
+def _default_learning_rate(approximator: Approximator, num_channels: int, num_steps: int) -> float:
     if not isinstance(approximator, TwoLayer):
         return 5e-3
-    haste = min((2_000 / num_steps) ** 0.5, 2)
+    length_factor = min((2_000 / num_steps) ** 0.5, 2)
     # Up to four hidden units a channel, the fewer there are, the further off is the start, and the longer the way.
-    caution = min(1, max(32 / num_channels, 128 / approximator.width))
-    return 2e-2 * min(caution * max(1, haste), haste)
+    size_factor = min(1, max(32 / num_channels, 128 / approximator.width))
+    return 2e-2 * min(size_factor * max(1, length_factor), length_factor)
 
 
 class _InUnits(eqx.Module):
@@ -119,8 +118,6 @@ class _InUnits(eqx.Module):
             "readout_weights": self.rate_size,
             "readout_bias": self.rate_size,
             "bypass_weights": self.rate_size / self.stimulus_size,
-            "stimulus_weights": self.rate_size / self.stimulus_size,
-            "bias": self.rate_size,
         }
         names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].name, weights)
         is_matrix = jax.tree.map(lambda leaf, name: leaf.ndim == 2 and name.endswith("weights"), weights, names)
@@ -129,7 +126,7 @@ class _InUnits(eqx.Module):
         def times(factor):
             """Multiply by the size of each array's own steps, or by its inverse for what a step is made from."""
             return optax.stateless(
-                lambda updates, _: jax.tree.map(lambda each, name: each * factor(name), updates, names)
+                lambda updates, _: jax.tree.map(lambda update, name: update * factor(name), updates, names)
             )
 
         schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_steps)

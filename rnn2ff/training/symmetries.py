@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from rnn2ff._checks import check_on_host, check_stimuli
-from rnn2ff.networks import RecurrentNetwork, dense_weights, is_rate_network
+from rnn2ff.networks import RateNetwork, RecurrentNetwork
 
 _MOST_UNITS = 512
 _MOST_IMAGES = 64  # of one unit that are looked for
@@ -99,20 +99,20 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
         return None
     pools = _pools(weights, colors)
     unit_channels = np.maximum(channels, 0)
-    channel_units = np.array([int(np.flatnonzero(channels == each)[0]) for each in range(network.stimulus_size)])
+    channel_units = np.array([int(np.flatnonzero(channels == channel)[0]) for channel in range(network.stimulus_size)])
     moments = _Moments(stimuli, unit_channels, channel_units)
-    is_alike = all(moments.are_kept(each) for each in _swaps(pools))
-    found = [each for each in _automorphisms(weights, colors, pools) if moments.are_kept(each)]
+    is_alike = all(moments.are_kept(order) for order in _swaps(pools))
+    orders = [order for order in _automorphisms(weights, colors, pools) if moments.are_kept(order)]
     pools = pools if is_alike else np.arange(len(pools))
-    if len(np.unique(pools)) == len(pools) and not found:
+    if len(np.unique(pools)) == len(pools) and not orders:
         return None
-    permutations = np.stack([np.arange(len(pools)), *found])
-    return Symmetries(*(jnp.asarray(each) for each in (pools, permutations, channel_units, unit_channels)), rate_size)
+    permutations = np.stack([np.arange(len(pools)), *orders])
+    return Symmetries(*jax.device_put((pools, permutations, channel_units, unit_channels)), rate_size)
 
 
 @eqx.filter_jit
-def _shown_and_all_rates(network: RecurrentNetwork, state: Array) -> tuple[Array, Array]:
-    return network.rates(state), network.vector_field.unit_rates(state)
+def _shown_and_all_rates(network: RateNetwork, state: Array) -> tuple[Array, Array]:
+    return network.rates(state), network.unit_rates(state)
 
 
 def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
@@ -122,7 +122,7 @@ def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.nd
         The weights as whole numbers, the same where they count as the same; a color for each unit; the channel that
         each unit hears, -1 for none; and the number of rates.
     """
-    if not is_rate_network(network) or network.state_size > _MOST_UNITS:
+    if not isinstance(network, RateNetwork) or network.state_size > _MOST_UNITS:
         return None
     size, params = network.state_size, network.params
     shown, whole = map(np.asarray, _shown_and_all_rates(network, np.arange(1, size + 1, dtype=network.dtype)))
@@ -135,11 +135,11 @@ def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.nd
             return None
         channels = np.where(drive.any(axis=1), np.abs(drive).argmax(axis=1), -1)
         strengths = drive.sum(axis=1)
-    constants = [_codes(each) for each in (strengths, params.bias, params.time_constants)]
+    constants = [_codes(values) for values in (strengths, params.bias, params.time_constants)]
     features = np.stack([*constants, channels >= 0, np.arange(size) < len(shown)], axis=1)
     # Units of one channel belong together: a link beside the weights.
     is_together = (channels[:, None] == channels) & (channels >= 0)[:, None]
-    weights = 2 * _codes(dense_weights(network)) + is_together
+    weights = 2 * _codes(network.dense_weights) + is_together
     return weights, np.unique(features, axis=0, return_inverse=True)[1].ravel(), channels, len(shown)
 
 
@@ -198,16 +198,16 @@ def _is_kept(weights: np.ndarray, order: np.ndarray, rows: np.ndarray | None = N
 
 def _automorphisms(weights: np.ndarray, colors: np.ndarray, pools: np.ndarray) -> list[np.ndarray]:
     """Permutations that put other units, of other pools, in the place of the first unit of their color."""
-    found: list[np.ndarray] = []
+    orders: list[np.ndarray] = []
     for color in np.unique(colors):
         units = np.flatnonzero((colors == color) & (pools == np.arange(len(pools)))).tolist()
         start = _singled_out(weights, colors, units[0])
-        is_reached = _reached(units[0], found, len(pools))  # those before may put them there already
-        for image in [each for each in units if not is_reached[each]][:_MOST_IMAGES]:
+        is_reached = _reached(units[0], orders, len(pools))  # those before may put them there already
+        for image in [unit for unit in units if not is_reached[unit]][:_MOST_IMAGES]:
             order = _matched(weights, start, _singled_out(weights, colors, image), [_MOST_TRIED])
             if order is not None:
-                found.append(order)
-    return found
+                orders.append(order)
+    return orders
 
 
 def _reached(unit: int, orders: list[np.ndarray], size: int) -> np.ndarray:

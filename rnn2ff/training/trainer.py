@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from rnn2ff.approximators import Approximator, Refined, TwoLayer, predict
-from rnn2ff.data import Pairs, key_for
+from rnn2ff.data import Pairs, key_for, permutation
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, plan_steady_states, proved_rate
 from rnn2ff.training.boundaries import find_boundaries
@@ -17,7 +17,7 @@ from rnn2ff.training.evaluation import nrmse_interval
 from rnn2ff.training.initialization import initialize_refined, initialize_two_layer
 from rnn2ff.training.jumps import ErrorByMargin, error_by_margin, find_jumps
 from rnn2ff.training.loop import TrainingRun, train
-from rnn2ff.training.mixing import mixing_for
+from rnn2ff.training.mixing import NUM_TRIED, mixing_for
 from rnn2ff.training.optimizers import scaled_adam
 from rnn2ff.training.symmetries import find_symmetries
 
@@ -27,7 +27,6 @@ _SMALLEST_BATCH, _LARGEST_BATCH = 256, 1024  # powers of two, which devices can 
 _MOST_PRODUCTS = 2**25  # of a minibatch, for it to be larger than the smallest: some milliseconds a step on two cores
 _MOST_EVALUATIONS = 20
 _EVALUATION_COST = 4  # samples trained on, at least, for each that is evaluated
-_SHIFT_BATCH = 256  # pairs that are mixed to see how far their stimuli shift
 
 _USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates: what the best of a cost may cost
 _WIDTH_BEFORE_SWEEPS = 0.25  # likewise, where sweeps are to make the best of a cost: few units, and more sweeps
@@ -86,6 +85,7 @@ class Trainer:
         num_steps: int,
         bypass: bool = False,
         checkpoints: Path | None = None,
+        mesh: Mesh | None = None,
         progress: bool = False,
         key: PRNGKeyArray,
     ):
@@ -97,13 +97,14 @@ class Trainer:
             num_steps: optimizer steps of each training.
             bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
             checkpoints: a folder that holds each training as it goes, from which it goes on if it is there.
+            mesh: devices that divide each minibatch, as for `train`.
             progress: whether to show progress bars, on standard error.
             key: a PRNG key.
         """
         num_held_out = min(max(1, round(_VALIDATION_SHARE * len(pairs))), len(pairs) - 1)
-        order = jax.random.permutation(key_for(key, "validation"), len(pairs))
+        order = permutation(key_for(key, "validation"), len(pairs))
         self.network, self.num_steps, self.bypass, self.progress, self.key = network, num_steps, bypass, progress, key
-        self.checkpoints = checkpoints
+        self.checkpoints, self.mesh = checkpoints, mesh
         self.held_out = pairs.take(order[:num_held_out])
         self.kept = pairs.take(order[num_held_out:])
         self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
@@ -199,6 +200,7 @@ class Trainer:
             mixing=self.mixing,
             validation=(self.held_out.stimuli, self.held_out.rates),
             checkpoint=None if self.checkpoints is None else self.checkpoints / f"training-{name}.checkpoint",
+            mesh=self.mesh,
             progress=self.progress,
             key=key_for(self.key, "training"),
         )
@@ -218,7 +220,7 @@ class Trainer:
         """The median shift of the stimuli of mixed pairs; None where none are mixed."""
         if self.mixing is None:
             return None
-        some = self.kept.take(slice(_SHIFT_BATCH))
+        some = self.kept.take(slice(NUM_TRIED))
         return float(np.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
 
 

@@ -1,30 +1,3 @@
-/* $name: a feed-forward network for the steady rates of a recurrent one, in whole numbers.
- *
- * Written by rnn2ff $version. Plain C99, a single header: $weight_bits-bit weights, 16-bit signals, no floating point, no malloc,
- * no library, and the same $num_products products whatever the stimulus. $flash_bytes bytes of constants,
- * $ram_bytes bytes of stack.
- *
- *     int16_t stimulus[${NAME}_STIMULUS_SIZE] = {...}, rates[${NAME}_RATE_SIZE];
- *     ${name}_predict(stimulus, rates);
- *
- * One unit of the stimulus stands for ${NAME}_STIMULUS_SCALE, one unit of a rate for ${NAME}_RATE_SCALE.
-$notes */
-#ifndef ${NAME}_H
-#define ${NAME}_H
-
-#include <stdint.h>
-
-#define ${NAME}_STIMULUS_SIZE $stimulus_size
-#define ${NAME}_HIDDEN_SIZE $width
-#define ${NAME}_STATE_SIZE $state_size
-#define ${NAME}_RATE_SIZE $rate_size
-#define ${NAME}_HAS_BYPASS $has_bypass
-#define ${NAME}_IS_RECTIFIED $is_rectified
-#define ${NAME}_NUM_SWEEPS $num_sweeps
-#define ${NAME}_STIMULUS_SCALE $stimulus_scale
-#define ${NAME}_RATE_SCALE $rate_scale
-
-$arrays
 static inline int16_t ${name}_saturate(int64_t value)
 {
     return (int16_t)(value > 32767 ? 32767 : value < -32767 ? -32767 : value);
@@ -119,5 +92,3 @@ static inline float ${name}_rate(int16_t units)
 {
     return (float)units * ${NAME}_RATE_SCALE;
 }
-
-$extras#endif

@@ -1,7 +1,6 @@
-"""Published rate models: stabilized supralinear, Wilson-Cowan, Wong-Wang, Hopfield, and random smooth networks.
+"""Published rate models: Wilson-Cowan, Wong-Wang, Hopfield, and random smooth networks.
 
-All but `wong_wang` and the refractory `wilson_cowan` have a weight matrix and a nonlinearity, and can be looked into.
-Two-by-two weights go from column to row, excitatory first, inhibitory ones negative.
+All but `wong_wang` and the refractory `wilson_cowan` are rate networks.
 """
 
 import dataclasses
@@ -15,9 +14,8 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from rnn2ff._checks import check_at_least, check_finite, check_key, check_positive, check_shape, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import Nonlinearity, RateForm, RateParams, StateForm, rate_network
-
-_HALF_TURN = 180.0  # degrees after which an orientation repeats
+from rnn2ff.networks.rate import Nonlinearity, RateForm, RateNetwork, RateParams, StateForm, rate_network
+from rnn2ff.networks.zoo.populations import as_floats, check_two_populations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +70,7 @@ class ShiftedLogistic:
     thresholds: tuple[float, ...]
 
     def __call__(self, x: Float[Array, " unit"]) -> Float[Array, " unit"]:
-        gains, thresholds = (jnp.asarray(each, x.dtype) for each in (self.gains, self.thresholds))
+        gains, thresholds = (jnp.asarray(values, x.dtype) for values in (self.gains, self.thresholds))
         return jax.nn.sigmoid(gains * (x - thresholds)) - jax.nn.sigmoid(-gains * thresholds)
 
 
@@ -93,93 +91,6 @@ class RefractoryForm:
     ) -> Float[Array, " state"]:
         drive = (1 - self.refractory * state) * self.nonlinearity(params.total_input(state, stimulus))
         return (drive - state) / params.time_constants
-
-
-def stabilized_supralinear(
-    num_units: int = 180,
-    *,
-    weights: ArrayLike = np.array([[0.044, -0.023], [0.042, -0.018]]),
-    width: float = 32.0,
-    nonlinearity: PowerLaw = PowerLaw(0.04, 2.0),
-    time_constants: tuple[float, float] = (20.0, 10.0),
-    form: type[RateForm] | type[StateForm] = RateForm,
-) -> RecurrentNetwork:
-    """The stabilized supralinear network, a ring of excitatory and inhibitory units for 180 degrees of orientation.
-
-    `tau r' = -r + k [W r + u]_+^n`, with `W_ij = w exp(-d_ij^2 / (2 width^2))` for orientations at distance d. Weak
-    stimuli add up supralinearly, strong ones sublinearly, as inhibition takes over. The state lists the excitatory
-    units by orientation, then the inhibitory ones; the stimulus has one channel an orientation, felt by both. Unit i
-    prefers `180 i / num_units` degrees.
-
-    Iterating `r <- k [W r + u]_+^n` diverges for strong stimuli, where the dynamics are stable.
-
-    Args:
-        num_units: units in each population.
-        weights: w by population, for 180 units; they are scaled by `180 / num_units`.
-        width: standard deviation of the connections, in degrees.
-        nonlinearity: the power law, from the input (mV) to the rate (Hz).
-        time_constants: of the excitatory and the inhibitory units, in ms.
-        form: `RateForm` (as published) or `StateForm`; they share their steady rates.
-
-    Raises:
-        ValueError: if there is no unit, a value is not positive, or the weights do not have the signs of one
-            excitatory and one inhibitory population.
-
-    References:
-        Rubin, Van Hooser and Miller, The stabilized supralinear network: a unifying circuit motif underlying
-        multi-input integration in sensory cortex, Neuron 85, 2015.
-    """
-    check_positive("width", width)
-    _check_two_populations(weights)
-    check_shape("time_constants", time_constants, (2,))
-    positions = np.asarray(_orientations(num_units))
-    profile = np.exp(-(_orientation_distance(positions[:, None], positions) ** 2) / (2 * width**2))
-    return rate_network(
-        form(nonlinearity),
-        jnp.kron(_floats(weights), _floats(profile * (180 / num_units))),
-        stimulus_weights=np.tile(np.eye(num_units), (2, 1)),
-        time_constants=np.repeat(time_constants, num_units),
-    )
-
-
-def grating_stimulus(
-    orientation: ScalarLike, num_units: int = 180, *, contrast: ScalarLike = 10.0, width: ScalarLike = 30.0
-) -> Float[Array, "{num_units}"]:
-    """A grating for `stabilized_supralinear`, `contrast exp(-d^2 / (2 width^2))`; angles in degrees.
-
-    Gratings add: the stimulus of a plaid is the sum of two.
-    """
-    distance = _orientation_distance(_orientations(num_units), orientation)
-    return contrast * jnp.exp(-(distance**2) / (2 * width**2))
-
-
-def stabilized_supralinear_pair(
-    *,
-    weights: ArrayLike = np.array([[1.25, -0.65], [1.2, -0.5]]),
-    nonlinearity: PowerLaw = PowerLaw(0.3, 2.0),
-    time_constants: tuple[float, float] = (20.0, 10.0),
-    form: type[RateForm] | type[StateForm] = RateForm,
-) -> RecurrentNetwork:
-    """The stabilized supralinear network of one excitatory and one inhibitory population.
-
-    Args:
-        weights: from column to row, excitatory first.
-        nonlinearity: the power law, from the input (mV) to the rate (Hz).
-        time_constants: of the two, in ms.
-        form: `RateForm`, or `StateForm`, where the state is a voltage above threshold; they share their steady rates.
-
-    Raises:
-        ValueError: if a time constant is not positive, or the weights do not have the signs of one excitatory and
-            one inhibitory population.
-
-    References:
-        Ahmadian, Rubin and Miller, Analysis of the stabilized supralinear network, Neural Computation 25, 2013.
-        Hennequin, Ahmadian, Rubin, Lengyel and Miller, The dynamical regime of sensory cortex: stable dynamics around
-        a single stimulus-tuned attractor account for patterns of noise variability, Neuron 98, 2018 (the defaults).
-    """
-    _check_two_populations(weights)
-    check_shape("time_constants", time_constants, (2,))
-    return rate_network(form(nonlinearity), _floats(weights), time_constants=np.asarray(time_constants))
 
 
 def wilson_cowan(
@@ -211,7 +122,7 @@ def wilson_cowan(
         Wilson and Cowan, Excitatory and inhibitory interactions in localized populations of model neurons, Biophysical
         Journal 12, 1972. The defaults are those of Neuromatch Academy, tutorial W2D4.
     """
-    _check_two_populations(weights)
+    check_two_populations(weights)
     for name, values in [("gains", gains), ("thresholds", thresholds), ("time_constants", time_constants)]:
         check_shape(name, values, (2,))
     check_positive("gains", gains)
@@ -220,7 +131,7 @@ def wilson_cowan(
     if refractory < 0:
         raise fail("refractory", "is negative", "at least 0", refractory)
     response = ShiftedLogistic(tuple(gains), tuple(thresholds))
-    network = rate_network(RateForm(response), _floats(weights), time_constants=np.asarray(time_constants))
+    network = rate_network(RateForm(response), as_floats(weights), time_constants=np.asarray(time_constants))
     if refractory == 0:
         return network
     return RecurrentNetwork(RefractoryForm(response, refractory), network.params, state_size=2, stimulus_size=2)
@@ -345,7 +256,7 @@ def _smooth_ramp(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
     return jnp.where(is_small, around_zero, away)
 
 
-def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1.0) -> RecurrentNetwork:
+def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1.0) -> RateNetwork:
     """The continuous Hopfield network, `tau x' = -x + W tanh(gain x) + u`, with stored patterns.
 
     Hebbian weights without self-connections: `W_ij = (1/N) sum_p xi_pi xi_pj`, `W_ii = 0`. They are symmetric, so every
@@ -371,7 +282,7 @@ def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1
     check_positive("gain", gain)
     if is_known(patterns) and (np.abs(np.asarray(patterns)) != 1).any():
         raise fail("patterns", "has other values", "-1 and 1", sorted(set(np.ravel(patterns).tolist()))[:5])
-    patterns = _floats(patterns)
+    patterns = as_floats(patterns)
     num_units = patterns.shape[1]
     weights = (patterns.T @ patterns) * (1 - jnp.eye(num_units, dtype=patterns.dtype)) / num_units
     return rate_network(StateForm(Tanh(gain)), weights, time_constants=time_constant)
@@ -383,7 +294,7 @@ def random_rate_network(
     nonlinearity: Nonlinearity = jnp.tanh,
     gain: float = 0.8,
     key: PRNGKeyArray,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A network in the state form, `x' = -x + W phi(x) + u`, with Gaussian weights of deviation `gain / sqrt(N)`.
 
     Args:
@@ -403,27 +314,3 @@ def random_rate_network(
     check_positive("gain", gain)
     check_key(key)
     return rate_network(StateForm(nonlinearity), jr.normal(key, (state_size, state_size)) * (gain / state_size**0.5))
-
-
-def _floats(array: ArrayLike) -> Float[Array, "..."]:
-    """As a JAX array of the default float, whatever numbers it holds."""
-    return jnp.asarray(array, float)
-
-
-def _check_two_populations(weights: ArrayLike) -> None:
-    """Two by two, with a non-negative excitatory column and a non-positive inhibitory one."""
-    check_shape("weights", weights, (2, 2))
-    check_finite("weights", weights)
-    if is_known(weights) and (np.asarray(weights) * [1, -1] < 0).any():
-        expected = "a first column (excitatory) of at least 0 and a second (inhibitory) of at most 0"
-        raise fail("weights", "mixes up the signs", expected, np.asarray(weights).tolist())
-
-
-def _orientations(num_units: int) -> Float[Array, "{num_units}"]:
-    check_at_least("num_units", num_units, 1)
-    return jnp.arange(num_units, dtype=float) * (_HALF_TURN / num_units)
-
-
-def _orientation_distance(one: ArrayLike, other: ArrayLike) -> Array | np.ndarray:
-    """In degrees, at most a quarter turn."""
-    return abs((one - other + _HALF_TURN / 2) % _HALF_TURN - _HALF_TURN / 2)

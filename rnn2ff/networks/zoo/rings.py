@@ -4,14 +4,15 @@ Unit i of N prefers the angle `a_i = 2 pi i / N`, in radians. Angles go once aro
 repeats after half a turn, is half of the ring's angle.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
 from rnn2ff._checks import check_at_least, check_finite, check_positive, fail
-from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import RateParams
+from rnn2ff.networks.rate import RateNetwork, RateParams
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
 
 
@@ -29,7 +30,7 @@ def population_angle(activity: Float[Array, "*batch unit"]) -> Float[Array, "*ba
 
 def ring_attractor(
     num_units: int = 64, *, mean: float = -4.0, tuned: float = 2.5, time_constant: float = 1.0
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """A ring of threshold-linear units, in the rate form, whose activity gathers to a bump.
 
     `v_i' = -v_i + [u_i + (1/N) sum_j (mean + tuned cos(a_i - a_j)) v_j]_+`. With `tuned` above 2 a uniform stimulus
@@ -81,7 +82,7 @@ def relation_network(
     ring_inhibition: float = 0.5,
     hidden_bias: float = -0.5,
     time_constant: float = 1.0,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """Three rings that hold angles in the relation A + B = C, in the state form.
 
     Hidden unit h_pq hears the units of A near p, of B near q and of C near p + q, and speaks to the same. The
@@ -128,13 +129,7 @@ def relation_network(
         bias=np.where(np.arange(len(weights)) < num_visible, 0.0, hidden_bias),
         time_constants=time_constant,
     )
-    return RecurrentNetwork(
-        network.vector_field,
-        network.params,
-        state_size=network.state_size,
-        stimulus_size=num_visible,
-        rate_function=_visible_rates,
-    )
+    return dataclasses.replace(network, rate_function=_visible_rates)
 
 
 def _visible_rates(params: RateParams, state: Float[Array, " state"]) -> Float[Array, " visible"]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_weights, fail
-from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.rate import RateNetwork
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
 
 
@@ -23,7 +23,7 @@ def winner_take_all(
     inhibition: float = 3.0,
     excitation: float = 0.25,
     time_constant: float = 1.0,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """Units that compete through one inhibitory unit, which is the last of the state.
 
     `x_i' = -x_i + [u_i + a x_i - b1 y]_+` and `y' = -y + [b2 sum_i x_i]_+`. A single winner has the gain
@@ -55,7 +55,7 @@ def partition_competition(
     inhibition: float = 1.5,
     excitation: float = 1.0,
     time_constant: float = 1.0,
-) -> RecurrentNetwork:
+) -> RateNetwork:
     """Partitions of excitatory units that compete through shared inhibition, in the state form.
 
     Each excitatory unit excites its own partition with `a / n`, each inhibitory unit inhibits all excitatory units
@@ -102,7 +102,7 @@ def partition_means(
 
 def _competition(
     constructor, num_partitions, units_per_partition, num_inhibitory, self_excitation, inhibition, excitation, tau
-) -> RecurrentNetwork:
+) -> RateNetwork:
     for name, size in [
         ("number of competitors", num_partitions),
         ("units_per_partition", units_per_partition),
@@ -139,7 +139,7 @@ class Graph(Protocol):
         """Whether an edge from one node to another is not one back."""
 
 
-def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5) -> RecurrentNetwork:
+def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5) -> RateNetwork:
     """A combinatorial threshold-linear network, in the rate form: a graph decides what the network can do.
 
     `x' = -x + [W x + theta]_+` with `W_ij = -1 + epsilon` where the graph has the edge j -> i, `-1 - delta` where it

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rnn2ff._checks import fail
-from rnn2ff.networks import RecurrentNetwork, dense_weights, is_threshold_linear
+from rnn2ff.networks import RecurrentNetwork, is_threshold_linear
 from rnn2ff.steady_state.result import AbstractSteadyStateSolver, Candidate
 
 
@@ -39,8 +39,7 @@ class ActiveSet(AbstractSteadyStateSolver):
         """Look for a consistent active set; raises a ValueError for a network that is not threshold-linear."""
         del tolerance
         check_threshold_linear(network)
-        params = network.params
-        weights, drive = dense_weights(network), params.feedforward_input(stimulus)
+        weights, drive = network.dense_weights, network.params.feedforward_input(stimulus)
         identity = jnp.eye(network.state_size, dtype=drive.dtype)
 
         def solve(active: Bool[Array, " state"]) -> Float[Array, " state"]:
@@ -60,13 +59,13 @@ class ActiveSet(AbstractSteadyStateSolver):
             _, _, _, num_steps, is_finished = carry
             return ~is_finished & (num_steps < max_steps)
 
-        start = params.total_input(network.vector_field.unit_rates(initial_state), stimulus)
+        start = network.total_input(initial_state, stimulus)
         is_active = start > 0
         zero = jnp.zeros((), jnp.int32)
         _, point, _, num_steps, _ = jax.lax.while_loop(
             goes_on, step, (is_active, start, is_active, zero, jnp.zeros((), bool))
         )
-        return Candidate(network.vector_field.from_total_input(point), num_steps, jnp.zeros((), bool))
+        return Candidate(network.state_from_total_input(point), num_steps, jnp.zeros((), bool))
 
 
 def check_threshold_linear(network: RecurrentNetwork) -> None:

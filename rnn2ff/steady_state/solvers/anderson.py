@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from rnn2ff._checks import check_at_least, check_positive, fail
-from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, is_rate_network, split_sweep
+from rnn2ff.networks import AbstractSweep, RateNetwork, RecurrentNetwork, damped_sweep, split_sweep
 from rnn2ff.steady_state.result import AbstractSteadyStateSolver, Candidate
 
 
@@ -291,7 +291,7 @@ class Anderson(AbstractSteadyStateSolver):
     ) -> Candidate:
         if self.sweep is not None:
             sweep = self.sweep
-        elif is_rate_network(network):
+        elif isinstance(network, RateNetwork):
             sweep = split_sweep(network)
         else:
             sweep = damped_sweep(network)

@@ -1,0 +1,21 @@
+"""Two populations: weights two by two, from column to row, excitatory first, inhibitory ones negative."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from rnn2ff._checks import check_finite, check_shape, fail, is_known
+
+
+def check_two_populations(weights: ArrayLike) -> None:
+    """Two by two, with a non-negative excitatory column and a non-positive inhibitory one."""
+    check_shape("weights", weights, (2, 2))
+    check_finite("weights", weights)
+    if is_known(weights) and (np.asarray(weights) * [1, -1] < 0).any():
+        expected = "a first column (excitatory) of at least 0 and a second (inhibitory) of at most 0"
+        raise fail("weights", "mixes up the signs", expected, np.asarray(weights).tolist())
+
+
+def as_floats(array: ArrayLike) -> Float[Array, "..."]:
+    """As a JAX array of the default float, whatever numbers it holds."""
+    return jnp.asarray(array, float)

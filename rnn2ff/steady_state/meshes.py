@@ -1,0 +1,128 @@
+"""A batch in chunks of one size, of which each device of a mesh has one at a time.
+
+A program is compiled for a chunk and serves batches of all sizes. Every device works on rows of its own, as it would on
+a batch of its own, and asks nothing of the others: no loop of one device waits for the slowest sample of another.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, PyTree, Shaped
+
+from rnn2ff._checks import fail
+from rnn2ff.steady_state.tiles import Layout, chunk_size, filled, layout_for
+
+
+def check_mesh(mesh: object) -> Mesh | None:
+    """A mesh of devices of this process, whose axes JAX divides arrays over by itself; None for the device it takes."""
+    if mesh is None:
+        return None
+    if not isinstance(mesh, Mesh):
+        expected = "a mesh such as `jax.make_mesh((2,), ('batch',))`"
+        raise fail("mesh", "is not a mesh of devices", expected, type(mesh).__name__)
+    if mesh.is_multi_process:
+        expected = "devices of this process, `jax.local_devices()`; processes share the work of `store_steady_states`"
+        raise fail("mesh", "has devices of other processes", expected, f"{mesh.devices.size} devices")
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def placed_on(mesh: Mesh | None, tree: PyTree) -> PyTree:
+    """A tree whose arrays are on every device of a mesh, or on the one that JAX takes by itself."""
+    arrays, others = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, None if mesh is None else NamedSharding(mesh, PartitionSpec())), others)
+
+
+def divided_over(mesh: Mesh | None, rows: PyTree) -> PyTree:
+    """Arrays whose rows are divided evenly among the devices of a mesh; as they are, where there is none."""
+    return rows if mesh is None else jax.device_put(rows, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+
+
+def on_each_device(function: Callable, mesh: Mesh | None) -> Callable:
+    """Let each device of a mesh call a function for its own rows.
+
+    Args:
+        function: takes constants, which all have, a tree of arrays with one row a sample, and how many of these rows
+            matter; gives back a tree of such arrays. Pure.
+        mesh: the devices; with None it is the function itself.
+
+    Returns:
+        The same for the rows of all, one device's after the other's, and how many of each matter.
+    """
+    if mesh is None:
+        return function
+
+    def run(constants, rows, num_rows):
+        arrays, others = eqx.partition(constants, eqx.is_array)
+
+        def work(arrays, rows, num_rows):
+            return function(eqx.combine(arrays, others), rows, num_rows[0])
+
+        split = PartitionSpec(mesh.axis_names)
+        # No derivative is taken of what the host calls, for which alone types would have to tell what differs.
+        return jax.shard_map(
+            work, mesh=mesh, in_specs=(PartitionSpec(), split, split), out_specs=split, check_vma=False
+        )(arrays, rows, num_rows)
+
+    return run
+
+
+class Chunk(NamedTuple):
+    """Rows of a batch that one call of a program works on.
+
+    Attributes:
+        rows: which rows of the batch.
+        counts: how many of them each device has; what is missing to `size` is filled up.
+        size: rows that a program is compiled for, of one device.
+        layout: their tiles.
+        mesh: the devices.
+    """
+
+    rows: slice
+    counts: Int[np.ndarray, " device"]
+    size: int
+    layout: Layout
+    mesh: Mesh | None
+
+    def place(self, array: Shaped[np.ndarray, "row ..."]) -> Shaped[Array, "filled_row ..."] | np.ndarray:
+        """The rows of the chunk where they are worked on, filled up."""
+        if self.mesh is None:
+            return filled(array, self.size)
+        shares = np.split(array, np.cumsum(self.counts)[:-1])
+        return divided_over(self.mesh, np.concatenate([filled(share, self.size) for share in shares]))
+
+    @property
+    def num_rows(self) -> np.int32 | Int[Array, " device"]:
+        """How many rows matter; of each device, where there is a mesh."""
+        return self.counts[0] if self.mesh is None else divided_over(self.mesh, self.counts)
+
+    def take(self, tree: PyTree) -> PyTree:
+        """What came out for the rows of the chunk, on the host."""
+
+        def take(leaf):
+            shares = np.split(np.asarray(leaf), len(self.counts))
+            kept = [share[:count] for share, count in zip(shares, self.counts)]
+            return kept[0] if len(kept) == 1 else np.concatenate(kept)
+
+        return jax.tree.map(take, tree)
+
+
+def chunks_of(num_rows: int, width: int, mesh: Mesh | None = None) -> Iterator[Chunk]:
+    """A batch in chunks, divided evenly among the devices of a mesh.
+
+    Args:
+        num_rows: of the batch.
+        width: entries of a row, which decide how many rows fit.
+        mesh: the devices.
+    """
+    num_devices = 1 if mesh is None else mesh.devices.size
+    backend = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    size = chunk_size(backend, -(-num_rows // num_devices), width)
+    layout = layout_for(backend, size, width)
+    for start in range(0, num_rows, num_devices * size):
+        end = min(start + num_devices * size, num_rows)
+        counts = [len(share) for share in np.array_split(np.arange(start, end), num_devices)]
+        yield Chunk(slice(start, end), np.array(counts, np.int32), size, layout, mesh)
