@@ -35,6 +35,7 @@ from rnn2ff.training import Trainer
 from rnn2ff.training.losses import mean_squared_error, rate_error
 from rnn2ff.training.mixing import mixing_for
 from rnn2ff.training.optimizers import muon
+from rnn2ff.training.trainer import _batch_size as batch_size_of
 
 WEIGHTS = np.array([[0.2, -0.6, 0.1], [0.5, 0.1, -0.4], [-0.3, 0.2, 0.3]])
 
@@ -332,19 +333,49 @@ class TestTraining:
         assert many.approximator.hidden_weights.devices() == one.approximator.hidden_weights.devices()
 
     def test_narrow_layers_of_many_channels_take_larger_steps(self):
-        # A first step of Adam, which the biases are trained by, is proportional to the rate.
-        stimuli = jr.normal(jr.key(0), (8, 64))
-
-        def first_step(width):
-            two_layer = TwoLayer(64, width, 64, key=jr.key(1))
-            optimizer = muon(two_layer, stimuli, stimuli, num_steps=2_000)
-            ones = jax.tree.map(jnp.ones_like, two_layer)
-            return float(jnp.abs(optimizer.update(ones, optimizer.init(two_layer), two_layer)[0].hidden_bias).max())
-
-        with jax.numpy_dtype_promotion("standard"):
-            narrow, wide, wider = map(first_step, (64, 256, 512))
+        narrow, wide, wider = (first_step_of_muon(64, width) for width in (64, 256, 512))
         assert narrow == pytest.approx(2 * wide, rel=0.001)
         assert wider == pytest.approx(wide, rel=0.001)
+
+    def test_longer_trainings_take_smaller_steps_where_those_are_not_small_already(self):
+        few, long = (first_step_of_muon(32, 128, num_steps) for num_steps in (2_000, 8_000))
+        assert few == pytest.approx(2 * long, rel=0.001)
+        many, long = (first_step_of_muon(64, 256, num_steps) for num_steps in (2_000, 8_000))
+        assert many == pytest.approx(long, rel=0.001)
+
+
+def first_step_of_muon(num_channels, width, num_steps=2_000):
+    """A first step of Adam, which the biases are trained by, is proportional to the rate."""
+    stimuli = jr.normal(jr.key(0), (8, num_channels))
+    two_layer = TwoLayer(num_channels, width, num_channels, key=jr.key(1))
+    optimizer = muon(two_layer, stimuli, stimuli, num_steps=num_steps)
+    ones = jax.tree.map(jnp.ones_like, two_layer)
+    with jax.numpy_dtype_promotion("standard"):
+        step, _ = optimizer.update(ones, optimizer.init(two_layer), two_layer)
+    return float(jnp.abs(step.hidden_bias).max())
+
+
+class TestTrainer:
+    @pytest.mark.parametrize(
+        ("num_products", "num_pairs", "batch_size"),
+        [(10_000, 20_000, 1024), (2**25 // 512, 20_000, 512), (150_000, 20_000, 256), (100, 600, 512), (100, 40, 256)],
+    )
+    def test_minibatches_are_large_where_that_costs_little_and_there_are_pairs(
+        self, num_products, num_pairs, batch_size
+    ):
+        assert batch_size_of(num_products, num_pairs) == batch_size
+
+    def test_no_output_dies_from_any_of_twenty_starts_in_short_trainings_which_take_the_largest_steps(self):
+        network = partition_competition(4, 2, self_excitation=0.7)
+        drives = jnp.repeat(jr.uniform(jr.key(1), (400, 4)), 2, axis=1)
+        pairs = solve_pairs(network, drives + 0.3 * jr.normal(jr.key(2), drives.shape))
+        trainer = Trainer(network, pairs, num_steps=60, key=jr.key(3))
+        is_active = np.ptp(pairs.rates, axis=0) > 0
+        assert is_active.all()
+        for seed in range(20):
+            trainer.key = jr.key(seed)
+            rates = predict(trainer.two_layer(4 * network.rate_size).approximator, pairs.stimuli)
+            assert (np.ptp(rates, axis=0) > 0).all(), f"seed {seed}"
 
 
 def training(checkpoint=None, **changes):

@@ -44,9 +44,9 @@ def muon(
         stimuli: what it is trained on.
         rates: what it is trained on.
         num_steps: until the learning rate is zero.
-        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, less in proportion
-            where there are more than 32 channels and more than 128 hidden units, up to twice that for fewer than 2,000
-            steps, and 5e-3 through sweeps, which are good from the start.
+        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2 for 2,000 steps, less
+            in proportion where there are more than 32 channels and more than 128 hidden units, less as the square root
+            of more steps and up to twice that for fewer, and 5e-3 through sweeps, which are good from the start.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; for two layers with polynomials of
@@ -90,9 +90,10 @@ def _in_units(stimuli, rates, learning_rate, num_steps, polynomials) -> optax.Gr
 def _default_learning_rate(approximator: Approximator, num_channels: int, num_steps: int) -> float:
     if not isinstance(approximator, TwoLayer):
         return 5e-3
-    short_run_factor = min(max(1, 2_000 / num_steps) ** 0.5, 2)
+    length_factor = min((2_000 / num_steps) ** 0.5, 2)
     # Up to four hidden units per channel, fewer units start further from the optimum, and need larger steps.
-    return 2e-2 * min(1, max(32 / num_channels, 128 / approximator.width)) * short_run_factor
+    size_factor = min(1, max(32 / num_channels, 128 / approximator.width))
+    return 2e-2 * min(size_factor * max(1, length_factor), length_factor)
 
 
 class _InUnits(eqx.Module):

@@ -23,7 +23,8 @@ from rnn2ff.training.symmetries import find_symmetries
 
 _VALIDATION_SHARE = 0.1
 _NUM_INITIAL = 8192  # pairs of the initial fit of the readout
-_BATCH_SIZE = 256
+_SMALLEST_BATCH, _LARGEST_BATCH = 256, 1024  # powers of two, which devices can share
+_MOST_PRODUCTS = 2**25  # of a minibatch, for it to be larger than the smallest: some milliseconds a step on two cores
 _MOST_EVALUATIONS = 20
 _EVALUATION_COST = 4  # training samples for each evaluated sample, at least
 
@@ -184,13 +185,14 @@ class Trainer:
 
     def _train(self, start: Approximator, started: float, name: str, *, optimizer=None, num_steps=None) -> Trained:
         num_steps = self.num_steps if num_steps is None else num_steps
-        num_trained, num_evaluated = num_steps * _BATCH_SIZE, _EVALUATION_COST * len(self.held_out)
+        batch_size = _batch_size(start.num_products, len(self.kept))
+        num_trained, num_evaluated = num_steps * batch_size, _EVALUATION_COST * len(self.held_out)
         run = train(
             start,
             self.kept.stimuli,
             self.kept.rates,
             num_steps=num_steps,
-            batch_size=_BATCH_SIZE,
+            batch_size=batch_size,
             optimizer=optimizer,
             num_evaluations=min(max(1, num_trained // num_evaluated), _MOST_EVALUATIONS),
             symmetries=self.symmetries,
@@ -219,6 +221,14 @@ class Trainer:
             return None
         some = self.kept.take(slice(NUM_TRIED))
         return float(np.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
+
+
+def _batch_size(num_products: int, num_pairs: int) -> int:
+    """Of a minibatch: many units that are each decisive for few samples learn from large ones, if these cost little."""
+    batch_size = _SMALLEST_BATCH
+    while 2 * batch_size <= min(_LARGEST_BATCH, num_pairs) and 2 * batch_size * num_products <= _MOST_PRODUCTS:
+        batch_size *= 2
+    return batch_size
 
 
 def escalate(
