@@ -30,14 +30,19 @@ class _Element(NamedTuple):
     content: memoryview
 
 
+def is_version_73(content: bytes) -> bool:
+    """Whether it is HDF5 in truth."""
+    return content[124:128] in (b"\x00\x02IM", b"\x02\x00MI") or content[:8] == b"\x89HDF\r\n\x1a\n"
+
+
 def read_mat(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays in a `.mat` file, by name; those in a struct as `struct.field`; an empty text for what is no numbers.
+    """The arrays in a `.mat` file of a version before 7.3, by name; those in a struct as `struct.field`.
+
+    What holds no numbers is there as an empty text.
 
     Raises:
-        ValueError: if it is not such a file, damaged, or of version 7.3.
+        ValueError: if it is not such a file, or damaged.
     """
-    if content[124:128] in (b"\x00\x02IM", b"\x02\x00MI") or content[:8] == b"\x89HDF\r\n\x1a\n":
-        raise ValueError("it is of MATLAB version 7.3; save it with the option -v7")
     if 0 in content[:4]:
         return dict(_version_4(memoryview(content)))
     order = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}.get(content[124:128])

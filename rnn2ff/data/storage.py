@@ -23,14 +23,14 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_at_least, fail
 from rnn2ff.data.pairs import Batch, Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import alone_in, make_folder, replacing, table, write_json
+from rnn2ff.files import alone_in, as_html, as_text, make_folder, replacing, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
-from rnn2ff.steady_state import Status, check_mesh, count_statuses
+from rnn2ff.steady_state import Status, check_mesh
 
 _FORMAT = "rnn2ff.steady_states.2"
 _MANIFEST = "manifest.json"
@@ -51,10 +51,13 @@ class StoredPairs:
     folder: Path
     manifest: dict[str, object]
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]]:
         counts = {name: count for name, count in self.status_counts.items() if count}
         lines = {"folder": self.folder, "stimuli": self.manifest["stimuli"], "shards": len(self.manifest["shards"])}
-        return table(lines | counts, title=f"{len(self)} stored pairs")
+        return f"{len(self)} stored pairs", lines | counts
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     def __len__(self) -> int:
         return sum(shard["num_pairs"] for shard in self.manifest["shards"])
@@ -281,14 +284,13 @@ def _read_manifest(folder: Path) -> dict[str, object]:
 
 def _write_arrays(folder: Path, batch: Batch) -> dict[str, object]:
     """Write the pairs of a batch; returns what is to be known of them."""
-    kept = np.asarray(batch.status == Status.converged)
-    hashes = {}
+    pairs, hashes = batch.pairs, {}
     for name in _ARRAYS:
         with replacing(_path(folder, name, batch.index)) as temporary:
             with temporary.open("wb") as file:
-                np.save(file, np.asarray(getattr(batch, name))[kept], allow_pickle=False)
+                np.save(file, np.asarray(getattr(pairs, name)), allow_pickle=False)
             hashes[name] = _file_hash(temporary)
-    return {"num_pairs": int(kept.sum()), "status_counts": count_statuses(batch.status), "hashes": hashes}
+    return {"num_pairs": len(pairs), "status_counts": pairs.status_counts, "hashes": hashes}
 
 
 def _file_hash(path: Path) -> str:
