@@ -222,7 +222,7 @@ def _read_mat73(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     with h5py.File(path, "r") as file:
         for name, value in file.items():
-            if not name.startswith("#"):
+            if value is not None and not name.startswith("#"):  # a link that leads nowhere is None
                 arrays |= _nodes(name, value)
     return arrays
 
@@ -239,8 +239,8 @@ def _nodes(name: str, node: object) -> dict[str, np.ndarray]:
         return {name: csc_array((data, rows.astype(int), columns.astype(int)), shape=shape).toarray()}
     if hasattr(node, "keys"):
         found = {}
-        for field in node:
-            found |= _nodes(f"{name}.{field}", node[field])
+        for field, inner in node.items():
+            found |= {} if inner is None else _nodes(f"{name}.{field}", inner)
         return found
     is_empty = "MATLAB_empty" in node.attrs  # then it holds its shape
     holds_numbers = node.dtype.kind in "fiub" and node.attrs.get("MATLAB_class", b"double") not in (b"char", b"cell")

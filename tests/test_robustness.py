@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import h5py
 import jax
 import jax.random as jr
 import numpy as np
@@ -254,3 +255,26 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_sentence(tmp_path):
         ValueError, match="`folder` cannot be made. Expected a place that may be written to, got .*file"
     ):
         make_folder(tmp_path / "file" / "pairs")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'<?xml version="1.0" encoding="utf-999"?><graphml/>',
+        '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE g [<!ENTITY a "b">]><graphml>&a;</graphml>'.encode("utf-16"),
+    ],
+)
+def test_a_graph_in_another_encoding_is_refused_in_one_sentence(content, tmp_path):
+    (tmp_path / "graph.graphml").write_bytes(content)
+    with pytest.raises(ValueError, match="`connectome` cannot be read. Expected .*graphml"):
+        rnn2ff.read_connectome(tmp_path / "graph.graphml")
+
+
+def test_a_link_that_leads_nowhere_is_passed_over_in_a_matlab_file_of_version_7_3(tmp_path):
+    with h5py.File(tmp_path / "W.h5", "w") as file:
+        file["W"] = np.eye(2)
+        file["gone"] = h5py.SoftLink("/nowhere")
+        file["net/gone"] = h5py.SoftLink("/nowhere")
+    head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
+    (tmp_path / "W.mat").write_bytes(head.ljust(512, b"\0") + (tmp_path / "W.h5").read_bytes())
+    np.testing.assert_array_equal(read_array(tmp_path / "W.mat", "weights"), np.eye(2))

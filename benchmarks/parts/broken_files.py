@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import jax
 import jax.random as jr
 import numpy as np
@@ -83,6 +84,36 @@ def _array(path: Path) -> Kind:
     return Kind(path, lambda: read_array(named, "weights"), is_sealed=False, free_bytes=free_bytes)
 
 
+def _graph_of_units(path: Path) -> Kind:
+    """Connections, as networkx or a spreadsheet writes them."""
+    if path.suffix == ".csv":
+        path.write_text("source,target,weight\na,b,0.5\nb,c,-1.25\nc,a,2\n")
+    else:
+        edges = "".join(
+            f'<edge source="n{i}" target="n{(i + 1) % 3}"><data key="d0">{i}.5</data></edge>' for i in range(3)
+        )
+        path.write_text(
+            '<?xml version="1.0" encoding="utf-8"?><graphml xmlns="http://graphml.graphdrawing.org/xmlns">'
+            '<key id="d0" for="edge" attr.name="weight" attr.type="double"/><graph edgedefault="directed">'
+            f'<node id="n0"/><node id="n1"/><node id="n2"/>{edges}</graph></graphml>'
+        )
+
+    def read() -> object:
+        connectome = rnn2ff.read_connectome(path)
+        return connectome.weights.toarray(), np.array(connectome.names)
+
+    return Kind(path, read, is_sealed=False)
+
+
+def _hdf5(path: Path) -> Kind:
+    with h5py.File(path, "w") as file:
+        file["W"] = _MATRIX
+    content = path.read_bytes()
+    head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
+    path.write_bytes(head.ljust(512, b"\0") + content)
+    return Kind(path, lambda: read_array(path, "weights"), is_sealed=False)
+
+
 def _cell(path: Path) -> Kind:
     save_file({"weight_hh_l0": np.eye(3, dtype="f4"), "weight_ih_l0": np.ones((3, 2), "f4")}, path)
     return Kind(path, lambda: rnn2ff.from_torch(path).params, is_sealed=False)
@@ -146,6 +177,9 @@ def _checkpoint(path: Path) -> Kind:
 
 _MAKERS = {
     **dict.fromkeys(_ARRAYS, _array),
+    "graph.graphml": _graph_of_units,
+    "edges.csv": _graph_of_units,
+    "v73.mat": _hdf5,
     "cell.safetensors": _cell,
     "two_layer.safetensors": _model,
     "refined.safetensors": _model,
