@@ -227,7 +227,10 @@ def as_samples(network: RecurrentNetwork, states: ArrayLike, stimuli: ArrayLike)
 
 def in_precision(name: str, array: ArrayLike, dtype: jnp.dtype) -> Float[Array, "..."]:
     """As a JAX array in the precision of a network, in which it has to be finite."""
-    with np.errstate(over="ignore"):
+    if isinstance(array, jax.Array):
         converted = jnp.asarray(array, dtype)
+    else:  # converted on the host, where nothing is compiled
+        with np.errstate(over="ignore"):
+            converted = jax.device_put(np.array(array, dtype))  # a copy, which nobody changes later
     check_finite(name, converted)
     return converted

@@ -324,5 +324,6 @@ def as_floats(array: ArrayLike) -> Float[Array, "..."]:
         array = np.asarray(array)
         is_known_float = array.dtype.kind == "f" and array.dtype.itemsize <= 8
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
-            return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype.type if is_known_float else float))
+            dtype = jax.dtypes.canonicalize_dtype(array.dtype.type if is_known_float else float)
+            return jax.device_put(array.astype(dtype))
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
