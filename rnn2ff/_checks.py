@@ -173,8 +173,10 @@ def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:
         is_turned = len(shape) == 2 and shape[0] == size
         hint = "; transpose it?" if is_turned else ""
         raise fail(name, "has the wrong shape", f"(samples, {size}): one row a stimulus{hint}", shape)
-    if 0 in shape:
-        raise fail(name, "is empty", "at least one row and one channel", shape)
+    if shape[0] == 0:
+        raise fail(name, "is empty", "at least one row", "none")
+    if size == 0:
+        raise fail(name, "is empty", "at least one channel", "none")
     check_finite(name, stimuli)
 
 
@@ -193,10 +195,11 @@ def check_tolerance(tolerance: float | None, dtype: object) -> float:
     if tolerance is None:
         return default_tolerance(dtype)
     smallest = smallest_tolerance(dtype)
-    check_number("tolerance", tolerance)
+    check_shape("tolerance", tolerance, ())
+    real_numbers("tolerance", tolerance)
     if tolerance >= 1:
         raise fail("tolerance", "takes any state for a state of rest", "less than 1", repr(tolerance))
-    if tolerance < smallest:
+    if not tolerance >= smallest:
         raise fail(
             "tolerance",
             f"is below what {np.dtype(dtype).name} can reach",

@@ -284,6 +284,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         Path(temporary).unlink(missing_ok=True)
 
 
+def tensors_content(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
+    """A safetensors file of arrays and texts; the same bytes in every process, while the library's order is random."""
+    from safetensors.numpy import save
+
+    content = save(dict(arrays), dict(texts))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the numbers begin at a multiple of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[start:]
+
+
 def sealed(content: bytes) -> bytes:
     """Content and its hash, so that no change of it goes unseen."""
     return content + hashlib.sha256(content).digest()

@@ -2,6 +2,7 @@
 `python -m benchmarks.robustness`, and each fault that it found."""
 
 import ast
+import json
 import struct
 import subprocess
 import sys
@@ -150,7 +151,7 @@ LAYERS = rnn2ff.TwoLayer(2, 3, 2, key=jr.key(0))
         (lambda: rnn2ff.ring_attractor(8, tuned=np.ones(2)), "`tuned` has the wrong shape"),
         (lambda: rnn2ff.uniform_stimuli(2, low=None), "`low` does not hold numbers"),
         (lambda: rnn2ff.sample_from(np.ones((2, 2)), jitter=None), "`jitter` does not hold numbers"),
-        (lambda: rnn2ff.sample_from(np.zeros((2, 0))), "`stimuli` is empty. Expected at least one row and one channel"),
+        (lambda: rnn2ff.sample_from(np.zeros((2, 0))), "`stimuli` is empty. Expected at least one channel"),
         (lambda: rnn2ff.from_torch([1]), "`weights` are no weights of a module"),
         (lambda: rnn2ff.split_sweep(NETWORK, np.ones(3)), "`mean_slopes` has the wrong shape"),
         (lambda: rnn2ff.best_sweep(NETWORK, np.ones((1, 2)), np.ones((3, 2))), "`stimuli` has the wrong shape"),
@@ -247,6 +248,17 @@ def test_files_hold_no_date(tmp_path):
     np.testing.assert_array_equal(scipy.io.loadmat(tmp_path / "one.mat")["W"], np.eye(2))
     with zipfile.ZipFile(tmp_path / "one.npz") as archive:
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_the_bytes_of_a_model_do_not_depend_on_the_order_in_which_a_process_meets_its_texts(tmp_path):
+    card = {name: 1 for name in "abc"}
+    rnn2ff.save(tmp_path / "model.safetensors", LAYERS, card=card)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].decode()
+    assert header.rstrip() == json.dumps(json.loads(header), sort_keys=True, separators=(",", ":"))
+    assert length % 8 == 0  # where the numbers begin
+    assert rnn2ff.load(tmp_path / "model.safetensors")[1] == card
 
 
 def test_a_folder_that_cannot_be_made_is_refused_in_one_sentence(tmp_path):

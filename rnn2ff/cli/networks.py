@@ -99,7 +99,7 @@ class Networks:
 def _is_constructor(name: str, value: object) -> bool:
     """Whether a name stands for a function that returns a network."""
     returned = getattr(value, "__annotations__", {}).get("return")
-    return not name.startswith("_") and getattr(returned, "__name__", returned) == "RecurrentNetwork"
+    return not name.startswith("_") and getattr(returned, "__name__", returned) in ("RateNetwork", "RecurrentNetwork")
 
 
 def _comes_with_the_package(name: str, constructor: object) -> bool:

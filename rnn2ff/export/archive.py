@@ -10,7 +10,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
 
@@ -18,7 +17,7 @@ from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
 from rnn2ff.export.card import Distilled, check_same_network, describe, model_card
 from rnn2ff.export.plain import check_deployable, check_exportable
-from rnn2ff.files import plain, replacing
+from rnn2ff.files import plain, replacing, tensors_content
 from rnn2ff.networks import (
     RateForm,
     RateNetwork,
@@ -64,7 +63,7 @@ def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapp
     metadata["card"] = json.dumps(plain(card or {}), allow_nan=False)
     metadata["hash"] = _hash(arrays, metadata)
     with replacing(path) as temporary:
-        safetensors.numpy.save_file(arrays, temporary, metadata)
+        temporary.write_bytes(tensors_content(arrays, metadata))
 
 
 def load(path: str | Path, *, network: RecurrentNetwork | None = None) -> tuple[Approximator, dict[str, object]]:

@@ -13,13 +13,12 @@ A two-layer approximator fits
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 
 from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.export.extras import require_extra
 from rnn2ff.export.plain import plain_arrays
-from rnn2ff.files import replacing
+from rnn2ff.files import replacing, tensors_content
 
 
 def to_torch_state_dict(approximator: Approximator, *, as_tensors: bool = False) -> dict[str, object]:
@@ -59,4 +58,4 @@ def write_torch(path: str | Path, approximator: Approximator) -> None:
     """
     arrays = to_torch_state_dict(approximator)
     with replacing(path) as temporary:
-        safetensors.numpy.save_file(arrays, temporary, {"format": "pt"})
+        temporary.write_bytes(tensors_content(arrays, {"format": "pt"}))
