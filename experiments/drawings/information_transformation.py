@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments._seeds import spread
+from experiments.drawings._axes import lettered
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -33,17 +34,17 @@ def draw(record: dict) -> "Figure":
     _draw_example(axes[0], rows[0]["example"])
 
     for axis, names, title in [
-        (axes[1], ("computed", *NETWORKS), "distance to the right angle"),
-        (axes[2], ("between",), "from recurrent to feed-forward"),
+        (axes[1], ("computed", *NETWORKS), "the inferred angle, from the right one"),
+        (axes[2], ("between",), "the inferred angle, of one from the other"),
     ]:
         _mark_trained(axis, config["largest_noise"], "trained on" if "computed" in names else None)
         for name in names:
             color = {"computed": COLORS["trivial"], "between": COLORS["third"]}.get(name) or COLORS[name]
-            label = {"computed": "computed from the cues", "between": "inferred angle"}.get(name, name)
+            label = {"computed": "computed from the cues", "between": "feed-forward from recurrent"}.get(name, name)
             _line(axis, noises(rows), [errors(rows, name, each)[0] for each in noises(rows)], color, label)
             _line(axis, noises(rows), [errors(rows, name, each)[1] for each in noises(rows)], color, None, "--")
         axis.plot([], [], color="black", linestyle="--", label="95th percentile")
-        axis.set(xlabel="noise (deviation / height of a bump)", ylabel="error of the angle (degrees)", title=title)
+        axis.set(xlabel="noise (deviation / height of a bump)", ylabel="distance (degrees)", title=title)
         axis.set(ylim=(0, None), xlim=(0, None))
         axis.legend(loc="upper left")
 
@@ -54,11 +55,12 @@ def draw(record: dict) -> "Figure":
         pulls = np.array([[each["pull"][name] for each in row["conflict"]] for row in rows])  # (seed, conflict, 3)
         _line(axes[3], conflicts, pulls[:, :, 0].T, COLORS[name], name)
         for end in (1, 2):
-            axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=COLORS[name], linewidth=0.7, linestyle=":")
-    axes[3].plot([], [], color="black", linewidth=0.7, linestyle=":", label="5 and 95 % of samples")
-    axes[3].set(xlabel="conflict of the cues (degrees)", ylabel="pull toward the others (degrees)")
+            axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=COLORS[name], linewidth=0.7, linestyle="--")
+    axes[3].plot([], [], color="black", linewidth=0.7, linestyle="--", label="5th and 95th percentile")
+    axes[3].set(xlabel="conflict of the cues (degrees)", ylabel="pull to the others (degrees)")
     axes[3].set(title="three cues in conflict", xlim=(0, None), ylim=(None, 1.15 * conflicts[-1] / 3))
     axes[3].legend(loc="upper left")
+    lettered(figure, axes, f"Medians, dashed percentiles; means and 95 % intervals over {len(rows)} seeds.")
     return figure
 
 

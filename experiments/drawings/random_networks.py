@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments._seeds import spread
-from experiments.drawings._axes import plain_logarithmic
+from experiments.drawings._axes import lettered, plain_logarithmic
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def draw(record: dict) -> "Figure":
     for size, color in zip(config["more_gains_sizes"], colors):
         shown = sorted((row["gain"], row) for row in grid.values() if row["size"] == size and errors_at(row, factor))
         _line(axes[0], [g for g, _ in shown], [errors_at(row, factor) for _, row in shown], color, f"{size} units")
-        _line(axes[5], [g for g, _ in shown], [row["share_lost"] for _, row in shown], color, f"{size} units")
+        _seeds(axes[5], [g for g, _ in shown], [row["share_lost"] for _, row in shown], color, f"{size} units")
     axes[0].set(xlabel="gain of the weights", ylabel="error (NRMSE, %)", title=f"width {factor:g} N", ylim=(0, None))
     axes[0].axhline(100 * TARGET, color="black", linewidth=0.6, linestyle=":")
-    axes[5].set(xlabel="gain of the weights", ylabel="no steady state (% of stimuli)", title="stimuli lost")
+    axes[5].set(xlabel="gain of the weights", ylabel="stimuli (%)", title="without a steady state")
 
     for axis, gain in ((axes[1], gains[len(gains) // 2]), (axes[2], gains[-1])):
         for size, color in zip(sizes, _shades(len(sizes))):
@@ -79,6 +79,10 @@ def draw(record: dict) -> "Figure":
         axis.legend(loc="upper left", borderaxespad=0)
     axes[3].set_ylim(None, 3 * axes[3].get_ylim()[1])  # room for the legend
     axes[3].legend(loc="upper left", borderaxespad=0)
+    seeds = len(rows[0]["share_lost"])
+    widths = "networks of more than 32 units were trained at fewer widths"
+    note = f"Means and 95 % intervals over {seeds} seeds; dots in f: each seed; dotted: an error of 5 %; {widths}."
+    lettered(figure, axes, note)
     return figure
 
 
@@ -89,6 +93,14 @@ def _line(axis: "Axes", places, values, color, label: str) -> None:
     means = np.array([spread(100 * np.asarray(each)) for each in values]).reshape(-1, 3)
     axis.plot(places, means[:, 0], color=color, marker="o", markersize=2.5, label=label)
     axis.fill_between(places, np.maximum(means[:, 1], 0), means[:, 2], color=color, alpha=0.2, linewidth=0)
+
+
+def _seeds(axis: "Axes", places, values, color, label: str) -> None:
+    """Means over seeds, in percent, and a dot for each seed."""
+    means = [100 * np.mean(each) for each in values]
+    axis.plot(places, means, color=color, label=label)
+    for place, each in zip(places, values):
+        axis.plot([place] * len(each), 100 * np.asarray(each), "o", markersize=2.5, color=color, alpha=0.6, mew=0)
 
 
 def _logarithmic(axis: "Axes", ticks) -> None:
