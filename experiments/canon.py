@@ -35,7 +35,7 @@ from rnn2ff.networks import (
 )
 from rnn2ff.steady_state import Rollout, solve_steady_states
 
-CLAIM = "Published networks do here what was published of them."
+CLAIM = "Published networks reproduce their published numbers here."
 
 _STEP = 0.02  # of traces, in time constants
 _THREE_CYCLE = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])

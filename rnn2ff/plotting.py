@@ -20,7 +20,7 @@ COLUMN_WIDTH = 3.5  # inches, of a two-column page
 PAGE_WIDTH = 7.2
 _DECADE = 10
 
-# The palette of Okabe and Ito, told apart by readers of all kinds of color vision.
+# The palette of Okabe and Ito, distinguishable for all kinds of color vision.
 COLORS = {
     "recurrent": "#0072B2",
     "feed-forward": "#D55E00",

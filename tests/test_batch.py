@@ -213,7 +213,7 @@ class TestVerdicts:
         assert received.residual[0] < 1e-4
         assert received.distance[0] > 1e-3
 
-    def test_a_users_field_needs_nothing_to_look_at(self, key):
+    def test_a_users_field_needs_no_weight_matrix(self, key):
         network = RecurrentNetwork(
             lambda params, state, stimulus: (stimulus - state**3) / params,
             jnp.asarray(2.0),

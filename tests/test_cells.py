@@ -204,7 +204,7 @@ class TestStepsOfAMap:
             inside(jnp.asarray(parameters[:, None]), jnp.full((8, 1), 0.3)).is_converged, solved.is_converged
         )
 
-    def test_a_trained_cell_rests_where_it_comes_to_rest_itself(self):
+    def test_a_steady_state_of_a_trained_cell_is_where_its_own_steps_converge(self):
         generator = np.random.default_rng(0)
         weights = {name: each.astype(DTYPE) for name, each in state_dict(1, gain=1.8, seed=4).items()}
         network = from_torch(weights)

@@ -142,7 +142,7 @@ class TestSolve:
         with np.load("states.npz") as received:
             assert set(received["status_names"][received["statuses"]]) == {"diverging"}
 
-    def test_a_file_in_the_way_is_replaced_only_with_overwrite(self, folder, run):
+    def test_an_existing_file_is_replaced_only_with_overwrite(self, folder, run):
         run(*command("solve"))
         np.save("U.npy", STIMULI[:3])
         before = listing(folder)
@@ -204,7 +204,7 @@ class TestDistill:
         load(folder / "run" / "approximator.safetensors")
         assert not (folder / "run" / "report.json").exists()
 
-    def test_one_that_broke_off_goes_on_with_the_same_result(self, folder, run, monkeypatch):
+    def test_an_interrupted_run_resumes_with_the_same_result(self, folder, run, monkeypatch):
         run(*command("distill"))
         whole = (folder / "run" / "approximator.safetensors").read_bytes()
         with monkeypatch.context() as patched:
@@ -314,7 +314,7 @@ def test_bad_input_exits_with_2_one_line_of_what_expected_got_and_no_file(
 
 
 class TestCommand:
-    def test_the_version_is_told_without_a_command(self, run):
+    def test_the_version_is_shown_without_a_command(self, run):
         from rnn2ff import __version__
 
         assert run("--version") == (0, f"rnn2ff {__version__}\n", "")
@@ -333,7 +333,7 @@ class TestCommand:
         os.close(write)
         assert (done.returncode, done.stderr) == (0, "")
 
-    def test_an_interruption_while_commands_are_loaded_is_told_in_a_line(self, run, monkeypatch):
+    def test_an_interruption_while_commands_are_loaded_is_reported_in_a_line(self, run, monkeypatch):
         class Interrupting:
             def find_spec(self, name, *_):
                 if name == "rnn2ff.cli.commands":
@@ -399,7 +399,7 @@ class TestKeptPrograms:
         assert sorted(path.name for path in (folder / "kept").iterdir()) == ["middle", "newest"]
 
 
-def test_stages_are_told_on_a_terminal_only(capsys):
+def test_stages_are_shown_on_a_terminal_only(capsys):
     from rnn2ff.cli.options import stages
 
     for shows in (True, False):

@@ -180,7 +180,7 @@ class TestCertify:
         assert f"{(bounds <= tolerance).mean():.1%} of these stimuli" in run(*arguments, tolerance)[1]
         assert run(*arguments, "0")[0] == 2
 
-    def test_what_is_not_certified_is_told_why(self, run):
+    def test_the_reason_is_given_where_nothing_is_certified(self, run):
         weights = np.array([[4.0, 1.0], [1.0, 4.0]], np.float32)
         np.save("strong.npy", weights)
         card = model_card(rate_network(StateForm(jax.numpy.tanh), weights), STIMULI)
@@ -326,7 +326,7 @@ class TestExport:
         assert code == 0
         assert json.loads(out)["routes"]["c-int8"]["added_error"] is None
 
-    def test_what_stands_there_is_replaced_only_with_overwrite(self, run, folder):
+    def test_existing_files_are_replaced_only_with_overwrite(self, run, folder):
         arguments = ("export", *APPROXIMATOR, "--to", "c", "--out", "deploy")
         assert run(*arguments)[0] == 0
         (folder / "deploy" / "rnn2ff.h").write_text("mine")

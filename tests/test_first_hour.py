@@ -100,7 +100,7 @@ WITH_A_KEY = {
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize("name", WITH_A_KEY)
 @pytest.mark.parametrize("seed", [0, np.random.default_rng(0), np.zeros(3)])
-def test_a_seed_in_the_place_of_a_key_is_told_what_a_key_is(name, seed):
+def test_a_seed_instead_of_a_key_is_refused_with_an_example(name, seed):
     with pytest.raises(ValueError, match=r"`key` is not a PRNG key. Expected one such as `jax.random.key\(0\)`, got "):
         WITH_A_KEY[name](seed)
 
@@ -111,7 +111,7 @@ def test_keys_of_both_kinds_are_taken():
         assert rnn2ff.random_threshold_linear(3, key=key).state_size == 3
 
 
-def test_a_sampler_that_ignores_its_key_is_told_so():
+def test_a_sampler_that_ignores_its_key_is_refused():
     generator = np.random.default_rng(0)
     with pytest.raises(ValueError, match="`sample_stimulus` ignores its key.*the same stimulus for every key"):
         rnn2ff.distill(NETWORK, lambda key: jnp.asarray(generator.normal(size=2)), num_samples=10, key=jr.key(0))
@@ -124,7 +124,7 @@ def test_a_sampler_that_uses_its_key_and_draws_the_same_by_chance_is_not():
 
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize("kind", ["two layers", "refined"])
-def test_a_batch_given_to_an_approximator_of_one_stimulus_is_told_of_vmap(kind):
+def test_a_batch_given_to_an_approximator_of_one_stimulus_is_refused_with_a_hint_at_vmap(kind):
     two_layer = rnn2ff.TwoLayer(2, 3, 2, is_rectified=False, key=jr.key(0))
     made = {
         "two layers": lambda: two_layer,
@@ -242,7 +242,7 @@ class TestSave:
         assert again.network.vector_field == network.vector_field
         assert_close(again(jnp.asarray(STIMULI[0])), made(jnp.asarray(STIMULI[0])), 1e-6)
 
-    def test_one_without_a_card_is_told_how_to_get_one(self, tmp_path):
+    def test_one_without_a_card_is_refused_with_a_hint_how_to_get_one(self, tmp_path):
         rnn2ff.save(tmp_path / "one.safetensors", approximator())
         with pytest.raises(ValueError, match="no network named; `save` a whole distillation, or with `card=model_card"):
             rnn2ff.load(tmp_path / "one.safetensors", network=NETWORK)

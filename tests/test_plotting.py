@@ -91,7 +91,7 @@ def test_the_course_of_training_is_in_percent_of_the_standard_deviation():
 
 
 @pytest.mark.parametrize("num_columns", [1, 3])
-def test_a_figure_has_the_columns_asked_for(num_columns):
+def test_a_figure_has_the_given_number_of_columns(num_columns):
     figure, axes = new_figure(num_columns, width=3.5, width_ratios=[2.0] + [1.0] * (num_columns - 1))
     assert len(axes) == num_columns
     assert figure.get_figwidth() == 3.5

@@ -192,7 +192,7 @@ class TestContraction:
 
 
 class TestUniqueness:
-    def test_a_p_matrix_is_told_by_its_minors(self):
+    def test_a_p_matrix_is_recognized_by_its_minors(self):
         generator = np.random.default_rng(0)
         answers = []
         for _ in range(60):
@@ -227,7 +227,7 @@ class TestUniqueness:
         assert large.has_one_fixed_point is None
         assert "nothing follows" in large.reason
 
-    def test_of_a_tanh_network_a_minor_that_is_not_positive_decides_nothing(self):
+    def test_a_minor_that_is_not_positive_does_not_decide_for_a_tanh_network(self):
         network = random_rate_network(4, gain=4.0, key=jr.key(1))
         constants = stability_constants(network)
         assert constants.is_p_matrix is False
@@ -280,7 +280,7 @@ class TestLinearization:
 class TestBadInput:
     def test_networks_whose_slopes_are_not_known_are_refused(self):
         supralinear = rate_network(RateForm(PowerLaw(0.1, 2.0)), np.eye(2))
-        with pytest.raises(ValueError, match=r"slopes are not known.*jax.nn.relu"):
+        with pytest.raises(ValueError, match=r"unknown slopes.*jax.nn.relu"):
             stability_constants(supralinear)
         with pytest.raises(ValueError, match="no weight matrix"):
             stability_constants(wong_wang())

@@ -30,7 +30,7 @@ from rnn2ff.analysis.dynamics import follow
 from rnn2ff.analysis.index import Audit, audit_indices, known_box
 from rnn2ff.analysis.linearization import modes
 from rnn2ff.analysis.multistart import MultistartSearch
-from rnn2ff.analysis.newton import LANES
+from rnn2ff.analysis.newton import LANES, LARGEST_DENSE
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
 from rnn2ff.files import as_html, as_text
 from rnn2ff.networks import (
@@ -45,7 +45,6 @@ from rnn2ff.steady_state import neutral_growth
 if TYPE_CHECKING:
     from rnn2ff.plotting import Figure
 
-MOST_UNITS_JACOBIANS = 1024  # a turn of searches holds several matrices for each of its 64 lanes: 0.5 GB each
 _MOST_SHOWN = 8  # stable points of a list that is printed
 
 
@@ -180,8 +179,8 @@ def find_fixed_points(
     check_at_least("num_starts", num_starts, 1)
     check_stimulus(stimulus, network.stimulus_size)
     size = network.state_size
-    if size > MOST_UNITS_JACOBIANS:
-        raise fail("network", "is too large for its Jacobians", f"at most {MOST_UNITS_JACOBIANS} units", size)
+    if size > LARGEST_DENSE:
+        raise fail("network", "is too large for its Jacobians", f"at most {LARGEST_DENSE} units", size)
     given = np.zeros((0, size)) if starts is None else np.asarray(starts)
     check_shape("starts", given, (len(given), size))
     check_finite("starts", given)

@@ -29,7 +29,7 @@ from rnn2ff.networks import (
 )
 
 _FACE_SAMPLES = 64  # states on each face of a box
-_MOST_UNITS_GROWTH = 10  # whose supports are tried for growth without bound
+_MOST_UNITS_GROWTH = 10  # whose 1024 supports are tried for growth without bound
 _SAME_VALUE = 1e-7  # eigenvalues closer than this count as repeated
 
 

@@ -45,7 +45,7 @@ _SHAPES = {
 _LAPACK = 1e-12  # a safe bound of the relative error of computed singular values in float64
 _NEARLY = 1e-6  # of the size of W: the largest remainder of weights that count as low-rank
 _LARGEST_DECOMPOSED = 2048  # units; beyond, singular values are not computed
-_LOW_RANK = 3  # units per rank, at least, for two thin products to be cheaper than one inverse
+_LOW_RANK = 3  # units per rank, at least, for thin products (2 n r) to replace n^2 with room for the small inverse
 
 
 class Factors(eqx.Module):

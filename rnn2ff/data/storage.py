@@ -27,7 +27,7 @@ from rnn2ff.data.pairs import Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
 from rnn2ff.files import as_html, as_text, replacing, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
-from rnn2ff.steady_state import Status, check_mesh, count_statuses
+from rnn2ff.steady_state import Status, check_mesh
 
 _FORMAT = "rnn2ff.steady_states.1"
 _MANIFEST = "manifest.json"
@@ -156,11 +156,11 @@ def store_steady_states(
         disable=not progress,
     )
     for batch in bar:
-        kept = np.asarray(batch.status == Status.converged)
+        pairs = batch.pairs
         for name in _ARRAYS:
             with replacing(_path(folder, name, batch.index)) as temporary, temporary.open("wb") as file:
-                np.save(file, np.asarray(getattr(batch, name))[kept], allow_pickle=False)
-        counts = {"num_pairs": int(kept.sum()), "status_counts": count_statuses(batch.status)}
+                np.save(file, np.asarray(getattr(pairs, name)), allow_pickle=False)
+        counts = {"num_pairs": len(pairs), "status_counts": pairs.status_counts}
         write_json(_path(folder, _COUNTS, batch.index), counts)
     if not is_finished:
         _finish(folder, manifest, num_shards, is_first=process == 0)

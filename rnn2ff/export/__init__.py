@@ -1,4 +1,4 @@
-"""An approximator on its way out of Python, and back: one module a route."""
+"""File formats for trained approximators, written and read: one module each."""
 
 from rnn2ff.export.archive import load, save
 from rnn2ff.export.bound import bound_to_c

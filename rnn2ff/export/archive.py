@@ -38,7 +38,7 @@ _NETWORK = ("recurrent_weights", "stimulus_weights", "bias", "time_constants")
 
 
 def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapping[str, object] | None = None) -> None:
-    """Write an approximator as a safetensors file, whole or not at all.
+    """Write an approximator as a safetensors file, completely or not at all.
 
     Args:
         path: the file; what stands there is replaced.

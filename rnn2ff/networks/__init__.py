@@ -8,9 +8,10 @@ from rnn2ff.networks.base import (
     residual,
     time_scales,
 )
-from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
+from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_files, from_torch, gru_cell
 from rnn2ff.networks.constants import stability_constants
 from rnn2ff.networks.frameworks import from_equinox, from_flax, from_keras
+from rnn2ff.networks.graphs import from_connectome
 from rnn2ff.networks.identity import name_of, network_hash
 from rnn2ff.networks.nonlinearities import (
     PowerLaw,
@@ -26,9 +27,8 @@ from rnn2ff.networks.rate import (
     StateForm,
     check_rate_network,
     rate_network,
-    to_point,
-    to_state,
 )
+from rnn2ff.networks.sparse import with_padded_rows
 from rnn2ff.networks.spectra import (
     all_supports,
     are_singular,
@@ -36,15 +36,15 @@ from rnn2ff.networks.spectra import (
     best_metric,
     blas_threads,
     eigenvalues_of,
+    growth_rates_of_map,
     in_pieces,
     is_p_matrix,
     largest_in_metric,
     leading_eigenvalues,
     perron_bound,
     principal_blocks,
-    rates_of_map,
 )
-from rnn2ff.networks.sweeps import AbstractSweep, SplitSweep, mean_slope_sweep, split_sweep
+from rnn2ff.networks.sweeps import AbstractSweep, SplitSweep, mean_slope_sweep, split_sweep, to_point, to_state
 from rnn2ff.networks.threshold_linear import (
     RATE_FORM,
     STATE_FORM,
@@ -140,7 +140,7 @@ __all__ = [
     "random_rate_network",
     "random_threshold_linear",
     "rate_network",
-    "rates_of_map",
+    "growth_rates_of_map",
     "read_connectome",
     "read_weights",
     "relation_angles",
@@ -162,5 +162,6 @@ __all__ = [
     "to_state",
     "wilson_cowan",
     "winner_take_all",
+    "with_padded_rows",
     "wong_wang",
 ]

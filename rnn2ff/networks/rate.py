@@ -38,7 +38,7 @@ class RateParams(eqx.Module):
     time_constants: Float[Array, " state"]
 
     def feedforward_input(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
-        """`B u + b`, what reaches the units from outside."""
+        """`B u + b`, the input from outside the network."""
         driven = stimulus if self.stimulus_weights is None else stimulus @ self.stimulus_weights.T
         return driven + self.bias
 
@@ -53,9 +53,9 @@ class RateParams(eqx.Module):
 
 
 class _PickledByName:
-    """Something with a nonlinearity, which a pickle finds where it is defined.
+    """A mixin with a nonlinearity, which a pickle finds where it is defined.
 
-    Python's own pickles cannot name `jax.nn.relu`: what it wraps has its name as well.
+    Python's pickles cannot name `jax.nn.relu`, since the function that it wraps has the same name.
     """
 
     nonlinearity: Nonlinearity
@@ -104,7 +104,7 @@ class StateForm(_PickledByName):
 
     @property
     def network_type(self) -> type[RecurrentNetwork]:
-        """What a network with this field is."""
+        """The type of a network with this field."""
         return RateNetwork
 
     @property
@@ -113,11 +113,11 @@ class StateForm(_PickledByName):
         return UnitByUnit(self.nonlinearity)
 
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The state at which the total input to each unit is this, at a fixed point."""
+        """The state of the fixed point with this total input."""
         return total_input
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """What the weights multiply: the rates of all units, whatever the network's own rate function shows."""
+        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
         return self.nonlinearity(state)
 
 
@@ -138,7 +138,7 @@ class RateForm(_PickledByName):
 
     @property
     def network_type(self) -> type[RecurrentNetwork]:
-        """What a network with this field is."""
+        """The type of a network with this field."""
         return RateNetwork
 
     @property
@@ -147,11 +147,11 @@ class RateForm(_PickledByName):
         return state_is_rate
 
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The state at which the total input to each unit is this, at a fixed point."""
+        """The state of the fixed point with this total input."""
         return self.nonlinearity(total_input)
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """What the weights multiply: the rates of all units, whatever the network's own rate function shows."""
+        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
         return state
 
 
@@ -215,8 +215,8 @@ class RateNetwork(RecurrentNetwork):
         return jax.jvp(self.nonlinearity, (total_input,), (jnp.ones_like(total_input),))[1]
 
 
-def check_rate_network(network: RecurrentNetwork) -> None:
-    """A network with a weight matrix.
+def check_rate_network(network: RecurrentNetwork) -> RateNetwork:
+    """The network, which must have a weight matrix.
 
     Raises:
         ValueError: if it has none.
@@ -224,21 +224,7 @@ def check_rate_network(network: RecurrentNetwork) -> None:
     if not isinstance(network, RateNetwork):
         expected = "a network with a weight matrix, in the state or the rate form"
         raise fail("network", "has no weight matrix", expected, f"{network.vector_field}")
-
-
-def to_point(
-    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-) -> Float[Array, " state"]:
-    """The coordinates of sweeps and searches: the total input to each unit; without a weight matrix, the state.
-
-    In total inputs the silent units of a rectified network are told apart by how silent they are.
-    """
-    return network.total_input(state, stimulus) if isinstance(network, RateNetwork) else state
-
-
-def to_state(network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-    """The state at a fixed point, from the coordinates of sweeps and searches."""
-    return network.state_from_total_input(point) if isinstance(network, RateNetwork) else point
+    return network
 
 
 def rate_network(
@@ -264,8 +250,8 @@ def rate_network(
             form are then `g (x - theta)`. Time constants and rates are those of the equation.
         thresholds: theta, one for all units or one for each, by default 0, in units of the total input.
         time_constants: tau, positive, one for all units or one for each, in any unit of time.
-        is_map: whether time goes in steps of one, `x' = x + dx/dt`, as in a trained cell; a leaky cell, which keeps the
-            share `1 - a` of its state, has the time constant `1 / a`, at least 1.
+        is_map: whether time is discrete, `x' = x + dx/dt`, as in a trained cell; a leaky cell, which retains the share
+            `1 - a` of its state, has the time constant `1 / a`, at least 1.
 
     Raises:
         ValueError: if W is not square or not finite, the shapes do not fit, a gain or a time constant is not positive,
@@ -331,6 +317,6 @@ def _scale_rows(
 
 
 def _inexact(array: ArrayLike) -> Float[Array, "..."]:
-    """As a JAX array of floats; whole numbers become the default float."""
+    """As a JAX array of floats; integers become the default float."""
     array = jnp.asarray(array)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
-from rnn2ff.steady_state.motion import ESCAPE
+from rnn2ff.steady_state.watched import ESCAPE
 
 MOST_STEPS = 512
 _LOCAL_ERROR = 3e-5  # of a step, relative to 1 + max |x|; that of the engine

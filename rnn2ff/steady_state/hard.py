@@ -15,12 +15,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.compiling import in_batches, in_full_precision
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state.batch import SAFETY, judge_rows
+from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
 from rnn2ff.steady_state.iteration import observe_iterations
 from rnn2ff.steady_state.method import apart
 from rnn2ff.steady_state.motion import Motions, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState
+from rnn2ff.steady_state.rows import SAFETY
 from rnn2ff.steady_state.solvers.rollout import STIFF
 from rnn2ff.steady_state.tiles import layout_for
 

@@ -9,7 +9,6 @@ therefore right too, and so on to any order.
 """
 
 import enum
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,27 +19,21 @@ import jax.scipy.linalg as jsl
 from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Bool, Float
 
-from rnn2ff._checks import smallest_tolerance
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, time_scales
+from rnn2ff.steady_state.krylov import LARGEST_ERROR, Linear, Rows, Solution, bicgstab, gmres, norms, refine
+from rnn2ff.steady_state.tiles import vary_like
 
-# The largest error of a solution, relative. A Jacobian that leaves more has a condition number above a hundredth of one
-# over the dtype's precision: it is singular to working precision.
-_LARGEST_ERROR = 1e-2
 _LARGEST_FACTORED = 1024  # units; beyond, a Jacobian is made into a matrix only where the weights are one already
 _FACTORED_ROWS, _FACTORED_ENTRIES = 16, 2**22  # at most so many Jacobians, and entries of them, are factored at a time
 
-# BiCGSTAB takes at most two steps for each bit of accuracy; what gains less is left to a factorization. It goes on from
-# where it came, with the defect computed anew, as long as that divides the defect by ten.
-_STEPS_PER_BIT, _MAX_ROUNDS, _GAIN = 2, 4, 0.1
-_MEMORY, _MAX_RESTARTS, _RESTART_GAIN = 40, 100, 0.99  # the same of GMRES: products between two restarts, and restarts
+# What gains less than this in a round is left to a factorization, or given up.
+_MAX_ROUNDS, _GAIN = 4, 0.1  # of BiCGSTAB
+_MAX_RESTARTS, _RESTART_GAIN = 100, 0.99  # of GMRES
 
 _UNSOLVED = (
     "The steady state has no derivative, or none was found. Either the Jacobian is singular there, as on a continuous "
     "attractor, where the stimulus does not decide the state; or GMRES did not converge: `matrix_free=False` uses LU."
 )
-
-_Rows = Float[Array, "batch state"]
-_Linear = Callable[[_Rows], _Rows]
 
 
 def with_implicit_derivatives(
@@ -106,12 +99,12 @@ class _Way(enum.Enum):
 
 
 @eqx.filter_jit  # so that a derivative outside of `jit` is not compiled anew each time
-def _attach(network, stimuli, states, is_steady, way: _Way) -> _Rows:
+def _attach(network, stimuli, states, is_steady, way: _Way) -> Rows:
     return _attached(network, *_varying_alike(network, stimuli, states, is_steady), way)
 
 
 @eqx.filter_custom_jvp
-def _attached(network, stimuli, states, is_steady, way: _Way) -> _Rows:
+def _attached(network, stimuli, states, is_steady, way: _Way) -> Rows:
     del network, stimuli, is_steady, way
     return states
 
@@ -133,12 +126,12 @@ def _attached_jvp(primals, tangents):
         _, pull_back = jax.linearize(lambda states: -_residuals(network, points._replace(states=states)), points.states)
 
         def multiply(
-            rows: _Rows,
-        ) -> _Rows:  # unusable rows neither enter nor leave: no NaN of theirs, in either direction
+            rows: Rows,
+        ) -> Rows:  # unusable rows neither enter nor leave: no NaN of theirs, in either direction
             is_usable = points.is_usable[:, None]
             return jnp.where(is_usable, pull_back(jnp.where(is_usable, rows, 0)), rows)
 
-        def solver(is_transposed: bool) -> Callable[[_Linear, _Rows], _Rows]:
+        def solver(is_transposed: bool) -> Callable[[Linear, Rows], Rows]:
             return lambda multiply, right: _solve(_Systems(network, points, multiply, is_transposed), right, way)
 
         # Both directions are given, and not left to transposition, which would turn a NaN into a zero.
@@ -148,7 +141,7 @@ def _attached_jvp(primals, tangents):
     return states, response
 
 
-def _anything(tangents: tuple[RecurrentNetwork, Array | None], push: _Rows) -> _Rows:
+def _anything(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Rows:
     """For rows without a derivative: depends on every number of the tangents that a row depends on.
 
     Its values are not used. But a NaN that comes back through such a row reaches all of these numbers, whether or not
@@ -177,9 +170,9 @@ class _Points(NamedTuple):
         is_usable: whether a row is steady, and its linearization finite.
     """
 
-    states: _Rows
+    states: Rows
     stimuli: Float[Array, "batch stimulus"]
-    scales: _Rows
+    scales: Rows
     is_usable: Bool[Array, " batch"]
 
     def take(self, rows: Array) -> "_Points":
@@ -215,7 +208,7 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> _Points:
     return _Points(states, stimuli, scales, is_usable)
 
 
-def _residuals(network: RecurrentNetwork, points: _Points) -> _Rows:
+def _residuals(network: RecurrentNetwork, points: _Points) -> Rows:
     """`tau dx/dt`, in which time constants cancel to rounding; those of a rate network do not enter at all."""
     states, stimuli, scales, _ = points
     if isinstance(network, RateNetwork):
@@ -228,7 +221,7 @@ def _residuals(network: RecurrentNetwork, points: _Points) -> _Rows:
     return velocities * scales
 
 
-def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: _Rows) -> _Rows:
+def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: Rows) -> Rows:
     """`W r`, one a row. JAX's own product with a sparse matrix has no second derivative by its entries under `vmap`."""
     if not isinstance(weights, BCOO):
         return rates @ weights.T
@@ -249,7 +242,7 @@ class _Systems(NamedTuple):
 
     network: RecurrentNetwork
     points: _Points
-    multiply: _Linear
+    multiply: Linear
     is_transposed: bool
 
     def take(self, rows: Array) -> "_Systems":
@@ -273,19 +266,7 @@ class _Systems(NamedTuple):
         return jnp.matrix_transpose(matrices) if self.is_transposed else matrices
 
 
-class _Solution(NamedTuple):
-    """What came of solving linear systems.
-
-    Attributes:
-        rows: y, one a row.
-        is_solved: whether it is a solution, to rounding.
-    """
-
-    rows: _Rows
-    is_solved: Bool[Array, " batch"]
-
-
-def _solve(systems: _Systems, right: _Rows, way: _Way) -> _Rows:
+def _solve(systems: _Systems, right: Rows, way: _Way) -> Rows:
     """y, NaN in rows without a solution, and zero in rows where b is zero."""
     is_asked = jnp.any(right != 0, axis=1)
     is_solvable = systems.points.is_usable & jnp.all(jnp.isfinite(right), axis=1)
@@ -297,237 +278,55 @@ def _solve(systems: _Systems, right: _Rows, way: _Way) -> _Rows:
         is_solvable &= solution.is_solved
         rows = solution.rows
     else:
-        unsolved = _Solution(jnp.zeros_like(known), ~jnp.any(known != 0, axis=1))
+        unsolved = Solution(jnp.zeros_like(known), ~jnp.any(known != 0, axis=1))
         solution = _solve_rest(systems, known, unsolved, is_factored=way is _Way.factors)
         rows = eqx.error_if(solution.rows, ~solution.is_solved, _UNSOLVED)
     return jnp.where(is_asked[:, None], jnp.where(is_solvable[:, None], sizes[:, None] * rows, jnp.nan), 0)
 
 
-def _solve_together(systems: _Systems, known: _Rows) -> _Solution:
+def _solve_together(systems: _Systems, known: Rows) -> Solution:
     """Solve all rows at once by products, and what these leave by factors or by GMRES."""
     network = systems.network
     is_factored = network.has_dense_weights or network.state_size <= _LARGEST_FACTORED
-    solution = _refine(_bicgstab, systems.multiply, known, _MAX_ROUNDS, _GAIN)
+    solution = refine(bicgstab, systems.multiply, known, _MAX_ROUNDS, _GAIN)
     return _solve_rest(systems, known, solution, is_factored=is_factored)
 
 
-def _solve_rest(systems: _Systems, known: _Rows, solution: _Solution, *, is_factored: bool) -> _Solution:
+def _solve_rest(systems: _Systems, known: Rows, solution: Solution, *, is_factored: bool) -> Solution:
     """Solve the rows that are left, a few at a time."""
     batch_size, size = known.shape
     num_rows = max(1, min(batch_size, _FACTORED_ROWS, _FACTORED_ENTRIES // size**2))
 
-    def solve_some(carry: tuple[_Solution, Bool[Array, " batch"]]):
+    def solve_some(carry: tuple[Solution, Bool[Array, " batch"]]):
         solution, is_open = carry
         (rows,) = jnp.nonzero(is_open, size=num_rows, fill_value=batch_size)
         some, right = systems.take(rows), known.at[rows].get(mode="clip")
         if is_factored:
             solved = _by_factors(some, right)
         else:
-            solved = _refine(_gmres, some.multiply, right, _MAX_RESTARTS, _RESTART_GAIN)
+            solved = refine(gmres, some.multiply, right, _MAX_RESTARTS, _RESTART_GAIN)
         solution = jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), solution, solved)
         return solution, is_open.at[rows].set(False, mode="drop")
 
     return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), solve_some, (solution, ~solution.is_solved))[0]
 
 
-def _by_factors(systems: _Systems, right: _Rows) -> _Solution:
+def _by_factors(systems: _Systems, right: Rows) -> Solution:
     """By LU and a step of refinement, whose size tells how well conditioned the system is."""
     matrices = systems.matrices()
     factors = jsl.lu_factor(matrices)
 
-    def solve(right: _Rows) -> _Rows:
+    def solve(right: Rows) -> Rows:
         return jsl.lu_solve(factors, right[..., None])[..., 0]
 
     rows = solve(right)
     change = solve(right - jnp.einsum("bij,bj->bi", matrices, rows))
-    is_solved = _norms(change) <= _LARGEST_ERROR * _norms(rows)
-    return _Solution(rows + change, is_solved & jnp.isfinite(_norms(rows)))
-
-
-class _Progress(NamedTuple):
-    """State of the refinement of solutions, one a row.
-
-    Attributes:
-        rows: the solutions.
-        defects: b - A y.
-        sizes: of the defects.
-        is_open: whether a row is gone on with.
-        is_solved: whether it is solved.
-        num_rounds: so far.
-    """
-
-    rows: _Rows
-    defects: _Rows
-    sizes: Float[Array, " batch"]
-    is_open: Bool[Array, " batch"]
-    is_solved: Bool[Array, " batch"]
-    num_rounds: int | Array
-
-
-def _refine(
-    iterate: Callable[[_Linear, _Rows, Array], _Rows], multiply: _Linear, right: _Rows, max_rounds: int, gain: float
-) -> _Solution:
-    """Repeat an iterative solver on its own defects, computed anew, while that multiplies them by at most `gain`.
-
-    A solution is accepted if its defect is what rounding leaves of a product with it, and if that is small.
-    """
-    tolerance = smallest_tolerance(right.dtype)
-    sizes = _norms(right)
-    norms = jnp.maximum(_norms(multiply(right)) / sizes, 1)  # of the matrices, about
-    aims = tolerance / 2 * sizes  # below the tolerance, since the defect of a recurrence drifts from the true one
-
-    def improve(progress: _Progress) -> _Progress:
-        change = iterate(multiply, jnp.where(progress.is_open[:, None], progress.defects, 0), aims)
-        rows = progress.rows + jnp.where(jnp.isfinite(_norms(change))[:, None], change, 0)
-        defects = right - multiply(rows)
-        remaining, rounding = _norms(defects), tolerance * norms * _norms(rows)
-        is_solved = progress.is_solved | ((remaining <= rounding) & (rounding <= _LARGEST_ERROR * sizes))
-        is_open = progress.is_open & ~is_solved & (remaining <= gain * progress.sizes)
-        return _Progress(rows, defects, remaining, is_open, is_solved, progress.num_rounds + 1)
-
-    is_open = sizes > 0
-    progress = jax.lax.while_loop(
-        lambda progress: jnp.any(progress.is_open) & (progress.num_rounds < max_rounds),
-        improve,
-        _Progress(jnp.zeros_like(right), right, sizes, is_open, ~is_open, 0),
-    )
-    return _Solution(progress.rows, progress.is_solved)
-
-
-def _bicgstab(multiply: _Linear, right: _Rows, aims: Float[Array, " batch"]) -> _Rows:
-    """BiCGSTAB(2), four products a step; a row stays as it is once its defect is its aim, or if it breaks down.
-
-    Two products are minimized over at a time, which suits the complex eigenvalues of a recurrent network.
-
-    References:
-        Sleijpen and Fokkema, BiCGSTAB(l) for linear equations involving unsymmetric matrices with complex spectrum,
-        Electronic Transactions on Numerical Analysis 1, 1993.
-    """
-    max_steps = math.ceil(-_STEPS_PER_BIT * math.log2(smallest_tolerance(right.dtype)))
-    aims = aims**2
-
-    def step(progress: _Bicgstab) -> _Bicgstab:
-        _, _, direction, products, is_open, num_steps = progress
-        image = multiply(direction)
-        length = products / _dots(right, image)
-        rows = progress.rows + _column(length) * direction
-        defects = progress.defects - _column(length) * image
-        is_early = _dots(defects, defects) <= aims
-        early = rows, defects
-
-        first = multiply(defects)
-        next_products = _dots(right, first)
-        back = _column(length * next_products / products)
-        image = first - back * image
-        second_image = multiply(image)
-        length = next_products / _dots(right, second_image)
-        direction = defects - back * direction
-        rows = rows + _column(length) * direction
-        defects = defects - _column(length) * image
-        first = first - _column(length) * second_image
-        second = multiply(first)
-
-        # The defect less its best approximation by the first and the second image of itself.
-        a, b, c = _dots(first, first), _dots(first, second), _dots(second, second)
-        d, e = _dots(first, defects), _dots(second, defects)
-        determinant = a * c - b**2
-        is_regular = determinant > jnp.finfo(right.dtype).eps * a * c
-        y = jnp.where(is_regular, (a * e - b * d) / determinant, 0)
-        x = jnp.where(a > 0, (d - b * y) / a, 0)
-        rows = rows + _column(x) * defects + _column(y) * first
-        defects = defects - _column(x) * first - _column(y) * second
-        direction = direction - _column(x) * image - _column(y) * second_image
-        sizes = _dots(defects, defects)
-        products = _dots(right, defects)
-        back = -length * products / (y * next_products)
-        direction = defects - _column(back) * direction
-
-        is_sound = is_open & (is_early | jnp.isfinite(sizes))
-        rows, defects = (
-            jnp.where(_column(is_sound), jnp.where(_column(is_early), *each), old)
-            for each, old in [((early[0], rows), progress.rows), ((early[1], defects), progress.defects)]
-        )
-        is_open = is_sound & ~is_early & (sizes > aims) & jnp.isfinite(back)
-        return _Bicgstab(rows, defects, direction, products, is_open, num_steps + 1)
-
-    squares = _dots(right, right)
-    progress = jax.lax.while_loop(
-        lambda progress: jnp.any(progress.is_open) & (progress.num_steps < max_steps),
-        step,
-        _Bicgstab(jnp.zeros_like(right), right, right, squares, squares > 0, 0),
-    )
-    return progress.rows
-
-
-class _Bicgstab(NamedTuple):
-    """State of BiCGSTAB(2), one a row.
-
-    Attributes:
-        rows: the solutions.
-        defects: as the recurrence has them.
-        directions: of the next step.
-        products: of the defects with the first defects.
-        is_open: whether a row is gone on with.
-        num_steps: so far.
-    """
-
-    rows: _Rows
-    defects: _Rows
-    directions: _Rows
-    products: Float[Array, " batch"]
-    is_open: Bool[Array, " batch"]
-    num_steps: int | Array
-
-
-def _gmres(multiply: _Linear, right: _Rows, aims: Float[Array, " batch"]) -> _Rows:
-    """GMRES, up to its first restart.
-
-    Directions are kept whose images are orthonormal, so that the least defect is one projection more with each.
-    """
-
-    def step(slot, carry):
-        rows, defects, image, directions, images = carry
-        direction, image = image, multiply(image)
-        least = 100 * jnp.finfo(right.dtype).eps * _norms(image)
-        for _ in range(2):  # once is not enough where an image is nearly a combination of the others
-            shares = jnp.einsum("mbi,bi->mb", images, image)
-            image = image - jnp.einsum("mb,mbi->bi", shares, images)
-            direction = direction - jnp.einsum("mb,mbi->bi", shares, directions)
-        size = _norms(image)
-        inverse = _column(jnp.where(size > least, 1 / size, 0))  # or nothing is left
-        direction, image = inverse * direction, inverse * image
-        lengths = _column(_dots(image, defects))
-        directions, images = directions.at[slot].set(direction), images.at[slot].set(image)
-        return rows + lengths * direction, defects - lengths * image, image, directions, images
-
-    del aims  # a round has a fixed number of products
-    empty = jnp.zeros_like(right, shape=(_MEMORY, *right.shape))
-    return jax.lax.fori_loop(0, _MEMORY, step, (jnp.zeros_like(right), right, right, empty, empty))[0]
-
-
-def _dots(first: _Rows, second: _Rows) -> Float[Array, " batch"]:
-    return jnp.sum(first * second, axis=1)
-
-
-def _norms(rows: _Rows) -> Float[Array, " batch"]:
-    return jnp.sqrt(_dots(rows, rows))
-
-
-def _column(values: Array) -> Array:
-    return values[:, None]
+    is_solved = norms(change) <= LARGEST_ERROR * norms(rows)
+    return Solution(rows + change, is_solved & jnp.isfinite(norms(rows)))
 
 
 def _varying_alike(network: RecurrentNetwork, *rows: Array) -> tuple[Array, ...]:
     """Inside `shard_map`: the rows, each varying over all mesh axes that any of them or the network varies over."""
-    axes = frozenset().union(*map(_varying_axes, (*rows, *jax.tree.leaves(eqx.filter(network, eqx.is_array)))))
-
-    def varying(array: Array) -> Array:
-        missing = tuple(axes - _varying_axes(array))
-        return jax.lax.pcast(array, missing, to="varying") if missing else array
-
-    return tuple(map(varying, rows))
-
-
-def _varying_axes(array: Array) -> frozenset:
-    kind = jax.typeof(array)
-    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # its older name
+    for array in jax.tree.leaves(eqx.filter((network, rows), eqx.is_array)):
+        rows = vary_like(rows, array)
+    return rows

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork, residual
-from rnn2ff.steady_state.motion import ESCAPE, Motions, has_no_trend
+from rnn2ff.steady_state.motion import Motions
+from rnn2ff.steady_state.watched import ESCAPE, has_no_trend
 
 _WINDOW = 512  # steps; cycles of up to a quarter of it are told from motion without a period
 _ROWS = 32  # samples that are moved together, each with its copy

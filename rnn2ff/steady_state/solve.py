@@ -25,8 +25,8 @@ from rnn2ff._checks import (
     is_known,
 )
 from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
-from rnn2ff.networks import RateNetwork, RecurrentNetwork, blas_threads
-from rnn2ff.steady_state.batch import FOUND_BY, Solved, judge_rows, solve_rows
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, blas_threads, with_padded_rows
+from rnn2ff.steady_state.batch import judge_rows, solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
 from rnn2ff.steady_state.meshes import check_mesh, chunks_of, divided_over, on_each_device, placed_on
@@ -40,6 +40,7 @@ from rnn2ff.steady_state.result import (
     SteadyStates,
     count_statuses,
 )
+from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split, layout_for
 
@@ -446,6 +447,7 @@ def _solve_states(
     check_shape("initial_states", initial_states, (num_samples, network.state_size))
     check_finite("initial_states", initial_states)
     stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
+    network = with_padded_rows(network)
     if not is_planned:
         return _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
 

@@ -187,7 +187,7 @@ def distill(
 
     With a tolerance, wider and wider two layers are tried, and two layers followed by more and more sweeps, the
     cheapest first; the first whose error on the test is below the tolerance, its bootstrap interval included, is
-    returned. If none is, the best is, and `report.reason` says in words what is in the way.
+    returned. If none is, the best is, and `report.reason` says why.
 
     Args:
         network: the recurrent network.
@@ -219,9 +219,9 @@ def distill(
     Example:
         What one pass answers, and how good it is on stimuli that were not trained on:
 
-            found = rnn2ff.distill(network, stimuli, num_steps=1000, key=jr.key(0))
-            print(found.report)
-            rates = jax.vmap(found.approximator)(stimuli)
+            result = rnn2ff.distill(network, stimuli, num_steps=1000, key=jr.key(0))
+            print(result.report)
+            rates = jax.vmap(result.approximator)(stimuli)
     """
     if kind not in get_args(Kind):
         raise fail("kind", "is not known", f"one of {get_args(Kind)}", repr(kind))

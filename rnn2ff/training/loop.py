@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_host, fail
 from rnn2ff.approximators import Approximator, trainable
 from rnn2ff.compiling import jit_for_device
-from rnn2ff.data import check_pairs, key_for, permutation, take_rows
+from rnn2ff.data import check_pairs, key_for, split_rows, take_rows
 from rnn2ff.files import replacing
 from rnn2ff.steady_state import check_mesh, placed_on
 from rnn2ff.training.losses import Loss, mean_squared_error, rate_error
@@ -115,9 +115,7 @@ def train(
 
     training = (stimuli, rates)
     if validation is None:
-        order = permutation(key_for(key, "split"), len(stimuli))
-        num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
-        held_out, kept = order[:num_held_out], order[num_held_out:]
+        kept, held_out = split_rows(len(stimuli), validation_fraction, key=key_for(key, "split"))
         training, validation = take_rows(training, kept), take_rows((stimuli, rates), held_out)
 
     weights, constants = eqx.partition(approximator, trainable(approximator))

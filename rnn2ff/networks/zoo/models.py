@@ -25,7 +25,7 @@ class RefractoryForm:
 
     Attributes:
         nonlinearity: phi.
-        refractory: rho, the share of its active units that a population has to wait for.
+        refractory: rho, the share of active units that are refractory.
     """
 
     nonlinearity: Nonlinearity
@@ -189,7 +189,7 @@ def _wong_wang(params: WongWangParams, state: Float[Array, "2"], stimulus: Float
 def _smooth_ramp(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
     """`x / (1 - exp(-x))`: 1 at 0, where the formula is 0/0; values and derivatives to rounding, for every x."""
     is_small = jnp.abs(x) < 0.3
-    # Each branch sees only what it can take: what `where` throws away would still turn derivatives into NaN.
+    # Each branch gets only valid arguments: derivatives of the branch that `where` discards would still be NaN.
     small, large = jnp.where(is_small, x, 0.0), jnp.where(is_small, 1.0, x)
     square = small**2
     series = [1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160]  # Bernoulli numbers over factorials
@@ -246,7 +246,7 @@ def random_rate_network(
         state_size: number of units, N.
         nonlinearity: phi: `jnp.tanh`, `jax.nn.sigmoid`, or any other, unit by unit.
         gain: dimensionless. Without a stimulus a tanh network comes to rest below 1, and is chaotic above. The logistic
-            function is four times less steep, and bears four times the gain.
+            function is four times less steep, and allows four times the gain.
         key: a PRNG key.
 
     Raises:

@@ -1,0 +1,206 @@
+"""Cycles of a motion: returns to a place where it was, and whether they settle on a period.
+
+A cycle that does not attract is not where a motion ends, and a spiral that decays slowly also comes nearly back. So a
+copy of the motion is pushed off a little, and the cycle is believed once the copy has come back to the motion, so
+quickly that what drift is left cannot add up.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from rnn2ff.steady_state.watched import SHRINK, STEPS_PER_WINDOW, Sample, Window, finest_of
+
+_STEPS_PER_SEARCH = 3000  # about as many as the grid resolves: three steps from one saved state to the next
+_NEAR = 5e-3  # a return that is worth a closer look
+_LOOPS_APART = 1e-2  # loops of one cycle that come nearer to each other than this are looked at one by one
+_FEWEST_RETURNS = 3
+_SHORTEST_EVIDENCE = 10.0  # of returns
+_LARGEST_CONTRACTION = 0.9  # of the push, in the later half of the returns
+_LARGEST_REMAINDER = 3e-3  # that a cycle may still drift
+_LARGEST_DRIFT_OF_PERIOD = 2e-3
+
+
+def search_return(sample: Sample, window: Window) -> None:
+    """Look for a state that the motion came back to; if there is one, go on from there."""
+    times, moved, velocities = window.times, window.moved, window.velocities
+    spent = float(window.end_time)
+    if window.has_stalled:
+        is_out_of_steps = window.num_steps >= STEPS_PER_WINDOW
+        sample.span = spent * _STEPS_PER_SEARCH / STEPS_PER_WINDOW if is_out_of_steps else sample.span / SHRINK
+        return
+    sample.span *= min(2.0, _STEPS_PER_SEARCH / max(float(window.num_steps), 1.0))
+    sample.wait -= spent
+    later = len(times) // 2
+    size = np.ptp(moved[later:], axis=0).max()
+    speeds = np.linalg.norm(velocities, axis=1)
+    # It is left fast, so that returns are well timed. A mean of equal numbers may be rounded above them.
+    now = int(np.flatnonzero(speeds >= min(speeds.mean(), speeds.max()))[-1])
+    if sample.wait > 0 or now < max(later, 16) or not size > 0:
+        return
+    when, where = _crossings(times[:now], moved[:now], velocities[:now], moved[now], velocities[now])
+    ages, gaps = times[now] - when[::-1], np.abs(where - moved[now]).max(axis=1)[::-1] / size
+    cycle = _shortest_return(ages, gaps, longest=times[now], shortest=4 * times[1], near=_NEAR)
+    if cycle is not None:
+        sample.cycle, sample.num_returns = cycle, _enough_returns(cycle)
+        sample.state = (window.end_state - window.end_moved + moved[now]).astype(sample.state.dtype)
+        sample.velocity = velocities[now]
+        sample.time -= spent - times[now]
+        sample.history[-1] = sample.history[-1][:, : now + 1]
+
+
+def _enough_returns(cycle: float) -> int:
+    return max(_FEWEST_RETURNS, int(np.ceil(_SHORTEST_EVIDENCE / cycle)))
+
+
+def _shortest_return(
+    ages: np.ndarray, gaps: np.ndarray, *, longest: float, shortest: float, near: float
+) -> float | None:
+    """The shortest time after which a motion is back and, as far as was seen, is back again after its multiples."""
+    for age in ages[(gaps <= near) & (ages > shortest)]:
+        multiples = age * np.arange(2, 1 + min(_FEWEST_RETURNS, int(longest / (1.05 * age))))
+        if all((gaps[np.abs(ages - multiple) < 0.05 * age] <= 4 * near).any() for multiple in multiples):
+            return float(age)
+    return None
+
+
+def _crossings(
+    times: np.ndarray, moved: np.ndarray, velocities: np.ndarray, point: np.ndarray, normal: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """When and where a path crosses the plane through a point, along its normal, by cubic interpolation."""
+    normal = normal / np.linalg.norm(normal)
+    heights = (moved - point) @ normal
+    before = np.flatnonzero((heights[:-1] < 0) & (heights[1:] >= 0))
+    widths = np.diff(times)[before, None]
+    start, end = moved[before] - point, moved[before + 1] - point
+    start_slope, end_slope = widths * velocities[before], widths * velocities[before + 1]
+    square = 3 * (end - start) - 2 * start_slope - end_slope
+    cube = 2 * (start - end) + start_slope + end_slope
+
+    def at(share):
+        return start + share * (start_slope + share * (square + share * cube))
+
+    lower, upper = np.zeros_like(widths), np.ones_like(widths)
+    for _ in range(40):
+        middle = (lower + upper) / 2
+        is_below = at(middle) @ normal[:, None] < 0
+        lower, upper = np.where(is_below, middle, lower), np.where(is_below, upper, middle)
+    return times[before] + (widths * upper)[:, 0], at(upper) + point
+
+
+class _Returns(NamedTuple):
+    """Returns of a motion to where it started.
+
+    Attributes:
+        times: of the start and each return.
+        places: there, as displacements from the start, in sizes of the motion.
+        strays: displacements of the copy that was pushed off at the start.
+        rounding: by how much places and distances are uncertain at least.
+        noise: and at most.
+    """
+
+    times: Float[np.ndarray, " returns"]
+    places: Float[np.ndarray, "returns state"]
+    strays: Float[np.ndarray, "returns state"]
+    rounding: float
+    noise: float
+
+    @property
+    def distances(self) -> Float[np.ndarray, " returns"]:
+        """Of the copy."""
+        return np.abs(self.strays).max(axis=1)
+
+
+def judge_returns(sample: Sample, window: Window, copy: Window) -> None:
+    """Confirm a cycle, or decide how to look on."""
+    count, sample.num_returns = sample.num_returns, 0
+    count = min(count, int(min(window.end_time, copy.end_time) / sample.cycle - 0.05))
+    size, normal = float(np.ptp(window.moved, axis=0).max()), window.velocities[0]
+    if count < 2 or not np.linalg.norm(normal) > 0:
+        return
+    start = np.zeros_like(normal)
+    when, where = _crossings(window.times, window.moved, window.velocities, start, normal)
+    own = _pick_returns(when, where / size, start, sample.cycle, count)
+    crossings = _crossings(copy.times, copy.moved + sample.push, copy.velocities, start, normal)
+    other = _pick_returns(crossings[0], crossings[1] / size, sample.push / size, sample.cycle, count)
+    if own is None or other is None:
+        return
+    rounding = 4 * float(jnp.finfo(sample.state.dtype).eps) * (1 + np.abs(window.end_state).max()) / size
+    noise = sample.accuracy.of_return + rounding
+    rounding += sample.accuracy.of_step
+    returns = _Returns(*own, other[1] - own[1], rounding, noise)
+    sample.cycle = float(own[0][-1] / count)
+
+    # What looks like one loop may be several: then the motion comes close in between.
+    gaps = np.abs(where).max(axis=1) / size
+    is_between = np.abs(when - own[0][-1] + 0.5 * sample.cycle) < 0.45 * sample.cycle
+    separation = gaps[is_between].min(initial=1.0)
+    if separation < _LOOPS_APART:
+        shorter = _shortest_return(
+            when, gaps, longest=float(window.end_time), shortest=0.05 * sample.cycle, near=_LOOPS_APART
+        )
+        if shorter is not None and shorter < 0.75 * sample.cycle:
+            sample.cycle, sample.num_returns = shorter, max(2 * _FEWEST_RETURNS, _enough_returns(shorter))
+            return
+    period = _confirmed_period(returns, separation)
+    if period is not None:
+        sample.verdict, sample.period = "oscillating", period
+        return
+    sample.accuracy = finest_of(sample.state.dtype)
+    distances, places = returns.distances, returns.places
+    if distances[-1] > max(3 * distances[0], distances[count // 2]):
+        return
+    nearest = min(np.abs(places[-1] - places[-1 - loops]).max() for loops in range(1, 1 + max(1, count // 2)))
+    if nearest > 0.3 * _LARGEST_REMAINDER:
+        sample.wait = sample.span = 3 * count * sample.cycle
+    else:
+        sample.num_returns = count * (2 if distances[-1] <= _LARGEST_CONTRACTION * distances[0] else 4)
+
+
+def _pick_returns(
+    when: np.ndarray, where: np.ndarray, start: np.ndarray, cycle: float, count: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Times and places of successive returns among the crossings of a section; None where one is missing."""
+    gaps = np.abs(where).max(axis=1)
+    times, places = [0.0], [start]
+    for _ in range(count):
+        is_due = (np.abs(when - times[-1] - cycle) < 0.05 * cycle) & (gaps < 0.1)
+        if not is_due.any():
+            return None
+        nearest = np.flatnonzero(is_due)[np.argmin(gaps[is_due])]
+        times.append(when[nearest])
+        places.append(where[nearest])
+    return np.array(times), np.array(places)
+
+
+def _confirmed_period(returns: _Returns, separation: float) -> float | None:
+    """The period of the cycle that the returns have settled on, of one or several loops; None where they have not."""
+    count, distances = len(returns.times) - 1, returns.distances
+    if returns.times[-1] < _SHORTEST_EVIDENCE:
+        return None
+    for loops in range(1, count // 2 + 1):
+        times, places, strays = (array[count % loops :: loops] for array in returns[:3])
+        later = len(times) // 2
+        gaps = np.abs(np.diff(places, axis=0)).max(axis=1)
+        drift = np.abs(places[-later - 1 :] - places[-1]).max()
+        # What dies out steadily changes little from one return to the next; noise changes by its own size.
+        order = min(3, len(times) - 3)
+        roughness = np.abs(np.diff(strays[1:], n=order, axis=0)).max() if order > 1 else returns.noise
+        noise = min(returns.noise, returns.rounding + 2 * roughness)
+        before, after = distances[-1 - later * loops], distances[-later * loops :].max()
+        if after <= noise <= 0.3 * distances[0]:
+            contraction = noise / distances[0]
+        elif after <= before and before - distances[-1] >= max(roughness, (1 - _LARGEST_CONTRACTION) * before):
+            contraction = distances[-1] / before
+        else:
+            contraction = 1.0
+        remainder = drift / (1 - contraction) if contraction < 1 else np.inf
+        has_settled = remainder <= _LARGEST_REMAINDER and gaps[-1] <= max(1.2 * contraction * gaps[0], noise)
+        periods = (times[-1] - times[-1 - later]) / later, (times[-1] - times[0]) / (len(times) - 1)
+        is_steady = abs(periods[0] - periods[1]) <= _LARGEST_DRIFT_OF_PERIOD * periods[0]
+        if has_settled and is_steady and 10 * max(remainder, 0.5 * noise) <= separation:
+            return float(periods[0])
+        separation = min(separation, drift)
+    return None

@@ -1,0 +1,209 @@
+"""Linear systems of a batch, solved together by products with all matrices at once.
+
+A solver corrects for a defect; `refine` repeats it on the defects, computed anew, and accepts a solution whose defect
+is what rounding leaves.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rnn2ff._checks import smallest_tolerance
+
+# The largest error of a solution, relative. A matrix that leaves more has a condition number above a hundredth of one
+# over the dtype's precision: it is singular to working precision.
+LARGEST_ERROR = 1e-2
+_STEPS_PER_BIT = 2  # of BiCGSTAB, at most, for each bit of accuracy
+_MEMORY = 40  # products of GMRES between two restarts
+
+Rows = Float[Array, "batch state"]
+Linear = Callable[[Rows], Rows]
+
+
+class Solution(NamedTuple):
+    """What came of solving linear systems.
+
+    Attributes:
+        rows: y, one a row.
+        is_solved: whether it is a solution, to rounding.
+    """
+
+    rows: Rows
+    is_solved: Bool[Array, " batch"]
+
+
+class _Progress(NamedTuple):
+    """State of the refinement of solutions, one a row.
+
+    Attributes:
+        rows: the solutions.
+        defects: b - A y.
+        sizes: of the defects.
+        is_open: whether a row is gone on with.
+        is_solved: whether it is solved.
+        num_rounds: so far.
+    """
+
+    rows: Rows
+    defects: Rows
+    sizes: Float[Array, " batch"]
+    is_open: Bool[Array, " batch"]
+    is_solved: Bool[Array, " batch"]
+    num_rounds: int | Array
+
+
+def refine(
+    iterate: Callable[[Linear, Rows, Array], Rows], multiply: Linear, right: Rows, max_rounds: int, gain: float
+) -> Solution:
+    """Repeat an iterative solver on its own defects, computed anew, while that multiplies them by at most `gain`.
+
+    A solution is accepted if its defect is what rounding leaves of a product with it, and if that is small.
+    """
+    tolerance = smallest_tolerance(right.dtype)
+    sizes = norms(right)
+    scales = jnp.maximum(norms(multiply(right)) / sizes, 1)  # of the matrices, about
+    aims = tolerance / 2 * sizes  # below the tolerance, since the defect of a recurrence drifts from the true one
+
+    def improve(progress: _Progress) -> _Progress:
+        change = iterate(multiply, jnp.where(progress.is_open[:, None], progress.defects, 0), aims)
+        rows = progress.rows + jnp.where(jnp.isfinite(norms(change))[:, None], change, 0)
+        defects = right - multiply(rows)
+        remaining, rounding = norms(defects), tolerance * scales * norms(rows)
+        is_solved = progress.is_solved | ((remaining <= rounding) & (rounding <= LARGEST_ERROR * sizes))
+        is_open = progress.is_open & ~is_solved & (remaining <= gain * progress.sizes)
+        return _Progress(rows, defects, remaining, is_open, is_solved, progress.num_rounds + 1)
+
+    is_open = sizes > 0
+    progress = jax.lax.while_loop(
+        lambda progress: jnp.any(progress.is_open) & (progress.num_rounds < max_rounds),
+        improve,
+        _Progress(jnp.zeros_like(right), right, sizes, is_open, ~is_open, 0),
+    )
+    return Solution(progress.rows, progress.is_solved)
+
+
+def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Rows:
+    """BiCGSTAB(2), four products a step; a row stays as it is once its defect is its aim, or if it breaks down.
+
+    Two products are minimized over at a time, which suits the complex eigenvalues of a recurrent network.
+
+    References:
+        Sleijpen and Fokkema, BiCGSTAB(l) for linear equations involving unsymmetric matrices with complex spectrum,
+        Electronic Transactions on Numerical Analysis 1, 1993.
+    """
+    max_steps = math.ceil(-_STEPS_PER_BIT * math.log2(smallest_tolerance(right.dtype)))
+    aims = aims**2
+
+    def step(progress: _Bicgstab) -> _Bicgstab:
+        _, _, direction, products, is_open, num_steps = progress
+        image = multiply(direction)
+        length = products / _dots(right, image)
+        rows = progress.rows + _column(length) * direction
+        defects = progress.defects - _column(length) * image
+        is_early = _dots(defects, defects) <= aims
+        early = rows, defects
+
+        first = multiply(defects)
+        next_products = _dots(right, first)
+        back = _column(length * next_products / products)
+        image = first - back * image
+        second_image = multiply(image)
+        length = next_products / _dots(right, second_image)
+        direction = defects - back * direction
+        rows = rows + _column(length) * direction
+        defects = defects - _column(length) * image
+        first = first - _column(length) * second_image
+        second = multiply(first)
+
+        # The defect less its best approximation by the first and the second image of itself.
+        a, b, c = _dots(first, first), _dots(first, second), _dots(second, second)
+        d, e = _dots(first, defects), _dots(second, defects)
+        determinant = a * c - b**2
+        is_regular = determinant > jnp.finfo(right.dtype).eps * a * c
+        y = jnp.where(is_regular, (a * e - b * d) / determinant, 0)
+        x = jnp.where(a > 0, (d - b * y) / a, 0)
+        rows = rows + _column(x) * defects + _column(y) * first
+        defects = defects - _column(x) * first - _column(y) * second
+        direction = direction - _column(x) * image - _column(y) * second_image
+        sizes = _dots(defects, defects)
+        products = _dots(right, defects)
+        back = -length * products / (y * next_products)
+        direction = defects - _column(back) * direction
+
+        is_sound = is_open & (is_early | jnp.isfinite(sizes))
+        rows, defects = (
+            jnp.where(_column(is_sound), jnp.where(_column(is_early), *each), old)
+            for each, old in [((early[0], rows), progress.rows), ((early[1], defects), progress.defects)]
+        )
+        is_open = is_sound & ~is_early & (sizes > aims) & jnp.isfinite(back)
+        return _Bicgstab(rows, defects, direction, products, is_open, num_steps + 1)
+
+    squares = _dots(right, right)
+    progress = jax.lax.while_loop(
+        lambda progress: jnp.any(progress.is_open) & (progress.num_steps < max_steps),
+        step,
+        _Bicgstab(jnp.zeros_like(right), right, right, squares, squares > 0, 0),
+    )
+    return progress.rows
+
+
+class _Bicgstab(NamedTuple):
+    """State of BiCGSTAB(2), one a row.
+
+    Attributes:
+        rows: the solutions.
+        defects: as the recurrence has them.
+        directions: of the next step.
+        products: of the defects with the first defects.
+        is_open: whether a row is gone on with.
+        num_steps: so far.
+    """
+
+    rows: Rows
+    defects: Rows
+    directions: Rows
+    products: Float[Array, " batch"]
+    is_open: Bool[Array, " batch"]
+    num_steps: int | Array
+
+
+def gmres(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Rows:
+    """GMRES, up to its first restart.
+
+    Directions are kept whose images are orthonormal, so that the least defect is one projection more with each.
+    """
+
+    def step(slot, carry):
+        rows, defects, image, directions, images = carry
+        direction, image = image, multiply(image)
+        least = 100 * jnp.finfo(right.dtype).eps * norms(image)
+        for _ in range(2):  # once is not enough where an image is nearly a combination of the others
+            shares = jnp.einsum("mbi,bi->mb", images, image)
+            image = image - jnp.einsum("mb,mbi->bi", shares, images)
+            direction = direction - jnp.einsum("mb,mbi->bi", shares, directions)
+        size = norms(image)
+        inverse = _column(jnp.where(size > least, 1 / size, 0))  # or nothing is left
+        direction, image = inverse * direction, inverse * image
+        lengths = _column(_dots(image, defects))
+        directions, images = directions.at[slot].set(direction), images.at[slot].set(image)
+        return rows + lengths * direction, defects - lengths * image, image, directions, images
+
+    del aims  # a round has a fixed number of products
+    empty = jnp.zeros_like(right, shape=(_MEMORY, *right.shape))
+    return jax.lax.fori_loop(0, _MEMORY, step, (jnp.zeros_like(right), right, right, empty, empty))[0]
+
+
+def _dots(first: Rows, second: Rows) -> Float[Array, " batch"]:
+    return jnp.sum(first * second, axis=1)
+
+
+def norms(rows: Rows) -> Float[Array, " batch"]:
+    return jnp.sqrt(_dots(rows, rows))
+
+
+def _column(values: Array) -> Array:
+    return values[:, None]

@@ -1,0 +1,145 @@
+"""Stages of the engine: the verdict, from powers of the Jacobian, or from the block of a few active units."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from rnn2ff.networks import StateForm
+from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
+from rnn2ff.steady_state.result import Status
+from rnn2ff.steady_state.rows import (
+    BLOCK,
+    FOUND_BY,
+    Known,
+    Rows,
+    Stage,
+    Task,
+    active_units,
+    has_block,
+    restart,
+    set_code,
+)
+from rnn2ff.steady_state.stability import Powers, Stability, decay_rates, decide, shrink, transform_powers
+
+
+def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""]) -> Rows:
+    """Powers on a random vector, until no more than a few are open."""
+    is_mine = rows.stage == Stage.prove
+
+    def run(rows):
+        field = make_field(task.network, known.stimuli, rows.state)
+        begun = Powers(rows.memory, rows.norm, rows.decay, rows.power_step, rows.num_checks)
+        powers = shrink(field, rows.state, is_mine, begun, most_open=few)
+        is_left = is_mine & powers.is_open
+        going_on = rows._replace(
+            memory=powers.vectors,
+            norm=powers.norms,
+            decay=powers.decay,
+            power_step=powers.step,
+            num_checks=powers.num_checks,
+        )
+        stage = jnp.full_like(rows.stage, Stage.decide)
+        if task.has_blocks:
+            active = active_units(task, field, rows.state, jnp.zeros_like(rows.state))
+            if not isinstance(task.network.vector_field, StateForm):
+                active = active_units(task, field, rows.state, field.velocity(rows.state))
+            stage = jnp.where(has_block(task, active), Stage.block, stage)
+        stage = jnp.where(powers.is_proved, Stage.done, stage)
+        ended = rows._replace(stage=stage, decay_rate=decay_rates(field, powers))
+        return choose_rows(is_left, going_on, choose_rows(is_mine, ended, rows))
+
+    return jax.lax.cond(jnp.sum(is_mine, dtype=jnp.int32) > few, run, lambda rows: rows, rows)
+
+
+def decide_rows(task: Task, rows: Rows, known: Known, is_mine, may_wait, *, moves: bool) -> Rows:
+    """The Cayley transform of the whole Jacobian."""
+    del may_wait
+    field = make_field(task.network, known.stimuli, rows.state)
+    stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
+    return _judge(task, rows, known, stability, moves=moves)
+
+
+def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Rows:
+    """The exact fixed point of the active units, and whether it attracts, from their block of the weights."""
+    del may_wait
+    network, params = task.network, task.network.params
+    size = network.state_size
+    field = make_field(network, known.stimuli, rows.state)
+    velocity = field.velocity(rows.state)
+    active = active_units(task, field, rows.state, velocity)
+    width = min(BLOCK, size)
+    is_small = has_block(task, active)
+    units = jnp.argsort(~active, axis=1, stable=True)[:, :width]
+    is_unit = jnp.take_along_axis(active, units, axis=1)
+    inside = is_unit[:, :, None] & is_unit[:, None, :]
+    weights = jnp.where(inside, params.recurrent_weights[units[:, :, None], units[:, None, :]], 0)
+    identity = jnp.eye(width, dtype=weights.dtype)[None]
+    taus = params.time_constants / jnp.min(params.time_constants)
+    unit_taus = jnp.where(is_unit, taus[units], jnp.max(taus))
+    stability = transform_powers(
+        (weights - identity) / unit_taus[:, :, None],
+        jnp.broadcast_to(jnp.max(taus), is_small.shape),
+        is_mine & is_small,
+        one_by_one=task.layout.factors_one_by_one,
+    )
+    slowest = 1 / jnp.max(params.time_constants)  # the rate of silent units
+    stability = stability._replace(decay_rate=jnp.minimum(stability.decay_rate / field.time_unit, slowest))
+
+    drive = jax.vmap(params.feedforward_input)(known.stimuli)
+    driven = jnp.where(is_unit, jnp.take_along_axis(drive, units, axis=1), 0)
+    solution = jnp.linalg.solve(identity - weights, driven[:, :, None])[:, :, 0]
+    rates = jnp.zeros_like(drive).at[jnp.arange(len(drive))[:, None], units].set(jnp.where(is_unit, solution, 0))
+    total = jax.vmap(params.recurrent_input)(rates) + drive
+    exact = jax.vmap(network.state_from_total_input)(total)
+    is_consistent = jnp.all((total > 0) == active, axis=1) & is_small
+    # Where the fixed point is not ahead, the motion still turns. And from afar it may yet turn away, since the active
+    # units change on the way: it is near if no perturbation of its length, amplified as much as it may be before it
+    # dies out, moves the total input to any unit through zero.
+    is_ahead = jnp.sum((exact - rows.state) * velocity, axis=1) > 0
+    reach = jnp.maximum(1, jnp.max(jnp.linalg.norm(params.recurrent_weights, axis=1)))
+    strayed = reach * stability.amplification * jnp.linalg.norm(exact - rows.state, axis=1)
+    is_near = (strayed < jnp.min(jnp.abs(total), axis=1)) | (task.proved_rate > 0)
+    exact_velocity = field.velocity(exact)
+    exact_residual = field.residual(exact, exact_velocity)
+    is_at_rest = rows.status == Status.converged  # and only its stability is asked for
+    is_end = is_consistent & is_ahead & is_near & stability.is_stable
+    is_taken = ~is_at_rest & is_end & (exact_residual < task.tolerance)
+    exactly = rows._replace(
+        state=exact,
+        residual=exact_residual,
+        speed=max_norm(exact_velocity) / field.time_unit,
+        status=jnp.full_like(rows.status, Status.converged),
+        found_by=jnp.full_like(rows.found_by, FOUND_BY.index("active set")),
+    )
+    judged = _judge(task, choose_rows(is_taken, exactly, rows), known, stability)
+    is_decided = ~is_consistent | (is_ahead & (is_near | ~stability.is_stable))
+    onward = rows._replace(
+        stage=jnp.full_like(rows.stage, Stage.follow),
+        tried=jnp.where(is_decided, set_code(active), rows.tried),
+        # Undecided, it is asked again later and later.
+        num_quiet=jnp.where(is_decided, 0, -rows.num_steps // 8),
+    )
+    return choose_rows(is_at_rest | is_taken, judged, onward)
+
+
+def _judge(task: Task, rows: Rows, known: Known, stability: Stability, *, moves: bool = True) -> Rows:
+    """End what attracts or is not decided; send on what is at rest and does not attract."""
+    lower = 0.1 * rows.residual
+    # At the floor of rounding nothing moves it any more: the dynamics rest at a point that they would leave.
+    is_stuck = rows.is_followed & (rows.residual < 4 * jnp.finfo(rows.state.dtype).eps)
+    ends = ~stability.is_unstable | is_stuck | (not moves)
+    status = jnp.where(stability.is_stable, Status.converged, Status.undecided)
+    ended = rows._replace(
+        stage=jnp.full_like(rows.stage, Stage.done),
+        status=jnp.where(stability.is_unstable, Status.unstable, status),
+        decay_rate=stability.decay_rate,
+    )
+    left = rows._replace(
+        stage=jnp.full_like(rows.stage, Stage.follow),
+        status=jnp.full_like(rows.status, Status.unstable),
+        rest=lower,
+        step=jnp.zeros_like(rows.step),
+        num_quiet=jnp.zeros_like(rows.num_quiet),
+    )
+    left = restart(left, known, ~rows.is_followed)
+    return choose_rows(ends, ended, left)

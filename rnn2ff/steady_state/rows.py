@@ -1,0 +1,167 @@
+"""The samples of a batch on their way to a verdict: what is known of each, and what all stages share."""
+
+import enum
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Scalar, UInt32
+
+from rnn2ff.networks import RecurrentNetwork, StateForm, is_threshold_linear
+from rnn2ff.steady_state.field import Field, choose_rows
+from rnn2ff.steady_state.method import Plan
+from rnn2ff.steady_state.result import Status, SteadyState
+from rnn2ff.steady_state.tiles import Layout
+
+SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
+LARGEST_STEP = 0.9  # of time, in units of the shortest time scale
+MEMORY = 3  # steps that an acceleration combines
+BLOCK = 32  # active units of a block
+
+FOUND_BY = ("sweeps", f"Anderson({MEMORY})", "dynamics", "active set")
+
+
+class Stage(enum.IntEnum):
+    """What comes next for a sample."""
+
+    sweep = 0
+    accelerate = 1
+    follow = 2
+    prove = 3
+    block = 4
+    decide = 5
+    done = 6
+
+
+class Rows(NamedTuple):
+    """Samples on their way to a verdict.
+
+    Attributes:
+        state: the last state.
+        memory: the vector of the powers, while stability is being proved.
+        stage: what comes next, a `Stage`.
+        status: a `Status`; meaningful once the stage is `done`.
+        residual: of the state.
+        speed: `max |dx/dt|` at the state, over time.
+        decay_rate: of the slowest perturbation, over time.
+        num_steps: sweeps and steps of time.
+        step: of time, the last; in units of the shortest time scale.
+        largest_step: so far as the steps were stable.
+        lowest_speed: since the largest step changed.
+        rest: the residual that counts as rest; lower where a fixed point was found unstable.
+        num_quiet: pairs of steps with the same active units.
+        tried: a hash of the active units that were last solved for.
+        is_followed: whether the state was reached by the dynamics from the initial state.
+        norm: of the vector of the powers.
+        decay: of that norm, per product.
+        power_step: which polynomial the powers are of.
+        num_checks: of the powers.
+        found_by: what brought the state to rest, an index into `FOUND_BY`.
+    """
+
+    state: Float[Array, "batch state"]
+    memory: Float[Array, "batch state"]
+    stage: Int[Array, " batch"]
+    status: Int[Array, " batch"]
+    residual: Float[Array, " batch"]
+    speed: Float[Array, " batch"]
+    decay_rate: Float[Array, " batch"]
+    num_steps: Int[Array, " batch"]
+    step: Float[Array, " batch"]
+    largest_step: Float[Array, " batch"]
+    lowest_speed: Float[Array, " batch"]
+    rest: Float[Array, " batch"]
+    num_quiet: Int[Array, " batch"]
+    tried: UInt32[Array, " batch"]
+    is_followed: Bool[Array, " batch"]
+    norm: Float[Array, " batch"]
+    decay: Float[Array, " batch"]
+    power_step: Float[Array, " batch"]
+    num_checks: Int[Array, " batch"]
+    found_by: Int[Array, " batch"]
+
+
+class Known(NamedTuple):
+    """What does not change: stimuli and initial states."""
+
+    stimuli: Float[Array, "batch stimulus"]
+    initial_states: Float[Array, "batch state"]
+
+
+class Task(NamedTuple):
+    """What all stages need.
+
+    Attributes:
+        network: the network.
+        plan: how to solve; None to follow the dynamics.
+        tolerance: the largest residual that counts as rest.
+        max_steps: of the dynamics, per sample.
+        layout: how many rows are worked on together.
+    """
+
+    network: RecurrentNetwork
+    plan: Plan | None
+    tolerance: Scalar
+    max_steps: Int[Array, ""]
+    layout: Layout
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether active units have a block of the weights to look at, whose decay is that of a flow."""
+        if self.network.is_map:
+            return False
+        return is_threshold_linear(self.network) and self.network.has_dense_weights
+
+    @property
+    def proved_rate(self) -> Scalar:
+        """A decay rate that every fixed point has; 0 where none is known."""
+        return jnp.zeros((), self.network.dtype) if self.plan is None else self.plan.decay_rate
+
+
+class Solved(NamedTuple):
+    """The end of a batch.
+
+    Attributes:
+        steady: states and verdicts.
+        found_by: what brought each state to rest, an index into `FOUND_BY`.
+    """
+
+    steady: SteadyState
+    found_by: Int[Array, " batch"]
+
+
+def restart(rows: Rows, known: Known, is_lost: Bool[Array, " tile"]) -> Rows:
+    """From the initial state, by the dynamics."""
+    new = rows._replace(
+        state=known.initial_states,
+        stage=jnp.full_like(rows.stage, Stage.follow),
+        status=jnp.full_like(rows.status, Status.max_steps_reached),
+        step=jnp.zeros_like(rows.step),
+        num_checks=jnp.full_like(rows.num_checks, -1),
+    )
+    return choose_rows(is_lost, new, rows)
+
+
+def next_at_rest(task: Task, states) -> Int[Array, " tile"]:
+    """The stage of what is at rest: a proof, unless the weights have given it."""
+    return jnp.where(task.proved_rate > 0, Stage.done, jnp.full(len(states), Stage.prove, jnp.int32))
+
+
+# --- active units of threshold-linear networks ------------------------------------------------------------------------
+
+
+def active_units(task: Task, field: Field, states, velocity) -> Bool[Array, "tile state"]:
+    """Units that the weights hear: with a positive state or, in the rate form, a positive total input."""
+    if isinstance(task.network.vector_field, StateForm):
+        return states > 0
+    return states + field.scales * velocity > 0
+
+
+def set_code(active: Bool[Array, "tile state"]) -> UInt32[Array, " tile"]:
+    """A number that tells sets of active units apart; 0 is none."""
+    codes = np.random.default_rng(0).integers(1, 2**32, active.shape[1], dtype=np.uint32)
+    return jnp.sum(jnp.where(active, jnp.asarray(codes)[None], jnp.uint32(0)), axis=1, dtype=jnp.uint32) | 1
+
+
+def has_block(task: Task, active: Bool[Array, "tile state"]) -> Bool[Array, " tile"]:
+    return jnp.sum(active, axis=1, dtype=jnp.int32) <= min(BLOCK, task.network.state_size)

@@ -1,0 +1,183 @@
+"""A motion that is watched over windows of time: what is known of it, and whether it grows or keeps moving."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+# Times count in the longest time scale, and lengths in the size of the motion, unless said otherwise.
+STEPS_PER_WINDOW = 8192
+_FIRST_WINDOW = 32.0
+SHRINK = 64.0  # by which a window is shorter than one in which no step was short enough
+ESCAPE = 1e8  # growth by this factor is growth without bound
+NUM_RADII = 27  # powers of two up to it
+_FARTHEST_STILL = 0.01  # of the scale of the state: a way on which a constant speed tells nothing yet
+
+_SHORTEST_WATCH = 250.0  # for a verdict on a motion without a period
+_FEWEST_TURNS = 8
+_NUM_STRETCHES = 12  # of time, whose speeds are compared
+_LARGEST_TREND, _SMALLEST_TREND = 0.4, 1e-3  # of the logarithm of the speed
+_SURE_TREND = 4.0  # standard errors
+
+
+class Accuracy(NamedTuple):
+    """How accurately a window is integrated.
+
+    Attributes:
+        of_step: local error, of the size of the motion.
+        of_return: by how much two returns to one place differ at most, where the field has kinks.
+    """
+
+    of_step: float
+    of_return: float
+
+
+SEARCH, COARSE = Accuracy(1e-5, np.inf), Accuracy(1e-6, 1.2e-4)
+
+
+def finest_of(dtype: np.dtype) -> Accuracy:
+    return Accuracy(1e-7 if jnp.finfo(dtype).bits > 32 else 3e-7, 1.2e-4)
+
+
+class Window(NamedTuple):
+    """What the integrator saw of a batch, or without the first axis of one sample.
+
+    Attributes:
+        times: of the saved states; infinite where the integration ended before.
+        moved: displacements since the start of the window.
+        velocities: at the saved states.
+        end_time: when the integration ended.
+        end_moved: displacement at the end.
+        end_state: the state there.
+        end_velocity: at the end.
+        end_residual: of the last state.
+        advances: the velocity on the ray from the last state along its velocity, as a multiple of that.
+        num_steps: steps of time.
+        has_stalled: whether the integration ended early, without steps left or with none that was short enough.
+    """
+
+    times: Float[np.ndarray, "*batch grid"]
+    moved: Float[np.ndarray, "*batch grid state"]
+    velocities: Float[np.ndarray, "*batch grid state"]
+    end_time: Float[np.ndarray, "*batch"]
+    end_moved: Float[np.ndarray, "*batch state"]
+    end_state: Float[np.ndarray, "*batch state"]
+    end_velocity: Float[np.ndarray, "*batch state"]
+    end_residual: Float[np.ndarray, "*batch"]
+    advances: Float[np.ndarray, "*batch radii"]
+    num_steps: Int[np.ndarray, "*batch"]
+    has_stalled: Bool[np.ndarray, "*batch"]
+
+
+@dataclasses.dataclass
+class Sample:
+    """One motion, what is known of it, and what its next window is to show.
+
+    Attributes:
+        row: of the batch.
+        state: the last state.
+        time_unit: the longest time scale, in the network's unit of time.
+        scale: of the state.
+        size: of the motion: the recent extent of the unit that moved most.
+        time, num_steps: what was spent.
+        num_stalls: windows in a row that ended early.
+        span: length of the next window, where it is one of search.
+        wait: how long not to look for returns.
+        cycle: period of the cycle that the motion may be on; NaN before there was a candidate.
+        num_returns: to be followed in the next window; 0 for a search.
+        accuracy: of the next window that follows returns.
+        velocity: at the last state.
+        push: of the copy in it.
+        history: rows of times, path lengths and numbers of turns until then, an array a window.
+        verdict: "", "at_rest", "oscillating" or "diverging".
+        period: of a confirmed cycle.
+    """
+
+    row: int
+    state: np.ndarray
+    time_unit: float
+    scale: float
+    size: float
+    time: float = 0.0
+    num_steps: int = 0
+    num_stalls: int = 0
+    span: float = _FIRST_WINDOW
+    wait: float = 0.0
+    cycle: float = np.nan
+    num_returns: int = 0
+    accuracy: Accuracy = COARSE
+    velocity: np.ndarray | None = None
+    push: np.ndarray | None = None
+    history: list[np.ndarray] = dataclasses.field(default_factory=list)
+    verdict: str = ""
+    period: float = np.nan
+
+
+def record(sample: Sample, window: Window) -> None:
+    """Where the motion is, how large it was, how far it came and how often it turned."""
+    times, moved, velocities = window.times, window.moved, window.velocities
+    speeds = np.linalg.norm(velocities, axis=1)
+    of_widest = velocities[:, np.argmax(np.ptp(moved, axis=0))]
+    lengths = np.cumsum(np.append(0, 0.5 * (speeds[1:] + speeds[:-1]) * np.diff(times)))
+    turns = np.cumsum(np.append(0, of_widest[1:] * of_widest[:-1] < 0))
+    before = sample.history[-1][:, -1:] if sample.history else np.zeros((3, 1))
+    sample.history.append(before + np.stack([times, lengths, turns]))
+    sample.size = float(np.ptp(moved[times >= times[-1] / 2], axis=0).max())
+    sample.time += float(window.end_time)
+    sample.state, sample.velocity = window.end_state.astype(sample.state.dtype), window.end_velocity
+
+
+def grows_for_ever(sample: Sample, window: Window) -> bool:
+    """Whether the motion goes straight on, not slower than before, and nothing on its way would stop it."""
+    velocities = window.velocities[window.times >= window.end_time / 2]
+    moved = window.moved[window.times >= window.end_time / 2]
+    speed = np.abs(window.end_velocity).max()
+    if len(velocities) < 16 or not speed > 0:
+        return False
+    advance = velocities @ window.end_velocity / (window.end_velocity @ window.end_velocity)
+    aside = np.abs(velocities - advance[:, None] * window.end_velocity).max() / speed
+    is_straight = aside <= 0.1 and advance.min() >= 0.3 and advance.max() <= 1.05
+    keeps_up = advance[len(advance) // 2 :].mean() >= (1 - 1e-3) * advance[: len(advance) // 2].mean()
+    has_moved = np.ptp(moved, axis=0).max() >= _FARTHEST_STILL * sample.scale
+    # Farther out, a velocity that does not change cannot be told from rounding, and the ray leads aside.
+    blur = max(float(jnp.finfo(sample.state.dtype).eps), aside)
+    reach = min(ESCAPE, 0.1 / blur * speed / sample.scale)
+    ahead = window.advances[2.0 ** np.arange(NUM_RADII) <= reach]
+    return bool(is_straight and keeps_up and has_moved and reach >= 1e3 and (ahead >= 0.5).all())
+
+
+def keeps_moving(sample: Sample) -> bool:
+    """Whether the motion turned again and again, its speed shows no trend, and it is more than jitter."""
+    if not sample.history:
+        return False
+    times, lengths, turns = np.concatenate(sample.history, axis=1)
+    dtype = jnp.finfo(sample.state.dtype)
+    # Rounding, once a step, can sustain a motion that decays over some hundreds of steps.
+    jitter = 2000 * float(dtype.eps) * (1 + np.abs(sample.state).max())
+    width = 0.75 * times[-1] / _NUM_STRETCHES
+    if sample.cycle < width:  # whole periods, which are alike
+        width = np.floor(width / sample.cycle) * sample.cycle
+    edges = times[-1] - width * np.arange(_NUM_STRETCHES, -1, -1)
+    num_turns = np.ptp(np.interp(edges[[0, -1]], times, turns))
+    if times[-1] < _SHORTEST_WATCH or num_turns < _FEWEST_TURNS or not sample.size > jitter:
+        return False
+    return has_no_trend(np.diff(np.interp(edges, times, lengths)), _SURE_TREND)
+
+
+def has_no_trend(speeds: Float[np.ndarray, " stretches"], sure: float) -> bool:
+    """Whether speeds, over successive stretches of time, neither fall nor rise as far as their scatter tells.
+
+    Args:
+        speeds: of each stretch.
+        sure: of how many standard errors a small trend must be to be one.
+    """
+    count = len(speeds)
+    logarithms = np.log(np.maximum(speeds, np.finfo(float).tiny))
+    places = np.arange(count) - (count - 1) / 2
+    slope = places @ logarithms / (places @ places)
+    scatter = np.sum((logarithms - logarithms.mean() - slope * places) ** 2) / (count - 2)
+    trend, uncertainty = abs(slope) * count, np.sqrt(scatter / (places @ places)) * count
+    is_seen = trend > sure * uncertainty and trend > _SMALLEST_TREND
+    return bool(trend <= _LARGEST_TREND and not is_seen)
