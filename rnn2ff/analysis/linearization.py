@@ -16,6 +16,7 @@ from rnn2ff.networks import (
     eigenvalues_of,
     leading_eigenvalues,
     rates_of_map,
+    with_padded_rows,
 )
 
 _LARGEST_DENSE = 1024  # units; beyond, only the leading eigenvalues are sought, by a Krylov method
@@ -122,6 +123,7 @@ def _push(network, state, stimulus, vector):
 
 def _eigenvalues_by_krylov(network, state, stimulus, count: int, tolerance: float) -> Complex[np.ndarray, " found"]:
     """The rightmost eigenvalues of the Jacobian, from its products with vectors; those that converge."""
+    network = with_padded_rows(network)
 
     def push(vector: np.ndarray) -> np.ndarray:
         pushed = np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))

@@ -65,7 +65,7 @@ class PaddedRows(JAXSparse):
         return self._as_bcoo().todense()
 
     def _as_bcoo(self) -> BCOO:
-        owners = jnp.arange(self.data.shape[1]) if self.owners is None else self.owners
+        owners = jnp.arange(self.data.shape[1], dtype=self.columns.dtype) if self.owners is None else self.owners
         rows = jnp.broadcast_to(owners[None], self.data.shape)
         return BCOO((self.data.ravel(), jnp.stack([rows.ravel(), self.columns.ravel()], axis=1)), shape=self.shape)
 

@@ -33,6 +33,7 @@ _IS_JUMP = 0.1  # of the deviation of all states: what no gradual change makes o
 _FEWEST_JUMPS = 0.15  # share of the first pairs that must have a jump between them, for more to be looked at
 _CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # states of the paths of pairs that are worked on together, and pairs
 _MOST_PRODUCTS, _PATHS = 5e10, 21  # of all paths; for each pair, forward and backward
+_LARGEST_SEARCHED = 2048  # units; beyond, the paths of even the fewest pairs take many minutes
 _SAME_PLANE = 0.35  # distance of hyperplanes, as rows of a unit normal and an offset in deviations, that count as one
 _NUM_RELABELED = 4000  # that symmetries make of those found
 _FEWEST_VOTES = 3  # of a hyperplane, for it to say which outputs it silences
@@ -119,6 +120,8 @@ def find_boundaries(
 ) -> Boundaries | None:
     """Look for the places where units fall silent, on the way between random stimuli; None if few are jumps.
 
+    Of networks with more than 2,048 units none are looked for, as the paths would take too long.
+
     Args:
         network: any network; its dynamics start at zero.
         pairs: stimuli, and their steady states.
@@ -132,6 +135,8 @@ def find_boundaries(
     check_at_least("num_pairs", num_pairs, 1)
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
     check_shape("pairs.states", pairs.states, (len(pairs), network.state_size))
+    if network.state_size > _LARGEST_SEARCHED:
+        return None
     stimuli, states, rates = (np.asarray(array) for array in (pairs.stimuli, pairs.states, pairs.rates))
     least, jump = _SILENT * float(rates.std()), _IS_JUMP * float(states.std(axis=0).max())
     most_pairs = _MOST_PRODUCTS / (_PATHS * _NUM_STEPS * network.state_size**2)
