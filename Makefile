@@ -1,5 +1,5 @@
 # The commands of the project. `make` lists them.
-.PHONY: help install test test32 tools gpu lint format types smoke experiments figures readme docs tutorials bench bench-quick ci
+.PHONY: help install test test32 tools gpu lint format types smoke experiments figures readme docs tutorials bench bench-quick matrix ci
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -67,6 +67,9 @@ bench:  ## run every benchmark at full size, and write their report
 
 bench-quick:  ## time passes beside rollouts in less than 3 minutes; compare two by python -m benchmarks.compare A.json B.json
 	python -m benchmarks --quick
+
+matrix:  ## install the built package without the checkout, on each Python that is there, with new and old dependencies
+	bash .ci/matrix
 
 ci:  ## what runs before a change is taken
 	bash .ci/run

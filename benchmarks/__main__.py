@@ -47,7 +47,7 @@ class Options:
 
 
 def main() -> None:
-    """Run what was asked for, each in a process of its own, and write the report."""
+    """Run the selected benchmarks, each in its own process, and write the report."""
     options = tyro.cli(Options, prog="python -m benchmarks", description="Run the benchmarks, and write a report.")
     jobs = _choose(options)
     environment = dict(os.environ, JAX_DEFAULT_MATMUL_PRECISION=options.precision)

@@ -20,6 +20,7 @@ import optax
 from experiments._script import run_script, table
 from rnn2ff.analysis import Audit, FixedPoints, find_fixed_points
 from rnn2ff.networks import RecurrentNetwork, ctln, from_torch
+from rnn2ff.timing import timed
 
 _SAME_POINT = 1e-3  # max-norm; fixed points of the cells here are farther from each other
 _AT_REST = 1e-6  # largest |cell(h) - h| of what gradient descent may call a fixed point
@@ -80,7 +81,7 @@ def _run_cell(kind: str, size: int, config: Config) -> dict:
             network, stimulus, num_starts=config.num_starts, enumerate_supports=False, key=jr.key(config.seed)
         )
 
-    (found, first), (_, seconds) = _timed(find), _timed(find)
+    (found, first), (_, seconds) = timed(find), timed(find)
     adam = [
         {"learning_rate": rate, "steps": steps, **_descend(network, stimulus, found.starts, rate, steps)}
         for rate in config.learning_rates
@@ -110,12 +111,6 @@ def _run_cell(kind: str, size: int, config: Config) -> dict:
         "missed": len(missed),
         "ratio": best["seconds"] / seconds,
     }
-
-
-def _timed(call):
-    started = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - started
 
 
 def _distance(states: np.ndarray, point: np.ndarray) -> float:

@@ -10,7 +10,6 @@ best step, with no verdict. It has marks of its own; "the best competitor" is th
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from benchmarks.parts.problems import NAMES, Problem, distances, make_problem, r
 from experiments._script import run_script, table
 from rnn2ff import steady_state
 from rnn2ff.steady_state import count_statuses, solve_steady_states
+from rnn2ff.timing import timed
 
 ENTRY_POINT = "solve_steady_states"
 PLANNED = "solve_steady_states, plan reused"
@@ -78,7 +78,7 @@ class Config:
     problems: tuple[str, ...] = NAMES
     """Which problems."""
     sizes: tuple[int, ...] = (128, 512)
-    """Numbers of units; the ssn has 64, whatever is asked for."""
+    """Numbers of units; the ssn always has 64."""
     batches: tuple[int, ...] = (256,)
     """Numbers of stimuli solved in one call, by all methods."""
     large_batches: bool = True
@@ -291,12 +291,9 @@ def _num_affordable(trial_seconds: float, problem: Problem, config: Config) -> i
 def _first_calls(solve: Callable, problem: Problem) -> tuple[float, float, float]:
     """Seconds to compile, seconds of a warm call, and the share of samples converged."""
     stimuli = jnp.asarray(problem.stimuli)
-    taken = []
-    for _ in range(2):
-        start = time.perf_counter()
-        found = jax.block_until_ready(solve(stimuli))
-        taken.append(time.perf_counter() - start)
-    return max(0.0, taken[0] - taken[1]), taken[1], _share_converged(problem, _states(found))
+    first, second = (timed(lambda: solve(stimuli)) for _ in range(2))
+    share = _share_converged(problem, _states(second.result))
+    return max(0.0, first.seconds - second.seconds), second.seconds, share
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------

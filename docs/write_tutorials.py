@@ -23,8 +23,8 @@ def parts_of(text: str) -> tuple[str, list[tuple[str, str, str]]]:
         title, _, part = ("", "", part) if not index else part.partition("\n")
         lines = part.splitlines()
         size = next((row for row, line in enumerate(lines) if not line.startswith("# ")), len(lines))
-        told = "\n".join(line.removeprefix("# ") for line in lines[:size])
-        parts.append((title, told, "\n".join(lines[size:]).strip("\n")))
+        prose = "\n".join(line.removeprefix("# ") for line in lines[:size])
+        parts.append((title, prose, "\n".join(lines[size:]).strip("\n")))
     return docstring.strip(), parts
 
 
@@ -35,8 +35,8 @@ def page_of(name: str, *, run: bool) -> str:
     page = [f"# {title.rstrip('.')}\n", introduction.strip() + "\n"]
     page.append(f"The script is `examples/{name}.py`; it takes less than a minute of a processor.\n")
     names: dict[str, object] = {"__name__": f"examples.{name}"}
-    for title, told, code in parts:
-        page += [f"## {title}\n"] * bool(title) + [f"{told}\n"] * bool(told)
+    for title, prose, code in parts:
+        page += [f"## {title}\n"] * bool(title) + [f"{prose}\n"] * bool(prose)
         if not code:
             continue
         page.append(f"```python\n{code}\n```\n")

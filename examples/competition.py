@@ -17,13 +17,13 @@ network = rnn2ff.partition_competition(3, 4)
 print(network.stimulus_size, "channels,", network.state_size, "units")
 
 # %% Distilled
-# Without a size, the best of its cost is returned: here two layers and a few sweeps, each one product with the weights.
-# The report has the error of two layers alone, at the same cost, as well.
+# By default the best approximator of its cost is returned: here two layers and a few sweeps, one product each.
+# The report also has the error of two layers alone, at the same cost.
 result = rnn2ff.distill(network, rnn2ff.uniform_stimuli(12), num_samples=2000, num_steps=300, key=jr.key(0))
 print(result)
 
 # %% The winners
-# On the stimuli of the test, which were solved and never trained on.
+# On the test stimuli, which were held out.
 test = result.test
 predicted = np.asarray(jax.vmap(result.approximator)(test.stimuli))
 groups = [rnn2ff.partition_means(jnp.asarray(each), 3, 4) for each in (predicted, test.rates, test.stimuli)]
@@ -34,7 +34,7 @@ print(f"same winner as the recurrent network: {judged.agreement:.1%}")
 print(f"... of the trivial guess, the largest stimulus: {judged.trivial_agreement:.1%}")
 
 # %% Certified
-# A bound of the Euclidean distance of all rates to the only fixed point, rounding included, without solving anything.
+# A bound of the Euclidean distance of all rates to the unique fixed point, rounding included, without a solve.
 certifier = rnn2ff.make_certifier(network)
 predictions = rnn2ff.predict_all_units(network, result.approximator, test.stimuli[:200])
 certificates = rnn2ff.certify_predictions(network, test.stimuli[:200], predictions, certifier)
@@ -44,6 +44,6 @@ print(f"true errors at most {true_errors.max():.4f}; never above their bounds: "
 print(bool((true_errors <= np.asarray(certificates.error_bound) + 1e-4).all()))
 
 # %% Answers within a tolerance
-# One pass for most, a few more sweeps for others, and a solve for what is left.
+# One pass for most, a few more sweeps for others, and a solve for the rest.
 served = rnn2ff.predict_or_solve(network, result.approximator, test.stimuli, tolerance=0.01, certifier=certifier)
 print(served)

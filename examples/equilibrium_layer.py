@@ -15,7 +15,7 @@ import optax
 import rnn2ff
 
 # %% Data
-# Two spirals, to be told apart.
+# Two spirals, to be classified.
 generator = np.random.default_rng(0)
 turns, labels = generator.uniform(0.3, 1.0, 400), generator.integers(2, size=400)
 angles = 2 * np.pi * turns + np.pi * labels
@@ -27,7 +27,7 @@ train, test = slice(0, 300), slice(300, 400)
 # %% The layer
 # An ordinary module with weights of its own. The steady states of the batch are found inside `jit`, by `solve_batch`.
 # A bound of the norm of the weights makes every network of the training contract, so that each sample has one steady
-# state; without it some lose theirs on the way, and the loss below leaves them out.
+# state; without it some samples would lose theirs, and the loss below would leave them out.
 class Equilibrium(eqx.Module):
     """Tanh units at rest, read out linearly."""
 

@@ -14,7 +14,7 @@ import optax
 import rnn2ff
 
 # %% Data
-# Rates at eleven contrasts, of a network with the published weights. Contrast drives both populations alike.
+# Rates at eleven contrasts, of a network with the published weights. Contrast drives both populations equally.
 contrasts = np.linspace(0, 20, 11, dtype=np.float32)
 stimuli = jnp.stack([contrasts, contrasts], axis=1)
 truth = rnn2ff.stabilized_supralinear_pair()
@@ -23,7 +23,7 @@ print("excitatory:", np.asarray(target[:, 0]).round(2))
 print("inhibitory:", np.asarray(target[:, 1]).round(2))
 
 # %% The model
-# Magnitudes are exponentials, so that signs stay what they are. The fit starts 20 % off.
+# Magnitudes are exponentials, which fixes the signs. The fit starts with errors of 20 %.
 signs = jnp.array([[1.0, -1.0], [1.0, -1.0]])
 factors = np.array([[0.8, 0.8], [1.2, 0.8]], np.float32)
 log_weights = jnp.log(jnp.abs(truth.params.recurrent_weights) * factors)
@@ -34,8 +34,8 @@ def network_of(log_weights):
 
 
 # %% The loss
-# While weights wander, some stimuli may lose their steady state. Their gradient is NaN, and the loss leaves them out
-# with `jnp.where`, which is all that has to be done; how many there are is worth watching.
+# During training some stimuli may lose their steady state. Their gradient is NaN, and the loss leaves them out with
+# `jnp.where`; nothing else is needed, but their number should be monitored.
 def loss(log_weights):
     network = network_of(log_weights)
     solved = rnn2ff.solve_batch(network, stimuli)
@@ -61,7 +61,7 @@ for turn in range(601):
         print(f"step {turn:3d}: squared error {error:.6f}, {num_converged} of {len(stimuli)} with a steady state")
 
 # %% What came of it
-# Two curves do not determine four weights, but they are met.
+# Two curves do not determine four weights, but both are fitted.
 fitted = network_of(log_weights)
 rates = rnn2ff.solve_steady_states(fitted, stimuli).rates(fitted)
 print("excitatory:", np.asarray(rates[:, 0]).round(2))

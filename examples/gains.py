@@ -42,7 +42,7 @@ result = rnn2ff.distill(network, stimuli, num_samples=2000, num_test_samples=500
 print(result)
 
 # %% Its error by gain
-# On the stimuli of the test.
+# On the test stimuli.
 test = result.test
 predicted, gains = np.asarray(jax.vmap(result.approximator)(test.stimuli)), np.asarray(test.stimuli[:, -1])
 for low in (0.1, 0.3, 0.5, 0.7):

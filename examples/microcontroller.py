@@ -26,7 +26,7 @@ result = rnn2ff.distill(
 print(result)
 
 # %% Integer-only
-# Scales are set by stimuli that are as those of the field. `predict` is the exact twin of the header.
+# Scales are set by stimuli from the distribution of use. `predict` is the exact twin of the header.
 calibration = result.test.stimuli[:500]
 for weight_bits in (8, 16):
     model = rnn2ff.quantize(result.approximator, calibration, weight_bits=weight_bits)
@@ -34,8 +34,7 @@ for weight_bits in (8, 16):
     print(f"{weight_bits}-bit weights: {judged.nrmse:.2%} in all")
 
 # %% The bound
-# It is of the integer model itself, and holds for each stimulus that is given; the header has no part that it leaves
-# out.
+# The bound is that of the integer model, which computes exactly what the header does, for each given stimulus.
 field = np.asarray(rnn2ff.data.sample_stimuli(rnn2ff.uniform_stimuli(20), 300, key=jr.key(2)))
 rates = model.predict(field)
 certificates = rnn2ff.certify_predictions(network, field, rates)
@@ -51,12 +50,11 @@ header = rnn2ff.to_c(model, name="settle", card=card, test_stimuli=calibration)
 print(header[: header.index("*/") + 2])
 
 # %% The bound in C
-# For networks of which a theorem proves one fixed point, `bound_to_c` writes a function that bounds an answer where
-# it is made.
+# For networks with a provably unique fixed point, `bound_to_c` writes a function that bounds the error on the device.
 (folder / "bound.h").write_text(rnn2ff.bound_to_c(network, name="bound"))
 
 # %% On this machine
-# Where there is a C compiler, both run here; on a microcontroller they are the same file.
+# If there is a C compiler, both run here; a microcontroller uses the same files.
 program = """
 #define SETTLE_SELF_TEST
 #include <stdio.h>

@@ -29,11 +29,11 @@ peaks = (excitatory[1:-1] > excitatory[:-2]) & (excitatory[1:-1] > excitatory[2:
 print("excitatory rates peak at the times", np.asarray(moved.times[1:-1][peaks]).round(1))
 
 # %% A root finder is not enough
-# It lands on a fixed point, and the residual is next to zero; the verdict says what the dynamics do there.
+# The search ends at a fixed point, and the residual is almost zero; the verdict says what the dynamics do there.
 print(rnn2ff.solve_steady_state(network, stimulus, rnn2ff.RootFind(), throw=False))
 
 # %% A loss that ignores what has no steady state
-# `jnp.where` on the verdict, and neither the value nor the gradient is NaN.
+# With `jnp.where` on the verdict, neither the value nor the gradient is NaN.
 # (The tutorials on the SSN and on the equilibrium layer train in this way.)
 loss = jnp.where(solved.is_converged, solved.rates(network)[:, 0], 0).sum()
 print(f"loss over {solved.is_converged.sum()} samples: {loss:.3f}")
@@ -46,7 +46,6 @@ distilled = rnn2ff.distill(
 print(distilled)
 
 # %% At work
-# The approximator answers everywhere, also where the recurrent network has no answer. `predict_or_solve` looks, and
-# tells.
+# The approximator gives an answer for every stimulus, also without a steady state. `predict_or_solve` detects that.
 served = rnn2ff.predict_or_solve(network, distilled.approximator, stimuli, tolerance=0.01)
 print({name: count for name, count in rnn2ff.count_statuses(served.status).items() if count})

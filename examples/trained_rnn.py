@@ -17,7 +17,7 @@ NUM_UNITS, NUM_TIMES = 12, 30
 
 
 # %% A task
-# Pulses of +1 and -1 come rarely; the readout has to be the last of them.
+# Pulses of +1 and -1 are rare; the readout has to be the last of them.
 def draw(key):
     which, sign = jr.split(key)
     pulses = jr.bernoulli(which, 0.1, (64, NUM_TIMES)) * jr.rademacher(sign, (64, NUM_TIMES), jnp.float32)
@@ -69,7 +69,7 @@ for turn, key in enumerate(jr.split(keys[3], 501)):
 
 # %% Its fixed points without a pulse
 # `discrete_map` takes any pure cell; `from_torch` and Flax modules work in the same way. `starts=` would add states
-# that the cell visits at work to the random ones.
+# that the cell visits in use to the random ones.
 network = rnn2ff.discrete_map(cell, params, state_size=NUM_UNITS, stimulus_size=1)
 points = rnn2ff.find_fixed_points(network, jnp.zeros(1), box=(-1.0, 1.0), key=jr.key(1))
 for state, is_stable, count in zip(points.states, points.is_stable, points.basin_counts):
@@ -79,7 +79,7 @@ for state, is_stable, count in zip(points.states, points.is_stable, points.basin
 print(points.audit.name, "-", points.explanation)
 
 # %% How fast they forget
-# Eigenvalues of a map are shown as rates, in units of one step.
+# Eigenvalues of a map are shown as decay rates, per step.
 for state in points.states[points.is_stable][:2]:
     motion = rnn2ff.linearize(network, state, jnp.zeros(1))
     print("slowest modes, in steps:", motion.time_constants[:3].round(2))

@@ -27,14 +27,14 @@ network = rnn2ff.from_files(folder / "network.mat:W")  # rectified units; form=r
 stimuli = scipy.io.loadmat(folder / "network.mat")["U"]
 
 # %% Its steady states
-# Every stimulus comes back with a verdict. The residual is computed anew on the state that is returned.
+# Every stimulus comes back with a verdict. The residual is recomputed on the returned state.
 solved = rnn2ff.solve_steady_states(network, stimuli)
 print(solved)
 rates = solved.rates(network)
 print("rates of the first stimulus:", np.asarray(rates[0, :4]).round(2), "...")
 
 # %% A feed-forward network that answers in one pass
-# Of an array of stimuli a tenth is held out for the test.
+# A tenth of an array of stimuli is held out for the test.
 result = rnn2ff.distill(network, stimuli, num_steps=200, key=jr.key(0))
 print(result)
 rnn2ff.save(folder / "approximator.safetensors", result)
@@ -47,8 +47,8 @@ print("matrices in the file:", [name for name, *_ in scipy.io.whosmat(folder / "
 
 # %% A cell from PyTorch
 # `from_torch` reads a state dict, or a safetensors file; PyTorch itself is not needed. In PyTorch:
-# `weights = {name: np.asarray(value) for name, value in module.state_dict().items()}`. A cell is a map: it goes in
-# steps, and is judged as one.
+# `weights = {name: np.asarray(value) for name, value in module.state_dict().items()}`. A cell is a map, and judged as
+# one.
 weights = {
     "weight_ih_l0": generator.normal(size=(16, 3)).astype(np.float32),
     "weight_hh_l0": 0.8 / 4 * generator.normal(size=(16, 16)).astype(np.float32),

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from experiments._forms import FORMS
-from rnn2ff.approximators import Approximator, TwoLayer
+from rnn2ff.approximators import Approximator
 from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
@@ -63,22 +63,17 @@ def fit_both(
         key: a PRNG key.
 
     Returns:
-        Two layers alone where so many products allow no sweep.
+        Two layers alone where so many products allow no sweep; `width_of_sweeps` tells how many do.
     """
     trained = Trainer(network, pairs, num_steps=num_steps, key=key).best_of_its_cost(width)
     return {name: each.approximator for name, each in zip(FORMS, trained)}
 
 
-def fit_two_layer(
-    network: RecurrentNetwork, pairs: Pairs, width: int, *, num_steps: int, key: PRNGKeyArray
-) -> TwoLayer:
-    """Two layers, trained as `distill` trains them.
+def width_of_sweeps(network: RecurrentNetwork, num_sweeps: int) -> int:
+    """Hidden units of two layers that cost as many products as a quarter of a hidden unit for each rate and sweeps.
 
-    Args:
-        network: whose steady rates are fitted.
-        pairs: solved; a tenth are for validation.
-        width: hidden units.
-        num_steps: optimizer steps.
-        key: a PRNG key.
+    For networks with units of which no rate tells, where the usual width costs less than a sweep.
     """
-    return Trainer(network, pairs, num_steps=num_steps, key=key).two_layer(width).approximator
+    num_units, num_rates, size = network.state_size, network.rate_size, network.stimulus_size
+    num_products = max(1, round(num_rates / 4)) * (size + num_units) + (num_sweeps + 1) * num_units**2
+    return -(-num_products // (size + num_rates))

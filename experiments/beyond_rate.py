@@ -39,7 +39,9 @@ from rnn2ff.networks import (
 from rnn2ff.steady_state import Status, count_statuses, solve_steady_states
 from rnn2ff.training import accuracy
 
-CLAIM = "Smooth, supralinear and trained networks are distilled alike, and a stimulus without a steady state is told."
+CLAIM = (
+    "Smooth, supralinear and trained networks are distilled alike, and a stimulus without a steady state is recognized."
+)
 
 _FALSE_ALARMS = 0.05  # share of flags on stimuli with a steady state
 _TOLERANCE = 0.1  # of what is served, in deviations of the steady rates

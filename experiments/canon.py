@@ -1,7 +1,7 @@
 """Do published networks do here what was published of them?
 
 Each family of networks is solved for its fixed points, its steady states or its cycles, and every number that was
-published, or follows from a closed form, stands beside the one received. Everything is in float64.
+published, or follows from a closed form, stands beside what comes out here. Everything is in float64.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from rnn2ff.networks import (
 )
 from rnn2ff.steady_state import Rollout, solve_steady_states
 
-CLAIM = "Published networks do here what was published of them."
+CLAIM = "Published networks reproduce their published numbers here."
 
 _STEP = 0.02  # of traces, in time constants
 _THREE_CYCLE = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
@@ -314,12 +314,12 @@ _FAMILIES: list[tuple[str, str, Callable]] = [
 
 
 def verdict(rows: list[dict]) -> str:
-    """Whether the published numbers are received."""
+    """Whether the published numbers are reproduced."""
     quantities = [each for row in rows for each in row["quantities"]]
     right = [
         abs(each["received"] - each["published"]) <= 0.02 * max(abs(each["published"]), 1e-3) for each in quantities
     ]
-    text = f"{sum(right)} of {len(right)} published numbers are received within 2 %"
+    text = f"{sum(right)} of {len(right)} published numbers are reproduced within 2 %"
     return f"Holds: {text}." if all(right) else f"Does not hold for all: {text}."
 
 
@@ -336,7 +336,7 @@ def describe(rows: list[dict]) -> str:
         for each in row["quantities"]
     ]
     sources = "\n".join(f"* {row['family']}: {row['source']}" for row in rows)
-    return f"{table(['', 'published', 'received', 'error'], lines)}\n\n{sources}"
+    return f"{table(['', 'published', 'here', 'error'], lines)}\n\n{sources}"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""How well does a two-layer network stand in for a random recurrent one, and how wide must it be?
+"""How well do feed-forward networks stand in for random recurrent ones, and how wide or deep must they be?
 
 Threshold-linear networks with Gaussian weights, driven by Gaussian stimuli. Asked is how the error depends on the gain
-of the weights, on the number of units, on the width of the hidden layer and on the number of solved samples; and, where
+of the weights, on the number of units N and on the cost of a pass, of two layers alone and of fewer hidden units with
+sweeps that cost no more; which width, and which number of sweeps, is needed for an error of 5 % and of 1 %; and, where
 the recurrent network has no steady state for some of the stimuli, how many are lost.
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 
 import jax.numpy as jnp
@@ -14,16 +16,16 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from experiments._executors import Call, Compute, serially
-from experiments._fit import fit_two_layer
+from experiments._executors import Compute, serially
+from experiments._forms import FORMS, TWO_LAYERS, WITH_SWEEPS
 from experiments._script import run_script, table
-from experiments._seeds import growth_exponent, spread, with_interval
+from experiments._seeds import spread, with_interval
 from experiments.drawings import random_networks as drawing
-from experiments.drawings.random_networks import TARGET, errors_at, widths_needed
+from experiments.drawings.random_networks import TARGETS, USUAL_COST, errors_at, needed
 from rnn2ff.approximators import predict
 from rnn2ff.data import Pairs, gaussian_stimuli, key_for, sample_stimuli, solve_pairs
 from rnn2ff.networks import RecurrentNetwork, random_threshold_linear, threshold_linear
-from rnn2ff.training import accuracy
+from rnn2ff.training import Trainer, accuracy
 
 CLAIM = "Two layers embody the steady states of random recurrent networks."
 
@@ -32,23 +34,19 @@ _MOST_DRAWN = 10  # times as many stimuli as are needed, where few have a steady
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the experiment; widths in units of the number of recurrent units."""
+    """Settings of the experiment; the cost of a pass is its products over N^2, so twice the width over N."""
 
     seed: int = 0
-    num_seeds: int = 5
-    sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
-    gains: tuple[float, ...] = (0.3, 0.6, 0.9)
-    widths: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 16.0)
-    most_products: int = 32_768
-    """Of a pass; networks that need more are left out, those up to 4 times as wide as the recurrent one excepted."""
-    more_gains: tuple[float, ...] = (0.0, 1.1, 1.3)
-    more_gains_sizes: tuple[int, ...] = (8, 32, 64)
-    more_gains_width: float = 4.0
-    numbers_of_samples: tuple[int, ...] = (500, 1_000, 8_000)
-    samples_size: int = 32
-    num_samples: int = 2_500
-    num_test_samples: int = 500
-    num_steps: int = 500
+    num_seeds: int = 3
+    sizes: tuple[int, ...] = (8, 32, 128)
+    gains: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2)
+    costs: tuple[float, ...] = (3.0, 4.0, 6.0, 8.0, 10.0, 32.0)
+    """Two layers of each cost are compared with sweeps that cost no more; 8 is that of the usual width, 4 N."""
+    most_products: int = 131_072
+    """Of a pass; those that cost more are left out."""
+    num_samples: int = 10_000
+    num_test_samples: int = 1_000
+    num_steps: int = 2_000
 
     def smoke(self) -> "Config":
         """Small enough to run in seconds."""
@@ -57,12 +55,7 @@ class Config:
             num_seeds=2,
             sizes=(4,),
             gains=(0.6,),
-            widths=(1.0,),
-            more_gains=(0.0,),
-            more_gains_sizes=(4,),
-            more_gains_width=1.0,
-            numbers_of_samples=(),
-            samples_size=4,
+            costs=(8.0,),
             num_samples=500,
             num_test_samples=200,
             num_steps=50,
@@ -70,43 +63,32 @@ class Config:
 
 
 def run(config: Config, compute: Compute = serially) -> Iterator[dict]:
-    """One row a size and gain, with the errors by width; then one a gain, with the errors by number of samples."""
-    return compute(_calls(config))
+    """One row a size and gain, with the errors of both forms by cost."""
+    return compute(functools.partial(_measure, *case, config) for case in itertools.product(config.sizes, config.gains))
 
 
-def _calls(config: Config) -> Iterator[Call]:
-    for size in config.sizes:
-        widths = [each for each in config.widths if each <= 4 or 2 * each * size**2 <= config.most_products]
-        for gain in config.gains:
-            yield functools.partial(_measure, size, gain, widths, config.num_samples, config)
-        if size in config.more_gains_sizes:
-            for gain in config.more_gains:
-                yield functools.partial(_measure, size, gain, [config.more_gains_width], config.num_samples, config)
-    for number in config.numbers_of_samples:
-        for gain in config.gains:
-            yield functools.partial(_measure, config.samples_size, gain, [config.more_gains_width], number, config)
-
-
-def _measure(size: int, gain: float, widths: list[float], num_samples: int, config: Config) -> dict:
-    errors, lost = np.full((len(widths), config.num_seeds), np.nan), []
+def _measure(size: int, gain: float, config: Config) -> dict:
+    costs = [each for each in config.costs if each * size**2 <= config.most_products]
+    found = {form: {"width": [], "num_sweeps": [], "nrmse": np.empty((len(costs), config.num_seeds))} for form in FORMS}
+    lost = []
     for index in range(config.num_seeds):
         key = jr.fold_in(key_for(jr.key(config.seed), f"network of {size}"), index)
         network = _scaled(random_threshold_linear(size, gain=1.0, key=key), gain)
-        pairs, share_lost = _solve(network, num_samples + config.num_test_samples, key)
+        pairs, share_lost = _solve(network, config.num_samples + config.num_test_samples, key)
         lost.append(share_lost)
         test = pairs.take(slice(config.num_test_samples))
-        training = pairs.take(slice(config.num_test_samples, config.num_test_samples + num_samples))
-        for row, factor in enumerate(widths):
-            approximator = fit_two_layer(network, training, round(factor * size), num_steps=config.num_steps, key=key)
-            errors[row, index] = accuracy(predict(approximator, test.stimuli), test.rates).nrmse
-    return {
-        "size": size,
-        "gain": gain,
-        "num_samples": num_samples,
-        "share_lost": lost,
-        "widths": widths,
-        "nrmse": np.round(errors, 5),
-    }
+        training = pairs.take(slice(config.num_test_samples, None))
+        trainer = Trainer(network, training, num_steps=config.num_steps, key=key)
+        for row, cost in enumerate(costs):
+            for form, trained in zip(FORMS, trainer.best_of_its_cost(round(cost * size / 2)), strict=True):
+                error = accuracy(predict(trained.approximator, test.stimuli), test.rates).nrmse
+                found[form]["nrmse"][row, index] = error
+                if index == 0:
+                    found[form]["width"].append(trained.attempt.width)
+                    found[form]["num_sweeps"].append(trained.attempt.num_sweeps)
+    for each in found.values():
+        each["nrmse"] = np.round(each["nrmse"], 6)
+    return {"size": size, "gain": gain, "share_lost": lost, "costs": costs, **found}
 
 
 def _scaled(network: RecurrentNetwork, gain: float) -> RecurrentNetwork:
@@ -129,47 +111,56 @@ def _solve(network: RecurrentNetwork, number: int, key: PRNGKeyArray) -> tuple[P
 
 
 def verdict(rows: list[dict]) -> str:
-    """Up to which gain the error stays below the target, at the widest networks."""
-    widest = {(row["size"], row["gain"]): spread(row["nrmse"][-1]).mean for row in rows if row["gain"] <= 1}
-    within = sorted({gain for _, gain in widest if all(e <= TARGET for (_, g), e in widest.items() if g == gain)})
-    largest = max(gain for _, gain in widest)
-    worst = max(error for (_, gain), error in widest.items() if gain == largest)
-    start = f"Holds within {TARGET:.0%} up to gain {within[-1]:g}" if within else f"Does not hold within {TARGET:.0%}"
-    return f"{start}; at gain {largest:g} the error is up to {worst:.1%} at the largest width tried."
+    """Up to which gain each form stays below the targets at the cost of the usual width, and what it misses."""
+    stable, beyond = ([row for row in rows if (row["gain"] < 1) == is_stable] for is_stable in (True, False))
+
+    def worst(form: str, among: list[dict]) -> float:
+        return max(spread(errors_at(row, form)).mean for row in among)
+
+    def within(form: str, target: float) -> str:
+        gains = sorted({row["gain"] for row in stable})
+        good = [gain for gain in gains if worst(form, [row for row in stable if row["gain"] <= gain]) <= target]
+        return f"within {target:.0%} up to gain {good[-1]:g}" if good else f"within {target:.0%} at no gain"
+
+    def say(form: str) -> str:
+        most = f"at most {worst(form, stable):.1%} off up to gain {max(row['gain'] for row in stable):g}"
+        most += f" and {worst(form, beyond):.0%} beyond gain 1" if beyond else ""
+        return ", ".join([*(within(form, each) for each in TARGETS), most])
+
+    holds = [form for form in FORMS if worst(form, stable) <= max(TARGETS)]
+    word = "Holds" if TWO_LAYERS in holds else "Holds with sweeps" if WITH_SWEEPS in holds else "Holds in part"
+    return (
+        f"{word}: two layers of {USUAL_COST / 2:g} N hidden units are {say(TWO_LAYERS)}; with sweeps at equal cost "
+        f"they are {say(WITH_SWEEPS)}."
+    )
 
 
 def describe(rows: list[dict]) -> str:
-    """Errors by size and gain, and the width that was needed."""
-    lines = []
-    for row in rows:
-        errors = errors_at(row, 4.0)
-        needed = widths_needed(row)
-        lines.append(
-            [
-                f"{row['size']} units, gain {row['gain']:g}, {row['num_samples']} samples",
-                with_interval(row["share_lost"], ".2f", 100),
-                "-" if errors is None else with_interval(errors, ".1f", 100),
-                with_interval(row["nrmse"][-1], ".1f", 100) + f" ({row['widths'][-1]:g} N)",
-                needed if isinstance(needed, str) else with_interval(needed, ".2f") + " N",
-            ]
-        )
-    header = ["", "lost (%)", "error at 4 N (NRMSE, %)", "at the widest", f"width for {TARGET:.0%}"]
-    return "\n\n".join([table(header, lines), *_growth(rows)])
+    """Errors by size and gain at the cost of the usual width, and the width and the sweeps that were needed."""
 
+    def words(row: dict, form: str, target: float) -> str:
+        found = needed(row, form, target)
+        unit, name = (" N", "width") if form == TWO_LAYERS else ("", "num_sweeps")
+        values = [each / (row["size"] if form == TWO_LAYERS else 1) for each in row[form][name]]
+        return f"> {max(values):g}{unit}" if found is None else f"{values[found]:g}{unit}"
 
-def _growth(rows: list[dict]) -> Iterator[str]:
-    """How the hidden units for the target grow with the recurrent ones, where at least three sizes reach it."""
-    for gain in sorted({row["gain"] for row in rows}):
-        chosen = [row for row in rows if row["gain"] == gain and len(row["widths"]) > 1]
-        reached = [(row["size"], needed) for row in chosen if not isinstance(needed := widths_needed(row), str)]
-        if len(reached) > 2:
-            sizes = np.array([size for size, _ in reached], float)
-            hidden = sizes[:, None] * np.array([needed for _, needed in reached])
-            mean, low, high = growth_exponent(sizes, hidden)
-            yield (
-                f"At gain {gain:g} the hidden units for {TARGET:.0%} grow as the recurrent units to the power"
-                f" {mean:.2f} [{low:.2f}, {high:.2f}], over {sizes.min():.0f} to {sizes.max():.0f} units."
-            )
+    lines = [
+        [
+            f"{row['size']} units, gain {row['gain']:g}",
+            with_interval(row["share_lost"], ".1f", 100),
+            *(with_interval(errors_at(row, form), ".2f", 100) for form in FORMS),
+            *(words(row, form, target) for form in FORMS for target in TARGETS),
+        ]
+        for row in rows
+    ]
+    header = ["", "lost (%)", "error (%): two layers, 4 N", "sweeps, equal cost"]
+    header += [f"{what} for {target:.0%}" for what in ("width", "sweeps") for target in TARGETS]
+    return (
+        f"{table(header, lines)}\n\n"
+        f"Means and 95 % intervals over {len(rows[0]['share_lost'])} networks of each size, scaled to each gain. Two "
+        "layers of each width are compared with sweeps that cost no more; needed is the first that was tried whose "
+        "mean error is small enough. Lost are stimuli without a steady state."
+    )
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ operations of one evaluation. What a step costs besides, for its error estimate 
 """
 
 import dataclasses
-import time
+import functools
 from collections.abc import Callable, Iterator
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -30,6 +29,7 @@ from rnn2ff.approximators import TwoLayer
 from rnn2ff.data import gaussian_stimuli, key_for, sample_stimuli
 from rnn2ff.networks import RecurrentNetwork, residual, split_sweep, threshold_linear
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Anderson, Rollout
+from rnn2ff.timing import timed
 
 CLAIM = "A pass takes the same operations for every stimulus, where the time to a steady state varies and grows."
 
@@ -86,7 +86,7 @@ def _measure(size: int, distance: float, index: int, config: Config) -> dict:
         "solver": lambda stimulus: _search(network, accelerated, stimulus),
         "pass": lambda stimulus: _answer(approximator, stimulus),
     }
-    compile_seconds = {name: _seconds(call, stimuli[0])[0] for name, call in calls.items()}
+    compile_seconds = {name: timed(functools.partial(call, stimuli[0])).seconds for name, call in calls.items()}
     over_stimuli, answers = _time_in_turns(calls, stimuli)
     over_repeats, _ = _time_in_turns(calls, stimuli[:1] * len(stimuli))
     steps = {name: np.array([int(answer[1]) for answer in answers[name]]) for name in _EVALUATIONS}
@@ -146,16 +146,10 @@ def _time_in_turns(calls: dict[str, Callable], stimuli: list[Array]) -> tuple[di
     seconds, answers = {name: [] for name in calls}, {name: [] for name in calls}
     for stimulus in stimuli:
         for name, call in calls.items():
-            taken, answer = _seconds(call, stimulus)
+            answer, taken = timed(functools.partial(call, stimulus))
             seconds[name].append(taken)
             answers[name].append(answer)
     return {name: np.array(each) for name, each in seconds.items()}, answers
-
-
-def _seconds(call: Callable, stimulus: Array) -> tuple[float, object]:
-    started = time.perf_counter()
-    answer = jax.block_until_ready(call(stimulus))
-    return time.perf_counter() - started, answer
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

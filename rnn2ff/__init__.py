@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Each public name and the module that defines it. Loaded on first use, so that `rnn2ff --help` does not wait for JAX
 # and a deployed approximator does not load a solver.
@@ -22,6 +22,7 @@ _HOME = {
     "Refined": "approximators",
     "Rollout": "steady_state",
     "RootFind": "steady_state",
+    "Saturating": "networks",
     "Served": "certificates",
     "Source": "certificates",
     "StateForm": "networks",
@@ -52,7 +53,10 @@ _HOME = {
     "find_symmetries": "training",
     "fit_readout": "training",
     "from_connectome": "networks",
+    "from_equinox": "networks",
     "from_files": "networks",
+    "from_flax": "networks",
+    "from_keras": "networks",
     "from_torch": "networks",
     "gaussian_stimuli": "data",
     "grating_stimulus": "networks",
@@ -64,6 +68,7 @@ _HOME = {
     "linearize": "analysis",
     "load": "export",
     "load_stablehlo": "export",
+    "low_rank_weights": "networks",
     "make_certifier": "certificates",
     "mean_jacobian_sweep": "networks",
     "mean_slope_sweep": "networks",
@@ -85,6 +90,7 @@ _HOME = {
     "random_rate_network": "networks",
     "random_threshold_linear": "networks",
     "rate_network": "networks",
+    "read_connectome": "networks",
     "refine": "certificates",
     "relation_angles": "networks",
     "relation_network": "networks",
@@ -122,6 +128,7 @@ _HOME = {
     "write_mat": "export",
     "write_nir": "export",
     "write_page": "export",
+    "write_report": "export",
 }
 __all__ = sorted(_HOME)
 
@@ -185,23 +192,29 @@ if TYPE_CHECKING:
         write_mat,
         write_nir,
         write_page,
+        write_report,
     )
     from rnn2ff.networks import (
         PowerLaw,
         RateForm,
         RateNetwork,
         RecurrentNetwork,
+        Saturating,
         StateForm,
         best_sweep,
         ctln,
         damped_sweep,
         discrete_map,
         from_connectome,
+        from_equinox,
         from_files,
+        from_flax,
+        from_keras,
         from_torch,
         grating_stimulus,
         hopfield,
         in_continuous_time,
+        low_rank_weights,
         mean_jacobian_sweep,
         mean_slope_sweep,
         motion_stimulus,
@@ -212,6 +225,7 @@ if TYPE_CHECKING:
         random_rate_network,
         random_threshold_linear,
         rate_network,
+        read_connectome,
         relation_angles,
         relation_network,
         relation_stimulus,

@@ -1,8 +1,8 @@
 """Argument checks. Each says what is wrong, what was expected and what was received, before any work.
 
-Values can only be checked where they are known: inside `jit`, `vmap` or `grad` an array is a tracer, and
-the checks on values pass, while the checks on shapes still hold. JAX is not imported for a check of plain numbers, so
-that reading files and drawing figures do without it.
+Values can only be checked where they are known: inside `jit`, `vmap` or `grad` an array is a tracer, and checks of
+values are skipped, while checks of shapes still apply. JAX is not imported to check plain numbers, so that reading
+files and drawing figures do not load it.
 """
 
 import functools
@@ -12,7 +12,7 @@ from numbers import Integral
 
 import numpy as np
 
-_NUM_NAMED_ROWS = 5  # an error names this many offending rows, and counts the others
+_NUM_NAMED_ROWS = 5  # offending rows that an error lists; it counts the others
 
 
 def fail(name: str, problem: str, expected: object, received: object) -> ValueError:
@@ -21,17 +21,17 @@ def fail(name: str, problem: str, expected: object, received: object) -> ValueEr
 
 
 def is_known(array: object) -> bool:
-    """Whether the values of an array can be looked at now."""
-    jax = sys.modules.get("jax")  # without it nothing can be a tracer
+    """Whether the values of an array are known now."""
+    jax = sys.modules.get("jax")  # without it there are no tracers
     return jax is None or not isinstance(array, jax.core.Tracer)
 
 
 def check_on_host(name: str, instead: str, *trees: object) -> None:
-    """A function that looks at values is called where they are known.
+    """The values of all arguments are known.
 
     Args:
         name: of the function.
-        instead: what to do inside a program, in words.
+        instead: what to use inside a program, in words.
         trees: its arguments.
     """
     jax = sys.modules.get("jax")
@@ -92,7 +92,7 @@ def check_finite(name: str, array: object) -> None:
 
 
 def _is_finite_on_its_device(array: object) -> bool:
-    """Whether an accelerator finds all values finite, which spares a transfer of the array; False if not asked."""
+    """Whether an accelerator finds all values finite, which saves a transfer of the array; False on a processor."""
     jax = sys.modules.get("jax")
     if jax is None or not isinstance(array, jax.Array) or not jax.numpy.issubdtype(array.dtype, jax.numpy.floating):
         return False
@@ -150,7 +150,7 @@ def smallest_tolerance(dtype: object) -> float:
 
 
 def default_tolerance(dtype: object) -> float:
-    """The relative residual asked for where the caller names none: 1e-5 in float32, 1e-9 in float64."""
+    """The default tolerance of the relative residual: 1e-5 in float32, 1e-9 in float64."""
     return 1e-5 if np.finfo(dtype).bits <= 32 else 1e-9
 
 

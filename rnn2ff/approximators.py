@@ -1,6 +1,6 @@
 """Feed-forward networks that replace the solve: two layers, `r = [W2 [W1 u + b1]_+ + b2 (+ V u)]_+`, or two and sweeps.
 
-Nothing here needs a solver, so a deployed approximator stays light.
+Nothing here loads a solver, so that a deployed approximator stays light.
 """
 
 import functools
@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from rnn2ff._checks import check_at_least, check_key, check_one_stimulus, fail
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, has_rectified_rates
 
-_TILE_BYTES = 4 * 2**20  # of a tile's hidden layer: what a processor's cache holds
-_SMALLEST_TILE = 256  # rows; below, the products themselves get slower
+_TILE_BYTES = 4 * 2**20  # of the hidden layer of a tile, to fit the cache of a processor
+_SMALLEST_TILE = 256  # rows; products of fewer rows are slower themselves
 
 
 class TwoLayer(eqx.Module):
     """Two layers: hidden rectified units, and a readout.
 
-    One pass costs `width * (stimulus + rate)` products, whatever the stimulus.
+    One pass costs `width * (stimulus + rate)` products, for every stimulus.
 
     Attributes:
         hidden_weights: W1.
@@ -53,7 +53,7 @@ class TwoLayer(eqx.Module):
         bypass: bool = False,
         key: PRNGKeyArray,
     ):
-        """Random weights with variances that keep the scale of a standard normal stimulus (He et al., 2015).
+        """Random weights with variances that preserve the scale of a standard normal stimulus (He et al., 2015).
 
         Args:
             stimulus_size: number of stimulus channels.
@@ -113,12 +113,12 @@ class TwoLayer(eqx.Module):
 
 
 class Refined(eqx.Module):
-    """Two layers that predict where the state comes to rest, and a fixed number of sweeps that improve on it.
+    """Two layers that predict the steady state, and a fixed number of sweeps that improve the prediction.
 
-    A sweep is one step of the solvers, with the network's own weights, so it corrects what no width learns. The steps
-    have trained sizes, one for each sweep and unit, and the first pass is trained *through* them: it learns to land
-    where the sweeps finish well. In the coordinates of the sweep (the total input to each unit, for a network with
-    weights; otherwise the state) one call is, for one stimulus u,
+    A sweep is one step of the solvers, with the weights of the network itself, so it corrects errors that no width
+    removes. The step sizes are trained, one for each sweep and unit, and the first pass is trained *through* the
+    sweeps, toward states from which they converge well. In the coordinates of the sweep (the total input to each unit,
+    for a network with weights; otherwise the state) one call is, for one stimulus u,
 
         x_0 = start(u) + two_layer(u)
         x_(t+1) = x_t + a_t (sweep(x_t) - x_t) + c_t (x_t - x_(t-1)),    t = 0 .. num_sweeps - 1,    x_(-1) = x_0
@@ -137,7 +137,7 @@ class Refined(eqx.Module):
     `H (M + N) + (num_sweeps + 1) N^2` products.
 
     Attributes:
-        two_layer: the first pass, not rectified: what is to be added to the sweep's own first guess.
+        two_layer: the first pass, not rectified, which is added to the initial guess of the sweep.
         step_sizes: a, one row a sweep; 1 is the plain sweep.
         momenta: c, one row a sweep; 0 is the plain sweep. The first row has no effect.
         sweep: the step; held constant in training.
@@ -153,7 +153,7 @@ class Refined(eqx.Module):
     is_rectified: bool = eqx.field(static=True)
 
     def __init__(self, two_layer: TwoLayer, network: RecurrentNetwork, sweep: AbstractSweep, *, num_sweeps: int):
-        """Plain sweeps after a pass.
+        """A first pass, and sweeps with step sizes of 1 and momenta of 0.
 
         Args:
             two_layer: from stimuli to points, not rectified.
@@ -205,10 +205,10 @@ class Refined(eqx.Module):
         return self.network.rates(self.sweep.to_state(self.network, point))
 
     def lengthened(self, num_sweeps: int) -> "Refined":
-        """The same with more sweeps after those it has; the new ones are plain.
+        """The same with more sweeps after the present ones; the new ones have step sizes of 1 and momenta of 0.
 
         Raises:
-            ValueError: if `num_sweeps` is below the number it has.
+            ValueError: if `num_sweeps` is below the present number.
         """
         check_at_least("num_sweeps", num_sweeps, self.num_sweeps)
         if num_sweeps == self.num_sweeps:
@@ -264,7 +264,7 @@ def trainable(approximator: Approximator) -> PyTree[bool]:
 def predict(approximator: Approximator, stimuli: Float[Array, "batch stimulus"]) -> Float[Array, "batch rate"]:
     """The approximator's rates for a batch, in one compiled pass.
 
-    On a processor a large batch passes in tiles of rows, so that the hidden layer never leaves the cache.
+    On a processor, large batches are computed in tiles of rows, so that the hidden layer stays in the cache.
     """
     num_rows = max(_SMALLEST_TILE, _TILE_BYTES // (approximator.width * stimuli.dtype.itemsize))
     whole = jax.vmap(approximator)

@@ -1,4 +1,4 @@
-"""Programs for the device at hand: their options, their precision, batches of one size, and where they are kept."""
+"""Compiled programs: options for the device, precision, batches of one size, and the cache for later processes."""
 
 import functools
 import hashlib
@@ -19,16 +19,16 @@ from rnn2ff.records import processor_features
 _OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 _OUTSIDE = get_opaque_trace_state()
 _LARGEST_CACHE = 2**30  # bytes
-_KEPT_SECONDS = 0.1  # of compilation; what takes less is not kept
+_KEPT_SECONDS = 0.1  # of compilation; faster ones are not cached
 
 
 def compiler_options() -> dict | None:
-    """What XLA is told for the default device; None for nothing."""
+    """Options of XLA for the default device, or None."""
     return _OPTIONS.get(jax.default_backend())
 
 
 def jit_for_device(function: Callable) -> Callable:
-    """`eqx.filter_jit` with the options for the device, where they are allowed, which is outside of other programs."""
+    """`eqx.filter_jit` with the options for the device, or without inside another program, where none are allowed."""
     plain = eqx.filter_jit(function)
 
     @functools.cache
@@ -46,7 +46,7 @@ def jit_for_device(function: Callable) -> Callable:
 
 
 def in_full_precision(function: Callable) -> Callable:
-    """With matrix products in the precision of the dtype; what accelerators do by default has three digits."""
+    """With matrix products in the precision of the dtype; the default of accelerators has three digits."""
 
     @functools.wraps(function)
     def run(*args, **kwargs):
@@ -63,7 +63,7 @@ def in_batches(
 
     Args:
         function: takes the constants, a batch of each array, and the settings; gives back arrays with as many rows.
-        constants: a network, for one, given to every call.
+        constants: such as a network, the same for every call.
         arrays: on the host, with one leading axis of at least one row.
         num_rows: of a batch; the last one repeats its last row.
         settings: further arguments.
@@ -77,10 +77,10 @@ def in_batches(
 
 
 def keep_programs() -> None:
-    """Keep compiled programs in the user's cache folder, for the processes that follow; the library never does."""
+    """Keep compiled programs in the user's cache folder, for later processes; only the command line does."""
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return  # the user has chosen
-    folder = _program_folder()
+    folder = _made_folder()
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", _KEPT_SECONDS)
@@ -88,7 +88,7 @@ def keep_programs() -> None:
 
 def environment_that_keeps_programs() -> dict[str, str]:
     """The same for processes that are started from this one: what to add to their environment."""
-    folder = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else _program_folder()
+    folder = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else _made_folder()
     if folder is None:
         return {}
     return {
@@ -97,10 +97,15 @@ def environment_that_keeps_programs() -> dict[str, str]:
     }
 
 
-def _program_folder() -> Path | None:
-    """A folder for this processor, since a home may be shared by machines that cannot run each other's programs."""
+def program_folder() -> Path:
+    """A folder for this processor, since machines that share a home may not run each other's programs."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "rnn2ff" / hashlib.sha256(processor_features().encode()).hexdigest()[:12]
+    return base / "rnn2ff" / hashlib.sha256(processor_features().encode()).hexdigest()[:12]
+
+
+def _made_folder() -> Path | None:
+    """The folder, with room for new programs; None where it cannot be made."""
+    folder = program_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(folder)
@@ -110,7 +115,7 @@ def _program_folder() -> Path | None:
 
 
 def _prune(folder: Path) -> None:
-    """Make room for new programs: those that were not read for longest go."""
+    """Make room for new programs: delete the least recently used ones."""
     files = sorted((file for file in folder.iterdir() if file.is_file()), key=lambda file: file.stat().st_atime)
     sizes = [file.stat().st_size for file in files]
     surplus = sum(sizes) - _LARGEST_CACHE

@@ -4,15 +4,18 @@ A result is written under a temporary name and put in place in one move, so that
 stood there before.
 """
 
+import csv
+import html
 import json
 import os
 import tempfile
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,17 +32,17 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
     """Read one array of numbers from a file.
 
     Args:
-        path: a `.npy`, `.npz` or MATLAB `.mat` file (up to version 7), or text: `.csv`, `.tsv`, `.txt`, with commas,
-            semicolons, tabs or blanks between numbers, and perhaps a line of names above them. Where a file holds
-            several arrays, its path is followed by `:` and the array's name, as in `network.npz:W`, or `net.mat:net.W`
-            for a field of a struct.
+        path: a `.npy`, `.npz` or MATLAB `.mat` file (of version 7.3 with the extra `hdf5`), or text: `.csv`, `.tsv`,
+            `.txt`, with commas, semicolons, tabs or blanks between numbers, and perhaps a line of names above them.
+            Where a file holds several arrays, its path is followed by `:` and the array's name, as in `network.npz:W`,
+            or `net.mat:net.W` for a field of a struct.
         name: what the array is for; errors name it.
 
     Raises:
         ValueError: if the file is missing, is of another format or damaged, holds several arrays and none is named,
             or holds anything but finite numbers.
     """
-    path, wanted = _split(path)
+    path, wanted = split_name(path)
     if not path.is_file():
         raise fail(name, "cannot be read", "an existing file", f"{path}")
     readers = {".npy": _read_npy, ".npz": _read_npz, ".mat": _read_mat}
@@ -77,7 +80,7 @@ def read_tensors(path: str | Path, name: str) -> dict[str, np.ndarray]:
         raise fail(name, "cannot be read", expected, f"{path}: {error!r}") from error
 
 
-def _split(path: str | Path) -> tuple[Path, str | None]:
+def split_name(path: str | Path) -> tuple[Path, str | None]:
     """A path, and the name of an array in it where one is given."""
     if Path(path).is_file():
         return Path(path), None
@@ -110,13 +113,45 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
 
 
-def _read_text(path: Path) -> dict[str, np.ndarray]:
-    """Numbers in lines; one line of names above them is passed over."""
+def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, list[str]]:
+    """Columns of a text table by their names, as text; the table may have others.
+
+    Args:
+        path: a text file with commas, semicolons, tabs or blanks between entries, and a line of names above them.
+        columns: their names.
+        name: what the table is for; errors name it.
+
+    Raises:
+        ValueError: if the file is no such table, or lacks a column.
+    """
+    try:
+        lines, delimiter = _read_lines(path)
+        header, *rows = csv.reader(lines, delimiter=delimiter or " ", skipinitialspace=True)
+    except (ValueError, csv.Error) as error:
+        raise fail(name, "cannot be read", f"a valid {path.suffix} file", f"{path}: {error}") from error
+    header = [each.strip() for each in header]
+    for column in columns:
+        if column not in header:
+            raise fail(name, f"lacks the column {column!r}", f"a table with the columns {', '.join(columns)}", header)
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            received = f"{len(row)} in row {number} of {path}"
+            raise fail(name, "is no table", f"{len(header)} entries in each row", received)
+    return {column: [row[header.index(column)].strip() for row in rows] for column in columns}
+
+
+def _read_lines(path: Path) -> tuple[list[str], str | None]:
+    """The lines of a text table without comments, and what stands between entries; None for blanks."""
     lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     lines = [line for line in lines if line]
     if not lines:
         raise ValueError("it is empty")
-    delimiter = next((each for each in ";\t," if any(each in line for line in lines)), None)  # None stands for blanks
+    return lines, next((each for each in ";\t," if any(each in line for line in lines)), None)
+
+
+def _read_text(path: Path) -> dict[str, np.ndarray]:
+    """Numbers in lines; one line of names above them is passed over."""
+    lines, delimiter = _read_lines(path)
     if delimiter == ";":  # where the comma is the decimal point
         lines = [line.replace(",", ".") for line in lines]
     lines = [line.rstrip(delimiter) for line in lines]
@@ -157,7 +192,7 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     try:
         content = loadmat(path)
     except NotImplementedError as error:
-        raise ValueError("it is of MATLAB version 7.3; save it with the option -v7") from error
+        return _read_mat73(path, error)
     except MatReadError as error:
         raise ValueError(f"{error}") from error
     arrays = {}
@@ -165,6 +200,41 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
         if not name.startswith("__"):
             arrays |= _fields(name, value)
     return arrays
+
+
+def _read_mat73(path: Path, error: NotImplementedError) -> dict[str, np.ndarray]:
+    """The arrays of a file of version 7.3, which is HDF5 with the axes of each array the other way round."""
+    try:
+        import h5py
+    except ModuleNotFoundError:
+        cure = "save it with the option -v7, or pip install 'rnn2ff[hdf5]'"
+        raise ValueError(f"it is of MATLAB version 7.3; {cure}") from error
+    arrays = {}
+    with h5py.File(path, "r") as file:
+        for name, value in file.items():
+            if not name.startswith("#"):
+                arrays |= _nodes(name, value)
+    return arrays
+
+
+def _nodes(name: str, node: object) -> dict[str, np.ndarray]:
+    """An array of HDF5, a sparse matrix, or the arrays in a struct, as `struct.field`; only what holds numbers."""
+    if "MATLAB_sparse" in node.attrs:
+        from scipy.sparse import csc_array
+
+        columns = np.asarray(node["jc"])
+        parts = (node["data"], node["ir"]) if "data" in node else ([], [])  # a matrix of zeros has none
+        data, rows = (np.asarray(each) for each in parts)
+        shape = (int(node.attrs["MATLAB_sparse"]), len(columns) - 1)
+        return {name: csc_array((data, rows.astype(int), columns.astype(int)), shape=shape).toarray()}
+    if hasattr(node, "keys"):
+        found = {}
+        for field in node:
+            found |= _nodes(f"{name}.{field}", node[field])
+        return found
+    is_empty = "MATLAB_empty" in node.attrs  # then it holds its shape
+    holds_numbers = node.dtype.kind in "fiub" and node.attrs.get("MATLAB_class", b"double") not in (b"char", b"cell")
+    return {name: np.asarray(node).T} if holds_numbers and not is_empty else {}
 
 
 def _fields(name: str, value: object) -> dict[str, np.ndarray]:
@@ -245,10 +315,49 @@ def _columns(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return columns
 
 
+@runtime_checkable
+class Described(Protocol):
+    """A result that can say what people want to know of it."""
+
+    def _describe(self) -> tuple[str | None, Mapping[str, object]] | None:
+        """A title, and values by name; None of placeholders, as inside `jit`."""
+
+
 def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
     """Names and values in two columns, for people."""
     width = max([26, *(len(name) + 2 for name in lines)])
     return "\n".join([*([title] if title else []), *(f"{name:{width}s}{value}" for name, value in lines.items())])
+
+
+def as_text(result: "Described") -> str:
+    """A result in a few lines of text; the `__repr__` of results. One of placeholders is printed by its shapes."""
+    described = result._describe()
+    if described is None:
+        from equinox import tree_pformat
+
+        return tree_pformat(result)
+    title, lines = described
+    return table(lines, title=title)
+
+
+def as_html(result: "Described") -> str:
+    """The same lines as a table of HTML, every word escaped; the `_repr_html_` of results, which notebooks call."""
+    described = result._describe()
+    if described is None:
+        return f"<pre>{html.escape(as_text(result))}</pre>"
+    title, lines = described
+    return html_table(lines, title=title)
+
+
+def html_table(lines: Mapping[str, object], *, title: str | None = None) -> str:
+    """Names and values as a table of HTML, every word escaped."""
+    caption = f"<caption>{html.escape(title)}</caption>" if title else ""
+    rows = (
+        f"<tr><th scope='row' style='text-align:left'>{html.escape(name)}</th>"
+        f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+        for name, value in lines.items()
+    )
+    return f"<table>{caption}<tbody>{''.join(rows)}</tbody></table>"
 
 
 def is_shown(*arrays: object) -> bool:

@@ -1,6 +1,7 @@
 """Figures, drawn from plain arrays and records. Needs the extra `plot`, and never JAX."""
 
 import functools
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -13,11 +14,13 @@ from rnn2ff.files import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
 COLUMN_WIDTH = 3.5  # inches, of a two-column page
 PAGE_WIDTH = 7.2
+_DECADE = 10
 
-# The palette of Okabe and Ito, told apart by readers of all kinds of color vision.
+# The palette of Okabe and Ito, distinguishable for all kinds of color vision.
 COLORS = {
     "recurrent": "#0072B2",
     "feed-forward": "#D55E00",
@@ -94,6 +97,14 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 
 
 @house_style
+def to_svg(figure: "Figure") -> bytes:
+    """A figure as SVG, such as to put into a page; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+@house_style
 def plot_rates(axes: "Axes", target: ArrayLike, predicted: ArrayLike, *, nrmse: float) -> None:
     """Predicted against steady rates, one dot an entry, with the line where they agree.
 
@@ -114,19 +125,57 @@ def plot_rates(axes: "Axes", target: ArrayLike, predicted: ArrayLike, *, nrmse: 
 
 
 @house_style
-def plot_learning(axes: "Axes", training: Mapping[str, object], *, variance: float) -> None:
+def plot_learning(
+    axes: "Axes", training: Mapping[str, object], *, variance: float, test_nrmse: float | None = None
+) -> None:
     """The course of a training: NRMSE on the held-out part against optimizer steps.
 
     Args:
         axes: where to draw.
         training: `steps` and `validation_errors`, as in a report.
         variance: of the steady rates about per-unit means; turns errors into NRMSE.
+        test_nrmse: on stimuli of the test, a dashed line.
     """
     nrmse = 100 * np.sqrt(np.asarray(training["validation_errors"]) / variance)
     axes.plot(np.asarray(training["steps"]), nrmse, color=COLORS["feed-forward"], marker="o", markersize=2)
-    axes.set(xlabel="optimizer steps", ylabel="error on held-out pairs (NRMSE, %)", yscale="log")
+    axes.set(xlabel="optimizer steps", ylabel="error on held-out pairs (NRMSE, %)")
+    if test_nrmse is not None:
+        axes.axhline(100 * test_nrmse, color="black", linewidth=0.6, linestyle="--")
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top", "fontsize": 7}
+        axes.annotate(f"test {100 * test_nrmse:.3g} %", (0, 100 * test_nrmse), (2, -2), **place)
+    if nrmse.max() < _DECADE * nrmse.min():  # a logarithmic axis would have one number on it
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(_ticks())
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+
+
+def _ticks() -> "LogLocator":
+    """At 1, 2 and 5 times the powers of ten."""
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(subs=(1, 2, 5))
+
+
+@house_style
+def plot_tails(axes: "Axes", errors: Mapping[str, ArrayLike]) -> None:
+    """The share of units, or of stimuli, with an error above each size: how bad the worst are.
+
+    Args:
+        axes: where to draw.
+        errors: by the name of what they are errors of, such as NRMSE of units; what is not finite is left out.
+    """
+    for (name, values), color in zip(errors.items(), (COLORS["recurrent"], COLORS["feed-forward"], COLORS["third"])):
+        values = np.sort(np.asarray(values, float)[np.isfinite(values)])
+        above = 1 - np.arange(len(values)) / max(len(values), 1)
+        axes.step(100 * values, 100 * above, where="post", color=color, label=f"{name} (n = {len(values)})")
+    axes.axhline(5, color="black", linewidth=0.6, linestyle="--")
+    axes.annotate("5 %", (0, 5), (2, 2), ("axes fraction", "data"), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="error at least (NRMSE, %)", ylabel="share (%)", ylim=(0, 102))
+    axes.set_xlim(left=0)
+    axes.legend()
 
 
 @house_style

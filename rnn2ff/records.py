@@ -1,4 +1,4 @@
-"""What a run leaves behind: its settings, its numbers, and what they were measured with."""
+"""Records of runs: settings, results, and the environment in which they were measured."""
 
 import dataclasses
 import importlib.metadata
@@ -33,12 +33,12 @@ def environment() -> dict[str, object]:
 
 
 def num_threads() -> int:
-    """Cores that this process may use: all, if it was not kept to some."""
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def record(name: str, config: object, rows: list[dict], *, seconds: float, **more: object) -> dict[str, object]:
-    """A record: what was asked, what came out, and what it was measured with.
+    """A record: settings, results and environment.
 
     Args:
         name: of the experiment or benchmark.
@@ -77,7 +77,7 @@ def _commit() -> dict[str, object]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An installed copy may lie in somebody else's checkout.
+    # An installed copy may be inside another checkout.
     is_ours = git("ls-files", "--error-unmatch", Path(__file__).name) is not None
     commit = git("rev-parse", "HEAD") if is_ours else None
     changes = git("status", "--porcelain", "--", ":/*.py", ":/*.toml")
@@ -85,13 +85,13 @@ def _commit() -> dict[str, object]:
 
 
 def processor_features() -> str:
-    """What a program compiled for this processor may rely on, as far as the system tells."""
+    """The instruction sets that compiled programs may use, as far as the system reports them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    told = {line.partition(":")[0].strip(): line for line in lines}  # the last processor's
-    return "\n".join([platform.machine(), _processor(), told.get("flags", ""), told.get("Features", "")])
+    features = {line.partition(":")[0].strip(): line for line in lines}  # the last processor's
+    return "\n".join([platform.machine(), _processor(), features.get("flags", ""), features.get("Features", "")])
 
 
 def _processor() -> str:

@@ -1,7 +1,7 @@
 """Timing of compiled functions: interleaved rounds, medians with quartiles."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Seconds(NamedTuple):
-    """Seconds a call, over the rounds.
+    """Seconds per call, over the rounds.
 
     Attributes:
         median: half of the rounds were faster.
@@ -25,31 +25,47 @@ class Seconds(NamedTuple):
 def time_interleaved(
     functions: Mapping[str, Callable[[], object]], *, num_rounds: int = 20, round_seconds: float = 0.02
 ) -> dict[str, Seconds]:
-    """Time functions in turns, so that a machine that slows down slows all of them.
+    """Time functions in turns, so that all of them are affected alike when the machine slows down.
 
-    Each is called once before, which compiles it, and then in every round as often as fills `round_seconds`.
+    Each is first called once, which compiles it, and then repeatedly for `round_seconds` in every round.
 
     Args:
-        functions: each takes nothing and returns arrays, which are waited for.
+        functions: without arguments; the arrays that they return are waited for.
         num_rounds: how many turns.
         round_seconds: about how long one turn of one function takes.
     """
     num_calls = {}
     for name, function in functions.items():
         jax.block_until_ready(function())
-        num_calls[name] = max(1, int(round_seconds / max(_seconds(function, 1), 1e-7)))
+        num_calls[name] = max(1, int(round_seconds / max(timed(function).seconds, 1e-7)))
     taken = {name: [] for name in functions}
     for _ in range(num_rounds):
         for name, function in functions.items():
-            taken[name].append(_seconds(function, num_calls[name]))
-    return {
-        name: Seconds(*(float(np.quantile(values, q)) for q in (0.5, 0.25, 0.75))) for name, values in taken.items()
-    }
+            taken[name].append(timed(function, num_calls[name]).seconds)
+    return {name: quartiles(seconds) for name, seconds in taken.items()}
 
 
-def _seconds(function: Callable[[], object], num_calls: int) -> float:
-    start = time.perf_counter()
+class Timed(NamedTuple):
+    """A result, and how long it took.
+
+    Attributes:
+        result: of the last call.
+        seconds: of one call, in the mean, until its result is there.
+    """
+
+    result: object
+    seconds: float
+
+
+def timed(call: Callable[[], object], num_calls: int = 1) -> Timed:
+    """Call, and wait for the result."""
+    started = time.perf_counter()
     for _ in range(num_calls):
-        result = function()
+        result = call()
     jax.block_until_ready(result)
-    return (time.perf_counter() - start) / num_calls
+    return Timed(result, (time.perf_counter() - started) / num_calls)
+
+
+def quartiles(seconds: Sequence[float]) -> Seconds:
+    """The median and the quartiles."""
+    return Seconds(*(float(np.quantile(seconds, q)) for q in (0.5, 0.25, 0.75)))

@@ -244,6 +244,7 @@ ZOO = {
     "random logistic": lambda: random_rate_network(3, nonlinearity=jax.nn.sigmoid, key=jr.key(0)),
     "torch RNN": lambda: from_torch(torch_weights(1)),
     "torch GRU": lambda: from_torch(torch_weights(3)),
+    "torch LSTM": lambda: from_torch(torch_weights(4)),
     "a map": lambda: discrete_map(lambda w, h, u: jnp.tanh(w * h + u), jnp.asarray(2.0), state_size=2, stimulus_size=2),
 }
 

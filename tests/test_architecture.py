@@ -29,6 +29,7 @@ OWNERS = {
     "onnx": {"export"},
     "onnxruntime": {"export"},
     "nir": {"export"},
+    "h5py": {"files"},
     "torch": {"export"},
     "matplotlib": {"plotting"},
     "tyro": {"cli"},

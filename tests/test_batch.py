@@ -213,7 +213,7 @@ class TestVerdicts:
         assert received.residual[0] < 1e-4
         assert received.distance[0] > 1e-3
 
-    def test_a_users_field_needs_nothing_to_look_at(self, key):
+    def test_a_users_field_needs_no_weight_matrix(self, key):
         network = RecurrentNetwork(
             lambda params, state, stimulus: (stimulus - state**3) / params,
             jnp.asarray(2.0),
@@ -394,6 +394,24 @@ class TestPureFunction:
         mapped = jax.shard_map(jax.vmap(function), mesh=mesh, in_specs=split, out_specs=split)
         with pytest.raises(ValueError, match=f"`{name}` does not run inside `jax.shard_map`. Expected .*, got values"):
             jax.jit(mapped)(jnp.ones((4, 2)))
+
+    @pytest.mark.parametrize("name", ["solve_steady_state", "simulate", "certify"])
+    def test_functions_of_one_sample_say_on_a_mesh_with_explicit_axes_what_to_use(self, name):
+        network = threshold_linear(jnp.eye(2) / 2)
+        mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
+        times = jnp.arange(3.0)
+        function = {
+            "solve_steady_state": lambda stimulus: rnn2ff.solve_steady_state(network, stimulus).state,
+            "simulate": lambda stimulus: rnn2ff.simulate(network, stimulus, times).states[-1],
+            "certify": lambda stimulus: rnn2ff.certify(network, stimulus, stimulus, certifier).error_bound[None],
+        }[name]
+        certifier = rnn2ff.make_certifier(network)
+        stimuli = jax.device_put(jnp.ones((4, 2)), NamedSharding(mesh, PartitionSpec("batch")))
+        message = f"`{name}` does not run under `vmap` on a mesh with explicit axes. Expected .*divided over 'batch'"
+        total = lambda stimuli: jax.vmap(function)(stimuli).sum()  # noqa: E731
+        for program in (jax.vmap(function), jax.jit(jax.vmap(function)), jax.grad(total)):
+            with pytest.raises(ValueError, match=message):
+                program(stimuli)
 
     def test_inside_shard_map_each_device_solves_its_own(self, random_network):
         network, stimuli, solved = random_network

@@ -73,7 +73,7 @@ def test_everything_that_is_timed_lowers_for_gpus_and_tpus(network, passes):
 # --- the method -------------------------------------------------------------------------------------------------------
 
 
-def test_a_loop_of_unknown_length_is_told_from_work_that_is_always_the_same(passes):
+def test_a_loop_of_unknown_length_is_distinguished_from_fixed_work(passes):
     stimuli = jnp.ones((2, SIZE), passes[0].hidden_weights.dtype)
     for each in passes:
         compiled = contenders.forward_pass(each, {}, closes_over_weights=True).compile(stimuli)

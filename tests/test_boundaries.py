@@ -54,7 +54,7 @@ class TestTheBoundaryOfTwoUnits:
         for normal, silences in zip(planes.normals, planes.silences):
             assert silences.tolist() == (normal < 0).tolist()
 
-    def test_no_more_hyperplanes_are_given_than_asked_for(self, boundaries):
+    def test_no_more_hyperplanes_are_given_than_requested(self, boundaries):
         assert len(boundaries.planes(1).offsets) == 0
         assert len(boundaries.planes(2).offsets) == 2
 
@@ -92,7 +92,7 @@ def test_two_layers_that_start_at_the_boundaries_have_the_winner_before_any_trai
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_the_better_of_both_ways_to_start_is_kept():
+def test_the_better_of_both_initializations_is_kept():
     network = partition_competition(3, 2, self_excitation=1.3)
     key = jr.key(1)
     drives = jnp.repeat(jr.uniform(key, (600, 3)), 2, axis=1)

@@ -154,7 +154,7 @@ def grid(low, high, number=7):
 
 
 def steady_state(network, stimulus, **options):
-    """Where the dynamics come to rest, to the digits asked for here."""
+    """Where the dynamics come to rest, to the digits compared here."""
     return solve_steady_state(network, stimulus, Rollout(problems_tolerance()), **options)
 
 
@@ -533,14 +533,14 @@ class TestRelation:
         assert 43 < np.linalg.norm(weights_of(self.network), 2) < 45
         assert np.linalg.eigvals(weights_of(self.network)).real.min() > -45
 
-    def test_a_hidden_unit_hears_the_places_it_stands_for(self):
+    def test_a_hidden_unit_receives_input_from_the_angles_it_represents(self):
         small = relation_network(4)
         forward = weights_of(small)[12:, :12].reshape(4, 4, 3, 4)
         assert_close(forward.sum(axis=-1), np.ones((4, 4, 3)), 1e-6)
         assert (forward[3, 2].argmax(axis=-1) == [3, 2, 1]).all()  # 3 + 2 = 5 = 1
         assert_close(weights_of(small)[:12, 12:].T, 0.5 * weights_of(small)[12:, :12], 1e-6)
 
-    def test_it_fills_in_the_ring_that_is_left_out(self):
+    def test_it_infers_the_ring_without_a_stimulus(self):
         angles = [(1.0, 2.0, 3.0), (0.3, 4.0, 4.3), (2.2, 4.5, 6.7 - 2 * np.pi), (5.0, 6.0, 11.0 - 2 * np.pi)]
         cues = [(1.0, 2.0, None), (None, 4.0, 4.3), (2.2, None, 6.7), (5.0, 6.0, 11.0)]
         stimuli = jnp.stack([relation_stimulus(*cue) for cue in cues])
@@ -730,7 +730,7 @@ class TestRandom:
         centered = weights - np.repeat([weights[:, :160].mean(), weights[:, 160:].mean()], [160, 40])
         assert abs((centered**2).mean(axis=0).sum() ** 0.5 - 0.8) < 0.05  # the radius, for many units
 
-    def test_a_balanced_network_comes_to_rest(self, key):
+    def test_a_balanced_network_converges(self, key):
         network = random_excitatory_inhibitory(16, 4, key=key)
         found = steady_states(network, jr.uniform(key, (16, 20)))
         assert (found.status == Status.converged).all()

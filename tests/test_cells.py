@@ -132,7 +132,7 @@ class TestTorch:
             ({}, {"layer": 1}, r"lack 'weight_hh_l1'.*got weight_ih_l0, weight_hh_l0"),
             ({}, {"layer": -1}, "layer.*at least 0"),
             ({}, {"prefix": "rnn."}, "lack 'rnn.weight_hh_l0'"),
-            ({"weight_hh_l0": np.ones((20, 5))}, {}, r"another cell.*\(5, 5\) for an RNN or \(15, 5\) for a GRU"),
+            ({"weight_hh_l0": np.ones((10, 5))}, {}, r"another cell.*\(5, 5\) for an RNN, .*\(20, 5\) for an LSTM"),
             ({"weight_ih_l0": np.ones((15, 3))}, {}, r"weight_ih.*\(5, 3\), got \(15, 3\)"),
             ({"bias_hh_l0": np.ones(4)}, {}, r"bias_hh.*\(5,\), got \(4,\)"),
             ({"weight_hh_l0": np.full((5, 5), np.nan)}, {}, "weight_hh_l0.*NaN"),
@@ -204,7 +204,7 @@ class TestStepsOfAMap:
             inside(jnp.asarray(parameters[:, None]), jnp.full((8, 1), 0.3)).is_converged, solved.is_converged
         )
 
-    def test_a_trained_cell_rests_where_it_comes_to_rest_itself(self):
+    def test_a_steady_state_of_a_trained_cell_is_where_its_own_steps_converge(self):
         generator = np.random.default_rng(0)
         weights = {name: each.astype(DTYPE) for name, each in state_dict(1, gain=1.8, seed=4).items()}
         network = from_torch(weights)

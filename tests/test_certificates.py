@@ -361,7 +361,7 @@ def test_weights_of_low_rank_give_the_certificate_of_the_whole_inverse_and_tell_
     assert 0 < received.is_attracting[exact].sum() < len(exact)
 
 
-def test_weights_of_low_rank_up_to_rounding_make_nothing_exact_that_is_not_near():
+def test_weights_of_low_rank_up_to_rounding_make_no_distant_point_exact():
     """A step of length 1 by an inverse that is off by 1e-7 of float64 weights ends that far from the fixed point."""
     angles = 2 * np.pi * np.arange(12) / 12
     weights = (((-4 + 2.5 * np.cos(angles[:, None] - angles)) / 12).astype(np.float32)).astype(float)

@@ -1,14 +1,18 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import scipy.io
 
+import rnn2ff
 from rnn2ff import TwoLayer, load
 from rnn2ff.approximators import predict
 
@@ -16,7 +20,7 @@ WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
 STIMULI = np.random.default_rng(0).uniform(0.5, 1.5, size=(40, 2))
 STIMULI[0] = [1.0, -1.0]  # the second unit is silent
 DOUBLING = np.array([[2.0, 0.0], [0.0, 2.0]])
-FILES = ("approximator.safetensors", "report.json", "report.png")
+FILES = ("approximator.safetensors", "report.json", "report.html", "report.png")
 SHORT = ("--num-steps", "40", "--width", "5")
 
 
@@ -138,7 +142,7 @@ class TestSolve:
         with np.load("states.npz") as received:
             assert set(received["status_names"][received["statuses"]]) == {"diverging"}
 
-    def test_a_file_in_the_way_is_replaced_only_with_overwrite(self, folder, run):
+    def test_an_existing_file_is_replaced_only_with_overwrite(self, folder, run):
         run(*command("solve"))
         np.save("U.npy", STIMULI[:3])
         before = listing(folder)
@@ -200,7 +204,7 @@ class TestDistill:
         load(folder / "run" / "approximator.safetensors")
         assert not (folder / "run" / "report.json").exists()
 
-    def test_one_that_broke_off_goes_on_with_the_same_result(self, folder, run, monkeypatch):
+    def test_an_interrupted_run_resumes_with_the_same_result(self, folder, run, monkeypatch):
         run(*command("distill"))
         whole = (folder / "run" / "approximator.safetensors").read_bytes()
         with monkeypatch.context() as patched:
@@ -229,7 +233,7 @@ class TestDistill:
         assert code == 0
         assert "report.png" not in out
         assert "pip install 'rnn2ff[plot]'" in err
-        assert sorted(path.name for path in (folder / "run").iterdir()) == sorted(FILES[:2])
+        assert sorted(path.name for path in (folder / "run").iterdir()) == sorted(FILES[:3])
 
     def test_without_any_steady_state_nothing_is_written(self, folder, run):
         np.save("W.npy", DOUBLING)
@@ -310,7 +314,7 @@ def test_bad_input_exits_with_2_one_line_of_what_expected_got_and_no_file(
 
 
 class TestCommand:
-    def test_the_version_is_told_without_a_command(self, run):
+    def test_the_version_is_shown_without_a_command(self, run):
         from rnn2ff import __version__
 
         assert run("--version") == (0, f"rnn2ff {__version__}\n", "")
@@ -329,7 +333,7 @@ class TestCommand:
         os.close(write)
         assert (done.returncode, done.stderr) == (0, "")
 
-    def test_an_interruption_while_commands_are_loaded_is_told_in_a_line(self, run, monkeypatch):
+    def test_an_interruption_while_commands_are_loaded_is_reported_in_a_line(self, run, monkeypatch):
         class Interrupting:
             def find_spec(self, name, *_):
                 if name == "rnn2ff.cli.commands":
@@ -395,7 +399,7 @@ class TestKeptPrograms:
         assert sorted(path.name for path in (folder / "kept").iterdir()) == ["middle", "newest"]
 
 
-def test_stages_are_told_on_a_terminal_only(capsys):
+def test_stages_are_shown_on_a_terminal_only(capsys):
     from rnn2ff.cli.options import stages
 
     for shows in (True, False):
@@ -404,3 +408,82 @@ def test_stages_are_told_on_a_terminal_only(capsys):
             begin("second")
         err = capsys.readouterr().err
         assert ("second (2 of 2)" in err) == shows
+
+
+class TestNetworkOptions:
+    """What the options make of a network; that it is solved is tested with the commands."""
+
+    def read(self, **options):
+        from rnn2ff.cli.options import NetworkFiles, read_network
+
+        files = {"weights": "W.npy", "stimuli": "U.npy", "precision": "float64", "cache": False}
+        return read_network(NetworkFiles(**files | options))[0]
+
+    def test_gains_thresholds_and_time_constants_are_of_single_units(self):
+        np.save("g.npy", [2.0, 0.5])
+        np.savetxt("theta.txt", [0.1, -0.2])
+        np.save("tau.npy", [1.0, 3.0])
+        network = self.read(
+            nonlinearity="saturating",
+            saturation=(3.0, 1.5),
+            gains="g.npy",
+            thresholds="theta.txt",
+            time_constants="tau.npy",
+            form="rate",
+        )
+        assert network.vector_field == rnn2ff.RateForm(rnn2ff.Saturating(3.0, 1.5))
+        rates, stimulus = np.array([0.3, 0.7]), STIMULI[1]
+        inputs = np.maximum([2, 0.5] * (WEIGHTS @ rates + stimulus - [0.1, -0.2]), 0) ** 1.5
+        velocity = (-rates + 3 * inputs / (1 + inputs)) / [1, 3]
+        found = network.velocity(*map(jax.numpy.asarray, (rates, stimulus)))
+        np.testing.assert_allclose(found, velocity, rtol=1e-9)
+
+    def test_weights_are_a_graph_or_factors_times_a_scale_with_signs(self, folder):
+        (folder / "edges.csv").write_text("pre,post,count\n1,2,4\n2,1,6\n")
+        np.save("signs.npy", [1, -1])
+        np.save("m.npy", [1.0, 2.0])
+        np.save("n.npy", [3.0, -4.0])
+        network = self.read(weights="edges.csv:pre,post,count", scale=0.5, signs="signs.npy")
+        np.testing.assert_allclose(network.params.recurrent_weights, [[0, -3], [2, 0]])
+        network = self.read(weights="m.npy", low_rank="n.npy")
+        np.testing.assert_allclose(network.params.recurrent_weights, np.outer([1, 2], [3, -4]) / 2)
+
+    def test_what_does_not_go_together_is_refused(self, run):
+        np.save("signs.npy", [1, 0])
+        np.save("g.npy", [1.0, 0.0])
+        for options, message in [
+            (("--signs", "signs.npy"), "`signs` have other values"),
+            (("--gains", "g.npy"), "`gains` is not positive"),
+            (("--low-rank", "g.npy"), "`low-rank` has the wrong shape. Expected (2, 2), got (2,)"),
+            (("--scale", "nan"), "`scale` holds NaN"),
+        ]:
+            code, _, err = run(*command("solve", *options))
+            assert (code, message in err) == (2, True), err
+
+
+class TestDoctor:
+    def test_it_solves_a_network_of_known_answer_and_says_what_to_install(self, run, monkeypatch):
+        monkeypatch.setattr("rnn2ff.cli.doctor._has", lambda library: library not in ("onnx", "sklearn"))
+        code, out, err = run("doctor")
+        assert (code, err) == (0, "")
+        lines = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
+        assert (lines["rnn2ff"], lines["jax"]) == (rnn2ff.__version__, jax.__version__)
+        assert lines["extra plot"] == "installed"
+        assert lines["extra onnx"] == "onnx missing: pip install 'rnn2ff[onnx]'"
+        assert lines["self test"].startswith("passed")
+        monkeypatch.setattr("rnn2ff.cli.doctor._CLOSE", 0.0)
+        code, out, _ = run("doctor", "--json")
+        assert code == 1
+        assert json.loads(out)["self_test"]["flaw"].startswith("failed: a network of two units is converged, and")
+        assert json.loads(out)["missing"]["experiments"] == ["sklearn"]
+        monkeypatch.setattr("rnn2ff.cli.doctor._has", lambda library: library != "diffrax")
+        code, out, err = run("doctor")
+        assert (code, out) == (1, "")
+        assert err == "rnn2ff: error: diffrax cannot be found. Install again: pip install --upgrade rnn2ff\n"
+
+    def test_every_extra_for_users_is_looked_for(self):
+        from rnn2ff.cli.doctor import EXTRAS
+
+        declared = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+        extras = set(declared["project"]["optional-dependencies"])
+        assert set(EXTRAS) == extras - {"test", "dev", "docs", "peers", "cuda12", "cuda13", "tpu"}

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -70,7 +71,7 @@ def files(folder):
 
 class TestEvaluate:
     def test_the_error_is_that_of_the_rates(self, run):
-        code, out, err = run("evaluate", *NETWORK, *APPROXIMATOR, "--json")
+        code, out, err = run("evaluate", *NETWORK, *APPROXIMATOR, "--json", "--report", "page.html")
         assert (code, err) == (0, "")
         record = json.loads(out)
         approximator, _ = load("run/approximator.safetensors")
@@ -82,6 +83,11 @@ class TestEvaluate:
         assert record["accuracy"]["nrmse"] == pytest.approx(nrmse, rel=1e-3)
         assert record["accuracy"]["num_samples"] == record["status_counts"]["converged"] == 60
         assert record["familiarity"] == {"share_known": 1.0, "share_outside": 0.0}  # its own stimuli
+        page = Path("page.html").read_text()
+        assert f"{100 * nrmse:.2f} % (NRMSE)" in page
+        assert "100.0 % of 60" in page
+        code, _, err = run("evaluate", *NETWORK, *APPROXIMATOR, "--report", "page.html")
+        assert (code, "`report` exists already. Expected a new file, or --overwrite" in err) == (2, True)
 
     @pytest.mark.parametrize("verb", ["evaluate", "certify", "bench"])
     def test_an_approximator_of_another_network_is_refused(self, verb, run, folder):
@@ -174,7 +180,7 @@ class TestCertify:
         assert f"{(bounds <= tolerance).mean():.1%} of these stimuli" in run(*arguments, tolerance)[1]
         assert run(*arguments, "0")[0] == 2
 
-    def test_what_is_not_certified_is_told_why(self, run):
+    def test_the_reason_is_given_where_nothing_is_certified(self, run):
         weights = np.array([[4.0, 1.0], [1.0, 4.0]], np.float32)
         np.save("strong.npy", weights)
         card = model_card(rate_network(StateForm(jax.numpy.tanh), weights), STIMULI)
@@ -320,7 +326,7 @@ class TestExport:
         assert code == 0
         assert json.loads(out)["routes"]["c-int8"]["added_error"] is None
 
-    def test_what_stands_there_is_replaced_only_with_overwrite(self, run, folder):
+    def test_existing_files_are_replaced_only_with_overwrite(self, run, folder):
         arguments = ("export", *APPROXIMATOR, "--to", "c", "--out", "deploy")
         assert run(*arguments)[0] == 0
         (folder / "deploy" / "rnn2ff.h").write_text("mine")

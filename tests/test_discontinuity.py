@@ -32,7 +32,7 @@ def test_the_margin_is_the_distance_to_the_tie_on_the_way():
     assert_close(jumps.margin, expected, 1e-3)
 
 
-def test_where_the_winner_stays_nothing_jumps():
+def test_there_is_no_jump_where_the_winner_stays():
     pairs = winner_pairs([[1.0, 0.5], [0.9, 0.2], [1.0, 0.6]])
     jumps = find_jumps(HARD, pairs, winner_pairs([[0.8, 0.1], [1.2, 0.7], [0.7, 0.1]]), num_neighbors=1)
     assert not jumps.is_found.any()

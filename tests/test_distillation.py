@@ -83,7 +83,7 @@ class TestDistill:
         assert swept.num_sweeps == 8
         assert swept.num_products <= 1000 < swept.num_products + NETWORK.stimulus_size + NETWORK.state_size
 
-    def test_two_layers_alone_are_what_is_asked_for_with_and_without_a_tolerance(self, monkeypatch, key):
+    def test_two_layers_alone_can_be_requested_with_and_without_a_tolerance(self, monkeypatch, key):
         monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))
         for tolerance in (None, 1e-3):
             received = distill(
@@ -91,7 +91,7 @@ class TestDistill:
             )
             assert all(attempt.num_sweeps == 0 for attempt in received.report.attempts)
 
-    def test_an_interrupted_one_goes_on_with_the_same_result(self, tmp_path, key):
+    def test_an_interrupted_one_resumes_with_the_same_result(self, tmp_path, key):
         arguments = {"num_samples": 60, "num_test_samples": 20, "num_steps": 40, "key": key}
         whole = distill(NETWORK, sample, **arguments)
         distill(NETWORK, sample, checkpoints=tmp_path, **arguments)
@@ -175,7 +175,7 @@ class TestTolerance:
         ("errors", "is_in_time", "word"),
         [((0.1, 0.3), True, "data limited"), ((0.3, 0.3), True, "plateau"), ((0.1, 0.3), False, "out of time")],
     )
-    def test_what_is_in_the_way_is_said_in_words(self, errors, is_in_time, word):
+    def test_the_reason_why_the_tolerance_is_missed_is_given_in_words(self, errors, is_in_time, word):
         attempt = Attempt(64, 2, 1000, 900, *errors, 1.0)
         reason = reason_of([Trained(None, None, attempt)], is_in_time, 5.0)
         assert reason.startswith(word)

@@ -127,7 +127,7 @@ class TestCard:
         assert (card["report"], card["license"]) == ({"nrmse": 0.5}, "MIT")
         assert card["environment"]["versions"]["jax"] == jax.__version__
 
-    def test_the_hash_tells_networks_apart_and_nothing_else(self, refined):
+    def test_the_hash_distinguishes_networks_and_nothing_else(self, refined):
         weights = np.array([[0.0, 0.5], [0.25, 0.0]])
         hashes = [
             network_hash(each)

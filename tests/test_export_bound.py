@@ -81,7 +81,7 @@ def test_what_is_not_finite_has_no_bound(tmp_path):
         (in_float32(partition_competition(2, 2, self_excitation=1.2)), "has no bound that holds everywhere"),
     ],
 )
-def test_a_network_without_a_bound_that_holds_everywhere_is_told_why(network, message):
+def test_a_network_without_a_global_bound_is_refused_with_the_reason(network, message):
     with pytest.raises(ValueError, match=message):
         bound_to_c(network)
     with pytest.raises(ValueError, match="`name` cannot be the prefix"):

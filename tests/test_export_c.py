@@ -192,7 +192,7 @@ def test_a_header_in_whole_numbers_is_read_again_as_the_model_that_it_is(kind, t
 
 
 @pytest.mark.parametrize("kind", ["float", "int8"])
-def test_the_self_test_passes_as_it_is_and_counts_what_is_wrong(kind, tmp_path):
+def test_the_self_test_passes_and_counts_wrong_rates(kind, tmp_path):
     approximator = example("refined")[0]
     model = approximator if kind == "float" else quantize(approximator, STIMULI)
     header = to_c(model, name="net", test_stimuli=STIMULI)

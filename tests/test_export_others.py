@@ -79,7 +79,7 @@ class TestTorch:
 
 
 def spike_rate(current, times, jumps, duration):
-    """Spikes per unit of time of a unit with threshold 1 that hears a current and jumps; between jumps it is exact."""
+    """Spikes per unit of time of a unit with threshold 1 that receives a current and jumps; exact between jumps."""
     voltage, now, count = 0.0, 0.0, 0
     for time, jump in zip([*times, duration], [*jumps, 0.0]):
         while current > 0 and now + (1 - voltage) / current <= time:

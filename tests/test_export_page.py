@@ -11,6 +11,7 @@ import pytest
 from browser import open_browser
 from exported import STIMULI, approximator_of, example, refined_of
 
+import rnn2ff
 from rnn2ff import (
     TwoLayer,
     certify_predictions,
@@ -63,7 +64,7 @@ def page(tmp_path_factory):
 
 
 class _Links(html.parser.HTMLParser):
-    """Everything in a page that a browser would fetch."""
+    """Everything in a page that a browser would fetch, and where it leads when somebody clicks."""
 
     def __init__(self):
         super().__init__()
@@ -78,8 +79,11 @@ def test_the_page_fetches_nothing(page):
     text = page.read_text()
     links = _Links()
     links.feed(text)
-    assert links.found == []
-    code = text.replace("http://www.w3.org/2000/svg", "")  # a name, which is not fetched
+    assert links.found == [("a", "href")]
+    paper = "https://doi.org/10.1162/neco_a_01042"
+    assert f'<a href="{paper}" rel="noreferrer">' in text
+    assert f"Made with rnn2ff {rnn2ff.__version__}" in text
+    code = text.replace("http://www.w3.org/2000/svg", "").replace(paper, "")  # names, which are not fetched
     for word in ("http:", "https:", "url(", "import(", "fetch(", "XMLHttpRequest", "WebSocket", "@import"):
         assert word not in code
 
@@ -201,7 +205,18 @@ class TestBrowser:
         difference = np.abs(np.subtract(after[0], after[1])).max()
         text = browser.run("return document.getElementById('difference').textContent")
         assert abs(float(text) - difference) < 1e-4
-        assert "at rest" in browser.run("return document.getElementById('clock').textContent")
+        clock = browser.run("return document.getElementById('clock').textContent")
+        assert clock.startswith("at rest")
+        size = scenes()[index].network.state_size
+        assert clock.endswith(f"{browser.run('return page.recurrent.steps - page.from.steps') * size**2:,} products")
+        moving = "return document.getElementById('difference').parentElement.classList.contains('moving')"
+        assert browser.run(moving) is False
+        # The plot stopped when the clock did, with the last change of the stimulus and the way from there in view.
+        first, last, changed, now = browser.run(
+            "const { samples, changes } = page.history;"
+            "return [samples[0].time, samples.at(-1).time, changes.at(-1), page.recurrent.time]"
+        )
+        assert first < changed < last == now
         bound = browser.run("return certify(page.scene.constants, page.recurrent, page.stimulus, page.answer).bound")
         shown = browser.run("return document.getElementById('bound').textContent")
         assert shown == "none" if bound is None else float(shown.removeprefix("≤")) == pytest.approx(bound, abs=1e-4)

@@ -236,7 +236,7 @@ class TestStability:
         assert proved_rate(partition_competition(3, 2, self_excitation=0.7)) == pytest.approx(0.3, rel=1e-3)
         assert proved_rate(partition_competition(3, 2, self_excitation=1.3)) == 0
 
-    def test_nothing_is_proved_that_is_not_so(self, key):
+    def test_no_false_statement_is_proved(self, key):
         for i in range(20):
             network = random_threshold_linear(6, gain=0.5 + 0.05 * i, key=jr.fold_in(key, i))
             rate = proved_rate(network)

@@ -1,8 +1,11 @@
 """What is typed in the first hour: keys, batches, tracers, prints, files, each answered in a sentence."""
 
+import base64
 import copy
 import pickle
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import equinox as eqx
 import jax
@@ -18,6 +21,7 @@ from rnn2ff.export import familiarity
 from rnn2ff.networks import RATE_FORM, StateForm, network_hash
 from rnn2ff.training import TrainingRun
 from rnn2ff.training.distillation import Distillation, Report
+from rnn2ff.training.trainer import Attempt
 
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
 STIMULI = np.random.default_rng(0).uniform(1, 1.5, size=(6, 2))
@@ -96,7 +100,7 @@ WITH_A_KEY = {
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize("name", WITH_A_KEY)
 @pytest.mark.parametrize("seed", [0, np.random.default_rng(0), np.zeros(3)])
-def test_a_seed_in_the_place_of_a_key_is_told_what_a_key_is(name, seed):
+def test_a_seed_instead_of_a_key_is_refused_with_an_example(name, seed):
     with pytest.raises(ValueError, match=r"`key` is not a PRNG key. Expected one such as `jax.random.key\(0\)`, got "):
         WITH_A_KEY[name](seed)
 
@@ -107,7 +111,7 @@ def test_keys_of_both_kinds_are_taken():
         assert rnn2ff.random_threshold_linear(3, key=key).state_size == 3
 
 
-def test_a_sampler_that_ignores_its_key_is_told_so():
+def test_a_sampler_that_ignores_its_key_is_refused():
     generator = np.random.default_rng(0)
     with pytest.raises(ValueError, match="`sample_stimulus` ignores its key.*the same stimulus for every key"):
         rnn2ff.distill(NETWORK, lambda key: jnp.asarray(generator.normal(size=2)), num_samples=10, key=jr.key(0))
@@ -120,7 +124,7 @@ def test_a_sampler_that_uses_its_key_and_draws_the_same_by_chance_is_not():
 
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize("kind", ["two layers", "refined"])
-def test_a_batch_given_to_an_approximator_of_one_stimulus_is_told_of_vmap(kind):
+def test_a_batch_given_to_an_approximator_of_one_stimulus_is_refused_with_a_hint_at_vmap(kind):
     two_layer = rnn2ff.TwoLayer(2, 3, 2, is_rectified=False, key=jr.key(0))
     made = {
         "two layers": lambda: two_layer,
@@ -238,7 +242,7 @@ class TestSave:
         assert again.network.vector_field == network.vector_field
         assert_close(again(jnp.asarray(STIMULI[0])), made(jnp.asarray(STIMULI[0])), 1e-6)
 
-    def test_one_without_a_card_is_told_how_to_get_one(self, tmp_path):
+    def test_one_without_a_card_is_refused_with_a_hint_how_to_get_one(self, tmp_path):
         rnn2ff.save(tmp_path / "one.safetensors", approximator())
         with pytest.raises(ValueError, match="no network named; `save` a whole distillation, or with `card=model_card"):
             rnn2ff.load(tmp_path / "one.safetensors", network=NETWORK)
@@ -288,6 +292,24 @@ def test_the_rates_of_solved_samples_are_the_networks():
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
+def fixed_points():
+    return FixedPoints(
+        states=np.eye(3)[:2],
+        residuals=np.zeros(2),
+        eigenvalues=-np.ones((2, 3), complex),
+        is_stable=np.array([True, False]),
+        spectral_radii=np.zeros(2),
+        is_stable_map=np.ones(2, bool),
+        indices=np.array([1, -1]),
+        audit=Audit.complete,
+        explanation="all 8 supports were tried",
+        starts=np.zeros((5, 3)),
+        reached_by_newton=np.array([0, 0, 1, -1, 1]),
+        reached_by_dynamics=np.array([0, 0, 0, -1, 0]),
+        failures={},
+    )
+
+
 class TestPrints:
     def test_a_report_prints_what_the_command_line_prints(self):
         text = str(report())
@@ -307,22 +329,7 @@ class TestPrints:
         assert len(repr(report().training)) < 120
 
     def test_fixed_points_print_how_many_there_are_and_how_large_their_basins(self):
-        found = FixedPoints(
-            states=np.eye(3)[:2],
-            residuals=np.zeros(2),
-            eigenvalues=-np.ones((2, 3), complex),
-            is_stable=np.array([True, False]),
-            spectral_radii=np.zeros(2),
-            is_stable_map=np.ones(2, bool),
-            indices=np.array([1, -1]),
-            audit=Audit.complete,
-            explanation="all 8 supports were tried",
-            starts=np.zeros((5, 3)),
-            reached_by_newton=np.array([0, 0, 1, -1, 1]),
-            reached_by_dynamics=np.array([0, 0, 0, -1, 0]),
-            failures={},
-        )
-        assert str(found).splitlines() == [
+        assert str(fixed_points()).splitlines() == [
             "2 fixed points of 3 units",
             "stable, unstable          1, 1",
             "complete                  all 8 supports were tried",
@@ -351,6 +358,60 @@ class TestPrints:
         served = rnn2ff.Served(jnp.asarray(SOLUTION), zero, zero, whole, whole, none, None)
         assert "by one_pass               6" in str(served)
         assert max(len(str(each).splitlines()) for each in (one, certificates, served)) <= 9
+
+    def test_notebooks_show_the_same_lines_as_a_table_with_every_word_escaped(self):
+        shard = {"num_pairs": 2, "status_counts": {"converged": 2}}
+        stored = rnn2ff.data.storage.StoredPairs(Path("<b>"), {"stimuli": "<script>&", "shards": [shard]})
+        served = rnn2ff.Served(*map(jnp.asarray, (SOLUTION, *[np.zeros(6, each) for each in "ddii?"])), plan=None)
+        one = jax.tree.map(lambda leaf: leaf[0], SOLVED)
+        many = rnn2ff.SteadyStates(**vars(SOLVED), plan=None, finished_by={"<i>": 5})
+        certificates = rnn2ff.certify_predictions(NETWORK, STIMULI, STIMULI)
+        results = (report(), distillation(approximator()), fixed_points(), one, many, certificates, served, stored)
+        for result in results:
+            page = ElementTree.fromstring(result._repr_html_())
+            words = [" ".join(line.split()) for line in repr(result).splitlines()]
+            caption = page.find("caption")
+            rows = [" ".join(" ".join(cell.text.split()) for cell in row) for row in page.iter("tr")]
+            assert ([] if caption is None else [caption.text]) + rows == words
+        shape = ElementTree.fromstring(jax.eval_shape(lambda: SOLVED)._repr_html_())
+        assert shape.tag == "pre"
+
+    def test_a_distillation_and_fixed_points_draw_themselves(self):
+        left, right = distillation(approximator()).plot().axes
+        assert left.get_title() == f"error {100 * report().accuracy.nrmse:.1f} % (NRMSE)"
+        assert right.get_xlabel() == "optimizer steps"
+        (plane,) = fixed_points().plot().axes
+        assert sum(len(dots.get_offsets()) for dots in plane.collections) == 2
+        with pytest.raises(ValueError, match="states.*are none"):
+            fixed_points()._replace(states=np.zeros((0, 3))).plot()
+
+    def test_a_report_is_one_page_that_fetches_and_runs_nothing(self, tmp_path):
+        attempts = (Attempt(3, 0, 12, 6, 0.1, 0.1, 1.0), Attempt(2, 4, 24, 6, 0.1, 0.1, 1.0))
+        hostile = report(
+            attempts=attempts,
+            attempt_nrmses=(0.125, 0.0625),
+            tolerance=0.03,
+            is_within_tolerance=False,
+            reason="<script>alert(1)</script><img src=http://a>",
+        )
+        found = distillation(approximator())._replace(report=hostile)
+        rnn2ff.write_report(tmp_path / "report.html", found)
+        page = (tmp_path / "report.html").read_text()
+        assert "default-src 'none'; img-src data:" in page
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+        assert not re.findall(r"<script|<link|<iframe|<img src|\son\w+=|url\(|src=\"(?!data:image/svg)", page)
+        rows = dict(re.findall(r"<th[^>]*>(.*?)</th><td[^>]*>(.*?)</td>", page))
+        assert rows["3 hidden units alone"].startswith("12.50 %")
+        assert rows["2 hidden units, 4 sweeps"].startswith("6.25 %")
+        assert rows["test"] == "85.7 % of 7, 1 unstable"
+        # Errors of single units and stimuli, in plain NumPy.
+        errors = np.asarray(jax.vmap(found.approximator)(jnp.asarray(STIMULI))) - SOLUTION
+        of_units = 100 * np.sqrt((errors**2).mean(axis=0)) / SOLUTION.std(axis=0)
+        of_stimuli = 100 * np.sqrt((errors**2).mean(axis=1) / (SOLUTION.std(axis=0) ** 2).mean())
+        worst = re.findall(r">worst</th><td[^>]*>(.*?) %</td>", page)
+        assert [float(each) for each in worst] == pytest.approx([of_units.max(), of_stimuli.max()], abs=0.006)
+        figure = base64.b64decode(re.search(r"data:image/svg\+xml;base64,([^\"]+)", page)[1])
+        assert ElementTree.fromstring(figure).tag.endswith("svg")
 
     def test_stored_pairs_print_their_counts(self):
         shard = {"num_pairs": 2, "status_counts": {"converged": 2}}

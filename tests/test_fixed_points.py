@@ -221,7 +221,7 @@ class TestAudit:
                 assert total == 1, (weights, stimulus)
         assert 5 < num_held < 40
 
-    def test_of_a_power_law_nothing_is_known(self):
+    def test_no_theorem_applies_to_a_power_law(self):
         assert "without bound" in index_theorem(stabilized_supralinear_pair())[1]
 
     def test_a_tanh_network_in_chaos_has_a_list_that_adds_up(self, key):

@@ -89,7 +89,7 @@ def test_the_dtype_follows_the_weights():
     assert threshold_linear(np.zeros((2, 2), int)).dtype == default_float()
 
 
-def test_random_weights_have_the_gain_asked_for(key):
+def test_random_weights_have_the_given_gain(key):
     weights = random_threshold_linear(200, gain=0.9, key=key).params.recurrent_weights
     assert abs(float(weights.std()) * 200**0.5 - 0.9) < 0.02
 

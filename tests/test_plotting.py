@@ -14,6 +14,7 @@ from rnn2ff.plotting import (
     plot_learning,
     plot_phase_plane,
     plot_rates,
+    plot_tails,
     save_figure,
 )
 
@@ -75,13 +76,22 @@ def test_every_dot_and_the_origin_are_inside_the_axes(shift, scale):
         assert shown.max() < top
 
 
+def test_tails_are_the_shares_of_errors_above_each_size():
+    _, (axes,) = new_figure()
+    plot_tails(axes, {"units": [0.3, 0.1, np.nan, 0.2, 0.4]})
+    line = axes.lines[0]
+    assert line.get_label() == "units (n = 4)"
+    assert line.get_xdata() == pytest.approx([10, 20, 30, 40])
+    assert line.get_ydata() == pytest.approx([100, 75, 50, 25])
+
+
 def test_the_course_of_training_is_in_percent_of_the_standard_deviation():
     (line,) = draw()[2].lines
     np.testing.assert_allclose(line.get_xydata(), [[0, 50], [100, 25], [200, 10]])
 
 
 @pytest.mark.parametrize("num_columns", [1, 3])
-def test_a_figure_has_the_columns_asked_for(num_columns):
+def test_a_figure_has_the_given_number_of_columns(num_columns):
     figure, axes = new_figure(num_columns, width=3.5, width_ratios=[2.0] + [1.0] * (num_columns - 1))
     assert len(axes) == num_columns
     assert figure.get_figwidth() == 3.5

@@ -31,7 +31,7 @@ ROWS = [{"method": "pass", "nrmse": jnp.asarray(0.25), "units": np.arange(2)}, {
 
 
 class TestRecord:
-    def test_a_record_holds_what_was_asked_and_what_came_out(self):
+    def test_a_record_holds_settings_and_results(self):
         received = record("competition", Config(), ROWS, seconds=1.26, counts={"converged": np.int64(3)})
         assert list(received) == ["name", "config", "rows", "counts", "environment", "seconds"]
         assert received["name"] == "competition"

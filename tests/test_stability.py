@@ -2,7 +2,9 @@
 
 import contextlib
 import itertools
+import re
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -18,6 +20,7 @@ from rnn2ff import (
     random_rate_network,
     random_threshold_linear,
     rate_network,
+    solve_steady_state,
     threshold_linear,
     threshold_linear_rate,
     wong_wang,
@@ -114,6 +117,15 @@ class TestMonotonicity:
         assert ratios.min() >= constants.monotonicity
 
 
+@pytest.mark.parametrize("size", [8, 1000])
+def test_a_verdict_on_one_sample_needs_no_eigenvalues_and_no_host(size):
+    """They would cost ten times the solve; the program is only traced."""
+    network = threshold_linear(jnp.zeros((size, size)))
+    program = str(jax.make_jaxpr(lambda stimulus: solve_steady_state(network, stimulus, throw=False))(jnp.ones(size)))
+    assert " lu[" in program or " lu " in program  # of the implicit derivative, as the names are spelled here
+    assert not re.findall(r" (eigh?|svd|schur|\w*callback)\b", program)
+
+
 def numbers_of_blas_threads():
     return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
@@ -180,7 +192,7 @@ class TestContraction:
 
 
 class TestUniqueness:
-    def test_a_p_matrix_is_told_by_its_minors(self):
+    def test_a_p_matrix_is_recognized_by_its_minors(self):
         generator = np.random.default_rng(0)
         answers = []
         for _ in range(60):
@@ -215,7 +227,7 @@ class TestUniqueness:
         assert large.has_one_fixed_point is None
         assert "nothing follows" in large.reason
 
-    def test_of_a_tanh_network_a_minor_that_is_not_positive_decides_nothing(self):
+    def test_a_minor_that_is_not_positive_does_not_decide_for_a_tanh_network(self):
         network = random_rate_network(4, gain=4.0, key=jr.key(1))
         constants = stability_constants(network)
         assert constants.is_p_matrix is False
@@ -268,7 +280,7 @@ class TestLinearization:
 class TestBadInput:
     def test_networks_whose_slopes_are_not_known_are_refused(self):
         supralinear = rate_network(RateForm(PowerLaw(0.1, 2.0)), np.eye(2))
-        with pytest.raises(ValueError, match=r"slopes are not known.*jax.nn.relu"):
+        with pytest.raises(ValueError, match=r"unknown slopes.*jax.nn.relu"):
             stability_constants(supralinear)
         with pytest.raises(ValueError, match="no weight matrix"):
             stability_constants(wong_wang())

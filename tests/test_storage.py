@@ -130,7 +130,7 @@ class TestStored:
         with pytest.raises(ValueError, match="damaged"):
             open_steady_states(tmp_path, NETWORK)
 
-    def test_a_killed_generation_goes_on_and_leaves_the_same_bytes(self, stored, tmp_path):
+    def test_a_killed_generation_resumes_and_writes_the_same_bytes(self, stored, tmp_path):
         folder = tmp_path / "set"
         code = f"""
 import os, signal, sys

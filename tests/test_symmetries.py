@@ -78,7 +78,7 @@ def test_units_with_other_constants_do_not_change_places(key):
     assert np.array_equal(find_symmetries(biased, stimuli).pools, [0, 1, 1])
 
 
-def test_networks_without_symmetries_or_without_weights_to_look_at_have_none(key):
+def test_networks_without_symmetries_or_without_a_weight_matrix_have_none(key):
     stimuli = jr.normal(key, (NUM_STIMULI, 5))
     assert find_symmetries(random_threshold_linear(5, key=key), stimuli) is None
     field = RecurrentNetwork(lambda params, state, stimulus: stimulus - state, None, state_size=5, stimulus_size=5)

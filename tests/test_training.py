@@ -30,11 +30,12 @@ from rnn2ff import (
     train,
 )
 from rnn2ff.approximators import predict
-from rnn2ff.data import key_for, permutation, solve_pairs
+from rnn2ff.data import key_for, solve_pairs, split_rows
 from rnn2ff.training import Trainer
 from rnn2ff.training.losses import mean_squared_error, rate_error
 from rnn2ff.training.mixing import mixing_for
 from rnn2ff.training.optimizers import muon
+from rnn2ff.training.trainer import _batch_size as batch_size_of
 
 WEIGHTS = np.array([[0.2, -0.6, 0.1], [0.5, 0.1, -0.4], [-0.3, 0.2, 0.3]])
 
@@ -98,7 +99,7 @@ class TestReadout:
             fit_readout(rectified, [(stimuli, targets)], num_rounds=-1)
 
     @pytest.mark.usefixtures("as_a_user")
-    def test_what_cannot_be_gone_through_again_is_refused(self, key):
+    def test_batches_that_cannot_be_iterated_again_are_refused(self, key):
         with pytest.raises(ValueError, match="batches.*only once"):
             fit_readout(TwoLayer(3, 6, 2, key=key), iter([]))
         with pytest.raises(ValueError, match="batches.*empty"):
@@ -126,7 +127,7 @@ class TestInitialization:
             cosines = planes @ row / np.linalg.norm(planes, axis=1) / np.linalg.norm(row)
             assert np.abs(cosines).max() == pytest.approx(1, abs=1e-5)
 
-    def test_without_weights_to_look_at_the_linearizations_are_the_same(self, network, states, pairs):
+    def test_without_a_weight_matrix_the_linearizations_are_the_same(self, network, states, pairs):
         field = RecurrentNetwork(
             lambda params, state, stimulus: network.velocity(state, stimulus),
             None,
@@ -172,7 +173,7 @@ class TestExactPairs:
     def test_pairs_are_mixed_where_there_is_one_steady_state(self, network, pairs, key):
         assert mixing_for(network, *pairs, key=key) is not None
 
-    def test_they_are_not_where_there_are_two_or_there_is_nothing_to_mix(self, key):
+    def test_they_are_not_if_there_are_two_or_no_pairs_to_mix(self, key):
         """Between a state in which the one wins and a state in which the other does lies a saddle."""
         rivals = threshold_linear(-1.2 * np.eye(2)[::-1])
         pairs = solve_pairs(rivals, 1 + jr.normal(key, (300, 2)))
@@ -199,15 +200,21 @@ class TestTraining:
         fresh = jr.normal(jr.key(3), (500, 3))
         assert accuracy(predict(run.approximator, fresh), predict(teacher, fresh)).nrmse < 0.05
 
-    def test_the_best_on_validation_is_kept(self, key):
+    def test_the_best_on_validation_is_kept_and_the_bar_shows_the_error_that_reports_speak_of(self, key, capsys):
         stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))
-        run = train(TwoLayer(3, 8, 2, key=key), stimuli, rates, num_steps=200, num_evaluations=10, key=key)
+        start, settings = TwoLayer(3, 8, 2, key=key), {"num_steps": 200, "num_evaluations": 10, "progress": True}
+        run = train(start, stimuli, rates, **settings, key=key)
         assert run.best_evaluation == int(run.validation_errors.argmin())
-        order = permutation(key_for(key, "split"), 50)
-        validated = mean_squared_error(run.approximator, stimuli[order[:5]], rates[order[:5]])
+        _, held_out = split_rows(50, 0.1, key=key_for(key, "split"))
+        validated = mean_squared_error(run.approximator, stimuli[held_out], rates[held_out])
         assert_close(validated, run.validation_errors.min(), 1e-5)
-        given = mean_squared_error(TwoLayer(3, 8, 2, key=key), stimuli[order[:5]], rates[order[:5]])
+        given = mean_squared_error(TwoLayer(3, 8, 2, key=key), stimuli[held_out], rates[held_out])
         assert_close(run.validation_errors[0], given, 1e-5)
+        deviation = np.sqrt(np.var(rates[order[:5]], axis=0).mean())
+        shown = capsys.readouterr().err
+        assert "training TwoLayer:   0%" in shown
+        assert "compiling" in shown
+        assert f"error {100 * np.sqrt(run.validation_errors[-1]) / deviation:.3g} %" in shown
 
     def test_every_weight_follows_from_the_key(self, key):
         stimuli, rates = jr.normal(key, (50, 3)), jr.uniform(key, (50, 2))
@@ -263,7 +270,7 @@ class TestTraining:
         rates = jnp.where(predict(steep, stimuli) > 0, predict(steep, stimuli), 0.1)  # silent where it should not be
         assert_close(rate_error(steep, stimuli, rates), 0.01 * jnp.mean(predict(steep, stimuli) == 0), 1e-5)
 
-    def test_the_rate_error_of_an_output_that_is_silent_for_all_goes_on_below_zero_as_steeply_as_it_ends(self, key):
+    def test_the_rate_error_of_an_output_that_is_silent_for_all_is_extended_linearly_below_zero(self, key):
         approximator = eqx.tree_at(lambda each: each.readout_bias, TwoLayer(3, 8, 1, key=key), jnp.array([-50.0]))
         stimuli, rates = jr.normal(key, (20, 3)), 1 + jr.uniform(key, (20, 1))
         outputs = jax.vmap(approximator.linear_output)(stimuli)
@@ -326,19 +333,49 @@ class TestTraining:
         assert many.approximator.hidden_weights.devices() == one.approximator.hidden_weights.devices()
 
     def test_narrow_layers_of_many_channels_take_larger_steps(self):
-        # A first step of Adam, which the biases are trained by, is proportional to the rate.
-        stimuli = jr.normal(jr.key(0), (8, 64))
-
-        def first_step(width):
-            two_layer = TwoLayer(64, width, 64, key=jr.key(1))
-            optimizer = muon(two_layer, stimuli, stimuli, num_steps=2_000)
-            ones = jax.tree.map(jnp.ones_like, two_layer)
-            return float(jnp.abs(optimizer.update(ones, optimizer.init(two_layer), two_layer)[0].hidden_bias).max())
-
-        with jax.numpy_dtype_promotion("standard"):
-            narrow, wide, wider = map(first_step, (64, 256, 512))
+        narrow, wide, wider = (first_step_of_muon(64, width) for width in (64, 256, 512))
         assert narrow == pytest.approx(2 * wide, rel=0.001)
         assert wider == pytest.approx(wide, rel=0.001)
+
+    def test_longer_trainings_take_smaller_steps_where_those_are_not_small_already(self):
+        few, long = (first_step_of_muon(32, 128, num_steps) for num_steps in (2_000, 8_000))
+        assert few == pytest.approx(2 * long, rel=0.001)
+        many, long = (first_step_of_muon(64, 256, num_steps) for num_steps in (2_000, 8_000))
+        assert many == pytest.approx(long, rel=0.001)
+
+
+def first_step_of_muon(num_channels, width, num_steps=2_000):
+    """A first step of Adam, which the biases are trained by, is proportional to the rate."""
+    stimuli = jr.normal(jr.key(0), (8, num_channels))
+    two_layer = TwoLayer(num_channels, width, num_channels, key=jr.key(1))
+    optimizer = muon(two_layer, stimuli, stimuli, num_steps=num_steps)
+    ones = jax.tree.map(jnp.ones_like, two_layer)
+    with jax.numpy_dtype_promotion("standard"):
+        step, _ = optimizer.update(ones, optimizer.init(two_layer), two_layer)
+    return float(jnp.abs(step.hidden_bias).max())
+
+
+class TestTrainer:
+    @pytest.mark.parametrize(
+        ("num_products", "num_pairs", "batch_size"),
+        [(10_000, 20_000, 1024), (2**25 // 512, 20_000, 512), (150_000, 20_000, 256), (100, 600, 512), (100, 40, 256)],
+    )
+    def test_minibatches_are_large_where_that_costs_little_and_there_are_pairs(
+        self, num_products, num_pairs, batch_size
+    ):
+        assert batch_size_of(num_products, num_pairs) == batch_size
+
+    def test_no_output_dies_from_any_of_twenty_starts_in_short_trainings_which_take_the_largest_steps(self):
+        network = partition_competition(4, 2, self_excitation=0.7)
+        drives = jnp.repeat(jr.uniform(jr.key(1), (400, 4)), 2, axis=1)
+        pairs = solve_pairs(network, drives + 0.3 * jr.normal(jr.key(2), drives.shape))
+        trainer = Trainer(network, pairs, num_steps=60, key=jr.key(3))
+        is_active = np.ptp(pairs.rates, axis=0) > 0
+        assert is_active.all()
+        for seed in range(20):
+            trainer.key = jr.key(seed)
+            rates = predict(trainer.two_layer(4 * network.rate_size).approximator, pairs.stimuli)
+            assert (np.ptp(rates, axis=0) > 0).all(), f"seed {seed}"
 
 
 def training(checkpoint=None, **changes):
@@ -349,7 +386,7 @@ def training(checkpoint=None, **changes):
 
 
 class TestCheckpoint:
-    def test_a_killed_training_goes_on_and_ends_with_the_same_weights(self, tmp_path):
+    def test_a_killed_training_resumes_and_ends_with_the_same_weights(self, tmp_path):
         path = tmp_path / "training.eqx"
         code = f"""
 import os, signal, sys

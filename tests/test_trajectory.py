@@ -76,7 +76,7 @@ def test_a_map_is_iterated():
         simulate(network, np.array([0.5]), np.array([0.0, 0.5]))
 
 
-def test_what_was_not_reached_is_nan_and_told():
+def test_times_that_were_not_reached_are_nan_and_reported():
     moved = simulate(RATE_FORM, STIMULUS, TIMES, max_steps=3)
     assert not bool(moved.is_complete)
     assert_close(moved.states[0], np.zeros(2), 0)

@@ -22,6 +22,7 @@ from rnn2ff import accuracy
 from rnn2ff.export import load, quantize_onnx, save, to_onnx
 from rnn2ff.records import num_threads
 from rnn2ff.steady_state import Plan
+from rnn2ff.timing import timed
 
 _MARKED_WIDTH = 4  # hidden units of the pass that other programs run too, in multiples of the number of units
 _NUM_CALIBRATED = 512  # stimuli that set the ranges of int8
@@ -149,7 +150,7 @@ def _prepare(
 def _planned(setting: Setting, stimuli: np.ndarray) -> _Entry:
     """The entry point, whose first call compiles what the second does not."""
     solve = contenders.solve_by_plan(setting.problem.network, setting.plan)
-    first, second = (method.seconds_of(functools.partial(solve, stimuli)) for _ in range(2))
+    first, second = (timed(functools.partial(solve, stimuli)).seconds for _ in range(2))
     row = {"method": contenders.PLANNED, "kind": "solver", "tolerance": TOLERANCE}
     return _Entry(solve, stimuli, "states", row | {"num_devices": 1, "compile_seconds": first - second})
 
@@ -204,7 +205,7 @@ def time_single_calls(setting: Setting, config: Config) -> Iterator[dict]:
     found += contenders.rollouts(setting.problem.network, ("Tsit5",), (TOLERANCE,), setting.step_shares[:1])
     for each in _prepare(few, 1, found, True)[0]:
         convert = np.asarray if isinstance(each.stimuli, np.ndarray) else jax.device_put
-        seconds = min(method.seconds_of(functools.partial(each.call, each.stimuli)) for _ in range(3))
+        seconds = min(timed(functools.partial(each.call, each.stimuli)).seconds for _ in range(3))
         num_calls = int(np.clip(_BLOCK_SECONDS / seconds, 20, len(stimuli)))
         varied = [convert(row) for row in stimuli[:num_calls]]
         repeated = [convert(stimuli[0].copy()) for _ in range(num_calls)]

@@ -13,7 +13,7 @@ import jax.extend.core as jex
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnn2ff.timing import Seconds
+from rnn2ff.timing import Seconds, quartiles, timed
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # the event of a program that is compiled
 _FAST = 0.1  # seconds; a call that takes less is repeated in its turn
@@ -106,10 +106,10 @@ def time_in_turns(
     """
     if not are_warm:
         for call in calls.values():
-            seconds_of(call)
+            timed(call)
     taken = {name: [] for name in calls}
     with without_compiling():
-        warm = {name: seconds_of(call) for name, call in calls.items()}
+        warm = {name: timed(call).seconds for name, call in calls.items()}
         rounds = {name: int(np.clip(budget_seconds / warm[name], 3, num_rounds)) for name in calls}
         for turn in range(num_rounds):
             for name, call in calls.items():
@@ -118,22 +118,8 @@ def time_in_turns(
                     time.sleep(_REST)
                     if warm[name] < _FAST:
                         call()
-                    taken[name].append(seconds_of(call, max(1, int(_TURN / warm[name]))))
+                    taken[name].append(timed(call, max(1, int(_TURN / warm[name]))).seconds)
     return {name: (quartiles(each), len(each)) for name, each in taken.items()}
-
-
-def seconds_of(call: Callable[[], object], num_calls: int = 1) -> float:
-    """Seconds of one call, until its result is there."""
-    start = time.perf_counter()
-    for _ in range(num_calls):
-        result = call()
-    jax.block_until_ready(result)
-    return (time.perf_counter() - start) / num_calls
-
-
-def quartiles(values: Sequence[float]) -> Seconds:
-    """The median and the quartiles."""
-    return Seconds(*(float(np.quantile(values, q)) for q in (0.5, 0.25, 0.75)))
 
 
 class Latencies(NamedTuple):
@@ -170,7 +156,7 @@ def measure_latencies(
     """
 
     def one(argument: object) -> float:
-        return seconds_of(functools.partial(call, argument))
+        return timed(functools.partial(call, argument)).seconds
 
     for argument in varied:  # all: a rare one may need what the others do not
         one(argument)

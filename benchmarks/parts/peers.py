@@ -9,7 +9,6 @@ import functools
 import importlib.util
 import itertools
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ import optimistix as optx
 
 from benchmarks.parts.contenders import TOLERANCE, roll_out
 from benchmarks.parts.problems import NONLINEARITIES, Problem, power_law, residuals64
+from rnn2ff.timing import timed
 
 _MAX_ITERATIONS = 2000
 _MOST_LOOPS = 5000  # of the plain loop; one sample of `wta` takes 3,000
@@ -136,9 +136,7 @@ def _try_all(peer: Peer, solve: Solve, problem: Problem, largest_seconds: float)
 
 def _try(solve: Solve, stimuli: jax.Array, setting: Setting, problem: Problem, *, skips_open: bool = False) -> Trial:
     """Two calls; or one, compilation included, if that leaves samples open and is to be skipped then."""
-    start = time.perf_counter()
-    states = np.asarray(solve(stimuli, **setting))
-    first = time.perf_counter() - start
+    states, first = timed(lambda: np.asarray(solve(stimuli, **setting)))
     share = float((residuals64(problem.network, problem.stimuli, states) < TOLERANCE).mean())
     seconds = first if skips_open and share < 1 else _seconds(solve, stimuli, setting)
     return Trial(share, seconds, setting, first - seconds)
@@ -151,9 +149,7 @@ def _best(solve: Solve, trials: list[Trial]) -> Tuned:
 
 
 def _seconds(solve: Solve, stimuli: jax.Array, setting: Setting) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(solve(stimuli, **setting))
-    return time.perf_counter() - start
+    return timed(lambda: solve(stimuli, **setting)).seconds
 
 
 def _grid(**choices: tuple) -> tuple[Setting, ...]:

@@ -31,7 +31,7 @@ _SSN_SIZE = 64
 _SETTLING, _CONTRACTIONS = 30, 100
 _MOST_NEWTON_STEPS, _EXACT, _NEAR = 20, 1e-12, 0.1  # of exact states: residual, and distance from the given ones
 
-# The nonlinearities and their slopes, for those who do not speak JAX.
+# The nonlinearities and their slopes, in numpy.
 NONLINEARITIES = {
     "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0),
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
@@ -58,7 +58,7 @@ class Problem(NamedTuple):
         name: of the problem.
         network: in the state form, with the stimulus driving each unit directly.
         stimuli: one a row.
-        nonlinearity: "relu", "tanh" or "power", for those who do not speak JAX.
+        nonlinearity: "relu", "tanh" or "power", for methods without JAX.
     """
 
     name: str
@@ -92,7 +92,7 @@ def make_problem(
 
     Args:
         name: one of `NAMES`.
-        state_size: number of units; the SSN ring has 64, whatever is asked for.
+        state_size: number of units; the SSN ring always has 64.
         batch_size: number of stimuli.
         seed: of the weights and of the stimuli, which have generators of their own.
         stimulus_seed: another one gives other stimuli for the same weights.

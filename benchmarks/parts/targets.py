@@ -11,7 +11,7 @@
 | ssn | 32 E + 32 I units, rates .04 [x]_+^2, inhibition twice as fast | one or two gratings of contrast U(0, 50) + .5 N(0, 1) | 20,000 |
 
 In `relation` the approximator maps the 36 visible inputs to the 36 visible rates, and width is counted in multiples of 90.
-In `ssn` both populations hear the same stimulus of 32 channels.
+In `ssn` both populations receive the same stimulus of 32 channels.
 """  # noqa: E501 - a table
 
 from typing import NamedTuple

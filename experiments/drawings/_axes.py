@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 
-def plain_logarithmic(axis: "Axis") -> None:
-    """Ticks at 1, 2 and 5 times the powers of ten, as plain numbers."""
+def plain_logarithmic(axis: "Axis", multiples: Sequence[int] = (1, 2, 5)) -> None:
+    """Ticks at these multiples of the powers of ten, as plain numbers."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=multiples))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 

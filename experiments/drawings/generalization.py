@@ -4,52 +4,62 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments._forms import FORMS
 from experiments._seeds import spread
 from experiments.drawings._axes import lined_up, plain_logarithmic, plot_percentages
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_FORM_COLORS = dict(zip(FORMS, (COLORS["feed-forward"], COLORS["sweeps"])))
 _FEWEST_BAD = 0.02  # share of bad answers below which it is not shown how many of them are flagged
 
 
 @house_style
 def draw(record: dict) -> "Figure":
-    """For each distribution the error and the share of bad answers that are flagged; residual against error."""
+    """For each distribution and form the error, and which bad answers are flagged; residual against error."""
     rows = record["rows"]
     names = list(dict.fromkeys(row["distribution"] for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure, axes = new_figure(3, height=3.2, width_ratios=[1, 1, 1.1])
-    colors = dict(zip(tasks, (COLORS["recurrent"], COLORS["feed-forward"])))
+    figure, axes = new_figure(3, num_rows=len(tasks), height=0.5 + 2.5 * len(tasks), width_ratios=[1, 1, 1.1])
     places = np.arange(len(names))[::-1]
-    for offset, task in zip((0.17, -0.17), tasks):
+    for task, (errors, shares, points) in zip(tasks, zip(*[iter(axes)] * 3)):
         chosen = {row["distribution"]: row for row in rows if row["task"] == task}
-        color, bad = colors[task], [chosen[name]["share_bad"] for name in names]
-        caught = [
-            chosen[name]["share_caught"] if spread(each).mean > _FEWEST_BAD else [] for name, each in zip(names, bad)
-        ]
-        plot_percentages(axes[0], places + offset, [chosen[name]["nrmse"] for name in names], color)
-        plot_percentages(axes[1], places + offset, bad, color, hollow=True)
-        plot_percentages(axes[1], places + offset, caught, color)
-    lined_up(axes[0], places, names)
-    lined_up(axes[1], places, [""] * len(names))
-    axes[0].set(xlabel="error (NRMSE, %)", xlim=(0, None), title="error")
-    axes[1].set(xlabel="share (%)", xlim=(-3, 103), title="bad answers")
+        for offset, (form, color) in zip((0.17, -0.17), _FORM_COLORS.items()):
+            found = [chosen[name][form] for name in names]
+            is_shown = [spread(each["share_bad"]).mean > _FEWEST_BAD for each in found]
+            plot_percentages(errors, places + offset, [each["nrmse"] for each in found], color)
+            plot_percentages(shares, places + offset, [each["share_bad"] for each in found], color, hollow=True)
+            caught = [each["share_caught"] if shown else [] for each, shown in zip(found, is_shown)]
+            plot_percentages(shares, places + offset, caught, color)
+            for place, each, shown in zip(places + offset, found, is_shown):
+                by_step = [share for share in each["share_caught_by_step"] if shown and share is not None]
+                shares.plot(100 * np.mean(by_step or [np.nan]), place, "d", color=color, markersize=3)
+        lined_up(errors, places, names)
+        lined_up(shares, places, [""] * len(names))
+        errors.set(xlabel="error (NRMSE, %)", xlim=(0, None), title=f"{task}: error")
+        shares.set(xlabel="share (%)", xlim=(-3, 103), title="bad answers")
+        _draw_answers(points, chosen, names)
+    handles = [axes[0].plot([], [], "o", markersize=4, color=c, label=form)[0] for form, c in _FORM_COLORS.items()]
+    marks = [("o", "white", "bad, of all answers"), ("o", "black", "of the bad ones flagged by the residual")]
+    for mark, face, label in (*marks, ("d", "black", "... by a step of Newton")):
+        handles += axes[1].plot([], [], mark, markersize=4, color="black", markerfacecolor=face, label=label)
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handletextpad=0.1)
+    return figure
 
+
+def _draw_answers(axis: "Axes", chosen: dict[str, dict], names: list[str]) -> None:
+    """Residual and error of single answers: dots of two layers, crosses with sweeps."""
     shown = [names[0], *(name for name in names if name.startswith(("scaled by 2", "shifted by 2", "adversarial")))]
     palette = ["black", *(COLORS[name] for name in ("recurrent", "feed-forward", "third", "fourth"))]
     for name, color in zip(shown, palette):
-        row = next(row for row in rows if row["task"] == tasks[0] and row["distribution"] == name)
-        axes[2].plot(*row["points"], "o", markersize=2.2, color=color, alpha=0.8, markeredgewidth=0, label=name)
-    axes[2].set(xscale="log", yscale="log", title=f"single answers, {tasks[0]}")
-    axes[2].set(xlabel="residual (rms, units of rate)", ylabel="error (rms, units of rate)")
-    plain_logarithmic(axes[2].xaxis)
-    plain_logarithmic(axes[2].yaxis)
-    axes[2].legend(handletextpad=0.1, borderaxespad=0, loc="lower right", labelspacing=0.2)
-
-    handles = [axes[0].plot([], [], "o", markersize=4, color=colors[task], label=task)[0] for task in tasks]
-    for face, label in (("white", "bad, of all answers"), ("black", "flagged by the residual, of the bad ones")):
-        handles += axes[1].plot([], [], "o", markersize=4, color="black", markerfacecolor=face, label=label)
-    figure.legend(handles=handles, loc="outside upper left", ncols=4, handletextpad=0.1)
-    return figure
+        for form, mark in zip(FORMS, ("o", "x")):
+            label = name if mark == "o" else None
+            axis.plot(*chosen[name][form]["points"], mark, markersize=2.2, color=color, alpha=0.8, label=label)
+    axis.set(xscale="log", yscale="log", title="single answers (with sweeps: x)")
+    axis.set(xlabel="residual (rms, units of rate)", ylabel="error (rms, units of rate)")
+    plain_logarithmic(axis.xaxis, (1,))
+    plain_logarithmic(axis.yaxis, (1,))
+    axis.legend(handletextpad=0.1, borderaxespad=0, loc="lower right", labelspacing=0.2)

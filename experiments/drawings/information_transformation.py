@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments._forms import FORMS
 from experiments._seeds import spread
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NETWORKS = ("recurrent", "feed-forward")
+NETWORKS = ("recurrent", *FORMS)
+_COLORS = {"computed": COLORS["trivial"], "recurrent": COLORS["recurrent"]}
+_COLORS |= dict(zip(FORMS, (COLORS["feed-forward"], COLORS["sweeps"])))
 
 
 def noises(rows: list[dict]) -> list[float]:
@@ -19,9 +22,16 @@ def noises(rows: list[dict]) -> list[float]:
     return sorted({each["noise"] for each in rows[0]["inference"]})
 
 
-def errors(rows: list[dict], name: str, noise: float) -> tuple[list[float], list[float]]:
-    """Medians and 95th percentiles of each seed, in degrees, means over the three rings."""
-    found = [[each["degrees"][name] for each in row["inference"] if each["noise"] == noise] for row in rows]
+def errors(rows: list[dict], kind: str, name: str, noise: float) -> tuple[list[float], list[float]]:
+    """Medians and 95th percentiles of each seed, in degrees, means over the three rings.
+
+    Args:
+        rows: of the record.
+        kind: `degrees` from the right angle, or `between` a form and the recurrent network.
+        name: of a network, or `computed`.
+        noise: its deviation.
+    """
+    found = [[each[kind][name] for each in row["inference"] if each["noise"] == noise] for row in rows]
     return tuple(np.mean(found, axis=1).T.tolist())
 
 
@@ -32,16 +42,15 @@ def draw(record: dict) -> "Figure":
     figure, axes = new_figure(2, num_rows=2, height=4.4)
     _draw_example(axes[0], rows[0]["example"])
 
-    for axis, names, title in [
-        (axes[1], ("computed", *NETWORKS), "distance to the right angle"),
-        (axes[2], ("between",), "from recurrent to feed-forward"),
+    for axis, kind, names, title in [
+        (axes[1], "degrees", ("computed", *NETWORKS), "distance to the right angle"),
+        (axes[2], "between", FORMS, "inferred angle, from the recurrent network's"),
     ]:
         _mark_trained(axis, config["largest_noise"], "trained on" if "computed" in names else None)
         for name in names:
-            color = {"computed": COLORS["trivial"], "between": COLORS["third"]}.get(name) or COLORS[name]
-            label = {"computed": "computed from the cues", "between": "inferred angle"}.get(name, name)
-            _line(axis, noises(rows), [errors(rows, name, each)[0] for each in noises(rows)], color, label)
-            _line(axis, noises(rows), [errors(rows, name, each)[1] for each in noises(rows)], color, None, "--")
+            color, label = _COLORS[name], "computed from the cues" if name == "computed" else name
+            _line(axis, noises(rows), [errors(rows, kind, name, each)[0] for each in noises(rows)], color, label)
+            _line(axis, noises(rows), [errors(rows, kind, name, each)[1] for each in noises(rows)], color, None, "--")
         axis.plot([], [], color="black", linestyle="--", label="95th percentile")
         axis.set(xlabel="noise (deviation / height of a bump)", ylabel="error of the angle (degrees)", title=title)
         axis.set(ylim=(0, None), xlim=(0, None))
@@ -52,9 +61,9 @@ def draw(record: dict) -> "Figure":
     axes[3].plot(conflicts, np.array(conflicts) / 3, color=COLORS["trivial"], label="a third of the conflict")
     for name in NETWORKS:
         pulls = np.array([[each["pull"][name] for each in row["conflict"]] for row in rows])  # (seed, conflict, 3)
-        _line(axes[3], conflicts, pulls[:, :, 0].T, COLORS[name], name)
+        _line(axes[3], conflicts, pulls[:, :, 0].T, _COLORS[name], name)
         for end in (1, 2):
-            axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=COLORS[name], linewidth=0.7, linestyle=":")
+            axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=_COLORS[name], linewidth=0.7, linestyle=":")
     axes[3].plot([], [], color="black", linewidth=0.7, linestyle=":", label="5 and 95 % of samples")
     axes[3].set(xlabel="conflict of the cues (degrees)", ylabel="pull toward the others (degrees)")
     axes[3].set(title="three cues in conflict", xlim=(0, None), ylim=(None, 1.15 * conflicts[-1] / 3))
@@ -70,9 +79,9 @@ def _draw_example(axis: "Axes", example: dict) -> None:
         place = np.arange(num_units) + ring * (num_units + 1)
         first = ring == 0
         axis.bar(place, stimulus[ring], color="#cccccc", width=0.9, label="stimulus" if first else None)
-        for kind, network, mark in zip(NETWORKS, rates, ("o", "x")):
+        for kind, network, mark in zip(NETWORKS, rates, ("o", "x", "+")):
             label = kind if first else None
-            axis.plot(place, network[ring], mark, markersize=3.5, color=COLORS[kind], label=label)
+            axis.plot(place, network[ring], mark, markersize=3.5, color=_COLORS[kind], label=label)
     centers = (num_units - 1) / 2 + np.arange(3) * (num_units + 1)
     axis.set_xticks(centers, ["ring A", "ring B", "ring C, no stimulus"])
     axis.tick_params(axis="x", length=0)

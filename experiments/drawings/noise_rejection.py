@@ -4,13 +4,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments._forms import FORMS
 from experiments._seeds import spread
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NETWORKS = ("recurrent", "feed-forward")
+_COLORS = dict(zip(("recurrent", *FORMS), (COLORS[name] for name in ("recurrent", "feed-forward", "sweeps"))))
 _TITLES = {"ring": "ring", "relation": "relation A + B = C", "competition": "competition, noisy losers"}
 
 
@@ -30,15 +31,16 @@ def draw(record: dict) -> "Figure":
         noise_in = np.mean([row["noise_in"] for row in found], axis=0)
         axis.axvspan(noise_in[0] - 3, noise_in[is_trained(found[0])][-1], color="#eeeeee", linewidth=0)
         axis.plot(noise_in, noise_in, color=COLORS["trivial"], label="nothing rejected")
-        for network in NETWORKS:
+        for network, color in _COLORS.items():
             values = np.array([spread(each) for each in np.transpose([row["noise_out"][network] for row in found])])
-            axis.plot(noise_in, values[:, 0], color=COLORS[network], marker="o", markersize=2.5, label=network)
-            axis.fill_between(noise_in, values[:, 1], values[:, 2], color=COLORS[network], alpha=0.2, linewidth=0)
-        floor = np.mean([row["floor"] for row in found])
-        axis.axhline(floor, color=COLORS["feed-forward"], linewidth=0.7, linestyle=":", label="feed-forward, no noise")
+            axis.plot(noise_in, values[:, 0], color=color, marker="o", markersize=2.5, label=network)
+            axis.fill_between(noise_in, values[:, 1], values[:, 2], color=color, alpha=0.2, linewidth=0)
+        floors = {form: np.mean([row["floor"][form] for row in found]) for form in FORMS}
+        for form, floor in floors.items():
+            axis.axhline(floor, color=_COLORS[form], linewidth=0.7, linestyle=":", label=f"{form}, no noise")
         axis.set(xlabel="noise / signal in the stimuli (dB)", title=_TITLES[name])
-        # What is far below the floor is no noise to speak of.
-        axis.set(xlim=(noise_in[0] - 3, noise_in[-1] + 1), ylim=(floor - 5, noise_in[-1] + 3))
+        # What is far below the floors is no noise to speak of.
+        axis.set(xlim=(noise_in[0] - 3, noise_in[-1] + 1), ylim=(min(floors.values()) - 5, noise_in[-1] + 3))
     axes[0].set(ylabel="noise / signal in the rates (dB)")
     axes[0].fill([], [], facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5, label="trained on")
     handles, labels = axes[0].get_legend_handles_labels()

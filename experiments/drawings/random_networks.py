@@ -4,102 +4,99 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments._forms import TWO_LAYERS, WITH_SWEEPS
 from experiments._seeds import spread
 from experiments.drawings._axes import plain_logarithmic
-from rnn2ff.plotting import COLORS, house_style, new_figure
+from rnn2ff.plotting import house_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TARGET = 0.05  # NRMSE
+TARGETS = (0.05, 0.01)  # NRMSE
+USUAL_COST = 8.0  # products of a pass over N^2, of two layers of 4 N hidden units
+_STYLES = {TWO_LAYERS: "-", WITH_SWEEPS: "--"}
 
 
-def errors_at(row: dict, factor: float) -> list[float] | None:
-    """The errors of all seeds at that width, in units of the recurrent units; None if it was not tried."""
-    return row["nrmse"][row["widths"].index(factor)] if factor in row["widths"] else None
+def errors_at(row: dict, form: str, cost: float = USUAL_COST) -> list[float]:
+    """The errors of all seeds at that cost."""
+    return row[form]["nrmse"][row["costs"].index(cost)]
 
 
-def widths_needed(row: dict) -> list[float] | str:
-    """The width at which the error is `TARGET` for each seed, in units of the recurrent units; words where none is."""
-    widths, errors = np.log(row["widths"]), np.log(np.maximum(row["nrmse"], 1e-9))
-    needed = []
-    for each in errors.T:
-        below = np.flatnonzero(each <= np.log(TARGET))
-        if len(below) == 0:
-            return f"> {row['widths'][-1]:g} N"
-        first = below[0]
-        if first == 0:
-            return f"<= {row['widths'][0]:g} N"
-        part = (each[first - 1] - np.log(TARGET)) / (each[first - 1] - each[first])
-        needed.append(np.exp(widths[first - 1] + part * (widths[first] - widths[first - 1])))
-    return needed
+def needed(row: dict, form: str, target: float) -> int | None:
+    """The place of the first that was tried whose mean error is at most that; None if there is none."""
+    return next((i for i, each in enumerate(row[form]["nrmse"]) if spread(each).mean <= target), None)
 
 
 @house_style
 def draw(record: dict) -> "Figure":
-    """The error against gain, width, size and samples, and the share of stimuli without a steady state."""
-    config, rows = record["config"], record["rows"]
-    figure, axes = new_figure(3, num_rows=2, height=4.4)
-    colors = [COLORS[name] for name in ("recurrent", "feed-forward", "third", "fourth")]
-    standard = [row for row in rows if row["num_samples"] == config["num_samples"]]
-    grid = {(row["size"], row["gain"]): row for row in standard}
+    """The error against the cost at each gain; against the gain, the error, the cost needed, and what is lost."""
+    from matplotlib import colormaps
+
+    rows, config = record["rows"], record["config"]
     gains, sizes = config["gains"], config["sizes"]
-    factor = config["more_gains_width"]
+    colors = dict(zip(sizes, colormaps["viridis_r"](np.linspace(0.15, 1, len(sizes)))))
+    number = max(4, len(gains))
+    figure, axes = new_figure(number, num_rows=2, height=4.2)
+    for axis, gain in zip(axes, gains):
+        for row in (each for each in rows if each["gain"] == gain):
+            for form, style in _STYLES.items():
+                _line(axis, row["costs"], row[form]["nrmse"], colors[row["size"]], style)
+        for target in TARGETS:
+            axis.axhline(100 * target, color="black", linewidth=0.6, linestyle=":")
+        axis.set(xscale="log", yscale="log", title=f"gain {gain:g}", xlabel="products / $N^2$")
+        plain_logarithmic(axis.xaxis)
+        plain_logarithmic(axis.yaxis)
+    axes[0].set_ylabel("error (NRMSE, %)")
 
-    for size, color in zip(config["more_gains_sizes"], colors):
-        shown = sorted((row["gain"], row) for row in grid.values() if row["size"] == size and errors_at(row, factor))
-        _line(axes[0], [g for g, _ in shown], [errors_at(row, factor) for _, row in shown], color, f"{size} units")
-        _line(axes[5], [g for g, _ in shown], [row["share_lost"] for _, row in shown], color, f"{size} units")
-    axes[0].set(xlabel="gain of the weights", ylabel="error (NRMSE, %)", title=f"width {factor:g} N", ylim=(0, None))
-    axes[0].axhline(100 * TARGET, color="black", linewidth=0.6, linestyle=":")
-    axes[5].set(xlabel="gain of the weights", ylabel="no steady state (% of stimuli)", title="stimuli lost")
+    error, *costs, lost = axes[number : number + 4]
+    for size, color in colors.items():
+        chosen = sorted((row for row in rows if row["size"] == size), key=lambda row: row["gain"])
+        places = [row["gain"] for row in chosen]
+        for form, style in _STYLES.items():
+            _line(error, places, [errors_at(row, form) for row in chosen], color, style)
+            for axis, target in zip(costs, TARGETS):
+                _draw_needed(axis, chosen, form, target, color)
+        _line(lost, places, [row["share_lost"] for row in chosen], color, "-")
+    error.set(ylabel="error (NRMSE, %)", yscale="log", title=f"{USUAL_COST:g} $N^2$ products")
+    plain_logarithmic(error.yaxis)
+    for axis, target in zip(costs, TARGETS):
+        axis.set(ylabel="products / $N^2$", yscale="log", title=f"needed for {target:.0%}")
+        axis.set_ylim(0.8 * min(config["costs"]), 1.5 * max(config["costs"]))
+        plain_logarithmic(axis.yaxis)
+    lost.set(ylabel="% of stimuli", title="no steady state")
+    for axis in axes[number : number + 4]:
+        axis.set(xlabel="gain", xticks=gains)
+    for axis in axes[number + 4 :] + axes[len(gains) : number]:
+        axis.set_visible(False)
 
-    for axis, gain in ((axes[1], gains[len(gains) // 2]), (axes[2], gains[-1])):
-        for size, color in zip(sizes, _shades(len(sizes))):
-            _line(axis, grid[size, gain]["widths"], grid[size, gain]["nrmse"], color, f"{size} units")
-        _logarithmic(axis, config["widths"])
-        axis.set(xlabel="hidden units / recurrent units", ylabel="error (NRMSE, %)", title=f"gain {gain:g}")
-        axis.axhline(100 * TARGET, color="black", linewidth=0.6, linestyle=":")
-    axes[1].legend(loc="upper right", borderaxespad=0)
-
-    for gain, color in zip(gains, colors):
-        shown = [(size, errors_at(grid[size, gain], 1.0)) for size in sizes]
-        shown = [(size, errors) for size, errors in shown if errors]
-        _line(axes[3], [size for size, _ in shown], [errors for _, errors in shown], color, f"gain {gain:g}")
-        found = [row for row in rows if row["gain"] == gain and row["size"] == config["samples_size"]]
-        found = {row["num_samples"]: errors_at(row, factor) for row in found if errors_at(row, factor)}
-        _line(axes[4], sorted(found), [found[each] for each in sorted(found)], color, f"gain {gain:g}")
-    _logarithmic(axes[3], sizes)
-    axes[3].set(xlabel="recurrent units", ylabel="error (NRMSE, %)", title="width N")
-    _logarithmic(axes[4], sorted({*config["numbers_of_samples"], config["num_samples"]}))
-    axes[4].set(xlabel="solved samples", ylabel="error (NRMSE, %)")
-    axes[4].set(title=f"{config['samples_size']} units, width {factor:g} N")
-    for axis in (axes[0], axes[5]):
-        axis.legend(loc="upper left", borderaxespad=0)
-    axes[3].set_ylim(None, 3 * axes[3].get_ylim()[1])  # room for the legend
-    axes[3].legend(loc="upper left", borderaxespad=0)
+    handles = [axes[0].plot([], [], color=color, label=f"N = {size}")[0] for size, color in colors.items()]
+    handles += [axes[0].plot([], [], color="black", linestyle=style, label=form)[0] for form, style in _STYLES.items()]
+    handles += axes[0].plot([], [], "^", color="black", markersize=4, label="more than any that was tried")
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return figure
 
 
-def _line(axis: "Axes", places, values, color, label: str) -> None:
-    """Means over seeds, in percent, with the 95 % interval of the mean; nothing if there are none."""
-    if not len(places):
-        return
-    means = np.array([spread(100 * np.asarray(each)) for each in values]).reshape(-1, 3)
-    axis.plot(places, means[:, 0], color=color, marker="o", markersize=2.5, label=label)
-    axis.fill_between(places, np.maximum(means[:, 1], 0), means[:, 2], color=color, alpha=0.2, linewidth=0)
+def _draw_needed(axis: "Axes", rows: list[dict], form: str, target: float, color) -> None:
+    """The least cost whose mean error is small enough, by gain; a triangle at the largest where none is."""
+    found = [needed(row, form, target) for row in rows]
+    costs = [np.nan if i is None else row["costs"][i] for i, row in zip(found, rows)]
+    axis.plot([row["gain"] for row in rows], costs, _STYLES[form], color=color, marker="o", markersize=2.5)
+    missed = [row for i, row in zip(found, rows) if i is None]
+    face = color if form == TWO_LAYERS else "white"
+    axis.plot(
+        [row["gain"] for row in missed],
+        [row["costs"][-1] for row in missed],
+        "^",
+        color=color,
+        markersize=4,
+        markerfacecolor=face,
+    )
 
 
-def _logarithmic(axis: "Axes", ticks) -> None:
-    axis.set(xscale="log", yscale="log")
-    axis.set_xticks(ticks, [f"{each:g}" for each in ticks])
-    axis.minorticks_off()
-    plain_logarithmic(axis.yaxis)
-
-
-def _shades(number: int):
-    """From light to dark, told apart in gray as well."""
-    from matplotlib import colormaps
-
-    return colormaps["viridis_r"](np.linspace(0.1, 1, number))
+def _line(axis: "Axes", places, values, color, style: str) -> None:
+    """Means over seeds, in percent, with the 95 % interval of the mean, cut off where it is not positive."""
+    means = np.array([spread(100 * np.asarray(each)) for each in values])
+    low = np.maximum(means[:, 1], means[:, 0] / 10)
+    axis.plot(places, means[:, 0], style, color=color, marker="o", markersize=2.5)
+    axis.fill_between(places, low, means[:, 2], color=color, alpha=0.15, linewidth=0)

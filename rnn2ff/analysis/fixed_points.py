@@ -9,7 +9,7 @@ index theorem: where it holds, the signs of `det(-J)` sum to +1 over all fixed p
 incomplete.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -30,18 +30,21 @@ from rnn2ff.analysis.dynamics import follow
 from rnn2ff.analysis.index import Audit, audit_indices, known_box
 from rnn2ff.analysis.linearization import modes
 from rnn2ff.analysis.multistart import MultistartSearch
-from rnn2ff.analysis.newton import LANES
+from rnn2ff.analysis.newton import LANES, LARGEST_DENSE
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
-from rnn2ff.files import table
+from rnn2ff.files import as_html, as_text
 from rnn2ff.networks import (
     RateNetwork,
     RecurrentNetwork,
     blas_threads,
     is_threshold_linear,
 )
+from rnn2ff.plotting import COLUMN_WIDTH, new_figure, plot_in_principal_components
 from rnn2ff.steady_state import neutral_growth
 
-MOST_UNITS_JACOBIANS = 1024  # a turn of searches holds several matrices for each of its 64 lanes: 0.5 GB each
+if TYPE_CHECKING:
+    from rnn2ff.plotting import Figure
+
 _MOST_SHOWN = 8  # stable points of a list that is printed
 
 
@@ -83,14 +86,30 @@ class FixedPoints(NamedTuple):
     reached_by_dynamics: Int[np.ndarray, " start"]
     failures: dict[str, int]
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]]:
         stable, basins = int(self.is_stable.sum()), self.basin_counts
         lines = {"stable, unstable": f"{stable}, {len(self.states) - stable}", self.audit.name: self.explanation}
         for i in np.flatnonzero(self.is_stable)[:_MOST_SHOWN]:
             lines[f"point {i}, stable"] = f"reached from {basins[i]} of {len(self.starts)} starts"
         if stable > _MOST_SHOWN:
             lines["..."] = f"{stable - _MOST_SHOWN} more stable ones"
-        return table(lines, title=f"{len(self.states)} fixed points of {self.states.shape[1]} units")
+        return f"{len(self.states)} fixed points of {self.states.shape[1]} units", lines
+
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def plot(self) -> "Figure":
+        """The fixed points in the plane in which they spread most; full dots are stable.
+
+        Raises:
+            ValueError: if there are none.
+            ModuleNotFoundError: if matplotlib is not installed, naming the extra.
+        """
+        if not len(self.states):
+            raise fail("states", "are none", "a fixed point to draw", "an empty list")
+        figure, (axes,) = new_figure(width=COLUMN_WIDTH, height=2.8)
+        plot_in_principal_components(axes, self.states, self.is_stable)
+        return figure
 
     @property
     def index_sum(self) -> int:
@@ -160,8 +179,8 @@ def find_fixed_points(
     check_at_least("num_starts", num_starts, 1)
     check_stimulus(stimulus, network.stimulus_size)
     size = network.state_size
-    if size > MOST_UNITS_JACOBIANS:
-        raise fail("network", "is too large for its Jacobians", f"at most {MOST_UNITS_JACOBIANS} units", size)
+    if size > LARGEST_DENSE:
+        raise fail("network", "is too large for its Jacobians", f"at most {LARGEST_DENSE} units", size)
     given = np.zeros((0, size)) if starts is None else np.asarray(starts)
     check_shape("starts", given, (len(given), size))
     check_finite("starts", given)

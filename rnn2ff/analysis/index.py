@@ -18,6 +18,7 @@ from rnn2ff.networks import (
     DiscreteMap,
     RateNetwork,
     RecurrentNetwork,
+    Saturating,
     ShiftedLogistic,
     Tanh,
     all_supports,
@@ -28,7 +29,7 @@ from rnn2ff.networks import (
 )
 
 _FACE_SAMPLES = 64  # states on each face of a box
-_MOST_UNITS_GROWTH = 10  # whose supports are tried for growth without bound
+_MOST_UNITS_GROWTH = 10  # whose 1024 supports are tried for growth without bound
 _SAME_VALUE = 1e-7  # eigenvalues closer than this count as repeated
 
 
@@ -126,7 +127,7 @@ def index_theorem(network: RecurrentNetwork) -> tuple[bool, str]:
     if not isinstance(network, RateNetwork):
         return False, "the vector field is unknown far away (pass a `box` that it points into)"
     nonlinearity = network.nonlinearity
-    if nonlinearity in (jnp.tanh, jax.nn.sigmoid) or isinstance(nonlinearity, Tanh | ShiftedLogistic):
+    if nonlinearity in (jnp.tanh, jax.nn.sigmoid) or isinstance(nonlinearity, Tanh | ShiftedLogistic | Saturating):
         return True, "the rates are bounded"
     if not is_threshold_linear(network):
         return False, "rates may grow without bound (pass a `box` that the vector field points into)"

@@ -9,17 +9,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
 from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_shape, check_stimulus, fail
-from rnn2ff.analysis.newton import finite_jacobians, map_rows
+from rnn2ff.analysis.newton import LARGEST_DENSE, finite_jacobians, map_rows
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import (
     RecurrentNetwork,
     eigenvalues_of,
+    growth_rates_of_map,
     leading_eigenvalues,
-    rates_of_map,
     with_padded_rows,
 )
-
-_LARGEST_DENSE = 1024  # units; beyond, only the leading eigenvalues are sought, by a Krylov method
 
 
 class Linearization(NamedTuple):
@@ -81,7 +79,7 @@ def linearize(
     check_finite("state", state)
     check_stimulus(stimulus, network.stimulus_size)
     state, stimulus = (jnp.asarray(array, network.dtype) for array in (state, stimulus))
-    if num_eigenvalues is None and network.state_size <= _LARGEST_DENSE:
+    if num_eigenvalues is None and network.state_size <= LARGEST_DENSE:
         matrix = np.asarray(_jacobian(network, state, stimulus), np.float64)
         eigenvalues, radius = modes(network, matrix, np.asarray(network.time_constants, np.float64))
         return Linearization(eigenvalues, matrix, float(radius))
@@ -106,7 +104,7 @@ def modes(
     size = network.state_size
     steps = np.ones(size) if network.is_map else np.broadcast_to(time_scales, jacobians.shape[:-1])
     factors = eigenvalues_of(np.eye(size) + steps[..., None] * jacobians)
-    return rates_of_map(factors) if network.is_map else eigenvalues_of(jacobians), np.abs(factors).max(axis=-1)
+    return growth_rates_of_map(factors) if network.is_map else eigenvalues_of(jacobians), np.abs(factors).max(axis=-1)
 
 
 @eqx.filter_jit
@@ -133,7 +131,7 @@ def _eigenvalues_by_krylov(network, state, stimulus, count: int, tolerance: floa
     leading = leading_eigenvalues(
         push, network.state_size, network.dtype, count=count, tolerance=tolerance, which=which
     )
-    return rates_of_map(leading) if network.is_map else leading
+    return growth_rates_of_map(leading) if network.is_map else leading
 
 
 def velocities_on_plane(

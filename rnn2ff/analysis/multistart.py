@@ -13,7 +13,7 @@ from rnn2ff.analysis.newton import map_rows, polish, search
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, is_threshold_linear, time_scales, to_point, to_state
 
 _NEAR_REST = 1e-2  # relative; largest distance from a state at rest to its fixed point, along slow directions
-_MOST_ROUNDS = 6
+_MOST_ROUNDS = 6  # a bound of the time; rounds end before, once one finds nothing new
 _MOST_STEPS = 120  # of one search
 _CLOSE = 1e-3  # relative; the longest Newton step at a fixed point
 _ROUNDING = 64  # units of the precision, below which a velocity is indistinguishable from 0

@@ -18,14 +18,15 @@ import jax.scipy.linalg as jsl
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import in_batches, in_full_precision
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual, time_scales, to_state
 
 LANES = 64
-_STEPS_PER_TURN = 6
+LARGEST_DENSE = 1024  # units: a Jacobian takes 8 MB in float64, one for each lane 0.5 GB
+_STEPS_PER_TURN = 6  # between two looks at which searches have ended; decides the speed alone
 _STUCK = 1e6  # damping at which steps vanish: a minimum of the speed that is not a zero
 _SLOW = 0.8  # factor by which |F| falls in a turn, above which a search counts as slow
-_NUM_POLISHES = 3
+_NUM_POLISHES = 3  # each squares the relative error, so that two suffice from 1e-5
 
 
 class Searched(NamedTuple):
@@ -102,20 +103,20 @@ def by_lanes(
     rows: Float[np.ndarray, "row state"],
     *options: object,
 ) -> PyTree[np.ndarray]:
-    """Run a program on a fixed number of rows at a time, so that it is compiled once for any number of rows.
+    """Run a program on a fixed number of rows at a time, by `in_batches`.
 
     Args:
-        program: takes the network, the stimulus, a row a lane and the options; every result has a row a lane.
+        program: takes the network, the stimulus, some rows and the options; every result has as many rows.
         network: the network.
         stimulus: the stimulus, the same for all.
         rows: at least one.
         options: further arguments of the program.
     """
-    parts = []
-    for start in range(0, len(rows), LANES):
-        lanes = rows[np.minimum(np.arange(start, start + LANES), len(rows) - 1)]
-        parts.append(program(network, stimulus, lanes.astype(network.dtype), *options))
-    return jax.tree.map(lambda *lanes: np.concatenate(lanes)[: len(rows)], *parts)
+
+    def run(constants, rows, *options):
+        return program(*constants, rows, *options)
+
+    return in_batches(run, (network, stimulus), (rows.astype(network.dtype),), LANES, *options)
 
 
 def map_rows(

@@ -30,8 +30,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
-from rnn2ff.files import is_shown, table
+from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual
+from rnn2ff.steady_state import check_not_split
 
 _EXACT = 5e3  # units of the precision: the largest proved distance to a fixed point of a prediction called exact
 
@@ -77,9 +78,9 @@ class Certificate(eqx.Module):
     refined_error_bound: Float[Array, "*batch"]
     is_attracting: Bool[Array, "*batch"]
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]] | None:
         if not is_shown(*vars(self).values()):
-            return eqx.tree_pformat(self)
+            return None
         bounds, theorems = np.asarray(self.error_bound), np.asarray(self.theorem)
         if not bounds.ndim:
             lines = {
@@ -88,7 +89,7 @@ class Certificate(eqx.Module):
                 "residual": f"{float(self.residual):.3g}",
                 "exact": f"{bool(self.is_exact)}, {bool(self.is_refined_exact)} after a Newton step",
             }
-            return table(lines, title="Certificate of one prediction")
+            return "Certificate of one prediction", lines
         by_theorem = {f"bounded by {theorem.name}": int((theorems == theorem).sum()) for theorem in Theorem if theorem}
         lines = {
             **{name: count for name, count in by_theorem.items() if count},
@@ -97,7 +98,10 @@ class Certificate(eqx.Module):
             "error estimate": quantiles(self.error_estimate),
             "exact": f"{int(self.is_exact.sum())}, {int(self.is_refined_exact.sum())} after a Newton step",
         }
-        return table(lines, title=f"Certificates of {bounds.size} predictions")
+        return f"Certificates of {bounds.size} predictions", lines
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def quantiles(values: Float[ArrayLike, " batch"]) -> str:
@@ -127,6 +131,7 @@ def certify(
     Raises:
         ValueError: if shapes do not fit.
     """
+    check_not_split("certify", "`bound_error`, or a mesh with `axis_types=(AxisType.Auto,)`", stimulus, prediction)
     stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     with jax.default_matmul_precision("highest"):  # by default, accelerators round more than the bounds allow for
         if not isinstance(network, RateNetwork):

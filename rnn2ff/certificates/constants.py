@@ -46,7 +46,7 @@ _LAPACK = 1e-12  # a safe bound of the relative error of computed singular value
 _NEARLY = 1e-6  # of the size of W: the largest remainder of weights that count as low-rank
 _LARGEST_DECOMPOSED = 2048  # units; beyond, singular values are not computed
 _LARGEST_CERTIFIED = 4096  # units; beyond, the eigenvalues for a metric take hours
-_LOW_RANK = 3  # units per rank, at least, for two thin products to be cheaper than one inverse
+_LOW_RANK = 3  # units per rank, at least, for thin products (2 n r) to replace n^2 with room for the small inverse
 
 
 class Factors(eqx.Module):

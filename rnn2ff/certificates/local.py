@@ -19,7 +19,7 @@ from rnn2ff.networks import RateNetwork
 
 LARGEST_FACTORED = 512  # units; beyond, a full matrix is not inverted
 SLACK = 64  # units of the precision, for the few operations between norms and a bound
-_LARGEST_UNROLLED = 12  # rank; beyond, a small matrix is inverted by LAPACK
+_LARGEST_UNROLLED = 12  # rank; beyond, a small matrix is inverted by LAPACK, to limit the size of the program
 _NUM_SQUARINGS = 9  # proves decay rates down to 1 / 512 of the leak
 
 

@@ -7,8 +7,6 @@ from rnn2ff._checks import check_at_least, check_shape
 from rnn2ff.networks import AbstractSweep, RateNetwork, RecurrentNetwork, SplitSweep
 from rnn2ff.steady_state import repeat_accelerated
 
-_MEMORY = 3  # steps that the acceleration combines
-
 
 def refine(
     network: RecurrentNetwork,
@@ -17,7 +15,7 @@ def refine(
     *,
     sweep: AbstractSweep,
     num_steps: int,
-    memory: int = _MEMORY,
+    memory: int = 3,
 ) -> Float[Array, " state"]:
     """Improve a prediction by a fixed number of accelerated sweeps: the same work for every stimulus.
 
@@ -29,7 +27,7 @@ def refine(
         prediction: the rates of all units; of a network without weights, the state.
         sweep: of that network, from `best_sweep`, `split_sweep` or another.
         num_steps: sweeps, at least 1; rounded up to a multiple of `memory`, plus one.
-        memory: sweeps that the acceleration combines; 0 for plain ones.
+        memory: sweeps that the acceleration combines, by default as many as `Anderson` does; 0 for plain ones.
 
     Returns:
         what `prediction` is, after the sweeps.

@@ -1,7 +1,7 @@
-"""Answers within a tolerance: one pass for all, a few sweeps for most of the others, and a solve for what is left.
+"""Answers within a tolerance: one pass for all samples, a few sweeps for most of the others, a solve for the rest.
 
-Passes, certificates and sweeps are one compiled program, which gathers what is open on the device and serves batches of
-all sizes; what is left goes to the solver.
+Passes, certificates and sweeps are one compiled program for batches of all sizes, which gathers undecided samples on
+the device; the remaining ones are solved.
 """
 
 import enum
@@ -21,7 +21,7 @@ from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
-from rnn2ff.files import is_shown, table
+from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
 from rnn2ff.steady_state import (
     Layout,
@@ -36,7 +36,7 @@ from rnn2ff.steady_state import (
 
 
 class Source(enum.IntEnum):
-    """Where an answer comes from. Results hold its integers. Append only."""
+    """The origin of an answer. Results hold its integers. Append only."""
 
     one_pass = 0  # the approximator alone
     refined = 1  # the approximator, and the Newton step of its certificate or a fixed number of sweeps
@@ -44,18 +44,18 @@ class Source(enum.IntEnum):
 
 
 class Served(eqx.Module):
-    """Answers for a batch, each with what is known of it.
+    """Answers for a batch, with their error bounds.
 
     Attributes:
         rates: of all units; of a network without weights, its states.
-        error_bounds: proved, in the Euclidean norm of the rates; infinite where nothing is proved.
-        error_estimates: lengths of a Newton step; of what was solved and has no bound, the solver's estimate of the
-            largest distance of a state. NaN where there is a bound that holds everywhere.
+        error_bounds: proved, in the Euclidean norm of the rates; infinite where none is proved.
+        error_estimates: lengths of a Newton step; for solved samples without a bound, the solver's estimate of the
+            largest distance of a state. NaN where a global bound applies.
         sources: a `Source` for each sample, as integers.
         status: a `Status` for each sample, as integers. An answer that is served without a solve has `converged`.
-        is_possibly_another_basin: whether the answer is a fixed point that attracts, found without following the
+        is_possibly_another_basin: whether the answer is an attracting fixed point that was found without following the
             dynamics, in a network that may have several: the dynamics may reach another one.
-        plan: how the rest was solved; pass it for the next batch. None if none was made yet.
+        plan: of the solved samples; pass it for the next batch. None if none was needed yet.
     """
 
     rates: Float[Array, "batch state"]
@@ -66,10 +66,10 @@ class Served(eqx.Module):
     is_possibly_another_basin: Bool[Array, " batch"]
     plan: Plan | None
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]] | None:
         if not is_shown(self.rates, self.error_bounds, self.sources, self.status):
-            return eqx.tree_pformat(self)
-        lines = {f"by {each.name}": int((self.sources == each).sum()) for each in Source}
+            return None
+        lines = {f"by {source.name}": int((self.sources == source).sum()) for source in Source}
         statuses = count_statuses(self.status)
         lines |= {name: count for name, count in statuses.items() if count and name != Status.converged.name}
         lines |= {
@@ -77,7 +77,10 @@ class Served(eqx.Module):
             "without a bound": int(jnp.isinf(self.error_bounds).sum()),
         }
         lines |= {"possibly another basin": int(self.is_possibly_another_basin.sum())}
-        return table(lines, title=f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units")
+        return f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units", lines
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def predict_or_solve(
@@ -93,26 +96,25 @@ def predict_or_solve(
     initial_states: Float[ArrayLike, "batch state"] | None = None,
     mesh: Mesh | None = None,
 ) -> Served:
-    """Steady rates within a tolerance, by the cheapest way that proves it for each sample.
+    """Steady rates within a tolerance, by the cheapest method that proves it for each sample.
 
-    One pass of the approximator is certified for all samples. Those within the tolerance are served; where weights are
-    of low rank, also those that the Newton step of the certificate brings there. The others are refined by sweeps and
-    certified again, unless the rounding of the equation alone exceeds the tolerance; the rest is
-    solved.
+    One pass of the approximator is certified for all samples. Those within the tolerance are served; if weights are of
+    low rank, also those within it after the Newton step of the certificate. The others are refined by sweeps and
+    certified again, unless the rounding of the equation alone exceeds the tolerance; the rest is solved.
 
-    Where no constant of the network gives a bound, but its weights are of low rank, the certificate is the local one,
-    and a fixed point is served only if it attracts. It may be another one than the dynamics reach, and is flagged. All
-    samples of other networks are solved, as no certificate is cheaper than that; `certify_predictions` still makes it.
+    If no constant of the network gives a bound, but its weights are of low rank, the certificate is the local one, and
+    a fixed point is served only if it attracts. It may differ from the one that the dynamics reach, and is flagged. For
+    other networks all samples are solved, since their certificates cost as much; `certify_predictions` computes them.
 
     Args:
         network: the network.
-        approximator: of its rates; it has to predict the rates of all units.
+        approximator: of the rates of all units.
         stimuli: one stimulus a row.
-        tolerance: the largest distance from the steady rates, in the Euclidean norm, in units of the rates. What is
-            solved has the solver's own default tolerance.
-        certifier: from `make_certifier`; by default made anew.
-        plan: of the solver; by default made anew, when something is left to be solved.
-        sweep: of the refinement; by default the approximator's or the plan's, if they have one, or the split sweep.
+        tolerance: the largest distance from the steady rates, in the Euclidean norm, in units of the rates. Solved
+            samples have the default tolerance of the solver.
+        certifier: from `make_certifier`; by default made for this call.
+        plan: of the solver; by default made for this call, if samples remain to be solved.
+        sweep: of the refinement; by default that of the approximator or the plan, if there is one, or the split sweep.
         num_steps: sweeps of the refinement.
         initial_states: where the dynamics start, one row a stimulus; by default at zero. In a network that is proved to
             have one fixed point the solver may start from the prediction instead.
@@ -152,7 +154,7 @@ def predict_or_solve(
 
 
 class _Answers:
-    """Answers on their way; arrays on the host, changed in place."""
+    """Answers of a batch that is being served; arrays on the host, updated in place."""
 
     def __init__(
         self,
@@ -179,7 +181,7 @@ class _Answers:
         return np.flatnonzero(self.sources == Source.solved)
 
     def predict(self, approximator: Approximator, sweep: AbstractSweep, num_steps: int) -> None:
-        """One pass for all, with a Newton step where it is cheap, and sweeps for those that it leaves open."""
+        """One pass for all, with a Newton step where it is cheap, and sweeps for those that remain undecided."""
         constants = (*self.constants, self.has_cheap_step, approximator, sweep, num_steps)
         judged = call_in_chunks(_predict_and_refine, constants, self.stimuli, mesh=self.mesh)
         self.rates, self.bounds, self.estimates = map(np.array, judged[:3])
@@ -187,12 +189,12 @@ class _Answers:
         self.serve(np.flatnonzero(judged.is_within & judged.is_stepped), Source.refined)
 
     def serve(self, rows: np.ndarray, source: Source) -> None:
-        """These are answered; where the network may have several fixed points, perhaps by another one."""
+        """Mark samples as served, and flag them if the network may have several fixed points."""
         self.sources[rows] = source
         self.is_flagged[rows] = not self.has_one_fixed_point
 
     def solve(self, rows: np.ndarray, plan: Plan | None, initial_states: ArrayLike | None) -> Plan | None:
-        """Solve these, from their stated initial states or, if the end is the same, from where they are."""
+        """Solve samples from their initial states or, if the fixed point is unique, from the predictions."""
         stimuli = self.stimuli[rows]
         if self.has_one_fixed_point and plan is not None and plan.has_one_fixed_point:
             starts = in_chunks(as_state, (self.network,), stimuli, self.rates[rows], mesh=self.mesh)
@@ -211,13 +213,13 @@ class _Answers:
 
 
 class _Judged(NamedTuple):
-    """Rates, and what is known of them.
+    """Rates, and whether they can be served.
 
     Attributes:
-        rates: as they were, or after a Newton step.
+        rates: the given ones, or those after a Newton step.
         bound: of their error.
         estimate: of the error before the step.
-        is_hopeless: whether rounding alone exceeds the tolerance.
+        is_rounding_limited: whether rounding alone exceeds the tolerance.
         is_stepped: whether the rates are those after the step.
         is_within: whether they can be served.
     """
@@ -225,30 +227,30 @@ class _Judged(NamedTuple):
     rates: Float[Array, "*batch state"]
     bound: Float[Array, "*batch"]
     estimate: Float[Array, "*batch"]
-    is_hopeless: Bool[Array, "*batch"]
+    is_rounding_limited: Bool[Array, "*batch"]
     is_stepped: Bool[Array, "*batch"]
     is_within: Bool[Array, "*batch"]
 
 
 def _judge(network, certifier, tolerance: Scalar, makes_step: bool, stimulus, rates) -> _Judged:
-    """Whether rates are within the tolerance; if a Newton step is made, with the step if not without."""
+    """Whether rates are within the tolerance or, if `makes_step`, are so after a Newton step."""
     if not makes_step:
         bound, floor = bound_and_floor(network, stimulus, rates, certifier)
         unknown, no = jnp.full_like(bound, jnp.nan), jnp.zeros((), bool)
         return _Judged(rates, bound, unknown, floor > tolerance, no, bound <= tolerance)
-    found = certify(network, stimulus, rates, certifier)
-    is_enough = (found.error_bound <= tolerance) | ~(found.refined_error_bound < found.error_bound)
-    rates = jnp.where(is_enough, rates, found.refined)
-    bound = jnp.where(is_enough, found.error_bound, found.refined_error_bound)
-    is_within = (bound <= tolerance) & (found.is_attracting | certifier.has_global_bound)
-    is_hopeless = found.is_refined_exact & ~(bound <= tolerance)  # all that is left is rounding
-    return _Judged(rates, bound, found.error_estimate, is_hopeless, ~is_enough, is_within)
+    certificate = certify(network, stimulus, rates, certifier)
+    keeps_rates = (certificate.error_bound <= tolerance) | ~(certificate.refined_error_bound < certificate.error_bound)
+    rates = jnp.where(keeps_rates, rates, certificate.refined)
+    bound = jnp.where(keeps_rates, certificate.error_bound, certificate.refined_error_bound)
+    is_within = (bound <= tolerance) & (certificate.is_attracting | certifier.has_global_bound)
+    is_rounding_limited = certificate.is_refined_exact & ~(bound <= tolerance)  # exact up to rounding
+    return _Judged(rates, bound, certificate.error_estimate, is_rounding_limited, ~keeps_rates, is_within)
 
 
 def _predict_and_refine(
     network, certifier, tolerance, makes_step, approximator, sweep, num_steps, stimuli, num_rows, layout: Layout
 ) -> _Judged:
-    """A pass for every row, and sweeps for the rows that it leaves open, gathered on the device."""
+    """A pass for every row, and sweeps for the rows that remain undecided, gathered on the device."""
 
     def judge(stimulus, rates):
         return _judge(network, certifier, tolerance, makes_step, stimulus, rates)
@@ -268,7 +270,7 @@ def _predict_and_refine(
     shapes = jax.eval_shape(predict, None, stimuli)
     rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     rows = in_tiles(predict, rows, stimuli, layout.wide_tile or layout.tiles[0], num_rows)
-    is_open = ~rows.is_within & ~rows.is_hopeless & (jnp.arange(len(stimuli), dtype=jnp.int32) < num_rows)
+    is_open = ~rows.is_within & ~rows.is_rounding_limited & (jnp.arange(len(stimuli), dtype=jnp.int32) < num_rows)
     return in_dense_tiles(sweep_rows, rows, stimuli, is_open, layout.tiles)
 
 
@@ -280,8 +282,8 @@ def _bound_state(network, certifier, can_certify: bool, makes_step: bool, stimul
         return rates, infinite, unknown
     if not makes_step:
         return rates, bound_and_floor(network, stimulus, rates, certifier)[0], unknown
-    found = certify(network, stimulus, rates, certifier)
-    return rates, found.error_bound, found.error_estimate
+    certificate = certify(network, stimulus, rates, certifier)
+    return rates, certificate.error_bound, certificate.error_estimate
 
 
 def _choose_sweep(network: RecurrentNetwork, approximator: Approximator, plan: Plan | None) -> AbstractSweep:

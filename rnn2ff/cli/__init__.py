@@ -1,15 +1,14 @@
-"""The command line, one module a command. It reads and writes files, and computes nothing itself."""
+"""The command line, one module for each command. It reads and writes files; the library computes."""
 
 import os
 import sys
 
 _DESCRIPTION = """Feed-forward networks that stand in for the steady states of recurrent ones.
 
-Results go to standard output, as a table or with --json; progress and mistakes to standard error. Exit codes: 0 when
-the work is done, 1 when nothing came of it, 2 when it was asked wrongly, 130 when it was interrupted. Whatever happens,
-a file is written whole or not at all. Compiled programs are kept in the cache folder of the user, so that a command
-starts faster the second time; --no-cache keeps none. For the version: rnn2ff --version. For completion by the shell:
-rnn2ff --tyro-print-completion bash"""
+Results go to standard output, as a table or with --json; progress and errors to standard error. Exit codes: 0 for
+success, 1 for a run without a result, 2 for invalid arguments, 130 for an interruption. A file is written completely or
+not at all. Compiled programs are kept in the cache folder of the user, so that later commands start faster; --no-cache
+keeps none. For the version: rnn2ff --version. For shell completion: rnn2ff --tyro-print-completion bash"""
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
         code = _complain(2, f"error: {error}")
     except RuntimeError as error:
         code = _complain(1, f"error: {error}")
-    except BrokenPipeError:  # whoever read the results has seen enough, as `head` has
+    except BrokenPipeError:  # the reader of the results has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush does not fail as well
         code = 0
     except OSError as error:

@@ -8,6 +8,7 @@ from rnn2ff.cli.bench import Bench
 from rnn2ff.cli.certify import Certify
 from rnn2ff.cli.demo import Demo
 from rnn2ff.cli.distill import Distill
+from rnn2ff.cli.doctor import Doctor
 from rnn2ff.cli.evaluate import Evaluate
 from rnn2ff.cli.export import Export
 from rnn2ff.cli.fixed_points import FixedPoints
@@ -25,4 +26,5 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
 )

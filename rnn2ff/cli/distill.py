@@ -31,8 +31,8 @@ class Distill:
     Solves the network for every stimulus, trains a feed-forward network on the steady rates, and judges it on stimuli
     it never saw. By default it has two layers with 4 hidden units for each unit of the network, or fewer and a few
     sweeps that cost no more, whichever is better. With --tolerance it is the cheapest that is good enough. Writes
-    approximator.safetensors, report.json and, where matplotlib is installed, report.png. A run that was interrupted
-    goes on when the command is given again.
+    approximator.safetensors, report.json, report.html, a page to look at and to pass on, and, where matplotlib is
+    installed, report.png. A run that was interrupted goes on when the command is given again.
 
     Example: rnn2ff distill --weights W.npy --stimuli U.npy --out run1 --tolerance 0.02
     """
@@ -89,7 +89,7 @@ class Distill:
         import jax.random as jr
 
         from rnn2ff.data import hold_out, key_for, sample_from
-        from rnn2ff.export import model_card, save
+        from rnn2ff.export import model_card, save, write_report
         from rnn2ff.files import write_json
         from rnn2ff.training import distill
 
@@ -124,13 +124,15 @@ class Distill:
         card = model_card(network, rows, report.summary(), license=self.license)
         card = {"command": dataclasses.asdict(self), **card}
         out.mkdir(parents=True, exist_ok=True)
-        for name in ("report.json", "report.png"):  # of an earlier run; the new approximator is not what they tell of
+        # Of an earlier run; the new approximator is not what they tell of.
+        for name in ("report.json", "report.html", "report.png"):
             (out / name).unlink(missing_ok=True)
         save(out / "approximator.safetensors", distillation.approximator, card=card)
-        has_figure = draw(out / "report.png", distillation)
+        has_figure = draw(out, distillation)
+        write_report(out / "report.html", distillation)
         write_json(out / "report.json", card)  # last: its presence says that the run is finished
         shutil.rmtree(unfinished)
-        written = "approximator.safetensors, report.json" + (", report.png" if has_figure else "")
+        written = "approximator.safetensors, report.json, report.html" + (", report.png" if has_figure else "")
         show({**report.lines(), f"written to {out}": written}, card, as_json=self.as_json)
         if not has_figure:
             print("rnn2ff: no figure, matplotlib is not installed: pip install 'rnn2ff[plot]'", file=sys.stderr)
@@ -156,23 +158,13 @@ class Distill:
         return folder
 
 
-def draw(path: Path, distillation: "Distillation") -> bool:
+def draw(out: Path, distillation: "Distillation") -> bool:
     """Draw the report's figure; False where matplotlib is not installed."""
-    import numpy as np
-
-    from rnn2ff.approximators import predict
-    from rnn2ff.plotting import new_figure, plot_learning, plot_rates, save_figure
+    from rnn2ff.plotting import save_figure
 
     try:
-        figure, (left, right) = new_figure(2, height=2.8)
+        figure = distillation.plot()
     except ModuleNotFoundError:
         return False
-    target = np.asarray(distillation.test.rates)
-    predicted = np.asarray(predict(distillation.approximator, distillation.test.stimuli))
-    shown = np.random.default_rng(0).permutation(target.size)[:3000]
-    nrmse = distillation.report.accuracy.nrmse
-    plot_rates(left, target.ravel()[shown], predicted.ravel()[shown], nrmse=nrmse)
-    training = distillation.report.training._asdict()
-    plot_learning(right, training, variance=float(target.var(axis=0).mean()))
-    save_figure(figure, path)
+    save_figure(figure, out / "report.png")
     return True

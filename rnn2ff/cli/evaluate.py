@@ -5,7 +5,7 @@ import dataclasses
 import tyro
 
 from rnn2ff.cli.answers import OptionalPath, Route, read_answers
-from rnn2ff.cli.options import Json, NetworkFiles, read_approximator, read_network, show
+from rnn2ff.cli.options import Json, NetworkFiles, check_new_file, read_approximator, read_network, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Evaluate:
     route: Route = "float"
     """Of an approximator, whose answers: its own, or those of an export to whole numbers, its ranges set by these
     stimuli."""
+    report: OptionalPath = None
+    """An .html file to write: the errors of units and of stimuli, with figures, on one page."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
     as_json: Json = False
     """Print the results as JSON, the error of every unit included."""
 
@@ -37,6 +41,8 @@ class Evaluate:
         from rnn2ff._checks import check_at_least
 
         check_at_least("max-steps", self.network.max_steps, 1)
+        if self.report is not None:
+            check_new_file(self.report, (".html",), overwrite=self.overwrite, name="report")
         network, stimuli = read_network(self.network)
         answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
 
@@ -45,7 +51,8 @@ class Evaluate:
 
         max_steps, progress = self.network.max_steps, self.network.shows_progress
         pairs = solve_pairs(network, stimuli, max_steps=max_steps, progress=progress)
-        received = accuracy(answers(pairs.stimuli), pairs.rates)
+        predicted = answers(pairs.stimuli)
+        received = accuracy(predicted, pairs.rates)
         lines = {
             "error": f"{100 * received.nrmse:.2f} % (NRMSE)",
             "variance explained": f"{100 * received.r_squared:.2f} %",
@@ -65,6 +72,12 @@ class Evaluate:
                 f"{100 * found.share_known:.0f} % of the rows that it was made from are among these stimuli; most were "
                 "trained on, so on others expect the error that its report states"
             )
+        if self.report is not None:
+            from rnn2ff.export import write_evaluation
+
+            counts = pairs.status_counts
+            write_evaluation(self.report, network, predicted, pairs.rates, status_counts=counts, lines=lines)
+            lines["written to"] = self.report
         content = {"accuracy": received, "status_counts": pairs.status_counts, "familiarity": found}
         show(lines, content, as_json=self.as_json)
         return 0

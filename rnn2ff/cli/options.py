@@ -36,7 +36,8 @@ class NetworkFiles:
     """
 
     weights: File
-    """Recurrent weights W, units x units; entry (i, j) is the weight from unit j to unit i."""
+    """Recurrent weights W, units x units; entry (i, j) is the weight from unit j to unit i. Or a graph: a .graphml
+    file, or a table of connections with the names of its columns, as in edges.csv:source,target,weight."""
     stimuli: File
     """Stimuli, one a row."""
     stimulus_weights: OptionalFile = None
@@ -47,10 +48,22 @@ class NetworkFiles:
     """Time constants tau, one value a unit; 1 without them."""
     form: Literal["state", "rate"] = "state"
     """Where the rectifier stands: `state` as above, `rate` for tau r' = -r + [W r + B u + b]_+."""
-    nonlinearity: Literal["relu", "tanh", "sigmoid", "softplus", "power-law"] = "relu"
-    """From total inputs to rates: relu is [x]_+, power-law is g [x]_+^p."""
+    nonlinearity: Literal["relu", "tanh", "sigmoid", "softplus", "power-law", "saturating"] = "relu"
+    """From total inputs to rates: relu is [x]_+, power-law is g [x]_+^p, saturating is m [x]_+^p / (1 + [x]_+^p)."""
     power_law: tuple[float, float] = (1.0, 2.0)
     """g and p of the power law."""
+    saturation: tuple[float, float] = (1.0, 2.0)
+    """m and p of the saturating nonlinearity."""
+    gains: OptionalFile = None
+    """Gains, one value a unit: the rates are those of gain (x - threshold). States are then counted in these units."""
+    thresholds: OptionalFile = None
+    """Thresholds, one value a unit, in units of the total input."""
+    low_rank: OptionalFile = None
+    """Vectors n, units x rank; --weights are then the vectors m, and the weights W = m n^T / units."""
+    scale: float = 1.0
+    """A factor for all weights W, such as the input per synapse of a connectome."""
+    signs: OptionalFile = None
+    """One value a unit, 1 for those that excite and -1 for those that inhibit; W is then strengths of at least 0."""
     precision: Literal["float32", "float64"] = "float32"
     """Precision of all numbers."""
     max_steps: int = 4096
@@ -71,10 +84,18 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
     import jax
     import numpy as np
 
-    from rnn2ff._checks import check_stimuli, check_weights
+    from rnn2ff._checks import check_finite, check_shape, check_stimuli, check_weights
     from rnn2ff.compiling import keep_programs
     from rnn2ff.files import read_array
-    from rnn2ff.networks import NONLINEARITIES, PowerLaw, RateForm, StateForm, rate_network
+    from rnn2ff.networks import (
+        RateForm,
+        StateForm,
+        check_signs,
+        low_rank_weights,
+        nonlinearity_called,
+        rate_network,
+        read_weights,
+    )
 
     if files.cache:
         keep_programs()
@@ -90,21 +111,37 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
             return None
         return np.atleast_1d(read(path, name).squeeze())  # a .csv or .mat vector is a row or a column
 
-    weights, stimuli = read(files.weights, "weights"), read(files.stimuli, "stimuli")
+    weights, stimuli = read_weights(files.weights, "weights").astype(files.precision), read(files.stimuli, "stimuli")
+    if files.low_rank is not None:
+        right = read(files.low_rank, "low-rank")
+        check_shape("low-rank", right, weights.shape)
+        weights = low_rank_weights(weights, right)
     check_weights("weights", weights)
-    nonlinearity = (
-        PowerLaw(*files.power_law) if files.nonlinearity == "power-law" else NONLINEARITIES[files.nonlinearity]
-    )
+    check_finite("scale", files.scale)
+    weights = weights * np.asarray(files.scale, weights.dtype)
+    signs = read_vector(files.signs, "signs")
+    if signs is not None:
+        weights = weights * check_signs(signs, *_strengths(weights), len(weights))
+    constants = {"power-law": files.power_law, "saturating": files.saturation}.get(files.nonlinearity, ())
+    nonlinearity = nonlinearity_called(files.nonlinearity, *constants)
     time_constants = read_vector(files.time_constants, "time-constants")
     network = rate_network(
         (StateForm if files.form == "state" else RateForm)(nonlinearity),
         weights,
         stimulus_weights=None if files.stimulus_weights is None else read(files.stimulus_weights, "stimulus-weights"),
         bias=read_vector(files.bias, "bias"),
+        gains=read_vector(files.gains, "gains"),
+        thresholds=read_vector(files.thresholds, "thresholds"),
         time_constants=1.0 if time_constants is None else time_constants,
     )
     check_stimuli(stimuli, network.stimulus_size)
     return network, stimuli
+
+
+def _strengths(weights: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
+    """Of all connections, the unit that each leaves, and how strong it is."""
+    rows, columns = weights.nonzero()
+    return columns, weights[rows, columns]
 
 
 def read_approximator(path: Path, network: "RecurrentNetwork | None" = None) -> "tuple[Approximator, dict]":

@@ -30,6 +30,7 @@ from rnn2ff.steady_state import (
     AbstractSteadyStateSolver,
     Plan,
     Status,
+    SteadyStates,
     check_mesh,
     count_statuses,
     plan_steady_states,
@@ -37,7 +38,7 @@ from rnn2ff.steady_state import (
 )
 
 _DRAWN = 512  # stimuli drawn by one call of a program, whatever their number
-_NUM_PLANNED = 512  # stimuli that a stream's plan is made from
+_NUM_PLANNED = 512  # stimuli of the plan of a stream
 
 
 class Pairs(eqx.Module):
@@ -59,7 +60,7 @@ class Pairs(eqx.Module):
         return self.stimuli.shape[0]
 
     def take(self, rows: slice | Int[ArrayLike, " row"]) -> "Pairs":
-        """Some of the pairs; the counts stay those of all."""
+        """Some of the pairs; the counts remain those of all."""
         return Pairs(*take_rows((self.stimuli, self.states, self.rates), rows), self.status_counts)
 
 
@@ -69,9 +70,16 @@ def take_rows(arrays: PyTree[Array | np.ndarray], rows: slice | Int[ArrayLike, "
     return jax.device_put(jax.tree.map(lambda array: np.asarray(array)[rows], arrays))
 
 
-def permutation(key: PRNGKeyArray, size: int) -> Int[np.ndarray, " size"]:
-    """The numbers below `size` in random order, drawn on the host: on a device each size is a program to compile."""
-    return np.random.default_rng(np.asarray(jr.key_data(key))).permutation(size)
+def split_rows(
+    num_rows: int, share: float, *, key: PRNGKeyArray
+) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held_out"]]:
+    """Random rows to keep and a share to hold out, at least one of each, of at least two.
+
+    Drawn on the host: on a device each size is a program to compile.
+    """
+    order = np.random.default_rng(np.asarray(jr.key_data(key))).permutation(num_rows)
+    num_held_out = min(max(1, round(share * num_rows)), num_rows - 1)
+    return order[num_held_out:], order[:num_held_out]
 
 
 def key_for(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
@@ -108,13 +116,13 @@ def sample_stimuli(
 
 
 def _check_uses_key(sample_stimulus: SampleStimulus, key: PRNGKeyArray) -> None:
-    """What is drawn follows from the key; `numpy.random`, for one, is asked once, while the draw is compiled."""
+    """Draws depend on the key; those of `numpy.random` are made once, while the sampler is compiled."""
     program = jax.make_jaxpr(sample_stimulus)(key).jaxpr
     depends = set(program.invars)
     for equation in program.eqns:
-        if any(isinstance(each, Hashable) and each in depends for each in equation.invars):
+        if any(isinstance(variable, Hashable) and variable in depends for variable in equation.invars):
             depends.update(equation.outvars)
-    if not any(isinstance(each, Hashable) and each in depends for each in program.outvars):
+    if not any(isinstance(variable, Hashable) and variable in depends for variable in program.outvars):
         expected = "draws by `jax.random` from its key, such as `lambda key: jax.random.normal(key, (20,))`"
         raise fail("sample_stimulus", "ignores its key", expected, "the same stimulus for every key")
 
@@ -127,7 +135,7 @@ def _sample(sample_stimulus: SampleStimulus, indices: Int[ArrayLike, " batch"], 
 def hold_out(
     stimuli: Float[ArrayLike, "batch stimulus"], share: float, *, key: PRNGKeyArray
 ) -> tuple[Float[Array, "kept stimulus"], Float[Array, "held_out stimulus"]]:
-    """Part an array of stimuli at random into rows to train on and a share of rows to judge on.
+    """Split an array of stimuli at random into rows to train on and a share of rows to test on.
 
     Raises:
         ValueError: if there are fewer than two rows, or the share is not between 0 and 1.
@@ -136,10 +144,9 @@ def hold_out(
     check_key(key)
     stimuli = jnp.asarray(stimuli)
     if len(stimuli) < 2:
-        raise fail("stimuli", "cannot be parted", "at least 2 rows", len(stimuli))
-    num_held_out = min(max(1, round(share * len(stimuli))), len(stimuli) - 1)
-    order = permutation(key, len(stimuli))
-    return take_rows(stimuli, order[num_held_out:]), take_rows(stimuli, order[:num_held_out])
+        raise fail("stimuli", "cannot be split", "at least 2 rows", len(stimuli))
+    kept, held_out = split_rows(len(stimuli), share, key=key)
+    return take_rows(stimuli, kept), take_rows(stimuli, held_out)
 
 
 def solve_pairs(
@@ -166,13 +173,11 @@ def solve_pairs(
         RuntimeError: if no stimulus reaches a steady state, with the counts.
     """
     solved = solve_steady_states(network, stimuli, solver=solver, max_steps=max_steps, mesh=mesh, progress=progress)
-    counts = count_statuses(solved.status)
-    if counts["converged"] == 0:
-        msg = f"No stimulus leads to a steady state. Expected at least one that converges, got {counts}."
-        raise RuntimeError(msg)
-    kept = np.flatnonzero(np.asarray(solved.status) == Status.converged)
-    stimuli, states = take_rows((np.asarray(stimuli, network.dtype), solved.state), kept)
-    return Pairs(stimuli, states, batch_rates(network, states), counts)
+    pairs = _batch(network, 0, stimuli, solved).pairs
+    if not len(pairs):
+        counts = pairs.status_counts
+        raise RuntimeError(f"No stimulus leads to a steady state. Expected at least one that converges, got {counts}.")
+    return pairs
 
 
 class Batch(NamedTuple):
@@ -194,9 +199,14 @@ class Batch(NamedTuple):
 
     @property
     def pairs(self) -> Pairs:
-        """The samples with a steady state, and the counts of all."""
-        kept = self.status == Status.converged
-        return Pairs(self.stimuli[kept], self.states[kept], self.rates[kept], count_statuses(self.status))
+        """The samples with a steady state, and the status counts of all."""
+        kept = np.flatnonzero(np.asarray(self.status) == Status.converged)
+        return Pairs(*take_rows((self.stimuli, self.states, self.rates), kept), count_statuses(self.status))
+
+
+def _batch(network: RecurrentNetwork, index: int, stimuli: ArrayLike, solved: SteadyStates) -> Batch:
+    stimuli = jax.device_put(np.asarray(stimuli, network.dtype))
+    return Batch(index, stimuli, solved.state, batch_rates(network, solved.state), solved.status)
 
 
 def stream_steady_states(
@@ -213,14 +223,14 @@ def stream_steady_states(
 ) -> Iterator[Batch]:
     """Draw stimuli and solve them, batch after batch, without an end unless one is given.
 
-    Batch i depends on the network, the key and i alone, so a stream can go on at any batch, and several processes or
-    devices can share one: whoever makes batch i makes the same.
+    Batch i depends on the network, the key and i alone, so a stream can resume at any batch, and several processes can
+    share it: batch i is the same in each of them.
 
     Args:
         network: the network.
         sample_stimulus: draws one stimulus from a key; pure.
         batch_size: samples in a batch.
-        num_batches: where to end, counted from batch 0; None for never.
+        num_batches: where to end, counted from batch 0; by default never.
         start: the first batch to make.
         plan: how to solve, by default as `stream_plan` measures it.
         mesh: devices that divide each batch, as for `solve_steady_states`.
@@ -255,26 +265,25 @@ def make_batches(
     max_steps: int,
     key: PRNGKeyArray,
 ) -> Iterator[Batch]:
-    """Those batches of a stream."""
+    """The batches of a stream with these indices."""
     stream_key = key_for(key, "stream")
     for index in indices:
         drawn = sample_stimuli(sample_stimulus, batch_size, key=jr.fold_in(stream_key, index))
         solved = solve_steady_states(network, drawn, solver=plan, max_steps=max_steps, mesh=mesh)
-        stimuli = jax.device_put(np.asarray(drawn, network.dtype))
-        yield Batch(index, stimuli, solved.state, batch_rates(network, solved.state), solved.status)
+        yield _batch(network, index, drawn, solved)
 
 
 def stream_plan(
     network: RecurrentNetwork, sample_stimulus: SampleStimulus, *, max_steps: int = 4096, key: PRNGKeyArray
 ) -> Plan:
-    """The plan that a stream of this key is solved by: it is part of what makes its batches reproducible."""
+    """The plan of the stream with this key, on which its batches depend."""
     probed = sample_stimuli(sample_stimulus, _NUM_PLANNED, key=key_for(key, "plan"))
     check_stimuli(probed, network.stimulus_size, "sample_stimulus")
     return plan_steady_states(network, probed, max_steps=max_steps)
 
 
 def check_pairs(stimuli: Array, rates: Array) -> None:
-    """Stimuli and rates of as many rows, all finite."""
+    """Stimuli and rates with the same number of rows, all finite."""
     check_stimuli(stimuli, stimuli.shape[-1])
     check_shape("rates", rates, (stimuli.shape[0], rates.shape[-1]))
     check_finite("rates", rates)

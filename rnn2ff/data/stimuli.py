@@ -36,7 +36,7 @@ def gaussian_stimuli(size: int, *, mean: ArrayLike = 0.0, deviation: ArrayLike =
     check_at_least("size", size, 1)
     check_finite("mean", mean)
     check_positive("deviation", deviation)
-    mean, deviation = (jnp.broadcast_to(jnp.asarray(each, float), (size,)) for each in (mean, deviation))
+    mean, deviation = (jnp.broadcast_to(jnp.asarray(value, float), (size,)) for value in (mean, deviation))
     return lambda key: mean + deviation * jr.normal(key, (size,), mean.dtype)
 
 
@@ -70,7 +70,7 @@ def sparse_stimuli(sample_stimulus: SampleStimulus, *, active_share: float) -> S
 
 
 def smooth_stimuli(num_units: int, *, length: float, deviation: float = 1.0) -> SampleStimulus:
-    """A Gaussian process around a ring: near units hear about the same.
+    """A Gaussian process around a ring: neighboring units receive similar stimuli.
 
     The covariance at a distance of angle d is `deviation^2 exp((cos d - 1) / length^2)`, which for short lengths is the
     squared exponential.
@@ -121,7 +121,7 @@ def add(*samplers: SampleStimulus) -> SampleStimulus:
 
     def sample(key: PRNGKeyArray) -> Array:
         keys = jr.split(key, len(samplers))
-        return sum((each(key) for each, key in zip(samplers[1:], keys[1:])), samplers[0](keys[0]))
+        return sum((sampler(key) for sampler, key in zip(samplers[1:], keys[1:])), samplers[0](keys[0]))
 
     return sample
 
@@ -129,11 +129,11 @@ def add(*samplers: SampleStimulus) -> SampleStimulus:
 def concatenate(*samplers: SampleStimulus) -> SampleStimulus:
     """Independent stimuli side by side, such as one for each population."""
     check_at_least("number of samplers", len(samplers), 1)
-    return lambda key: jnp.concatenate([each(k) for each, k in zip(samplers, jr.split(key, len(samplers)))])
+    return lambda key: jnp.concatenate([sampler(k) for sampler, k in zip(samplers, jr.split(key, len(samplers)))])
 
 
 def mixture(*samplers: SampleStimulus) -> SampleStimulus:
-    """One of several samplers at random, each as often."""
+    """One of several samplers, chosen with equal probability."""
     check_at_least("number of samplers", len(samplers), 1)
 
     def sample(key: PRNGKeyArray) -> Array:

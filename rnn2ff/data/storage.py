@@ -20,14 +20,14 @@ import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_at_least, fail
 from rnn2ff.data.pairs import Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import replacing, table, write_json
+from rnn2ff.files import as_html, as_text, replacing, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
-from rnn2ff.steady_state import Status, check_mesh, count_statuses
+from rnn2ff.steady_state import Status, check_mesh
 
 _FORMAT = "rnn2ff.steady_states.1"
 _MANIFEST = "manifest.json"
@@ -48,10 +48,13 @@ class StoredPairs:
     folder: Path
     manifest: dict[str, object]
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]]:
         counts = {name: count for name, count in self.status_counts.items() if count}
         lines = {"folder": self.folder, "stimuli": self.manifest["stimuli"], "shards": len(self.manifest["shards"])}
-        return table(lines | counts, title=f"{len(self)} stored pairs")
+        return f"{len(self)} stored pairs", lines | counts
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     def __len__(self) -> int:
         return sum(shard["num_pairs"] for shard in self.manifest["shards"])
@@ -153,11 +156,11 @@ def store_steady_states(
         disable=not progress,
     )
     for batch in bar:
-        kept = np.asarray(batch.status == Status.converged)
+        pairs = batch.pairs
         for name in _ARRAYS:
             with replacing(_path(folder, name, batch.index)) as temporary, temporary.open("wb") as file:
-                np.save(file, np.asarray(getattr(batch, name))[kept], allow_pickle=False)
-        counts = {"num_pairs": int(kept.sum()), "status_counts": count_statuses(batch.status)}
+                np.save(file, np.asarray(getattr(pairs, name)), allow_pickle=False)
+        counts = {"num_pairs": len(pairs), "status_counts": pairs.status_counts}
         write_json(_path(folder, _COUNTS, batch.index), counts)
     if not is_finished:
         _finish(folder, manifest, num_shards, is_first=process == 0)

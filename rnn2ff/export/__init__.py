@@ -1,4 +1,4 @@
-"""An approximator on its way out of Python, and back: one module a route."""
+"""File formats for trained approximators, written and read: one module each."""
 
 from rnn2ff.export.archive import load, save
 from rnn2ff.export.bound import bound_to_c
@@ -11,6 +11,7 @@ from rnn2ff.export.nir import write_nir
 from rnn2ff.export.onnx import named_onnx, quantize_onnx, run_onnx, to_onnx
 from rnn2ff.export.page import Scene, write_page
 from rnn2ff.export.plain import dtype_of
+from rnn2ff.export.report import write_evaluation, write_report
 from rnn2ff.export.stablehlo import load_stablehlo, to_stablehlo
 from rnn2ff.export.torch import to_torch_state_dict, write_torch
 
@@ -37,8 +38,10 @@ __all__ = [
     "to_onnx",
     "to_stablehlo",
     "to_torch_state_dict",
+    "write_evaluation",
     "write_mat",
     "write_nir",
     "write_page",
+    "write_report",
     "write_torch",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
@@ -19,13 +20,13 @@ from rnn2ff.export.card import Distilled, check_same_network, describe, model_ca
 from rnn2ff.export.plain import check_deployable, check_exportable
 from rnn2ff.files import plain, replacing
 from rnn2ff.networks import (
-    NONLINEARITIES,
-    PowerLaw,
     RateForm,
     RateNetwork,
     RecurrentNetwork,
     SplitSweep,
     StateForm,
+    called,
+    nonlinearity_called,
     rate_network,
 )
 
@@ -37,7 +38,7 @@ _NETWORK = ("recurrent_weights", "stimulus_weights", "bias", "time_constants")
 
 
 def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapping[str, object] | None = None) -> None:
-    """Write an approximator as a safetensors file, whole or not at all.
+    """Write an approximator as a safetensors file, completely or not at all.
 
     Args:
         path: the file; what stands there is replaced.
@@ -48,7 +49,8 @@ def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapp
 
     Raises:
         ValueError: if the folder cannot be written to, it is not two layers, or sweeps refine them that are not
-            the split sweep of a rate network with a rectifier, tanh, the logistic function, softplus or a power law.
+            the split sweep of a rate network with a rectifier, tanh, the logistic function, softplus, a power law or a
+            `Saturating` function.
     """
     if isinstance(approximator, Distilled):
         found, approximator = approximator, approximator.approximator
@@ -123,19 +125,14 @@ def _nonlinearity(network: RecurrentNetwork) -> list | None:
     """What a file says of a nonlinearity that is no rectifier: its name, and its constants; None if it cannot."""
     if not isinstance(network, RateNetwork) or not network.shows_all_rates:
         return None
-    nonlinearity = network.nonlinearity
-    if isinstance(nonlinearity, PowerLaw):
-        return ["power-law", nonlinearity.gain, nonlinearity.exponent]
-    names = [name for name, known in NONLINEARITIES.items() if known is nonlinearity and name != "relu"]
-    return names or None
+    return None if network.nonlinearity is jax.nn.relu else called(network.nonlinearity)
 
 
 def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Approximator:
     is_rectified = json.loads(metadata["is_rectified"])
     if metadata["format"] == _FORMATS[TwoLayer]:
         return _make(TwoLayer, arrays, _LAYERS, is_rectified=is_rectified)
-    name, *constants = json.loads(metadata.get("nonlinearity", '["relu"]'))
-    nonlinearity = PowerLaw(*constants) if name == "power-law" else NONLINEARITIES[name]
+    nonlinearity = nonlinearity_called(*json.loads(metadata.get("nonlinearity", '["relu"]')))
     network = rate_network(
         (RateForm if metadata["form"] == "rate" else StateForm)(nonlinearity),
         arrays["recurrent_weights"],

@@ -14,7 +14,7 @@ from rnn2ff._checks import check_on_host, fail
 from rnn2ff.export.c import array_definition, check_name
 from rnn2ff.networks import RecurrentNetwork, is_threshold_linear, network_hash
 
-_ABOVE = 1 + 1e-12  # of a quotient in double precision
+_ABOVE = 1 + 1e-12  # rounds a quotient in double precision up, by far more than its 1e-16
 
 
 def bound_to_c(network: RecurrentNetwork, *, name: str = "rnn2ff_bound") -> str:

@@ -30,11 +30,11 @@ _LARGEST_ROUNDING = 1e-4  # of a rate in float, relative to 1 + the largest: com
 
 
 class Footprint(NamedTuple):
-    """What an approximator takes of a machine, whatever the stimulus.
+    """The resources that an approximator needs, for every stimulus.
 
     Attributes:
-        flash_bytes: of constants; the code comes on top, about a kilobyte.
-        ram_bytes: of stack for the signals, the caller's stimulus and rates not counted.
+        flash_bytes: of constants; the code takes about a kilobyte more.
+        ram_bytes: of stack for the signals, without the stimulus and the rates of the caller.
         num_products: multiplications of weights.
     """
 
@@ -58,7 +58,7 @@ def to_c(
         name: prefix of every name in the header.
         card: its model card. The header then says which network it stands for, how good it is and for which stimuli.
         test_stimuli: one a row. The first few, with their rates, become a self-test, compiled where `NAME_SELF_TEST`
-            is defined: `name_self_test()` counts the rates that are wrong on the machine at hand.
+            is defined: `name_self_test()` counts the rates that are wrong on the target machine.
         notes: more lines for the comment on top.
 
     Raises:
@@ -84,7 +84,7 @@ def _template(name: str) -> Template:
 
 
 def _notes(card: Mapping[str, object] | None) -> list[str]:
-    """What a model card says of origin, error and range, in lines."""
+    """Origin, error and range of a model card, in lines."""
     if not card:
         return []
     lines = []
@@ -96,7 +96,7 @@ def _notes(card: Mapping[str, object] | None) -> list[str]:
         lines.append(f"Error on unseen stimuli, before it was exported: {100 * accuracy:.2f} % (NRMSE).")
     if stimuli:
         low, high = min(stimuli["smallest"]), max(stimuli["largest"])
-        lines.append(f"Made for stimuli from {low:.6g} to {high:.6g}; of others it knows nothing.")
+        lines.append(f"Made for stimuli from {low:.6g} to {high:.6g}; untested on others.")
     return lines
 
 
@@ -127,7 +127,7 @@ def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: Arra
     return f"""#ifdef {upper}_SELF_TEST
 {array_definition(f"{name}_test_stimuli", stimuli)}
 {array_definition(f"{name}_test_rates", rates)}
-/* The number of rates that are not what they were when this header was written: 0 where all is well. */
+/* The number of rates that differ from those when this header was written: 0 if all are right. */
 static inline int {name}_self_test(void)
 {{
     int wrong = 0;
@@ -146,7 +146,7 @@ static inline int {name}_self_test(void)
 
 
 def footprint(model: Approximator | IntegerModel) -> Footprint:
-    """What the header of an approximator takes of a machine."""
+    """The resources that the header of an approximator needs."""
     parts = _parts(model)
     sizes = parts.fields
     num_signals = sizes["width"] + sizes["state_size"] * (5 if sizes["num_sweeps"] else 1)
@@ -161,12 +161,12 @@ def footprint(model: Approximator | IntegerModel) -> Footprint:
 
 
 class _Parts(NamedTuple):
-    """What a header is made of.
+    """The parts of a header.
 
     Attributes:
         code: the template of its functions.
         arrays: its constants, by name.
-        fields: what else the templates are filled with.
+        fields: further values for the templates.
         scales: the macros of integer signals.
         bytes_per_signal: of an activity.
     """
@@ -222,7 +222,7 @@ def _integer_arrays(model: IntegerModel) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def check_name(name: str) -> None:
-    """What names in C may begin with."""
+    """A prefix for names in C."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise fail("name", "cannot be the prefix of C names", "lower-case letters, digits and _", repr(name))
 

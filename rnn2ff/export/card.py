@@ -1,4 +1,4 @@
-"""What should be known about an approximator beside its weights, and which network it stands for."""
+"""Model cards: which network an approximator stands for, for which stimuli, and how good it is."""
 
 import hashlib
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -12,12 +12,12 @@ from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork, name_of, network_hash
 from rnn2ff.records import environment
 
-_MOST_FINGERPRINTS = 256  # rows; a card of 4 kB, and a share that is known to a few percent
+_MOST_FINGERPRINTS = 256  # rows: a card of 4 kB, and a share with a standard error of at most 1 / (2 sqrt(256)) = 3 %
 
 
 @runtime_checkable
 class Distilled(Protocol):
-    """What `distill` returns, by what is used of it: to keep an approximator no training has to be loaded."""
+    """The fields of what `distill` returns that are used here, so that saving need not load the training code."""
 
     approximator: Approximator
     report: object
@@ -32,12 +32,12 @@ def model_card(
     *,
     license: str | None = None,
 ) -> dict[str, object]:
-    """A model card, of nothing but what JSON can say.
+    """A model card, as a dictionary for JSON.
 
     Args:
         network: the network that the approximator stands for.
         stimuli: those it was made for; their number and ranges are described, and fingerprints of some of them.
-        report: how good it is: the report of a distillation, or anything that JSON can say.
+        report: how good it is: the report of a distillation, or any content for JSON.
         license: under which the weights may be used.
     """
     stimuli = np.asarray(stimuli, np.float64)
@@ -60,7 +60,7 @@ def model_card(
 
 
 def describe(network: RecurrentNetwork) -> dict[str, object]:
-    """Which network it is."""
+    """The identity of a network."""
     return {
         "hash": network_hash(network),
         "vector_field": name_of(network.vector_field),
@@ -83,7 +83,7 @@ class Familiarity(NamedTuple):
 
 
 def familiarity(card: dict[str, object], stimuli: Float[ArrayLike, "batch stimulus"]) -> Familiarity | None:
-    """Whether stimuli are those that an approximator was made for, and within their range; None if nothing says."""
+    """Whether stimuli are those of the training, and within their range; None if the card does not say."""
     described = card.get("stimuli")
     if not isinstance(described, dict) or "some_rows" not in described:
         return None
@@ -99,7 +99,7 @@ def _some_of(number: int) -> Int[np.ndarray, " chosen"]:
 
 
 def _fingerprints(stimuli: Float[np.ndarray, "batch stimulus"]) -> list[str]:
-    """Of each row, in float32, so that it is found again in either precision."""
+    """A hash of each row in float32, the same in either precision."""
     return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in np.ascontiguousarray(stimuli, np.float32)]
 
 

@@ -5,8 +5,8 @@ has one scale; sums are kept in 64 bits and brought back to 16 by a 15-bit multi
 
     rescale(sum) = round(sum * multiplier / 2^shift), halves away from zero, saturating at +-32767.
 
-16-bit signals cost bytes of memory and no flash, and leave the rounding of the weights as the only error that counts;
-the scheme is the "16x8" of LiteRT and CMSIS-NN. With 16-bit weights, for twice the flash, little error is left.
+16-bit signals cost a few bytes of memory and no flash, and leave the rounding of the weights as the dominant error;
+this is the "16x8" scheme of LiteRT and CMSIS-NN. With 16-bit weights, for twice the flash, the error is small.
 """
 
 import functools
@@ -24,8 +24,8 @@ HEADROOM = 2.0  # signals up to this many times the largest of the calibration d
 GAIN_BITS = 15  # fractional bits of the gains of single units, between 0 and 1
 STEP_BITS = 14  # fractional bits of the step and the momentum of a sweep
 _WEIGHT_TYPES = {8: np.int8, 16: np.int16}
-_LARGEST_BIAS = 2**30
-_LARGEST_SHIFT = 46
+_LARGEST_BIAS = 2**30  # half the range of 32 bits
+_LARGEST_SHIFT = 46  # 14 + 32: multipliers have all their 15 bits for ratios of scales down to 2^-32
 
 
 class IntegerLayer(NamedTuple):
@@ -79,7 +79,7 @@ class IntegerModel(NamedTuple):
         hidden: from the stimulus to the hidden units.
         readout: from the hidden units to the state.
         bypass: from the stimulus to the state, or None.
-        sweeps: what refines the pass, or None.
+        sweeps: that refine the pass, or None.
         is_rectified: whether the rates are rectified.
         rate_size: number of rates.
     """
@@ -120,7 +120,7 @@ class IntegerModel(NamedTuple):
         return np.maximum(rates, 0) if self.is_rectified else rates
 
     def _sweep(self, stimuli: np.ndarray, state: np.ndarray) -> np.ndarray:
-        """All sweeps, one after the other."""
+        """All sweeps."""
         sweeps = self.sweeps
         drive = sweeps.drive(stimuli)
         before = state = _saturate(_wide(drive) + state)
@@ -139,7 +139,7 @@ def rescale(
     """`sums * multipliers / 2^shifts`, rounded to the nearest, halves away from zero, saturating at 16 bits."""
     products = _wide(sums) * multipliers
     shifts = np.asarray(shifts, np.int64)
-    # Shifting a negative number is left to the compiler in C, so the sign is put aside.
+    # In C, the right shift of a negative number depends on the compiler, so shift its absolute value.
     rounded = (np.abs(products) + (np.int64(1) << (shifts - 1))) >> shifts
     return _saturate(np.sign(products) * rounded)
 
@@ -159,8 +159,8 @@ def quantize(
 
     Args:
         approximator: what to quantize.
-        stimuli: one a row, from the distribution it will serve: they set the ranges of all signals, with a factor 2 to
-            spare. What exceeds a range saturates.
+        stimuli: one a row, from the distribution of its use: they set the ranges of all signals, with a safety factor
+            of 2. Signals beyond the range saturate.
         weight_bits: 8, or 16, which takes twice the flash and adds hardly any error.
 
     Raises:
@@ -208,7 +208,7 @@ def quantize(
 
 
 def _ranges(plain: Plain, stimuli: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every value of the hidden units, and every value in units of the state, that the stimuli lead to."""
+    """All values of the hidden units, and all values in units of the state, for these stimuli."""
     hidden = np.maximum(stimuli @ plain.hidden_weights.T + plain.hidden_bias, 0)
     state = hidden @ plain.readout_weights.T + plain.readout_bias
     seen = [state]
@@ -230,7 +230,7 @@ def _ranges(plain: Plain, stimuli: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scale(signal: np.ndarray) -> float:
-    """What one unit of a 16-bit signal stands for; a float32, as the C header holds it."""
+    """The value of one unit of a 16-bit signal; a float32, as in the C header."""
     largest = np.abs(signal).max()
     return float(np.float32(HEADROOM * (largest if largest > 0 else 1.0) / LARGEST))
 
@@ -241,7 +241,7 @@ def _layer(
     """A matrix product from a signal of one scale to a signal of another."""
     weights = weights.astype(np.float64)
     bias = np.zeros(len(weights)) if bias is None else bias.astype(np.float64)
-    # One scale for each row, such that its weights fit in their bits and its bias in 32. A row of zeros has any.
+    # One scale for each row, such that its weights fit in their bits and its bias in 32; arbitrary for a row of zeros.
     largest = np.iinfo(weight_type).max
     scales = np.maximum(np.abs(weights).max(axis=1) / largest, np.abs(bias) / (scale_in * _LARGEST_BIAS))
     scales = np.where(scales > 0, scales, 1.0)

@@ -23,7 +23,7 @@ from rnn2ff.files import write_arrays
 
 
 def write_mat(path: str | Path, approximator: Approximator) -> None:
-    """Write the matrices in float32, whole or not at all; vectors are columns, steps and momenta one column a sweep.
+    """Write the matrices in float32, completely or not at all; vectors are columns, sweeps columns of `steps`.
 
     Raises:
         ValueError: if it is not two layers, sweeps refine them that are not those of a threshold-linear network, or the

@@ -1,11 +1,11 @@
 """NIR, the exchange format of neuromorphic tool chains.
 
-NIR has no rectifier. A unit that integrates its input, fires at a threshold and starts again from 0 fires at a rate of
-`[input]_+` over the threshold, so two rectified layers fit as spike rates. They are not exact: a unit that hears spikes
-instead of a current passes its threshold in a jump, and loses what is beyond it. Many small spikes lose little, which
-is what `gain` is for. It is in the weights, and every unit has `r = 1` and a threshold of 1: readers refuse or overlook
-other values. The sweeps of a refined approximator do not fit, because they need both signs of a state in one
-unit.
+NIR has no rectifier. A unit that integrates its input, fires at a threshold and resets to 0 fires at a rate of
+`[input]_+` over the threshold, so two rectified layers are represented by spike rates. These are approximate: a unit
+that receives spikes instead of a current overshoots its threshold, and the excess is lost at the reset. Many small
+spikes lose little, hence `gain`. It is in the weights, and every unit has `r = 1` and a threshold of 1, because readers
+refuse or ignore other values. The sweeps of a refined approximator need both signs of a state in one unit, and cannot
+be represented.
 """
 
 from pathlib import Path
@@ -21,16 +21,15 @@ from rnn2ff.files import replacing
 
 @needs_extra("nir", "nir")
 def write_nir(path: str | Path, approximator: Approximator, *, gain: float = 100.0) -> None:
-    """Write an approximator as a NIR graph of integrate-and-fire units, whole or not at all.
+    """Write an approximator as a NIR graph of integrate-and-fire units, completely or not at all.
 
     The stimulus enters as a constant current, and the rates are spikes per unit of time. Where the rates are not
-    rectified, they are the mean of what reaches the output over time.
+    rectified, they are the time average of the input to the output node.
 
     Args:
-        path: the `.nir` file; what stands there is replaced.
+        path: the `.nir` file; an existing one is replaced.
         approximator: a two-layer approximator.
-        gain: how many spikes of a hidden unit stand for its activity of 1, for one unit of time; the error of the rates
-            falls as `1 / gain`.
+        gain: spikes of a hidden unit per unit of activity and of time; the error of the rates falls as `1 / gain`.
 
     Raises:
         ValueError: if sweeps refine the pass, `gain` is not positive, or the folder cannot be written to.
@@ -54,7 +53,7 @@ def write_nir(path: str | Path, approximator: Approximator, *, gain: float = 100
     if plain.bypass_weights is not None:
         nodes["bypass"] = nir.Linear(plain.bypass_weights)
         edges.append(("stimulus", "bypass"))
-        last.append("bypass")  # what arrives at a node from several others is added up
+        last.append("bypass")  # inputs of a node are summed
     if plain.is_rectified:
         nodes["firing"] = _firing(plain.rate_size)
         edges += [(node, "firing") for node in last]

@@ -1,6 +1,6 @@
 """ONNX: two `Gemm` nodes and a rectifier, with a dynamic batch; the sweeps of a refined approximator unrolled.
 
-The graph is written node by node, so that it holds nothing but the formula.
+The graph is written node by node, so that it contains exactly the formula.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from rnn2ff.export.plain import Plain, plain_arrays
 
 NETWORK_HASH = "rnn2ff.network_hash"  # in the metadata of a file
 OLDEST_OPSET = 13  # the first whose quantized weights may have a scale for each row
-DEFAULT_OPSET = 17
+DEFAULT_OPSET = 17  # of 2022, read by current runtimes
 _IR_VERSION = 8  # of the file; any runtime since 2021 reads it
 
 
@@ -56,7 +56,7 @@ def to_onnx(approximator: Approximator, *, opset: int = DEFAULT_OPSET) -> bytes:
 
 
 class _Graph:
-    """Nodes and weights, in the order in which they are used."""
+    """Nodes and weights, in order of use."""
 
     def __init__(self, plain: Plain):
         self.plain = plain
@@ -86,7 +86,7 @@ class _Graph:
         return helper.make_graph(self.nodes, "rnn2ff", inputs, outputs, self.weights)
 
     def sweep(self, state: str) -> str:
-        """All sweeps, one after the other, from what the pass adds to their first guess."""
+        """All sweeps, from the output of the pass, which is added to their initial guess."""
         sweeps = self.plain.sweeps
         slopes = self.constant("slopes", sweeps.slopes)
         drive = self.gemm("stimuli", "drive", sweeps.drive_weights, sweeps.drive_bias)
@@ -96,7 +96,7 @@ class _Graph:
             rest = self.node("Sub", self.node("Relu", state), self.node("Mul", slopes, state))
             target = self.node("Add", drive, self.node("Gemm", rest, recurrent, transB=1))
             change = self.node("Mul", self.constant(f"step_{i}", step), self.node("Sub", target, state))
-            if i:  # before the first sweep there is nothing to be carried on from
+            if i:  # the first sweep has no momentum
                 carried = self.node("Mul", self.constant(f"momentum_{i}", momentum), self.node("Sub", state, before))
                 change = self.node("Add", change, carried)
             before, state = state, self.node("Add", state, change)
@@ -128,9 +128,9 @@ def quantize_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> 
     """The int8 version of a model that `to_onnx` made, calibrated on stimuli by onnxruntime's own tools.
 
     Weights have 8 bits with a scale for each row, the signals between the matrix products 8 bits with one scale each,
-    all without a sign: of signed weights, x86 processors without VNNI instructions sum two products in 16 bits, which
-    saturate, and the same file would answer differently there. The products are quantized, and the cheap rest
-    (rectifier, sums, the state of sweeps) stays in float32.
+    all unsigned: with signed weights, x86 processors without VNNI instructions sum two products in 16 bits, which
+    saturate, and the same file would give other rates there. Only the products are quantized; the cheap operations
+    (rectifier, sums, the state of sweeps) stay in float32.
 
     Args:
         model: a float32 model, from `to_onnx`.
@@ -170,7 +170,7 @@ def quantize_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tools' advice to optimize the graph first, of which there is nothing to do here."""
+    """Silences the advice to optimize the graph first, which does not apply."""
     root = logging.getLogger()
     disabled, root.disabled = root.disabled, True
     try:
@@ -186,9 +186,12 @@ def named_onnx(model: bytes, card: Mapping[str, object]) -> bytes:
 
     network, report = card.get("network") or {}, card.get("report") or {}
     nrmse = (report.get("accuracy") or {}).get("nrmse")
-    told = {NETWORK_HASH: network.get("hash"), "rnn2ff.nrmse_before_export": None if nrmse is None else f"{nrmse:.6g}"}
+    properties = {
+        NETWORK_HASH: network.get("hash"),
+        "rnn2ff.nrmse_before_export": None if nrmse is None else f"{nrmse:.6g}",
+    }
     parsed = onnx.load_from_string(model)
-    onnx.helper.set_model_props(parsed, {name: text for name, text in told.items() if text is not None})
+    onnx.helper.set_model_props(parsed, {name: text for name, text in properties.items() if text is not None})
     return parsed.SerializeToString()
 
 

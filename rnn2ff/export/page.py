@@ -1,6 +1,6 @@
-"""A web page to drag a stimulus in: a recurrent network that settles, beside the approximator that answers at once.
+"""An interactive web page: a recurrent network that settles, beside the approximator that answers at once.
 
-One file, with the weights of both networks in it and nothing to fetch: plain JavaScript, checked against JAX.
+One file, with the weights of both networks and no external resources: plain JavaScript, tested against JAX.
 """
 
 import base64
@@ -25,6 +25,7 @@ from rnn2ff.files import replacing
 from rnn2ff.networks import RATE_FORM, RecurrentNetwork
 
 _NUM_ROWS = 40  # stimuli that the page can step through
+_MOST_LABELS, _FEW_LABELS = 30, 12  # beneath bars
 _RING_NOISE = 0.2  # standard deviation, where the page opens
 
 
@@ -35,11 +36,11 @@ class Scene(NamedTuple):
         title: on the button that opens the scene.
         text: what the reader should know about the network.
         network: a threshold-linear network.
-        approximator: what stands in for it.
+        approximator: of its steady rates.
         stimuli: one a row; the page steps through the first 40 and takes its ranges from all.
         nrmse: the approximator's error on fresh stimuli, or None.
         kind: `bars`, each dragged by itself, or `ring`, a bump that is dragged around a circle.
-        num_labeled: units with a number beneath; the others are inhibitory, and called so. By default all.
+        num_labeled: units labeled by a number; the others are labeled as inhibitory. By default all.
     """
 
     title: str
@@ -53,11 +54,11 @@ class Scene(NamedTuple):
 
 
 def write_page(path: str | Path, scenes: Sequence[Scene]) -> None:
-    """Write the page, whole or not at all.
+    """Write the page, completely or not at all.
 
     Args:
-        path: the `.html` file; what stands there is replaced.
-        scenes: what the reader can choose from; the first is shown.
+        path: the `.html` file; an existing one is replaced.
+        scenes: that the reader can choose from; the first is shown.
 
     Raises:
         ValueError: if there is no scene, a network is not threshold-linear or is a map, its approximator or stimuli do
@@ -72,7 +73,7 @@ def write_page(path: str | Path, scenes: Sequence[Scene]) -> None:
 
 
 def _record(scene: Scene) -> dict[str, object]:
-    """A scene as JSON says it."""
+    """A scene, for JSON."""
     network, approximator = scene.network, scene.approximator
     check_first_rates(network)
     if network.is_map:
@@ -87,7 +88,7 @@ def _record(scene: Scene) -> dict[str, object]:
     params, model = network.params, plain_arrays(approximator)
     stimulus_weights = params.stimulus_weights
     rates = np.asarray(predict(approximator, jnp.asarray(stimuli)))
-    low, high = np.quantile(stimuli, [0.001, 0.999]).tolist()  # the axes; what is rarer is drawn at their ends
+    low, high = np.quantile(stimuli, [0.001, 0.999]).tolist()  # the axes; rarer values are drawn at their ends
     record = {
         "title": scene.title,
         "text": scene.text,
@@ -125,8 +126,9 @@ def _constants(network: RecurrentNetwork) -> dict[str, object]:
 
 
 def _labels(size: int, num_labeled: int | None) -> list[str]:
-    """A number for each unit, as long as they can be told apart, and a word for those that inhibit."""
-    labels = [str(i + 1) if size <= 30 else "" for i in range(size)]
+    """A number for each unit, or for some of many, and a word for inhibitory ones."""
+    between = 1 if size <= _MOST_LABELS else -(-size // _FEW_LABELS)
+    labels = [str(i + 1) if i % between == 0 else "" for i in range(size)]
     return labels if num_labeled is None else labels[:num_labeled] + ["inh."] * (size - num_labeled)
 
 

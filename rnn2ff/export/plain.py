@@ -1,8 +1,8 @@
-"""An approximator as plain float32 arrays: what every route out of JAX starts from.
+"""An approximator as plain float32 arrays, from which all exports start.
 
     h = [W1 u + b1]_+,    x = W2 h + b2 (+ V u)
 
-and, where sweeps refine the pass, x starts from `x + d`, with `d = A u + c` made once, and each of them is
+and, with sweeps, x starts from `x + d`, with `d = A u + c` computed once, and each sweep is
 
     x+ = x + a (d + R ([x]_+ - D x) - x) + m (x - x_before).
 
@@ -25,7 +25,7 @@ _EXPECTED = "a threshold-linear network with the rates of its first units, and i
 
 
 class PlainSweeps(NamedTuple):
-    """What the sweeps of a refined approximator need.
+    """The arrays of the sweeps of a refined approximator.
 
     Attributes:
         drive_weights: A.
@@ -54,8 +54,8 @@ class Plain(NamedTuple):
         readout_bias: b2.
         bypass_weights: V, or None.
         is_rectified: whether the rates are `[x]_+`.
-        sweeps: what refines the pass, or None.
-        rate_size: number of rates, which are those of the first units where there are more states.
+        sweeps: that refine the pass, or None.
+        rate_size: number of rates, those of the first units if there are more units.
     """
 
     hidden_weights: Float[np.ndarray, "width stimulus"]
@@ -95,7 +95,7 @@ def check_deployable(approximator: Approximator) -> None:
 
 
 def plain_arrays(approximator: Approximator) -> Plain:
-    """The arrays of an approximator, in float32, as the runtimes that follow want them.
+    """The arrays of an approximator, in float32.
 
     Raises:
         ValueError: if it is not two layers, or sweeps refine them that are not those of a threshold-linear network.

@@ -1,4 +1,4 @@
-"""PyTorch: a state dict for an `nn.Sequential`, without importing torch unless its tensors are asked for.
+"""PyTorch: a state dict for an `nn.Sequential`; torch is imported only for tensors of its own.
 
 A two-layer approximator fits
 
@@ -31,12 +31,12 @@ def to_torch_state_dict(approximator: Approximator, *, as_tensors: bool = False)
 
     Raises:
         ValueError: if the approximator has a bypass or sweeps, which a sequence of layers cannot hold.
-        ModuleNotFoundError: if tensors are asked for and torch is not installed.
+        ModuleNotFoundError: if tensors are requested and torch is not installed.
     """
     plain = plain_arrays(approximator)
     if plain.bypass_weights is not None or plain.sweeps is not None:
         received = "a bypass" if plain.sweeps is None else "sweeps"
-        raise fail("approximator", "does not fit a sequence of layers", "two layers and nothing else", received)
+        raise fail("approximator", "does not fit a sequence of layers", "two layers only", received)
     arrays = {
         "0.weight": plain.hidden_weights,
         "0.bias": plain.hidden_bias,
@@ -52,7 +52,7 @@ def to_torch_state_dict(approximator: Approximator, *, as_tensors: bool = False)
 
 
 def write_torch(path: str | Path, approximator: Approximator) -> None:
-    """Write the state dict as a safetensors file, for `safetensors.torch.load_file`, whole or not at all.
+    """Write the state dict as a safetensors file, for `safetensors.torch.load_file`, completely or not at all.
 
     Raises:
         ValueError: as for `to_torch_state_dict`, or if the folder cannot be written to.

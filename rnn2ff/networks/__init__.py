@@ -8,18 +8,25 @@ from rnn2ff.networks.base import (
     residual,
     time_scales,
 )
-from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_connectome, from_files, from_torch, gru_cell
+from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_files, from_torch, gru_cell
 from rnn2ff.networks.constants import stability_constants
+from rnn2ff.networks.frameworks import from_equinox, from_flax, from_keras
+from rnn2ff.networks.graphs import from_connectome
 from rnn2ff.networks.identity import name_of, network_hash
+from rnn2ff.networks.nonlinearities import (
+    PowerLaw,
+    Saturating,
+    ShiftedLogistic,
+    Tanh,
+    called,
+    nonlinearity_called,
+)
 from rnn2ff.networks.rate import (
-    NONLINEARITIES,
     RateForm,
     RateNetwork,
     StateForm,
     check_rate_network,
     rate_network,
-    to_point,
-    to_state,
 )
 from rnn2ff.networks.sparse import with_padded_rows
 from rnn2ff.networks.spectra import (
@@ -29,15 +36,15 @@ from rnn2ff.networks.spectra import (
     best_metric,
     blas_threads,
     eigenvalues_of,
+    growth_rates_of_map,
     in_pieces,
     is_p_matrix,
     largest_in_metric,
     leading_eigenvalues,
     perron_bound,
     principal_blocks,
-    rates_of_map,
 )
-from rnn2ff.networks.sweeps import AbstractSweep, SplitSweep, mean_slope_sweep, split_sweep
+from rnn2ff.networks.sweeps import AbstractSweep, SplitSweep, mean_slope_sweep, split_sweep, to_point, to_state
 from rnn2ff.networks.threshold_linear import (
     RATE_FORM,
     STATE_FORM,
@@ -49,10 +56,8 @@ from rnn2ff.networks.threshold_linear import (
     threshold_linear_rate,
 )
 from rnn2ff.networks.velocity_sweeps import JacobianSweep, best_sweep, damped_sweep, mean_jacobian_sweep
+from rnn2ff.networks.weights import Connectome, check_signs, low_rank_weights, read_connectome, read_weights
 from rnn2ff.networks.zoo.models import (
-    PowerLaw,
-    ShiftedLogistic,
-    Tanh,
     hopfield,
     motion_stimulus,
     random_rate_network,
@@ -74,9 +79,9 @@ from rnn2ff.networks.zoo.supralinear import grating_stimulus, stabilized_suprali
 
 __all__ = [
     "AbstractSweep",
+    "Connectome",
     "DiscreteMap",
     "JacobianSweep",
-    "NONLINEARITIES",
     "PowerLaw",
     "RATE_FORM",
     "RateForm",
@@ -84,6 +89,7 @@ __all__ = [
     "RecurrentNetwork",
     "STATE_FORM",
     "ShiftedLogistic",
+    "Saturating",
     "SplitSweep",
     "StateForm",
     "Tanh",
@@ -94,6 +100,8 @@ __all__ = [
     "batch_rates",
     "best_metric",
     "best_sweep",
+    "called",
+    "check_signs",
     "blas_threads",
     "check_rate_network",
     "ctln",
@@ -101,7 +109,10 @@ __all__ = [
     "discrete_map",
     "eigenvalues_of",
     "from_connectome",
+    "from_equinox",
     "from_files",
+    "from_flax",
+    "from_keras",
     "from_torch",
     "grating_stimulus",
     "gru_cell",
@@ -113,11 +124,13 @@ __all__ = [
     "is_threshold_linear",
     "largest_in_metric",
     "leading_eigenvalues",
+    "low_rank_weights",
     "mean_jacobian_sweep",
     "mean_slope_sweep",
     "motion_stimulus",
     "name_of",
     "network_hash",
+    "nonlinearity_called",
     "partition_competition",
     "partition_means",
     "perron_bound",
@@ -127,7 +140,9 @@ __all__ = [
     "random_rate_network",
     "random_threshold_linear",
     "rate_network",
-    "rates_of_map",
+    "growth_rates_of_map",
+    "read_connectome",
+    "read_weights",
     "relation_angles",
     "relation_network",
     "relation_stimulus",

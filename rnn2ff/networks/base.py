@@ -16,8 +16,8 @@ from rnn2ff.compiling import in_batches
 VectorField = Callable[[PyTree, Float[Array, " state"], Float[Array, " stimulus"]], Float[Array, " state"]]
 
 
-_BATCH_ENTRIES = 2**18  # of the states whose rates one call of a program makes, whatever their number
-_NUM_PROBES = 8  # products with the Jacobian that tell the sizes of its rows
+_BATCH_ENTRIES = 2**18  # entries of the states whose rates one call of a program computes
+_NUM_PROBES = 8  # products with the Jacobian that estimate the norms of its rows, to about 1 / sqrt(2 * 8) = 25 %
 
 
 def state_is_rate(params: PyTree, state: Float[Array, " state"]) -> Float[Array, " state"]:
@@ -29,20 +29,20 @@ def state_is_rate(params: PyTree, state: Float[Array, " state"]) -> Float[Array,
 class RecurrentNetwork(eqx.Module):
     """A recurrent network with any vector field.
 
-    A network from the zoo and a user's own differ in nothing but the function.
+    A network from the zoo and a user's own differ only in the function.
 
     Attributes:
         vector_field: `(params, state, stimulus) -> velocity`, pure, for one sample.
         params: a pytree of arrays. Where it carries `time_constants` (as an attribute or a key), these are the units'
-            time scales; otherwise the scales are read off the Jacobian (`time_scales`), so that the unit of time does
-            not matter.
+            time scales; otherwise the scales are estimated from the Jacobian (`time_scales`), so that the unit of time
+            does not matter.
         state_size: number of units.
         stimulus_size: number of stimulus channels.
         rate_function: `(params, state) -> rates`, what downstream units see and an approximator learns. By default
             the state itself; it may have fewer entries than the state, where only some units are of interest.
-        is_map: whether time goes in steps of one unit, and the next state is `state + velocity`, as in a trained cell.
-            Fixed points are those of the flow with the same velocity, but not where the motion ends: a fixed point is
-            stable if the eigenvalues of `I + J` are within the unit circle. `in_continuous_time` makes it the flow.
+        is_map: whether time is discrete, and the next state is `state + velocity`, as in a trained cell. Fixed points
+            are those of the flow with the same velocity, but their stability differs: a fixed point is stable if the
+            eigenvalues of `I + J` are inside the unit circle. `in_continuous_time` makes it the flow.
 
     Raises:
         ValueError: if the field or the rate function cannot be evaluated for these sizes, or the velocity has
@@ -57,7 +57,7 @@ class RecurrentNetwork(eqx.Module):
     is_map: bool = eqx.field(static=True, default=False)
 
     def __new__(cls, vector_field: VectorField | None = None, *args: object, **kwargs: object) -> "RecurrentNetwork":
-        """A field of known structure names the type of its network, which has it however it is made."""
+        """The vector field of a known kind of network determines its type (`network_type`)."""
         del args, kwargs
         return eqx.Module.__new__(getattr(vector_field, "network_type", cls))
 
@@ -105,12 +105,12 @@ class RecurrentNetwork(eqx.Module):
 
     @property
     def has_time_constants(self) -> bool:
-        """Whether the parameters name time constants."""
+        """Whether the parameters declare time constants."""
         return self._declared_time_constants is not None
 
     @property
     def time_constants(self) -> Float[Array, " state"] | Scalar:
-        """Per-unit time constants, in the user's unit of time; 1 where the parameters name none."""
+        """Per-unit time constants, in the user's unit of time; 1 if the parameters declare none."""
         declared = self._declared_time_constants
         return jnp.asarray(1.0 if declared is None else declared, self.dtype)
 
@@ -161,8 +161,8 @@ def _rates(network: RecurrentNetwork, states: Array) -> Array:
 def in_continuous_time(network: RecurrentNetwork) -> RecurrentNetwork:
     """The flow `dx/dt = velocity` in place of the map `x + velocity`; the fixed points stay.
 
-    Where a trained cell is taken for a discretization of dynamics in continuous time, these are the dynamics. What
-    overshoots in steps of one may then decay: `h' = tanh(-3 h)` alternates, `dh/dt = tanh(-3 h) - h` comes to rest.
+    Use it if a trained cell discretizes continuous dynamics. Perturbations that overshoot in the map may decay in the
+    flow: `h' = tanh(-3 h)` alternates, `dh/dt = tanh(-3 h) - h` converges.
     """
     return dataclasses.replace(network, is_map=False)
 
@@ -170,19 +170,18 @@ def in_continuous_time(network: RecurrentNetwork) -> RecurrentNetwork:
 def time_scales(
     network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
 ) -> Float[Array, " state"]:
-    """How long each unit takes to change, in the network's unit of time.
+    """The time scale of each unit, in the network's unit of time.
 
-    The declared time constants or, where a network declares none, one over the size of each row of the Jacobian, so
-    that a change of the unit of time changes nothing but units. A row of zeros, and one that is not finite, gets the
-    shortest scale of the others; 1 if there is no other.
+    The declared time constants or, if a network declares none, one over the norm of each row of the Jacobian, so that
+    results do not depend on the unit of time. A row that is zero or not finite gets the shortest scale of the others; 1
+    if there is no other.
 
-    The size of row i is estimated from products with a few vectors of random signs y, since `E (J y)_i^2` is the
-    squared norm of the row. It is exact for up to 8 units, and never too large by more than a factor of the row's
-    1-norm over its 2-norm.
+    The norm of row i is estimated from products with a few vectors y of random signs, since `E (J y)_i^2` is its
+    square. It is exact for up to 8 units, and at most too large by the ratio of the 1-norm of the row to its 2-norm.
 
     Args:
         network: any network.
-        state: where the Jacobian is taken.
+        state: at which the Jacobian is taken.
         stimulus: the stimulus.
     """
     size, dtype = network.state_size, network.dtype

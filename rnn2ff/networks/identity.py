@@ -1,4 +1,4 @@
-"""What tells networks apart in files: a hash of the equations, by name, and of the parameters."""
+"""The identity of networks in files: a hash of the equations, by name, and of the parameters."""
 
 import dataclasses
 import hashlib
@@ -18,8 +18,8 @@ _BLOCK_ROWS = 1024  # of a sparse matrix, dense at once
 def network_hash(network: RecurrentNetwork) -> str:
     """The same for the same network in any process, in either precision, with dense or sparse weights.
 
-    Functions count by their names and, where they are dataclasses such as `PowerLaw`, by their fields: two functions of
-    one name, as lambdas are, are not told apart. Parameters count in float32.
+    Functions are identified by their names and, if they are dataclasses such as `PowerLaw`, by their fields: two
+    lambdas have the same name, and are not distinguished. Parameters are compared in float32.
     """
     check_on_host("network_hash", "use what was computed outside", network)
     digest = hashlib.sha256(f"{name_of(network.vector_field)} {name_of(network.rate_function)}".encode())

@@ -19,16 +19,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights, fail
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
-
-Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
-
-# Those that files and the command line name.
-NONLINEARITIES: dict[str, Nonlinearity] = {
-    "relu": jax.nn.relu,
-    "tanh": jnp.tanh,
-    "sigmoid": jax.nn.sigmoid,
-    "softplus": jax.nn.softplus,
-}
+from rnn2ff.networks.nonlinearities import Nonlinearity
 
 
 class RateParams(eqx.Module):
@@ -41,13 +32,13 @@ class RateParams(eqx.Module):
         time_constants: tau, in any unit of time.
     """
 
-    recurrent_weights: Float[Array, "state state"] | BCOO
+    recurrent_weights: Float[Array, "state state"] | JAXSparse
     stimulus_weights: Float[Array, "state stimulus"] | None
     bias: Float[Array, " state"]
     time_constants: Float[Array, " state"]
 
     def feedforward_input(self, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
-        """`B u + b`, what reaches the units from outside."""
+        """`B u + b`, the input from outside the network."""
         driven = stimulus if self.stimulus_weights is None else stimulus @ self.stimulus_weights.T
         return driven + self.bias
 
@@ -62,9 +53,9 @@ class RateParams(eqx.Module):
 
 
 class _PickledByName:
-    """Something with a nonlinearity, which a pickle finds where it is defined.
+    """A mixin with a nonlinearity, which a pickle finds where it is defined.
 
-    Python's own pickles cannot name `jax.nn.relu`: what it wraps has its name as well.
+    Python's pickles cannot name `jax.nn.relu`, since the function that it wraps has the same name.
     """
 
     nonlinearity: Nonlinearity
@@ -113,7 +104,7 @@ class StateForm(_PickledByName):
 
     @property
     def network_type(self) -> type[RecurrentNetwork]:
-        """What a network with this field is."""
+        """The type of a network with this field."""
         return RateNetwork
 
     @property
@@ -122,11 +113,11 @@ class StateForm(_PickledByName):
         return UnitByUnit(self.nonlinearity)
 
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The state at which the total input to each unit is this, at a fixed point."""
+        """The state of the fixed point with this total input."""
         return total_input
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """What the weights multiply: the rates of all units, whatever the network's own rate function shows."""
+        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
         return self.nonlinearity(state)
 
 
@@ -147,7 +138,7 @@ class RateForm(_PickledByName):
 
     @property
     def network_type(self) -> type[RecurrentNetwork]:
-        """What a network with this field is."""
+        """The type of a network with this field."""
         return RateNetwork
 
     @property
@@ -156,11 +147,11 @@ class RateForm(_PickledByName):
         return state_is_rate
 
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The state at which the total input to each unit is this, at a fixed point."""
+        """The state of the fixed point with this total input."""
         return self.nonlinearity(total_input)
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """What the weights multiply: the rates of all units, whatever the network's own rate function shows."""
+        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
         return state
 
 
@@ -183,7 +174,7 @@ class RateNetwork(RecurrentNetwork):
         return self.vector_field.nonlinearity
 
     @property
-    def weights(self) -> Float[Array, "state state"] | BCOO:
+    def weights(self) -> Float[Array, "state state"] | JAXSparse:
         """W, from column to row; dense or sparse."""
         return self.params.recurrent_weights
 
@@ -224,8 +215,8 @@ class RateNetwork(RecurrentNetwork):
         return jax.jvp(self.nonlinearity, (total_input,), (jnp.ones_like(total_input),))[1]
 
 
-def check_rate_network(network: RecurrentNetwork) -> None:
-    """A network with a weight matrix.
+def check_rate_network(network: RecurrentNetwork) -> RateNetwork:
+    """The network, which must have a weight matrix.
 
     Raises:
         ValueError: if it has none.
@@ -233,21 +224,7 @@ def check_rate_network(network: RecurrentNetwork) -> None:
     if not isinstance(network, RateNetwork):
         expected = "a network with a weight matrix, in the state or the rate form"
         raise fail("network", "has no weight matrix", expected, f"{network.vector_field}")
-
-
-def to_point(
-    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
-) -> Float[Array, " state"]:
-    """The coordinates of sweeps and searches: the total input to each unit; without a weight matrix, the state.
-
-    In total inputs the silent units of a rectified network are told apart by how silent they are.
-    """
-    return network.total_input(state, stimulus) if isinstance(network, RateNetwork) else state
-
-
-def to_state(network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-    """The state at a fixed point, from the coordinates of sweeps and searches."""
-    return network.state_from_total_input(point) if isinstance(network, RateNetwork) else point
+    return network
 
 
 def rate_network(
@@ -256,6 +233,8 @@ def rate_network(
     *,
     stimulus_weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,
+    gains: ArrayLike | None = None,
+    thresholds: ArrayLike | None = None,
     time_constants: ArrayLike = 1.0,
     is_map: bool = False,
 ) -> RateNetwork:
@@ -266,13 +245,17 @@ def rate_network(
         recurrent_weights: W, square, from column to row; its dtype is the network's. Dense, `BCOO` or `BCSR`.
         stimulus_weights: B, shape (state, stimulus). By default the stimulus drives each unit directly.
         bias: b, a constant input to each unit, by default 0.
+        gains: g, positive, one for all units or one for each, by default 1: the rates are `phi(g (x - theta))` of the
+            total input x. They become part of W, B and b, so that all that holds for phi holds; the states of the state
+            form are then `g (x - theta)`. Time constants and rates are those of the equation.
+        thresholds: theta, one for all units or one for each, by default 0, in units of the total input.
         time_constants: tau, positive, one for all units or one for each, in any unit of time.
-        is_map: whether time goes in steps of one, `x' = x + dx/dt`, as in a trained cell; a leaky cell, which keeps the
-            share `1 - a` of its state, has the time constant `1 / a`, at least 1.
+        is_map: whether time is discrete, `x' = x + dx/dt`, as in a trained cell; a leaky cell, which retains the share
+            `1 - a` of its state, has the time constant `1 / a`, at least 1.
 
     Raises:
-        ValueError: if W is not square or not finite, the shapes do not fit, or a time constant is not positive,
-            or shorter than the step of a map.
+        ValueError: if W is not square or not finite, the shapes do not fit, a gain or a time constant is not positive,
+            or a time constant is shorter than the step of a map.
     """
     check_weights("recurrent_weights", recurrent_weights)
     weights = recurrent_weights.to_bcoo() if isinstance(recurrent_weights, BCSR) else recurrent_weights
@@ -292,10 +275,21 @@ def rate_network(
     check_positive("time_constants", time_constants)
     if is_map and np.min(time_constants) < 1:
         raise fail("time_constants", "are shorter than the step of a map", "at least 1", np.min(time_constants))
+    bias = jnp.asarray(bias, weights.dtype)
+    if thresholds is not None:
+        _check_units("thresholds", thresholds, state_size)
+        bias = bias - jnp.asarray(thresholds, weights.dtype)
+    if gains is not None:
+        _check_units("gains", gains, state_size)
+        check_positive("gains", gains)
+        gains = jnp.broadcast_to(jnp.asarray(gains, weights.dtype), (state_size,))
+        weights = _scale_rows(weights, gains)
+        stimulus_weights = jnp.diag(gains) if stimulus_weights is None else gains[:, None] * stimulus_weights
+        bias = gains * bias
     params = RateParams(
         recurrent_weights=weights,
         stimulus_weights=stimulus_weights,
-        bias=jnp.asarray(bias, weights.dtype),
+        bias=bias,
         time_constants=jnp.broadcast_to(jnp.asarray(time_constants, weights.dtype), (state_size,)),
     )
     return RateNetwork(
@@ -308,7 +302,22 @@ def rate_network(
     )
 
 
+def _check_units(name: str, values: ArrayLike, size: int) -> None:
+    """A finite number for all units, or one for each."""
+    if np.ndim(values) != 0:
+        check_shape(name, values, (size,))
+    check_finite(name, values)
+
+
+def _scale_rows(
+    weights: Float[Array, "state state"] | BCOO, factors: Float[Array, " state"]
+) -> Float[Array, "state state"] | BCOO:
+    if isinstance(weights, BCOO):
+        return BCOO((weights.data * factors[weights.indices[:, 0]], weights.indices), shape=weights.shape)
+    return factors[:, None] * weights
+
+
 def _inexact(array: ArrayLike) -> Float[Array, "..."]:
-    """As a JAX array of floats; whole numbers become the default float."""
+    """As a JAX array of floats; integers become the default float."""
     array = jnp.asarray(array)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)

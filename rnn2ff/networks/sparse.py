@@ -86,8 +86,11 @@ def pad_rows(weights: BCOO) -> PaddedRows:
     order = np.argsort(indices[:, 0], kind="stable")
     data, rows, columns = data[order], indices[order, 0], indices[order, 1]
     counts = np.bincount(rows, minlength=num_rows)
-    typical = max(1, int(np.ceil(counts.mean() + counts.std())))
-    length = -(-min(typical, max(1, counts.max())) // _ENTRIES) * _ENTRIES
+    # The length with the fewest entries in all, where each further row costs a turn.
+    lengths = np.unique(-(-np.quantile(np.maximum(counts, 1), np.linspace(0, 1, 17)) // _ENTRIES) * _ENTRIES).astype(
+        int
+    )
+    length = min(lengths, key=lambda each: (each + _ENTRIES) * np.maximum(1, -(-counts // each)).sum())
     num_parts = np.maximum(1, -(-counts // length))
     first_part = np.cumsum(num_parts) - num_parts
     position = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)

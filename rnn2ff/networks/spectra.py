@@ -1,9 +1,9 @@
 """Spectra of matrices, and the diagonal metrics in which a matrix is small; on the host, in float64.
 
 For a matrix W and a positive diagonal metric D, with the norm `|x|_D^2 = sum_i d_i x_i^2`, the largest eigenvalue of
-the symmetric part of `D^(1/2) W D^(-1/2)` is the smallest m with `x' D W x <= m |x|_D^2` for every x. Which metric
-makes m smallest is a quasi-convex question, `D W + W' D <= 2 m D`, so that a descent finds the answer, and a dual
-matrix tells how much better it could be.
+the symmetric part of `D^(1/2) W D^(-1/2)` is the smallest m with `x' D W x <= m |x|_D^2` for every x. Minimizing m over
+metrics is a quasi-convex problem, `D W + W' D <= 2 m D`, so that descent finds the minimum, and a dual matrix bounds
+the distance to it.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
-_MOST_UNITS_DESCENT = 512  # beyond, the balanced metric is taken as it is
-_LARGEST_LOG_SCALE = 8.0  # a metric beyond e^16 says little of the state that anybody looks at
+_MOST_UNITS_DESCENT = 512  # beyond, the balanced metric is used without a descent
+_LARGEST_LOG_SCALE = 8.0  # bounds in a metric with a range beyond e^16 say little about single units
 _SHARPNESS = (1e2, 1e3, 1e4, 1e5)  # of the smoothed largest eigenvalue, in units of one over the norm of W
 _STEPS_PER_SHARPNESS = 200
-_CLOSE = 1e-4  # to the dual bound, relative to the norm of W; closer is not looked for
-_NEGLIGIBLE = 1e-3  # of the share of the unit with the largest one
-_MOST_ENTRIES = 2**22  # of the systems that are held at once
+_CLOSE = 1e-4  # distance to the dual bound, relative to the norm of W, at which the descent ends
+_NEGLIGIBLE = 1e-3  # relative to the largest diagonal entry of the dual matrix
+_MOST_ENTRIES = 2**22  # of the systems that are in memory at once: 32 MB
 # Units; beyond, BLAS keeps its threads. Two threads took 8 times longer than one for the eigenvectors of 128 units, 40
 # times for 300, 3 times for 512 and 8 times for 1000 on two cores with one other busy process (`numpy.linalg.eigh` in
 # `threadpoolctl.threadpool_limits`); on idle cores two threads cannot gain more than a factor of two.
@@ -38,8 +38,8 @@ def _blas_controller():
 def blas_threads(size: int) -> contextlib.AbstractContextManager:
     """A context in which matrices of up to 1024 units are factorized with one BLAS thread, and larger ones as usual.
 
-    The threads that BLAS starts for each of many small factorizations wait for each other in busy loops, and where
-    other work has the cores they wait long.
+    The threads that BLAS starts for each of many small factorizations wait for each other in busy loops, for long if
+    other processes use the cores.
 
     Args:
         size: of the matrices.
@@ -50,12 +50,12 @@ def blas_threads(size: int) -> contextlib.AbstractContextManager:
 
 
 class BestMetric(NamedTuple):
-    """The best diagonal metric that was found for a matrix W.
+    """The best diagonal metric found for a matrix W.
 
     Attributes:
         largest: an upper bound of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`, rounding included.
         metric: the diagonal of D, with geometric mean 1.
-        smallest: no diagonal metric brings the eigenvalue below this, up to rounding.
+        smallest: a lower bound of the eigenvalue in every diagonal metric, up to rounding.
     """
 
     largest: float
@@ -66,13 +66,13 @@ class BestMetric(NamedTuple):
 def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = None) -> BestMetric:
     """The diagonal metric in which the symmetric part of a matrix has the smallest largest eigenvalue.
 
-    The largest eigenvalue is smoothed, `log tr exp(b M) / b`, and its minimum followed as b grows, in the logarithms of
-    the scales. The weights of the smoothing make a positive matrix X with `(W X)_ii >= m X_ii` for every i, which
-    proves that no metric reaches below m.
+    Minimizes the smoothed largest eigenvalue, `log tr exp(b M) / b`, for increasing b, over the logarithms of the
+    scales. The weights of the smoothing make a positive matrix X with `(W X)_ii >= m X_ii` for every i, which proves
+    that no metric has an eigenvalue below m.
 
     Args:
         matrix: W, square and finite.
-        goal: where only this matters: stop as soon as the eigenvalue is below it, or is sure not to get there.
+        goal: stop as soon as the eigenvalue is below it, or provably cannot be.
 
     References:
         Boyd, El Ghaoui, Feron and Balakrishnan, Linear matrix inequalities in system and control theory, 1994.
@@ -85,7 +85,7 @@ def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = Non
 def _best_metric(matrix: np.ndarray, goal: float | None) -> BestMetric:
     size, norm = len(matrix), float(np.linalg.norm(matrix, 2)) or 1.0
     logs = np.clip(np.log(balancing_scale(matrix)), -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
-    # An eigenvalue of W is one of W in every metric, and no symmetric part is below it.
+    # The eigenvalues of W do not depend on the metric, and bound the symmetric part from below.
     best = [np.inf, logs, float(np.linalg.eigvals(matrix).real.max())]  # largest eigenvalue, its logs, the dual bound
     rounding = size * np.finfo(np.float64).eps * norm
 
@@ -99,7 +99,7 @@ def _best_metric(matrix: np.ndarray, goal: float | None) -> BestMetric:
         products = scaled * dual
         if largest < best[0]:
             best[:2] = largest, logs.copy()
-        # The units that matter: what bounds a principal submatrix from below bounds the whole.
+        # The units that matter: a lower bound for a principal submatrix is one for the whole.
         inside = np.diag(dual) > _NEGLIGIBLE * np.diag(dual).max()
         ratios = (products[np.ix_(inside, inside)].sum(axis=1) - rounding) / np.diag(dual)[inside]
         best[2] = max(best[2], float(ratios.min()))
@@ -145,7 +145,7 @@ def largest_in_metric(matrix: Float[np.ndarray, "unit unit"], metric: Float[np.n
         metric: the diagonal of D, positive.
     """
     scaled = _scaled(matrix, np.sqrt(metric))
-    # The scaling and the backward error of the eigenvalues, with room to spare.
+    # A safe bound of the rounding errors of scaling and eigenvalues.
     slack = 4 * (len(matrix) + 8) * np.finfo(np.float64).eps * float(np.linalg.norm(scaled))
     with blas_threads(len(matrix)):
         return float(np.linalg.eigvalsh((scaled + scaled.T) / 2)[-1] + slack)
@@ -154,14 +154,13 @@ def largest_in_metric(matrix: Float[np.ndarray, "unit unit"], metric: Float[np.n
 def perron_bound(matrix: Float[np.ndarray, "unit unit"]) -> tuple[float, Float[np.ndarray, " unit"]]:
     """An upper bound of the spectral radius of a matrix A >= 0: `max_i (A x)_i / x_i` for any x > 0 (Collatz).
 
-    Power iteration makes it tight, where A has feedback from everywhere to everywhere. The norm `max_i |y_i| / x_i`
-    grows by this factor at most when A is applied.
+    Power iteration makes it tight if A is irreducible. In the norm `max_i |y_i| / x_i`, A is at most this large.
 
     Args:
         matrix: A, with entries of at least 0.
 
     Returns:
-        the bound, rounding included, and its x, with a largest entry of 1.
+        the bound, rounding included, and its x, scaled to a largest entry of 1.
     """
     vector, bound, best = np.ones(len(matrix)), np.inf, np.ones(len(matrix))
     for _ in range(200):
@@ -174,7 +173,7 @@ def perron_bound(matrix: Float[np.ndarray, "unit unit"]) -> tuple[float, Float[n
 
 
 def balancing_scale(matrix: Float[np.ndarray, "unit unit"]) -> Float[np.ndarray, " unit"]:
-    """The scales s for which rows and columns of `s_i W_ij / s_j` are alike: excitation and inhibition cancel there."""
+    """The scales s for which rows and columns of `|s_i W_ij / s_j|` have equal sums."""
     scale = np.ones(len(matrix))
     off_diagonal = np.abs(matrix) * (1 - np.eye(len(matrix)))
     for _ in range(100):
@@ -195,15 +194,15 @@ def all_supports(size: int) -> Bool[np.ndarray, "supports {size}"]:
 def principal_blocks(
     matrix: Float[np.ndarray, "unit unit"], supports: Bool[np.ndarray, "supports unit"]
 ) -> Float[np.ndarray, "supports unit unit"]:
-    """The principal submatrices on the supports, filled up with the identity, so that determinants stay theirs."""
+    """The principal submatrices on the supports, padded with the identity, which leaves determinants unchanged."""
     inside = supports[:, :, None] & supports[:, None, :]
     return np.where(inside, matrix, np.eye(len(matrix)))
 
 
 def is_p_matrix(matrix: Float[np.ndarray, "unit unit"]) -> bool:
-    """Whether every principal minor is positive, by trying all of them; for up to about 16 units.
+    """Whether every principal minor is positive, by computing all of them; for up to about 16 units.
 
-    A minor that rounding cannot tell from 0 counts as not positive.
+    A minor within rounding of 0 counts as not positive.
 
     Args:
         matrix: square.
@@ -221,11 +220,12 @@ def are_singular(matrices: Float[np.ndarray, "piece unit unit"], smallest: float
     """Whether matrices are singular within rounding, whatever the scales of their rows.
 
     With rows of unit length the condition number is at most 2 over the determinant (Guggenheimer, Edelman and Johnson,
-    College Mathematics Journal 26, 1995). So most are told by that, but no more: of many units it is small for any.
+    College Mathematics Journal 26, 1995). That decides most; the rest needs singular values, since determinants of many
+    units are small.
 
     Args:
-        matrices: square, as many as are looked at together.
-        smallest: singular value, relative to the largest, that counts as some.
+        matrices: square, one for each support.
+        smallest: singular value, relative to the largest, that counts as nonzero.
     """
     lengths = np.linalg.norm(matrices, axis=2, keepdims=True)
     scaled = matrices / np.where(lengths > 0, lengths, 1)
@@ -238,7 +238,7 @@ def are_singular(matrices: Float[np.ndarray, "piece unit unit"], smallest: float
 
 
 def in_pieces(supports: Bool[np.ndarray, "supports unit"]) -> list[Bool[np.ndarray, "piece unit"]]:
-    """The supports in pieces whose systems fit into memory together."""
+    """The supports in pieces whose systems fit into memory."""
     return np.array_split(supports, max(1, -(-supports.size * supports.shape[1] // _MOST_ENTRIES)))
 
 
@@ -257,7 +257,7 @@ def leading_eigenvalues(
         push: applies the matrix to a vector.
         size: of the vectors, at least `count + 2`.
         dtype: of the vectors.
-        count: how many to look for; what does not converge is not returned.
+        count: how many to compute; those that do not converge are not returned.
         tolerance: relative.
         which: the rightmost, or those of the largest absolute value.
     """
@@ -282,8 +282,8 @@ def eigenvalues_of(
         return sort_eigenvalues(np.linalg.eigvals(matrices))
 
 
-def rates_of_map(factors: Complex[np.ndarray, "*batch unit"]) -> Complex[np.ndarray, "*batch unit"]:
-    """Growth over time, `log z`, of what a map multiplies by z in each step; the fastest first."""
+def growth_rates_of_map(factors: Complex[np.ndarray, "*batch unit"]) -> Complex[np.ndarray, "*batch unit"]:
+    """The growth rates `log z` of modes that a map multiplies by z in each step; the fastest first."""
     with np.errstate(divide="ignore"):
         return sort_eigenvalues(np.log(factors.astype(complex)))
 

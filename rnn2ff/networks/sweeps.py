@@ -5,7 +5,7 @@ and inverting the left side once per network gives
 
     x+ = P h + P W (phi(x) - D x),    P = (I - W D)^-1,
 
-one matrix product a sweep. With D the mean slope of the units, what is left for the sweep to do is small.
+one matrix product a sweep. With D the mean slopes of the units, the remaining nonlinear part is small.
 
 Solvers, refinement and approximators share these steps.
 """
@@ -20,10 +20,10 @@ from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
 from rnn2ff._checks import fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import check_rate_network
+from rnn2ff.networks.rate import RateNetwork, check_rate_network
 
 _NUM_AVERAGED = 512  # steady states whose slopes are averaged
-LARGEST_CONDITION = 1e10  # of I - W D; a split beyond it is as good as singular
+LARGEST_CONDITION = 1e10  # of I - W D: 6 digits of float64 are left; beyond, a split counts as singular
 
 
 class AbstractSweep(eqx.Module):
@@ -33,18 +33,18 @@ class AbstractSweep(eqx.Module):
     the state form, otherwise the state.
 
     Attributes:
-        velocity_per_step: about how much larger `max |tau dx/dt|` is than the largest entry of a step.
+        velocity_per_step: about the ratio of `max |tau dx/dt|` to the largest entry of a step.
     """
 
     velocity_per_step: eqx.AbstractVar[Scalar]
 
     @abstractmethod
     def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " drive"]:
-        """What the sweeps need of the stimulus, made once."""
+        """What the sweeps need of the stimulus, computed once."""
 
     @abstractmethod
     def start(self, network: RecurrentNetwork, drive: Float[Array, " drive"]) -> Float[Array, " state"]:
-        """A first guess."""
+        """An initial guess."""
 
     @abstractmethod
     def __call__(
@@ -80,7 +80,7 @@ class SplitSweep(AbstractSweep):
         slopes: the diagonal of D.
         drive_map: P, transposed.
         recurrent_map: P W, transposed.
-        offset: added to `P h` for a first guess.
+        offset: added to `P h` for an initial guess.
         velocity_per_step: the largest row norm of `I - W D`.
     """
 
@@ -106,7 +106,7 @@ class SplitSweep(AbstractSweep):
         return drive + self._rest(network, point) @ self.recurrent_map
 
     def _rest(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-        """`phi(x) - D x`, what the inverse does not hold."""
+        """`phi(x) - D x`, the part that the inverse does not cover."""
         return network.nonlinearity(point) - self.slopes * point
 
     def repeat(
@@ -118,7 +118,7 @@ class SplitSweep(AbstractSweep):
     ) -> Float[Array, " state"]:
         """A fixed number of steps.
 
-        The loop carries what goes into the product, and not the point: one pass over memory between two products.
+        The loop carries the argument of the product instead of the point: one pass over memory between two products.
         """
         rest = jax.lax.fori_loop(
             0,
@@ -135,7 +135,7 @@ class SplitSweep(AbstractSweep):
     def from_state(
         self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, " state"]:
-        """The total input that a state causes."""
+        """The total input in a state."""
         return network.total_input(state, stimulus)
 
 
@@ -149,7 +149,7 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
     Raises:
         ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
-    check_rate_network(network)
+    network = check_rate_network(network)
     dtype, size = network.dtype, network.state_size
     weights = network.dense_weights
     xp, working_dtype = (np, np.float64) if is_known(weights) else (jnp, dtype)  # once per network: in full precision
@@ -167,7 +167,7 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
             expected = f"a condition number below {LARGEST_CONDITION:.0e}"
             raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
     return SplitSweep(
-        # Numbers that are known are converted on the host, where nothing is compiled.
+        # Known values are converted on the host, where nothing is compiled.
         *jax.device_put(
             (
                 xp.asarray(diagonal, dtype).copy(),
@@ -193,7 +193,7 @@ def mean_slope_sweep(
     Raises:
         ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
-    check_rate_network(network)
+    network = check_rate_network(network)
     num_rows = len(states)
     if all(map(is_known, (states, stimuli))):  # always as many rows, so that it is compiled once
         num_rows = min(num_rows, _NUM_AVERAGED)
@@ -213,3 +213,19 @@ def _mean_slopes(network, states, stimuli, shares):
     points = jax.vmap(network.total_input)(states, stimuli)
     mean_slopes = shares @ jax.vmap(network.slopes)(points)
     return mean_slopes, shares @ jax.vmap(network.nonlinearity)(points) - mean_slopes * (shares @ points)
+
+
+def to_point(
+    network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+) -> Float[Array, " state"]:
+    """The coordinates of sweeps and searches: the total input to each unit; without a weight matrix, the state.
+
+    In total inputs, unlike in rates, silent units of a rectified network are distinguished by their distance to
+    threshold.
+    """
+    return network.total_input(state, stimulus) if isinstance(network, RateNetwork) else state
+
+
+def to_state(network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
+    """The state at a fixed point, from the coordinates of sweeps and searches."""
+    return network.state_from_total_input(point) if isinstance(network, RateNetwork) else point

@@ -18,12 +18,12 @@ RATE_FORM = RateForm(jax.nn.relu)
 
 
 def is_threshold_linear(network: RecurrentNetwork) -> bool:
-    """Whether the exact methods for piecewise linear networks apply."""
+    """Whether the network is threshold-linear, so that the exact methods for piecewise linear networks apply."""
     return isinstance(network, RateNetwork) and network.nonlinearity is jax.nn.relu
 
 
 def has_rectified_rates(network: RecurrentNetwork) -> bool:
-    """Whether the rates are rectified total inputs, of all units or of some; a user's rate function may be another."""
+    """Whether the rates are rectified total inputs, of all units or of some, and not those of another rate function."""
     if not is_threshold_linear(network) or not all(map(is_known, jax.tree.leaves(network.params))):
         return False
     totals = np.arange(1, network.state_size + 1, dtype=network.dtype)
@@ -94,8 +94,8 @@ def random_threshold_linear(
     Args:
         state_size: number of units.
         gain: dimensionless; below 1 the linear network is stable, rectified ones are up to about sqrt(2).
-        connection_probability: p, with which each weight is there at all. The others are stronger by `1 / sqrt(p)`, so
-            that the gain stays.
+        connection_probability: p, of each weight to be nonzero. Weights are scaled by `1 / sqrt(p)`, which keeps the
+            gain.
         key: a PRNG key.
 
     Raises:
@@ -128,14 +128,14 @@ def random_excitatory_inhibitory(
     strengths are the absolute values of Gaussians, with one scale for each population.
 
     Besides the bulk of its spectrum the weight matrix has one real eigenvalue near the mean recurrent input, below 0 if
-    `balance` is above 1. Where a stimulus keeps inhibitory units silent, excitation can run away; a solve says so.
+    `balance` is above 1. If a stimulus silences inhibitory units, excitation can run away; a solve reports `diverging`.
 
     Args:
         num_excitatory: number of excitatory units.
         num_inhibitory: number of inhibitory units.
         gain: radius of the bulk of the spectrum, dimensionless.
         balance: inhibitory over excitatory input to a unit, when all units have the same rate.
-        connection_probability: with which each weight is there at all.
+        connection_probability: of each weight to be nonzero.
         key: a PRNG key.
 
     Raises:
@@ -162,7 +162,7 @@ def random_excitatory_inhibitory(
 
 
 def _connected(state_size: int, probability: float, key: PRNGKeyArray) -> Bool[Array, "{state_size} {state_size}"]:
-    """Which weights are there."""
+    """Which weights are nonzero."""
     if not 0 < probability <= 1:
         raise fail("connection_probability", "is out of range", "above 0 and at most 1", repr(probability))
     return jr.bernoulli(jr.fold_in(key, crc32(b"connections")), probability, (state_size, state_size))

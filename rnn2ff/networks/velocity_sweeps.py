@@ -64,7 +64,7 @@ class JacobianSweep(AbstractVelocitySweep):
 
     Attributes:
         velocity_map: P, transposed.
-        stimulus_map: how the steady state of the mean linearization follows the stimulus, transposed.
+        stimulus_map: the derivative of the steady state of the mean linearization by the stimulus, transposed.
         offset: that steady state for a stimulus of zero.
         velocity_per_step: the largest row norm of `tau P^-1`.
     """

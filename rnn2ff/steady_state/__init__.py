@@ -16,7 +16,7 @@ from rnn2ff.steady_state.solvers.anderson import Anderson, AndersonAcceleration,
 from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.solvers.root_find import RootFind
 from rnn2ff.steady_state.stability import neutral_growth
-from rnn2ff.steady_state.tiles import Layout, in_dense_tiles, in_tiles, layout_for
+from rnn2ff.steady_state.tiles import Layout, check_not_split, in_dense_tiles, in_tiles, layout_for
 from rnn2ff.steady_state.trajectory import Trajectory, simulate
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "SteadyStates",
     "Trajectory",
     "check_mesh",
+    "check_not_split",
     "chunks_of",
     "count_statuses",
     "in_dense_tiles",

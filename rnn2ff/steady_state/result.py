@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from rnn2ff.files import is_shown, table
+from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.method import Plan
 
@@ -77,8 +77,11 @@ class SteadyState(eqx.Module):
         """What downstream units of the network see of the states."""
         return _rates(network, self.state)
 
-    def __repr__(self) -> str:
-        return _described(self) if is_shown(*vars(self).values()) else eqx.tree_pformat(self)
+    def _describe(self) -> tuple[str, dict[str, object]] | None:
+        return _described(self) if is_shown(*vars(self).values()) else None
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 class SteadyStates(eqx.Module):
@@ -118,12 +121,15 @@ class SteadyStates(eqx.Module):
         """What downstream units of the network see of the states."""
         return _rates(network, self.state)
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, object]] | None:
         if not is_shown(self.state, self.status, self.residual, self.num_steps):
-            return eqx.tree_pformat(self)
+            return None
         found_by = ", ".join(f"{count} by {name}" for name, count in self.finished_by.items())
         more = {"found": found_by} if found_by else {}
         return _described(self, **more, **({} if self.plan is None else {"plan": self.plan.reason}))
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def _rates(network: RecurrentNetwork, states: Float[ArrayLike, "*batch state"]) -> Float[Array, "*batch rate"]:
@@ -138,27 +144,24 @@ def _names(status: Int[ArrayLike, "*batch"]) -> str | list:
     return names[np.asarray(status)].tolist()
 
 
-def _described(solved: "SteadyState | SteadyStates", **more: object) -> str:
-    """The result in a few lines."""
+def _described(solved: "SteadyState | SteadyStates", **more: object) -> tuple[str, dict[str, object]]:
+    """A title, and the result in a few lines."""
     residual, num_steps, state = (np.asarray(each) for each in (solved.residual, solved.num_steps, solved.state))
     title = f"{type(solved).__name__} of {state.shape[-1]} units"
     if residual.ndim == 0:
-        return table(
-            {
-                "verdict": solved.verdict,
-                "residual": f"{residual:.2g}",
-                "steps": int(num_steps),
-                "distance from rest": f"{float(solved.distance):.2g}, estimated",
-                "state": np.array2string(state, precision=4, threshold=8, edgeitems=3),
-                **more,
-            },
-            title=title,
-        )
+        return title, {
+            "verdict": solved.verdict,
+            "residual": f"{residual:.2g}",
+            "steps": int(num_steps),
+            "distance from rest": f"{float(solved.distance):.2g}, estimated",
+            "state": np.array2string(state, precision=4, threshold=8, edgeitems=3),
+            **more,
+        }
     counts = {name: count for name, count in count_statuses(solved.status).items() if count}
     if residual.size:
         counts["largest residual"] = f"{residual.max():.2g}"
         counts["steps"] = f"{np.median(num_steps):.0f} in the median, {num_steps.max()} at most"
-    return table({**counts, **more}, title=f"{title}, {residual.size} stimuli")
+    return f"{title}, {residual.size} stimuli", {**counts, **more}
 
 
 class Candidate(eqx.Module):

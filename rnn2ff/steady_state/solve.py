@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, ArrayLike, Float, Int
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from rnn2ff._checks import (
     check_at_least,
@@ -42,7 +42,7 @@ from rnn2ff.steady_state.result import (
 )
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.solvers.rollout import Rollout
-from rnn2ff.steady_state.tiles import check_not_in_shard, layout_for
+from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split, layout_for
 
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
@@ -103,6 +103,7 @@ def solve_steady_state(
         expected = "a solver such as `Rollout()`; a plan solves batches, by `solve_batch` or `solve_steady_states`"
         raise fail("solver", "does not search for one steady state", expected, type(solver).__name__)
     check_not_in_shard("solve_steady_state", "`solve_batch`, which does", network, stimulus, initial_state)
+    check_not_split("solve_steady_state", "`solve_batch`, which does", stimulus, initial_state)
     tolerance = check_tolerance(solver.tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
     check_stimulus(stimulus, network.stimulus_size)
@@ -446,9 +447,9 @@ def _solve_states(
     check_shape("initial_states", initial_states, (num_samples, network.state_size))
     check_finite("initial_states", initial_states)
     stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
-    network = with_padded_rows(network)
     if not is_planned:
         return _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
+    network = with_padded_rows(network)
 
     floats = (np.full(num_samples, np.nan, network.dtype) for _ in range(3))
     residual, distance, period = floats
@@ -458,6 +459,7 @@ def _solve_states(
     samples = _Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh)
     rows, plan = np.arange(num_samples), solver
     with tqdm(total=num_samples, desc="steady states", unit="stimuli", disable=not progress) as bar:
+        bar.set_postfix_str("compiling")
         if plan is None:
             plan = first_plan(network)
             if not plan.has_one_fixed_point and (num_samples > NUM_PROBED or is_probe):
@@ -543,6 +545,7 @@ def _run(samples: _Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, ba
             )
             parts.append(chunk.take(solved))
             if bar is not None:
+                bar.set_postfix_str("", refresh=False)
                 bar.update(len(chosen))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 

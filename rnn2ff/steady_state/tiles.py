@@ -109,6 +109,29 @@ def check_not_in_shard(name: str, instead: str, *trees: PyTree) -> None:
         raise fail(name, "does not run inside `jax.shard_map`", instead, "values that differ between devices")
 
 
+def check_not_split(name: str, instead: str, *trees: PyTree) -> None:
+    """No `vmap` goes along an axis that is divided over a mesh with explicit axes, where loops have no one sharding.
+
+    Such a division is not part of the type of one sample. A rule of `vmap` sees the whole batch.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def look(array):
+        return array
+
+    @look.def_vmap
+    def refuse(axis_size, in_batched, array):
+        sharding = jax.typeof(array).sharding
+        if sharding.spec and sharding.spec[0] is not None and sharding.mesh.explicit_axes:
+            mapped = f"a batch that is divided over {sharding.spec[0]!r}"
+            raise fail(name, "does not run under `vmap` on a mesh with explicit axes", instead, mapped)
+        return look(array), True
+
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.core.Tracer) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            look(jax.lax.stop_gradient(leaf))
+
+
 def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
     """Functions that pack a tree of arrays with one leading axis into few arrays, and unpack it.
 

@@ -21,7 +21,7 @@ from rnn2ff._checks import (
 )
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state.tiles import check_not_in_shard
+from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
 
 
 class Trajectory(eqx.Module):
@@ -80,6 +80,9 @@ def simulate(
     """
     instead = "`jit` of arrays on a mesh with automatic axes, or `check_vma=False`"
     check_not_in_shard("simulate", instead, network, times, initial_state, *([] if callable(stimulus) else [stimulus]))
+    check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", initial_state, times)
+    if not callable(stimulus):
+        check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", stimulus)
     tolerance = check_tolerance(tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
     if np.ndim(times) != 1 or len(times) < 2:

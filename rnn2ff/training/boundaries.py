@@ -1,14 +1,14 @@
 """Where the state of a multistable network jumps: hyperplanes for hidden units to start at.
 
-Where winners suppress losers, the steady state jumps between stimuli that are as near as one likes, and a hidden unit
-has to begin right there. Such a place is found between a stimulus at which a unit is active and one at which it is not,
-by halving the way. How it lies is told by two paths, one on either side of it. They stay together until they are near
-a saddle, whose stable manifold is the boundary, and part along its unstable direction, w. Stimuli with an equal outcome
-are, to first order, those that leave `w . x(t)` as it is: its gradient by the stimulus, from the adjoint of the path,
-is the normal of the boundary. Where a unit falls silent gradually instead, nothing parts: such places are left out, as
-linearizations at the steady states tell of them already.
+Where winners suppress losers, the steady state jumps between arbitrarily close stimuli, and the threshold of a hidden
+unit has to be right there. Such a boundary is located between a stimulus at which a unit is active and one at which it
+is not, by bisection. Its orientation follows from two trajectories, one on either side. They stay together until they
+are close to a saddle, whose stable manifold is the boundary, and separate along its unstable direction, w. To first
+order, stimuli with the same outcome leave `w . x(t)` unchanged, so its gradient by the stimulus, from the adjoint of
+the trajectory, is the normal of the boundary. Where a unit falls silent gradually instead, trajectories do not
+separate: such places are left out, as the linearizations at steady states cover them.
 
-The paths are Euler steps from zero, close enough to the dynamics to start a training at; of a map, its own steps.
+Trajectories are Euler steps from zero, which is accurate enough to initialize a training; of a map, its own steps.
 """
 
 from typing import NamedTuple
@@ -18,38 +18,38 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff._checks import check_at_least, check_shape, check_stimuli
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork, time_scales
+from rnn2ff.training.jumps import IS_JUMP, PART
 from rnn2ff.training.symmetries import Symmetries
 
-_STEP, _NUM_STEPS = 0.25, 800  # of a path, in units of the shortest time scale
-_NUM_HALVINGS, _PART = 16, 0.47  # not halfway: there lies the tie between mirror images
-_PARTED = 0.1  # of the distance in the end, at which paths are taken to part
-_IS_JUMP = 0.1  # of the deviation of all states: what no gradual change makes on 1/65,000 of the way
-_FEWEST_JUMPS = 0.15  # share of the first pairs that must have a jump between them, for more to be looked at
-_CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # states of the paths of pairs that are worked on together, and pairs
-_MOST_PRODUCTS, _PATHS = 5e10, 21  # of all paths; for each pair, forward and backward
-_LARGEST_SEARCHED = 2048  # units; beyond, the paths of even the fewest pairs take many minutes
-_SAME_PLANE = 0.35  # distance of hyperplanes, as rows of a unit normal and an offset in deviations, that count as one
-_NUM_RELABELED = 4000  # that symmetries make of those found
-_FEWEST_VOTES = 3  # of a hyperplane, for it to say which outputs it silences
-_OFTEN = 0.2  # share of the places on a hyperplane at which an output is active on the other side
-_SILENT = 1e-3  # of the rates' deviation
+_STEP, _NUM_STEPS = 0.25, 800  # of a trajectory, in units of the shortest time scale
+_NUM_HALVINGS = 16
+_SEPARATED = 0.1  # of their final distance, at which trajectories count as separated
+_FEWEST_JUMPS = 0.15  # share of the first pairs with a jump between them, below which the search ends
+_CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # of one call: states of trajectories, and pairs
+_MOST_PRODUCTS, _PATHS = 5e10, 21  # of all trajectories; trajectories for each pair, forward and backward
+_LARGEST_SEARCHED = 2048  # units; beyond, the trajectories of even the fewest pairs take many minutes
+_SAME_PLANE = 0.35  # distance between (unit normal, offset in deviations) of hyperplanes that count as the same
+_NUM_RELABELED = 4000  # boundaries after relabeling by symmetries
+_FEWEST_VOTES = 3  # places on a hyperplane, at least, to decide which outputs it silences
+_OFTEN = 0.2  # share of the places on a hyperplane where an output must be active on the other side
+_SILENT = 1e-3  # of the deviation of rates
 
 
 class Boundaries(NamedTuple):
-    """Hyperplanes `normal . u + offset = 0` that touch a place where the state jumps and an output falls silent.
+    """Hyperplanes `normal . u + offset = 0`, tangent to boundaries where the state jumps and an output falls silent.
 
     Attributes:
         normals: of unit length, one a row, toward the side where it is silent.
         offsets: one for each.
-        ahead: which outputs are active on that side.
-        behind: which are on the other.
-        share_of_jumps: of the places that were found, the share where the state jumps.
+        ahead: which outputs are active on the side of the normal.
+        behind: which outputs are active on the other side.
+        share_of_jumps: the share of the located places where the state jumps.
         deviation: root mean square distance of the stimuli from their mean.
     """
 
@@ -61,9 +61,9 @@ class Boundaries(NamedTuple):
     deviation: float
 
     def planes(self, number: int) -> "Planes":
-        """At most so many different hyperplanes, of both signs, those that were met most often first.
+        """At most this many distinct hyperplanes, of both signs, the most frequent first.
 
-        Those that nearly coincide are one, their mean; and what is said of an output is what most of them say.
+        Hyperplanes that nearly coincide are replaced by their mean, which silences an output if most of them do.
         """
         rows = np.concatenate([self.normals, self.offsets[:, None] / self.deviation], axis=1)
         squares = (rows**2).sum(axis=1)
@@ -82,7 +82,7 @@ class Boundaries(NamedTuple):
             on_behind = np.where(is_same_side, self.behind[members], self.ahead[members])
             is_known = len(members) >= _FEWEST_VOTES
             if not is_known and 2 * is_left.sum() < len(rows):
-                break  # most lie on planes that were met often; what is left is met by chance
+                break  # most lie on frequent planes; the rest is accidental
             planes += [plane, -plane]
             silences += [
                 is_known & ((~off & on).mean(axis=0) > 0.5 * on.mean(axis=0)) & (on.mean(axis=0) > _OFTEN)
@@ -118,16 +118,16 @@ def find_boundaries(
     num_pairs: int = 800,
     seed: int = 0,
 ) -> Boundaries | None:
-    """Look for the places where units fall silent, on the way between random stimuli; None if few are jumps.
+    """Locate where units fall silent between random stimuli; None if few of these places are jumps.
 
-    Of networks with more than 2,048 units none are looked for, as the paths would take too long.
+    Networks with more than 2,048 units are not searched, because the trajectories would take too long.
 
     Args:
         network: any network; its dynamics start at zero.
         pairs: stimuli, and their steady states.
-        symmetries: of the network and the stimuli, which make more boundaries of those that are found.
-        num_pairs: how many places to look for; in large networks fewer are, for time.
-        seed: between which stimuli.
+        symmetries: of the network and the stimuli, which give further boundaries.
+        num_pairs: how many places to locate; fewer in large networks, to limit the time.
+        seed: of the choice of stimuli.
 
     Raises:
         ValueError: if the pairs do not fit the network, or `num_pairs` is below 1.
@@ -138,19 +138,20 @@ def find_boundaries(
     if network.state_size > _LARGEST_SEARCHED:
         return None
     stimuli, states, rates = (np.asarray(array) for array in (pairs.stimuli, pairs.states, pairs.rates))
-    least, jump = _SILENT * float(rates.std()), _IS_JUMP * float(states.std(axis=0).max())
+    least, jump = _SILENT * float(rates.std()), IS_JUMP * float(states.std(axis=0).max())
     most_pairs = _MOST_PRODUCTS / (_PATHS * _NUM_STEPS * network.state_size**2)
     num_pairs = max(_SMALLEST_CHUNK, min(num_pairs, int(most_pairs)))
-    lows, highs, units = _choose_pairs(rates > least, num_pairs, np.random.default_rng(seed))
-    if not len(units):
+    segments = _choose_segments(rates > least, num_pairs, np.random.default_rng(seed))
+    num_segments = len(segments.units)
+    if not num_segments:
         return None
     chunk = max(_SMALLEST_CHUNK, min(num_pairs, _CHUNK_ENTRIES // (_NUM_STEPS * network.state_size)))
-    # Arrays, since a program is compiled anew for another float.
+    # Arrays, since other Python floats would be compiled anew.
     settings = jax.device_put([np.asarray(value, network.dtype) for value in (least, jump)])
     parts = []
-    for start in range(0, len(units), chunk):
-        rows = np.arange(start, start + chunk) % len(units)  # the last chunk begins anew
-        given = jax.device_put((stimuli[lows[rows]], stimuli[highs[rows]], units[rows]))
+    for start in range(0, num_segments, chunk):
+        rows = np.arange(start, start + chunk) % num_segments  # the last chunk is filled up with the first rows
+        given = jax.device_put((stimuli[segments.lows[rows]], stimuli[segments.highs[rows]], segments.units[rows]))
         parts.append(jax.tree.map(np.asarray, _search(network, *given, *settings)))
         share = float(np.mean([part.is_jump.mean() for part in parts]))
         if share < _FEWEST_JUMPS:
@@ -164,19 +165,33 @@ def find_boundaries(
     return boundaries if symmetries is None or not len(offsets) else _relabeled(boundaries, symmetries, seed)
 
 
-def _choose_pairs(is_active: np.ndarray, number: int, generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of samples of which a unit, any with the same chance, is active in the first and not in the second."""
+class _Segments(NamedTuple):
+    """Pairs of samples.
+
+    Attributes:
+        lows: rows of samples in which the unit is active.
+        highs: rows of samples in which it is silent.
+        units: which unit.
+    """
+
+    lows: Int[np.ndarray, " segment"]
+    highs: Int[np.ndarray, " segment"]
+    units: Int[np.ndarray, " segment"]
+
+
+def _choose_segments(is_active: np.ndarray, number: int, generator: np.random.Generator) -> _Segments:
+    """Random pairs of samples for units chosen uniformly."""
     lows, highs, units = [], [], []
     turning = np.flatnonzero(is_active.any(axis=0) & ~is_active.all(axis=0))
     for unit in np.resize(generator.permutation(turning), number if len(turning) else 0):
         lows.append(generator.choice(np.flatnonzero(is_active[:, unit])))
         highs.append(generator.choice(np.flatnonzero(~is_active[:, unit])))
         units.append(unit)
-    return np.array(lows, int), np.array(highs, int), np.array(units, int)
+    return _Segments(np.array(lows, int), np.array(highs, int), np.array(units, int))
 
 
 def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Boundaries:
-    """Many more, each one of those found as a symmetry shows it."""
+    """Further boundaries, by random symmetries."""
     rows = np.arange(_NUM_RELABELED) % len(boundaries.offsets)
     sources = symmetries.draw(_NUM_RELABELED, key=jr.key(seed))
     normals = jnp.asarray(boundaries.normals[rows])
@@ -210,7 +225,7 @@ class _Places(NamedTuple):
 @eqx.filter_jit
 @in_full_precision
 def _search(network, lows, highs, units, least, jump) -> _Places:
-    """Halve the way from where a unit is active to where it is not.
+    """Bisect between stimuli at which a unit is active and at which it is silent.
 
     Args:
         network: the network.
@@ -225,7 +240,7 @@ def _search(network, lows, highs, units, least, jump) -> _Places:
     def search(low, high, unit):
         length = jnp.asarray(1, low.dtype) if network.is_map else _STEP * jnp.min(time_scales(network, zero, low))
 
-        def path(stimulus):
+        def trajectory(stimulus):
             def one(state, _):
                 state = state + length * network.velocity(state, stimulus)
                 return state, state
@@ -234,7 +249,7 @@ def _search(network, lows, highs, units, least, jump) -> _Places:
 
         def halve(_, between):
             low, high = between
-            middle = low + _PART * (high - low)
+            middle = low + PART * (high - low)
             end = jax.lax.fori_loop(
                 0, _NUM_STEPS, lambda _, state: state + length * network.velocity(state, middle), zero
             )
@@ -242,12 +257,12 @@ def _search(network, lows, highs, units, least, jump) -> _Places:
             return jnp.where(is_low, middle, low), jnp.where(is_low, high, middle)
 
         low, high = jax.lax.fori_loop(0, _NUM_HALVINGS, halve, (low, high))
-        low_path, high_path = path(low), path(high)
+        low_path, high_path = trajectory(low), trajectory(high)
         distance = jnp.max(jnp.abs(low_path - high_path), axis=1)
         is_jump = distance[-1] > jump
-        when = jnp.argmax(distance > _PARTED * distance[-1])  # the time when the paths part
+        when = jnp.argmax(distance > _SEPARATED * distance[-1])  # when the trajectories separate
         direction = low_path[when] - high_path[when]
-        normal = -jax.grad(lambda stimulus: path(stimulus)[when] @ direction)(low)
+        normal = -jax.grad(lambda stimulus: trajectory(stimulus)[when] @ direction)(low)
         return _Places(
             normals=normal / jnp.linalg.norm(normal),
             points=(low + high) / 2,

@@ -2,16 +2,18 @@
 
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
-from rnn2ff.files import plain, table
+from rnn2ff.files import as_html, as_text, plain
 from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.plotting import new_figure, plot_learning, plot_rates
 from rnn2ff.steady_state import AbstractSteadyStateSolver, check_mesh
 from rnn2ff.training.evaluation import Accuracy, accuracy, check_varies, nrmse_interval
 from rnn2ff.training.jumps import ErrorByMargin
@@ -27,9 +29,13 @@ from rnn2ff.training.trainer import (
     reason_of,
 )
 
+if TYPE_CHECKING:
+    from rnn2ff.plotting import Figure
+
 Kind = Literal["any", "two_layers"]
 
 _HELD_OUT_SHARE = 0.1  # of an array of stimuli, for the test
+_MOST_DOTS = 3000  # of a figure, which more would blacken
 _MORE_DATA = 4  # times as many samples, where data are what is missing
 
 
@@ -101,8 +107,11 @@ class Report(NamedTuple):
             for attempt, nrmse in zip(self.attempts, self.attempt_nrmses)
         ]
 
-    def __repr__(self) -> str:
-        return table(self.lines())
+    def _describe(self) -> tuple[str | None, dict[str, str]]:
+        return None, self.lines()
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     def summary(self) -> dict[str, object]:
         """The report as a record for a file, without the weights."""
@@ -125,10 +134,28 @@ class Distillation(NamedTuple):
     test: Pairs
     network: RecurrentNetwork
 
-    def __repr__(self) -> str:
+    def _describe(self) -> tuple[str, dict[str, str]]:
         kind = type(self.approximator).__name__
         title = f"{kind}, {self.approximator.stimulus_size} channels to {self.approximator.rate_size} rates"
-        return table(self.report.lines(), title=title)
+        return title, self.report.lines()
+
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def plot(self) -> "Figure":
+        """Predicted against steady rates of the test, and the course of the training.
+
+        Raises:
+            ModuleNotFoundError: if matplotlib is not installed, naming the extra.
+        """
+        figure, (left, right) = new_figure(2, height=2.8)
+        target = np.asarray(self.test.rates)
+        predicted = np.asarray(predict(self.approximator, self.test.stimuli))
+        shown = np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS]
+        plot_rates(left, target.ravel()[shown], predicted.ravel()[shown], nrmse=self.report.accuracy.nrmse)
+        variance, nrmse = float(target.var(axis=0).mean()), self.report.accuracy.nrmse
+        plot_learning(right, self.report.training._asdict(), variance=variance, test_nrmse=nrmse)
+        return figure
 
 
 def distill(
@@ -160,7 +187,7 @@ def distill(
 
     With a tolerance, wider and wider two layers are tried, and two layers followed by more and more sweeps, the
     cheapest first; the first whose error on the test is below the tolerance, its bootstrap interval included, is
-    returned. If none is, the best is, and `report.reason` says in words what is in the way.
+    returned. If none is, the best is, and `report.reason` says why.
 
     Args:
         network: the recurrent network.
@@ -192,9 +219,9 @@ def distill(
     Example:
         What one pass answers, and how good it is on stimuli that were not trained on:
 
-            found = rnn2ff.distill(network, stimuli, num_steps=1000, key=jr.key(0))
-            print(found.report)
-            rates = jax.vmap(found.approximator)(stimuli)
+            result = rnn2ff.distill(network, stimuli, num_steps=1000, key=jr.key(0))
+            print(result.report)
+            rates = jax.vmap(result.approximator)(stimuli)
     """
     if kind not in get_args(Kind):
         raise fail("kind", "is not known", f"one of {get_args(Kind)}", repr(kind))

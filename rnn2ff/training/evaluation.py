@@ -1,4 +1,4 @@
-"""How well an approximator stands in for the recurrent network."""
+"""Measures of how well an approximator reproduces the recurrent network."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
 
 
 class Accuracy(NamedTuple):
-    """How far predicted rates are from the steady rates.
+    """The error of predicted rates with respect to the steady rates.
 
     Attributes:
-        nrmse: root mean squared error over all entries, over the standard deviation about per-unit means; 1 is what
-            predicting every unit's mean would give.
+        nrmse: root mean squared error over all entries, over the standard deviation about per-unit means; 1 is the
+            error of predicting the mean of each unit.
         r_squared: share of the variance about per-unit means that is explained, `1 - nrmse ** 2`.
-        unit_nrmse: root mean squared error of each unit over its own standard deviation; NaN for a unit that never
-            varies and is predicted exactly, infinite for one that never varies and is not.
+        unit_nrmse: root mean squared error of each unit over its own standard deviation; for a unit that
+            never varies, NaN if it is predicted exactly, else infinite.
         worst_unit: index of the largest `unit_nrmse`.
         num_samples: samples compared.
     """
@@ -71,13 +71,13 @@ def nrmse_interval(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """A bootstrap interval of `Accuracy.nrmse`: how much it depends on which samples were compared.
+    """A bootstrap interval of `Accuracy.nrmse` over samples.
 
     Args:
         predicted: the approximator's rates, one row a sample.
         target: the steady rates.
         level: of confidence.
-        num_resamples: how often the samples are drawn again, with replacement.
+        num_resamples: number of bootstrap resamples.
         seed: of the draws.
 
     Raises:
@@ -105,8 +105,7 @@ class Competition(NamedTuple):
 
     Attributes:
         agreement: share of samples in which the winners are the same.
-        trivial_agreement: the same for the guess that the competitor with the largest stimulus wins: what an
-            approximator must beat.
+        trivial_agreement: the same for the baseline that the competitor with the largest stimulus wins.
         margin_edges: edges of the bins by margin, the difference between the two largest stimuli.
         agreement_by_margin: agreement in each bin; NaN in an empty one.
         trivial_agreement_by_margin: the same for the trivial guess.

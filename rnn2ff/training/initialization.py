@@ -23,9 +23,9 @@ from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates, best_swe
 from rnn2ff.training.boundaries import Boundaries, Planes
 
 _NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
-_AT_BOUNDARIES = 0.95  # of the hidden units, at most
+_AT_BOUNDARIES = 0.95  # largest share of hidden units at boundaries
 _STRENGTHS = (2.0, 5.0, 10.0, 20.0, 50.0)  # of silencing weights that are tried, in deviations of the rates
-_WELL_AHEAD, _MOST_ACTIVE = 0.2, 0.01  # of a boundary, in its unit's deviations; share of samples active there
+_WELL_AHEAD, _MOST_ACTIVE = 0.2, 0.01  # distance ahead of a boundary, in deviations; share of samples active there
 _MOST_PRODUCTS = 5e10  # of a readout whose outputs are fitted one by one
 _RIDGE = 1e-6  # of a readout's weights, as a share of the mean square of the hidden units
 _LINEARIZED, _LINEARIZED_ENTRIES = 64, 2**23  # steady states linearized together, and entries of their Jacobians
@@ -113,7 +113,7 @@ def fit_readout(
 
     Args:
         two_layer: whose hidden layer to use.
-        batches: stimuli and targets; gone through several times if the output is rectified.
+        batches: stimuli and targets; iterated several times if the output is rectified.
         ridge: of the weights, as a share of the mean square of the hidden units.
         num_rounds: how often the fit is repeated, if the output is rectified.
 
@@ -124,7 +124,9 @@ def fit_readout(
     check_at_least("num_rounds", num_rounds, 0)
     num_rounds = num_rounds if two_layer.is_rectified else 0
     if num_rounds and iter(batches) is batches:
-        raise fail("batches", "can be gone through only once", "a list, or another iterable that starts anew", "one")
+        raise fail(
+            "batches", "can be iterated only once", "a list, or another iterable that can be repeated", "an iterator"
+        )
     width = two_layer.width + 1 + (0 if two_layer.bypass_weights is None else two_layer.stimulus_size)
     gram, moments, count = np.zeros((width, width)), np.zeros((width, two_layer.rate_size)), 0
     for stimuli, targets in batches:
@@ -149,7 +151,7 @@ def fit_readout(
 
 
 def _features(two_layer: TwoLayer, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch feature"]:
-    """What the output is linear in: hidden units, one, and the stimulus where there is a bypass."""
+    """The features of the linear readout: hidden units, one, and the stimulus if there is a bypass."""
     stimuli = np.asarray(stimuli, np.float64)
     hidden = stimuli @ np.asarray(two_layer.hidden_weights, np.float64).T + np.asarray(two_layer.hidden_bias)
     bypass = [] if two_layer.bypass_weights is None else [stimuli]
@@ -180,7 +182,7 @@ def _points_and_starts(network, sweep, states, stimuli) -> tuple[Array, Array]:
 
 
 def _edges(boundaries: Boundaries | None, width: int) -> Planes | None:
-    """The boundaries that hidden units start at."""
+    """The boundaries at which hidden units are initialized."""
     edges = None if boundaries is None else boundaries.planes(int(_AT_BOUNDARIES * width))
     return None if edges is None or not len(edges.offsets) else edges
 
@@ -188,16 +190,16 @@ def _edges(boundaries: Boundaries | None, width: int) -> Planes | None:
 def _silenced(two_layer: TwoLayer, edges: Planes, stimuli: Array, rates: Array) -> TwoLayer:
     """A readout in which hidden units at boundaries silence the outputs that are silent beyond them.
 
-    Where the steady state jumps from active to silent, the output has to fall far below zero within a short way; so the
-    unit that begins there is given a large weight. What is left to the other hidden units, for each output, is to fit
-    the rates where nothing silences it.
+    Where the steady state jumps from active to silent, the output has to fall far below zero over a short distance; so
+    the hidden unit there gets a large weight. For each output, the other hidden units fit the rates where none of
+    those units is active.
     """
     width, num_edges = two_layer.width, len(edges.offsets)
     num_rows = max(4 * width, int(_MOST_PRODUCTS / (width**2 * rates.shape[1])))
     features, rates = _features(two_layer, stimuli[:num_rows]), np.asarray(rates[:num_rows], np.float64)
     first = width - num_edges  # the units at boundaries are the last
     at_edges = features[:, first:width]
-    # A boundary silences an output if the samples bear that out.
+    # A boundary silences an output only if the samples confirm it.
     is_ahead = at_edges > _WELL_AHEAD
     share_active = is_ahead.T.astype(float) @ (rates > 0) / np.maximum(is_ahead.sum(axis=0), 1)[:, None]
     silences = edges.silences & (share_active < _MOST_ACTIVE)
@@ -233,7 +235,9 @@ def _from_hyperplanes(
     check_stimuli(stimuli, network.stimulus_size)
     check_shape("states", states, (len(stimuli), network.state_size))
     points = _points(network, states, stimuli)
-    generator = np.random.default_rng(np.asarray(jr.key_data(key)))  # on the host: jax.random compiles for each shape
+    generator = np.random.default_rng(
+        np.asarray(jr.key_data(key))
+    )  # on the host, because jax.random compiles for each shape
     num_left = width - (0 if edges is None else len(edges.normals))
     is_linearized = network.state_size <= _LARGEST_LINEARIZED
     num_linear = min(2 * network.state_size, num_left // 2 if is_linearized else num_left)
@@ -245,7 +249,7 @@ def _from_hyperplanes(
     bias = np.concatenate([signs * linear_bias, local_bias])
     if edges is not None:
         weights, bias = np.concatenate([weights, edges.normals]), np.concatenate([bias, edges.offsets])
-    # All of size 1, so that steps of training are too; what a hidden unit loses here, the readout gains.
+    # All of size 1, so that training steps have one scale; the readout is scaled inversely.
     sizes = np.sqrt(((np.asarray(stimuli, np.float64) @ weights.T + bias) ** 2).mean(axis=0))
     sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, 1.0)
     weights, bias = weights / sizes[:, None], bias / sizes
@@ -263,7 +267,7 @@ def _points(network, states, stimuli) -> Array:
     return jax.vmap(lambda state, stimulus: to_point(network, state, stimulus))(states, stimuli)
 
 
-def _best_linear_map(stimuli: Array, points: Array) -> tuple[np.ndarray, np.ndarray]:
+def _best_linear_map(stimuli: Array, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The affine map from stimuli to points with the least squared error."""
     stimuli, points = np.asarray(stimuli, np.float64), np.asarray(points, np.float64)
     mean_stimulus, mean_point = stimuli.mean(axis=0), points.mean(axis=0)
@@ -283,7 +287,7 @@ def _local_rows(network, points, states, stimuli, num_rows, generator) -> tuple[
     offsets = np.take_along_axis(points, units[:, None], axis=1)[:, 0]
     bias = offsets.astype(np.float64) - (rows * stimuli).sum(axis=1)
     signs = generator.choice([-1.0, 1.0], size=num_rows)
-    is_usable = np.isfinite(rows).all(axis=1)  # the Jacobian of an unlucky sample may be singular
+    is_usable = np.isfinite(rows).all(axis=1)  # the Jacobian of a sample may be singular
     return np.where(is_usable[:, None], signs[:, None] * rows, 0), np.where(is_usable, signs * bias, 0)
 
 

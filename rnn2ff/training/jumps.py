@@ -1,8 +1,8 @@
-"""Where the steady state jumps, so that no continuous approximator can follow it.
+"""Jumps of the steady state, which no continuous approximator can follow.
 
-On the way from one stimulus to another with other steady rates, the rates either change gradually or jump. Halving the
-way again and again, always keeping the half across which the rates change more, tells which: a gradual change shrinks
-with the way, a jump does not.
+Between two stimuli with different steady rates, the rates either change gradually or jump. Repeated bisection of the
+segment, always keeping the part across which the rates change more, tells which: a gradual change shrinks with the
+segment, a jump does not.
 """
 
 from typing import NamedTuple
@@ -17,18 +17,18 @@ from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork, batch_rates
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, solve_steady_states
 
-_NUM_HALVINGS = 14
-_PART = 0.47  # of what is left of the way, at which it is cut
-_IS_JUMP = 0.1  # of the rates' deviation, across the last piece of the way, at most a 7000th of it
-_NUM_BINS = 5
+_NUM_HALVINGS = 14  # solves, one for each
+PART = 0.47  # of the remaining segment, at which it is cut; not the midpoint, a tie between mirror images
+IS_JUMP = 0.1  # of the deviation, across the last piece: 0.53^14 = 1/7,200 of the segment at most
+_NUM_BINS = 5  # of samples near a jump, by the distance to it
 
 
 class Jumps(NamedTuple):
-    """How far each stimulus is from a place where its steady state jumps.
+    """The distance of each stimulus to a jump of the steady state.
 
     Attributes:
-        margin: the distance to the jump that was found, as root mean square over the channels in units of the
-            stimuli's own deviation; infinite where none was found.
+        margin: the distance to the nearest jump found, as root mean square over the channels in units of the
+            deviation of stimuli; infinite if none was found.
         is_found: whether one was.
     """
 
@@ -37,12 +37,12 @@ class Jumps(NamedTuple):
 
 
 class ErrorByMargin(NamedTuple):
-    """The error of samples in bins of equal size by margin, nearest to a jump first, and of those without one.
+    """The error of samples in bins of equal size by margin, the closest to a jump first, and of those without one.
 
     Attributes:
         margin: the largest of each bin; infinite for the last, of samples without a jump.
         nrmse: root mean squared error of the bin, over the deviation of all rates; NaN if there is no sample.
-        num_samples: in the bin.
+        num_samples: of each bin.
     """
 
     margin: tuple[float, ...]
@@ -58,13 +58,13 @@ def find_jumps(
     num_neighbors: int = 3,
     solver: AbstractSteadyStateSolver | Plan | None = None,
 ) -> Jumps:
-    """Look for jumps on the way from each stimulus to its nearest others.
+    """Look for jumps between each stimulus and its nearest neighbors.
 
     Args:
         network: the network.
-        pairs: where to look from.
-        others: where to look to.
-        num_neighbors: ways from each stimulus.
+        pairs: from which to search.
+        others: among which neighbors are chosen.
+        num_neighbors: of each stimulus.
         solver: as for `solve_steady_states`.
 
     Raises:
@@ -78,22 +78,24 @@ def find_jumps(
     rate_deviation = np.sqrt(np.asarray(others.rates, np.float64).var(axis=0).mean())
     margin = np.full(len(pairs), np.inf)
     for neighbor in _nearest(pairs.stimuli, others.stimuli, num_neighbors).T:
-        start, way = np.asarray(pairs.stimuli), np.asarray(others.stimuli)[neighbor] - np.asarray(pairs.stimuli)
+        start, segment = np.asarray(pairs.stimuli), np.asarray(others.stimuli)[neighbor] - np.asarray(pairs.stimuli)
         low, high = np.zeros(len(start)), np.ones(len(start))
         low_rates, high_rates = np.asarray(pairs.rates), np.asarray(others.rates)[neighbor]
         is_steady = np.ones(len(start), bool)
         for _ in range(_NUM_HALVINGS):
-            # Not halfway: there lies the tie between mirror images, and at a tie there may be no steady state.
-            middle = low + _PART * (high - low)
-            solved = solve_steady_states(network, start + middle[:, None].astype(way.dtype) * way, solver=solver)
+            # Not the midpoint, which may be a tie between mirror images, where there may be no steady state.
+            middle = low + PART * (high - low)
+            solved = solve_steady_states(
+                network, start + middle[:, None].astype(segment.dtype) * segment, solver=solver
+            )
             rates = np.asarray(batch_rates(network, solved.state))
             is_steady &= np.asarray(solved.is_converged)
             is_lower = _distance(rates, low_rates) > _distance(rates, high_rates)
             high, low = np.where(is_lower, middle, high), np.where(is_lower, low, middle)
             high_rates = np.where(is_lower[:, None], rates, high_rates)
             low_rates = np.where(is_lower[:, None], low_rates, rates)
-        is_jump = is_steady & (_distance(low_rates, high_rates) > _IS_JUMP * rate_deviation)
-        distance = high * np.sqrt((way.astype(np.float64) ** 2).mean(axis=1)) / stimulus_deviation
+        is_jump = is_steady & (_distance(low_rates, high_rates) > IS_JUMP * rate_deviation)
+        distance = high * np.sqrt((segment.astype(np.float64) ** 2).mean(axis=1)) / stimulus_deviation
         margin = np.where(is_jump, np.minimum(margin, distance), margin)
     return Jumps(margin, np.isfinite(margin))
 
@@ -124,7 +126,7 @@ def _nearest(stimuli: Array, others: Array, num_neighbors: int) -> np.ndarray:
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Root mean square over the rates; infinite where a search ended without finite numbers."""
+    """Root mean square over the rates; infinite where values are not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         values = np.sqrt(((np.asarray(one, np.float64) - other) ** 2).mean(axis=1))
     return np.where(np.isfinite(values), values, np.inf)

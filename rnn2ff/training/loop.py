@@ -13,12 +13,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_host, fail
 from rnn2ff.approximators import Approximator, trainable
 from rnn2ff.compiling import jit_for_device
-from rnn2ff.data import check_pairs, key_for, permutation, take_rows
+from rnn2ff.data import check_pairs, key_for, split_rows, take_rows
 from rnn2ff.files import replacing
 from rnn2ff.steady_state import check_mesh, placed_on
 from rnn2ff.training.losses import Loss, mean_squared_error, rate_error
@@ -115,9 +115,7 @@ def train(
 
     training = (stimuli, rates)
     if validation is None:
-        order = permutation(key_for(key, "split"), len(stimuli))
-        num_held_out = min(max(1, round(validation_fraction * len(stimuli))), len(stimuli) - 1)
-        held_out, kept = order[:num_held_out], order[num_held_out:]
+        kept, held_out = split_rows(len(stimuli), validation_fraction, key=key_for(key, "split"))
         training, validation = take_rows(training, kept), take_rows((stimuli, rates), held_out)
 
     weights, constants = eqx.partition(approximator, trainable(approximator))
@@ -130,15 +128,19 @@ def train(
         fingerprint = _fingerprint((weights, constants, training, validation, key), (task, num_evaluations))
         state = _restored(Path(checkpoint), state, fingerprint)
 
+    deviation = float(np.sqrt(np.var(validation[1], axis=0).mean()))
     fixed = placed_on(mesh, (constants, optimizer, training, validation, task))
     state = placed_on(mesh, state)
-    bar = tqdm(range(int(state.num_done), num_evaluations), desc="training", unit="evaluation", disable=not progress)
+    desc = f"training {type(approximator).__name__}"
+    bar = tqdm(range(int(state.num_done), num_evaluations), desc=desc, unit="evaluation", disable=not progress)
+    bar.set_postfix_str("compiling")
     for i in bar:
         interval_key = placed_on(mesh, jr.fold_in(key_for(key, "minibatches"), i))
         state = _train_interval(state, *fixed, interval_key)
         if checkpoint is not None:
             _save(Path(checkpoint), state, fingerprint)
-        bar.set_postfix(validation=f"{np.asarray(state.validation_errors)[i + 1]:.3g}")
+        error = np.sqrt(np.asarray(state.validation_errors)[i + 1])
+        bar.set_postfix_str(f"error {100 * error / deviation:.3g} %" if deviation else f"error {error:.3g}")
     if mesh is not None:  # what is done with it next is done where JAX does it
         state = jax.device_put(jax.device_get(state))
     return TrainingRun(

@@ -24,13 +24,12 @@ def mean_squared_error(
 def rate_error(
     approximator: Approximator, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"]
 ) -> Scalar:
-    """The mean squared error, with a way back for an output that is silent whenever it should be active.
+    """The mean squared error, with a gradient for outputs that are silent whenever they should be active.
 
     The derivative of a rectified output vanishes below zero, so a unit that is silent for all stimuli would stay so.
-    For a unit that no sample finds active where its target is, the error therefore goes on below zero as steeply as it
-    ends there: enough to wake the unit, and no more the deeper it sleeps. For all others it is the error itself: where
-    a competition is decided, an output has to fall far below zero on one side of a boundary, and whoever is a little
-    off there pays for the rate, and not for the depth.
+    For a unit that is active for no sample with a positive target, the error is therefore extended linearly below zero.
+    For all others it is the squared error itself: at the boundary of a competition an output has to fall far below
+    zero, and a small shift of the boundary should cost the rate, and not the depth of the output.
     """
     if not approximator.is_rectified:
         return mean_squared_error(approximator, stimuli, rates)

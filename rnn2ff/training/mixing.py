@@ -4,11 +4,11 @@ That holds for networks whose stimulus drives each unit directly. Points that ar
 
     x = mean + cos(a) (x_1 - mean) + sin(a) (x_2 - mean),
 
-keep the mean and the covariance of the points, and their stimuli come near the same mixture of the stimuli, so that the
-distribution stays about the same: few solved pairs become as many as training asks for.
+keep the mean and the covariance of the points, and their stimuli are close to the same mixture of the stimuli, so that
+the distribution stays about the same: few solved pairs give as many as training needs.
 
-In a network with more than one steady state a mixture may be a fixed point that the dynamics do not reach, or leave.
-`mixing_for` looks on a sample whether that happens, and then does without.
+In a multistable network a mixture may be an unstable fixed point, or one that the dynamics do not reach. `mixing_for`
+tests that on a sample, and then returns None.
 """
 
 import equinox as eqx
@@ -23,8 +23,8 @@ from rnn2ff.data import take_rows
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates, with_padded_rows
 from rnn2ff.steady_state import Status, solve_steady_states
 
-_SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, are the same
-NUM_TRIED = 512  # mixtures, few enough for a solve to follow the dynamics of each
+_SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, count as equal
+NUM_TRIED = 512  # mixtures, few enough that a solve follows the dynamics of each
 _LARGEST_SHIFT = 0.5  # of a stimulus off the mixture of its parents, in standard deviations of the stimuli
 
 
@@ -33,7 +33,7 @@ def exact_pairs(
 ) -> tuple[Float[Array, "batch state"], Float[Array, "batch rate"]]:
     """The stimuli at which a network rests at given total inputs, and its rates there.
 
-    These are fixed points; that they are stable, and reached, is for the caller to know.
+    These are fixed points; the caller has to know that they are stable, and reached.
 
     Args:
         network: a network with a weight matrix whose stimulus drives each unit directly.
@@ -53,7 +53,7 @@ def _check_has_exact_pairs(network: RecurrentNetwork) -> None:
 
 
 def has_exact_pairs(network: RecurrentNetwork) -> bool:
-    """Whether every point is the fixed point of a stimulus that can be told."""
+    """Whether every point is the fixed point of a known stimulus."""
     return isinstance(network, RateNetwork) and network.params.stimulus_weights is None and network.shows_all_rates
 
 
@@ -83,13 +83,13 @@ class Mixing(eqx.Module):
     def __call__(
         self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
     ) -> tuple[Float[Array, "batch state"], Float[Array, "batch state"]]:
-        """Pairs of as many; a sample whose stimulus would be shifted far off the mixture stays as it was."""
+        """As many mixed pairs; a sample whose stimulus would be far from the mixture of its parents stays unmixed."""
         return self._mixed(stimuli, rates, key)[:2]
 
     def shift(
         self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
     ) -> Float[Array, " batch"]:
-        """How far each exact stimulus is off the mixture of its parents, in standard deviations of the stimuli."""
+        """The distance of each exact stimulus from the mixture of its parents, in standard deviations of stimuli."""
         return self._mixed(stimuli, rates, key)[2]
 
     @eqx.filter_jit
@@ -149,16 +149,16 @@ def mixing_for(
     *,
     key: PRNGKeyArray,
 ) -> Mixing | None:
-    """How to mix pairs, where that is right: the network has exact pairs, and the dynamics lead to the mixtures.
+    """How to mix pairs, if that is valid: the network has exact pairs, and the dynamics reach the mixtures.
 
     Args:
         network: any network.
         stimuli: those solved, one a row.
         rates: their steady rates.
-        key: of the mixtures that are tried.
+        key: of the tested mixtures.
 
     Returns:
-        None where the network has no exact pairs, the stimuli do not vary, or a mixture is not where the dynamics end.
+        None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture.
     """
     if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
         return None
@@ -167,7 +167,7 @@ def mixing_for(
 
 
 def _leads_to_mixtures(mixing: Mixing, stimuli, rates, key: PRNGKeyArray) -> bool:
-    """Whether the dynamics, from zero, lead to every one of them; what they do not decide in time is left."""
+    """Whether the dynamics from zero reach all mixtures, not counting samples that run out of steps."""
     network = mixing.network
     stimuli, rates = mixing(stimuli, rates, key=key)
     solved = solve_steady_states(network, stimuli)

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from rnn2ff.approximators import Approximator, TwoLayer
 
-# Polynomials that bring the singular values of a step to 1. For two layers three of the first kind do what five of the
-# second do, in 3/5 of the time, which is most of a training's where units are many. Through sweeps five are better.
+# Polynomials that bring the singular values of a step to 1. For two layers, three of the first kind achieve what five
+# of the second do in 3/5 of the time, which dominates the training of many units. Through sweeps, five are better.
 _THREE_STEPS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -20,7 +20,7 @@ _THREE_STEPS = (
 _FIVE_STEPS = 5 * ((3.4445, -4.7750, 2.0315),)
 
 
-@functools.cache  # the same functions for the same numbers, so that a training is not compiled anew
+@functools.cache  # the same functions for the same numbers, so that a training is not recompiled
 def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
     """Adam, with a learning rate that falls to zero along a half cosine."""
     return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
@@ -36,17 +36,17 @@ def muon(
 ) -> optax.GradientTransformation:
     """Muon for weight matrices and Adam for all else, falling to zero along a half cosine, in the data's own units.
 
-    Both optimizers take steps of a size that does not depend on that of the gradient. So they are scaled here by the
-    sizes of stimuli and rates, and a change of units changes nothing.
+    Both optimizers take steps whose size does not depend on that of the gradient. They are scaled by the sizes of
+    stimuli and rates, so that results do not depend on units.
 
     Args:
         approximator: what is to be trained.
         stimuli: what it is trained on.
         rates: what it is trained on.
         num_steps: until the learning rate is zero.
-        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, less in proportion
-            where there are more than 32 channels and more than 128 hidden units, up to twice that for fewer than 2,000
-            steps, and 5e-3 through sweeps, which are good from the start.
+        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2 for 2,000 steps, less
+            in proportion where there are more than 32 channels and more than 128 hidden units, less as the square root
+            of more steps and up to twice that for fewer, and 5e-3 through sweeps, which are good from the start.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; for two layers with polynomials of
@@ -67,8 +67,7 @@ def scaled_adam(
 ) -> optax.GradientTransformation:
     """Adam, falling to zero along a half cosine, in the data's own units as `muon` is.
 
-    For weights of very different sizes, such as those that follow a jump, which steps of one size for all of a matrix
-    would blur.
+    For weights of very different sizes, such as those that reproduce a jump, to which Muon's uniform steps do not fit.
 
     Args:
         stimuli: what is trained on.
@@ -91,13 +90,14 @@ def _in_units(stimuli, rates, learning_rate, num_steps, polynomials) -> optax.Gr
 def _default_learning_rate(approximator: Approximator, num_channels: int, num_steps: int) -> float:
     if not isinstance(approximator, TwoLayer):
         return 5e-3
-    short_run_factor = min(max(1, 2_000 / num_steps) ** 0.5, 2)
-    # Up to four hidden units a channel, the fewer there are, the further off is the start, and the longer the way.
-    return 2e-2 * min(1, max(32 / num_channels, 128 / approximator.width)) * short_run_factor
+    length_factor = min((2_000 / num_steps) ** 0.5, 2)
+    # Up to four hidden units per channel, fewer units start further from the optimum, and need larger steps.
+    size_factor = min(1, max(32 / num_channels, 128 / approximator.width))
+    return 2e-2 * min(size_factor * max(1, length_factor), length_factor)
 
 
 class _InUnits(eqx.Module):
-    """Muon, or Adam where there are no polynomials, as a tree of its numbers, which a compiled training takes."""
+    """Muon, or Adam if there are no polynomials, as a pytree whose numbers are arguments of a compiled training."""
 
     stimulus_size: Scalar
     rate_size: Scalar
@@ -123,7 +123,7 @@ class _InUnits(eqx.Module):
         dimensions = jax.tree.map(lambda chosen: optax.contrib.MuonDimensionNumbers() if chosen else None, is_matrix)
 
         def times(factor):
-            """Multiply by the size of each array's own steps, or by its inverse for what a step is made from."""
+            """Multiply updates by a factor for each array."""
             return optax.stateless(
                 lambda updates, _: jax.tree.map(lambda update, name: update * factor(name), updates, names)
             )
@@ -131,7 +131,7 @@ class _InUnits(eqx.Module):
         schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_steps)
         descent = optax.adam(schedule)
         if self.polynomials:
-            # A function, because optax would call an approximator given as a tree.
+            # A function, because optax would call an approximator that is passed as a tree.
             descent = optax.contrib.muon(
                 schedule, ns_coeffs=self.polynomials, muon_weight_dimension_numbers=lambda _: dimensions
             )
@@ -142,5 +142,5 @@ class _InUnits(eqx.Module):
             descent,
             times(lambda name: scales.get(name, 1.0)),
         )
-        # Sweeps carry an unlucky sample far off, beyond all numbers at the worst: clip it, or leave its minibatch out.
+        # Sweeps can amplify single samples, up to overflow: clip the gradient, or skip the minibatch.
         return optax.apply_if_finite(steps, max_consecutive_errors=self.num_steps)

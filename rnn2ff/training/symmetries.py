@@ -1,14 +1,15 @@
-"""Symmetries of a network: permutations of its units and channels that leave it as it is.
+"""Symmetries of a network: permutations of its units and channels under which it is invariant.
 
 If relabeling the units, and the channels that drive them, changes no weight, bias or time constant, then the steady
-state for the relabeled stimulus is the relabeled steady state, in the right basin too, as the dynamics start at zero.
-So one solved pair is as many as there are symmetries: the units of a pool can change places, a ring can be turned.
+state for the relabeled stimulus is the relabeled steady state, also in multistable networks, as the dynamics start at
+zero. So one solved pair gives as many as there are symmetries: permutations within a pool, rotations of a ring.
 
-Symmetries are found by refining colors (units of one color look alike, as far as their weights to each color go),
-singling out units one by one until all can be told apart, and checking every permutation that results.
+The algorithm is color refinement with individualization: units of one color have the same weights to each color; units
+are singled out until all colors differ, and every resulting permutation is checked.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,23 +21,23 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from rnn2ff._checks import check_on_host, check_stimuli
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 
-_MOST_UNITS = 512
-_MOST_IMAGES = 64  # of one unit that are looked for
+_MOST_UNITS = 512  # bounds the time: a check of one permutation compares n^2 weights
+_MOST_IMAGES = 64  # of one unit that are tried
 _MOST_TRIED = 32  # permutations that are tried for one image
-_NUM_COMPOSED = 3  # permutations that make one
-_SAME = 1e-5  # relative to the largest weight; closer weights are alike
-_STANDARD_ERRORS = 6  # by which two moments of the stimuli may differ and count as the same
+_NUM_COMPOSED = 3  # permutations that are composed into a random one
+_SAME = 1e-5  # relative to the largest weight; closer weights count as equal
+_STANDARD_ERRORS = 6  # by which moments of the stimuli may differ and still count as equal
 
 
 class Symmetries(eqx.Module):
     """Relabels the units and channels of solved pairs at random; made by `find_symmetries`.
 
     Attributes:
-        pools: the pool of each unit; units of a pool can change places in any way.
-        permutations: further symmetries, the identity among them: where each unit's value comes from.
-        channel_units: the unit that each channel stands for.
-        unit_channels: the channel that stands for each unit, 0 where none does.
-        rate_size: the rates are those of the first so many units.
+        pools: the pool of each unit; all permutations within a pool are symmetries.
+        permutations: further symmetries, including the identity: the source of the value of each unit.
+        channel_units: the unit that represents each channel.
+        unit_channels: the channel of each unit, 0 if there is none.
+        rate_size: number of rates, those of the first units.
     """
 
     pools: Int[Array, " state"]
@@ -48,11 +49,11 @@ class Symmetries(eqx.Module):
     def __call__(
         self, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"], *, key: PRNGKeyArray
     ) -> tuple[Float[Array, "batch stimulus"], Float[Array, "batch rate"]]:
-        """The same pairs, each relabeled in a way of its own."""
+        """The same pairs, each relabeled by a random symmetry."""
         return self.relabel(stimuli, rates, self.draw(len(stimuli), key=key))
 
     def draw(self, number: int, *, key: PRNGKeyArray) -> Int[Array, "{number} state"]:
-        """Random symmetries, one a row: where each unit's value comes from."""
+        """Random symmetries, one a row: the source of the value of each unit."""
         return jax.vmap(self._draw)(jr.split(key, number))
 
     def relabel(
@@ -66,7 +67,7 @@ class Symmetries(eqx.Module):
         return jnp.take_along_axis(stimuli, channels, 1), jnp.take_along_axis(rates, sources[:, : self.rate_size], 1)
 
     def _draw(self, key: PRNGKeyArray) -> Int[Array, " state"]:
-        """A shuffle of each pool, then some of the permutations, one after the other."""
+        """A shuffle within each pool, composed with some of the permutations."""
         pool_key, choice_key = jr.split(key)
         order = jnp.argsort(self.pools)
         places = jr.uniform(pool_key, order.shape)
@@ -78,11 +79,11 @@ class Symmetries(eqx.Module):
 
 
 def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> Symmetries | None:
-    """The symmetries of a network that its stimuli have as well, as far as means and covariances tell; None for none.
+    """The symmetries that a network shares with the moments of its stimuli; None if there are none.
 
     Args:
-        network: any network; symmetries are found of those with a weight matrix, whose rates are those of the first of
-            their units, or of all, and whose units hear one channel each at most.
+        network: any network; symmetries are only found for networks with a weight matrix whose rates are those of the
+            first units, or of all, and in which each unit receives at most one channel.
         stimuli: samples of what drives it, one a row.
 
     Raises:
@@ -90,10 +91,10 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     """
     check_on_host("find_symmetries", "use what was found outside", network, stimuli)
     check_stimuli(stimuli, network.stimulus_size)
-    described = _described(network)
-    if described is None:
+    invariants = _invariants_of(network)
+    if invariants is None:
         return None
-    weights, features, channels, rate_size = described
+    weights, features, channels, rate_size = invariants
     colors = _refined(weights, features)
     if len(np.unique(colors)) == len(colors):
         return None
@@ -101,8 +102,8 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     unit_channels = np.maximum(channels, 0)
     channel_units = np.array([int(np.flatnonzero(channels == channel)[0]) for channel in range(network.stimulus_size)])
     moments = _Moments(stimuli, unit_channels, channel_units)
-    is_alike = all(moments.are_kept(order) for order in _swaps(pools))
-    orders = [order for order in _automorphisms(weights, colors, pools) if moments.are_kept(order)]
+    is_alike = all(moments.are_preserved(order) for order in _swaps(pools))
+    orders = [order for order in _automorphisms(weights, colors, pools) if moments.are_preserved(order)]
     pools = pools if is_alike else np.arange(len(pools))
     if len(np.unique(pools)) == len(pools) and not orders:
         return None
@@ -115,13 +116,24 @@ def _shown_and_all_rates(network: RateNetwork, state: Array) -> tuple[Array, Arr
     return network.rates(state), network.unit_rates(state)
 
 
-def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.ndarray, int] | None:
-    """What symmetries keep; None for a network that is not of the kind.
+class _Invariants(NamedTuple):
+    """What a symmetry preserves.
 
-    Returns:
-        The weights as whole numbers, the same where they count as the same; a color for each unit; the channel that
-        each unit hears, -1 for none; and the number of rates.
+    Attributes:
+        weights: as integer codes, equal where they count as equal.
+        features: a color for each unit.
+        channels: of each unit, -1 for none.
+        rate_size: number of rates.
     """
+
+    weights: Int[np.ndarray, "state state"]
+    features: Int[np.ndarray, " state"]
+    channels: Int[np.ndarray, " state"]
+    rate_size: int
+
+
+def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:
+    """The invariants of symmetries; None for networks of another kind."""
     if not isinstance(network, RateNetwork) or network.state_size > _MOST_UNITS:
         return None
     size, params = network.state_size, network.params
@@ -137,14 +149,15 @@ def _described(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray, np.nd
         strengths = drive.sum(axis=1)
     constants = [_codes(values) for values in (strengths, params.bias, params.time_constants)]
     features = np.stack([*constants, channels >= 0, np.arange(size) < len(shown)], axis=1)
-    # Units of one channel belong together: a link beside the weights.
+    # Units of one channel belong together: a relation in addition to the weights.
     is_together = (channels[:, None] == channels) & (channels >= 0)[:, None]
     weights = 2 * _codes(network.dense_weights) + is_together
-    return weights, np.unique(features, axis=0, return_inverse=True)[1].ravel(), channels, len(shown)
+    colors = np.unique(features, axis=0, return_inverse=True)[1].ravel()
+    return _Invariants(weights, colors, channels, len(shown))
 
 
 def _codes(values: ArrayLike) -> np.ndarray:
-    """Whole numbers, the same for values that count as the same."""
+    """Integer codes, equal for values that count as equal."""
     values = np.asarray(values, np.float64)
     sizes = np.sort(values, axis=None)
     gaps = np.diff(sizes, prepend=sizes[0]) > _SAME * max(np.abs(sizes).max(), np.finfo(float).tiny)
@@ -158,7 +171,7 @@ def _refined(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """
     number = len(np.unique(colors))
     while True:
-        links = (weights * (weights.max() + 1) + weights.T) * len(colors) + colors  # three whole numbers in one
+        links = (weights * (weights.max() + 1) + weights.T) * len(colors) + colors  # three integers in one
         pairs = np.unique(links, return_inverse=True)[1].reshape(weights.shape)
         looks = np.concatenate([colors[:, None], np.diag(weights)[:, None], np.sort(pairs, axis=1)], axis=1)
         colors = np.unique(looks, axis=0, return_inverse=True)[1].ravel()
@@ -168,28 +181,28 @@ def _refined(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
 
 
 def _pools(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Units that can change places: two can if a swap of them alone changes nothing, and three if any two can."""
+    """Pools of interchangeable units: two are if their transposition is a symmetry, and three if any two are."""
     pools = np.arange(len(colors))
     for unit in range(len(colors)):
         for other in np.flatnonzero(colors[:unit] == colors[unit]):
             swapped = np.arange(len(colors))
             swapped[[unit, other]] = other, unit
-            if pools[other] == other and _is_kept(weights, swapped, rows=np.array([unit, other])):
+            if pools[other] == other and _is_preserved(weights, swapped, rows=np.array([unit, other])):
                 pools[unit] = other
                 break
     return pools
 
 
 def _swaps(pools: np.ndarray) -> Iterator[np.ndarray]:
-    """Each unit of a pool with the pool's first."""
+    """The transposition of each unit of a pool and the first of the pool."""
     for unit in np.flatnonzero(pools != np.arange(len(pools))):
         swapped = np.arange(len(pools))
         swapped[[unit, pools[unit]]] = pools[unit], unit
         yield swapped
 
 
-def _is_kept(weights: np.ndarray, order: np.ndarray, rows: np.ndarray | None = None) -> bool:
-    """Whether relabeled weights are the same, in all rows and columns or in some."""
+def _is_preserved(weights: np.ndarray, order: np.ndarray, rows: np.ndarray | None = None) -> bool:
+    """Whether weights are invariant, in all rows and columns or in some."""
     rows = np.arange(len(weights)) if rows is None else rows
     return np.array_equal(weights[rows], weights[order[rows]][:, order]) and np.array_equal(
         weights[:, rows], weights[order][:, order[rows]]
@@ -197,12 +210,12 @@ def _is_kept(weights: np.ndarray, order: np.ndarray, rows: np.ndarray | None = N
 
 
 def _automorphisms(weights: np.ndarray, colors: np.ndarray, pools: np.ndarray) -> list[np.ndarray]:
-    """Permutations that put other units, of other pools, in the place of the first unit of their color."""
+    """Permutations that map units of other pools to the first unit of their color."""
     orders: list[np.ndarray] = []
     for color in np.unique(colors):
         units = np.flatnonzero((colors == color) & (pools == np.arange(len(pools)))).tolist()
         start = _singled_out(weights, colors, units[0])
-        is_reached = _reached(units[0], orders, len(pools))  # those before may put them there already
+        is_reached = _reached(units[0], orders, len(pools))  # earlier permutations may generate it
         for image in [unit for unit in units if not is_reached[unit]][:_MOST_IMAGES]:
             order = _matched(weights, start, _singled_out(weights, colors, image), [_MOST_TRIED])
             if order is not None:
@@ -211,7 +224,7 @@ def _automorphisms(weights: np.ndarray, colors: np.ndarray, pools: np.ndarray) -
 
 
 def _reached(unit: int, orders: list[np.ndarray], size: int) -> np.ndarray:
-    """Which units take the place of one, by any permutations one after the other."""
+    """The orbit of a unit under permutations."""
     is_reached = np.arange(size) == unit
     while True:
         before = is_reached.sum()
@@ -222,20 +235,20 @@ def _reached(unit: int, orders: list[np.ndarray], size: int) -> np.ndarray:
 
 
 def _singled_out(weights: np.ndarray, colors: np.ndarray, unit: int) -> np.ndarray:
-    """Colors in which one unit has its own."""
+    """The refined colors in which one unit has a color of its own."""
     colors = 2 * colors
     colors[unit] += 1
     return _refined(weights, colors)
 
 
 def _matched(weights: np.ndarray, colors: np.ndarray, others: np.ndarray, budget: list[int]) -> np.ndarray | None:
-    """A symmetry that puts units of the other colors in the places of units of the same colors, if one is found."""
+    """A symmetry that maps the other colors to these, if one is found within the budget."""
     if not np.array_equal(np.sort(colors), np.sort(others)) or budget[0] <= 0:
         return None
     budget[0] -= 1
     order = np.empty_like(colors)
     order[np.argsort(colors, kind="stable")] = np.argsort(others, kind="stable")
-    if _is_kept(weights, order):
+    if _is_preserved(weights, order):
         return order
     names, counts = np.unique(colors, return_counts=True)
     shared = names[counts > 1]
@@ -250,7 +263,7 @@ def _matched(weights: np.ndarray, colors: np.ndarray, others: np.ndarray, budget
 
 
 class _Moments:
-    """Means and covariances of stimuli, to tell whether a relabeling keeps them."""
+    """Means and covariances of stimuli, to decide whether a relabeling preserves them."""
 
     def __init__(self, stimuli: ArrayLike, unit_channels: np.ndarray, channel_units: np.ndarray):
         stimuli = np.asarray(stimuli, np.float64)
@@ -262,7 +275,7 @@ class _Moments:
         self.mean_error = np.sqrt(np.diag(self.covariance) / len(stimuli))
         self.covariance_error = np.sqrt(np.maximum(squares - self.covariance**2, 0) / len(stimuli))
 
-    def are_kept(self, order: np.ndarray) -> bool:
+    def are_preserved(self, order: np.ndarray) -> bool:
         channels = self.unit_channels[order[self.channel_units]]
 
         def is_same(values: np.ndarray, errors: np.ndarray, index: object) -> bool:

@@ -1,4 +1,4 @@
-"""The one recipe: approximators of a size, the best of a cost, or of growing cost until one is good enough."""
+"""The training recipe: approximators of a given size, the best of a cost, or of increasing cost up to a tolerance."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from rnn2ff.approximators import Approximator, Refined, TwoLayer, predict
-from rnn2ff.data import Pairs, key_for, permutation
+from rnn2ff.data import Pairs, key_for, split_rows
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, plan_steady_states, proved_rate
 from rnn2ff.training.boundaries import find_boundaries
@@ -22,25 +22,26 @@ from rnn2ff.training.optimizers import scaled_adam
 from rnn2ff.training.symmetries import find_symmetries
 
 _VALIDATION_SHARE = 0.1
-_NUM_INITIAL = 8192  # pairs that a first readout is fitted to
-_BATCH_SIZE = 256
+_NUM_INITIAL = 8192  # pairs of the initial fit of the readout
+_SMALLEST_BATCH, _LARGEST_BATCH = 256, 1024  # powers of two, which devices can share
+_MOST_PRODUCTS = 2**25  # of a minibatch, for it to be larger than the smallest: some milliseconds a step on two cores
 _MOST_EVALUATIONS = 20
-_EVALUATION_COST = 4  # samples trained on, at least, for each that is evaluated
+_EVALUATION_COST = 4  # training samples for each evaluated sample, at least
 
-_USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates: what the best of a cost may cost
-_WIDTH_BEFORE_SWEEPS = 0.25  # likewise, where sweeps are to make the best of a cost: few units, and more sweeps
-_MOST_SWEEPS = 8  # likewise: in small networks more cost little, and take long to compile
-_STEPS_THROUGH_SWEEPS = 0.5  # of the steps of two layers: they take longer, and begin with what is good already
+_USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates, which defines the default cost
+_WIDTH_BEFORE_SWEEPS = 0.25  # of two layers before sweeps, likewise: few units, and more sweeps
+_MOST_SWEEPS = 8  # of the best of a cost: those of small networks cost little, but take long to compile
+_STEPS_THROUGH_SWEEPS = 0.5  # of the steps of two layers: they take longer, and start from a good approximator
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
 _SWEEPS = (2, 4, 8, 16)  # after two layers of the first width
-_PLATEAU = 0.8  # twice the width, or the sweeps, that leave more than this share of the error lead nowhere
-_OUT_OF_REACH = 4  # times the tolerance: an error that no width mends
-_OVERFITTED = 1.5  # error on validation over that in training, from which data are what is missing
+_PLATEAU = 0.8  # share of the error left by doubling the width, or the sweeps, from which on there is no progress
+_OUT_OF_REACH = 4  # times the tolerance: an error that a larger width will not reduce enough
+_OVERFITTED = 1.5  # ratio of validation to training error from which more data are needed
 
-_NUM_LOOKED_AT = 1024  # test samples from which jumps are looked for
-_FEWEST_JUMPS = 0.05  # share of these that must be found near a jump, for jumps to be what is in the way
-_CONCENTRATED = 2  # times the error far from jumps that there must be near them
+_NUM_PROBED = 1024  # test samples near which jumps are searched for
+_FEWEST_JUMPS = 0.05  # share of these near a jump, from which jumps may explain the error
+_CONCENTRATED = 2  # ratio of the errors near and far from jumps, from which jumps explain the error
 
 
 class Attempt(NamedTuple):
@@ -88,33 +89,32 @@ class Trainer:
         progress: bool = False,
         key: PRNGKeyArray,
     ):
-        """Split the pairs, and find out what the network allows: symmetries, exact mixtures, boundaries.
+        """Split the pairs, and determine what applies to the network: symmetries, exact mixtures, boundaries.
 
         Args:
             network: the recurrent network.
             pairs: solved; a tenth are for validation.
             num_steps: optimizer steps of each training.
             bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
-            checkpoints: a folder that holds each training as it goes, from which it goes on if it is there.
+            checkpoints: a folder for the checkpoint of each training, from which it resumes.
             mesh: devices that divide each minibatch, as for `train`.
             progress: whether to show progress bars, on standard error.
             key: a PRNG key.
         """
-        num_held_out = min(max(1, round(_VALIDATION_SHARE * len(pairs))), len(pairs) - 1)
-        order = permutation(key_for(key, "validation"), len(pairs))
+        kept, held_out = split_rows(len(pairs), _VALIDATION_SHARE, key=key_for(key, "validation"))
         self.network, self.num_steps, self.bypass, self.progress, self.key = network, num_steps, bypass, progress, key
         self.checkpoints, self.mesh = checkpoints, mesh
-        self.held_out = pairs.take(order[:num_held_out])
-        self.kept = pairs.take(order[num_held_out:])
+        self.held_out = pairs.take(held_out)
+        self.kept = pairs.take(kept)
         self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
         self.symmetries = find_symmetries(network, self.kept.stimuli)
         self.mixing = mixing_for(network, self.kept.stimuli, self.kept.rates, key=key_for(key, "mixtures"))
         self.boundaries = None
-        if self.mixing is None and proved_rate(network) == 0:  # where mixtures are steady states nothing jumps
+        if self.mixing is None and proved_rate(network) == 0:  # if mixtures are steady states, there are no jumps
             self.boundaries = find_boundaries(network, self.kept, symmetries=self.symmetries)
 
     def two_layer(self, width: int) -> Trained:
-        """Two layers alone. Where states jump, both ways to start are tried, and the better on validation is kept."""
+        """Two layers alone. If states jump, two initializations are tried, and the better on validation is kept."""
         initial = self.kept.take(slice(_NUM_INITIAL))
         key = key_for(self.key, f"two layers of {width}")
         tried = []
@@ -131,11 +131,11 @@ class Trainer:
                 key=key,
             )
             optimizer = None
-            if boundaries is not None:  # it starts with weights of very different sizes
+            if boundaries is not None:  # the initial weights have very different sizes
                 optimizer = scaled_adam(self.kept.stimuli, self.kept.rates, num_steps=self.num_steps)
             way = "plain" if boundaries is None else "boundaries"
             tried.append(self._train(start, started, f"{width}-{way}", optimizer=optimizer))
-        seconds = sum(each.attempt.seconds for each in tried)
+        seconds = sum(trained.attempt.seconds for trained in tried)
         best = best_of(tried)
         return best._replace(attempt=best.attempt._replace(seconds=seconds))
 
@@ -149,7 +149,7 @@ class Trainer:
         return [two_layer] if swept is None else [two_layer, swept]
 
     def refined_at(self, num_products: int) -> Trained | None:
-        """Few hidden units, and as many sweeps as so many products allow; None if they allow none."""
+        """Few hidden units, and as many sweeps as this number of products allows; None if it allows none."""
         num_units, stimulus_size = self.network.state_size, self.network.stimulus_size
         width = max(1, round(_WIDTH_BEFORE_SWEEPS * self.network.rate_size))
         num_sweeps = (num_products - width * (stimulus_size + num_units)) // num_units**2 - 1
@@ -163,7 +163,7 @@ class Trainer:
     def refined(
         self, width: int, num_sweeps: int, start: Approximator | None = None, num_steps: int | None = None
     ) -> Trained:
-        """Two layers and sweeps; from one with fewer sweeps, where there is one."""
+        """Two layers and sweeps; initialized from one with fewer sweeps, if there is one."""
         started = time.perf_counter()
         if not isinstance(start, Refined) or start.width != width:
             initial = self.kept.take(slice(_NUM_INITIAL))
@@ -179,19 +179,20 @@ class Trainer:
         return self._train(start.lengthened(num_sweeps), started, f"{width}-{num_sweeps}", num_steps=num_steps)
 
     def again(self, trained: Trained) -> Trained:
-        """One of the same size, from the start."""
+        """Train one of the same size from scratch."""
         size = trained.attempt
         return self.refined(size.width, size.num_sweeps) if size.num_sweeps else self.two_layer(size.width)
 
     def _train(self, start: Approximator, started: float, name: str, *, optimizer=None, num_steps=None) -> Trained:
         num_steps = self.num_steps if num_steps is None else num_steps
-        num_trained, num_evaluated = num_steps * _BATCH_SIZE, _EVALUATION_COST * len(self.held_out)
+        batch_size = _batch_size(start.num_products, len(self.kept))
+        num_trained, num_evaluated = num_steps * batch_size, _EVALUATION_COST * len(self.held_out)
         run = train(
             start,
             self.kept.stimuli,
             self.kept.rates,
             num_steps=num_steps,
-            batch_size=_BATCH_SIZE,
+            batch_size=batch_size,
             optimizer=optimizer,
             num_evaluations=min(max(1, num_trained // num_evaluated), _MOST_EVALUATIONS),
             symmetries=self.symmetries,
@@ -222,20 +223,28 @@ class Trainer:
         return float(np.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
 
 
+def _batch_size(num_products: int, num_pairs: int) -> int:
+    """Of a minibatch: many units that are each decisive for few samples learn from large ones, if these cost little."""
+    batch_size = _SMALLEST_BATCH
+    while 2 * batch_size <= min(_LARGEST_BATCH, num_pairs) and 2 * batch_size * num_products <= _MOST_PRODUCTS:
+        batch_size *= 2
+    return batch_size
+
+
 def escalate(
     trainer: Trainer, test: Pairs, tolerance: float, deadline: float, *, with_sweeps: bool = True
 ) -> tuple[list[Trained], bool]:
-    """Try approximators, the cheapest first, until one is within the tolerance.
+    """Train approximators, the cheapest first, until one is within the tolerance.
 
     Args:
         trainer: of the approximators.
-        test: pairs to judge on; looked at only once an approximator is good enough on validation.
+        test: pairs to test on; used only if an approximator is within the tolerance on validation.
         tolerance: the largest NRMSE.
-        deadline: of `time.perf_counter`, after which none is begun.
+        deadline: of `time.perf_counter`, after which no training starts.
         with_sweeps: whether sweeps after two layers are tried too.
 
     Returns:
-        All that were tried, in order, and whether there was time for all that were worth it.
+        All that were trained, in order, and whether none was omitted for lack of time.
     """
     num_rates, num_units = trainer.network.rate_size, trainer.network.state_size
     stimulus_size = trainer.network.stimulus_size
@@ -245,11 +254,15 @@ def escalate(
             return width * (stimulus_size + num_rates)
         return width * (stimulus_size + num_units) + (num_sweeps + 1) * num_units**2
 
-    sizes = [(each * num_rates, 0) for each in _WIDTHS]
-    sizes += [(num_rates, each) for each in _SWEEPS if with_sweeps]
+    sizes = [(multiple * num_rates, 0) for multiple in _WIDTHS]
+    sizes += [(num_rates, num_sweeps) for num_sweeps in _SWEEPS if with_sweeps]
     tried: list[Trained] = []
     for width, num_sweeps in sorted(sizes, key=lambda size: num_products(*size)):
-        errors = [each.attempt.validation_nrmse for each in tried if (each.attempt.num_sweeps > 0) == (num_sweeps > 0)]
+        errors = [
+            attempt.validation_nrmse
+            for attempt in (trained.attempt for trained in tried)
+            if (attempt.num_sweeps > 0) == (num_sweeps > 0)
+        ]
         is_flat = len(errors) > 1 and errors[-1] > _PLATEAU * errors[-2]
         is_far = num_sweeps == 0 and len(errors) > 0 and errors[-1] > _OUT_OF_REACH * tolerance
         if is_flat or is_far:
@@ -259,7 +272,7 @@ def escalate(
         if num_sweeps == 0:
             tried.append(trainer.two_layer(width))
         else:
-            swept = [each.approximator for each in tried if each.attempt.num_sweeps > 0]
+            swept = [trained.approximator for trained in tried if trained.attempt.num_sweeps > 0]
             tried.append(trainer.refined(width, num_sweeps, swept[-1] if swept else None))
         if is_within(tried[-1], test, tolerance):
             return tried, True
@@ -274,12 +287,12 @@ def is_within(trained: Trained, test: Pairs, tolerance: float) -> bool:
 
 
 def best_of(tried: list[Trained]) -> Trained:
-    """That with the smallest error on validation."""
-    return min(tried, key=lambda each: each.attempt.validation_nrmse)
+    """The one with the smallest error on validation."""
+    return min(tried, key=lambda trained: trained.attempt.validation_nrmse)
 
 
 def is_data_limited(trained: Trained) -> bool:
-    """Whether pairs that were trained on are fitted much better than others."""
+    """Whether the training error is much smaller than the validation error."""
     return trained.attempt.validation_nrmse > _OVERFITTED * trained.attempt.training_nrmse
 
 
@@ -290,10 +303,10 @@ def look_for_jumps(
     test: Pairs,
     solver: AbstractSteadyStateSolver | None,
 ) -> tuple[str | None, ErrorByMargin]:
-    """Whether the error is where the steady state jumps, in words if it is, and the error by the distance to a jump."""
-    some = test.take(slice(_NUM_LOOKED_AT))
+    """The reason in words, if the error is concentrated at jumps, and the error by the distance to a jump."""
+    some = test.take(slice(_NUM_PROBED))
     if solver is None:
-        solver = plan_steady_states(network, pairs.stimuli[:_NUM_LOOKED_AT])
+        solver = plan_steady_states(network, pairs.stimuli[:_NUM_PROBED])
     jumps = find_jumps(network, some, pairs, num_neighbors=min(3, len(pairs)), solver=solver)
     by_margin = error_by_margin(predict(trained.approximator, some.stimuli), some.rates, jumps)
     share = float(jumps.is_found.mean())
@@ -311,7 +324,7 @@ def look_for_jumps(
 
 
 def reason_of(tried: list[Trained], is_in_time: bool, max_seconds: float) -> str:
-    """What is in the way where nothing jumps, in words."""
+    """Why the tolerance was not met, where there are no jumps, in words."""
     best = best_of(tried)
     found = f"the best of {len(tried)}, with {best.attempt.width} hidden units and {best.attempt.num_sweeps} sweeps"
     error = f"has an error of {best.attempt.validation_nrmse:.2%} on pairs it was not trained on"

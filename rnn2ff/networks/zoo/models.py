@@ -14,64 +14,9 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from rnn2ff._checks import check_at_least, check_finite, check_key, check_positive, check_shape, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.rate import Nonlinearity, RateForm, RateNetwork, RateParams, StateForm, rate_network
+from rnn2ff.networks.nonlinearities import Nonlinearity, ShiftedLogistic, Tanh
+from rnn2ff.networks.rate import RateForm, RateNetwork, RateParams, StateForm, rate_network
 from rnn2ff.networks.zoo.populations import as_floats, check_two_populations
-
-
-@dataclasses.dataclass(frozen=True)
-class PowerLaw:
-    """The nonlinearity `gain [x]_+^exponent`, in rate over state to the exponent.
-
-    Attributes:
-        gain: positive.
-        exponent: at least 1, so that the slope is finite at 0.
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    gain: float
-    exponent: float
-
-    def __post_init__(self):
-        check_positive("gain", self.gain)
-        check_finite("exponent", self.exponent)
-        if self.exponent < 1:
-            raise fail("exponent", "makes the slope at 0 infinite", "at least 1", self.exponent)
-
-    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        return self.gain * jax.nn.relu(x) ** self.exponent
-
-
-@dataclasses.dataclass(frozen=True)
-class Tanh:
-    """The nonlinearity `tanh(gain x)`.
-
-    Attributes:
-        gain: the slope at 0.
-    """
-
-    gain: float
-
-    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        return jnp.tanh(self.gain * x)
-
-
-@dataclasses.dataclass(frozen=True)
-class ShiftedLogistic:
-    """The nonlinearity `1 / (1 + exp(-a (x - theta))) - 1 / (1 + exp(a theta))`, which is 0 at 0.
-
-    Attributes:
-        gains: a, one a unit.
-        thresholds: theta, one a unit.
-    """
-
-    gains: tuple[float, ...]
-    thresholds: tuple[float, ...]
-
-    def __call__(self, x: Float[Array, " unit"]) -> Float[Array, " unit"]:
-        gains, thresholds = (jnp.asarray(values, x.dtype) for values in (self.gains, self.thresholds))
-        return jax.nn.sigmoid(gains * (x - thresholds)) - jax.nn.sigmoid(-gains * thresholds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +25,7 @@ class RefractoryForm:
 
     Attributes:
         nonlinearity: phi.
-        refractory: rho, the share of its active units that a population has to wait for.
+        refractory: rho, the share of active units that are refractory.
     """
 
     nonlinearity: Nonlinearity
@@ -244,7 +189,7 @@ def _wong_wang(params: WongWangParams, state: Float[Array, "2"], stimulus: Float
 def _smooth_ramp(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
     """`x / (1 - exp(-x))`: 1 at 0, where the formula is 0/0; values and derivatives to rounding, for every x."""
     is_small = jnp.abs(x) < 0.3
-    # Each branch sees only what it can take: what `where` throws away would still turn derivatives into NaN.
+    # Each branch gets only valid arguments: derivatives of the branch that `where` discards would still be NaN.
     small, large = jnp.where(is_small, x, 0.0), jnp.where(is_small, 1.0, x)
     square = small**2
     series = [1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160]  # Bernoulli numbers over factorials
@@ -301,7 +246,7 @@ def random_rate_network(
         state_size: number of units, N.
         nonlinearity: phi: `jnp.tanh`, `jax.nn.sigmoid`, or any other, unit by unit.
         gain: dimensionless. Without a stimulus a tanh network comes to rest below 1, and is chaotic above. The logistic
-            function is four times less steep, and bears four times the gain.
+            function is four times less steep, and allows four times the gain.
         key: a PRNG key.
 
     Raises:

@@ -31,16 +31,16 @@ def population_angle(activity: Float[Array, "*batch unit"]) -> Float[Array, "*ba
 def ring_attractor(
     num_units: int = 64, *, mean: float = -4.0, tuned: float = 2.5, time_constant: float = 1.0
 ) -> RateNetwork:
-    """A ring of threshold-linear units, in the rate form, whose activity gathers to a bump.
+    """A ring of threshold-linear units, in the rate form, whose activity forms a bump.
 
     `v_i' = -v_i + [u_i + (1/N) sum_j (mean + tuned cos(a_i - a_j)) v_j]_+`. With `tuned` above 2 a uniform stimulus
-    makes a bump too, at a place that only the initial state decides: a continuous attractor. In orientations (a / 2),
-    its half-width w solves `tuned (w - sin(4 w) / 4) / pi = 1`. There the residual says little about the error in
-    place, and the derivative by the stimulus is undefined. A tuned stimulus (`ring_stimulus`) pins the bump.
+    also leads to a bump, at a position that depends on the initial state: a continuous attractor. In orientations (a /
+    2), its half-width w solves `tuned (w - sin(4 w) / 4) / pi = 1`. Then the residual says little about the position
+    error, and the derivative by the stimulus is undefined. A tuned stimulus (`ring_stimulus`) pins the bump.
 
     Args:
         num_units: N; the stimulus has one channel for each.
-        mean: `-J0` of Ben-Yishai et al.: common inhibition if negative. Too weak for `tuned`, and the bump grows
+        mean: `-J0` of Ben-Yishai et al.: common inhibition if negative. If it is too weak for `tuned`, the bump grows
             without bound, which a solve reports as diverging.
         tuned: `J2` of Ben-Yishai et al.: units that prefer near angles excite each other.
         time_constant: of all units, in any unit of time.
@@ -85,9 +85,10 @@ def relation_network(
 ) -> RateNetwork:
     """Three rings that hold angles in the relation A + B = C, in the state form.
 
-    Hidden unit h_pq hears the units of A near p, of B near q and of C near p + q, and speaks to the same. The
-    stimulus drives the rings, `relation_stimulus`; the rates are those of the rings, A then B then C, so that an
-    approximator learns to fill in the ring that is left out. The state lists the hidden units after them, q fastest.
+    Hidden unit h_pq receives input from the units of A near p, of B near q and of C near p + q, and projects back
+    to them. The stimulus drives the rings, `relation_stimulus`; the rates are those of the rings, A then B then C, so
+    that an approximator learns to infer the ring that is left out. The state lists the hidden units after them, q
+    fastest.
 
     Dynamics at the defaults are stiff (norm of W about 44, real eigenvalues down to -45): explicit steps must stay
     below about .05 time constants.
@@ -118,10 +119,10 @@ def relation_network(
     kernel = np.exp(concentration * (np.cos(angles[:, None] - angles) - 1))
     kernel /= kernel.sum(axis=1, keepdims=True)
     first, second = np.divmod(np.arange(num_units**2), num_units)
-    heard = np.hstack([kernel[place % num_units] for place in (first, second, first + second)])  # (hidden, visible)
+    kernels = np.hstack([kernel[place % num_units] for place in (first, second, first + second)])  # (hidden, visible)
     within_rings = np.kron(np.eye(3), np.full((num_units, num_units), -ring_inhibition / num_units))
     within_hidden = np.full((num_units**2, num_units**2), -hidden_inhibition)
-    weights = np.block([[within_rings, backward * heard.T], [forward * heard, within_hidden]])
+    weights = np.block([[within_rings, backward * kernels.T], [forward * kernels, within_hidden]])
     num_visible = 3 * num_units
     network = threshold_linear(
         jnp.asarray(weights, float),

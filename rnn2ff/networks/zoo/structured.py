@@ -4,14 +4,12 @@ A competition has excitatory units that excite themselves, and inhibition that a
 winners suppress losers.
 """
 
-from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_weights, fail
+from rnn2ff.networks.graphs import Graph, graph_matrix
 from rnn2ff.networks.rate import RateNetwork
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
 
@@ -95,7 +93,7 @@ def partition_competition(
 def partition_means(
     activity: Float[Array, "*batch unit"], num_partitions: int, units_per_partition: int
 ) -> Float[Array, "*batch {num_partitions}"]:
-    """The mean over each partition of stimuli, states or rates of `partition_competition`; inhibition is left out."""
+    """The mean over each partition of stimuli, states or rates of `partition_competition`, without inhibitory units."""
     excitatory = activity[..., : num_partitions * units_per_partition]
     return excitatory.reshape(*activity.shape[:-1], num_partitions, units_per_partition).mean(-1)
 
@@ -128,24 +126,13 @@ def _competition(
     return constructor(jnp.asarray(weights, float), stimulus_weights=jnp.asarray(drive, float), time_constants=tau)
 
 
-@runtime_checkable
-class Graph(Protocol):
-    """What is read of a networkx graph, which need not be installed."""
-
-    nodes: Iterable
-    edges: Iterable
-
-    def is_directed(self) -> bool:
-        """Whether an edge from one node to another is not one back."""
-
-
 def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5) -> RateNetwork:
     """A combinatorial threshold-linear network, in the rate form: a graph decides what the network can do.
 
     `x' = -x + [W x + theta]_+` with `W_ij = -1 + epsilon` where the graph has the edge j -> i, `-1 - delta` where it
     has none, and `W_ii = 0`. The stimulus is theta, one channel a unit: all ones is usual, other values break
-    its symmetry. All weights are inhibitory, so the state stays bounded, but it need not come to rest: many graphs
-    have limit cycles or chaos instead.
+    its symmetry. All weights are inhibitory, so the state stays bounded, but there may be no stable fixed point: many
+    graphs have limit cycles or chaos instead.
 
     Args:
         graph: an adjacency matrix of 0 and 1, where row i and column j tell whether j -> i (as in a weight matrix); or
@@ -171,12 +158,7 @@ def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5)
 def _adjacency(graph: ArrayLike | Graph) -> np.ndarray:
     """Whether there is an edge from the unit of the column to that of the row."""
     if isinstance(graph, Graph):
-        position = {node: index for index, node in enumerate(graph.nodes)}
-        adjacency = np.zeros((len(position), len(position)))
-        for source, target, *_ in graph.edges:
-            adjacency[position[target], position[source]] = 1
-        if not graph.is_directed():
-            adjacency = np.maximum(adjacency, adjacency.T)
+        adjacency = (graph_matrix(graph, weight="") > 0).astype(float)  # no attribute: every edge has the weight 1
     else:
         adjacency = np.asarray(graph)
         adjacency = adjacency.astype(float) if adjacency.dtype == bool else adjacency

@@ -5,8 +5,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
 from rnn2ff._checks import check_at_least, check_positive, check_shape
+from rnn2ff.networks.nonlinearities import PowerLaw
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
-from rnn2ff.networks.zoo.models import PowerLaw
 from rnn2ff.networks.zoo.populations import as_floats, check_two_populations
 
 _HALF_TURN = 180.0  # degrees after which an orientation repeats

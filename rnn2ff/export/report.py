@@ -1,0 +1,179 @@
+"""How good an approximator is, on one page of HTML: numbers and figures, and nothing to fetch or to run.
+
+Every word is escaped, and the policy of the page forbids scripts and any other file, so that it can be passed on.
+"""
+
+import base64
+import html
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import ArrayLike, Float
+
+from rnn2ff import __version__
+from rnn2ff.approximators import predict
+from rnn2ff.export.card import Distilled, describe
+from rnn2ff.files import html_table, replacing
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.plotting import new_figure, plot_learning, plot_rates, plot_tails, to_svg
+
+if TYPE_CHECKING:
+    from rnn2ff.plotting import Figure
+
+_MOST_DOTS = 3000  # of a figure, which more would blacken
+_NUM_WORST = 5  # units that are named
+
+Tables = dict[str, Mapping[str, object]]
+
+
+def write_report(path: str | Path, found: Distilled) -> None:
+    """Write what a distillation found as one page of HTML, whole or not at all.
+
+    The page has the headline numbers, the error of every form that was tried, how many stimuli came to rest, the
+    errors of the worst units and stimuli, and figures, where matplotlib is installed.
+
+    Args:
+        path: the `.html` file; what stands there is replaced.
+        found: what `distill` returns.
+
+    Raises:
+        ValueError: if the folder cannot be written to.
+    """
+    report, pairs = found.report, found.test
+    predicted = np.asarray(predict(found.approximator, pairs.stimuli))
+    attempts = {
+        f"{each.width} hidden units{f', {each.num_sweeps} sweeps' if each.num_sweeps else ' alone'}": (
+            f"{100 * nrmse:.2f} %, {each.num_products:,} products, {each.num_training_pairs} pairs, "
+            f"{each.seconds:.1f} s"
+        )
+        for each, nrmse in zip(report.attempts, report.attempt_nrmses)
+    }
+    tables = {
+        "At a glance": report.lines(),
+        **({"Error of each form that was tried": attempts} if attempts else {}),
+        **_tables(found.network, predicted, pairs.rates, report.status_counts),
+    }
+    _write(path, found.network, tables, predicted, pairs.rates, training=report.training._asdict())
+
+
+def write_evaluation(
+    path: str | Path,
+    network: RecurrentNetwork,
+    predicted: Float[ArrayLike, "batch rate"],
+    target: Float[ArrayLike, "batch rate"],
+    *,
+    status_counts: Mapping[str, int],
+    lines: Mapping[str, object],
+) -> None:
+    """The same page for predictions of an approximator on other stimuli.
+
+    Args:
+        path: the `.html` file; what stands there is replaced.
+        network: the recurrent network.
+        predicted: the approximator's rates, one row a stimulus.
+        target: the steady rates.
+        status_counts: how the solve of every stimulus ended, those left out included.
+        lines: headline numbers, by name.
+
+    Raises:
+        ValueError: if the folder cannot be written to.
+    """
+    tables = {"At a glance": lines, **_tables(network, predicted, target, {"stimuli": status_counts})}
+    _write(path, network, tables, np.asarray(predicted), target)
+
+
+def _tables(
+    network: RecurrentNetwork,
+    predicted: Float[ArrayLike, "batch rate"],
+    target: Float[ArrayLike, "batch rate"],
+    status_counts: Mapping[str, Mapping[str, int]],
+) -> Tables:
+    """How the solves ended, the errors of units and stimuli, and which network it is."""
+    of_units, of_stimuli = _errors(predicted, target)
+    known = np.where(np.isnan(of_units), 0.0, of_units)  # a unit that never varies, and is predicted exactly
+    worst = np.argsort(-known, kind="stable")[:_NUM_WORST]
+    return {
+        "Came to rest": {name: _shares(counts) for name, counts in status_counts.items()},
+        "Error of units, each over its own standard deviation": {
+            **_quantiles(known),
+            "worst units": ", ".join(f"{unit} ({100 * known[unit]:.2f} %)" for unit in worst),
+        },
+        "Error of stimuli, over the standard deviation of all units": _quantiles(of_stimuli),
+        "The network": {
+            "vector field": describe(network)["vector_field"],
+            "channels, units, rates": f"{network.stimulus_size}, {network.state_size}, {network.rate_size}",
+            "hash": describe(network)["hash"],
+        },
+    }
+
+
+def _errors(
+    predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"]
+) -> tuple[Float[np.ndarray, " rate"], Float[np.ndarray, " batch"]]:
+    """NRMSE of each unit, and of each stimulus; the mean square of the latter is the squared NRMSE of all."""
+    from rnn2ff.training import accuracy
+
+    predicted, target = (np.asarray(each, np.float64) for each in (predicted, target))
+    mean_squares = ((predicted - target) ** 2).mean(axis=1)
+    return accuracy(predicted, target).unit_nrmse, np.sqrt(mean_squares / target.var(axis=0).mean())
+
+
+def _quantiles(errors: Float[np.ndarray, " many"]) -> dict[str, str]:
+    shares = {"half at most": 0.5, "95 % at most": 0.95, "worst": 1.0}
+    return {name: f"{100 * np.quantile(errors, share, method='higher'):.2f} %" for name, share in shares.items()}
+
+
+def _shares(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    others = [f"{count} {name}" for name, count in counts.items() if count and name != "converged"]
+    return ", ".join([f"{100 * counts['converged'] / max(total, 1):.1f} % of {total}", *others])
+
+
+def _write(
+    path: str | Path,
+    network: RecurrentNetwork,
+    tables: Tables,
+    predicted: Float[np.ndarray, "batch rate"],
+    target: Float[ArrayLike, "batch rate"],
+    training: Mapping[str, object] | None = None,
+) -> None:
+    try:
+        figure = _draw(predicted, np.asarray(target), training)
+    except ModuleNotFoundError as error:
+        drawn = f"<p>{html.escape(str(error))}</p>"
+    else:
+        words = "Predicted against steady rates; the tails of the errors"
+        drawn = _image(figure, words + (", and the course of the training" if training else ""))
+    template = resources.files("rnn2ff.export").joinpath("templates", "report.html").read_text(encoding="utf-8")
+    sections = "\n".join(
+        f"<section><h2>{html.escape(name)}</h2>{html_table(lines)}</section>" for name, lines in tables.items()
+    )
+    title = f"A feed-forward network for a recurrent one of {network.state_size} units"
+    page = Template(template).substitute(title=title, version=__version__, figure=drawn, sections=sections)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _draw(
+    predicted: Float[np.ndarray, "batch rate"],
+    target: Float[np.ndarray, "batch rate"],
+    training: Mapping[str, object] | None,
+) -> "Figure":
+    figure, axes = new_figure(2 + (training is not None), height=2.6)
+    of_units, of_stimuli = _errors(predicted, target)
+    shown = np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS]
+    nrmse = float(np.sqrt((of_stimuli**2).mean()))
+    plot_rates(axes[0], target.ravel()[shown], predicted.ravel()[shown], nrmse=nrmse)
+    plot_tails(axes[1], {"units": of_units, "stimuli": of_stimuli})
+    if training is not None:
+        plot_learning(axes[2], training, variance=float(target.var(axis=0).mean()), test_nrmse=nrmse)
+    return figure
+
+
+def _image(figure: "Figure", words: str) -> str:
+    content = base64.b64encode(to_svg(figure)).decode()
+    return f'<img alt="{html.escape(words)}" src="data:image/svg+xml;base64,{content}">'

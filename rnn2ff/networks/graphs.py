@@ -1,0 +1,106 @@
+"""Networks from graphs and connectomes."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.sparse import BCOO
+from jaxtyping import ArrayLike
+
+from rnn2ff._checks import check_finite, fail
+from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
+from rnn2ff.networks.weights import check_signs
+
+
+@runtime_checkable
+class Graph(Protocol):
+    """The interface of networkx graphs that is used here; networkx need not be installed."""
+
+    def is_directed(self) -> bool:
+        """Whether edges have a direction."""
+
+    def edges(self, data: str, default: float) -> object:
+        """Triples of source, target and weight."""
+
+    def nodes(self) -> object:
+        """Nodes in order."""
+
+
+def from_connectome(
+    connectome: object,
+    *,
+    signs: ArrayLike | Sequence[int] | None = None,
+    scale: float = 1.0,
+    weight: str = "weight",
+    is_symmetric: bool = False,
+    time_constants: ArrayLike = 1.0,
+    form: StateForm | RateForm = StateForm(jax.nn.relu),
+) -> RateNetwork:
+    """A rate network with the connections of a graph or of a sparse matrix.
+
+    Args:
+        connectome: a networkx graph, whose edges go from source to target (the units are its nodes, in order); or a
+            scipy sparse matrix in this library's orientation, where the entry in row i and column j is the connection
+            from j to i. A matrix of counts "from row to column" has to be transposed. A graph becomes a dense weight
+            matrix, a sparse matrix a `BCOO`.
+        signs: of the units, 1 for excitatory and -1 for inhibitory ones (Dale's law): all connections that leave a unit
+            have its sign, and the connectome holds strengths of at least 0. By default weights are taken as they are.
+        scale: a factor for all weights, such as the input per synapse.
+        weight: the attribute of an edge that holds its weight; edges without it have the weight 1.
+        is_symmetric: whether each connection must be there both ways with the same weight, as for gap junctions, or
+            where theorems on symmetric networks are to hold.
+        time_constants: positive, one for all units or one for each.
+        form: `StateForm(phi)` or `RateForm(phi)`.
+
+    Raises:
+        ValueError: if the connectome is neither, is empty or not finite, is not symmetric where it must be, or holds
+            negative strengths beside signs; or if a sign is not 1 or -1.
+    """
+    check_finite("scale", scale)
+    matrix = graph_matrix(connectome, weight) if isinstance(connectome, Graph) else connectome
+    is_sparse = hasattr(matrix, "tocoo")
+    if not is_sparse and matrix is connectome:
+        raise fail("connectome", "is of an unknown kind", "a networkx graph or a scipy sparse matrix", type(connectome))
+    if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
+        raise fail("connectome", "is not a square matrix", "shape (units, units)", f"shape {matrix.shape}")
+    if is_sparse:
+        entries = matrix.tocsr().tocoo()  # entries of the same place are added up
+        rows, columns = (np.asarray(each, np.int32) for each in (entries.row, entries.col))
+        values = np.asarray(entries.data, float)
+    else:
+        rows, columns = np.nonzero(matrix)
+        values = matrix[rows, columns]
+    check_finite("connectome", values)
+    if is_symmetric:
+        _check_symmetric(rows, columns, values)
+    if signs is not None:
+        signs = check_signs(signs, columns, values, matrix.shape[0])
+        values = values * signs[columns]
+    values = jnp.asarray(values * scale, float)
+    if is_sparse:
+        weights = BCOO((values, jnp.stack([jnp.asarray(rows), jnp.asarray(columns)], axis=1)), shape=matrix.shape)
+    else:
+        weights = jnp.zeros(matrix.shape).at[rows, columns].set(values)
+    return rate_network(form, weights, time_constants=time_constants)
+
+
+def graph_matrix(graph: Graph, weight: str) -> np.ndarray:
+    """Weights from the unit of the column to that of the row; parallel edges are added up."""
+    position = {node: index for index, node in enumerate(graph.nodes())}
+    matrix = np.zeros((len(position), len(position)))
+    for source, target, value in graph.edges(data=weight, default=1.0):
+        matrix[position[target], position[source]] += value
+        if not graph.is_directed() and source != target:
+            matrix[position[source], position[target]] += value
+    return matrix
+
+
+def _check_symmetric(rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
+    there = {(row, column): value for row, column, value in zip(rows.tolist(), columns.tolist(), values.tolist())}
+    for (row, column), value in there.items():
+        back = there.get((column, row), 0.0)
+        if not np.isclose(value, back, rtol=1e-6, atol=0):
+            received = f"{value:g} from unit {column} to unit {row}, and {back:g} back"
+            raise fail("connectome", "is not symmetric", "the same weight both ways", received)

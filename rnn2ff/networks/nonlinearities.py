@@ -1,0 +1,128 @@
+"""Nonlinearities, from total inputs to rates, unit by unit; those that files and the command line name.
+
+Gains and thresholds of single units are no part of them: `rate_network(..., gains=, thresholds=)` puts these into the
+weights, so that whatever is known of a nonlinearity stays known.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rnn2ff._checks import check_finite, check_positive, fail
+
+Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """The nonlinearity `gain [x]_+^exponent`, in rate over state to the exponent.
+
+    Attributes:
+        gain: positive.
+        exponent: at least 1, so that the slope is finite at 0.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    gain: float
+    exponent: float
+
+    def __post_init__(self):
+        check_positive("gain", self.gain)
+        _check_exponent(self.exponent)
+
+    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+        return self.gain * jax.nn.relu(x) ** self.exponent
+
+
+@dataclasses.dataclass(frozen=True)
+class Saturating:
+    """The nonlinearity `maximum [x]_+^exponent / (1 + [x]_+^exponent)`, which is half of the maximum at 1.
+
+    The input of half the maximum is set for each unit by a gain of one over it (`rate_network(..., gains=)`).
+
+    Attributes:
+        maximum: positive.
+        exponent: at least 1, so that the slope is finite at 0.
+
+    Raises:
+        ValueError: if a value is out of range.
+
+    References:
+        Naka and Rushton, S-potentials from luminosity units in the retina of fish, Journal of Physiology 185, 1966.
+    """
+
+    maximum: float = 1.0
+    exponent: float = 2.0
+
+    def __post_init__(self):
+        check_positive("maximum", self.maximum)
+        _check_exponent(self.exponent)
+
+    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+        largest = float(jnp.finfo(x.dtype).max) ** (0.5 / self.exponent)  # where nothing is left of the way up
+        power = jnp.minimum(jax.nn.relu(x), largest) ** self.exponent
+        return self.maximum * (power / (1 + power))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tanh:
+    """The nonlinearity `tanh(gain x)`.
+
+    Attributes:
+        gain: the slope at 0.
+    """
+
+    gain: float
+
+    def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
+        return jnp.tanh(self.gain * x)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftedLogistic:
+    """The nonlinearity `1 / (1 + exp(-a (x - theta))) - 1 / (1 + exp(a theta))`, which is 0 at 0.
+
+    Attributes:
+        gains: a, one a unit.
+        thresholds: theta, one a unit.
+    """
+
+    gains: tuple[float, ...]
+    thresholds: tuple[float, ...]
+
+    def __call__(self, x: Float[Array, " unit"]) -> Float[Array, " unit"]:
+        gains, thresholds = (jnp.asarray(each, x.dtype) for each in (self.gains, self.thresholds))
+        return jax.nn.sigmoid(gains * (x - thresholds)) - jax.nn.sigmoid(-gains * thresholds)
+
+
+def _check_exponent(exponent: float) -> None:
+    check_finite("exponent", exponent)
+    if exponent < 1:
+        raise fail("exponent", "makes the slope at 0 infinite", "at least 1", exponent)
+
+
+_FUNCTIONS: dict[str, Nonlinearity] = {
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus,
+}
+_WITH_CONSTANTS = {"power-law": PowerLaw, "saturating": Saturating}
+
+
+def nonlinearity_called(name: str, *constants: float) -> Nonlinearity:
+    """The nonlinearity of a name in a file or on the command line; `constants` are its fields, in order."""
+    return _WITH_CONSTANTS[name](*constants) if name in _WITH_CONSTANTS else _FUNCTIONS[name]
+
+
+def called(nonlinearity: Nonlinearity) -> list | None:
+    """What a file says of a nonlinearity: its name, then its constants; None of one that has no name."""
+    for name, kind in _WITH_CONSTANTS.items():
+        if isinstance(nonlinearity, kind):
+            return [name, *dataclasses.astuple(nonlinearity)]
+    return next(([name] for name, known in _FUNCTIONS.items() if known is nonlinearity), None)

@@ -1,0 +1,169 @@
+"""Weight matrices that users bring: factors of low rank, and graphs in files.
+
+A graph in a file is GraphML, or a text table with one connection a row and a line of column names. Connections go from
+source to target, which in a weight matrix is from column to row.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import ArrayLike, Float
+
+from rnn2ff._checks import check_finite, check_shape, fail
+from rnn2ff.files import read_array, read_columns, split_name
+
+_TABLES = (".csv", ".tsv", ".txt")
+_GRAPHML = "{http://graphml.graphdrawing.org/xmlns}"
+
+
+class Connectome(NamedTuple):
+    """Connections between named units.
+
+    Attributes:
+        weights: sparse, from column to row, as `from_connectome` takes them; parallel connections are added up.
+        names: of the units, in the order of rows and columns: that of a GraphML file, or of a table's names sorted, as
+            numbers where all are whole numbers.
+    """
+
+    weights: scipy.sparse.csr_array
+    names: tuple[str, ...]
+
+
+def read_connectome(
+    path: str | Path, *, columns: Sequence[str] = ("source", "target", "weight"), weight: str = "weight"
+) -> Connectome:
+    """Read a graph from a file.
+
+    Args:
+        path: a `.graphml` file, as networkx writes it, or a table (`.csv`, `.tsv`, `.txt`) with a line of names.
+        columns: of a table, the names of the columns of sources, targets and weights; without a third, all weights
+            are 1.
+        weight: of GraphML, the attribute of an edge that holds its weight; edges without it have the weight 1.
+
+    Raises:
+        ValueError: if the file is missing, is in another format or damaged, lacks a column, or holds no connection or a
+            weight that is not a finite number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise fail("connectome", "cannot be read", "an existing file", f"{path}")
+    if path.suffix.lower() == ".graphml":
+        names, sources, targets, weights = _read_graphml(path, weight)
+    elif path.suffix.lower() in _TABLES:
+        names, sources, targets, weights = _read_table(path, tuple(columns))
+    else:
+        raise fail("connectome", "is in an unknown format", "a .graphml, .csv, .tsv or .txt file", f"{path}")
+    if not sources:
+        raise fail("connectome", "has no connections", "at least one", f"none in {path}")
+    position = {name: index for index, name in enumerate(names)}
+    rows, places = ([position[each] for each in ends] for ends in (targets, sources))
+    check_finite("connectome", weights)
+    matrix = scipy.sparse.coo_array((weights, (rows, places)), shape=(len(names), len(names)))
+    return Connectome(matrix.tocsr(), tuple(names))
+
+
+def read_weights(path: str | Path, name: str) -> np.ndarray:
+    """A weight matrix from a file of arrays or of a graph: `graph.graphml`, or `edges.csv:source,target,weight`."""
+    file, wanted = split_name(path)
+    if file.suffix.lower() == ".graphml":
+        return read_connectome(file, weight=wanted or "weight").weights.toarray()
+    if file.suffix.lower() in _TABLES and wanted and "," in wanted:
+        return read_connectome(file, columns=wanted.split(",")).weights.toarray()
+    return read_array(path, name)
+
+
+def low_rank_weights(
+    left: Float[ArrayLike, "unit *rank"], right: Float[ArrayLike, "unit *rank"]
+) -> Float[np.ndarray, "unit unit"]:
+    """Weights of low rank, `W = m n^T / N`: the units are driven along m by what n reads from them.
+
+    Args:
+        left: m, one row a unit; a vector for rank 1.
+        right: n, of the same shape.
+
+    Raises:
+        ValueError: if the shapes differ, or a value is not finite.
+
+    References:
+        Mastrogiuseppe and Ostojic, Linking connectivity, dynamics, and computations in low-rank recurrent neural
+        networks, Neuron 99, 2018.
+    """
+    left, right = np.asarray(left), np.asarray(right)
+    check_shape("right", right, left.shape)
+    check_finite("left", left)
+    check_finite("right", right)
+    left, right = (each.reshape(len(each), -1) for each in (left, right))
+    return left @ right.T / np.asarray(len(left), left.dtype if left.dtype.kind == "f" else float)
+
+
+def check_signs(signs: ArrayLike | Sequence[int], columns: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """Signs of units (Dale's law), which connections of the strengths `values` leave, from the units `columns`.
+
+    Raises:
+        ValueError: if a sign is not 1 or -1, or a strength is negative.
+    """
+    signs = np.asarray(signs)
+    check_shape("signs", signs, (size,))
+    others = sorted(set(signs.tolist()) - {1, -1})
+    if others:
+        raise fail("signs", "have other values", "1 for excitatory and -1 for inhibitory units", others[:5])
+    if (values < 0).any():
+        unit = int(columns[np.argmax(values < 0)])
+        raise fail("connectome", "holds negative strengths beside signs", "at least 0", f"some that leave unit {unit}")
+    return signs
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[str], list[str], list[str], list[float]]:
+    if len(columns) not in (2, 3):
+        raise fail("columns", "do not name sources, targets and weights", "2 or 3 names", ", ".join(columns) or "none")
+    found = read_columns(path, columns, "connectome")
+    sources, targets = found[columns[0]], found[columns[1]]
+    weights = [1.0] * len(sources)
+    if len(columns) == 3:
+        weights = [_number(each, f"{path}, row {row}") for row, each in enumerate(found[columns[2]], 2)]
+    names = list({*sources, *targets})
+    are_numbers = all(name.removeprefix("-").isdecimal() for name in names)
+    return sorted(names, key=int if are_numbers else None), sources, targets, weights
+
+
+def _number(text: str, place: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise fail("connectome", "has a weight that is no number", "numbers", f"{text[:20]!r} in {place}") from error
+
+
+def _read_graphml(path: Path, weight: str) -> tuple[list[str], list[str], list[str], list[float]]:
+    content = path.read_bytes()
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # which could make a small file endless
+        raise fail("connectome", "declares entities", "plain GraphML", f"{path}")
+    try:
+        root = ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        raise fail("connectome", "cannot be read", "a valid .graphml file", f"{path}: {error}") from error
+    graph = root.find(f"{_GRAPHML}graph")
+    if graph is None:
+        raise fail("connectome", "holds no graph", "a GraphML file", f"{path}")
+    keys = {key.get("id") for key in root.iter(f"{_GRAPHML}key") if _is_weight(key, weight)}
+    names = [node.get("id", "") for node in graph.iter(f"{_GRAPHML}node")]
+    known = set(names)
+    ends, weights = [], []
+    for edge in graph.iter(f"{_GRAPHML}edge"):
+        source, target = edge.get("source"), edge.get("target")
+        if not {source, target} <= known:
+            raise fail("connectome", "has an edge of a node that it lacks", f"nodes of {path}", f"{source}, {target}")
+        values = [data.text or "" for data in edge.iter(f"{_GRAPHML}data") if data.get("key") in keys]
+        value = _number(values[0], f"{path}, {source} to {target}") if values else 1.0
+        is_directed = edge.get("directed", "false" if graph.get("edgedefault") == "undirected" else "true") == "true"
+        for each in [(source, target), *([] if is_directed or source == target else [(target, source)])]:
+            ends.append(each)
+            weights.append(value)
+    return names, [source for source, _ in ends], [target for _, target in ends], weights
+
+
+def _is_weight(key: ElementTree.Element, weight: str) -> bool:
+    return key.get("for") in ("edge", "all") and key.get("attr.name") == weight
