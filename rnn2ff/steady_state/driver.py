@@ -167,9 +167,9 @@ def _solve_states(
     check_shape("initial_states", initial_states, (num_samples, network.state_size))
     check_finite("initial_states", initial_states)
     stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
-    network = with_padded_rows(network)
     if not is_planned:
         return _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
+    network = with_padded_rows(network)
 
     floats = (np.full(num_samples, np.nan, network.dtype) for _ in range(3))
     residual, distance, period = floats
