@@ -509,8 +509,8 @@ def run(config: Config) -> list[dict]:
             jax.clear_caches()
         truths = find_truth(cases, config)
         for dtype in ways:
-            answers = [_solve(case, dtype, _other_stimuli(family, seed)) for seed, case in zip(seeds, cases)]
-            rows.append(_judge(family, dtype, list(zip(seeds, cases, truths, answers))))
+            answers = [solve(case, dtype, _other_stimuli(family, seed)) for seed, case in zip(seeds, cases)]
+            rows.append(judge(family, dtype, list(zip(seeds, cases, truths, answers))))
     return rows
 
 
@@ -519,7 +519,7 @@ def _other_stimuli(family: str, seed: int) -> np.ndarray:
     return make_case(family, seed, _NUM_PLANNED).stimuli[-_NUM_PLANNED // 2 :]
 
 
-def _solve(case: Case, way: str, other_stimuli: np.ndarray) -> SteadyState:
+def solve(case: Case, way: str, other_stimuli: np.ndarray) -> SteadyState:
     """As the user calls it, alone or with a plan. In float32 as well with x64 off as is the default."""
     dtype, *how = way.split()
     tolerance = _TOLERANCES[dtype]
@@ -544,7 +544,7 @@ def _solve_by_engine(network, stimuli, plan, initial_states, tolerance):
     return rnn2ff.solve_batch(network, stimuli, plan, initial_states=initial_states, tolerance=tolerance)
 
 
-def _judge(family: str, dtype: str, solved: list[tuple[int, Case, Truth, SteadyState]]) -> dict:
+def judge(family: str, dtype: str, solved: list[tuple[int, Case, Truth, SteadyState]]) -> dict:
     """Counts over the networks of a family, and its wrong answers."""
     confusion: dict[str, dict[str, int]] = {}
     violations = []

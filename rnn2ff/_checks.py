@@ -47,9 +47,19 @@ def check_key(key: object) -> None:
         raise fail("key", "is not a PRNG key", "one such as `jax.random.key(0)`", repr(key))
 
 
+def shape_of(name: str, array: object) -> tuple[int, ...]:
+    """The shape of an array; what is none, as rows of different lengths and SciPy's sparse matrices, is refused."""
+    if hasattr(array, "tocsr"):
+        raise fail(name, "is sparse", "a dense array (`toarray`)", type(array).__name__)
+    try:
+        return np.shape(array)
+    except ValueError:
+        raise fail(name, "is no array", "rows of the same length", type(array).__name__) from None
+
+
 def check_one_stimulus(stimulus: object, size: int) -> None:
     """One stimulus, and not a batch, for which a function of one sample is mapped."""
-    shape = np.shape(stimulus)
+    shape = shape_of("stimulus", stimulus)
     if len(shape) > 1:
         expected = f"({size},); for a batch, one a row, `jax.vmap(approximator)(stimuli)`"
         raise fail("stimulus", "is not one stimulus", expected, shape)
@@ -57,13 +67,18 @@ def check_one_stimulus(stimulus: object, size: int) -> None:
 
 
 def check_shape(name: str, array: object, expected: Sequence[int]) -> None:
-    if np.shape(array) != tuple(expected):
-        raise fail(name, "has the wrong shape", tuple(expected), np.shape(array))
+    shape = shape_of(name, array)
+    if shape != tuple(expected):
+        raise fail(name, "has the wrong shape", tuple(expected), shape)
 
 
 def check_weights(name: str, weights: object) -> None:
     """A square, finite, two-dimensional matrix, dense or sparse."""
-    shape = weights.shape if hasattr(weights, "shape") else np.shape(weights)
+    if hasattr(weights, "tocsr"):
+        raise fail(
+            name, "is a sparse matrix of SciPy", "a dense array; or call `from_connectome`", type(weights).__name__
+        )
+    shape = weights.shape if hasattr(weights, "shape") else shape_of(name, weights)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise fail(name, "is not a square matrix", "shape (units, units)", f"shape {shape}")
     if shape[0] == 0:
@@ -75,11 +90,7 @@ def check_finite(name: str, array: object) -> None:
     """Every value is a finite number; of a batch, the rows that are not are named."""
     if not is_known(array) or _is_finite_on_its_device(array):
         return
-    values = np.asarray(array)
-    if not np.issubdtype(values.dtype, np.number):
-        raise fail(name, "does not hold numbers", "numbers", f"dtype {values.dtype}")
-    if np.issubdtype(values.dtype, np.complexfloating):
-        raise fail(name, "holds complex numbers", "real numbers", f"dtype {values.dtype}")
+    values = real_numbers(name, array)
     bad = ~np.isfinite(values)
     if not bad.any():
         return
@@ -89,6 +100,17 @@ def check_finite(name: str, array: object) -> None:
     named = ", ".join(map(str, rows[:_NUM_NAMED_ROWS]))
     others = f" and {len(rows) - _NUM_NAMED_ROWS} more" if len(rows) > _NUM_NAMED_ROWS else ""
     raise fail(name, "holds NaN or infinite values", "finite numbers", f"not finite in rows {named}{others}")
+
+
+def real_numbers(name: str, array: object) -> np.ndarray:
+    """An array of real numbers, finite or not; anything else is refused."""
+    shape_of(name, array)
+    values = np.asarray(array)
+    if not np.issubdtype(values.dtype, np.number):
+        raise fail(name, "does not hold numbers", "numbers", f"dtype {values.dtype}")
+    if np.issubdtype(values.dtype, np.complexfloating):
+        raise fail(name, "holds complex numbers", "real numbers", f"dtype {values.dtype}")
+    return values
 
 
 def _is_finite_on_its_device(array: object) -> bool:
@@ -108,6 +130,17 @@ def _all_finite():
     return sys.modules["jax"].jit(lambda array: jnp.all(jnp.isfinite(array)))
 
 
+def check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise fail(name, "is no text", "a string", repr(value))
+
+
+def check_number(name: str, value: object) -> None:
+    """A finite number, and no array of them."""
+    check_shape(name, value, ())
+    check_finite(name, value)
+
+
 def check_positive(name: str, value: object) -> None:
     """A finite value, or an array of them, above zero."""
     check_finite(name, value)
@@ -123,6 +156,7 @@ def check_at_least(name: str, value: object, smallest: int) -> None:
 
 def check_fraction(name: str, value: float) -> None:
     """A number above 0 and below 1."""
+    check_number(name, value)
     if not 0 < value < 1:
         raise fail(name, "is out of range", "a number above 0 and below 1", repr(value))
 
@@ -134,13 +168,13 @@ def check_stimulus(stimulus: object, size: int) -> None:
 
 def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:
     """A batch of at least one finite row of the network's width."""
-    shape = np.shape(stimuli)
+    shape = shape_of(name, stimuli)
     if len(shape) != 2 or shape[1] != size:
         is_turned = len(shape) == 2 and shape[0] == size
         hint = "; transpose it?" if is_turned else ""
         raise fail(name, "has the wrong shape", f"(samples, {size}): one row a stimulus{hint}", shape)
-    if shape[0] == 0:
-        raise fail(name, "is empty", "at least one row", "none")
+    if 0 in shape:
+        raise fail(name, "is empty", "at least one row and one channel", shape)
     check_finite(name, stimuli)
 
 
@@ -159,7 +193,10 @@ def check_tolerance(tolerance: float | None, dtype: object) -> float:
     if tolerance is None:
         return default_tolerance(dtype)
     smallest = smallest_tolerance(dtype)
-    if not np.isfinite(tolerance) or tolerance < smallest:
+    check_number("tolerance", tolerance)
+    if tolerance >= 1:
+        raise fail("tolerance", "takes any state for a state of rest", "less than 1", repr(tolerance))
+    if tolerance < smallest:
         raise fail(
             "tolerance",
             f"is below what {np.dtype(dtype).name} can reach",

@@ -5,8 +5,11 @@ stood there before.
 """
 
 import csv
+import hashlib
 import html
+import io
 import json
+import math
 import os
 import tempfile
 import tokenize
@@ -20,12 +23,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from rnn2ff._checks import check_finite, fail, is_known
+from rnn2ff.mat_files import is_version_73, mat_content, read_mat
 
 FORMATS = ".npy, .npz, .csv, .txt or .mat"
 
-# What the readers of numpy and scipy trip over in a damaged file, found by changing and cutting files at every byte.
+# What readers trip over in a damaged file, found by changing and cutting files at every byte.
 _DAMAGE = (ValueError, TypeError, LookupError, MemoryError, OSError, EOFError, RuntimeError)
 _DAMAGE += (zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError)
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def read_array(path: str | Path, name: str) -> np.ndarray:
@@ -101,16 +107,32 @@ def _choose(arrays: Mapping[str, np.ndarray], wanted: str | None, name: str, pat
 
 def _read_npy(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
-        return {path.stem: np.lib.format.read_array(file, allow_pickle=False)}
+        return {path.stem: _whole_array(file, path.stat().st_size)}
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             raise ValueError("it is not an archive of arrays")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                arrays[member.filename.removesuffix(".npy")] = _whole_array(file, member.file_size)
+    return arrays
+
+
+def _whole_array(file: io.BufferedIOBase, num_bytes: int) -> np.ndarray:
+    """The array in a `.npy` file of so many bytes; where its header promises more, no memory is taken."""
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:  # those that follow are for arrays of records
+        raise ValueError("it does not hold numbers")
+    shape, _, dtype = _HEADERS[version](file)
+    promised, there = math.prod(shape) * dtype.itemsize, num_bytes - file.tell()
+    if min(shape, default=0) < 0 or promised > there:
+        raise ValueError(f"it promises an array of shape {shape}, and holds {there} bytes")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, list[str]]:
@@ -186,33 +208,21 @@ def _flaw(lines: list[str], delimiter: str | None) -> str:
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        content = loadmat(path)
-    except NotImplementedError as error:
-        return _read_mat73(path, error)
-    except MatReadError as error:
-        raise ValueError(f"{error}") from error
-    arrays = {}
-    for name, value in content.items():
-        if not name.startswith("__"):
-            arrays |= _fields(name, value)
-    return arrays
+    content = path.read_bytes()
+    return _read_mat73(path) if is_version_73(content) else read_mat(content)
 
 
-def _read_mat73(path: Path, error: NotImplementedError) -> dict[str, np.ndarray]:
+def _read_mat73(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file of version 7.3, which is HDF5 with the axes of each array the other way round."""
     try:
         import h5py
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
         cure = "save it with the option -v7, or pip install 'rnn2ff[hdf5]'"
         raise ValueError(f"it is of MATLAB version 7.3; {cure}") from error
     arrays = {}
     with h5py.File(path, "r") as file:
         for name, value in file.items():
-            if not name.startswith("#"):
+            if value is not None and not name.startswith("#"):  # a link that leads nowhere is None
                 arrays |= _nodes(name, value)
     return arrays
 
@@ -229,24 +239,24 @@ def _nodes(name: str, node: object) -> dict[str, np.ndarray]:
         return {name: csc_array((data, rows.astype(int), columns.astype(int)), shape=shape).toarray()}
     if hasattr(node, "keys"):
         found = {}
-        for field in node:
-            found |= _nodes(f"{name}.{field}", node[field])
+        for field, inner in node.items():
+            found |= {} if inner is None else _nodes(f"{name}.{field}", inner)
         return found
     is_empty = "MATLAB_empty" in node.attrs  # then it holds its shape
     holds_numbers = node.dtype.kind in "fiub" and node.attrs.get("MATLAB_class", b"double") not in (b"char", b"cell")
     return {name: np.asarray(node).T} if holds_numbers and not is_empty else {}
 
 
-def _fields(name: str, value: object) -> dict[str, np.ndarray]:
-    """An array, or those in a struct of MATLAB, as `struct.field`."""
-    if hasattr(value, "toarray"):
-        return {name: value.toarray()}
-    if value.dtype.names and value.size == 1:
-        found = {}
-        for field in value.dtype.names:
-            found |= _fields(f"{name}.{field}", value[field].item())
-        return found
-    return {name: value}
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is not there.
+
+    Raises:
+        ValueError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise fail("folder", "cannot be made", "a place that may be written to", f"{folder}: {error}") from error
 
 
 @contextmanager
@@ -274,6 +284,46 @@ def replacing(path: str | Path) -> Iterator[Path]:
         Path(temporary).unlink(missing_ok=True)
 
 
+def sealed(content: bytes) -> bytes:
+    """Content and its hash, so that no change of it goes unseen."""
+    return content + hashlib.sha256(content).digest()
+
+
+def unsealed(content: bytes) -> bytes | None:
+    """What was sealed; None if it was changed."""
+    length = len(content) - hashlib.sha256().digest_size
+    return content[:length] if length >= 0 and sealed(content[:length]) == content else None
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder that results are gathered in; a process that ends, however, lets it go.
+
+    Where the file system cannot lock a folder, nobody is kept out.
+
+    Raises:
+        ValueError: if another process is at work in the folder.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        problem = "is being written to by another process"
+        raise fail("folder", problem, "a folder of its own for each", f"{folder}") from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_json(path: str | Path, content: object) -> None:
     """Write a record as JSON, whole or not at all; arrays become lists, and NaN and infinities become null."""
     with replacing(path) as temporary:
@@ -289,9 +339,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     suffix = Path(path).suffix.lower()
     with replacing(path) as temporary, temporary.open("wb") as file:
         if suffix == ".mat":
-            import scipy.io
-
-            scipy.io.savemat(file, {name: np.asarray(array) for name, array in arrays.items()})
+            file.write(mat_content({name: np.asarray(array) for name, array in arrays.items()}))
         elif suffix == ".csv":
             columns = _columns(arrays)
             table = np.column_stack([*columns.values()])

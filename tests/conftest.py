@@ -7,6 +7,7 @@ the time; in float32, the precision that users have, as they are for users.
 import collections
 import importlib.metadata
 import os
+import socket
 import sys
 import zlib
 
@@ -50,6 +51,17 @@ def pytest_collection_modifyitems(items):
 def key(request):
     """A key of the test's own, the same in every run."""
     return jr.key(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whoever asks for a socket fails."""
+
+    def refuse(*arguments, **more):
+        raise AssertionError("a socket was asked for")
+
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def judged(dtype, states, status, chosen):
     case = case._replace(stimuli=case.stimuli[chosen], margins=case.margins[chosen])
     truth = honest_failures.Truth(*(each[chosen] for each in truth))
     answer = SimpleNamespace(state=states[chosen], status=np.full(len(chosen), status), residual=np.zeros(len(chosen)))
-    row = honest_failures._judge("tie, rate 0.1", dtype, [(0, case, truth, answer)])
+    row = honest_failures.judge("tie, rate 0.1", dtype, [(0, case, truth, answer)])
     return row, [each["what"] for each in row["violations"]]
 
 

@@ -16,6 +16,8 @@ import rnn2ff
 from rnn2ff import TwoLayer, load
 from rnn2ff.approximators import predict
 
+pytestmark = pytest.mark.usefixtures("no_network")  # no command needs one
+
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
 STIMULI = np.random.default_rng(0).uniform(0.5, 1.5, size=(40, 2))
 STIMULI[0] = [1.0, -1.0]  # the second unit is silent

@@ -18,6 +18,8 @@ from rnn2ff.data import sample_stimuli
 from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx
 from rnn2ff.networks import network_hash
 
+pytestmark = pytest.mark.usefixtures("no_network")  # no command needs one
+
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
 STIMULI = np.random.default_rng(0).uniform(1, 1.5, size=(60, 2)).astype(np.float32)
 NETWORK = ("--weights", "W.npy", "--stimuli", "U.npy")
@@ -236,6 +238,11 @@ class TestFiles:
             (lambda text: text.replace("int64_t sum = bias[i]", "int64_t sum = 1 + bias[i]"), "was changed after"),
             (lambda text: text.replace("_hidden_shifts[5] = {", "_hidden_shifts[5] = { 9,"), "was changed after"),
             (lambda text: text[: len(text) // 2], "was changed after"),
+            (
+                lambda text: text.replace("_hidden_shifts[5] = {\n    ", "_hidden_shifts[5] = {\n    x"),
+                "was changed after",
+            ),
+            (lambda text: text.replace("RATE_SCALE ", "RATE_SCALE -"), "was changed after"),
             (lambda text: "int x;", "is no header of rnn2ff"),
         ],
     )

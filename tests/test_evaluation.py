@@ -40,6 +40,13 @@ def test_a_silent_unit_that_is_predicted_silent_has_no_error_of_its_own():
     assert np.isinf(accuracy(target + [0, 0.1], target).unit_nrmse[1])
 
 
+def test_the_tail_is_the_error_that_one_sample_in_20_exceeds():
+    target = np.stack([np.linspace(-1, 1, 101), np.zeros(101)], axis=1)  # of variance .34
+    errors = np.linspace(0, 1, 101)  # their 95 % point is .95
+    received = accuracy(target + np.stack([0.6 * errors, 0.8 * errors], axis=1), target)
+    assert received.percentile_95 == pytest.approx(0.95 / 0.34**0.5)
+
+
 @pytest.mark.parametrize(
     ("predicted", "target", "message"),
     [

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import html.parser
 import json
 import re
@@ -30,7 +31,7 @@ RATE_NETWORK = refined_of(threshold_linear_rate).network
 
 
 def scene_of(approximator, network=NETWORK, **options):
-    return Scene("A scene", "About </script> it.", network, approximator, STIMULI, 0.05, **options)
+    return Scene("A scene", "About <!-- <script> </script> it.", network, approximator, STIMULI, 0.05, **options)
 
 
 def scenes():
@@ -86,6 +87,18 @@ def test_the_page_fetches_nothing(page):
     code = text.replace("http://www.w3.org/2000/svg", "").replace(paper, "")  # names, which are not fetched
     for word in ("http:", "https:", "url(", "import(", "fetch(", "XMLHttpRequest", "WebSocket", "@import"):
         assert word not in code
+
+
+def test_the_page_allows_its_own_script_and_nothing_else_and_no_title_ends_its_data(page):
+    text = page.read_text()
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; base-uri 'none'"
+    assert not re.search(r"\son\w+=", text.partition("<script>")[0])  # no code in attributes, which it would forbid
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert "<" not in data
+    assert embedded(text)[0]["text"] == "About <!-- <script> </script> it."
 
 
 @pytest.mark.parametrize("index", range(4))

@@ -20,7 +20,7 @@ from rnn2ff.analysis import Audit, FixedPoints
 from rnn2ff.export import familiarity
 from rnn2ff.networks import RATE_FORM, StateForm, network_hash
 from rnn2ff.training import TrainingRun
-from rnn2ff.training.distillation import Distillation, Report
+from rnn2ff.training.distillation import SAME_DISTRIBUTION, Distillation, Report
 from rnn2ff.training.trainer import Attempt
 
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
@@ -186,6 +186,7 @@ def report(**more):
         attempts=(),
         attempt_nrmses=(),
         error_by_margin=None,
+        tested_on=SAME_DISTRIBUTION,
     )
     return Report(**fields | more)
 
@@ -314,13 +315,16 @@ class TestPrints:
     def test_a_report_prints_what_the_command_line_prints(self):
         text = str(report())
         for line in (
-            f"error on unseen stimuli   {100 * report().accuracy.nrmse:.2f} % (NRMSE; 1.00 to 2.00 %)",
+            f"error on unseen stimuli   {100 * report().accuracy.nrmse:.2f} % (NRMSE; 1.00 to 2.00 %); "
+            "of the 85.71 % that come to rest",
+            f"worst stimuli             one in 20 is off by {100 * report().accuracy.percentile_95:.2f} % or more",
+            "tested on                 the distribution that was trained on; of others it says nothing",
             "hidden units              3",
             "without a steady state    1 left out of training, 1 of the test",
             "seconds                   1.5",
         ):
             assert line in text.splitlines()
-        assert len(text.splitlines()) == 7
+        assert len(text.splitlines()) == 9
         assert "tolerance                 3 %, not reached: plateau" in str(
             report(tolerance=0.03, is_within_tolerance=False, reason="plateau")
         )

@@ -115,7 +115,7 @@ class TestStored:
         with pytest.raises(ValueError, match="holds no data set"):
             open_steady_states(tmp_path, NETWORK)
 
-    @pytest.mark.parametrize("damage", ["cut", "gone", "manifest"])
+    @pytest.mark.parametrize("damage", ["cut", "gone", "manifest", "byte", "count"])
     @pytest.mark.usefixtures("as_a_user")
     def test_damage_is_seen(self, stored, tmp_path, damage):
         for name, content in contents(stored.folder).items():
@@ -125,6 +125,14 @@ class TestStored:
             shard.write_bytes(shard.read_bytes()[:-8])
         elif damage == "gone":
             shard.unlink()
+        elif damage == "byte":
+            content = bytearray(shard.read_bytes())
+            content[-1] ^= 1
+            shard.write_bytes(content)
+        elif damage == "count":
+            manifest = json.loads((tmp_path / "manifest.json").read_text())
+            manifest["shards"][0]["status_counts"]["unstable"] += 1
+            (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         else:
             (tmp_path / "manifest.json").write_text("{")
         with pytest.raises(ValueError, match="damaged"):

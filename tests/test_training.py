@@ -418,6 +418,7 @@ training({str(path)!r})
             with pytest.raises(ValueError, match="of another training"):
                 training(path, **changes)
         assert path.read_bytes() == content
-        path.write_bytes(content[:-50])
-        with pytest.raises(ValueError, match="checkpoint.*damaged"):
-            training(path)
+        for damaged in (content[:-50], content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]):
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match="checkpoint.*damaged"):
+                training(path)

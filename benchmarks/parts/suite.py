@@ -32,6 +32,7 @@ SUITE = (
     Benchmark("fitting"),
     Benchmark("fixed_points"),
     Benchmark("honest_failures"),
+    Benchmark("robustness"),
     Benchmark("certificates"),
     Benchmark("deployment"),
 )

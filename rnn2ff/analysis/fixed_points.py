@@ -12,7 +12,6 @@ incomplete.
 from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Complex, Float, Int, PRNGKeyArray
 
@@ -25,6 +24,7 @@ from rnn2ff._checks import (
     check_stimulus,
     check_tolerance,
     fail,
+    shape_of,
 )
 from rnn2ff.analysis.dynamics import follow
 from rnn2ff.analysis.index import Audit, audit_indices, known_box
@@ -37,6 +37,7 @@ from rnn2ff.networks import (
     RateNetwork,
     RecurrentNetwork,
     blas_threads,
+    in_precision,
     is_threshold_linear,
 )
 from rnn2ff.plotting import COLUMN_WIDTH, new_figure, plot_in_principal_components
@@ -181,10 +182,13 @@ def find_fixed_points(
     size = network.state_size
     if size > LARGEST_DENSE:
         raise fail("network", "is too large for its Jacobians", f"at most {LARGEST_DENSE} units", size)
-    given = np.zeros((0, size)) if starts is None else np.asarray(starts)
-    check_shape("starts", given, (len(given), size))
+    given = np.zeros((0, size)) if starts is None else starts
+    check_shape("starts", given, (*shape_of("starts", given)[:1], size))
     check_finite("starts", given)
-    if box is not None and not (np.isfinite(box).all() and box[0] < box[1]):
+    if box is not None:
+        check_shape("box", box, (2,))
+        check_finite("box", box)
+    if box is not None and not box[0] < box[1]:
         raise fail("box", "is empty", "two finite numbers, the smaller first", box)
     is_small = is_threshold_linear(network) and size <= MOST_UNITS
     if enumerate_supports and not is_small:
@@ -193,9 +197,9 @@ def find_fixed_points(
     is_complete = is_small if enumerate_supports is None else enumerate_supports
     if isinstance(network, RateNetwork):
         network = eqx.tree_at(lambda network: network.params.recurrent_weights, network, network.dense_weights)
-    stimulus = jnp.asarray(stimulus, network.dtype)
+    stimulus, given = in_precision("stimulus", stimulus, network.dtype), in_precision("starts", given, network.dtype)
     with blas_threads(size):
-        return _find(network, stimulus, num_starts, given.astype(network.dtype), box, is_complete, tolerance, key)
+        return _find(network, stimulus, num_starts, given, box, is_complete, tolerance, key)
 
 
 def _find(network, stimulus, num_starts, given, box, is_complete, tolerance, key) -> FixedPoints:

@@ -21,6 +21,10 @@ from rnn2ff.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import PRNGKeyArray
+
+    from rnn2ff.networks import RecurrentNetwork
     from rnn2ff.training import Distillation
 
 
@@ -71,10 +75,8 @@ class Distill:
         """Distill, write the files, and say how good the approximator is."""
         from rnn2ff._checks import check_at_least, check_fraction, fail
 
-        out = self.out
-        if (out / "report.json").exists() and not self.overwrite:
-            raise fail("out", "holds a finished run", "an empty or new folder, or --overwrite", f"{out}")
-        check_folder(out)
+        self._check_unused()
+        check_folder(self.out)
         if self.width is not None:
             check_at_least("width", self.width, 1)
         if self.num_sweeps is not None:
@@ -88,17 +90,41 @@ class Distill:
 
         import jax.random as jr
 
-        from rnn2ff.data import hold_out, key_for, sample_from
-        from rnn2ff.export import model_card, save, write_report
-        from rnn2ff.files import write_json
-        from rnn2ff.training import distill
+        from rnn2ff.data import hold_out, key_for
+        from rnn2ff.files import alone_in
 
         key = jr.key(self.seed)
         training_rows, test_rows = hold_out(rows, self.held_out, key=key_for(key, "held-out rows"))
         if min(len(training_rows), len(test_rows)) < 2:
             parted = f"{len(rows)} rows parted into {len(training_rows)} and {len(test_rows)}"
             raise fail("stimuli", "are too few", "at least 2 rows to train on and 2 held out", parted)
-        unfinished = self._unfinished()
+        self.out.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.out):
+            self._check_unused()
+            return self._distill(network, rows, training_rows, test_rows, key)
+
+    def _check_unused(self) -> None:
+        """No finished run is lost."""
+        from rnn2ff._checks import fail
+
+        if (self.out / "report.json").exists() and not self.overwrite:
+            raise fail("out", "holds a finished run", "an empty or new folder, or --overwrite", f"{self.out}")
+
+    def _distill(
+        self,
+        network: "RecurrentNetwork",
+        rows: "np.ndarray",
+        training_rows: "np.ndarray",
+        test_rows: "np.ndarray",
+        key: "PRNGKeyArray",
+    ) -> int:
+        """Train, write the files, and show the report."""
+        from rnn2ff.data import sample_from
+        from rnn2ff.export import model_card, save, write_report
+        from rnn2ff.files import write_json
+        from rnn2ff.training import distill
+
+        out, unfinished = self.out, self._unfinished()
         try:
             distillation = distill(
                 network,
@@ -120,10 +146,11 @@ class Distill:
             if not any(out.iterdir()):
                 out.rmdir()
             raise
-        report = distillation.report
+        tested_on = "rows held out of the stimuli; of another distribution it says nothing"
+        report = distillation.report._replace(tested_on=tested_on)
+        distillation = distillation._replace(report=report)
         card = model_card(network, rows, report.summary(), license=self.license)
         card = {"command": dataclasses.asdict(self), **card}
-        out.mkdir(parents=True, exist_ok=True)
         # Of an earlier run; the new approximator is not what they tell of.
         for name in ("report.json", "report.html", "report.png"):
             (out / name).unlink(missing_ok=True)
@@ -151,10 +178,9 @@ class Distill:
         if not kept.exists():
             folder.mkdir(parents=True, exist_ok=True)
             write_json(kept, settings)
-        elif json.loads(kept.read_text()) != settings:
-            raise fail(
-                "out", "holds an unfinished run with other options", "the same options, or --overwrite", f"{kept}"
-            )
+        elif kept.read_bytes() != (json.dumps(settings, indent=2) + "\n").encode():
+            problem = "holds an unfinished run with other options"
+            raise fail("out", problem, "the same options, or --overwrite", f"{kept}")
         return folder
 
 

@@ -53,10 +53,12 @@ class Evaluate:
         pairs = solve_pairs(network, stimuli, max_steps=max_steps, progress=progress)
         predicted = answers(pairs.stimuli)
         received = accuracy(predicted, pairs.rates)
+        share = 100 * received.num_samples / len(stimuli)
+        judged = f"; of the {share:.2f} % that come to rest" if share < 100 else ""
         lines = {
-            "error": f"{100 * received.nrmse:.2f} % (NRMSE)",
+            "error": f"{100 * received.nrmse:.2f} % (NRMSE){judged}",
             "variance explained": f"{100 * received.r_squared:.2f} %",
-            "worst unit": f"{received.worst_unit}, {100 * received.unit_nrmse[received.worst_unit]:.2f} %",
+            **received.lines(),
             "stimuli compared": received.num_samples,
             "without a steady state": f"{len(stimuli) - received.num_samples} left out",
         }

@@ -22,6 +22,7 @@ from rnn2ff._checks import (
     check_stimuli,
     fail,
     is_known,
+    shape_of,
 )
 from rnn2ff.compiling import in_batches
 from rnn2ff.data.stimuli import SampleStimulus
@@ -284,6 +285,7 @@ def stream_plan(
 
 def check_pairs(stimuli: Array, rates: Array) -> None:
     """Stimuli and rates with the same number of rows, all finite."""
-    check_stimuli(stimuli, stimuli.shape[-1])
-    check_shape("rates", rates, (stimuli.shape[0], rates.shape[-1]))
+    shape = shape_of("rates", rates)
+    check_stimuli(stimuli, (0, *shape_of("stimuli", stimuli))[-1])
+    check_shape("rates", rates, (len(stimuli), (0, *shape)[-1]))
     check_finite("rates", rates)

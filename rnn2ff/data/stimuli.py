@@ -15,9 +15,18 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_finite, check_positive, check_stimuli, fail
+from rnn2ff._checks import (
+    check_at_least,
+    check_finite,
+    check_number,
+    check_positive,
+    check_shape,
+    check_stimuli,
+    fail,
+    shape_of,
+)
 from rnn2ff.files import read_array
-from rnn2ff.networks import ring_bump
+from rnn2ff.networks import as_floats, ring_bump
 
 SampleStimulus = Callable[[PRNGKeyArray], Float[Array, " stimulus"]]
 
@@ -36,6 +45,9 @@ def gaussian_stimuli(size: int, *, mean: ArrayLike = 0.0, deviation: ArrayLike =
     check_at_least("size", size, 1)
     check_finite("mean", mean)
     check_positive("deviation", deviation)
+    for name, values in (("mean", mean), ("deviation", deviation)):
+        if np.ndim(values) != 0:
+            check_shape(name, values, (size,))
     mean, deviation = (jnp.broadcast_to(jnp.asarray(value, float), (size,)) for value in (mean, deviation))
     return lambda key: mean + deviation * jr.normal(key, (size,), mean.dtype)
 
@@ -47,7 +59,9 @@ def uniform_stimuli(size: int, *, low: float = 0.0, high: float = 1.0) -> Sample
         ValueError: if there is no channel, or `high` is not above `low`.
     """
     check_at_least("size", size, 1)
-    if not -np.inf < low < high < np.inf:
+    check_number("low", low)
+    check_number("high", high)
+    if not low < high:
         raise fail("high", "does not fit `low`", f"a finite number above {low}", high)
     return lambda key: jr.uniform(key, (size,), minval=low, maxval=high)
 
@@ -58,6 +72,7 @@ def sparse_stimuli(sample_stimulus: SampleStimulus, *, active_share: float) -> S
     Raises:
         ValueError: if `active_share` is not above 0 and at most 1.
     """
+    check_number("active_share", active_share)
     if not 0 < active_share <= 1:
         raise fail("active_share", "is out of range", "above 0 and at most 1", repr(active_share))
 
@@ -84,8 +99,9 @@ def smooth_stimuli(num_units: int, *, length: float, deviation: float = 1.0) -> 
         ValueError: if there is no channel, or `length` or `deviation` is not positive.
     """
     check_at_least("num_units", num_units, 1)
-    check_positive("length", length)
-    check_positive("deviation", deviation)
+    for name, value in (("length", length), ("deviation", deviation)):
+        check_number(name, value)
+        check_positive(name, value)
     angles = np.arange(num_units) * (2 * np.pi / num_units)
     # On a ring the covariance is circular, and its root is the circular matrix with the roots of its spectrum.
     spectrum = np.fft.fft(np.exp((np.cos(angles) - 1) / length**2)).real
@@ -155,11 +171,15 @@ def sample_from(stimuli: Float[ArrayLike, "batch stimulus"] | str | Path, *, jit
         ValueError: if the file cannot be read, the array is empty or holds a value that is not finite, or `jitter` is
             negative.
     """
-    stimuli = jnp.asarray(read_array(stimuli, "stimuli") if isinstance(stimuli, str | Path) else stimuli)
-    check_stimuli(stimuli, stimuli.shape[-1] if stimuli.ndim else 0)
-    if not 0 <= jitter < float("inf"):
+    stimuli = read_array(stimuli, "stimuli") if isinstance(stimuli, str | Path) else stimuli
+    check_stimuli(stimuli, (0, *shape_of("stimuli", stimuli))[-1])
+    check_number("jitter", jitter)
+    if jitter < 0:
         raise fail("jitter", "is out of range", "a finite number of at least 0", repr(jitter))
-    return ArraySampler(stimuli, jitter * stimuli.std(axis=0))
+    stimuli = as_floats(stimuli)
+    deviations = jitter * stimuli.std(axis=0)
+    check_finite("deviations of the stimuli", deviations)  # of what is large they may not fit
+    return ArraySampler(stimuli, deviations)
 
 
 class ArraySampler(eqx.Module):

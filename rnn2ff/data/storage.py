@@ -1,17 +1,20 @@
 """Data sets on disk: shards that are memory-mapped, and a manifest that says what they are.
 
 A shard is one batch of a stream. Its arrays are written whole or not at all, and then its counts, which say that it is
-complete; the manifest takes them in once all are. So a generation that was killed goes on where it stopped, and leaves
-the same bytes as one that was not. Processes of `jax.distributed` share one: each makes the shards whose index is its
+complete; the manifest takes them in once all are, and has a hash of itself, as counts have of the arrays. So a
+generation that was killed goes on where it stopped, and leaves the same bytes as one that was not; and what was changed
+since is refused. Processes of `jax.distributed` share one: each makes the shards whose index is its
 own modulo their number, and the first alone writes the manifest.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -23,13 +26,13 @@ from jaxtyping import Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_at_least, fail
-from rnn2ff.data.pairs import Pairs, make_batches, stream_plan
+from rnn2ff.data.pairs import Batch, Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import as_html, as_text, replacing, write_json
+from rnn2ff.files import alone_in, as_html, as_text, make_folder, replacing, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
 from rnn2ff.steady_state import Status, check_mesh
 
-_FORMAT = "rnn2ff.steady_states.1"
+_FORMAT = "rnn2ff.steady_states.2"
 _MANIFEST = "manifest.json"
 _ARRAYS, _COUNTS = ("stimuli", "states", "rates"), "counts"
 _PACKAGES = ("rnn2ff", "jax", "jaxlib", "numpy")
@@ -111,8 +114,8 @@ def store_steady_states(
         key: a PRNG key.
 
     Raises:
-        ValueError: if an option is out of range, the folder holds something else, or the mesh has devices of other
-            processes.
+        ValueError: if an option is out of range, the folder holds something else, another process that this one does
+            not know of writes to it, or the mesh has devices of other processes.
         RuntimeError: if no stimulus leads to a steady state, or another process adds no shard for 10 minutes.
     """
     check_at_least("num_samples", num_samples, 1)
@@ -132,10 +135,19 @@ def store_steady_states(
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "shards": [],
     }
+    make_folder(folder)
+    with alone_in(folder) if jax.process_count() == 1 else nullcontext():
+        settings = {"plan": plan, "mesh": mesh, "max_steps": max_steps, "key": key}
+        _generate(folder, manifest, network, sample_stimulus, settings, progress)
+    return open_steady_states(folder, network)
+
+
+def _generate(folder, manifest, network, sample_stimulus, settings, progress) -> None:
+    """Make what is missing of the shards of this process, and wait for those of others."""
     process, num_processes = jax.process_index(), jax.process_count()
+    num_samples, shard_size = manifest["num_samples"], manifest["shard_size"]
     num_shards = -(-num_samples // shard_size)
     mine = range(process, num_shards, num_processes)
-    folder.mkdir(parents=True, exist_ok=True)
     if process == 0:
         _begin(folder, manifest)
     else:
@@ -143,10 +155,9 @@ def store_steady_states(
     is_finished = _check_same(folder, manifest)
     _remove_leftovers(folder, mine)
     done = {} if is_finished else _counts(folder, mine)
-    _check_shards(folder, manifest["dtype"], done)
+    _check_shards(folder, done)
     left = [] if is_finished else [index for index in mine if index not in done]
-    settings = {"batch_size": shard_size, "plan": plan, "mesh": mesh, "max_steps": max_steps, "key": key}
-    batches = make_batches(network, sample_stimulus, left, **settings)
+    batches = make_batches(network, sample_stimulus, left, batch_size=shard_size, **settings)
     bar = tqdm(
         batches,
         desc="steady states",
@@ -156,15 +167,9 @@ def store_steady_states(
         disable=not progress,
     )
     for batch in bar:
-        pairs = batch.pairs
-        for name in _ARRAYS:
-            with replacing(_path(folder, name, batch.index)) as temporary, temporary.open("wb") as file:
-                np.save(file, np.asarray(getattr(pairs, name)), allow_pickle=False)
-        counts = {"num_pairs": len(pairs), "status_counts": pairs.status_counts}
-        write_json(_path(folder, _COUNTS, batch.index), counts)
+        _write_sealed(_path(folder, _COUNTS, batch.index), _write_arrays(folder, batch))
     if not is_finished:
         _finish(folder, manifest, num_shards, is_first=process == 0)
-    return open_steady_states(folder, network)
 
 
 def _begin(folder: Path, manifest: dict[str, object]) -> None:
@@ -175,7 +180,7 @@ def _begin(folder: Path, manifest: dict[str, object]) -> None:
         return
     if any(folder.iterdir()):
         raise fail("folder", "is in use", "an empty or a new folder", f"{folder}")
-    write_json(folder / _MANIFEST, manifest)
+    _write_sealed(folder / _MANIFEST, manifest)
 
 
 def _check_same(folder: Path, wanted: dict[str, object]) -> bool:
@@ -216,7 +221,7 @@ def _finish(folder: Path, manifest: dict[str, object], num_shards: int, *, is_fi
         return
     _wait("the shards of all processes", lambda: num_done() == num_shards, num_done)
     counts = _counts(folder, range(num_shards))
-    write_json(folder / _MANIFEST, {**manifest, "shards": list(counts.values())})
+    _write_sealed(folder / _MANIFEST, {**manifest, "shards": list(counts.values())})
     for index in counts:
         _path(folder, _COUNTS, index).unlink()
 
@@ -257,7 +262,7 @@ def open_steady_states(folder: str | Path, network: RecurrentNetwork) -> StoredP
         num_done = sum(1 for _ in folder.glob(f"{_COUNTS}-*"))
         problem = "holds an unfinished data set; make the call that began it again, and it goes on"
         raise fail("folder", problem, f"{num_shards} shards", f"{num_done}")
-    _check_shards(folder, manifest["dtype"], dict(enumerate(manifest["shards"])))
+    _check_shards(folder, dict(enumerate(manifest["shards"])))
     if len(stored) == 0:
         raise fail("folder", "holds no pair", "at least one steady state", f"{stored.status_counts}")
     return stored
@@ -272,27 +277,54 @@ def _read_manifest(folder: Path) -> dict[str, object]:
     if not path.is_file():
         raise fail("folder", "holds no data set", f"a file {_MANIFEST}", f"{folder}")
     manifest = _read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+    if manifest.get("format") != _FORMAT:
         raise fail("folder", "holds no data set", f"a manifest of format {_FORMAT}", f"{path}")
     return manifest
 
 
-def _read_json(path: Path) -> object:
+def _write_arrays(folder: Path, batch: Batch) -> dict[str, object]:
+    """Write the pairs of a batch; returns what is to be known of them."""
+    pairs, hashes = batch.pairs, {}
+    for name in _ARRAYS:
+        with replacing(_path(folder, name, batch.index)) as temporary:
+            with temporary.open("wb") as file:
+                np.save(file, np.asarray(getattr(pairs, name)), allow_pickle=False)
+            hashes[name] = _file_hash(temporary)
+    return {"num_pairs": len(pairs), "status_counts": pairs.status_counts, "hashes": hashes}
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_sealed(path: Path, content: dict[str, object]) -> None:
+    """As JSON, with its hash."""
+    write_json(path, {**content, "hash": _hash(content)})
+
+
+def _hash(content: dict[str, object]) -> str:
+    """Of everything but the hash itself."""
+    others = {name: value for name, value in content.items() if name != "hash"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, object]:
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
         raise fail("folder", f"has a damaged {path.name}", "valid JSON", f"{path}: {error}") from error
+    if isinstance(content, dict) and "hash" in content and content["hash"] == _hash(content):
+        return content
+    raise fail("folder", f"has a damaged {path.name}", "what was written", f"{path}, which has another hash, or none")
 
 
-def _check_shards(folder: Path, dtype: str, shards: dict[int, dict]) -> None:
-    """Every array is there, of its length and dtype, and whole."""
+def _check_shards(folder: Path, shards: dict[int, dict]) -> None:
+    """Every array is there, as it was written."""
     for index, shard in shards.items():
         for name in _ARRAYS:
             path = _path(folder, name, index)
-            expected = f"{shard['num_pairs']} rows of {dtype}"
-            try:
-                array = np.load(path, mmap_mode="r" if shard["num_pairs"] else None, allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise fail("folder", "is damaged", expected, f"{path}: {error}") from error
-            if array.shape[:1] != (shard["num_pairs"],) or array.dtype.name != dtype:
-                raise fail("folder", "is damaged", expected, f"{path}: {array.shape[0]} rows of {array.dtype.name}")
+            if not path.is_file():
+                raise fail("folder", "is damaged", f"a file {path.name}", f"none in {folder}")
+            if _file_hash(path) != shard["hashes"][name]:
+                raise fail("folder", "is damaged", "what was written", f"{path}, which has another hash")

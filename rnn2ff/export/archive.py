@@ -52,6 +52,8 @@ def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapp
             the split sweep of a rate network with a rectifier, tanh, the logistic function, softplus, a power law or a
             `Saturating` function.
     """
+    if card is not None and not isinstance(card, Mapping):
+        raise fail("card", "is no card", "a mapping of what JSON can say", type(card).__name__)
     if isinstance(approximator, Distilled):
         found, approximator = approximator, approximator.approximator
         card = {**model_card(found.network, found.test.stimuli, found.report), **(card or {})}

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from rnn2ff import __version__
-from rnn2ff._checks import check_stimuli, fail
+from rnn2ff._checks import check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.fixed_point import GAIN_BITS, STEP_BITS, IntegerModel
 from rnn2ff.export.plain import plain_arrays
@@ -65,6 +65,8 @@ def to_c(
         ValueError: if `name` is not the name of a C function, the test stimuli do not fit, or a note ends the comment.
     """
     check_name(name)
+    if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(each, str) for each in notes):
+        raise fail("notes", "are no lines of text", "a list of strings", repr(notes))
     parts = _parts(model)
     arrays = "\n".join(array_definition(f"{name}_{label}", array) for label, array in parts.arrays.items())
     units = f"A stimulus is in units of {name.upper()}_STIMULUS_SCALE, a rate in units of {name.upper()}_RATE_SCALE."
@@ -89,6 +91,8 @@ def _notes(card: Mapping[str, object] | None) -> list[str]:
         return []
     lines = []
     network, stimuli = card.get("network"), card.get("stimuli")
+    if network and not re.fullmatch("[0-9a-f]+", str(network["hash"])):  # it becomes code
+        raise fail("card", "names a network by something else than a hash", "hexadecimal digits", repr(network["hash"]))
     accuracy = ((card.get("report") or {}).get("accuracy") or {}).get("nrmse")
     if network:
         lines.append(f"Stands for the network {network['hash']}.")
@@ -223,6 +227,7 @@ def _integer_arrays(model: IntegerModel) -> Iterator[tuple[str, np.ndarray]]:
 
 def check_name(name: str) -> None:
     """A prefix for names in C."""
+    check_text("name", name)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise fail("name", "cannot be the prefix of C names", "lower-case letters, digits and _", repr(name))
 

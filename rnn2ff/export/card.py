@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from rnn2ff._checks import fail
+from rnn2ff._checks import check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork, name_of, network_hash
@@ -40,6 +40,9 @@ def model_card(
         report: how good it is: the report of a distillation, or any content for JSON.
         license: under which the weights may be used.
     """
+    check_stimuli(stimuli, network.stimulus_size)
+    if license is not None:
+        check_text("license", license)
     stimuli = np.asarray(stimuli, np.float64)
     return plain(
         {

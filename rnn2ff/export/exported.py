@@ -63,6 +63,7 @@ def _read_onnx(path: Path) -> Exported:
     options.intra_op_num_threads = 1
     content = path.read_bytes()
     broken = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
+    broken += (UnicodeDecodeError,)  # where a message cites the file
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except broken as error:
@@ -81,7 +82,7 @@ def _read_onnx(path: Path) -> Exported:
 
 
 def _read_header(path: Path) -> Exported:
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     guard = re.search(r"^#ifndef ([A-Z][A-Z0-9_]*)_H$", text, re.MULTILINE)
     if guard is None:
         raise fail("model", "is no header of rnn2ff", "one that `rnn2ff export --to c-int8` wrote", f"{path}")
@@ -109,17 +110,19 @@ def _parsed(text: str, name: str) -> IntegerModel | None:
     """The numbers of a header; None if some are missing."""
     constants = dict(re.findall(rf"^#define {name.upper()}_(\w+) (\S+)$", text, re.MULTILINE))
     arrays = {}
-    for kind, label, size, body in re.findall(rf"static const (\w+) {name}_(\w+)\[(\d+)\] = \{{([^}}]*)\}};", text):
-        numbers = body.replace(",", " ").split()
-        if kind not in _INTEGER_TYPES or len(numbers) != int(size):
-            continue
-        arrays[label] = np.array([int(each) for each in numbers], _INTEGER_TYPES[kind])
-
-    def layer(label: str, rows: int) -> IntegerLayer:
-        parts = {part: arrays[f"{label}_{part}"] for part in _LAYER}
-        return IntegerLayer(**parts | {"weights": parts["weights"].reshape(rows, -1)})
-
     try:
+        for kind, label, size, body in re.findall(rf"static const (\w+) {name}_(\w+)\[(\d+)\] = \{{([^}}]*)\}};", text):
+            numbers = body.replace(",", " ").split()
+            if kind in _INTEGER_TYPES and len(numbers) == int(size):
+                arrays[label] = np.array([int(each) for each in numbers], _INTEGER_TYPES[kind])
+        scales = {each: float(np.float32(constants[each].rstrip("f"))) for each in ("STIMULUS_SCALE", "RATE_SCALE")}
+        if not all(0 < scale < float("inf") for scale in scales.values()):
+            return None
+
+        def layer(label: str, rows: int) -> IntegerLayer:
+            parts = {part: arrays[f"{label}_{part}"] for part in _LAYER}
+            return IntegerLayer(**parts | {"weights": parts["weights"].reshape(rows, -1)})
+
         sizes = {each: int(constants[each]) for each in ("HIDDEN_SIZE", "STATE_SIZE", "RATE_SIZE", "NUM_SWEEPS")}
         state_size, num_sweeps = sizes["STATE_SIZE"], sizes["NUM_SWEEPS"]
         gains = ("positive_gains", "negative_gains")
@@ -132,8 +135,8 @@ def _parsed(text: str, name: str) -> IntegerModel | None:
                 **{each: arrays[each].reshape(num_sweeps, -1) for each in ("steps", "momenta")},
             )
         return IntegerModel(
-            stimulus_scale=float(np.float32(constants["STIMULUS_SCALE"].rstrip("f"))),
-            rate_scale=float(np.float32(constants["RATE_SCALE"].rstrip("f"))),
+            stimulus_scale=scales["STIMULUS_SCALE"],
+            rate_scale=scales["RATE_SCALE"],
             hidden=layer("hidden", sizes["HIDDEN_SIZE"]),
             readout=layer("readout", state_size),
             bypass=layer("bypass", state_size) if constants["HAS_BYPASS"] == "1" else None,
@@ -141,5 +144,5 @@ def _parsed(text: str, name: str) -> IntegerModel | None:
             is_rectified=constants["IS_RECTIFIED"] == "1",
             rate_size=sizes["RATE_SIZE"],
         )
-    except (KeyError, ValueError):  # something is missing, or not a number, or not of its size
+    except (KeyError, ValueError, OverflowError):  # something is missing, or not a number, or not of its size
         return None

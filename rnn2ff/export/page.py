@@ -4,6 +4,7 @@ One file, with the weights of both networks and no external resources: plain Jav
 """
 
 import base64
+import hashlib
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -66,10 +67,19 @@ def write_page(path: str | Path, scenes: Sequence[Scene]) -> None:
     """
     if not scenes:
         raise fail("scenes", "are missing", "at least one", "none")
-    data = json.dumps([_record(scene) for scene in scenes], allow_nan=False).replace("</", "<\\/")
+    # Without a "<", no title or text can end the element that the data are in, or begin a comment or another in it.
+    data = json.dumps([_record(scene) for scene in scenes], allow_nan=False).replace("<", "\\u003c")
     template = resources.files("rnn2ff.export").joinpath("templates", "page.html").read_text(encoding="utf-8")
+    page = Template(template).substitute(data=data, version=__version__, policy=_policy(template))
     with replacing(path) as temporary:
-        temporary.write_text(Template(template).substitute(data=data, version=__version__), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _policy(template: str) -> str:
+    """What a browser may do for the page: run its own script, apply its own styles, and fetch nothing."""
+    script = Template(template.partition("<script>")[2].partition("</script>")[0]).substitute()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; base-uri 'none'"
 
 
 def _record(scene: Scene) -> dict[str, object]:

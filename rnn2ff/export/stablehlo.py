@@ -4,7 +4,6 @@ JAX keeps such a blob readable for six months of later versions, and for about o
 deployment. For keeping there is `save`.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -15,9 +14,9 @@ from jaxtyping import Array, Float
 from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.export.plain import dtype_of
+from rnn2ff.files import sealed, unsealed
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_HASH_BYTES = hashlib.sha256().digest_size
 
 
 def to_stablehlo(approximator: Approximator, *, platforms: Sequence[str] = PLATFORMS) -> bytes:
@@ -40,8 +39,7 @@ def to_stablehlo(approximator: Approximator, *, platforms: Sequence[str] = PLATF
     stimuli = jax.ShapeDtypeStruct((batch, approximator.stimulus_size), dtype_of(approximator))
     # The weights are closed over, and so become constants of the program.
     exported = export.export(jax.jit(jax.vmap(approximator)), platforms=tuple(platforms))(stimuli)
-    program = bytes(exported.serialize())
-    return program + hashlib.sha256(program).digest()
+    return sealed(bytes(exported.serialize()))
 
 
 def load_stablehlo(content: bytes) -> Callable[[Float[Array, "batch stimulus"]], Float[Array, "batch rate"]]:
@@ -50,7 +48,7 @@ def load_stablehlo(content: bytes) -> Callable[[Float[Array, "batch stimulus"]],
     Raises:
         ValueError: if the content is not such a program, was changed, or is too old or too new for this JAX.
     """
-    program, digest = content[:-_HASH_BYTES], content[-_HASH_BYTES:]
-    if hashlib.sha256(program).digest() != digest:
+    program = unsealed(content)
+    if program is None:
         raise fail("content", "is damaged", "what `to_stablehlo` returned", f"{len(content)} bytes with another hash")
     return eqx.filter_jit(export.deserialize(bytearray(program)).call)

@@ -3,8 +3,10 @@
 from rnn2ff.networks.base import (
     RecurrentNetwork,
     VectorField,
+    as_samples,
     batch_rates,
     in_continuous_time,
+    in_precision,
     residual,
     time_scales,
 )
@@ -25,6 +27,7 @@ from rnn2ff.networks.rate import (
     RateForm,
     RateNetwork,
     StateForm,
+    as_floats,
     check_rate_network,
     rate_network,
 )
@@ -96,6 +99,8 @@ __all__ = [
     "VectorField",
     "all_supports",
     "are_singular",
+    "as_floats",
+    "as_samples",
     "balancing_scale",
     "batch_rates",
     "best_metric",
@@ -120,6 +125,7 @@ __all__ = [
     "hopfield",
     "in_continuous_time",
     "in_pieces",
+    "in_precision",
     "is_p_matrix",
     "is_threshold_linear",
     "largest_in_metric",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
-from rnn2ff._checks import check_at_least, fail, is_known
+from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimuli, fail, is_known, real_numbers
 from rnn2ff.compiling import in_batches
 
 # The right-hand side of `dx/dt = f(params, x, u)`: pure, for one sample.
@@ -202,6 +202,35 @@ def time_scales(
 
 
 def residual(network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Scalar:
-    """How far a state is from rest: `max |tau dx/dt| / (1 + max |x|)`, dimensionless; tau are the `time_scales`."""
+    """How far a state is from rest: `max |tau dx/dt| / (1 + max |x|)`, dimensionless; tau are the `time_scales`.
+
+    Raises:
+        ValueError: if the state or the stimulus does not fit the network.
+    """
+    check_shape("state", state, (network.state_size,))
+    check_shape("stimulus", stimulus, (network.stimulus_size,))
+    if not isinstance(state, jax.Array):
+        state = jnp.asarray(real_numbers("state", state), network.dtype)
+    if not isinstance(stimulus, jax.Array):
+        stimulus = jnp.asarray(real_numbers("stimulus", stimulus), network.dtype)
     drift = time_scales(network, state, stimulus) * network.velocity(state, stimulus)
     return jnp.max(jnp.abs(drift)) / (1 + jnp.max(jnp.abs(state)))
+
+
+def as_samples(network: RecurrentNetwork, states: ArrayLike, stimuli: ArrayLike) -> tuple[Array, Array]:
+    """States and their stimuli in the precision of the network, once they are seen to fit it and each other."""
+    check_stimuli(states, network.state_size, "states")
+    check_stimuli(stimuli, network.stimulus_size)
+    check_shape("stimuli", stimuli, (len(states), network.stimulus_size))
+    return in_precision("states", states, network.dtype), in_precision("stimuli", stimuli, network.dtype)
+
+
+def in_precision(name: str, array: ArrayLike, dtype: jnp.dtype) -> Float[Array, "..."]:
+    """As a JAX array in the precision of a network, in which it has to be finite."""
+    if isinstance(array, jax.Array):
+        converted = jnp.asarray(array, dtype)
+    else:  # converted on the host, where nothing is compiled
+        with np.errstate(over="ignore"):
+            converted = jax.device_put(np.array(array, dtype))  # a copy, which nobody changes later
+    check_finite(name, converted)
+    return converted

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from rnn2ff._checks import check_at_least, check_finite, check_shape, fail
+from rnn2ff._checks import check_at_least, check_finite, check_shape, check_text, fail
 from rnn2ff.files import read_array, read_tensors
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
@@ -186,6 +186,10 @@ def from_torch(
             points = rnn2ff.find_fixed_points(rnn2ff.from_torch(weights), jnp.zeros(module.input_size), key=jr.key(0))
     """
     check_at_least("layer", layer, 0)
+    check_text("prefix", prefix)
+    if not isinstance(weights, Mapping | str | Path):
+        expected = "a state dict of arrays, or the path of a safetensors file"
+        raise fail("weights", "are no weights of a module", expected, type(weights).__name__)
     arrays = read_tensors(weights, "weights") if isinstance(weights, str | Path) else weights
 
     is_cell = layer == 0 and f"{prefix}weight_hh" in arrays
@@ -198,7 +202,8 @@ def from_torch(
             return np.asarray(arrays[full])
         if default is not None:
             return default
-        raise fail("weights", f"lack {full!r}", "those of a torch.nn.RNN, GRU or LSTM", ", ".join(arrays) or "none")
+        received = ", ".join(map(str, arrays)) or "none"
+        raise fail("weights", f"lack {full!r}", "those of a torch.nn.RNN, GRU or LSTM", received)
 
     recurrent, driven = find("weight_hh"), find("weight_ih")
     if recurrent.ndim != 2 or driven.ndim != 2 or 0 in recurrent.shape or 0 in driven.shape:

@@ -17,8 +17,8 @@ import numpy as np
 from jax.experimental.sparse import BCOO, BCSR, JAXSparse
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights, fail
-from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
+from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights, fail, shape_of
+from rnn2ff.networks.base import RecurrentNetwork, in_precision, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
 
 
@@ -259,30 +259,31 @@ def rate_network(
     """
     check_weights("recurrent_weights", recurrent_weights)
     weights = recurrent_weights.to_bcoo() if isinstance(recurrent_weights, BCSR) else recurrent_weights
-    weights = weights if isinstance(weights, BCOO) else _inexact(weights)
+    weights = weights if isinstance(weights, BCOO) else as_floats(weights)
+    check_weights("recurrent_weights", weights)  # as they are in its precision
     state_size = weights.shape[0]
     if stimulus_weights is not None:
-        expected = (state_size, np.shape(stimulus_weights)[-1] if np.ndim(stimulus_weights) == 2 else -1)
-        check_shape("stimulus_weights", stimulus_weights, expected)
+        shape = shape_of("stimulus_weights", stimulus_weights)
+        check_shape("stimulus_weights", stimulus_weights, (state_size, shape[-1] if len(shape) == 2 else -1))
         check_finite("stimulus_weights", stimulus_weights)
-        stimulus_weights = jnp.asarray(stimulus_weights, weights.dtype)
+        stimulus_weights = in_precision("stimulus_weights", stimulus_weights, weights.dtype)
     if bias is None:
         bias = jnp.zeros(state_size, weights.dtype)
     check_shape("bias", bias, (state_size,))
     check_finite("bias", bias)
-    if np.ndim(time_constants) != 0:
+    if shape_of("time_constants", time_constants) != ():
         check_shape("time_constants", time_constants, (state_size,))
     check_positive("time_constants", time_constants)
     if is_map and np.min(time_constants) < 1:
         raise fail("time_constants", "are shorter than the step of a map", "at least 1", np.min(time_constants))
-    bias = jnp.asarray(bias, weights.dtype)
+    bias = in_precision("bias", bias, weights.dtype)
     if thresholds is not None:
         _check_units("thresholds", thresholds, state_size)
-        bias = bias - jnp.asarray(thresholds, weights.dtype)
+        bias = bias - in_precision("thresholds", thresholds, weights.dtype)
     if gains is not None:
         _check_units("gains", gains, state_size)
         check_positive("gains", gains)
-        gains = jnp.broadcast_to(jnp.asarray(gains, weights.dtype), (state_size,))
+        gains = jnp.broadcast_to(in_precision("gains", gains, weights.dtype), (state_size,))
         weights = _scale_rows(weights, gains)
         stimulus_weights = jnp.diag(gains) if stimulus_weights is None else gains[:, None] * stimulus_weights
         bias = gains * bias
@@ -290,8 +291,9 @@ def rate_network(
         recurrent_weights=weights,
         stimulus_weights=stimulus_weights,
         bias=bias,
-        time_constants=jnp.broadcast_to(jnp.asarray(time_constants, weights.dtype), (state_size,)),
+        time_constants=jnp.broadcast_to(in_precision("time_constants", time_constants, weights.dtype), (state_size,)),
     )
+    check_positive("time_constants", params.time_constants)
     return RateNetwork(
         form,
         params,
@@ -317,7 +319,12 @@ def _scale_rows(
     return factors[:, None] * weights
 
 
-def _inexact(array: ArrayLike) -> Float[Array, "..."]:
-    """As a JAX array of floats; integers become the default float."""
-    array = jnp.asarray(array)
+def as_floats(array: ArrayLike) -> Float[Array, "..."]:
+    """As a JAX array of floats; whole numbers, and floats that JAX does not have, become the default float."""
+    if not isinstance(array, jax.Array):
+        array = np.asarray(array)
+        is_known_float = array.dtype.kind == "f" and array.dtype.itemsize <= 8
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+            dtype = jax.dtypes.canonicalize_dtype(array.dtype.type if is_known_float else float)
+            return jax.device_put(array.astype(dtype))
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)

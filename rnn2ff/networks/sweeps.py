@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
-from rnn2ff._checks import fail, is_known
-from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff._checks import check_finite, check_shape, fail, is_known, shape_of
+from rnn2ff.networks.base import RecurrentNetwork, as_samples
 from rnn2ff.networks.rate import RateNetwork, check_rate_network
 
 _NUM_AVERAGED = 512  # steady states whose slopes are averaged
@@ -151,6 +151,9 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
     """
     network = check_rate_network(network)
     dtype, size = network.dtype, network.state_size
+    if shape_of("mean_slopes", mean_slopes) != ():
+        check_shape("mean_slopes", mean_slopes, (size,))
+    check_finite("mean_slopes", mean_slopes)
     weights = network.dense_weights
     xp, working_dtype = (np, np.float64) if is_known(weights) else (jnp, dtype)  # once per network: in full precision
     weights = xp.asarray(weights, working_dtype)
@@ -194,6 +197,7 @@ def mean_slope_sweep(
         ValueError: if the network has no weight matrix, or `I - W D` is singular.
     """
     network = check_rate_network(network)
+    states, stimuli = as_samples(network, states, stimuli)
     num_rows = len(states)
     if all(map(is_known, (states, stimuli))):  # always as many rows, so that it is compiled once
         num_rows = min(num_rows, _NUM_AVERAGED)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_key, check_positive, fail, is_known
+from rnn2ff._checks import check_at_least, check_key, check_number, check_positive, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork, batch_rates
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
 
@@ -106,6 +106,7 @@ def random_threshold_linear(
         Sompolinsky, Crisanti and Sommers, Chaos in random neural networks, Physical Review Letters 61, 1988.
     """
     check_at_least("state_size", state_size, 1)
+    check_number("gain", gain)
     check_positive("gain", gain)
     check_key(key)
     connected = _connected(state_size, connection_probability, key)
@@ -147,7 +148,9 @@ def random_excitatory_inhibitory(
     """
     check_at_least("num_excitatory", num_excitatory, 1)
     check_at_least("num_inhibitory", num_inhibitory, 1)
+    check_number("gain", gain)
     check_positive("gain", gain)
+    check_number("balance", balance)
     check_positive("balance", balance)
     check_key(key)
     state_size = num_excitatory + num_inhibitory

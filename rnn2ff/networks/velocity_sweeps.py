@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
-from rnn2ff._checks import check_positive, fail
-from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff._checks import check_number, check_positive, fail
+from rnn2ff.networks.base import RecurrentNetwork, as_samples
 from rnn2ff.networks.rate import RateNetwork
 from rnn2ff.networks.sweeps import LARGEST_CONDITION, AbstractSweep, SplitSweep, mean_slope_sweep
 
@@ -96,6 +96,7 @@ def damped_sweep(network: RecurrentNetwork, step: float = 1.0) -> DampedSweep:
     Raises:
         ValueError: if `step` is not positive.
     """
+    check_number("step", step)
     check_positive("step", step)
     return DampedSweep(jnp.asarray(step, network.dtype), jnp.asarray(1 / step, network.dtype))
 
@@ -113,6 +114,7 @@ def mean_jacobian_sweep(
     Raises:
         ValueError: if the mean Jacobian is singular.
     """
+    states, stimuli = as_samples(network, states, stimuli)
     by_state, by_stimulus = _mean_jacobians(network, states, stimuli)
     by_state, by_stimulus = np.asarray(by_state, np.float64), np.asarray(by_stimulus, np.float64)
     condition = np.linalg.cond(by_state) if np.isfinite(by_state).all() else np.inf

@@ -139,11 +139,13 @@ def _number(text: str, place: str) -> float:
 
 def _read_graphml(path: Path, weight: str) -> tuple[list[str], list[str], list[str], list[float]]:
     content = path.read_bytes()
+    if b"\0" in content:  # as of UTF-16, in which the words below would hide
+        raise fail("connectome", "cannot be read", "a .graphml file in UTF-8", f"{path}")
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # which could make a small file endless
         raise fail("connectome", "declares entities", "plain GraphML", f"{path}")
     try:
         root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the others for an unknown encoding
         raise fail("connectome", "cannot be read", "a valid .graphml file", f"{path}: {error}") from error
     graph = root.find(f"{_GRAPHML}graph")
     if graph is None:

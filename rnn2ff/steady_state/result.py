@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from rnn2ff._checks import fail, shape_of
 from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.method import Plan
@@ -196,5 +197,10 @@ class AbstractSteadyStateSolver(eqx.Module):
 
 def count_statuses(status: Int[ArrayLike, "*batch"]) -> dict[str, int]:
     """How many samples ended with each status, every status named."""
-    counts = np.bincount(np.asarray(status).ravel(), minlength=len(Status))
+    shape_of("status", status)
+    status = np.asarray(status)
+    if not (np.issubdtype(status.dtype, np.integer) and np.isin(status, list(Status)).all()):
+        received = f"others, of dtype {status.dtype}"
+        raise fail("status", "holds no statuses", f"whole numbers from 0 to {len(Status) - 1}", received)
+    counts = np.bincount(status.ravel(), minlength=len(Status))
     return {each.name: int(counts[each]) for each in Status}

@@ -18,6 +18,7 @@ from rnn2ff._checks import (
     check_tolerance,
     fail,
     is_known,
+    shape_of,
 )
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork
@@ -85,8 +86,10 @@ def simulate(
         check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", stimulus)
     tolerance = check_tolerance(tolerance, network.dtype)
     check_at_least("max_steps", max_steps, 1)
-    if np.ndim(times) != 1 or len(times) < 2:
-        raise fail("times", "are no grid", "a vector of at least 2 times", f"shape {np.shape(times)}")
+    max_steps = int(max_steps)  # which JAX wants to be Python's own
+    shape = shape_of("times", times)
+    if len(shape) != 1 or shape[0] < 2:
+        raise fail("times", "are no grid", "a vector of at least 2 times", f"shape {shape}")
     check_finite("times", times)
     if is_known(times) and not (np.diff(np.asarray(times)) > 0).all():
         raise fail("times", "do not increase", "each time after the one before", "an order that does not")

@@ -1,6 +1,7 @@
 """From a recurrent network and a distribution of stimuli to a tested feed-forward network."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -11,7 +12,7 @@ from jaxtyping import ArrayLike, Float, PRNGKeyArray
 from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_stimuli, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
-from rnn2ff.files import as_html, as_text, plain
+from rnn2ff.files import alone_in, as_html, as_text, make_folder, plain
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates
 from rnn2ff.steady_state import AbstractSteadyStateSolver, check_mesh
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["any", "two_layers"]
 
+SAME_DISTRIBUTION = "the distribution that was trained on; of others it says nothing"
 _HELD_OUT_SHARE = 0.1  # of an array of stimuli, for the test
 _MOST_DOTS = 3000  # of a figure, which more would blacken
 _MORE_DATA = 4  # times as many samples, where data are what is missing
@@ -60,6 +62,8 @@ class Report(NamedTuple):
         attempt_nrmses: their errors on the test.
         error_by_margin: where the steady state jumps between near stimuli, the error by the distance to the jump; None
             if no jumps were looked for.
+        tested_on: where the test stimuli come from, in words. Where their distribution is that of the training, the
+            error says nothing of others.
     """
 
     accuracy: Accuracy
@@ -77,17 +81,21 @@ class Report(NamedTuple):
     attempts: tuple[Attempt, ...]
     attempt_nrmses: tuple[float, ...]
     error_by_margin: ErrorByMargin | None
+    tested_on: str
 
     def lines(self) -> dict[str, str]:
         """What people want to know of it, by name, in the order of interest."""
-        worst, counts = self.accuracy.worst_unit, self.status_counts
+        counts = self.status_counts
         left_out = {name: sum(each.values()) - each["converged"] for name, each in counts.items()}
         sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
         low, high = (100 * each for each in self.nrmse_interval)
+        share = 100 * (1 - left_out["test"] / sum(counts["test"].values()))
+        judged = f"; of the {share:.2f} % that come to rest" if left_out["test"] else ""
         lines = {
-            "error on unseen stimuli": f"{100 * self.accuracy.nrmse:.2f} % (NRMSE; {low:.2f} to {high:.2f} %)",
+            "error on unseen stimuli": f"{100 * self.accuracy.nrmse:.2f} % (NRMSE; {low:.2f} to {high:.2f} %){judged}",
             "variance explained": f"{100 * self.accuracy.r_squared:.2f} %",
-            "worst unit": f"{worst}, {100 * self.accuracy.unit_nrmse[worst]:.2f} %",
+            **self.accuracy.lines(),
+            "tested on": self.tested_on,
             "hidden units": f"{self.width}{sweeps}",
             **({"tried": ", ".join(self._tried())} if len(self.attempts) > 1 else {}),
             "stimuli trained on": f"{self.num_training_pairs}",
@@ -236,10 +244,12 @@ def distill(
     check_at_least("num_samples", num_samples, 2)
     check_at_least("num_test_samples", num_test_samples, 2)
     check_at_least("num_steps", num_steps, 1)
+    num_steps = int(num_steps)  # of a short integer of NumPy products would overflow
     check_positive("max_seconds", max_seconds)
     if tolerance is not None:
         check_fraction("tolerance", tolerance)
 
+    tested_on = "stimuli that were given for it" if test_stimuli is not None else SAME_DISTRIBUTION
     training_stimuli, test_stimuli = _split(stimuli, test_stimuli, num_samples, num_test_samples, key)
     check_stimuli(training_stimuli, network.stimulus_size)
     check_stimuli(test_stimuli, network.stimulus_size, "test_stimuli")
@@ -253,43 +263,44 @@ def distill(
 
     if checkpoints is not None:
         checkpoints = Path(checkpoints)
-        checkpoints.mkdir(parents=True, exist_ok=True)
-    clock = _Clock()
-    pairs, test = solve(training_stimuli), solve(test_stimuli)
-    check_varies("steady rates of the test stimuli", test.rates)
-    trainer = trainer_on(pairs)
-    clock.add("solving")
-    if tolerance is None:
-        if is_best_of_its_cost:
-            tried = trainer.best_of_its_cost()
-        else:
-            tried = [trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)]
-        clock.add("training")
-        return _reported(best_of(tried), tried, trainer, pairs, test, clock, tolerance, None, None)
-
-    deadline = clock.started + max_seconds
-    tried, is_in_time = escalate(trainer, test, tolerance, deadline, with_sweeps=kind == "any")
-    clock.add("training")
-    reason = by_margin = None
-    if not is_within(tried[-1], test, tolerance):
-        reason, by_margin = look_for_jumps(network, best_of(tried), pairs, test, solver)
-        clock.add("explaining")
-        is_in_time = is_in_time and clock.elapsed < max_seconds
-        if reason is None and is_in_time and callable(stimuli) and is_data_limited(best_of(tried)):
-            more = sample_stimuli(stimuli, _MORE_DATA * num_samples, key=key_for(key, "more training stimuli"))
-            pairs = solve(more)
-            trainer = trainer_on(pairs)
-            clock.add("solving")
-            best = best_of(tried)
-            tried.append(trainer.again(best))
+        make_folder(checkpoints)
+    with nullcontext() if checkpoints is None else alone_in(checkpoints):
+        clock = _Clock()
+        pairs, test = solve(training_stimuli), solve(test_stimuli)
+        check_varies("steady rates of the test stimuli", test.rates)
+        trainer = trainer_on(pairs)
+        clock.add("solving")
+        if tolerance is None:
+            if is_best_of_its_cost:
+                tried = trainer.best_of_its_cost()
+            else:
+                tried = [trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)]
             clock.add("training")
-        if reason is None and not is_within(tried[-1], test, tolerance):
-            reason = reason_of(tried, is_in_time, max_seconds)
-    num_unsteady = sum(test.status_counts.values()) - test.status_counts["converged"]
-    if reason is not None and num_unsteady:
-        reason += f"; no steady state for {num_unsteady / sum(test.status_counts.values()):.1%} of the stimuli"
-    trained = tried[-1] if reason is None else best_of(tried)
-    return _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin)
+            return _reported(best_of(tried), tried, trainer, pairs, test, clock, tolerance, None, None, tested_on)
+
+        deadline = clock.started + max_seconds
+        tried, is_in_time = escalate(trainer, test, tolerance, deadline, with_sweeps=kind == "any")
+        clock.add("training")
+        reason = by_margin = None
+        if not is_within(tried[-1], test, tolerance):
+            reason, by_margin = look_for_jumps(network, best_of(tried), pairs, test, solver)
+            clock.add("explaining")
+            is_in_time = is_in_time and clock.elapsed < max_seconds
+            if reason is None and is_in_time and callable(stimuli) and is_data_limited(best_of(tried)):
+                more = sample_stimuli(stimuli, _MORE_DATA * num_samples, key=key_for(key, "more training stimuli"))
+                pairs = solve(more)
+                trainer = trainer_on(pairs)
+                clock.add("solving")
+                best = best_of(tried)
+                tried.append(trainer.again(best))
+                clock.add("training")
+            if reason is None and not is_within(tried[-1], test, tolerance):
+                reason = reason_of(tried, is_in_time, max_seconds)
+        num_unsteady = sum(test.status_counts.values()) - test.status_counts["converged"]
+        if reason is not None and num_unsteady:
+            reason += f"; no steady state for {num_unsteady / sum(test.status_counts.values()):.1%} of the stimuli"
+        trained = tried[-1] if reason is None else best_of(tried)
+        return _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin, tested_on)
 
 
 class _Clock:
@@ -310,7 +321,7 @@ class _Clock:
         self.last = now
 
 
-def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin) -> Distillation:
+def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin, tested_on) -> Distillation:
     predicted = predict(trained.approximator, test.stimuli)
     interval, judged = nrmse_interval(predicted, test.rates), accuracy(predicted, test.rates)
     errors = [
@@ -333,6 +344,7 @@ def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by
         attempts=tuple(each.attempt for each in tried),
         attempt_nrmses=tuple(errors),
         error_by_margin=by_margin,
+        tested_on=tested_on,
     )
     return Distillation(trained.approximator, report, test, trainer.network)
 

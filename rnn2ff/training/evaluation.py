@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail
+from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail, shape_of
 from rnn2ff.networks import population_angle
 
 MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
@@ -22,6 +22,8 @@ class Accuracy(NamedTuple):
         unit_nrmse: root mean squared error of each unit over its own standard deviation; for a unit that
             never varies, NaN if it is predicted exactly, else infinite.
         worst_unit: index of the largest `unit_nrmse`.
+        percentile_95: error of a sample that all but a twentieth of the samples stay below, in the units of `nrmse`:
+            its length, over the root of the summed variances of the units.
         num_samples: samples compared.
     """
 
@@ -29,12 +31,20 @@ class Accuracy(NamedTuple):
     r_squared: float
     unit_nrmse: Float[np.ndarray, " rate"]
     worst_unit: int
+    percentile_95: float
     num_samples: int
 
     def __repr__(self) -> str:
         worst = self.unit_nrmse[self.worst_unit]
-        units = f"worst unit {self.worst_unit} at {worst:.4g}"
-        return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {units}, {self.num_samples} samples)"
+        tails = f"worst unit {self.worst_unit} at {worst:.4g}, 95 % of {self.num_samples} samples below "
+        return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {tails}{self.percentile_95:.4g})"
+
+    def lines(self) -> dict[str, str]:
+        """The tails that a mean hides, in words, by name."""
+        return {
+            "worst unit": f"{self.worst_unit}, {100 * self.unit_nrmse[self.worst_unit]:.2f} %",
+            "worst stimuli": f"one in 20 is off by {100 * self.percentile_95:.2f} % or more",
+        }
 
 
 def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"]) -> Accuracy:
@@ -48,6 +58,9 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
         ValueError: if shapes differ, a value is not finite, there is no sample, or the target never varies.
     """
     predicted, target = _compared(predicted, target)
+    # Errors are relative: in units of a power of two, which changes no digit, squares neither overflow nor vanish.
+    largest = max(np.abs(predicted).max(initial=0), np.abs(target).max(initial=0))
+    predicted, target = (np.ldexp(each, -np.frexp(largest)[1]) for each in (predicted, target))
     squared_errors = (predicted - target) ** 2
     check_varies("target", target)
     deviations = (target - target.mean(axis=0)) ** 2
@@ -59,6 +72,7 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
         r_squared=float(1 - unexplained),
         unit_nrmse=unit_nrmse,
         worst_unit=int(np.nanargmax(unit_nrmse)),
+        percentile_95=float(np.sqrt(np.quantile(squared_errors.sum(axis=1), 0.95) / deviations.mean(axis=0).sum())),
         num_samples=len(target),
     )
 
@@ -304,10 +318,10 @@ def noise_rejection(
 
 def _compared(predicted: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     check_on_host("the comparison of rates", "compare what is returned, outside", predicted, target)
-    target = np.asarray(target, np.float64)
-    if target.ndim != 2 or target.shape[0] == 0:
-        raise fail("target", "has the wrong shape", "(samples, rates), at least one sample", target.shape)
-    check_shape("predicted", predicted, target.shape)
+    shape = shape_of("target", target)
+    if len(shape) != 2 or shape[0] == 0:
+        raise fail("target", "has the wrong shape", "(samples, rates), at least one sample", shape)
+    check_shape("predicted", predicted, shape)
     check_finite("predicted", predicted)
     check_finite("target", target)
-    return np.asarray(predicted, np.float64), target
+    return np.asarray(predicted, np.float64), np.asarray(target, np.float64)

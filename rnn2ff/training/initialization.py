@@ -19,7 +19,15 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from rnn2ff._checks import check_at_least, check_key, check_on_host, check_positive, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Refined, TwoLayer
 from rnn2ff.compiling import in_batches
-from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates, best_sweep, has_rectified_rates, to_point
+from rnn2ff.networks import (
+    RateNetwork,
+    RecurrentNetwork,
+    as_samples,
+    batch_rates,
+    best_sweep,
+    has_rectified_rates,
+    to_point,
+)
 from rnn2ff.training.boundaries import Boundaries, Planes
 
 _NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
@@ -59,6 +67,7 @@ def initialize_two_layer(
     Raises:
         ValueError: if the states and stimuli do not fit the network or each other, or `width` is below 1.
     """
+    states, stimuli = as_samples(network, states, stimuli)
     edges = _edges(boundaries, width)
     two_layer = _from_hyperplanes(
         network, states, stimuli, width, network.rate_size, has_rectified_rates(network), bypass, edges, key
@@ -91,6 +100,7 @@ def initialize_refined(
     Raises:
         ValueError: as for `initialize_two_layer`; or if the network cannot be swept, or `num_sweeps` is below 1.
     """
+    states, stimuli = as_samples(network, states, stimuli)
     two_layer = _from_hyperplanes(network, states, stimuli, width, network.state_size, False, False, None, key)
     sweep = best_sweep(network, *(np.asarray(each)[:_NUM_SWEEP_SAMPLES] for each in (states, stimuli)))
     points, starts = _points_and_starts(network, sweep, states, stimuli)

@@ -1,6 +1,7 @@
 """Fit an approximator to pairs of stimuli and steady rates, by gradient descent."""
 
 import hashlib
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_h
 from rnn2ff.approximators import Approximator, trainable
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.data import check_pairs, key_for, split_rows, take_rows
-from rnn2ff.files import replacing
+from rnn2ff.files import replacing, sealed, unsealed
+from rnn2ff.networks import as_floats
 from rnn2ff.steady_state import check_mesh, placed_on
 from rnn2ff.training.losses import Loss, mean_squared_error, rate_error
 from rnn2ff.training.mixing import Mixing
@@ -106,9 +108,13 @@ def train(
     check_key(key)
     mesh = check_mesh(mesh)
     _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction)
+    if not (isinstance(stimuli, jax.Array) and isinstance(rates, jax.Array)):
+        stimuli, rates = as_floats(stimuli), as_floats(rates)
+        check_pairs(stimuli, rates)  # which may not fit the precision
     if validation is not None:
         check_pairs(*validation)
-    num_evaluations = min(num_evaluations, num_steps)
+    num_steps, batch_size = int(num_steps), int(batch_size)  # not NumPy's, which overflow
+    num_evaluations = min(int(num_evaluations), num_steps)
     interval = -(-num_steps // num_evaluations)
     if optimizer is None:
         optimizer = muon(approximator, stimuli, rates, num_steps=interval * num_evaluations)
@@ -262,20 +268,21 @@ def _fingerprint(arrays: PyTree, settings: PyTree) -> str:
 
 
 def _save(path: Path, state: _Progress, fingerprint: str) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(fingerprint.encode())
-        eqx.tree_serialise_leaves(file, state)
+    content = io.BytesIO()
+    eqx.tree_serialise_leaves(content, state)
+    with replacing(path) as temporary:
+        temporary.write_bytes(fingerprint.encode() + sealed(content.getvalue()))
 
 
 def _restored(path: Path, state: _Progress, fingerprint: str) -> _Progress:
     """The state of a checkpoint, or the given one where there is no checkpoint."""
     if not path.exists():
         return state
-    with path.open("rb") as file:
-        if file.read(len(fingerprint)) != fingerprint.encode():
-            expected = "a checkpoint of this training, with the same data, options and key"
-            raise fail("checkpoint", "is of another training", expected, f"{path}")
-        try:
-            return eqx.tree_deserialise_leaves(file, state)
-        except (RuntimeError, ValueError, EOFError, OSError) as error:
-            raise fail("checkpoint", "is damaged", "a whole file", f"{path}: {error}") from error
+    content = path.read_bytes()
+    if not content.startswith(fingerprint.encode()):
+        expected = "a checkpoint of this training, with the same data, options and key"
+        raise fail("checkpoint", "is of another training", expected, f"{path}")
+    leaves = unsealed(content[len(fingerprint) :])
+    if leaves is None:
+        raise fail("checkpoint", "is damaged", "a whole file", f"{path}")
+    return eqx.tree_deserialise_leaves(io.BytesIO(leaves), state)

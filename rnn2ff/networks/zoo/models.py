@@ -12,7 +12,17 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
-from rnn2ff._checks import check_at_least, check_finite, check_key, check_positive, check_shape, fail, is_known
+from rnn2ff._checks import (
+    check_at_least,
+    check_finite,
+    check_key,
+    check_number,
+    check_positive,
+    check_shape,
+    fail,
+    is_known,
+    shape_of,
+)
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.nonlinearities import Nonlinearity, ShiftedLogistic, Tanh
 from rnn2ff.networks.rate import RateForm, RateNetwork, RateParams, StateForm, rate_network
@@ -72,7 +82,7 @@ def wilson_cowan(
         check_shape(name, values, (2,))
     check_positive("gains", gains)
     check_finite("thresholds", thresholds)
-    check_finite("refractory", refractory)
+    check_number("refractory", refractory)
     if refractory < 0:
         raise fail("refractory", "is negative", "at least 0", refractory)
     response = ShiftedLogistic(tuple(gains), tuple(thresholds))
@@ -157,7 +167,7 @@ def wong_wang(
         input_coupling=input_coupling,
     )
     for name, value in values.items():
-        check_finite(name, value)
+        check_number(name, value)
     for name, value in [("time_constant", time_constant), ("slope", slope), ("curvature", curvature)]:
         check_positive(name, value)
     params = WongWangParams(**{name: jnp.asarray(value, float) for name, value in values.items()})
@@ -221,9 +231,11 @@ def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1
         Hopfield, Neurons with graded response have collective computational properties like those of two-state
         neurons, PNAS 81, 1984.
     """
-    if np.ndim(patterns) != 2 or 0 in np.shape(patterns):
-        raise fail("patterns", "has the wrong shape", "(patterns, units): one row a pattern", np.shape(patterns))
+    shape = shape_of("patterns", patterns)
+    if len(shape) != 2 or 0 in shape:
+        raise fail("patterns", "has the wrong shape", "(patterns, units): one row a pattern", shape)
     check_finite("patterns", patterns)
+    check_number("gain", gain)
     check_positive("gain", gain)
     if is_known(patterns) and (np.abs(np.asarray(patterns)) != 1).any():
         raise fail("patterns", "has other values", "-1 and 1", sorted(set(np.ravel(patterns).tolist()))[:5])
@@ -256,6 +268,7 @@ def random_rate_network(
         Sompolinsky, Crisanti and Sommers, Chaos in random neural networks, Physical Review Letters 61, 1988.
     """
     check_at_least("state_size", state_size, 1)
+    check_number("gain", gain)
     check_positive("gain", gain)
     check_key(key)
     return rate_network(StateForm(nonlinearity), jr.normal(key, (state_size, state_size)) * (gain / state_size**0.5))

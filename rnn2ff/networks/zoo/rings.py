@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from rnn2ff._checks import check_at_least, check_finite, check_positive, fail
+from rnn2ff._checks import check_at_least, check_number, check_positive, fail
 from rnn2ff.networks.rate import RateNetwork, RateParams
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
 
@@ -52,8 +52,8 @@ def ring_attractor(
         Ben-Yishai, Bar-Or and Sompolinsky, Theory of orientation tuning in visual cortex, PNAS 92, 1995.
     """
     angles = np.asarray(ring_angles(num_units))
-    check_finite("mean", mean)
-    check_finite("tuned", tuned)
+    check_number("mean", mean)
+    check_number("tuned", tuned)
     if mean >= 1:
         raise fail("mean", "lets uniform activity grow without bound", "less than 1", mean)
     weights = (mean + tuned * np.cos(angles[:, None] - angles)) / num_units
@@ -64,11 +64,15 @@ def ring_stimulus(
     angle: ScalarLike, num_units: int = 64, *, contrast: ScalarLike = 1.0, modulation: ScalarLike = 0.3
 ) -> Float[Array, "{num_units}"]:
     """The stimulus `contrast (1 - modulation + modulation cos(a_i - angle))` to a ring; the angle in radians."""
+    for name, value in [("angle", angle), ("contrast", contrast), ("modulation", modulation)]:
+        check_number(name, value)
     return contrast * (1 - modulation + modulation * jnp.cos(ring_angles(num_units) - angle))
 
 
 def ring_bump(angle: ScalarLike, num_units: int, *, concentration: ScalarLike = 3.0) -> Float[Array, "{num_units}"]:
     """A bump of height 1, `exp(concentration (cos(a_i - angle) - 1))`; the angle in radians."""
+    check_number("angle", angle)
+    check_number("concentration", concentration)
     return jnp.exp(concentration * (jnp.cos(ring_angles(num_units) - angle) - 1))
 
 
@@ -114,7 +118,9 @@ def relation_network(
         ("hidden_inhibition", hidden_inhibition),
         ("ring_inhibition", ring_inhibition),
     ]:
+        check_number(name, value)
         check_positive(name, value)
+    check_number("hidden_bias", hidden_bias)
     angles = np.asarray(ring_angles(num_units))
     kernel = np.exp(concentration * (np.cos(angles[:, None] - angles) - 1))
     kernel /= kernel.sum(axis=1, keepdims=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_at_least, check_fraction, check_positive, check_weights, fail
+from rnn2ff._checks import check_at_least, check_fraction, check_number, check_positive, check_weights, fail, shape_of
 from rnn2ff.networks.graphs import Graph, graph_matrix
 from rnn2ff.networks.rate import RateNetwork
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
@@ -112,6 +112,7 @@ def _competition(
         ("inhibition", inhibition),
         ("excitation", excitation),
     ]:
+        check_number(name, weight)
         check_positive(name, weight)
     if self_excitation >= 1 + inhibition * excitation:
         expected = f"less than 1 + inhibition * excitation = {1 + inhibition * excitation:g}"
@@ -150,6 +151,7 @@ def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5)
     """
     adjacency = _adjacency(graph)
     check_fraction("epsilon", epsilon)
+    check_number("delta", delta)
     check_positive("delta", delta)
     weights = np.where(adjacency, -1 + epsilon, -1 - delta) * (1 - np.eye(len(adjacency)))
     return threshold_linear_rate(jnp.asarray(weights, float))
@@ -160,6 +162,7 @@ def _adjacency(graph: ArrayLike | Graph) -> np.ndarray:
     if isinstance(graph, Graph):
         adjacency = (graph_matrix(graph, weight="") > 0).astype(float)  # no attribute: every edge has the weight 1
     else:
+        shape_of("graph", graph)
         adjacency = np.asarray(graph)
         adjacency = adjacency.astype(float) if adjacency.dtype == bool else adjacency
     check_weights("graph", adjacency)

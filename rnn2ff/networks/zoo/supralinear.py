@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from rnn2ff._checks import check_at_least, check_positive, check_shape
+from rnn2ff._checks import check_at_least, check_number, check_positive, check_shape
 from rnn2ff.networks.nonlinearities import PowerLaw
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
 from rnn2ff.networks.zoo.populations import as_floats, check_two_populations
@@ -46,6 +46,7 @@ def stabilized_supralinear(
         Rubin, Van Hooser and Miller, The stabilized supralinear network: a unifying circuit motif underlying
         multi-input integration in sensory cortex, Neuron 85, 2015.
     """
+    check_number("width", width)
     check_positive("width", width)
     check_two_populations(weights)
     check_shape("time_constants", time_constants, (2,))
