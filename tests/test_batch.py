@@ -440,6 +440,22 @@ class TestPureFunction:
         assert_close(jax.grad(root)(stimulus), 0.5 / np.sqrt(2), tolerance)
         assert_close(jax.hessian(root)(stimulus), -0.25 * 2**-1.5, tolerance)
 
+    def test_many_networks_are_solved_at_once_under_vmap_with_their_derivatives(self, key):
+        weights, gains = jr.uniform(key, (4, 4)) / 4, jnp.array([0.2, 0.5, 0.9])
+        stimuli = 0.5 + jr.uniform(key, (6, 4))  # all units are active, so that x = (I - g W)^-1 u
+
+        def solve(gain):
+            solved = solve_batch(threshold_linear(gain * weights), stimuli)
+            return jnp.sum(solved.state[0]), solved
+
+        slopes, solved = jax.vmap(jax.grad(solve, has_aux=True))(gains)
+        for i, gain in enumerate(np.asarray(gains)):
+            inverse = np.linalg.inv(np.eye(4) - gain * np.asarray(weights))
+            expected = np.asarray(stimuli) @ inverse.T
+            assert_close(solved.state[i], expected, CLOSE)
+            assert_close(slopes[i], (inverse @ np.asarray(weights) @ expected[0]).sum(), 100 * CLOSE)
+        assert jnp.all(solved.is_converged)
+
     @pytest.mark.parametrize("platform", ["cuda", "tpu"])
     def test_it_is_lowered_for_an_accelerator_without_a_way_back_to_the_host(self, platform, random_network):
         network, stimuli, solved = random_network

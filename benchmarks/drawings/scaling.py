@@ -20,6 +20,13 @@ _LABELS = {
     "batch": "stimuli in a batch",
     "distance to instability": "1 - spectral radius",
 }
+_TITLES = {
+    "units": "larger networks",
+    "hidden units": "wider passes",
+    "batch": "larger batches",
+    "distance to instability": "nearer to instability",
+}
+_WITH_SLOPES = ("units", "hidden units")  # where time is near a power of the size; elsewhere an exponent says nothing
 
 
 @house_style
@@ -35,17 +42,24 @@ def draw(record: dict) -> "Figure":
             if not points:
                 continue
             values, times = [value for value, _ in points], [each[0] for _, each in points]
-            text = f"{shown}, {slopes[name]['exponent']:.2f}" if name in slopes else shown
-            axis.plot(values, times, style, marker="o", markersize=2.5, color=COLORS[color], label=text)
+            axis.plot(values, times, style, marker="o", markersize=2.5, color=COLORS[color], label=shown)
+            if name in slopes and along in _WITH_SLOPES:
+                slope = f"slope {slopes[name]['exponent']:.2f}"
+                place = {"xytext": (5, -7 if style == "--" else 0), "textcoords": "offset points", "va": "center"}
+                axis.annotate(slope, (values[-1], times[-1]), **place, fontsize=7, color=COLORS[color])
             lower, upper = ([each[i] for _, each in points] for i in (1, 2))
             axis.fill_between(values, lower, upper, color=COLORS[color], alpha=0.2, linewidth=0)
-        axis.set(xscale="log", yscale="log", xlabel=label, ylabel="microseconds a stimulus")
+        axis.set(xscale="log", yscale="log", xlabel=label, ylabel="microseconds a stimulus", title=_TITLES[along])
         ticks = sorted({row["value"] for row in chosen})
         if len(ticks) > 6:
             ticks = ticks[::2]
         axis.set_xticks(ticks, [f"{each:g}" for each in ticks])
         axis.minorticks_off()
-        low, top = axis.get_ylim()
-        axis.set_ylim(low, top * (top / low) ** 0.45)  # room for the legend
-        axis.legend(loc="upper left", ncols=2, handlelength=1.5, columnspacing=1, borderaxespad=0)
+        if along in _WITH_SLOPES:
+            low, top = axis.get_xlim()
+            axis.set_xlim(low, top * (top / low) ** 0.15)  # room for the slopes
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    note = "Medians, bands from the lower to the upper quartile; a slope is the exponent of a power law that is fitted."
+    figure.supxlabel(note, fontsize=7, x=0.01, ha="left")
     return figure

@@ -10,6 +10,16 @@ from experiments._seeds import spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+
+def lettered(figure: "Figure", axes: Sequence["Axes"], note: str = "") -> None:
+    """Name the panels, and say at the foot of the figure what its bands are, and of how many seeds."""
+    for letter, axis in zip("abcdefgh", axes):
+        place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        axis.annotate(letter, (0, 1), (-24, 7), **place, fontweight="bold", ha="right")
+    if note:
+        figure.supxlabel(note, fontsize=7, x=0.01, ha="left")
 
 
 def plain_logarithmic(axis: "Axis", multiples: Sequence[int] = (1, 2, 5)) -> None:

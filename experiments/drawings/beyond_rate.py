@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.drawings._axes import lined_up, plot_percentages
+from experiments.drawings._axes import lettered, lined_up, plot_percentages
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def draw(record: dict) -> "Figure":
     axes[3].set(xlabel="stimuli (%)", xlim=(-3, 103), ylim=(-0.5, len(lost) - 0.5))
     axes[3].set(title="where there is\nno steady state")
     axes[3].legend(**_BELOW)
+    lettered(figure, axes[:4], f"Means and 95 % intervals over {len(rows[0]['nrmse'])} seeds.")
     return figure
 
 

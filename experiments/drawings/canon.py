@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.drawings._axes import lettered
 from rnn2ff.plotting import COLORS, house_style, new_figure, plot_phase_plane
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -55,19 +57,24 @@ def draw(record: dict) -> "Figure":
     axes[4].set(title="bumps of the ring attractor")
     axes[4].legend(loc="upper right")
 
-    shown = drawings["ring with tuned input"]
-    angles = np.arange(len(shown["noisy"])) * 360 / len(shown["noisy"])
-    axes[5].plot(angles, shown["noisy"], ".", markersize=3, color=colors[2], label="stimulus")
-    axes[5].plot(angles, shown["noisy rates"], color=colors[1], label="rate")
-    axes[5].plot(angles, shown["clean rates"], color=colors[0], label="rate without noise")
-    axes[5].set(
-        xlabel="preferred angle (degrees)",
-        xticks=[0, 90, 180, 270, 360],
-        title="a ring rejects noise",
-        ylim=(None, 3.8),
-    )
-    axes[5].legend(handletextpad=0.4, borderaxespad=0)
+    quantities = [each for row in record["rows"] for each in row["quantities"]]
+    _draw_numbers(axes[5], [each["published"] for each in quantities], [each["received"] for each in quantities])
 
     handles, labels = axes[2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    lettered(figure, axes)
     return figure
+
+
+def _draw_numbers(axis: "Axes", published: list[float], here: list[float]) -> None:
+    """Every published number against what comes out here, with the line where they agree."""
+    ends = [min(published), max(published)]
+    axis.plot(ends, ends, color="black", linewidth=0.6)
+    axis.plot(published, here, "o", markersize=3.5, color=COLORS["recurrent"], markerfacecolor="none")
+    for scale in (axis.set_xscale, axis.set_yscale):
+        scale("symlog", linthresh=0.1, linscale=0.5)
+    ticks = [-4, -1, -0.1, 0, 0.1, 1, 10, 45]
+    axis.set_xticks(ticks, [f"{each:g}" for each in ticks], rotation=45)
+    axis.set_yticks(ticks, [f"{each:g}" for each in ticks])
+    axis.minorticks_off()
+    axis.set(xlabel="published", ylabel="here", title=f"all {len(published)} numbers")

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments._forms import TWO_LAYERS, WITH_SWEEPS
 from experiments._seeds import spread
+from experiments.drawings._axes import lettered
 from rnn2ff.plotting import COLORS, house_style, new_figure, plot_rates
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ def draw(record: dict) -> "Figure":
     plot_rates(axes[0], points["steady"], points["predicted"], nrmse=spread(random[TWO_LAYERS]["nrmse"]).mean)
     _draw_margins(axes[1], random)
     _draw_digit(axes[2], digits["example"])
-    for letter, axis in zip("abc", axes):
-        axis.text(-0.16, 1.05, letter, transform=axis.transAxes, fontweight="bold")
+    seeds = len(random[TWO_LAYERS]["competition"])
+    lettered(figure, axes, f"Means and 95 % intervals over {seeds} seeds.")
     return figure
 
 
@@ -43,7 +44,7 @@ def _draw_margins(axis: "Axes", row: dict) -> None:
         _line(axis, np.arange(len(names)), shares, COLORS[color], label)
     axis.set_xticks(np.arange(len(names)), names, rotation=45, ha="right")
     axis.set(xlabel="margin of the stimulus", ylabel="same winner (%)", ylim=(None, 101))
-    axis.set_title(f"winners, by margin ({len(judged)} seeds)")
+    axis.set_title("winners, by margin")
     axis.legend(loc="lower right", borderaxespad=0)
 
 

@@ -16,6 +16,7 @@ from rnn2ff.networks import (
     eigenvalues_of,
     growth_rates_of_map,
     leading_eigenvalues,
+    with_padded_rows,
 )
 
 
@@ -120,6 +121,7 @@ def _push(network, state, stimulus, vector):
 
 def _eigenvalues_by_krylov(network, state, stimulus, count: int, tolerance: float) -> Complex[np.ndarray, " found"]:
     """The rightmost eigenvalues of the Jacobian, from its products with vectors; those that converge."""
+    network = with_padded_rows(network)
 
     def push(vector: np.ndarray) -> np.ndarray:
         pushed = np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
-from rnn2ff._checks import check_on_host
+from rnn2ff._checks import check_on_host, fail
 from rnn2ff.networks import (
     PowerLaw,
     RateNetwork,
@@ -45,6 +45,7 @@ _SHAPES = {
 _LAPACK = 1e-12  # a safe bound of the relative error of computed singular values in float64
 _NEARLY = 1e-6  # of the size of W: the largest remainder of weights that count as low-rank
 _LARGEST_DECOMPOSED = 2048  # units; beyond, singular values are not computed
+_LARGEST_CERTIFIED = 4096  # units; beyond, the eigenvalues for a metric take hours
 _LOW_RANK = 3  # units per rank, at least, for thin products (2 n r) to replace n^2 with room for the small inverse
 
 
@@ -122,9 +123,12 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
             exponent 2 are certified; others get estimates.
 
     Raises:
-        ValueError: if the weights are not known, as inside `jit`.
+        ValueError: if the weights are not known, as inside `jit`, or the network has too many units for its metric.
     """
     check_on_host("make_certifier", "use a certifier that was made outside", network)
+    if network.state_size > _LARGEST_CERTIFIED:
+        expected = f"at most {_LARGEST_CERTIFIED} units, whose weights can be factored"
+        raise fail("network", "is too large to certify", expected, network.state_size)
     dtype, size = network.dtype, network.state_size
     precision = float(jnp.finfo(dtype).eps)
 

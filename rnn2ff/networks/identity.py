@@ -2,13 +2,17 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jax.experimental.sparse import JAXSparse
+import scipy.sparse
+from jax.experimental.sparse import BCOO, JAXSparse
 
 from rnn2ff._checks import check_on_host
 from rnn2ff.networks.base import RecurrentNetwork
+
+_BLOCK_ROWS = 1024  # of a sparse matrix, dense at once
 
 
 def network_hash(network: RecurrentNetwork) -> str:
@@ -21,10 +25,21 @@ def network_hash(network: RecurrentNetwork) -> str:
     digest = hashlib.sha256(f"{name_of(network.vector_field)} {name_of(network.rate_function)}".encode())
     digest.update(f"{network.state_size} {network.stimulus_size}{' map' if network.is_map else ''}".encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(network.params, is_leaf=_is_sparse):
-        array = np.asarray(leaf.todense() if _is_sparse(leaf) else leaf, np.float32)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array + np.float32(0)).tobytes())  # -0 becomes 0
+        blocks = _in_blocks(leaf) if _is_sparse(leaf) else [np.asarray(leaf, np.float32)]
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape if _is_sparse(leaf) else np.shape(leaf)}".encode())
+        for array in blocks:
+            digest.update(np.ascontiguousarray(array + np.float32(0)).tobytes())  # -0 becomes 0
     return digest.hexdigest()
+
+
+def _in_blocks(weights: BCOO) -> Iterator[np.ndarray]:
+    """The rows of the dense matrix, a few at a time: all of them may not fit the memory."""
+    indices = np.asarray(weights.indices)
+    is_inside = (indices < np.array(weights.shape)).all(axis=1)  # `BCOO` fills up with entries that are outside
+    entries = (np.asarray(weights.data, np.float32)[is_inside], indices[is_inside].T)
+    rows = scipy.sparse.coo_array(entries, weights.shape).tocsr()
+    for start in range(0, weights.shape[0], _BLOCK_ROWS):
+        yield rows[start : start + _BLOCK_ROWS].toarray()
 
 
 def _is_sparse(leaf: object) -> bool:

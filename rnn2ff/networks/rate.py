@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.sparse import BCOO, JAXSparse
+from jax.experimental.sparse import BCOO, BCSR, JAXSparse
 from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights, fail, shape_of
@@ -32,7 +32,7 @@ class RateParams(eqx.Module):
         time_constants: tau, in any unit of time.
     """
 
-    recurrent_weights: Float[Array, "state state"] | BCOO
+    recurrent_weights: Float[Array, "state state"] | JAXSparse
     stimulus_weights: Float[Array, "state stimulus"] | None
     bias: Float[Array, " state"]
     time_constants: Float[Array, " state"]
@@ -174,7 +174,7 @@ class RateNetwork(RecurrentNetwork):
         return self.vector_field.nonlinearity
 
     @property
-    def weights(self) -> Float[Array, "state state"] | BCOO:
+    def weights(self) -> Float[Array, "state state"] | JAXSparse:
         """W, from column to row; dense or sparse."""
         return self.params.recurrent_weights
 
@@ -229,7 +229,7 @@ def check_rate_network(network: RecurrentNetwork) -> RateNetwork:
 
 def rate_network(
     form: StateForm | RateForm,
-    recurrent_weights: ArrayLike | BCOO,
+    recurrent_weights: ArrayLike | BCOO | BCSR,
     *,
     stimulus_weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,
@@ -242,7 +242,7 @@ def rate_network(
 
     Args:
         form: `StateForm(phi)` or `RateForm(phi)`.
-        recurrent_weights: W, square, from column to row; its dtype is the network's. Dense or `BCOO`.
+        recurrent_weights: W, square, from column to row; its dtype is the network's. Dense, `BCOO` or `BCSR`.
         stimulus_weights: B, shape (state, stimulus). By default the stimulus drives each unit directly.
         bias: b, a constant input to each unit, by default 0.
         gains: g, positive, one for all units or one for each, by default 1: the rates are `phi(g (x - theta))` of the
@@ -258,7 +258,8 @@ def rate_network(
             or a time constant is shorter than the step of a map.
     """
     check_weights("recurrent_weights", recurrent_weights)
-    weights = recurrent_weights if isinstance(recurrent_weights, BCOO) else as_floats(recurrent_weights)
+    weights = recurrent_weights.to_bcoo() if isinstance(recurrent_weights, BCSR) else recurrent_weights
+    weights = weights if isinstance(weights, BCOO) else as_floats(weights)
     check_weights("recurrent_weights", weights)  # as they are in its precision
     state_size = weights.shape[0]
     if stimulus_weights is not None:

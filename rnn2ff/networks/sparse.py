@@ -65,7 +65,7 @@ class PaddedRows(JAXSparse):
         return self._as_bcoo().todense()
 
     def _as_bcoo(self) -> BCOO:
-        owners = jnp.arange(self.data.shape[1]) if self.owners is None else self.owners
+        owners = jnp.arange(self.data.shape[1], dtype=self.columns.dtype) if self.owners is None else self.owners
         rows = jnp.broadcast_to(owners[None], self.data.shape)
         return BCOO((self.data.ravel(), jnp.stack([rows.ravel(), self.columns.ravel()], axis=1)), shape=self.shape)
 
@@ -86,8 +86,11 @@ def pad_rows(weights: BCOO) -> PaddedRows:
     order = np.argsort(indices[:, 0], kind="stable")
     data, rows, columns = data[order], indices[order, 0], indices[order, 1]
     counts = np.bincount(rows, minlength=num_rows)
-    typical = max(1, int(np.ceil(counts.mean() + counts.std())))
-    length = -(-min(typical, max(1, counts.max())) // _ENTRIES) * _ENTRIES
+    # The length with the fewest entries in all, where each further row costs a turn.
+    lengths = np.unique(-(-np.quantile(np.maximum(counts, 1), np.linspace(0, 1, 17)) // _ENTRIES) * _ENTRIES).astype(
+        int
+    )
+    length = min(lengths, key=lambda each: (each + _ENTRIES) * np.maximum(1, -(-counts // each)).sum())
     num_parts = np.maximum(1, -(-counts // length))
     first_part = np.cumsum(num_parts) - num_parts
     position = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.experimental.sparse import BCOO
+from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
 from rnn2ff._checks import check_at_least, check_key, check_number, check_positive, fail, is_known
@@ -34,7 +34,7 @@ def has_rectified_rates(network: RecurrentNetwork) -> bool:
 
 
 def threshold_linear(
-    recurrent_weights: ArrayLike | BCOO,
+    recurrent_weights: ArrayLike | BCOO | BCSR,
     *,
     stimulus_weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,
@@ -43,7 +43,7 @@ def threshold_linear(
     """A network in the state form, `tau dx/dt = -x + W [x]_+ + B u + b`; its rates are `[x]_+`.
 
     Args:
-        recurrent_weights: W, square, from column to row; its dtype is the network's. Dense or `BCOO`.
+        recurrent_weights: W, square, from column to row; its dtype is the network's. Dense, `BCOO` or `BCSR`.
         stimulus_weights: B, shape (state, stimulus). By default the stimulus drives each unit directly.
         bias: b, a constant input to each unit, by default 0.
         time_constants: tau, positive, one for all units or one for each, in any unit of time.
@@ -67,7 +67,7 @@ def threshold_linear(
 
 
 def threshold_linear_rate(
-    recurrent_weights: ArrayLike | BCOO,
+    recurrent_weights: ArrayLike | BCOO | BCSR,
     *,
     stimulus_weights: ArrayLike | None = None,
     bias: ArrayLike | None = None,

@@ -1,5 +1,6 @@
 """Steady states with a verdict each: one sample, a batch, any solver."""
 
+from rnn2ff.steady_state.driver import plan_steady_states, solve_steady_states
 from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on
 from rnn2ff.steady_state.method import Method, Plan, proved_rate
 from rnn2ff.steady_state.result import (
@@ -10,7 +11,8 @@ from rnn2ff.steady_state.result import (
     SteadyStates,
     count_statuses,
 )
-from rnn2ff.steady_state.solve import plan_steady_states, solve_batch, solve_steady_state, solve_steady_states
+from rnn2ff.steady_state.single import solve_steady_state
+from rnn2ff.steady_state.solve import solve_batch
 from rnn2ff.steady_state.solvers.active_set import ActiveSet
 from rnn2ff.steady_state.solvers.anderson import Anderson, AndersonAcceleration, repeat_accelerated
 from rnn2ff.steady_state.solvers.rollout import Rollout

@@ -33,6 +33,7 @@ _SEPARATED = 0.1  # of their final distance, at which trajectories count as sepa
 _FEWEST_JUMPS = 0.15  # share of the first pairs with a jump between them, below which the search ends
 _CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # of one call: states of trajectories, and pairs
 _MOST_PRODUCTS, _PATHS = 5e10, 21  # of all trajectories; trajectories for each pair, forward and backward
+_LARGEST_SEARCHED = 2048  # units; beyond, the trajectories of even the fewest pairs take many minutes
 _SAME_PLANE = 0.35  # distance between (unit normal, offset in deviations) of hyperplanes that count as the same
 _NUM_RELABELED = 4000  # boundaries after relabeling by symmetries
 _FEWEST_VOTES = 3  # places on a hyperplane, at least, to decide which outputs it silences
@@ -119,6 +120,8 @@ def find_boundaries(
 ) -> Boundaries | None:
     """Locate where units fall silent between random stimuli; None if few of these places are jumps.
 
+    Networks with more than 2,048 units are not searched, because the trajectories would take too long.
+
     Args:
         network: any network; its dynamics start at zero.
         pairs: stimuli, and their steady states.
@@ -132,6 +135,8 @@ def find_boundaries(
     check_at_least("num_pairs", num_pairs, 1)
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
     check_shape("pairs.states", pairs.states, (len(pairs), network.state_size))
+    if network.state_size > _LARGEST_SEARCHED:
+        return None
     stimuli, states, rates = (np.asarray(array) for array in (pairs.stimuli, pairs.states, pairs.rates))
     least, jump = _SILENT * float(rates.std()), IS_JUMP * float(states.std(axis=0).max())
     most_pairs = _MOST_PRODUCTS / (_PATHS * _NUM_STEPS * network.state_size**2)

@@ -37,6 +37,7 @@ _WELL_AHEAD, _MOST_ACTIVE = 0.2, 0.01  # distance ahead of a boundary, in deviat
 _MOST_PRODUCTS = 5e10  # of a readout whose outputs are fitted one by one
 _RIDGE = 1e-6  # of a readout's weights, as a share of the mean square of the hidden units
 _LINEARIZED, _LINEARIZED_ENTRIES = 64, 2**23  # steady states linearized together, and entries of their Jacobians
+_LARGEST_LINEARIZED = 4096  # units; beyond, a Jacobian takes minutes, and all rows are of the best linear map
 _CHUNK = 4096  # samples whose hidden activity is held at once
 
 
@@ -244,18 +245,18 @@ def _from_hyperplanes(
     check_stimuli(stimuli, network.stimulus_size)
     check_shape("states", states, (len(stimuli), network.state_size))
     points = _points(network, states, stimuli)
-    linear_weights, linear_bias = _best_linear_map(stimuli, points)
     generator = np.random.default_rng(
         np.asarray(jr.key_data(key))
     )  # on the host, because jax.random compiles for each shape
     num_left = width - (0 if edges is None else len(edges.normals))
-    num_linear = min(2 * network.state_size, num_left // 2)
+    is_linearized = network.state_size <= _LARGEST_LINEARIZED
+    num_linear = min(2 * network.state_size, num_left // 2 if is_linearized else num_left)
     chosen = generator.permutation(2 * network.state_size)[:num_linear]
     signs = np.where(chosen < network.state_size, 1.0, -1.0)
-    units = chosen % network.state_size
+    linear_weights, linear_bias = _best_linear_map(stimuli, np.asarray(points)[:, chosen % network.state_size])
     local_weights, local_bias = _local_rows(network, points, states, stimuli, num_left - num_linear, generator)
-    weights = np.concatenate([signs[:, None] * linear_weights[units], local_weights])
-    bias = np.concatenate([signs * linear_bias[units], local_bias])
+    weights = np.concatenate([signs[:, None] * linear_weights, local_weights])
+    bias = np.concatenate([signs * linear_bias, local_bias])
     if edges is not None:
         weights, bias = np.concatenate([weights, edges.normals]), np.concatenate([bias, edges.offsets])
     # All of size 1, so that training steps have one scale; the readout is scaled inversely.
@@ -276,7 +277,7 @@ def _points(network, states, stimuli) -> Array:
     return jax.vmap(lambda state, stimulus: to_point(network, state, stimulus))(states, stimuli)
 
 
-def _best_linear_map(stimuli: Array, points: Array) -> tuple[np.ndarray, np.ndarray]:
+def _best_linear_map(stimuli: Array, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The affine map from stimuli to points with the least squared error."""
     stimuli, points = np.asarray(stimuli, np.float64), np.asarray(points, np.float64)
     mean_stimulus, mean_point = stimuli.mean(axis=0), points.mean(axis=0)

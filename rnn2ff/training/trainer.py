@@ -169,12 +169,7 @@ class Trainer:
             initial = self.kept.take(slice(_NUM_INITIAL))
             key = key_for(self.key, f"two layers of {width} before sweeps")
             start = initialize_refined(
-                self.network,
-                initial.states,
-                initial.stimuli,
-                width,
-                num_sweeps=num_sweeps,
-                key=key,
+                self.network, initial.states, initial.stimuli, width, num_sweeps=num_sweeps, key=key
             )
         return self._train(start.lengthened(num_sweeps), started, f"{width}-{num_sweeps}", num_steps=num_steps)
 
@@ -258,11 +253,8 @@ def escalate(
     sizes += [(num_rates, num_sweeps) for num_sweeps in _SWEEPS if with_sweeps]
     tried: list[Trained] = []
     for width, num_sweeps in sorted(sizes, key=lambda size: num_products(*size)):
-        errors = [
-            attempt.validation_nrmse
-            for attempt in (trained.attempt for trained in tried)
-            if (attempt.num_sweeps > 0) == (num_sweeps > 0)
-        ]
+        alike = [trained.attempt for trained in tried if (trained.attempt.num_sweeps > 0) == (num_sweeps > 0)]
+        errors = [attempt.validation_nrmse for attempt in alike]
         is_flat = len(errors) > 1 and errors[-1] > _PLATEAU * errors[-2]
         is_far = num_sweeps == 0 and len(errors) > 0 and errors[-1] > _OUT_OF_REACH * tolerance
         if is_flat or is_far:

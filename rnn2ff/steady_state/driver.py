@@ -1,0 +1,333 @@
+"""The steady states for a batch, on the host: a plan, the engine in chunks, and the few samples that it leaves open."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import ArrayLike, Float, Int
+from tqdm.auto import tqdm
+
+from rnn2ff._checks import (
+    check_at_least,
+    check_finite,
+    check_on_host,
+    check_shape,
+    check_stimuli,
+    check_tolerance,
+)
+from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
+from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
+from rnn2ff.steady_state.batch import solve_rows
+from rnn2ff.steady_state.hard import finish
+from rnn2ff.steady_state.meshes import check_mesh, chunks_of, divided_over, on_each_device, placed_on
+from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
+from rnn2ff.steady_state.result import (
+    AbstractSteadyStateSolver,
+    Status,
+    SteadyState,
+    SteadyStates,
+    count_statuses,
+)
+from rnn2ff.steady_state.rows import FOUND_BY, Solved
+from rnn2ff.steady_state.single import solve_one
+from rnn2ff.steady_state.solvers.rollout import Rollout
+
+_FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
+_RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
+_SOLVED_ALONE = 256  # samples of a program that uses a solver for each
+
+
+def solve_steady_states(
+    network: RecurrentNetwork,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    *,
+    solver: AbstractSteadyStateSolver | Plan | None = None,
+    initial_states: Float[ArrayLike, "batch state"] | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 4096,
+    mesh: Mesh | None = None,
+    progress: bool = False,
+) -> SteadyStates:
+    """The steady states of a network for a batch of stimuli, each with its own verdict.
+
+    Without a solver the way is chosen by proof or by measurement (`plan_steady_states`). What was chosen, and why, is
+    in `plan`. Pass it as `solver` to solve further batches of the same network, and the probe is spared.
+
+    Runs on the host, around one compiled program that serves batches of all sizes; memory is bounded. The few samples
+    that the program leaves open are watched for cycles, chaos and growth. It never raises for a sample that has no
+    steady state: look at `status`. Inside `jit`, `vmap` or `grad` use `solve_batch`.
+
+    Args:
+        network: the network.
+        stimuli: one stimulus a row.
+        solver: how to search: a plan, or a solver that is used for every sample.
+        initial_states: where the dynamics start, one row a stimulus; by default at zero. In a multistable network they
+            decide which steady states are the answer.
+        tolerance: the largest residual that counts as rest; by default the solver's, or the dtype's.
+        max_steps: bound on the steps of each search.
+        mesh: devices, such as `jax.make_mesh((4,), ("batch",))`, over all of which the batch is divided, whatever the
+            axes; by default JAX's own. Any batch fits: what a device lacks is filled up. Every sample ends where it
+            does on one device, within the tolerance.
+        progress: whether to show a progress bar, on standard error.
+
+    Raises:
+        ValueError: if shapes do not fit, a value is not finite (the rows are named), or the tolerance is below what
+            the dtype can reach; if values are not known, as inside `jit`; or if the mesh has devices of other
+            processes.
+
+    Example:
+        A batch, and the rates of those that have a steady state:
+
+            solved = rnn2ff.solve_steady_states(network, stimuli)
+            rates = solved.rates(network)[np.asarray(solved.is_converged)]
+    """
+    return _solve_states(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
+
+
+def plan_steady_states(
+    network: RecurrentNetwork,
+    stimuli: Float[ArrayLike, "batch stimulus"],
+    *,
+    tolerance: float | None = None,
+    max_steps: int = 4096,
+) -> Plan:
+    """Choose the best way to solve a network from zero, for stimuli like these; a few hundred are enough.
+
+    Where the weights prove one attracting fixed point nothing is measured. Otherwise a probe of the stimuli is solved
+    by following the dynamics, and fast sweeps are used from then on if they land where the dynamics land, on all of it,
+    and also from the steady states of other stimuli.
+
+    Args:
+        network: the network.
+        stimuli: one a row.
+        tolerance: the largest residual that counts as rest; by default the dtype's.
+        max_steps: bound on the steps of the dynamics.
+
+    Raises:
+        ValueError: as for `solve_steady_states`.
+        RuntimeError: if no stimulus leads to a steady state, with the counts of what happened instead.
+    """
+    solved = _solve_states(network, stimuli, None, None, tolerance, max_steps, is_probe=True)
+    if not bool(solved.is_converged.any()):
+        msg = f"No stimulus leads to a steady state, so there is nothing to plan for: {count_statuses(solved.status)}."
+        raise RuntimeError(msg)
+    return solved.plan
+
+
+class _Samples(NamedTuple):
+    """A batch on the host; arrays are changed in place.
+
+    Attributes:
+        network: the network.
+        stimuli: one a row.
+        initial_states: one a row.
+        tolerance: the largest residual that counts as rest.
+        max_steps: of each method.
+        solved: the fields of `SteadyState`.
+        found_by: an index into `FOUND_BY` for each sample.
+        mesh: the devices; None for JAX's own.
+    """
+
+    network: RecurrentNetwork
+    stimuli: Float[np.ndarray, "batch stimulus"]
+    initial_states: Float[np.ndarray, "batch state"]
+    tolerance: float
+    max_steps: int
+    solved: SteadyState
+    found_by: Int[np.ndarray, " batch"]
+    mesh: Mesh | None
+
+    def put(self, rows: np.ndarray, part: Solved) -> None:
+        """Take over the end of some rows."""
+        for name, values in vars(part.steady).items():
+            getattr(self.solved, name)[rows] = values
+        self.found_by[rows] = part.found_by
+
+
+def _solve_states(
+    network, stimuli, solver, initial_states, tolerance, max_steps, mesh=None, progress=False, is_probe=False
+) -> SteadyStates:
+    name = "plan_steady_states" if is_probe else "solve_steady_states"
+    instead = "use a plan that was made outside" if is_probe else "use `solve_batch`"
+    check_on_host(name, instead, network, stimuli, initial_states)
+    mesh = check_mesh(mesh)
+    is_planned = solver is None or isinstance(solver, Plan)
+    tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
+    check_at_least("max_steps", max_steps, 1)
+    max_steps = int(max_steps)  # which JAX wants to be Python's own
+    check_stimuli(stimuli, network.stimulus_size)
+    num_samples = len(stimuli)
+    if initial_states is None:
+        initial_states = np.zeros((num_samples, network.state_size), network.dtype)
+    check_shape("initial_states", initial_states, (num_samples, network.state_size))
+    check_finite("initial_states", initial_states)
+    stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
+    if not is_planned:
+        return _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
+    network = with_padded_rows(network)
+
+    floats = (np.full(num_samples, np.nan, network.dtype) for _ in range(3))
+    residual, distance, period = floats
+    whole = (np.zeros(num_samples, np.int32) for _ in range(3))
+    status, num_steps, found_by = whole
+    solved = SteadyState(np.array(initial_states), status, residual, num_steps, distance, period)
+    samples = _Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh)
+    rows, plan = np.arange(num_samples), solver
+    with tqdm(total=num_samples, desc="steady states", unit="stimuli", disable=not progress) as bar:
+        bar.set_postfix_str("compiling")
+        if plan is None:
+            plan = first_plan(network)
+            if not plan.has_one_fixed_point and (num_samples > NUM_PROBED or is_probe):
+                probe = np.unique(np.linspace(0, num_samples - 1, min(NUM_PROBED, num_samples)).astype(int))
+                _solve_some(samples, probe, plan, bar)
+                plan = _choose_method(samples, probe, plan)
+                rows = np.array([], int) if is_probe else np.setdiff1d(rows, probe)
+        _solve_some(samples, rows, plan, bar)
+    is_found = solved.status == Status.converged
+    counts = Counter(FOUND_BY[each] for each in found_by[is_found])
+    arrays = jax.device_put([getattr(solved, name) for name in vars(solved)])
+    return SteadyStates(**dict(zip(vars(solved), arrays)), plan=plan, finished_by=dict(counts))
+
+
+def _choose_method(samples: _Samples, probe: np.ndarray, first: Plan) -> Plan:
+    """Compare sweeps with the dynamics on a probe, from zero, and from the steady states of other stimuli."""
+    network, status = samples.network, samples.solved.status[probe]
+    settled = probe[status == Status.converged]
+    # Where some never rest, a fixed point that sweeps find beside a cycle is not where the dynamics end.
+    if not len(settled) or np.isin(status, _RESTLESS).any():
+        return make_plan(network, first.sweep, Method.restless, num_probed=len(probe))
+    states, stimuli = samples.solved.state[settled], samples.stimuli[settled]
+    try:
+        sweep = sweep_from_probe(network, states, stimuli)
+    except ValueError:  # what has to be inverted is singular
+        return make_plan(network, first.sweep, Method.singular, num_probed=len(probe))
+    candidate = make_plan(network, sweep, Method.agreed, num_probed=len(probe))
+    candidate = eqx.tree_at(lambda plan: plan.starts_anywhere, candidate, jax.device_put(np.asarray(True)))
+    starts = np.concatenate([np.zeros_like(states), np.roll(states, 1, axis=0)])
+    ends = _run(samples, np.concatenate([settled, settled]), candidate, starts)
+    status, found = np.split(ends.steady.status, 2), np.split(ends.steady.state, 2)
+    is_other = [(one == Status.converged) & apart(state, states) for one, state in zip(status, found)]
+    is_swept = ends.found_by[: len(settled)] < FOUND_BY.index("dynamics")
+    is_compared = (status[0] == Status.converged) & is_swept
+    agreement = 1 - float(is_other[0][is_compared].mean()) if is_compared.any() else float("nan")
+    if is_compared.mean() < 0.5:
+        method = Method.slow
+    elif agreement < 1:
+        method = Method.disagreed
+    else:
+        method = Method.multistable if is_other[1].any() else Method.agreed
+    return make_plan(network, sweep, method, agreement=agreement, num_probed=len(probe))
+
+
+def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> None:
+    """Solve rows of a batch, and find out about those that the engine leaves open."""
+    if not len(rows):
+        return
+    solved = _run(samples, rows, plan, samples.initial_states[rows], bar)
+    samples.put(rows, solved)
+    left = rows[solved.steady.status == Status.max_steps_reached]
+    if len(left):
+        finished = finish(
+            samples.network,
+            samples.stimuli[left],
+            samples.initial_states[left],
+            samples.solved.state[left],
+            tolerance=samples.tolerance,
+            max_steps=samples.max_steps,
+        )
+        num_steps = samples.solved.num_steps[left] + finished.num_steps
+        samples.put(left, Solved(finished, np.full(len(left), FOUND_BY.index("dynamics"))))
+        samples.solved.num_steps[left] = num_steps
+
+
+def _run(samples: _Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, bar: tqdm | None = None) -> Solved:
+    """The engine, in chunks of one size, on all cores."""
+    network, mesh = samples.network, samples.mesh
+    limits = (
+        np.asarray(samples.tolerance, network.dtype),
+        np.asarray(min(samples.max_steps, _FOLLOWED_STEPS), np.int32),
+    )
+    leaves, structure = jax.tree.flatten((network, plan))
+    constants, parts = placed_on(mesh, (leaves, limits)), []
+    # One after the other: XLA's own threads share the work of a program, and two programs at once may each wait for a
+    # thread that the other holds, for ever. BLAS, which factors a few matrices, must not start threads of its own.
+    with blas_threads(network.state_size):
+        for chunk in chunks_of(len(rows), network.state_size, mesh):
+            chosen = rows[chunk.rows]
+            given = tuple(chunk.place(array) for array in (samples.stimuli[chosen], starts[chunk.rows]))
+            solved = _engine(jax.default_backend())(
+                constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh
+            )
+            parts.append(chunk.take(solved))
+            if bar is not None:
+                bar.set_postfix_str("", refresh=False)
+                bar.update(len(chosen))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _solve_chunk_of_rows(constants, given, num_rows, *, structure, layout, mesh) -> Solved:
+    # A tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call.
+    def solve(constants, given, num_rows):
+        leaves, (tolerance, max_steps) = constants
+        stimuli, initial_states = given
+        network, plan = jax.tree.unflatten(structure, leaves)
+        limits = {"tolerance": tolerance, "max_steps": max_steps}
+        return solve_rows(network, stimuli, plan, initial_states, **limits, num_rows=num_rows, layout=layout)
+
+    return on_each_device(solve, mesh)(constants, given, num_rows)
+
+
+@functools.cache
+def _engine(backend: str) -> Callable:
+    del backend
+    static = ("structure", "layout", "mesh")
+    return jax.jit(_solve_chunk_of_rows, static_argnames=static, compiler_options=compiler_options())
+
+
+def _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress) -> SteadyStates:
+    """A batch by a solver for single samples."""
+    num_samples = len(stimuli)
+    num_devices = 1 if mesh is None else mesh.devices.size
+    chunk_size = num_devices * min(-(-num_samples // num_devices), _SOLVED_ALONE)
+    constants = placed_on(mesh, (network, solver, tolerance, max_steps))
+    nothing = divided_over(mesh, np.zeros(num_devices, np.int32))  # every row matters
+    chunks = []
+    starts = range(0, num_samples, chunk_size)
+    for start in tqdm(starts, desc="steady states", unit="chunk", disable=not progress):
+        rows = np.minimum(np.arange(start, start + chunk_size), num_samples - 1)  # the last chunk repeats a row
+        chunk = _solve_chunk(constants, divided_over(mesh, (stimuli[rows], initial_states[rows])), nothing, mesh)
+        chunks.append(jax.device_get(chunk))
+    whole = jax.tree.map(lambda *parts: np.array(np.concatenate(parts)[:num_samples]), *chunks)
+    left = np.flatnonzero(whole.status == Status.max_steps_reached)
+    if isinstance(solver, Rollout) and len(left):
+        finished = finish(
+            network, stimuli[left], initial_states[left], whole.state[left],
+            tolerance=tolerance, max_steps=max_steps, is_stiff_tried=False,
+        )  # fmt: skip
+        num_steps = whole.num_steps[left] + finished.num_steps
+        for name, values in vars(finished).items():
+            getattr(whole, name)[left] = values
+        whole.num_steps[left] = num_steps
+    num_converged = int(whole.is_converged.sum())
+    arrays = jax.device_put(list(vars(whole).values()))
+    return SteadyStates(**dict(zip(vars(whole), arrays)), plan=None, finished_by={type(solver).__name__: num_converged})
+
+
+@jit_for_device
+@in_full_precision
+def _solve_chunk(constants, rows, num_rows, mesh) -> SteadyState:
+    def solve(constants, rows, num_rows):
+        del num_rows
+        network, solver, tolerance, max_steps = constants
+        return jax.vmap(
+            lambda stimulus, initial_state: solve_one(
+                network, stimulus, solver, initial_state, tolerance, max_steps, False, throw=False
+            )
+        )(*rows)
+
+    return on_each_device(solve, mesh)(constants, rows, num_rows)

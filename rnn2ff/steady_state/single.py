@@ -1,0 +1,205 @@
+"""The steady state for one stimulus, by any solver."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from rnn2ff._checks import (
+    check_at_least,
+    check_finite,
+    check_shape,
+    check_stimulus,
+    check_tolerance,
+    fail,
+    is_known,
+)
+from rnn2ff.compiling import in_full_precision
+from rnn2ff.networks import RateNetwork, RecurrentNetwork
+from rnn2ff.steady_state.batch import judge_rows
+from rnn2ff.steady_state.hard import finish
+from rnn2ff.steady_state.implicit import with_implicit_derivative
+from rnn2ff.steady_state.result import (
+    ADVICE,
+    AbstractSteadyStateSolver,
+    Candidate,
+    Status,
+    SteadyState,
+)
+from rnn2ff.steady_state.solvers.rollout import Rollout
+from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split, layout_for
+
+_LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
+
+
+def solve_steady_state(
+    network: RecurrentNetwork,
+    stimulus: Float[ArrayLike, " stimulus"],
+    solver: AbstractSteadyStateSolver = Rollout(),
+    *,
+    initial_state: Float[ArrayLike, " state"] | None = None,
+    max_steps: int = 4096,
+    matrix_free: bool | None = None,
+    throw: bool = True,
+) -> SteadyState:
+    """The steady state of a network for one stimulus.
+
+    Safe under `jit`, `vmap` and `grad`: the derivative is the implicit one, to any order, by the network's parameters
+    and the stimulus, whatever the solver. For a whole batch inside a program, and inside `jax.shard_map`, there is
+    `solve_batch`.
+
+    A motion that does not come to rest is watched for cycles where its values are known, that is outside of `jit` and
+    `vmap`; inside, it is `max_steps_reached`.
+
+    Args:
+        network: the network.
+        stimulus: one stimulus.
+        solver: how to search.
+        initial_state: where the dynamics start, by default at zero. In a multistable network it decides which
+            steady state is the answer.
+        max_steps: bound on the steps of the search.
+        matrix_free: how the linear system of a derivative is solved: from products with the Jacobian (GMRES), or by LU.
+            By default from products for networks above 1024 units or with sparse weights.
+        throw: whether a search that ends without a steady state raises; otherwise the status tells. The derivative of
+            a sample without a steady state is NaN, unless a loss ignores the sample, as by
+            `jnp.where(found.is_converged, loss, 0)`.
+
+    Raises:
+        ValueError: if shapes do not fit, a value is not finite, or the tolerance is below what the dtype can reach.
+        RuntimeError: with `throw`, if the status is not `converged`; inside `jit` it is equinox's, which is longer.
+
+    Example:
+        A loss over stimuli of which some may have no steady state. Without `where`, one of them makes the gradient NaN;
+        if all are ignored, the loss is 0. `solve_batch` does the same for a whole batch, faster:
+
+            def loss(network, stimuli, targets):
+                found = jax.vmap(lambda u: solve_steady_state(network, u, Anderson(), throw=False))(stimuli)
+                errors = jnp.mean((found.rates(network) - targets) ** 2, axis=1)
+                kept = jnp.where(found.is_converged, errors, 0)
+                return jnp.sum(kept) / jnp.maximum(jnp.sum(found.is_converged), 1)
+    """
+    if not isinstance(solver, AbstractSteadyStateSolver):
+        expected = "a solver such as `Rollout()`; a plan solves batches, by `solve_batch` or `solve_steady_states`"
+        raise fail("solver", "does not search for one steady state", expected, type(solver).__name__)
+    check_not_in_shard("solve_steady_state", "`solve_batch`, which does", network, stimulus, initial_state)
+    check_not_split("solve_steady_state", "`solve_batch`, which does", stimulus, initial_state)
+    tolerance = check_tolerance(solver.tolerance, network.dtype)
+    check_at_least("max_steps", max_steps, 1)
+    max_steps = int(max_steps)  # which JAX wants to be Python's own
+    check_stimulus(stimulus, network.stimulus_size)
+    if initial_state is None:
+        initial_state = jnp.zeros(network.state_size, network.dtype)
+    check_shape("initial_state", initial_state, (network.state_size,))
+    check_finite("initial_state", initial_state)
+    stimulus, initial_state = (jnp.asarray(each, network.dtype) for each in (stimulus, initial_state))
+    if matrix_free is None:
+        matrix_free = network.state_size > _LARGEST_FACTORED or network.has_sparse_weights
+    is_outside = all(map(is_known, jax.tree.leaves((network, stimulus, initial_state))))
+    found = solve_one(
+        network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, throw=throw and not is_outside
+    )
+    if not is_outside or not is_known(found.status):
+        return found
+    if int(found.status) == Status.max_steps_reached and isinstance(solver, Rollout):
+        found = _watch(network, stimulus, found, tolerance, max_steps)
+    if throw and int(found.status) != Status.converged:
+        status = Status(int(found.status))
+        msg = f"No steady state ({status.name}): {ADVICE[status]}."
+        raise RuntimeError(msg)
+    return found
+
+
+@eqx.filter_jit
+@in_full_precision
+def solve_one(network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, *, throw) -> SteadyState:
+    # The search and the verdict see constants: no derivative passes through them.
+    network_, stimulus_, initial_state_ = constants_of(network, stimulus, initial_state)
+    candidate = solver.search(network_, stimulus_, initial_state_, tolerance=tolerance, max_steps=max_steps)
+    found = _judge(network_, stimulus_, candidate, tolerance)
+    network = without_time_constants(network)
+    state = with_implicit_derivative(network, stimulus, found.state, found.is_converged, matrix_free)
+    if throw:
+        messages = [f"No steady state ({each.name}): {advice}." for each, advice in ADVICE.items()]
+        state = eqx.branched_error_if(state, ~found.is_converged, found.status - 1, messages)
+    return eqx.tree_at(lambda record: record.state, found, state)
+
+
+def constants_of(*trees):
+    """The same values, of which no derivative is taken."""
+    constants = jax.lax.stop_gradient(eqx.filter(trees, eqx.is_array))
+    return eqx.combine(constants, trees)
+
+
+def without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
+    """Steady states of a rate network do not depend on them: what is left of rounding would move them in a training."""
+    if not isinstance(network, RateNetwork):
+        return network
+    tau = network.params.time_constants
+    return eqx.tree_at(lambda each: each.params.time_constants, network, jax.lax.stop_gradient(tau))
+
+
+def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tolerance: float) -> SteadyState:
+    """The verdict on one sample, from the candidate's state alone; of all samples together under `vmap`."""
+    arrays, static = eqx.partition(network, eqx.is_array)
+
+    def judge_all(arrays, stimuli, states):
+        layout = layout_for(jax.default_backend(), len(stimuli), network.state_size)
+        return judge_rows(eqx.combine(arrays, static), stimuli, states, tolerance=tolerance, layout=layout)
+
+    @jax.custom_batching.custom_vmap
+    def judge_batch(arrays, stimuli, states):
+        return judge_all(arrays, stimuli, states)
+
+    @judge_batch.def_vmap
+    def judge_batches(axis_size, in_batched, arrays, stimuli, states):
+        if any(jax.tree.leaves(in_batched[0])):
+            return _one_by_one(judge_batch, axis_size, in_batched, arrays, stimuli, states)
+        stimuli, states = _broadcast(axis_size, in_batched[1:], (stimuli, states))
+        flat = judge_batch(arrays, *(each.reshape(-1, each.shape[-1]) for each in (stimuli, states)))
+        found = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), flat)
+        return found, jax.tree.map(lambda _: True, found)
+
+    @jax.custom_batching.custom_vmap
+    def judge_one(arrays, stimulus, state):
+        return jax.tree.map(lambda leaf: leaf[0], judge_all(arrays, stimulus[None], state[None]))
+
+    @judge_one.def_vmap
+    def judge_ones(axis_size, in_batched, arrays, stimuli, states):
+        if any(jax.tree.leaves(in_batched[0])):
+            return _one_by_one(judge_one, axis_size, in_batched, arrays, stimuli, states)
+        found = judge_batch(arrays, *_broadcast(axis_size, in_batched[1:], (stimuli, states)))
+        return found, jax.tree.map(lambda _: True, found)
+
+    found = judge_one(arrays, stimulus, candidate.state)
+    is_diverging = candidate.is_diverging & (found.status == Status.max_steps_reached)
+    status = jnp.where(is_diverging, Status.diverging, found.status)
+    return eqx.tree_at(lambda record: (record.status, record.num_steps), found, (status, candidate.num_steps))
+
+
+def _broadcast(axis_size: int, is_batched, arrays):
+    return [
+        array if batched else jnp.broadcast_to(array, (axis_size, *array.shape))
+        for array, batched in zip(arrays, is_batched)
+    ]
+
+
+def _one_by_one(function, axis_size: int, is_batched, *arguments):
+    """A batch of networks: their samples do not share products."""
+
+    def at(i):
+        return jax.tree.map(lambda leaf, batched: leaf[i] if batched else leaf, arguments, tuple(is_batched))
+
+    found = jax.lax.map(lambda i: function(*at(i)), jnp.arange(axis_size))
+    return found, jax.tree.map(lambda _: True, found)
+
+
+def _watch(network, stimulus, found: SteadyState, tolerance: float, max_steps: int) -> SteadyState:
+    """See whether a motion that did not come to rest goes on for ever."""
+    state = np.asarray(found.state)[None]
+    finished = finish(
+        network, np.asarray(stimulus)[None], state, state,
+        tolerance=tolerance, max_steps=max_steps, is_stiff_tried=False,
+    )  # fmt: skip
+    finished = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), finished)
+    return eqx.tree_at(lambda one: one.num_steps, finished, found.num_steps + finished.num_steps)

@@ -1,0 +1,74 @@
+"""Sparse weights in rows of one length: the products, the states and the names of dense ones."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from jax.experimental.sparse import BCOO, BCSR
+from problems import assert_close, default_float
+
+from rnn2ff import linearize, make_certifier, threshold_linear
+from rnn2ff.networks import network_hash, with_padded_rows
+from rnn2ff.networks.sparse import pad_rows
+
+SIZE = 40
+ROUNDING = 1e-12 if default_float() == jnp.float64 else 1e-5
+
+
+def matrix(*, hub):
+    """A tenth of the entries; with a hub, which hears all."""
+    rng = np.random.default_rng(0)
+    weights = np.where(rng.random((SIZE, SIZE)) < 0.1, rng.normal(size=(SIZE, SIZE)), 0)
+    weights[3] = rng.normal(size=SIZE) if hub else 0  # and without one, a unit that hears none
+    return jnp.asarray(0.3 * weights, float)
+
+
+@pytest.mark.parametrize(("hub", "batch_size"), [(True, 128), (False, 5)])
+def test_products_and_their_derivatives_are_those_of_the_dense_matrix(hub, batch_size, key):
+    dense = matrix(hub=hub)
+    weights = pad_rows(BCOO.fromdense(dense, nse=SIZE**2))  # with as many entries outside as are missing
+    assert (weights.owners is not None) == hub
+    assert weights.nse < SIZE**2 // 2
+    rates, change = jr.normal(key, (2, batch_size, SIZE))
+    np.testing.assert_array_equal(weights.todense(), dense)
+    assert_close(jax.vmap(lambda each: weights @ each)(rates), rates @ dense.T, ROUNDING)
+    assert_close(weights @ rates[0], dense @ rates[0], ROUNDING)
+    function = lambda each: jnp.tanh(weights @ each)  # noqa: E731
+    expected = (1 - jnp.tanh(rates @ dense.T) ** 2) * (change @ dense.T)
+    received = jax.vmap(lambda one, other: jax.jvp(function, (one,), (other,))[1])(rates, change)
+    assert_close(received, expected, ROUNDING)
+    scales = jnp.arange(batch_size, dtype=float)
+    scaled = lambda scale: jax.tree.map(lambda leaf: scale * leaf if leaf.dtype == dense.dtype else leaf, weights)  # noqa: E731
+    many = jax.vmap(lambda scale, each: scaled(scale) @ each)(scales, rates)
+    assert_close(many, scales[:, None] * (rates @ dense.T), ROUNDING)
+
+
+def test_entries_of_one_place_add_up():
+    twice = BCOO((jnp.ones(3), jnp.array([[0, 1], [0, 1], [1, 0]])), shape=(2, 2))
+    np.testing.assert_array_equal(pad_rows(twice).todense(), [[0, 2], [1, 0]])
+
+
+def test_a_network_takes_either_kind_and_has_the_hash_of_a_dense_one():
+    dense = matrix(hub=True)
+    networks = [threshold_linear(each) for each in (dense, BCOO.fromdense(dense), BCSR.fromdense(dense))]
+    assert len({network_hash(each) for each in networks}) == 1
+    padded = with_padded_rows(networks[2])
+    assert_close(
+        padded.velocity(jnp.ones(SIZE), jnp.ones(SIZE)), networks[0].velocity(jnp.ones(SIZE), jnp.ones(SIZE)), ROUNDING
+    )
+    assert with_padded_rows(networks[0]) is networks[0]
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_large_networks_have_leading_eigenvalues_and_are_not_certified():
+    size = 5000
+    strengths = jnp.linspace(0, 0.3, size).at[7].set(0.9).at[70].set(0.8)
+    rows = jnp.arange(size)
+    network = threshold_linear(BCOO((strengths, jnp.stack([rows, rows], axis=1)), shape=(size, size)))
+    found = linearize(network, jnp.ones(size), jnp.ones(size), num_eigenvalues=2)  # where all units are active
+    assert_close(found.eigenvalues, [-0.1, -0.2], 1e-4)
+    with pytest.raises(
+        ValueError, match="`network` is too large to certify. Expected at most 4096 units, .*, got 5000"
+    ):
+        make_certifier(network)
