@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments._seeds import growth_exponent, spread, with_interval
-from experiments.drawings.random_networks import widths_needed
+from experiments.drawings.random_networks import needed
 
 
 def test_an_interval_is_that_of_students_table():
@@ -38,12 +38,8 @@ def test_a_power_law_is_found_with_an_interval_of_no_width():
     assert growth_exponent(sizes, values) == pytest.approx((-1.5, -1.5, -1.5))
 
 
-def test_the_width_that_is_needed_is_read_off_between_widths():
-    widths = [0.5, 1.0, 4.0]
-    row = {"widths": widths, "nrmse": [[0.1 / width, 0.2 / width] for width in widths]}  # 5 % at 2 and at 4
-    assert widths_needed(row) == pytest.approx([2.0, 4.0])
-
-
-def test_a_width_out_of_range_is_said_in_words():
-    assert widths_needed({"widths": [1.0, 2.0], "nrmse": [[0.2, 0.2], [0.1, 0.04]]}) == "> 2 N"
-    assert widths_needed({"widths": [1.0, 2.0], "nrmse": [[0.04], [0.03]]}) == "<= 1 N"
+def test_the_cost_that_is_needed_is_the_first_whose_mean_error_is_within_the_target():
+    row = {"two layers": {"nrmse": [[0.09, 0.03], [0.05, 0.03], [0.001, 0.001]]}}
+    assert needed(row, "two layers", 0.05) == 1
+    assert needed(row, "two layers", 0.01) == 2
+    assert needed(row, "two layers", 1e-4) is None

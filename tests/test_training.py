@@ -210,7 +210,7 @@ class TestTraining:
         assert_close(validated, run.validation_errors.min(), 1e-5)
         given = mean_squared_error(TwoLayer(3, 8, 2, key=key), stimuli[held_out], rates[held_out])
         assert_close(run.validation_errors[0], given, 1e-5)
-        deviation = np.sqrt(np.var(rates[order[:5]], axis=0).mean())
+        deviation = np.sqrt(np.var(rates[held_out], axis=0).mean())
         shown = capsys.readouterr().err
         assert "training TwoLayer:   0%" in shown
         assert "compiling" in shown

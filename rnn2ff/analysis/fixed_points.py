@@ -204,6 +204,7 @@ def find_fixed_points(
 
 def _find(network, stimulus, num_starts, given, box, is_complete, tolerance, key) -> FixedPoints:
     search = MultistartSearch(network, stimulus, tolerance, known_box(network) if box is None else box, key)
+    given = np.asarray(given)
     drawn, low = search.draw(num_starts, "starts"), search.draw_low(min(num_starts, LANES))
     starts = np.concatenate([given, drawn.states])
     followed = follow(network, stimulus, np.concatenate([starts, low]))
