@@ -32,8 +32,8 @@ from rnn2ff.certificates import (
 from rnn2ff.certificates import bounds as certificates
 from rnn2ff.data import key_for, sample_stimuli, solve_pairs
 from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.records import time_interleaved
 from rnn2ff.steady_state import plan_steady_states, solve_steady_states
-from rnn2ff.timing import time_interleaved
 from rnn2ff.training import Trainer, accuracy
 
 KINDS = ("pass", "near", "adversarial", "random", "huge", "not finite")

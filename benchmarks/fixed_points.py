@@ -20,7 +20,7 @@ import optax
 from experiments._script import run_script, table
 from rnn2ff.analysis import Audit, FixedPoints, find_fixed_points
 from rnn2ff.networks import RecurrentNetwork, ctln, from_torch
-from rnn2ff.timing import timed
+from rnn2ff.records import timed
 
 _SAME_POINT = 1e-3  # max-norm; fixed points of the cells here are farther from each other
 _AT_REST = 1e-6  # largest |cell(h) - h| of what gradient descent may call a fixed point

@@ -25,8 +25,8 @@ from benchmarks.parts.peers import PEERS, PLAIN_LOOP, ROLLOUT, TOLERANCE, Peer, 
 from benchmarks.parts.problems import NAMES, Problem, distances, make_problem, residuals64
 from experiments._script import run_script, table
 from rnn2ff import steady_state
+from rnn2ff.records import timed
 from rnn2ff.steady_state import count_statuses, solve_steady_states
-from rnn2ff.timing import timed
 
 ENTRY_POINT = "solve_steady_states"
 PLANNED = "solve_steady_states, plan reused"

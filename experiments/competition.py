@@ -27,8 +27,8 @@ from experiments.drawings import competition as drawing
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs, SampleStimulus, key_for, sample_from, sample_stimuli
 from rnn2ff.networks import RecurrentNetwork, partition_competition, partition_means
+from rnn2ff.records import Seconds, time_interleaved
 from rnn2ff.steady_state import Candidate, Plan, Rollout, solve_steady_states
-from rnn2ff.timing import Seconds, time_interleaved
 from rnn2ff.training import accuracy, competition
 
 CLAIM = "Winners suppress losers in one feed-forward pass."

@@ -28,8 +28,8 @@ from experiments.drawings.time_complexity import METHODS
 from rnn2ff.approximators import TwoLayer
 from rnn2ff.data import gaussian_stimuli, key_for, sample_stimuli
 from rnn2ff.networks import RecurrentNetwork, residual, split_sweep, threshold_linear
+from rnn2ff.records import timed
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Anderson, Rollout
-from rnn2ff.timing import timed
 
 CLAIM = "A pass takes the same operations for every stimulus, where the time to a steady state varies and grows."
 

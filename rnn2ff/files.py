@@ -23,7 +23,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from rnn2ff._checks import check_finite, fail, is_known
-from rnn2ff.mat_files import is_version_73, mat_content, read_mat
+from rnn2ff.mat_files import mat_content, read_mat
 
 FORMATS = ".npy, .npz, .csv, .txt or .mat"
 
@@ -51,7 +51,7 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
     path, wanted = split_name(path)
     if not path.is_file():
         raise fail(name, "cannot be read", "an existing file", f"{path}")
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".mat": _read_mat}
+    readers = {".npy": _read_npy, ".npz": _read_npz, ".mat": read_mat}
     readers |= {".csv": _read_text, ".tsv": _read_text, ".txt": _read_text}
     if path.suffix.lower() not in readers:
         raise fail(name, "is in an unknown format", f"a {FORMATS} file", f"{path}")
@@ -205,46 +205,6 @@ def _flaw(lines: list[str], delimiter: str | None) -> str:
         if len(values) != width:
             return f"row {number} has {len(values)} values, and row 1 has {width}"
     return "it is not a table of numbers"
-
-
-def _read_mat(path: Path) -> dict[str, np.ndarray]:
-    content = path.read_bytes()
-    return _read_mat73(path) if is_version_73(content) else read_mat(content)
-
-
-def _read_mat73(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file of version 7.3, which is HDF5 with the axes of each array the other way round."""
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        cure = "save it with the option -v7, or pip install 'rnn2ff[hdf5]'"
-        raise ValueError(f"it is of MATLAB version 7.3; {cure}") from error
-    arrays = {}
-    with h5py.File(path, "r") as file:
-        for name, value in file.items():
-            if value is not None and not name.startswith("#"):  # a link that leads nowhere is None
-                arrays |= _nodes(name, value)
-    return arrays
-
-
-def _nodes(name: str, node: object) -> dict[str, np.ndarray]:
-    """An array of HDF5, a sparse matrix, or the arrays in a struct, as `struct.field`; only what holds numbers."""
-    if "MATLAB_sparse" in node.attrs:
-        from scipy.sparse import csc_array
-
-        columns = np.asarray(node["jc"])
-        parts = (node["data"], node["ir"]) if "data" in node else ([], [])  # a matrix of zeros has none
-        data, rows = (np.asarray(each) for each in parts)
-        shape = (int(node.attrs["MATLAB_sparse"]), len(columns) - 1)
-        return {name: csc_array((data, rows.astype(int), columns.astype(int)), shape=shape).toarray()}
-    if hasattr(node, "keys"):
-        found = {}
-        for field, inner in node.items():
-            found |= {} if inner is None else _nodes(f"{name}.{field}", inner)
-        return found
-    is_empty = "MATLAB_empty" in node.attrs  # then it holds its shape
-    holds_numbers = node.dtype.kind in "fiub" and node.attrs.get("MATLAB_class", b"double") not in (b"char", b"cell")
-    return {name: np.asarray(node).T} if holds_numbers and not is_empty else {}
 
 
 def make_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""MATLAB's `.mat` files, versions 4 to 7, with every length checked before it is believed.
+"""MATLAB's `.mat` files, with every length checked before it is believed; version 7.3, which is HDF5, by h5py.
 
 Only arrays of numbers are read, and what structs hold. SciPy's reader is not used: a changed byte in a file can end the
 process in it (a segmentation fault in `scipy.io.matlab._mio5`, SciPy 1.17), and no error can then be raised.
@@ -11,6 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,19 +31,20 @@ class _Element(NamedTuple):
     content: memoryview
 
 
-def is_version_73(content: bytes) -> bool:
-    """Whether it is HDF5 in truth."""
-    return content[124:128] in (b"\x00\x02IM", b"\x02\x00MI") or content[:8] == b"\x89HDF\r\n\x1a\n"
+def read_mat(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a `.mat` file, by name; those in a struct as `struct.field`.
 
-
-def read_mat(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays in a `.mat` file of a version before 7.3, by name; those in a struct as `struct.field`.
-
-    What holds no numbers is there as an empty text.
+    What holds no numbers is there as an empty text, or in files of version 7.3 left out.
 
     Raises:
-        ValueError: if it is not such a file, or damaged.
+        ValueError: if it is not such a file, or damaged; or if it is of version 7.3, and h5py is not installed.
     """
+    content = path.read_bytes()
+    is_hdf5 = content[124:128] in (b"\x00\x02IM", b"\x02\x00MI") or content[:8] == b"\x89HDF\r\n\x1a\n"
+    return _version_73(path) if is_hdf5 else _before_73(content)
+
+
+def _before_73(content: bytes) -> dict[str, np.ndarray]:
     if 0 in content[:4]:
         return dict(_version_4(memoryview(content)))
     order = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}.get(content[124:128])
@@ -201,3 +203,38 @@ def _sparse_4(entries: np.ndarray) -> np.ndarray:
         raise ValueError("it holds a sparse array with entries outside of it")
     places = entries[:, :2].astype(int)
     return _full(places[:-1, 0] - 1, places[:-1, 1] - 1, values, tuple(places[-1].tolist()))
+
+
+def _version_73(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of version 7.3, which is HDF5 with the axes of each array the other way round."""
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        cure = "save it with the option -v7, or pip install 'rnn2ff[hdf5]'"
+        raise ValueError(f"it is of MATLAB version 7.3; {cure}") from error
+    arrays = {}
+    with h5py.File(path, "r") as file:
+        for name, value in file.items():
+            if value is not None and not name.startswith("#"):  # a link that leads nowhere is None
+                arrays |= _nodes(name, value)
+    return arrays
+
+
+def _nodes(name: str, node: object) -> dict[str, np.ndarray]:
+    """An array of HDF5, a sparse matrix, or the arrays in a struct, as `struct.field`; only what holds numbers."""
+    if "MATLAB_sparse" in node.attrs:
+        from scipy.sparse import csc_array
+
+        columns = np.asarray(node["jc"])
+        parts = (node["data"], node["ir"]) if "data" in node else ([], [])  # a matrix of zeros has none
+        data, rows = (np.asarray(each) for each in parts)
+        shape = (int(node.attrs["MATLAB_sparse"]), len(columns) - 1)
+        return {name: csc_array((data, rows.astype(int), columns.astype(int)), shape=shape).toarray()}
+    if hasattr(node, "keys"):
+        found = {}
+        for field, inner in node.items():
+            found |= {} if inner is None else _nodes(f"{name}.{field}", inner)
+        return found
+    is_empty = "MATLAB_empty" in node.attrs  # then it holds its shape
+    holds_numbers = node.dtype.kind in "fiub" and node.attrs.get("MATLAB_class", b"double") not in (b"char", b"cell")
+    return {name: np.asarray(node).T} if holds_numbers and not is_empty else {}

@@ -20,7 +20,8 @@ from rnn2ff.analysis import Audit, FixedPoints
 from rnn2ff.export import familiarity
 from rnn2ff.networks import RATE_FORM, StateForm, network_hash
 from rnn2ff.training import TrainingRun
-from rnn2ff.training.distillation import SAME_DISTRIBUTION, Distillation, Report
+from rnn2ff.training.distillation import SAME_DISTRIBUTION
+from rnn2ff.training.result import Distillation, Report
 from rnn2ff.training.trainer import Attempt
 
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from rnn2ff import records
-from rnn2ff.records import environment, record
-from rnn2ff.timing import Seconds, time_interleaved
+from rnn2ff.records import Seconds, environment, record, time_interleaved
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,9 +20,8 @@ from benchmarks.parts.passes import Pass
 from benchmarks.parts.problems import Problem, make_problem, residuals64
 from rnn2ff import accuracy
 from rnn2ff.export import load, quantize_onnx, save, to_onnx
-from rnn2ff.records import num_threads
+from rnn2ff.records import num_threads, timed
 from rnn2ff.steady_state import Plan
-from rnn2ff.timing import timed
 
 _MARKED_WIDTH = 4  # hidden units of the pass that other programs run too, in multiples of the number of units
 _NUM_CALIBRATED = 512  # stimuli that set the ranges of int8

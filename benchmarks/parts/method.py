@@ -13,7 +13,7 @@ import jax.extend.core as jex
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnn2ff.timing import Seconds, quartiles, timed
+from rnn2ff.records import Seconds, quartiles, timed
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # the event of a program that is compiled
 _FAST = 0.1  # seconds; a call that takes less is repeated in its turn

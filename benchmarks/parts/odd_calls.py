@@ -315,11 +315,22 @@ def call(name: str, rng: np.random.Generator) -> tuple[str, str]:
 
 def attack(num_calls: int, seed: int, names: Sequence[str] = tuple(CALLS)) -> list[dict]:
     """Call functions in turns, and count what came of it."""
+    return in_turns(call, names, num_calls, seed, FAULTS)
+
+
+def in_turns(
+    attempt: Callable[[str, np.random.Generator], tuple[str, object]],
+    names: Sequence[str],
+    number: int,
+    seed: int,
+    faults: Sequence[str],
+) -> list[dict]:
+    """Try things in turns, and count what came of each; a fault is listed with the seed that makes it again."""
     rows = {name: {"what": name, "counts": {}, "faults": []} for name in names}
-    for number, name in zip(range(num_calls), itertools.cycle(names)):
-        what, detail = call(name, np.random.default_rng([seed, number]))
+    for index, name in zip(range(number), itertools.cycle(names)):
+        what, detail = attempt(name, np.random.default_rng([seed, index]))
         row = rows[name]
         row["counts"][what] = row["counts"].get(what, 0) + 1
-        if what in FAULTS:
-            row["faults"].append({"seed": [seed, number], "what": what, "detail": detail})
+        if what in faults:
+            row["faults"].append({"seed": [seed, index], "what": what, "detail": detail})
     return list(rows.values())

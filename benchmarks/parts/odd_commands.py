@@ -15,7 +15,7 @@ import scipy.sparse
 
 import rnn2ff
 from benchmarks.parts.broken_files import IN_ONE_SENTENCE
-from benchmarks.parts.odd_calls import ODD_ARRAYS
+from benchmarks.parts.odd_calls import ODD_ARRAYS, in_turns
 from rnn2ff import cli
 
 FAULTS = ("traceback", "no sentence", "files left")
@@ -141,12 +141,4 @@ def _write(path: Path, content: object) -> None:
 
 def attack(num_commands: int, seed: int) -> list[dict]:
     """Run command lines in turns, and count what came of them."""
-    rows = {name: {"what": name, "counts": {}, "faults": []} for name in _COMMANDS}
-    for number in range(num_commands):
-        name = list(_COMMANDS)[number % len(_COMMANDS)]
-        what, detail = attempt(name, np.random.default_rng([seed, number]))
-        row = rows[name]
-        row["counts"][what] = row["counts"].get(what, 0) + 1
-        if what in FAULTS:
-            row["faults"].append({"seed": [seed, number], "what": what, "detail": detail})
-    return list(rows.values())
+    return in_turns(attempt, list(_COMMANDS), num_commands, seed, FAULTS)

@@ -20,7 +20,7 @@ import optimistix as optx
 
 from benchmarks.parts.contenders import TOLERANCE, roll_out
 from benchmarks.parts.problems import NONLINEARITIES, Problem, power_law, residuals64
-from rnn2ff.timing import timed
+from rnn2ff.records import timed
 
 _MAX_ITERATIONS = 2000
 _MOST_LOOPS = 5000  # of the plain loop; one sample of `wta` takes 3,000

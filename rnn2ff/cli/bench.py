@@ -130,7 +130,7 @@ def _time(competitors, num_rounds: int, begin: "Callable[[str], None]"):
 
     import jax
 
-    from rnn2ff.timing import time_interleaved
+    from rnn2ff.records import time_interleaved
 
     first = {}
     for name, competitor in competitors.items():

@@ -20,11 +20,11 @@ from rnn2ff._checks import (
     check_stimuli,
     check_tolerance,
 )
-from rnn2ff.compiling import compiler_options, in_full_precision, jit_for_device
+from rnn2ff.compiling import compiler_options
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
 from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.hard import finish
-from rnn2ff.steady_state.meshes import check_mesh, chunks_of, divided_over, on_each_device, placed_on
+from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
 from rnn2ff.steady_state.result import (
     AbstractSteadyStateSolver,
@@ -34,12 +34,10 @@ from rnn2ff.steady_state.result import (
     count_statuses,
 )
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
-from rnn2ff.steady_state.single import solve_one
-from rnn2ff.steady_state.solvers.rollout import Rollout
+from rnn2ff.steady_state.single import solve_each
 
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
 _RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
-_SOLVED_ALONE = 256  # samples of a program that uses a solver for each
 
 
 def solve_steady_states(
@@ -168,7 +166,7 @@ def _solve_states(
     check_finite("initial_states", initial_states)
     stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
     if not is_planned:
-        return _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
+        return solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
     network = with_padded_rows(network)
 
     floats = (np.full(num_samples, np.nan, network.dtype) for _ in range(3))
@@ -287,47 +285,3 @@ def _engine(backend: str) -> Callable:
     del backend
     static = ("structure", "layout", "mesh")
     return jax.jit(_solve_chunk_of_rows, static_argnames=static, compiler_options=compiler_options())
-
-
-def _solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress) -> SteadyStates:
-    """A batch by a solver for single samples."""
-    num_samples = len(stimuli)
-    num_devices = 1 if mesh is None else mesh.devices.size
-    chunk_size = num_devices * min(-(-num_samples // num_devices), _SOLVED_ALONE)
-    constants = placed_on(mesh, (network, solver, tolerance, max_steps))
-    nothing = divided_over(mesh, np.zeros(num_devices, np.int32))  # every row matters
-    chunks = []
-    starts = range(0, num_samples, chunk_size)
-    for start in tqdm(starts, desc="steady states", unit="chunk", disable=not progress):
-        rows = np.minimum(np.arange(start, start + chunk_size), num_samples - 1)  # the last chunk repeats a row
-        chunk = _solve_chunk(constants, divided_over(mesh, (stimuli[rows], initial_states[rows])), nothing, mesh)
-        chunks.append(jax.device_get(chunk))
-    whole = jax.tree.map(lambda *parts: np.array(np.concatenate(parts)[:num_samples]), *chunks)
-    left = np.flatnonzero(whole.status == Status.max_steps_reached)
-    if isinstance(solver, Rollout) and len(left):
-        finished = finish(
-            network, stimuli[left], initial_states[left], whole.state[left],
-            tolerance=tolerance, max_steps=max_steps, is_stiff_tried=False,
-        )  # fmt: skip
-        num_steps = whole.num_steps[left] + finished.num_steps
-        for name, values in vars(finished).items():
-            getattr(whole, name)[left] = values
-        whole.num_steps[left] = num_steps
-    num_converged = int(whole.is_converged.sum())
-    arrays = jax.device_put(list(vars(whole).values()))
-    return SteadyStates(**dict(zip(vars(whole), arrays)), plan=None, finished_by={type(solver).__name__: num_converged})
-
-
-@jit_for_device
-@in_full_precision
-def _solve_chunk(constants, rows, num_rows, mesh) -> SteadyState:
-    def solve(constants, rows, num_rows):
-        del num_rows
-        network, solver, tolerance, max_steps = constants
-        return jax.vmap(
-            lambda stimulus, initial_state: solve_one(
-                network, stimulus, solver, initial_state, tolerance, max_steps, False, throw=False
-            )
-        )(*rows)
-
-    return on_each_device(solve, mesh)(constants, rows, num_rows)

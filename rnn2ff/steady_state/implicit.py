@@ -125,9 +125,8 @@ def _attached_jvp(primals, tangents):
         push = jnp.where(points.is_usable[:, None], push, _anything(tangents, push))
         _, pull_back = jax.linearize(lambda states: -_residuals(network, points._replace(states=states)), points.states)
 
-        def multiply(
-            rows: Rows,
-        ) -> Rows:  # unusable rows neither enter nor leave: no NaN of theirs, in either direction
+        def multiply(rows: Rows) -> Rows:
+            # Unusable rows neither enter nor leave: no NaN of theirs, in either direction.
             is_usable = points.is_usable[:, None]
             return jnp.where(is_usable, pull_back(jnp.where(is_usable, rows, 0)), rows)
 

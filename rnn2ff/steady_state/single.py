@@ -1,10 +1,11 @@
-"""The steady state for one stimulus, by any solver."""
+"""The steady state for one stimulus, by any solver; and for each of a batch."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
+from tqdm.auto import tqdm
 
 from rnn2ff._checks import (
     check_at_least,
@@ -15,21 +16,24 @@ from rnn2ff._checks import (
     fail,
     is_known,
 )
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import in_full_precision, jit_for_device
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative
+from rnn2ff.steady_state.meshes import divided_over, on_each_device, placed_on
 from rnn2ff.steady_state.result import (
     ADVICE,
     AbstractSteadyStateSolver,
     Candidate,
     Status,
     SteadyState,
+    SteadyStates,
 )
 from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split, layout_for
 
+_SOLVED_ALONE = 256  # samples of a program that uses a solver for each
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 
 
@@ -203,3 +207,47 @@ def _watch(network, stimulus, found: SteadyState, tolerance: float, max_steps: i
     )  # fmt: skip
     finished = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), finished)
     return eqx.tree_at(lambda one: one.num_steps, finished, found.num_steps + finished.num_steps)
+
+
+def solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress) -> SteadyStates:
+    """A batch by a solver for single samples."""
+    num_samples = len(stimuli)
+    num_devices = 1 if mesh is None else mesh.devices.size
+    chunk_size = num_devices * min(-(-num_samples // num_devices), _SOLVED_ALONE)
+    constants = placed_on(mesh, (network, solver, tolerance, max_steps))
+    nothing = divided_over(mesh, np.zeros(num_devices, np.int32))  # every row matters
+    chunks = []
+    starts = range(0, num_samples, chunk_size)
+    for start in tqdm(starts, desc="steady states", unit="chunk", disable=not progress):
+        rows = np.minimum(np.arange(start, start + chunk_size), num_samples - 1)  # the last chunk repeats a row
+        chunk = _solve_chunk(constants, divided_over(mesh, (stimuli[rows], initial_states[rows])), nothing, mesh)
+        chunks.append(jax.device_get(chunk))
+    whole = jax.tree.map(lambda *parts: np.array(np.concatenate(parts)[:num_samples]), *chunks)
+    left = np.flatnonzero(whole.status == Status.max_steps_reached)
+    if isinstance(solver, Rollout) and len(left):
+        finished = finish(
+            network, stimuli[left], initial_states[left], whole.state[left],
+            tolerance=tolerance, max_steps=max_steps, is_stiff_tried=False,
+        )  # fmt: skip
+        num_steps = whole.num_steps[left] + finished.num_steps
+        for name, values in vars(finished).items():
+            getattr(whole, name)[left] = values
+        whole.num_steps[left] = num_steps
+    num_converged = int(whole.is_converged.sum())
+    arrays = jax.device_put(list(vars(whole).values()))
+    return SteadyStates(**dict(zip(vars(whole), arrays)), plan=None, finished_by={type(solver).__name__: num_converged})
+
+
+@jit_for_device
+@in_full_precision
+def _solve_chunk(constants, rows, num_rows, mesh) -> SteadyState:
+    def solve(constants, rows, num_rows):
+        del num_rows
+        network, solver, tolerance, max_steps = constants
+        return jax.vmap(
+            lambda stimulus, initial_state: solve_one(
+                network, stimulus, solver, initial_state, tolerance, max_steps, False, throw=False
+            )
+        )(*rows)
+
+    return on_each_device(solve, mesh)(constants, rows, num_rows)

@@ -1,0 +1,145 @@
+"""What a distillation gives back: an approximator, and how good it is."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from rnn2ff.approximators import Approximator, predict
+from rnn2ff.data import Pairs
+from rnn2ff.files import as_html, as_text, plain
+from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.plotting import new_figure, plot_learning, plot_rates
+from rnn2ff.training.evaluation import Accuracy
+from rnn2ff.training.jumps import ErrorByMargin
+from rnn2ff.training.loop import TrainingRun
+from rnn2ff.training.trainer import Attempt
+
+if TYPE_CHECKING:
+    from rnn2ff.plotting import Figure
+
+_MOST_DOTS = 3000  # of a figure, which more would blacken
+
+
+class Report(NamedTuple):
+    """What a distillation did, and how good its approximator is.
+
+    Attributes:
+        accuracy: on fresh stimuli, solved for the purpose.
+        nrmse_interval: a bootstrap interval of its NRMSE, of 95 % confidence.
+        width: hidden units.
+        num_sweeps: sweeps after the two layers; 0 for two layers alone.
+        num_training_pairs: pairs trained and validated on.
+        status_counts: how each solve ended, for `training` and for `test`; all but `converged` were left out.
+        training: the course of the training.
+        seconds: wall-clock seconds spent on solving and on training, compilation included.
+        stimulus_shift: of the exact pairs mixed from solved ones, how far their stimuli are off the mixture, the median
+            in units of the stimuli's deviation; None where none were mixed.
+        tolerance: what was asked for, if anything.
+        is_within_tolerance: whether the upper end of the interval is below it; None if none was asked for.
+        reason: why the tolerance was not reached, in words; None if it was, or none was asked for.
+        attempts: what was tried, in order; the best on validation, or the first that was good enough, was returned.
+        attempt_nrmses: their errors on the test.
+        error_by_margin: where the steady state jumps between near stimuli, the error by the distance to the jump; None
+            if no jumps were looked for.
+        tested_on: where the test stimuli come from, in words. Where their distribution is that of the training, the
+            error says nothing of others.
+    """
+
+    accuracy: Accuracy
+    nrmse_interval: tuple[float, float]
+    width: int
+    num_sweeps: int
+    num_training_pairs: int
+    status_counts: dict[str, dict[str, int]]
+    training: TrainingRun
+    seconds: dict[str, float]
+    stimulus_shift: float | None
+    tolerance: float | None
+    is_within_tolerance: bool | None
+    reason: str | None
+    attempts: tuple[Attempt, ...]
+    attempt_nrmses: tuple[float, ...]
+    error_by_margin: ErrorByMargin | None
+    tested_on: str
+
+    def lines(self) -> dict[str, str]:
+        """What people want to know of it, by name, in the order of interest."""
+        counts = self.status_counts
+        left_out = {name: sum(each.values()) - each["converged"] for name, each in counts.items()}
+        sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
+        low, high = (100 * each for each in self.nrmse_interval)
+        share = 100 * (1 - left_out["test"] / sum(counts["test"].values()))
+        judged = f"; of the {share:.2f} % that come to rest" if left_out["test"] else ""
+        lines = {
+            "error on unseen stimuli": f"{100 * self.accuracy.nrmse:.2f} % (NRMSE; {low:.2f} to {high:.2f} %){judged}",
+            "variance explained": f"{100 * self.accuracy.r_squared:.2f} %",
+            **self.accuracy.lines(),
+            "tested on": self.tested_on,
+            "hidden units": f"{self.width}{sweeps}",
+            **({"tried": ", ".join(self._tried())} if len(self.attempts) > 1 else {}),
+            "stimuli trained on": f"{self.num_training_pairs}",
+            "without a steady state": f"{left_out['training']} left out of training, {left_out['test']} of the test",
+            "seconds": f"{sum(self.seconds.values()):.1f}",
+        }
+        if self.tolerance is not None:
+            answer = "reached" if self.is_within_tolerance else f"not reached: {self.reason}"
+            lines["tolerance"] = f"{100 * self.tolerance:g} %, {answer}"
+        return lines
+
+    def _tried(self) -> list[str]:
+        """Every attempt and its error."""
+        return [
+            f"{attempt.width} hidden units{f' and {attempt.num_sweeps} sweeps' if attempt.num_sweeps else ' alone'} "
+            f"{100 * nrmse:.2f} %"
+            for attempt, nrmse in zip(self.attempts, self.attempt_nrmses)
+        ]
+
+    def _describe(self) -> tuple[str | None, dict[str, str]]:
+        return None, self.lines()
+
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def summary(self) -> dict[str, object]:
+        """The report as a record for a file, without the weights."""
+        training = {name: value for name, value in self.training._asdict().items() if name != "approximator"}
+        return plain({**self._asdict(), "training": training})
+
+
+class Distillation(NamedTuple):
+    """An approximator, and its report.
+
+    Attributes:
+        approximator: maps one stimulus to the steady rates.
+        report: how good it is.
+        test: the pairs it was judged on, and never saw.
+        network: the recurrent network that it stands for.
+    """
+
+    approximator: Approximator
+    report: Report
+    test: Pairs
+    network: RecurrentNetwork
+
+    def _describe(self) -> tuple[str, dict[str, str]]:
+        kind = type(self.approximator).__name__
+        title = f"{kind}, {self.approximator.stimulus_size} channels to {self.approximator.rate_size} rates"
+        return title, self.report.lines()
+
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+    def plot(self) -> "Figure":
+        """Predicted against steady rates of the test, and the course of the training.
+
+        Raises:
+            ModuleNotFoundError: if matplotlib is not installed, naming the extra.
+        """
+        figure, (left, right) = new_figure(2, height=2.8)
+        target = np.asarray(self.test.rates)
+        predicted = np.asarray(predict(self.approximator, self.test.stimuli))
+        shown = np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS]
+        plot_rates(left, target.ravel()[shown], predicted.ravel()[shown], nrmse=self.report.accuracy.nrmse)
+        variance, nrmse = float(target.var(axis=0).mean()), self.report.accuracy.nrmse
+        plot_learning(right, self.report.training._asdict(), variance=variance, test_nrmse=nrmse)
+        return figure
