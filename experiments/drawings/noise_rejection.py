@@ -25,7 +25,7 @@ def draw(record: dict) -> "Figure":
     """Noise left in the rates against noise in the stimuli, for each network."""
     rows = record["rows"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure, axes = new_figure(len(tasks), height=2.5)
+    figure, axes = new_figure(len(tasks), height=2.7)
     for axis, name in zip(axes, tasks):
         found = [row for row in rows if row["task"] == name]
         noise_in = np.mean([row["noise_in"] for row in found], axis=0)
@@ -44,5 +44,5 @@ def draw(record: dict) -> "Figure":
     axes[0].set(ylabel="noise / signal in the rates (dB)")
     axes[0].fill([], [], facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5, label="trained on")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(handles))
+    figure.legend(handles, labels, loc="outside upper center", ncols=-(-len(handles) // 2))
     return figure
