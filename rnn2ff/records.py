@@ -111,17 +111,11 @@ def _processor() -> str:
 
 
 class Seconds(NamedTuple):
-    """Seconds per call, over the rounds.
+    """Seconds per call, over the rounds."""
 
-    Attributes:
-        median: half of the rounds were faster.
-        lower: lower quartile.
-        upper: upper quartile.
-    """
-
-    median: float
-    lower: float
-    upper: float
+    median: float  # half of the rounds were faster
+    lower: float  # lower quartile
+    upper: float  # upper quartile
 
 
 def time_interleaved(
@@ -148,15 +142,10 @@ def time_interleaved(
 
 
 class Timed(NamedTuple):
-    """A result, and how long it took.
+    """A result, and how long it took."""
 
-    Attributes:
-        result: of the last call.
-        seconds: of one call, in the mean, until its result is there.
-    """
-
-    result: object
-    seconds: float
+    result: object  # of the last call
+    seconds: float  # of one call, in the mean, until its result is there
 
 
 def timed(call: Callable[[], object], num_calls: int = 1) -> Timed:

@@ -30,33 +30,21 @@ _NUM_POLISHES = 3  # each squares the relative error, so that two suffice from 1
 
 
 class Searched(NamedTuple):
-    """Where searches ended, one a row.
+    """Where searches ended, one a row."""
 
-    Attributes:
-        points: the last ones.
-        is_zero: whether the search ended at a zero.
-        is_stuck: whether it ended at a minimum of `|F|` that is not a zero, or progressed too slowly.
-    """
-
-    points: Float[np.ndarray, "start state"]
-    is_zero: Bool[np.ndarray, " start"]
+    points: Float[np.ndarray, "start state"]  # the last ones
+    is_zero: Bool[np.ndarray, " start"]  # whether the search ended at a zero
+    # Whether it ended at a minimum of `|F|` that is not a zero, or progressed too slowly.
     is_stuck: Bool[np.ndarray, " start"]
 
 
 class Polished(NamedTuple):
-    """Fixed points to rounding, one a row.
+    """Fixed points to rounding, one a row."""
 
-    Attributes:
-        states: the fixed points.
-        residuals: `residual` there.
-        jacobians: of the velocity, over time.
-        steps: the largest entry of a further Newton step.
-    """
-
-    states: Float[np.ndarray, "point state"]
-    residuals: Float[np.ndarray, " point"]
-    jacobians: Float[np.ndarray, "point state state"]
-    steps: Float[np.ndarray, " point"]
+    states: Float[np.ndarray, "point state"]  # the fixed points
+    residuals: Float[np.ndarray, " point"]  # `residual` there
+    jacobians: Float[np.ndarray, "point state state"]  # of the velocity, over time
+    steps: Float[np.ndarray, " point"]  # the largest entry of a further Newton step
 
 
 def _excess(network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Callable[[Array], Array]:

@@ -24,14 +24,11 @@ _ROUNDING = 1e-12  # relative distance to a threshold, or to a singular matrix, 
 
 
 class Enumeration(NamedTuple):
-    """The fixed points on all supports; arrays on the host, in float64.
+    """The fixed points on all supports; arrays on the host, in float64."""
 
-    Attributes:
-        states: one fixed point a row; one with a unit at its threshold is listed once for each of its supports.
-        num_degenerate: supports on which a fixed point may not be isolated: the system is singular, and has solutions.
-    """
-
+    # One fixed point a row; one with a unit at its threshold is listed once for each of its supports.
     states: Float[np.ndarray, "point state"]
+    # Supports on which a fixed point may not be isolated: the system is singular, and has solutions.
     num_degenerate: int
 
 

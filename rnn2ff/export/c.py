@@ -30,17 +30,11 @@ _LARGEST_ROUNDING = 1e-4  # of a rate in float, relative to 1 + the largest: com
 
 
 class Footprint(NamedTuple):
-    """The resources that an approximator needs, for every stimulus.
+    """The resources that an approximator needs, for every stimulus."""
 
-    Attributes:
-        flash_bytes: of constants; the code takes about a kilobyte more.
-        ram_bytes: of stack for the signals, without the stimulus and the rates of the caller.
-        num_products: multiplications of weights.
-    """
-
-    flash_bytes: int
-    ram_bytes: int
-    num_products: int
+    flash_bytes: int  # of constants; the code takes about a kilobyte more
+    ram_bytes: int  # of stack for the signals, without the stimulus and the rates of the caller
+    num_products: int  # multiplications of weights
 
 
 def to_c(
@@ -165,21 +159,13 @@ def footprint(model: Approximator | IntegerModel) -> Footprint:
 
 
 class _Parts(NamedTuple):
-    """The parts of a header.
+    """The parts of a header."""
 
-    Attributes:
-        code: the template of its functions.
-        arrays: its constants, by name.
-        fields: further values for the templates.
-        scales: the macros of integer signals.
-        bytes_per_signal: of an activity.
-    """
-
-    code: str
-    arrays: dict[str, np.ndarray]
-    fields: dict[str, object]
-    scales: str
-    bytes_per_signal: int
+    code: str  # the template of its functions
+    arrays: dict[str, np.ndarray]  # its constants, by name
+    fields: dict[str, object]  # further values for the templates
+    scales: str  # the macros of integer signals
+    bytes_per_signal: int  # of an activity
 
 
 def _parts(model: Approximator | IntegerModel) -> _Parts:

@@ -74,15 +74,10 @@ def describe(network: RecurrentNetwork) -> dict[str, object]:
 
 
 class Familiarity(NamedTuple):
-    """How stimuli compare with those that an approximator was made for.
+    """How stimuli compare with those that an approximator was made for."""
 
-    Attributes:
-        share_known: of the rows that the card has fingerprints of, the share that is among the stimuli.
-        share_outside: of the stimuli, the share with a channel outside the range that the card names.
-    """
-
-    share_known: float
-    share_outside: float
+    share_known: float  # of the rows that the card has fingerprints of, the share that is among the stimuli
+    share_outside: float  # of the stimuli, the share with a channel outside the range that the card names
 
 
 def familiarity(card: dict[str, object], stimuli: Float[ArrayLike, "batch stimulus"]) -> Familiarity | None:

@@ -19,19 +19,13 @@ _LAYER = ("weights", "bias", "multipliers", "shifts")
 
 
 class Exported(NamedTuple):
-    """An exported model.
+    """An exported model."""
 
-    Attributes:
-        predict: from stimuli, one a row, to rates.
-        stimulus_size: number of stimulus channels.
-        rate_size: number of rates.
-        network_hash: of the network that it stands for; None where the file does not say.
-    """
-
+    # From stimuli, one a row, to rates.
     predict: Callable[[Float[ArrayLike, "batch stimulus"]], Float[np.ndarray, "batch rate"]]
-    stimulus_size: int
-    rate_size: int
-    network_hash: str | None
+    stimulus_size: int  # number of stimulus channels
+    rate_size: int  # number of rates
+    network_hash: str | None  # of the network that it stands for; None where the file does not say
 
 
 def read_exported(path: str | Path) -> Exported:

@@ -25,47 +25,27 @@ _EXPECTED = "a threshold-linear network with the rates of its first units, and i
 
 
 class PlainSweeps(NamedTuple):
-    """The arrays of the sweeps of a refined approximator.
+    """The arrays of the sweeps of a refined approximator."""
 
-    Attributes:
-        drive_weights: A.
-        drive_bias: c.
-        recurrent_weights: R, from column to row.
-        slopes: the diagonal of D.
-        steps: a, one row a sweep.
-        momenta: m, one row a sweep; the first has no effect.
-    """
-
-    drive_weights: Float[np.ndarray, "state stimulus"]
-    drive_bias: Float[np.ndarray, " state"]
-    recurrent_weights: Float[np.ndarray, "state state"]
-    slopes: Float[np.ndarray, " state"]
-    steps: Float[np.ndarray, "sweep state"]
-    momenta: Float[np.ndarray, "sweep state"]
+    drive_weights: Float[np.ndarray, "state stimulus"]  # A
+    drive_bias: Float[np.ndarray, " state"]  # c
+    recurrent_weights: Float[np.ndarray, "state state"]  # R, from column to row
+    slopes: Float[np.ndarray, " state"]  # the diagonal of D
+    steps: Float[np.ndarray, "sweep state"]  # a, one row a sweep
+    momenta: Float[np.ndarray, "sweep state"]  # m, one row a sweep; the first has no effect
 
 
 class Plain(NamedTuple):
-    """An approximator as plain arrays.
+    """An approximator as plain arrays."""
 
-    Attributes:
-        hidden_weights: W1.
-        hidden_bias: b1.
-        readout_weights: W2.
-        readout_bias: b2.
-        bypass_weights: V, or None.
-        is_rectified: whether the rates are `[x]_+`.
-        sweeps: that refine the pass, or None.
-        rate_size: number of rates, those of the first units if there are more units.
-    """
-
-    hidden_weights: Float[np.ndarray, "width stimulus"]
-    hidden_bias: Float[np.ndarray, " width"]
-    readout_weights: Float[np.ndarray, "state width"]
-    readout_bias: Float[np.ndarray, " state"]
-    bypass_weights: Float[np.ndarray, "state stimulus"] | None
-    is_rectified: bool
-    sweeps: PlainSweeps | None
-    rate_size: int
+    hidden_weights: Float[np.ndarray, "width stimulus"]  # W1
+    hidden_bias: Float[np.ndarray, " width"]  # b1
+    readout_weights: Float[np.ndarray, "state width"]  # W2
+    readout_bias: Float[np.ndarray, " state"]  # b2
+    bypass_weights: Float[np.ndarray, "state stimulus"] | None  # V, or None
+    is_rectified: bool  # whether the rates are `[x]_+`
+    sweeps: PlainSweeps | None  # that refine the pass, or None
+    rate_size: int  # number of rates, those of the first units if there are more units
 
     @property
     def stimulus_size(self) -> int:

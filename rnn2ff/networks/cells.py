@@ -31,13 +31,9 @@ Cell = Callable[[PyTree, Float[Array, " state"], Float[Array, " stimulus"]], Flo
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteMap:
-    """The vector field `cell(h, u) - h`, in units of the state over one step.
+    """The vector field `cell(h, u) - h`, in units of the state over one step."""
 
-    Attributes:
-        cell: one step.
-    """
-
-    cell: Cell
+    cell: Cell  # one step
 
     def __call__(
         self, params: PyTree, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
@@ -97,19 +93,14 @@ def discrete_map(
 
 
 class GatedParams(eqx.Module):
-    """Parameters of a gated cell, gates stacked as PyTorch does: reset, update, new; or input, forget, new, output.
+    """Parameters of a gated cell, gates stacked as PyTorch does: reset, update, new; or input, forget, new, output."""
 
-    Attributes:
-        recurrent_weights: shape (3 state, state) of a gated recurrent unit, (4 state, state) of an LSTM.
-        stimulus_weights: shape (gates, stimulus).
-        recurrent_bias: added to the recurrent input; for the new gate of a gated recurrent unit, inside the reset.
-        stimulus_bias: added to the input from the stimulus.
-    """
-
+    # Shape (3 state, state) of a gated recurrent unit, (4 state, state) of an LSTM.
     recurrent_weights: Float[Array, "gates hidden"]
-    stimulus_weights: Float[Array, "gates stimulus"]
+    stimulus_weights: Float[Array, "gates stimulus"]  # shape (gates, stimulus)
+    # Added to the recurrent input; for the new gate of a gated recurrent unit, inside the reset.
     recurrent_bias: Float[Array, " gates"]
-    stimulus_bias: Float[Array, " gates"]
+    stimulus_bias: Float[Array, " gates"]  # added to the input from the stimulus
 
 
 def gru_cell(

@@ -74,13 +74,9 @@ def _from_name(kind: type, module: str, name: str) -> object:
 
 @dataclasses.dataclass(frozen=True)
 class UnitByUnit(_PickledByName):
-    """The rate function `phi(x)`. A class, so that two networks with the same nonlinearity compare equal.
+    """The rate function `phi(x)`. A class, so that two networks with the same nonlinearity compare equal."""
 
-    Attributes:
-        nonlinearity: phi.
-    """
-
-    nonlinearity: Nonlinearity
+    nonlinearity: Nonlinearity  # phi
 
     def __call__(self, params: RateParams, state: Float[Array, " state"]) -> Float[Array, " state"]:
         del params

@@ -50,17 +50,11 @@ def blas_threads(size: int) -> contextlib.AbstractContextManager:
 
 
 class BestMetric(NamedTuple):
-    """The best diagonal metric found for a matrix W.
+    """The best diagonal metric found for a matrix W."""
 
-    Attributes:
-        largest: an upper bound of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`, rounding included.
-        metric: the diagonal of D, with geometric mean 1.
-        smallest: a lower bound of the eigenvalue in every diagonal metric, up to rounding.
-    """
-
-    largest: float
-    metric: Float[np.ndarray, " unit"]
-    smallest: float
+    largest: float  # an upper bound of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`, rounding included
+    metric: Float[np.ndarray, " unit"]  # the diagonal of D, with geometric mean 1
+    smallest: float  # a lower bound of the eigenvalue in every diagonal metric, up to rounding
 
 
 def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = None) -> BestMetric:

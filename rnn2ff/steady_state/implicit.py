@@ -160,19 +160,12 @@ def _anything(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Ro
 
 
 class _Points(NamedTuple):
-    """Where the network is linearized, one a row.
+    """Where the network is linearized, one a row."""
 
-    Attributes:
-        states: of the rows; where the linearization is not finite another's, so that what is multiplied by zero is.
-        stimuli: likewise.
-        scales: what velocities are multiplied by, where the network declares no time constants.
-        is_usable: whether a row is steady, and its linearization finite.
-    """
-
-    states: Rows
-    stimuli: Float[Array, "batch stimulus"]
-    scales: Rows
-    is_usable: Bool[Array, " batch"]
+    states: Rows  # of the rows; where the linearization is not finite another's, so that what is multiplied by zero is
+    stimuli: Float[Array, "batch stimulus"]  # likewise
+    scales: Rows  # what velocities are multiplied by, where the network declares no time constants
+    is_usable: Bool[Array, " batch"]  # whether a row is steady, and its linearization finite
 
     def take(self, rows: Array) -> "_Points":
         """Some rows; the last one in place of those that do not exist."""
@@ -230,19 +223,12 @@ def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: Rows) 
 
 
 class _Systems(NamedTuple):
-    """Linear systems `A y = b` with `A = -F_x`, or with its transpose, one a row.
+    """Linear systems `A y = b` with `A = -F_x`, or with its transpose, one a row."""
 
-    Attributes:
-        network: the network.
-        points: where it is linearized.
-        multiply: the products of all A with their rows.
-        is_transposed: whether A is the transpose.
-    """
-
-    network: RecurrentNetwork
-    points: _Points
-    multiply: Linear
-    is_transposed: bool
+    network: RecurrentNetwork  # the network
+    points: _Points  # where it is linearized
+    multiply: Linear  # the products of all A with their rows
+    is_transposed: bool  # whether A is the transpose
 
     def take(self, rows: Array) -> "_Systems":
         """Some of the rows."""

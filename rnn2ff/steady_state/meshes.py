@@ -71,21 +71,13 @@ def on_each_device(function: Callable, mesh: Mesh | None) -> Callable:
 
 
 class Chunk(NamedTuple):
-    """Rows of a batch that one call of a program works on.
+    """Rows of a batch that one call of a program works on."""
 
-    Attributes:
-        rows: which rows of the batch.
-        counts: how many of them each device has; what is missing to `size` is filled up.
-        size: rows that a program is compiled for, of one device.
-        layout: their tiles.
-        mesh: the devices.
-    """
-
-    rows: slice
-    counts: Int[np.ndarray, " device"]
-    size: int
-    layout: Layout
-    mesh: Mesh | None
+    rows: slice  # which rows of the batch
+    counts: Int[np.ndarray, " device"]  # how many of them each device has; what is missing to `size` is filled up
+    size: int  # rows that a program is compiled for, of one device
+    layout: Layout  # their tiles
+    mesh: Mesh | None  # the devices
 
     def place(self, array: Shaped[np.ndarray, "row ..."]) -> Shaped[Array, "filled_row ..."] | np.ndarray:
         """The rows of the chunk where they are worked on, filled up."""

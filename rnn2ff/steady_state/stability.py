@@ -46,38 +46,24 @@ def neutral_growth(dtype: jnp.dtype) -> float:
 
 
 class Stability(NamedTuple):
-    """What is known of small perturbations, per sample.
+    """What is known of small perturbations, per sample."""
 
-    Attributes:
-        is_stable: they are proved to die out, or at least not to grow.
-        is_unstable: some grow. Where neither is True it is not decided.
-        decay_rate: of the slowest, over time; an estimate, 0 if nothing decays.
-        amplification: an estimate from above, not a bound, of how much a perturbation grows before it dies out, in the
-            Euclidean norm: twice the largest power of the Cayley transform that was looked at.
-    """
-
-    is_stable: Bool[Array, " batch"]
-    is_unstable: Bool[Array, " batch"]
-    decay_rate: Float[Array, " batch"]
+    is_stable: Bool[Array, " batch"]  # they are proved to die out, or at least not to grow
+    is_unstable: Bool[Array, " batch"]  # some grow. Where neither is True it is not decided
+    decay_rate: Float[Array, " batch"]  # of the slowest, over time; an estimate, 0 if nothing decays
+    # An estimate from above, not a bound, of how much a perturbation grows before it dies out, in the Euclidean norm:
+    # twice the largest power of the Cayley transform that was looked at.
     amplification: Float[Array, " batch"]
 
 
 class Powers(NamedTuple):
-    """Vectors on their way to a proof.
+    """Vectors on their way to a proof."""
 
-    Attributes:
-        vectors: `p(J)^k y0`.
-        norms: theirs; infinite once they are lost, which is never proved.
-        decay: of the norm, per product.
-        step: s of the second polynomial; 0 where p is the first.
-        num_checks: since the vector was begun.
-    """
-
-    vectors: Float[Array, "batch state"]
-    norms: Float[Array, " batch"]
-    decay: Float[Array, " batch"]
-    step: Float[Array, " batch"]
-    num_checks: Int[Array, " batch"]
+    vectors: Float[Array, "batch state"]  # `p(J)^k y0`
+    norms: Float[Array, " batch"]  # theirs; infinite once they are lost, which is never proved
+    decay: Float[Array, " batch"]  # of the norm, per product
+    step: Float[Array, " batch"]  # s of the second polynomial; 0 where p is the first
+    num_checks: Int[Array, " batch"]  # since the vector was begun
 
     @property
     def is_proved(self) -> Bool[Array, " batch"]:

@@ -24,16 +24,12 @@ _NUM_BINS = 5  # of samples near a jump, by the distance to it
 
 
 class Jumps(NamedTuple):
-    """The distance of each stimulus to a jump of the steady state.
+    """The distance of each stimulus to a jump of the steady state."""
 
-    Attributes:
-        margin: the distance to the nearest jump found, as root mean square over the channels in units of the
-            deviation of stimuli; infinite if none was found.
-        is_found: whether one was.
-    """
-
+    # The distance to the nearest jump found, as root mean square over the channels in units of the deviation of
+    # stimuli; infinite if none was found.
     margin: Float[np.ndarray, " batch"]
-    is_found: Bool[np.ndarray, " batch"]
+    is_found: Bool[np.ndarray, " batch"]  # whether one was
 
 
 class ErrorByMargin(NamedTuple):

@@ -64,21 +64,13 @@ def _exact_pairs(network, points):
 
 
 class Mixing(eqx.Module):
-    """Makes fresh exact pairs from minibatches of solved ones; made by `mix_pairs`.
+    """Makes fresh exact pairs from minibatches of solved ones; made by `mix_pairs`."""
 
-    Attributes:
-        network: the network.
-        mean_stimulus: of the stimuli.
-        mean_point: of the points.
-        deviation: root mean square of the stimuli about their mean.
-        largest_angle: of the mixture, in radians.
-    """
-
-    network: RecurrentNetwork
-    mean_stimulus: Float[Array, " state"]
-    mean_point: Float[Array, " state"]
-    deviation: Float[Array, ""]
-    largest_angle: float = eqx.field(static=True)
+    network: RecurrentNetwork  # the network
+    mean_stimulus: Float[Array, " state"]  # of the stimuli
+    mean_point: Float[Array, " state"]  # of the points
+    deviation: Float[Array, ""]  # root mean square of the stimuli about their mean
+    largest_angle: float = eqx.field(static=True)  # of the mixture, in radians
 
     def __call__(
         self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray

@@ -31,15 +31,10 @@ from rnn2ff.networks.zoo.populations import as_floats, check_two_populations
 
 @dataclasses.dataclass(frozen=True)
 class RefractoryForm:
-    """The vector field `(-r + (1 - rho r) phi(W r + B u + b)) / tau`; the state is the rate.
+    """The vector field `(-r + (1 - rho r) phi(W r + B u + b)) / tau`; the state is the rate."""
 
-    Attributes:
-        nonlinearity: phi.
-        refractory: rho, the share of active units that are refractory.
-    """
-
-    nonlinearity: Nonlinearity
-    refractory: float
+    nonlinearity: Nonlinearity  # phi
+    refractory: float  # rho, the share of active units that are refractory
 
     def __call__(
         self, params: RateParams, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
@@ -93,29 +88,17 @@ def wilson_cowan(
 
 
 class WongWangParams(eqx.Module):
-    """Parameters of `wong_wang`, with their published values and units.
+    """Parameters of `wong_wang`, with their published values and units."""
 
-    Attributes:
-        time_constants: of the NMDA gating variables, s.
-        saturation: gamma, dimensionless.
-        slope: a of the f-I curve, Hz/nA.
-        threshold: b, Hz.
-        curvature: d, s.
-        self_coupling: from a population to itself, nA.
-        cross_coupling: inhibition between the populations, nA.
-        background: I_0, nA.
-        input_coupling: J_ext, nA/Hz.
-    """
-
-    time_constants: Float[Array, ""]
-    saturation: Float[Array, ""]
-    slope: Float[Array, ""]
-    threshold: Float[Array, ""]
-    curvature: Float[Array, ""]
-    self_coupling: Float[Array, ""]
-    cross_coupling: Float[Array, ""]
-    background: Float[Array, ""]
-    input_coupling: Float[Array, ""]
+    time_constants: Float[Array, ""]  # of the NMDA gating variables, s
+    saturation: Float[Array, ""]  # gamma, dimensionless
+    slope: Float[Array, ""]  # a of the f-I curve, Hz/nA
+    threshold: Float[Array, ""]  # b, Hz
+    curvature: Float[Array, ""]  # d, s
+    self_coupling: Float[Array, ""]  # from a population to itself, nA
+    cross_coupling: Float[Array, ""]  # inhibition between the populations, nA
+    background: Float[Array, ""]  # I_0, nA
+    input_coupling: Float[Array, ""]  # J_ext, nA/Hz
 
 
 def wong_wang(
