@@ -27,13 +27,7 @@ def is_known(array: object) -> bool:
 
 
 def check_on_host(name: str, instead: str, *trees: object) -> None:
-    """The values of all arguments are known.
-
-    Args:
-        name: of the function.
-        instead: what to use inside a program, in words.
-        trees: its arguments.
-    """
+    """All values in `trees` are known; `instead` says what to use inside a program."""
     jax = sys.modules.get("jax")
     if jax is not None and not all(map(is_known, jax.tree.leaves(trees))):
         raise fail(name, "runs on the host", f"known values; inside `jit`, `vmap` or `grad` {instead}", "tracers")

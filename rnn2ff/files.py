@@ -65,15 +65,7 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
 
 
 def read_tensors(path: str | Path, name: str) -> dict[str, np.ndarray]:
-    """Read all arrays of a safetensors file.
-
-    Args:
-        path: the file.
-        name: what the arrays are for; errors name it.
-
-    Raises:
-        ValueError: if the file is missing, damaged, or holds numbers of a type that NumPy does not have.
-    """
+    """All arrays of a safetensors file; errors name what they are for."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -138,13 +130,7 @@ def _whole_array(file: io.BufferedIOBase, num_bytes: int) -> np.ndarray:
 def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, list[str]]:
     """Columns of a text table by their names, as text; the table may have others.
 
-    Args:
-        path: a text file with commas, semicolons, tabs or blanks between entries, and a line of names above them.
-        columns: their names.
-        name: what the table is for; errors name it.
-
-    Raises:
-        ValueError: if the file is no such table, or lacks a column.
+    Entries are separated by commas, semicolons, tabs or blanks, below a line of names.
     """
     try:
         lines, delimiter = _read_lines(path)
@@ -208,11 +194,7 @@ def _flaw(lines: list[str], delimiter: str | None) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, where it is not there.
-
-    Raises:
-        ValueError: if it cannot be made.
-    """
+    """Make a folder, and those above it, if it does not exist."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -221,11 +203,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the place of `path` when the block ends without an error.
-
-    Raises:
-        ValueError: if the folder does not exist or cannot be written to.
-    """
+    """A temporary path to write to; it takes the place of `path` when the block ends without an error."""
     path = Path(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -268,12 +246,9 @@ def unsealed(content: bytes) -> bytes | None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder that results are gathered in; a process that ends, however, lets it go.
+    """Refuse to work in a folder in which another process is at work; the lock ends with the process.
 
-    Where the file system cannot lock a folder, nobody is kept out.
-
-    Raises:
-        ValueError: if another process is at work in the folder.
+    Where the file system cannot lock a folder, nothing is refused.
     """
     try:
         import fcntl

@@ -42,15 +42,7 @@ def num_threads() -> int:
 
 
 def record(name: str, config: object, rows: list[dict], *, seconds: float, **more: object) -> dict[str, object]:
-    """A record: settings, results and environment.
-
-    Args:
-        name: of the experiment or benchmark.
-        config: a dataclass with every setting.
-        rows: the results.
-        seconds: wall-clock seconds of the whole run.
-        more: further results that do not fit a row.
-    """
+    """A record: the results, every setting (a dataclass), wall-clock seconds of the run, and the environment."""
     return plain(
         {
             "name": name,

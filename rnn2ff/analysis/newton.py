@@ -91,15 +91,7 @@ def by_lanes(
     rows: Float[np.ndarray, "row state"],
     *options: object,
 ) -> PyTree[np.ndarray]:
-    """Run a program on a fixed number of rows at a time, by `in_batches`.
-
-    Args:
-        program: takes the network, the stimulus, some rows and the options; every result has as many rows.
-        network: the network.
-        stimulus: the stimulus, the same for all.
-        rows: at least one.
-        options: further arguments of the program.
-    """
+    """Run a program on a fixed number of rows at a time (`in_batches`); every result has as many rows."""
 
     def run(constants, rows, *options):
         return program(*constants, rows, *options)
@@ -134,13 +126,8 @@ def search(
 ) -> Searched:
     """Search for a zero from every start.
 
-    Args:
-        network: the network.
-        stimulus: the stimulus, the same for all.
-        points: where to start, one a row.
-        tolerance: the largest `max |F| / (1 + max |x|)` that counts as zero.
-        max_steps: of each search.
-        box: the smallest and the largest coordinate; a search that leaves it by more than its width fails.
+    A zero has `max |F| / (1 + max |x|)` below the tolerance. A search that leaves the box, the smallest and the largest
+    coordinate, by more than its width fails.
     """
     num_starts, size = points.shape
     ends = np.array(points)

@@ -33,12 +33,7 @@ class Enumeration(NamedTuple):
 
 
 def enumerate_fixed_points(network: RateNetwork, stimulus: Float[np.ndarray, " stimulus"]) -> Enumeration:
-    """Every fixed point of a threshold-linear network, by trying all supports: `2^N` linear systems.
-
-    Args:
-        network: threshold-linear, of at most 16 units.
-        stimulus: the stimulus.
-    """
+    """Every fixed point of a threshold-linear network of at most 16 units, by one linear system for each support."""
     weights = np.asarray(network.dense_weights, np.float64)
     drive = np.asarray(network.params.feedforward_input(jnp.asarray(stimulus, network.dtype)), np.float64)
     size = len(weights)

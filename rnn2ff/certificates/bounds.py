@@ -203,14 +203,7 @@ def unit_bounds(
     """Bounds of the error of single rates, `|r_i - r*_i|`, from a bound of `|r - r*|` for the same fixed point r*.
 
     The smallest of that bound itself, of `|e_i| + s |W_i| |r - r*|`, with W_i the unit's row of weights, and of the
-    bounds by contraction and monotonicity for a single unit.
-
-    Args:
-        network: the network.
-        stimulus: one stimulus.
-        prediction: the rates of all units.
-        error_bound: of `|r - r*|`, from `certify` or `bound_error`; infinite if there is none.
-        certifier: from `make_certifier`; by default made for this call.
+    bounds by contraction and monotonicity for a single unit. Arguments are those of `certify`.
     """
     stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     error_bound = jnp.asarray(error_bound, network.dtype)

@@ -102,11 +102,7 @@ def _fingerprints(stimuli: Float[np.ndarray, "batch stimulus"]) -> list[str]:
 
 
 def check_same_network(network: RecurrentNetwork, card: dict[str, object], path: object) -> None:
-    """Refuse an approximator whose card names another network, or none.
-
-    Raises:
-        ValueError: if it does.
-    """
+    """Refuse an approximator whose card names another network, or none."""
     named = card.get("network")
     received = named.get("hash") if isinstance(named, dict) else None
     expected = network_hash(network)

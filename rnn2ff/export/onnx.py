@@ -197,11 +197,7 @@ def named_onnx(model: bytes, card: Mapping[str, object]) -> bytes:
 
 @needs_extra("onnx", "onnx", "onnxruntime")
 def run_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch rate"]:
-    """The rates that onnxruntime computes from a model, on one thread of the processor.
-
-    Raises:
-        ModuleNotFoundError: if the extra `onnx` is not installed.
-    """
+    """The rates that onnxruntime computes from a model, on one thread of the processor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -64,22 +64,14 @@ class Plain(NamedTuple):
 
 
 def check_deployable(approximator: Approximator) -> None:
-    """Two layers, refined or not.
-
-    Raises:
-        ValueError: if it is anything else.
-    """
+    """Two layers, with sweeps after them or without."""
     check_on_host("an export", "use the approximator itself", approximator)
     if not isinstance(approximator, TwoLayer | Refined):
         raise fail("approximator", "cannot be exported", "TwoLayer or Refined", type(approximator).__name__)
 
 
 def plain_arrays(approximator: Approximator) -> Plain:
-    """The arrays of an approximator, in float32.
-
-    Raises:
-        ValueError: if it is not two layers, or sweeps refine them that are not those of a threshold-linear network.
-    """
+    """The arrays of an approximator, in float32; sweeps must be those of a threshold-linear network."""
     check_deployable(approximator)
     refined = isinstance(approximator, Refined)
     two_layer = approximator.two_layer if refined else approximator
@@ -102,22 +94,14 @@ def dtype_of(approximator: Approximator) -> np.dtype:
 
 
 def check_exportable(network: RecurrentNetwork, sweep: object) -> None:
-    """Sweeps of a threshold-linear network, whose rates are those of its first units, or of all.
-
-    Raises:
-        ValueError: if they are not.
-    """
+    """Sweeps of a threshold-linear network, whose rates are those of its first units, or of all."""
     if not isinstance(sweep, SplitSweep):
         raise fail("approximator", "is refined by sweeps that cannot be exported", _EXPECTED, type(sweep).__name__)
     check_first_rates(network)
 
 
 def check_first_rates(network: RecurrentNetwork) -> None:
-    """A threshold-linear network, whose rates are those of its first units, or of all.
-
-    Raises:
-        ValueError: if it is another.
-    """
+    """A threshold-linear network, whose rates are those of its first units, or of all."""
     if not has_rectified_rates(network):
         raise fail("network", "cannot be exported", _EXPECTED, f"{network.vector_field}")
     totals = jnp.arange(1, network.state_size + 1, dtype=network.dtype)

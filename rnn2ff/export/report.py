@@ -69,18 +69,10 @@ def write_evaluation(
     status_counts: Mapping[str, int],
     lines: Mapping[str, object],
 ) -> None:
-    """The same page for predictions of an approximator on other stimuli.
+    """The same page for predictions on other stimuli, one row a stimulus.
 
-    Args:
-        path: the `.html` file; what stands there is replaced.
-        network: the recurrent network.
-        predicted: the approximator's rates, one row a stimulus.
-        target: the steady rates.
-        status_counts: how the solve of every stimulus ended, those left out included.
-        lines: headline numbers, by name.
-
-    Raises:
-        ValueError: if the folder cannot be written to.
+    `status_counts` has how the solve of every stimulus ended, those left out included; `lines` are headline numbers, by
+    name.
     """
     tables = {"At a glance": lines, **_tables(network, predicted, target, {"stimuli": status_counts})}
     _write(path, network, tables, np.asarray(predicted), target)

@@ -178,11 +178,6 @@ def time_scales(
 
     The norm of row i is estimated from products with a few vectors y of random signs, since `E (J y)_i^2` is its
     square. It is exact for up to 8 units, and at most too large by the ratio of the 1-norm of the row to its 2-norm.
-
-    Args:
-        network: any network.
-        state: at which the Jacobian is taken.
-        stimulus: the stimulus.
     """
     size, dtype = network.state_size, network.dtype
     if network.has_time_constants:

@@ -212,11 +212,7 @@ class RateNetwork(RecurrentNetwork):
 
 
 def check_rate_network(network: RecurrentNetwork) -> RateNetwork:
-    """The network, which must have a weight matrix.
-
-    Raises:
-        ValueError: if it has none.
-    """
+    """The network, which must have a weight matrix."""
     if not isinstance(network, RateNetwork):
         expected = "a network with a weight matrix, in the state or the rate form"
         raise fail("network", "has no weight matrix", expected, f"{network.vector_field}")

@@ -101,11 +101,7 @@ def low_rank_weights(
 
 
 def check_signs(signs: ArrayLike | Sequence[int], columns: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """Signs of units (Dale's law), which connections of the strengths `values` leave, from the units `columns`.
-
-    Raises:
-        ValueError: if a sign is not 1 or -1, or a strength is negative.
-    """
+    """The signs of units, 1 or -1 (Dale's law), for connections from the units `columns` of at least 0."""
     signs = np.asarray(signs)
     check_shape("signs", signs, (size,))
     others = sorted(set(signs.tolist()) - {1, -1})

@@ -103,13 +103,7 @@ class Chunk(NamedTuple):
 
 
 def chunks_of(num_rows: int, width: int, mesh: Mesh | None = None) -> Iterator[Chunk]:
-    """A batch in chunks, divided evenly among the devices of a mesh.
-
-    Args:
-        num_rows: of the batch.
-        width: entries of a row, which decide how many rows fit.
-        mesh: the devices.
-    """
+    """A batch of rows with `width` entries in chunks, divided evenly among the devices of a mesh."""
     num_devices = 1 if mesh is None else mesh.devices.size
     backend = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     size = chunk_size(backend, -(-num_rows // num_devices), width)

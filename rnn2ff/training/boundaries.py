@@ -106,17 +106,8 @@ def find_boundaries(
 ) -> Boundaries | None:
     """Locate where units fall silent between random stimuli; None if few of these places are jumps.
 
-    Networks with more than 2,048 units are not searched, because the trajectories would take too long.
-
-    Args:
-        network: any network; its dynamics start at zero.
-        pairs: stimuli, and their steady states.
-        symmetries: of the network and the stimuli, which give further boundaries.
-        num_pairs: how many places to locate; fewer in large networks, to limit the time.
-        seed: of the choice of stimuli.
-
-    Raises:
-        ValueError: if the pairs do not fit the network, or `num_pairs` is below 1.
+    At most `num_pairs` places, fewer in large networks. Networks with more than 2,048 units are not searched, because
+    the trajectories, which start at zero, would take too long. Symmetries give further boundaries.
     """
     check_at_least("num_pairs", num_pairs, 1)
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
@@ -197,15 +188,9 @@ class _Places(NamedTuple):
 @eqx.filter_jit
 @in_full_precision
 def _search(network, lows, highs, units, least, jump) -> _Places:
-    """Bisect between stimuli at which a unit is active and at which it is silent.
+    """Bisect between stimuli `lows`, at which a unit has a rate above `least`, and `highs`, at which it has not.
 
-    Args:
-        network: the network.
-        lows: stimuli at which the unit is active, one a row.
-        highs: stimuli at which it is not.
-        units: which unit, for each row.
-        least: the rate above which a unit counts as active.
-        jump: the distance of states that counts as a jump.
+    States further apart than `jump` count as a jump.
     """
     zero = jnp.zeros(network.state_size, network.dtype)
 

@@ -85,18 +85,7 @@ def nrmse_interval(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """A bootstrap interval of `Accuracy.nrmse` over samples.
-
-    Args:
-        predicted: the approximator's rates, one row a sample.
-        target: the steady rates.
-        level: of confidence.
-        num_resamples: number of bootstrap resamples.
-        seed: of the draws.
-
-    Raises:
-        ValueError: as for `accuracy`, or if `level` is not between 0 and 1.
-    """
+    """A bootstrap interval of `Accuracy.nrmse` over samples."""
     check_fraction("level", level)
     predicted, target = _compared(predicted, target)
     check_varies("target", target)

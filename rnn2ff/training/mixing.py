@@ -141,16 +141,9 @@ def mixing_for(
     *,
     key: PRNGKeyArray,
 ) -> Mixing | None:
-    """How to mix pairs, if that is valid: the network has exact pairs, and the dynamics reach the mixtures.
+    """How to mix pairs of stimuli and steady rates, if the network has exact pairs and its dynamics reach the mixtures.
 
-    Args:
-        network: any network.
-        stimuli: those solved, one a row.
-        rates: their steady rates.
-        key: of the tested mixtures.
-
-    Returns:
-        None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture.
+    None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture.
     """
     if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
         return None

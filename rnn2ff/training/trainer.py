@@ -229,17 +229,10 @@ def _batch_size(num_products: int, num_pairs: int) -> int:
 def escalate(
     trainer: Trainer, test: Pairs, tolerance: float, deadline: float, *, with_sweeps: bool = True
 ) -> tuple[list[Trained], bool]:
-    """Train approximators, the cheapest first, until one is within the tolerance.
+    """Train approximators, the cheapest first, until one is within the tolerance, on validation and on the test.
 
-    Args:
-        trainer: of the approximators.
-        test: pairs to test on; used only if an approximator is within the tolerance on validation.
-        tolerance: the largest NRMSE.
-        deadline: of `time.perf_counter`, after which no training starts.
-        with_sweeps: whether sweeps after two layers are tried too.
-
-    Returns:
-        All that were trained, in order, and whether none was omitted for lack of time.
+    Returns all that were trained, in order, and whether none was omitted because the deadline (of `time.perf_counter`)
+    had passed.
     """
     num_rates, num_units = trainer.network.rate_size, trainer.network.state_size
     stimulus_size = trainer.network.stimulus_size
