@@ -142,10 +142,29 @@ def check_positive(name: str, value: object) -> None:
         raise fail(name, "is not positive", "values above 0", f"{np.asarray(value).min()}")
 
 
+def check_numbers(**values: object) -> None:
+    """Finite numbers, each under its name."""
+    for name, value in values.items():
+        check_number(name, value)
+
+
+def check_positive_numbers(**values: object) -> None:
+    """Finite numbers above zero, each under its name."""
+    check_numbers(**values)
+    for name, value in values.items():
+        check_positive(name, value)
+
+
 def check_at_least(name: str, value: object, smallest: int) -> None:
     """A whole number no smaller than `smallest`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < smallest:
         raise fail(name, "is out of range", f"a whole number of at least {smallest}", repr(value))
+
+
+def check_sizes(**sizes: object) -> None:
+    """Whole numbers of at least 1, each under its name."""
+    for name, size in sizes.items():
+        check_at_least(name, size, 1)
 
 
 def check_fraction(name: str, value: float) -> None:

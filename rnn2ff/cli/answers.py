@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Literal
 
 from rnn2ff.cli.options import read_approximator
 
@@ -13,7 +11,6 @@ if TYPE_CHECKING:
 
     from rnn2ff.networks import RecurrentNetwork
 
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
 Route = Literal["float", "onnx-int8", "c-int8", "c-int16"]
 
 

@@ -38,11 +38,9 @@ class Bench:
 
     def run(self) -> int:
         """Time, compare, and say by how much each is slower or faster."""
-        from rnn2ff._checks import check_at_least
+        from rnn2ff._checks import check_sizes
 
-        check_at_least("batch-size", self.batch_size, 1)
-        check_at_least("num-rounds", self.num_rounds, 1)
-        check_at_least("max-steps", self.network.max_steps, 1)
+        check_sizes(**{"batch-size": self.batch_size, "num-rounds": self.num_rounds})
         network, rows = read_network(self.network)
         approximator, _ = read_approximator(self.approximator, network)
 

@@ -5,8 +5,17 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from rnn2ff.cli.answers import OptionalPath, Route, read_answers
-from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, check_new_file, read_network, show, stages
+from rnn2ff.cli.answers import Route, read_answers
+from rnn2ff.cli.options import (
+    Json,
+    NetworkFiles,
+    OptionalFloat,
+    OptionalPath,
+    check_new_file,
+    read_network,
+    show,
+    stages,
+)
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,6 +11,7 @@ from rnn2ff.cli.options import (
     Json,
     NetworkFiles,
     OptionalFile,
+    OptionalPath,
     check_folder,
     read_approximator,
     read_network,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from rnn2ff.export import Scene
 
 _NUM_SWEEPS = 3  # of the approximators that are made
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
 
 
 @dataclasses.dataclass(frozen=True)

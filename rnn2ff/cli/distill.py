@@ -84,7 +84,6 @@ class Distill:
         if self.tolerance is not None:
             check_fraction("tolerance", self.tolerance)
         check_at_least("num-steps", self.num_steps, 1)
-        check_at_least("max-steps", self.network.max_steps, 1)
         check_fraction("held-out", self.held_out)
         network, rows = read_network(self.network)
 

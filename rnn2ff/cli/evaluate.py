@@ -4,8 +4,8 @@ import dataclasses
 
 import tyro
 
-from rnn2ff.cli.answers import OptionalPath, Route, read_answers
-from rnn2ff.cli.options import Json, NetworkFiles, check_new_file, read_approximator, read_network, show
+from rnn2ff.cli.answers import Route, read_answers
+from rnn2ff.cli.options import Json, NetworkFiles, OptionalPath, check_new_file, read_approximator, read_network, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,6 @@ class Evaluate:
 
     def run(self) -> int:
         """Solve, compare, and say how good the approximator is."""
-        from rnn2ff._checks import check_at_least
-
-        check_at_least("max-steps", self.network.max_steps, 1)
         if self.report is not None:
             check_new_file(self.report, (".html",), overwrite=self.overwrite, name="report")
         network, stimuli = read_network(self.network)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
 OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(optional)")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]
@@ -84,7 +85,7 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
     import jax
     import numpy as np
 
-    from rnn2ff._checks import check_finite, check_shape, check_stimuli, check_weights
+    from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimuli, check_weights
     from rnn2ff.compiling import keep_programs
     from rnn2ff.files import read_array
     from rnn2ff.networks import (
@@ -97,6 +98,7 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
         read_weights,
     )
 
+    check_at_least("max-steps", files.max_steps, 1)
     if files.cache:
         keep_programs()
     jax.config.update("jax_enable_x64", files.precision == "float64")

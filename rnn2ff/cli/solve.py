@@ -30,10 +30,9 @@ class Solve:
 
     def run(self) -> int:
         """Solve, write the file, and count how it went."""
-        from rnn2ff._checks import check_at_least, check_tolerance
+        from rnn2ff._checks import check_tolerance
 
         check_new_file(self.out, overwrite=self.overwrite)
-        check_at_least("max-steps", self.network.max_steps, 1)
         network, stimuli = read_network(self.network)
         check_tolerance(self.tolerance, network.dtype)
 

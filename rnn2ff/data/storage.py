@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
-from rnn2ff._checks import check_at_least, fail
+from rnn2ff._checks import check_sizes, fail
 from rnn2ff.data.pairs import Batch, Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
 from rnn2ff.files import alone_in, as_html, as_text, make_folder, replacing, write_json
@@ -118,8 +118,7 @@ def store_steady_states(
             not know of writes to it, or the mesh has devices of other processes.
         RuntimeError: if no stimulus leads to a steady state, or another process adds no shard for 10 minutes.
     """
-    check_at_least("num_samples", num_samples, 1)
-    check_at_least("shard_size", shard_size, 1)
+    check_sizes(num_samples=num_samples, shard_size=shard_size)
     mesh = check_mesh(mesh)
     folder = Path(folder)
     plan = stream_plan(network, sample_stimulus, max_steps=max_steps, key=key)

@@ -12,7 +12,7 @@ from rnn2ff._checks import fail
 from rnn2ff.export.c import MARK, to_c
 from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.fixed_point import IntegerLayer, IntegerModel, IntegerSweeps
-from rnn2ff.export.onnx import NETWORK_HASH
+from rnn2ff.export.onnx import NETWORK_HASH, open_session
 
 _INTEGER_TYPES = {"int8_t": np.int8, "int16_t": np.int16, "int32_t": np.int32}
 _LAYER = ("weights", "bias", "multipliers", "shifts")
@@ -50,16 +50,13 @@ def read_exported(path: str | Path) -> Exported:
 
 @needs_extra("onnx", "onnxruntime")
 def _read_onnx(path: Path) -> Exported:
-    import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
     content = path.read_bytes()
     broken = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
     broken += (UnicodeDecodeError,)  # where a message cites the file
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = open_session(content)
     except broken as error:
         raise fail("model", "is damaged", "a whole ONNX file", f"{path}: {str(error)[:100]}") from error
     inputs = {each.name: each.shape for each in session.get_inputs()}

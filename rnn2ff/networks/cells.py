@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from rnn2ff._checks import check_at_least, check_finite, check_shape, check_text, fail
+from rnn2ff._checks import check_at_least, check_finite, check_shape, check_sizes, check_text, fail
 from rnn2ff.files import read_array, read_tensors
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
@@ -68,8 +68,7 @@ def discrete_map(
         ValueError: if the cell cannot be evaluated for these sizes, or returns anything but a new state of the shape
             and dtype of the old one.
     """
-    check_at_least("state_size", state_size, 1)
-    check_at_least("stimulus_size", stimulus_size, 1)
+    check_sizes(state_size=state_size, stimulus_size=stimulus_size)
     floats = [leaf for leaf in jax.tree.leaves(params) if eqx.is_inexact_array(leaf)]
     dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
     state, stimulus = (jax.ShapeDtypeStruct((size,), dtype) for size in (state_size, stimulus_size))
@@ -143,6 +142,12 @@ def gated_network(params: GatedParams) -> RecurrentNetwork:
     )
 
 
+def rnn_network(recurrent: np.ndarray, driven: np.ndarray, bias: np.ndarray, nonlinearity: Nonlinearity) -> RateNetwork:
+    """The map of a simple recurrent cell, `h' = phi(W h + B u + b)`."""
+    form = RateForm(nonlinearity)
+    return rate_network(form, jnp.asarray(recurrent), stimulus_weights=driven, bias=bias, is_map=True)
+
+
 def from_torch(
     weights: Mapping[str, ArrayLike] | str | Path,
     *,
@@ -210,13 +215,7 @@ def from_torch(
     for name, bias in zip(("bias_hh", "bias_ih"), biases):
         check_shape(name, bias, (num_rows,))
     if num_rows == state_size:
-        return rate_network(
-            RateForm(nonlinearity),
-            jnp.asarray(recurrent),
-            stimulus_weights=driven,
-            bias=biases[0] + biases[1],
-            is_map=True,
-        )
+        return rnn_network(recurrent, driven, biases[0] + biases[1], nonlinearity)
     return gated_network(GatedParams(*(jnp.asarray(each) for each in (recurrent, driven, *biases))))
 
 

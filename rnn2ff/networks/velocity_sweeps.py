@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
-from rnn2ff._checks import check_number, check_positive, fail
+from rnn2ff._checks import check_positive_numbers, fail
 from rnn2ff.networks.base import RecurrentNetwork, as_samples
 from rnn2ff.networks.rate import RateNetwork
 from rnn2ff.networks.sweeps import LARGEST_CONDITION, AbstractSweep, SplitSweep, mean_slope_sweep
@@ -85,8 +85,7 @@ def damped_sweep(network: RecurrentNetwork, step: float = 1.0) -> DampedSweep:
     Raises:
         ValueError: if `step` is not positive.
     """
-    check_number("step", step)
-    check_positive("step", step)
+    check_positive_numbers(step=step)
     return DampedSweep(jnp.asarray(step, network.dtype), jnp.asarray(1 / step, network.dtype))
 
 
