@@ -1,4 +1,4 @@
-"""Arrays in, results out: the files a user brings and takes away.
+"""Files: arrays that users bring, and results.
 
 A result is written under a temporary name and put in place in one move, so that an interrupted write leaves whatever
 stood there before.
@@ -6,7 +6,6 @@ stood there before.
 
 import csv
 import hashlib
-import html
 import io
 import json
 import math
@@ -18,11 +17,10 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rnn2ff._checks import check_finite, fail, is_known
+from rnn2ff._checks import check_finite, fail
 from rnn2ff.mat_files import mat_content, read_mat
 
 FORMATS = ".npy, .npz, .csv, .txt or .mat"
@@ -307,56 +305,6 @@ def _columns(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             by_column = {part: values} if values.ndim == 1 else {f"{part}_{i}": each for i, each in enumerate(values.T)}
             columns |= by_column
     return columns
-
-
-@runtime_checkable
-class Described(Protocol):
-    """A result that can say what people want to know of it."""
-
-    def _describe(self) -> tuple[str | None, Mapping[str, object]] | None:
-        """A title, and values by name; None of placeholders, as inside `jit`."""
-
-
-def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
-    """Names and values in two columns, for people."""
-    width = max([26, *(len(name) + 2 for name in lines)])
-    return "\n".join([*([title] if title else []), *(f"{name:{width}s}{value}" for name, value in lines.items())])
-
-
-def as_text(result: "Described") -> str:
-    """A result in a few lines of text; the `__repr__` of results. One of placeholders is printed by its shapes."""
-    described = result._describe()
-    if described is None:
-        from equinox import tree_pformat
-
-        return tree_pformat(result)
-    title, lines = described
-    return table(lines, title=title)
-
-
-def as_html(result: "Described") -> str:
-    """The same lines as a table of HTML, every word escaped; the `_repr_html_` of results, which notebooks call."""
-    described = result._describe()
-    if described is None:
-        return f"<pre>{html.escape(as_text(result))}</pre>"
-    title, lines = described
-    return html_table(lines, title=title)
-
-
-def html_table(lines: Mapping[str, object], *, title: str | None = None) -> str:
-    """Names and values as a table of HTML, every word escaped."""
-    caption = f"<caption>{html.escape(title)}</caption>" if title else ""
-    rows = (
-        f"<tr><th scope='row' style='text-align:left'>{html.escape(name)}</th>"
-        f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
-        for name, value in lines.items()
-    )
-    return f"<table>{caption}<tbody>{''.join(rows)}</tbody></table>"
-
-
-def is_shown(*arrays: object) -> bool:
-    """Whether all are arrays of known values, which can be printed, and no placeholders, as inside `jit`."""
-    return all(isinstance(each, np.ndarray) or (hasattr(each, "devices") and is_known(each)) for each in arrays)
 
 
 def plain(content: object) -> object:

@@ -30,8 +30,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
-from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual
+from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state import check_not_split
 
 _EXACT = 5e3  # units of the precision: the largest proved distance to a fixed point of a prediction called exact

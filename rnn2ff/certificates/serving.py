@@ -21,8 +21,8 @@ from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
-from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
+from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state import (
     Layout,
     Plan,

@@ -202,7 +202,8 @@ def check_folder(out: Path) -> None:
 
 def show(lines: Mapping[str, object], record: Mapping[str, object], *, as_json: bool) -> None:
     """Results on standard output: a table of `lines` for people, or the whole `record` for programs."""
-    from rnn2ff.files import plain, table
+    from rnn2ff.files import plain
+    from rnn2ff.records import table
 
     if as_json:
         print(json.dumps(plain(record), indent=2, allow_nan=False))

@@ -28,8 +28,9 @@ from tqdm.auto import tqdm
 from rnn2ff._checks import check_sizes, fail
 from rnn2ff.data.pairs import Batch, Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import alone_in, as_html, as_text, make_folder, replacing, write_json
+from rnn2ff.files import alone_in, make_folder, replacing, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
+from rnn2ff.records import as_html, as_text
 from rnn2ff.steady_state import Status, check_mesh
 
 _FORMAT = "rnn2ff.steady_states.2"

@@ -17,9 +17,10 @@ from jaxtyping import ArrayLike, Float
 from rnn2ff import __version__
 from rnn2ff.approximators import predict
 from rnn2ff.export.card import Distilled, describe
-from rnn2ff.files import html_table, replacing
+from rnn2ff.files import replacing
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates, plot_tails, to_svg
+from rnn2ff.records import html_table
 
 if TYPE_CHECKING:
     from rnn2ff.plotting import Figure

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff._checks import fail, shape_of
-from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state.method import Plan
 
 

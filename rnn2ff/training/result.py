@@ -6,9 +6,10 @@ import numpy as np
 
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs
-from rnn2ff.files import as_html, as_text, plain
+from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates
+from rnn2ff.records import as_html, as_text
 from rnn2ff.training.evaluation import Accuracy
 from rnn2ff.training.jumps import ErrorByMargin
 from rnn2ff.training.loop import TrainingRun
