@@ -356,7 +356,7 @@ def _compare(rows: list[dict]) -> None:
 
 
 def marks(rows: list[dict]) -> list[dict]:
-    """What was asked, what was received, and whether it is met.
+    """The required and the measured value, and whether the mark is met.
 
     The marks are for the entry point with a plan that was made before, from other stimuli; beside it stand what a call
     without one gives, and the engine alone.
@@ -368,17 +368,17 @@ def marks(rows: list[dict]) -> list[dict]:
         if row["method"] in _WITH_SHARE and row["kind"] != "not run":
             places.setdefault(tuple(row[name] for name in where), {})[row["method"]] = row
 
-    def add(place, what, asked, values, bound="at least"):
+    def add(place, what, required, values, bound="at least"):
         received = values.get(PLANNED)
-        is_met = received is not None and (received >= asked if bound == "at least" else received <= asked)
-        found.append({**dict(zip(where, place)), "what": what, "bound": bound, "mark": asked, "received": received,
+        is_met = received is not None and (received >= required if bound == "at least" else received <= required)
+        found.append({**dict(zip(where, place)), "what": what, "bound": bound, "mark": required, "received": received,
                       "without_plan": values.get(ENTRY_POINT), "engine": values.get(ENGINE_PLANNED),
                       "is_met": is_met})  # fmt: skip
 
     for place, group in places.items():
 
-        def add_row(name, what, asked, bound="at least", place=place, group=group):
-            add(place, what, asked, {method: row.get(name) for method, row in group.items()}, bound)
+        def add_row(name, what, required, bound="at least", place=place, group=group):
+            add(place, what, required, {method: row.get(name) for method, row in group.items()}, bound)
 
         add_row("share_converged", "share converged", 1.0)
         if place in _LOOP_MARKS:
@@ -513,7 +513,7 @@ def _marks_table(found: list[dict]) -> str:
         ]
         for each in found
     ]
-    return table(["mark", "asked", "received", "without a plan", ENGINE_PLANNED, ""], lines)
+    return table(["mark", "required", "measured", "without a plan", ENGINE_PLANNED, ""], lines)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Does an answer take the same time for every stimulus?
+"""Does a prediction take the same time for every stimulus?
 
 Recurrent networks with non-negative weights, scaled to a chosen distance to instability (1 minus the spectral radius of
-the weights), answer single stimuli by a rollout of the dynamics and by Anderson acceleration, and two-layer networks of
-four times as many hidden units by one pass. Steps, operations and seconds are compared over stimuli, sizes and
-distances. The weights of the two layers are random, as the cost of a pass does not depend on them; how large the errors
-of such networks are is the question of the other experiments.
+the weights), are solved for single stimuli by a rollout of the dynamics and by Anderson acceleration, and two-layer
+networks of four times as many hidden units predict by one pass. Steps, operations and seconds are compared over
+stimuli, sizes and distances. The weights of the two layers are random, as the cost of a pass does not depend on them;
+how large the errors of such networks are is the question of the other experiments.
 
 Operations are those of products and sums as the compiler counts them. It counts the body of a loop once, so those of a
 search are the steps it took, times the evaluations of the velocity (or sweeps, which cost as much) in a step, times the
@@ -142,7 +142,7 @@ def _operations(function: Callable, *arguments: object) -> int:
 
 
 def _time_in_turns(calls: dict[str, Callable], stimuli: list[Array]) -> tuple[dict[str, np.ndarray], dict[str, list]]:
-    """Seconds and answers, one a stimulus: all methods take turns, so that a busy machine slows all of them."""
+    """Seconds and results, one a stimulus: all methods take turns, so that a busy machine slows all of them."""
     seconds, answers = {name: [] for name in calls}, {name: [] for name in calls}
     for stimulus in stimuli:
         for name, call in calls.items():

@@ -1,4 +1,4 @@
-"""Command lines with odd options and odd files, and what they may lead to."""
+"""Command lines with odd options and odd files, and their allowed outcomes."""
 
 import contextlib
 import io
@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> tuple[int, str, str]:
 
 
 def attempt(name: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Run one command line in a folder of its own: what came of it, and the command."""
+    """Run one command line in a folder of its own: the outcome, and the command."""
     arguments, odd_files = command(name, rng)
     said = f"{' '.join(map(repr, arguments))} {odd_files}"
     home = os.getcwd()
@@ -140,5 +140,5 @@ def _write(path: Path, content: object) -> None:
 
 
 def attack(num_commands: int, seed: int) -> list[dict]:
-    """Run command lines in turns, and count what came of them."""
+    """Run command lines in turns, and count the outcomes."""
     return in_turns(attempt, list(_COMMANDS), num_commands, seed, FAULTS)

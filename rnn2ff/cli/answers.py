@@ -1,4 +1,4 @@
-"""Whose answers a command judges: an approximator's, or those of a file that was exported."""
+"""The predictions that a command evaluates: an approximator's, or those of an exported file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +17,13 @@ Route = Literal["float", "onnx-int8", "c-int8", "c-int16"]
 def read_answers(
     network: "RecurrentNetwork", stimuli: "np.ndarray", approximator: Path | None, model: Path | None, route: Route
 ) -> "Callable[[np.ndarray], np.ndarray]":
-    """From stimuli to rates, of an approximator by a route, or of a file; one of another network is refused."""
+    """The function from stimuli to rates of an approximator, by a route, or of a file; both must be of this network."""
     from rnn2ff._checks import fail
     from rnn2ff.networks import network_hash
 
     if (approximator is None) == (model is None):
         received = "neither" if model is None else "both"
-        raise fail("approximator", "or `model` is what to judge", "one of --approximator and --model", received)
+        raise fail("approximator", "or `model` is what to evaluate", "one of --approximator and --model", received)
     if model is None:
         return _by_route(network, stimuli, approximator, route)
     if route != "float":

@@ -37,7 +37,7 @@ class Bench:
     """Print the results as JSON."""
 
     def run(self) -> int:
-        """Time, compare, and say by how much each is slower or faster."""
+        """Time all competitors, and print their ratios."""
         from rnn2ff._checks import check_sizes
 
         check_sizes(**{"batch-size": self.batch_size, "num-rounds": self.num_rounds})
@@ -91,7 +91,7 @@ class Bench:
 def _competitors(
     network: "RecurrentNetwork", approximator: "Approximator", stimuli: "np.ndarray", rows: "np.ndarray", max_steps: int
 ):
-    """The fastest solver, and all that is timed; functions of nothing."""
+    """The fastest solver, and all competitors; functions without arguments."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp

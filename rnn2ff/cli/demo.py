@@ -26,11 +26,11 @@ _NUM_SWEEPS = 3  # of the approximators that are made
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Write a web page in which the two networks answer side by side.
+    """Write a web page that shows the two networks side by side.
 
-    Drag a stimulus, and see the recurrent network settle while the feed-forward one has answered. The page is one file
-    that needs no network connection. Without an approximator, two small ones are made first, of a competition and of a
-    ring, which takes a minute; with one, the page shows it and its network.
+    Drag a stimulus, and see the recurrent network settle beside the prediction of the feed-forward one. The page is one
+    file that needs no network connection. Without an approximator, two small ones are made first, of a competition and
+    of a ring, which takes a minute; with one, the page shows it and its network.
 
     Example: rnn2ff demo --out page
 

@@ -20,12 +20,12 @@ NEED_STIMULI = ("onnx-int8", "c-int8", "c-int16")
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Take an approximator to where it shall run.
+    """Export an approximator to the formats of other platforms.
 
     Routes, and the file each writes: onnx, NAME.onnx; onnx-int8, NAME_int8.onnx; c, NAME.h; c-int8, NAME_int8.h,
     and c-int16, NAME_int16.h, twice as large and nearly exact; stablehlo, NAME.stablehlo; torch,
     NAME_torch.safetensors; nir, NAME.nir; mat, NAME.mat, the matrices for MATLAB. docs/deploy.md says how each is used.
-    The routes in whole numbers need stimuli to set their ranges. With stimuli, the error that a route adds is measured
+    The integer routes need stimuli for calibration. With stimuli, the error that a route adds is measured
     and shown. The routes onnx and onnx-int8 need the extra onnx, nir the extra nir; the others need nothing more.
 
     Example: rnn2ff export --approximator run1/approximator.safetensors --to onnx-int8 c --stimuli U.npy --out deploy
@@ -49,7 +49,7 @@ class Export:
     """Print the results as JSON."""
 
     def run(self) -> int:
-        """Export everything, and only then put it in place."""
+        """Export all files to a temporary folder, then move them into place."""
         from rnn2ff._checks import fail
 
         if not self.to:
@@ -97,7 +97,7 @@ class Export:
     def _export(
         self, route: str, approximator: "Approximator", card: dict, stimuli: "np.ndarray | None", path: Path
     ) -> dict[str, object]:
-        """Write one file; returns its size, and what the route adds to the error where stimuli tell."""
+        """Write one file; returns its size and, where there are stimuli, the error that the route adds."""
         from rnn2ff import export
 
         row, predict = {}, None
@@ -115,7 +115,7 @@ class Export:
             row = export.footprint(model)._asdict()
             notes = []
             if predict is not None and (added := _added_error(predict, approximator, stimuli)) is not None:
-                notes = [f"Whole numbers add {100 * added:.2f} % (NRMSE), on {len(stimuli)} stimuli."]
+                notes = [f"Integer arithmetic adds {100 * added:.2f} % (NRMSE), on {len(stimuli)} stimuli."]
             path.write_text(export.to_c(model, name=path.stem, card=card, test_stimuli=stimuli, notes=notes))
         elif route == "stablehlo":
             path.write_bytes(export.to_stablehlo(approximator))

@@ -32,7 +32,7 @@ class FixedPoints:
     """Print the results as JSON."""
 
     def run(self) -> int:
-        """Search, write the file, and say what was found."""
+        """Search, write the file, and summarize."""
         from rnn2ff._checks import check_at_least, fail
 
         check_new_file(self.out, overwrite=self.overwrite)

@@ -1,6 +1,6 @@
 """What the commands share: options, reading a network, and showing results.
 
-JAX is imported only once a command runs, so that help and mistakes answer at once.
+JAX is imported only when a command runs, so that help and errors in options appear at once.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ class NetworkFiles:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether there is somebody to look at progress bars."""
+        """Whether progress bars are shown: if standard error is a terminal."""
         return self.progress and sys.stderr.isatty()
 
 
@@ -162,7 +162,7 @@ def read_approximator(path: Path, network: "RecurrentNetwork | None" = None) -> 
 def check_new_file(
     out: Path, suffixes: tuple[str, ...] = (".npz", ".mat", ".csv"), *, overwrite: bool, name: str = "out"
 ) -> None:
-    """A file, of arrays if nothing else is said, that can be written and is not there yet."""
+    """A new file with a known ending, by default one of arrays, in a folder that can be written to."""
     from rnn2ff._checks import fail
 
     if out.suffix not in suffixes:
@@ -178,7 +178,7 @@ def check_new_file(
 
 @contextmanager
 def stages(total: int, *, shows: bool) -> "Iterator[Callable[[str], None]]":
-    """What is being done, on standard error; the function that is given tells of each stage as it begins."""
+    """A progress bar of stages on standard error; the yielded function begins the next stage."""
     from tqdm import tqdm
 
     with tqdm(total=total, disable=not shows, bar_format="{desc} ({n_fmt} of {total_fmt}) [{elapsed}]") as bar:
@@ -201,7 +201,7 @@ def check_folder(out: Path) -> None:
 
 
 def show(lines: Mapping[str, object], record: Mapping[str, object], *, as_json: bool) -> None:
-    """Results on standard output: a table of `lines` for people, or the whole `record` for programs."""
+    """Results on standard output: `lines` as a table, or the whole `record` as JSON."""
     from rnn2ff.files import plain
     from rnn2ff.records import table
 

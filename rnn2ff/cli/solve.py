@@ -29,7 +29,7 @@ class Solve:
     """Print the results as JSON."""
 
     def run(self) -> int:
-        """Solve, write the file, and count how it went."""
+        """Solve, write the file, and count the statuses."""
         from rnn2ff._checks import check_tolerance
 
         check_new_file(self.out, overwrite=self.overwrite)

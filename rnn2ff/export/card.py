@@ -81,7 +81,7 @@ class Familiarity(NamedTuple):
 
 
 def familiarity(card: dict[str, object], stimuli: Float[ArrayLike, "batch stimulus"]) -> Familiarity | None:
-    """Whether stimuli are those of the training, and within their range; None if the card does not say."""
+    """Whether stimuli are those of the training, and within their range; None if the card lacks them."""
     described = card.get("stimuli")
     if not isinstance(described, dict) or "some_rows" not in described:
         return None

@@ -1,4 +1,4 @@
-"""A file that was exported, read again: what it answers, bit for bit, so that the file itself can be judged."""
+"""Exported files, read again: their predictions, bit for bit, so that the file itself can be evaluated."""
 
 import re
 from collections.abc import Callable
@@ -29,10 +29,10 @@ class Exported(NamedTuple):
 
 
 def read_exported(path: str | Path) -> Exported:
-    """Read a `.onnx` file, or a C header in whole numbers (`.h`).
+    """Read a `.onnx` file, or an integer C header (`.h`).
 
-    An ONNX file answers as onnxruntime does on this machine. A header in whole numbers answers the same everywhere. One
-    in float does not: how its sums are rounded is up to the compiler, and so nothing can be proved of the file.
+    The predictions of an ONNX file are those of onnxruntime on this machine. Those of an integer header are the same
+    everywhere. Those of a float header depend on how the compiler rounds sums, so that none can be proved.
 
     Raises:
         ValueError: if the file is missing, of another kind, damaged or changed, or a header in float.
@@ -79,8 +79,8 @@ def _read_header(path: Path) -> Exported:
         raise fail("model", "is no header of rnn2ff", "one that `rnn2ff export --to c-int8` wrote", f"{path}")
     name = guard[1].lower()
     if "#include <stdint.h>" not in text:
-        expected = "a header in whole numbers; of one in float, judge the approximator itself"
-        raise fail("model", "rounds as its compiler likes", expected, f"{path}")
+        expected = "an integer header; instead of one in float, evaluate the approximator itself"
+        raise fail("model", "depends on how its compiler rounds", expected, f"{path}")
     model = _parsed(text, name)
     # The code that surrounds the numbers is what the integer model stands for, only if it is ours.
     if model is None or _body(to_c(model, name=name)) != _body(text):

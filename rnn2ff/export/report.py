@@ -1,6 +1,6 @@
-"""How good an approximator is, on one page of HTML: numbers and figures, and nothing to fetch or to run.
+"""The errors of an approximator on one page of HTML, numbers and figures, without scripts or external files.
 
-Every word is escaped, and the policy of the page forbids scripts and any other file, so that it can be passed on.
+Every word is escaped, and the policy of the page forbids scripts and any other file, so that it is safe to share.
 """
 
 import base64

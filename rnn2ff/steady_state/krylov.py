@@ -25,7 +25,7 @@ Linear = Callable[[Rows], Rows]
 
 
 class Solution(NamedTuple):
-    """What came of solving linear systems."""
+    """Solutions of linear systems."""
 
     rows: Rows  # y, one a row
     is_solved: Bool[Array, " batch"]  # whether it is a solution, to rounding
@@ -37,7 +37,7 @@ class _Progress(NamedTuple):
     rows: Rows  # the solutions
     defects: Rows  # b - A y
     sizes: Float[Array, " batch"]  # of the defects
-    is_open: Bool[Array, " batch"]  # whether a row is gone on with
+    is_open: Bool[Array, " batch"]  # whether a row needs more steps
     is_solved: Bool[Array, " batch"]  # whether it is solved
     num_rounds: int | Array  # so far
 
@@ -144,7 +144,7 @@ class _Bicgstab(NamedTuple):
     defects: Rows  # as the recurrence has them
     directions: Rows  # of the next step
     products: Float[Array, " batch"]  # of the defects with the first defects
-    is_open: Bool[Array, " batch"]  # whether a row is gone on with
+    is_open: Bool[Array, " batch"]  # whether a row needs more steps
     num_steps: int | Array  # so far
 
 

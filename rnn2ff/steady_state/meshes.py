@@ -1,7 +1,7 @@
 """A batch in chunks of one size, of which each device of a mesh has one at a time.
 
 A program is compiled for a chunk and serves batches of all sizes. Every device works on rows of its own, as it would on
-a batch of its own, and asks nothing of the others: no loop of one device waits for the slowest sample of another.
+a batch of its own, without communication: no loop of one device waits for the slowest sample of another.
 """
 
 from collections.abc import Callable, Iterator
@@ -92,7 +92,7 @@ class Chunk(NamedTuple):
         return self.counts[0] if self.mesh is None else divided_over(self.mesh, self.counts)
 
     def take(self, tree: PyTree) -> PyTree:
-        """What came out for the rows of the chunk, on the host."""
+        """The results for the rows of the chunk, on the host."""
 
         def take(leaf):
             shares = np.split(np.asarray(leaf), len(self.counts))

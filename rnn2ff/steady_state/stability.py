@@ -1,4 +1,4 @@
-"""Do small perturbations of a fixed point die out, and how fast? One test, for a batch, from products first.
+"""Whether small perturbations of a fixed point decay, and how fast: one test, for a batch, from products first.
 
 A fixed point attracts if every eigenvalue z of the Jacobian J of the velocity has a negative real part. Eigenvalues of
 non-symmetric matrices are slow, and not available on every device, so they are not computed:
@@ -30,7 +30,7 @@ from rnn2ff.steady_state.field import Field, choose_rows, jacobians
 from rnn2ff.steady_state.tiles import vary_like
 
 PROOF = 1e-3  # the norm to shrink to
-LARGEST_FACTORED = 1024  # units; beyond, a factorization of a sample costs more memory and time than anybody expects
+LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; no transient growth reaches e^60
 _LARGEST_BATCHED = 48  # units; products of so small matrices are fast in batches on any device
 _MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of the matrices that are factored together; on an accelerator
@@ -41,7 +41,7 @@ MOST_CHECKS = 48  # more cost a processor as much as a factorization of 128 unit
 
 
 def neutral_growth(dtype: jnp.dtype) -> float:
-    """Growth, per longest time scale, that rounding cannot tell from none."""
+    """Growth, per longest time scale, that is within rounding of zero."""
     return 1e-6 if jnp.finfo(dtype).bits >= 64 else 1e-5
 
 
@@ -93,7 +93,7 @@ def shrink(
     Args:
         field: the dynamics.
         states: fixed points.
-        is_needed: where False nothing is asked.
+        is_needed: which samples to decide.
         powers: to go on with; those with fewer than 0 checks are begun.
         most_open: may be left open.
     """
@@ -188,7 +188,7 @@ def transform_powers(
     Args:
         matrices: Jacobians, in any unit of time.
         slowest: the longest time scale, in that unit.
-        is_needed: where False nothing is decided.
+        is_needed: which samples to decide.
         one_by_one: whether each sample is worked on for itself, which a processor does several times faster than a
             batch of small products; an accelerator wants the batch.
         is_map: whether the matrices are what a step of a map adds.

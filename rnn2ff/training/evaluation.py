@@ -40,7 +40,7 @@ class Accuracy(NamedTuple):
         return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {tails}{self.percentile_95:.4g})"
 
     def lines(self) -> dict[str, str]:
-        """The tails that a mean hides, in words, by name."""
+        """The tails of the errors, by name."""
         return {
             "worst unit": f"{self.worst_unit}, {100 * self.unit_nrmse[self.worst_unit]:.2f} %",
             "worst stimuli": f"one in 20 is off by {100 * self.percentile_95:.2f} % or more",

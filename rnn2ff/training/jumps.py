@@ -54,7 +54,7 @@ def find_jumps(
     num_neighbors: int = 3,
     solver: AbstractSteadyStateSolver | Plan | None = None,
 ) -> Jumps:
-    """Look for jumps between each stimulus and its nearest neighbors among `others`."""
+    """Search for jumps between each stimulus and its nearest neighbors among `others`."""
     check_at_least("num_neighbors", num_neighbors, 1)
     check_at_least("number of others", len(others), num_neighbors)
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")

@@ -40,9 +40,9 @@ def muon(
     stimuli and rates, so that results do not depend on units.
 
     Args:
-        approximator: what is to be trained.
-        stimuli: what it is trained on.
-        rates: what it is trained on.
+        approximator: to be trained.
+        stimuli: of the training.
+        rates: of the training.
         num_steps: until the learning rate is zero.
         learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2 for 2,000 steps, less
             in proportion where there are more than 32 channels and more than 128 hidden units, less as the square root

@@ -1,4 +1,4 @@
-"""What a distillation gives back: an approximator, and how good it is."""
+"""The result of a distillation: an approximator, and its errors."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +22,7 @@ _MOST_DOTS = 3000  # of a figure, which more would blacken
 
 
 class Report(NamedTuple):
-    """What a distillation did, and how good its approximator is.
+    """The course of a distillation, and the errors of its approximator.
 
     Attributes:
         accuracy: on fresh stimuli, solved for the purpose.
@@ -35,15 +35,15 @@ class Report(NamedTuple):
         seconds: wall-clock seconds spent on solving and on training, compilation included.
         stimulus_shift: of the exact pairs mixed from solved ones, how far their stimuli are off the mixture, the median
             in units of the stimuli's deviation; None where none were mixed.
-        tolerance: what was asked for, if anything.
-        is_within_tolerance: whether the upper end of the interval is below it; None if none was asked for.
-        reason: why the tolerance was not reached, in words; None if it was, or none was asked for.
+        tolerance: the requested error, or None.
+        is_within_tolerance: whether the upper end of the interval is below it; None without a tolerance.
+        reason: why the tolerance was not reached, in words; None if it was, or without a tolerance.
         attempts: what was tried, in order; the best on validation, or the first that was good enough, was returned.
         attempt_nrmses: their errors on the test.
         error_by_margin: where the steady state jumps between near stimuli, the error by the distance to the jump; None
-            if no jumps were looked for.
-        tested_on: where the test stimuli come from, in words. Where their distribution is that of the training, the
-            error says nothing of others.
+            if no jumps were searched for.
+        tested_on: where the test stimuli come from, in words. If it is the distribution of the training, the error on
+            others is unknown.
     """
 
     accuracy: Accuracy
@@ -64,7 +64,7 @@ class Report(NamedTuple):
     tested_on: str
 
     def lines(self) -> dict[str, str]:
-        """What people want to know of it, by name, in the order of interest."""
+        """The main numbers, by name, the most important first."""
         counts = self.status_counts
         left_out = {name: sum(each.values()) - each["converged"] for name, each in counts.items()}
         sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
