@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from rnn2ff.compiling import in_batches, in_full_precision
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual, time_scales, to_state
 
-LANES = 64
+LANES = 64  # searches that share a program
 LARGEST_DENSE = 1024  # units: a Jacobian takes 8 MB in float64, one for each lane 0.5 GB
 _STEPS_PER_TURN = 6  # between two looks at which searches have ended; decides the speed alone
 _STUCK = 1e6  # damping at which steps vanish: a minimum of the speed that is not a zero

@@ -121,26 +121,16 @@ def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: Arra
         rates, kind = np.asarray(predict(single, jnp.asarray(stimuli))), "float"
         bound = _number(np.float32(_LARGEST_ROUNDING * (1 + np.abs(rates).max())))
         is_wrong = f"!(rates[j] - expected[j] <= {bound} && expected[j] - rates[j] <= {bound})"
-    upper = name.upper()
-    return f"""#ifdef {upper}_SELF_TEST
-{array_definition(f"{name}_test_stimuli", stimuli)}
-{array_definition(f"{name}_test_rates", rates)}
-/* The number of rates that differ from those when this header was written: 0 if all are right. */
-static inline int {name}_self_test(void)
-{{
-    int wrong = 0;
-    for (int i = 0; i < {len(stimuli)}; i++) {{
-        const {kind} *expected = &{name}_test_rates[i * {upper}_RATE_SIZE];
-        {kind} rates[{upper}_RATE_SIZE];
-        {name}_predict(&{name}_test_stimuli[i * {upper}_STIMULUS_SIZE], rates);
-        for (int j = 0; j < {upper}_RATE_SIZE; j++) {{
-            wrong += {is_wrong};
-        }}
-    }}
-    return wrong;
-}}
-#endif
-"""
+    fields = {
+        "name": name,
+        "NAME": name.upper(),
+        "stimuli": array_definition(f"{name}_test_stimuli", stimuli),
+        "rates": array_definition(f"{name}_test_rates", rates),
+        "num_stimuli": len(stimuli),
+        "kind": kind,
+        "is_wrong": is_wrong,
+    }
+    return _template("self_test.h").substitute(fields)
 
 
 def footprint(model: Approximator | IntegerModel) -> Footprint:

@@ -25,7 +25,6 @@ from rnn2ff.records import html_table
 if TYPE_CHECKING:
     from rnn2ff.plotting import Figure
 
-_MOST_DOTS = 3000  # of a figure, which more would blacken
 _NUM_WORST = 5  # units that are named
 
 Tables = dict[str, Mapping[str, object]]
@@ -158,9 +157,8 @@ def _draw(
 ) -> "Figure":
     figure, axes = new_figure(2 + (training is not None), height=2.6)
     of_units, of_stimuli = _errors(predicted, target)
-    shown = np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS]
     nrmse = float(np.sqrt((of_stimuli**2).mean()))
-    plot_rates(axes[0], target.ravel()[shown], predicted.ravel()[shown], nrmse=nrmse)
+    plot_rates(axes[0], target, predicted, nrmse=nrmse)
     plot_tails(axes[1], {"units": of_units, "stimuli": of_stimuli})
     if training is not None:
         plot_learning(axes[2], training, variance=float(target.var(axis=0).mean()), test_nrmse=nrmse)

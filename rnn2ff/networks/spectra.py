@@ -17,7 +17,7 @@ from jaxtyping import Bool, Complex, Float
 _MOST_UNITS_DESCENT = 512  # beyond, the balanced metric is used without a descent
 _LARGEST_LOG_SCALE = 8.0  # bounds in a metric with a range beyond e^16 say little about single units
 _SHARPNESS = (1e2, 1e3, 1e4, 1e5)  # of the smoothed largest eigenvalue, in units of one over the norm of W
-_STEPS_PER_SHARPNESS = 200
+_STEPS_PER_SHARPNESS = 200  # at most; a descent usually ends before, where it is within `_CLOSE` of its bound
 _CLOSE = 1e-4  # distance to the dual bound, relative to the norm of W, at which the descent ends
 _NEGLIGIBLE = 1e-3  # relative to the largest diagonal entry of the dual matrix
 _MOST_ENTRIES = 2**22  # of the systems that are in memory at once: 32 MB

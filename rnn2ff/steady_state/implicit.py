@@ -21,9 +21,9 @@ from jaxtyping import Array, Bool, Float
 
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, time_scales
 from rnn2ff.steady_state.krylov import LARGEST_ERROR, Linear, Rows, Solution, bicgstab, gmres, norms, refine
+from rnn2ff.steady_state.stability import LARGEST_FACTORED
 from rnn2ff.steady_state.tiles import vary_like
 
-_LARGEST_FACTORED = 1024  # units; beyond, a Jacobian is made into a matrix only where the weights are one already
 _FACTORED_ROWS, _FACTORED_ENTRIES = 16, 2**22  # at most so many Jacobians, and entries of them, are factored at a time
 
 # What gains less than this in a round is left to a factorization, or given up.
@@ -272,7 +272,7 @@ def _solve(systems: _Systems, right: Rows, way: _Way) -> Rows:
 def _solve_together(systems: _Systems, known: Rows) -> Solution:
     """Solve all rows at once by products, and what these leave by factors or by GMRES."""
     network = systems.network
-    is_factored = network.has_dense_weights or network.state_size <= _LARGEST_FACTORED
+    is_factored = network.has_dense_weights or network.state_size <= LARGEST_FACTORED
     solution = refine(bicgstab, systems.multiply, known, _MAX_ROUNDS, _GAIN)
     return _solve_rest(systems, known, solution, is_factored=is_factored)
 

@@ -31,10 +31,10 @@ from rnn2ff.steady_state.tiles import vary_like
 
 PROOF = 1e-3  # the norm to shrink to
 LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
-_SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; no transient growth reaches e^60
+_SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; transient growth stays below e^60 = 1e26
 _LARGEST_BATCHED = 48  # units; products of so small matrices are fast in batches on any device
 _MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of the matrices that are factored together; on an accelerator
-_PRODUCTS_PER_CHECK = 4
+_PRODUCTS_PER_CHECK = 4  # even, as one step of the second polynomial takes two
 _STEPS = (0.0, 1.0, 0.5)  # of the polynomials, in turn; 0 is the first polynomial
 _FIRST_CHECKS = 3  # after which powers that do not shrink are begun again, with the second polynomial
 MOST_CHECKS = 48  # more cost a processor as much as a factorization of 128 units

@@ -28,7 +28,7 @@ from rnn2ff.training.jumps import IS_JUMP, PART
 from rnn2ff.training.symmetries import Symmetries
 
 _STEP, _NUM_STEPS = 0.25, 800  # of a trajectory, in units of the shortest time scale
-_NUM_HALVINGS = 16
+_NUM_HALVINGS = 16  # to 0.53^16 = 4e-5 of the distance of two stimuli
 _SEPARATED = 0.1  # of their final distance, at which trajectories count as separated
 _FEWEST_JUMPS = 0.15  # share of the first pairs with a jump between them, below which the search ends
 _CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # of one call: states of trajectories, and pairs

@@ -112,7 +112,7 @@ def fit_readout(
     two_layer: TwoLayer,
     batches: Iterable[tuple[Float[ArrayLike, "_ stimulus"], Float[ArrayLike, "_ rate"]]],
     *,
-    ridge: float = 1e-6,
+    ridge: float = _RIDGE,
     num_rounds: int = 20,
 ) -> TwoLayer:
     """The readout that fits targets best in the least-squares sense, the hidden layer staying as it is.

@@ -18,8 +18,6 @@ from rnn2ff.training.trainer import Attempt
 if TYPE_CHECKING:
     from rnn2ff.plotting import Figure
 
-_MOST_DOTS = 3000  # of a figure, which more would blacken
-
 
 class Report(NamedTuple):
     """The course of a distillation, and the errors of its approximator.
@@ -137,10 +135,8 @@ class Distillation(NamedTuple):
             ModuleNotFoundError: if matplotlib is not installed, naming the extra.
         """
         figure, (left, right) = new_figure(2, height=2.8)
-        target = np.asarray(self.test.rates)
-        predicted = np.asarray(predict(self.approximator, self.test.stimuli))
-        shown = np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS]
-        plot_rates(left, target.ravel()[shown], predicted.ravel()[shown], nrmse=self.report.accuracy.nrmse)
-        variance, nrmse = float(target.var(axis=0).mean()), self.report.accuracy.nrmse
+        target, nrmse = np.asarray(self.test.rates), self.report.accuracy.nrmse
+        plot_rates(left, target, predict(self.approximator, self.test.stimuli), nrmse=nrmse)
+        variance = float(target.var(axis=0).mean())
         plot_learning(right, self.report.training._asdict(), variance=variance, test_nrmse=nrmse)
         return figure

@@ -21,11 +21,11 @@ from rnn2ff.training.mixing import NUM_TRIED, mixing_for
 from rnn2ff.training.optimizers import scaled_adam
 from rnn2ff.training.symmetries import find_symmetries
 
-_VALIDATION_SHARE = 0.1
+_VALIDATION_SHARE = 0.1  # as `train` holds out by default
 _NUM_INITIAL = 8192  # pairs of the initial fit of the readout
 _SMALLEST_BATCH, _LARGEST_BATCH = 256, 1024  # powers of two, which devices can share
 _MOST_PRODUCTS = 2**25  # of a minibatch, for it to be larger than the smallest: some milliseconds a step on two cores
-_MOST_EVALUATIONS = 20
+_MOST_EVALUATIONS = 20  # the default of `train`
 _EVALUATION_COST = 4  # training samples for each evaluated sample, at least
 
 _USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates, which defines the default cost
