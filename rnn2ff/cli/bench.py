@@ -34,7 +34,6 @@ class Bench:
     num_rounds: int = 20
     """Turns of each competitor."""
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """Time all competitors, and print their ratios."""

@@ -11,6 +11,7 @@ from rnn2ff.cli.options import (
     NetworkFiles,
     OptionalFloat,
     OptionalPath,
+    Overwrite,
     check_new_file,
     read_network,
     show,
@@ -60,10 +61,8 @@ class Certify:
     """A .h file to write: a function in C that makes the bound at run time, where one holds for every stimulus."""
     out: OptionalPath = None
     """An .npz or .mat file for the certificate of each stimulus."""
-    overwrite: bool = False
-    """Replace the file if it exists."""
+    overwrite: Overwrite = False
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """Predict, certify, and count what is proved."""

@@ -64,7 +64,6 @@ class Demo:
     overwrite: bool = False
     """Replace the page if it exists."""
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """Write the page."""

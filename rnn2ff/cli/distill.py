@@ -69,7 +69,6 @@ class Distill:
     license: OptionalText = None
     """License of the weights, for the model card."""
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """Distill, write the files, and report the error."""

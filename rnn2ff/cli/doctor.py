@@ -31,7 +31,6 @@ class Doctor:
     """
 
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """Check the installation, solve a network, and report problems with their remedy."""

@@ -5,7 +5,16 @@ import dataclasses
 import tyro
 
 from rnn2ff.cli.answers import Route, read_answers
-from rnn2ff.cli.options import Json, NetworkFiles, OptionalPath, check_new_file, read_approximator, read_network, show
+from rnn2ff.cli.options import (
+    Json,
+    NetworkFiles,
+    OptionalPath,
+    Overwrite,
+    check_new_file,
+    read_approximator,
+    read_network,
+    show,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +40,8 @@ class Evaluate:
     stimuli."""
     report: OptionalPath = None
     """An .html file to write: the errors of units and of stimuli, with figures, on one page."""
-    overwrite: bool = False
-    """Replace the file if it exists."""
+    overwrite: Overwrite = False
     as_json: Json = False
-    """Print the results as JSON, the error of every unit included."""
 
     def run(self) -> int:
         """Solve, compare, and report the error."""

@@ -46,7 +46,6 @@ class Export:
     overwrite: bool = False
     """Replace files that exist."""
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """Export all files to a temporary folder, then move them into place."""

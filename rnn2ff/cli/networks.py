@@ -35,7 +35,6 @@ class Networks:
     overwrite: bool = False
     """Replace files that exist."""
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """List, or write."""

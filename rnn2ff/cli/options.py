@@ -26,7 +26,8 @@ OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavio
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(optional)")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]
-Json = Annotated[bool, tyro.conf.arg(name="json")]
+Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the results as JSON.")]
+Overwrite = Annotated[bool, tyro.conf.arg(help="Replace the file if it exists.")]
 
 
 @dataclasses.dataclass(frozen=True)

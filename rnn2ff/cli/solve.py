@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, check_new_file, read_network, show
+from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, Overwrite, check_new_file, read_network, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,8 @@ class Solve:
     """The .npz, .mat or .csv file to write."""
     tolerance: OptionalFloat = None
     """Largest relative residual that counts as rest; by default 1e-5 in float32, 1e-9 in float64."""
-    overwrite: bool = False
-    """Replace the file if it exists."""
+    overwrite: Overwrite = False
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """Solve, write the file, and count the statuses."""
