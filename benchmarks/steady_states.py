@@ -219,7 +219,7 @@ def _our_methods(problem: Problem, config: Config, is_large: bool) -> list[Metho
         # What marks compare is timed on the whole batch: a part of it would have other costs a sample.
         is_whole = name in _WITH_SHARE
         num_samples = len(problem.stimuli) if is_whole else _num_affordable(trial_seconds, problem, config)
-        compile_seconds, *_ = _first_calls(solve, problem.take(num_samples))
+        compile_seconds = _first_calls(solve, problem.take(num_samples)).compile_seconds
         return Method(name, "ours", solve, num_samples, {}, max(trial_compile, compile_seconds))
 
     # What a few hundred other stimuli tell about the network can be kept for all that follow.
@@ -261,8 +261,8 @@ def _retile(peer: Peer, problem: Problem, best: Tuned) -> Tuned:
     other = {**best.setting, "tiles": {"64": "all", "all": "64"}[best.setting["tiles"]]}
     solve = peer.build(problem)
     tuned = Tuned(other, best.compile_seconds, lambda stimuli: solve(stimuli, **other))
-    tried = [(each, *_first_calls(each.solve, problem)[1:]) for each in (best, tuned)]
-    return min((each for each in tried if each[2] == 1), key=lambda each: each[1])[0]
+    tried = [(each, _first_calls(each.solve, problem)) for each in (best, tuned)]
+    return min((pair for pair in tried if pair[1].share_converged == 1), key=lambda pair: pair[1].seconds)[0]
 
 
 def _gemm(problem: Problem) -> Method:
@@ -288,12 +288,19 @@ def _num_affordable(trial_seconds: float, problem: Problem, config: Config) -> i
     return min(len(problem.stimuli), num_trial * num_calls)
 
 
-def _first_calls(solve: Callable, problem: Problem) -> tuple[float, float, float]:
-    """Seconds to compile, seconds of a warm call, and the share of samples converged."""
+class _FirstCalls(NamedTuple):
+    """Two calls of a method on a problem."""
+
+    compile_seconds: float  # by which the first call took longer
+    seconds: float  # of the second call
+    share_converged: float  # of the samples
+
+
+def _first_calls(solve: Callable, problem: Problem) -> _FirstCalls:
     stimuli = jnp.asarray(problem.stimuli)
     first, second = (timed(lambda: solve(stimuli)) for _ in range(2))
     share = _share_converged(problem, _states(second.result))
-    return max(0.0, first.seconds - second.seconds), second.seconds, share
+    return _FirstCalls(max(0.0, first.seconds - second.seconds), second.seconds, share)
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------

@@ -312,7 +312,7 @@ def _plane(network: RecurrentNetwork, approximator: TwoLayer, config: Config) ->
     grid = np.stack(np.meshgrid(excitatory, inhibitory), axis=-1).reshape(-1, 2).astype(network.dtype)
     predicted = predict(approximator, jnp.asarray(grid))
     line = np.stack([np.linspace(0, 3, config.num_line), np.full(config.num_line, 0.75)], 1).astype(network.dtype)
-    lowest, highest, mean = (np.asarray(each)[:, 0] for each in _extent(network, jnp.asarray(line)))
+    lowest, highest, mean = (np.asarray(rates)[:, 0] for rates in _extent(network, jnp.asarray(line)))
     shape = (config.num_grid, config.num_grid)
     return {
         "excitatory": excitatory,
@@ -331,8 +331,16 @@ def _plane(network: RecurrentNetwork, approximator: TwoLayer, config: Config) ->
     }
 
 
+class _Extent(NamedTuple):
+    """Rates over a stretch of time."""
+
+    lowest: Float[Array, "batch state"]
+    highest: Float[Array, "batch state"]
+    mean: Float[Array, "batch state"]
+
+
 @eqx.filter_jit
-def _extent(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> tuple[Array, Array, Array]:
+def _extent(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> _Extent:
     """The smallest, the largest and the mean rate late on each trajectory from zero, by Heun's steps."""
     step = _STEP * jnp.min(network.time_constants)
     velocity = jax.vmap(network.velocity)
@@ -343,7 +351,7 @@ def _extent(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) 
 
     start = jnp.zeros((len(stimuli), network.state_size), network.dtype)
     late = jax.lax.scan(advance, start, length=int(300 / _STEP))[1][-int(100 / _STEP) :]
-    return late.min(axis=0), late.max(axis=0), late.mean(axis=0)
+    return _Extent(late.min(axis=0), late.max(axis=0), late.mean(axis=0))
 
 
 def verdict(rows: list[dict]) -> str:

@@ -14,6 +14,7 @@ operations of one evaluation. What a step costs besides, for its error estimate 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -89,11 +90,11 @@ def _measure(size: int, distance: float, index: int, config: Config) -> dict:
     compile_seconds = {name: timed(functools.partial(call, stimuli[0])).seconds for name, call in calls.items()}
     over_stimuli, answers = _time_in_turns(calls, stimuli)
     over_repeats, _ = _time_in_turns(calls, stimuli[:1] * len(stimuli))
-    steps = {name: np.array([int(answer[1]) for answer in answers[name]]) for name in _EVALUATIONS}
+    steps = {name: np.array([int(answer.num_steps) for answer in answers[name]]) for name in _EVALUATIONS}
     one_evaluation = _operations(_velocity, network, stimuli[0])
     operations = {name: steps[name] * _EVALUATIONS[name] * one_evaluation for name in _EVALUATIONS}
     operations["pass"] = np.full(len(stimuli), _operations(_answer, approximator, stimuli[0]))
-    residuals = {name: max(float(answer[2]) for answer in answers[name]) for name in _EVALUATIONS}
+    residuals = {name: max(float(answer.residual) for answer in answers[name]) for name in _EVALUATIONS}
     return {
         "steps": {name: _quantiles(each) for name, each in steps.items()},
         "operations": {name: _quantiles(each) for name, each in operations.items()},
@@ -112,14 +113,19 @@ def _network(size: int, distance: float, key: Array) -> RecurrentNetwork:
     return threshold_linear(jnp.asarray((1 - distance) / radius * weights, float))
 
 
+class _Found(NamedTuple):
+    """The end of a search."""
+
+    state: Array
+    num_steps: Array
+    residual: Array
+
+
 @eqx.filter_jit
-def _search(
-    network: RecurrentNetwork, solver: AbstractSteadyStateSolver, stimulus: Array
-) -> tuple[Array, Array, Array]:
-    """The state, the steps to it, and its residual."""
+def _search(network: RecurrentNetwork, solver: AbstractSteadyStateSolver, stimulus: Array) -> _Found:
     start = jnp.zeros(network.state_size, network.dtype)
     found = solver.search(network, stimulus, start, tolerance=_TOLERANCE, max_steps=_MAX_STEPS)
-    return found.state, found.num_steps, residual(network, found.state, stimulus)
+    return _Found(found.state, found.num_steps, residual(network, found.state, stimulus))
 
 
 @eqx.filter_jit

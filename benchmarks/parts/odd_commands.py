@@ -7,6 +7,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.random as jr
@@ -78,8 +79,16 @@ def command(name: str, rng: np.random.Generator) -> tuple[list[str], dict[str, s
     return [name, *arguments], odd_files
 
 
-def run(arguments: list[str]) -> tuple[int, str, str]:
-    """The exit code, standard output and standard error of a command line, in this process."""
+class Ended(NamedTuple):
+    """The end of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(arguments: list[str]) -> Ended:
+    """Run a command line in this process."""
     before, sys.argv = sys.argv, ["rnn2ff", *arguments]
     x64, cache = jax.config.jax_enable_x64, jax.config.jax_compilation_cache_dir
     out, err = io.StringIO(), io.StringIO()
@@ -94,7 +103,7 @@ def run(arguments: list[str]) -> tuple[int, str, str]:
         sys.argv = before
         jax.config.update("jax_enable_x64", x64)
         jax.config.update("jax_compilation_cache_dir", cache)
-    return code, out.getvalue(), err.getvalue()
+    return Ended(code, out.getvalue(), err.getvalue())
 
 
 def attempt(name: str, rng: np.random.Generator) -> tuple[str, str]:

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rnn2ff.cli.options import Json, OptionalFile, check_folder, read_approximator, show
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 Route = Literal["onnx", "onnx-int8", "c", "c-int8", "c-int16", "stablehlo", "torch", "nir", "mat"]
 NEED_STIMULI = ("onnx-int8", "c-int8", "c-int16")
+
+
+class _Inputs(NamedTuple):
+    """What is exported."""
+
+    approximator: "Approximator"
+    card: dict
+    stimuli: "np.ndarray | None"  # of the calibration and the self-test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +83,7 @@ class Export:
         show(lines, {"routes": rows, "written_to": self.out}, as_json=self.as_json)
         return 0
 
-    def _read(self) -> "tuple[Approximator, dict, np.ndarray | None]":
+    def _read(self) -> "_Inputs":
         from rnn2ff._checks import check_stimuli, fail
 
         if self.stimuli is None and set(self.to) & set(NEED_STIMULI):
@@ -91,7 +99,7 @@ class Export:
         approximator, card = read_approximator(self.approximator)
         if stimuli is not None:
             check_stimuli(stimuli, approximator.stimulus_size)
-        return approximator, card, stimuli
+        return _Inputs(approximator, card, stimuli)
 
     def _export(
         self, route: str, approximator: "Approximator", card: dict, stimuli: "np.ndarray | None", path: Path
