@@ -3,9 +3,11 @@
 A shard is one batch of a stream. Its arrays are written whole or not at all, and then its counts, which say that it is
 complete; the manifest takes them in once all are, and has a hash of itself, as counts have of the arrays. So a
 generation that was killed goes on where it stopped, and leaves the same bytes as one that was not; and what was changed
-since is refused. Processes of `jax.distributed` share one: each makes the shards whose index is its
-own modulo their number, and the first alone writes the manifest.
+since is refused. Processes of `jax.distributed` share one: each makes the shards whose index is its own modulo their
+number, and the first alone writes the manifest.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import hashlib
@@ -98,8 +100,7 @@ def store_steady_states(
 ) -> StoredPairs:
     """Draw and solve stimuli, and keep the pairs on disk; or go on where the same call was interrupted.
 
-    Where `jax.distributed` is initialized all processes make this call, and share the work; another number of them may
-    go on with it later.
+    Where `jax.distributed` is initialized all processes make this call; another number of them may go on with it later.
 
     Args:
         folder: where to, for all processes the same; made if it is not there.
@@ -323,8 +324,7 @@ def _check_shards(folder: Path, shards: dict[int, dict]) -> None:
     """Every array is there, as it was written."""
     for index, shard in shards.items():
         for name in _ARRAYS:
-            path = _path(folder, name, index)
-            if not path.is_file():
+            if not (path := _path(folder, name, index)).is_file():
                 raise fail("folder", "is damaged", f"a file {path.name}", f"none in {folder}")
             if _file_hash(path) != shard["hashes"][name]:
                 raise fail("folder", "is damaged", "what was written", f"{path}, which has another hash")
