@@ -1,5 +1,7 @@
 """The steady states for a batch, on the host: a plan, the engine in chunks, and the few samples that it leaves open."""
 
+from __future__ import annotations
+
 import functools
 from collections import Counter
 from collections.abc import Callable

@@ -7,6 +7,8 @@ steady states of other stimuli as well. Where those lead elsewhere the network i
 so they do where a sample of the probe never comes to rest.
 """
 
+from __future__ import annotations
+
 import contextlib
 import enum
 
