@@ -79,7 +79,8 @@ def draw(record: dict) -> "Figure":
     handles += axes[0].plot([], [], "^", color="black", markersize=4, label="more than any that was tried")
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     shown = [axis for axis in axes if axis.get_visible()]
-    lettered(figure, shown, f"bands: 95 % interval of the mean of {config['num_seeds']} networks; dotted: 5 and 1 %; errors below 0.01 % are drawn there")
+    bands = f"bands: 95 % interval of the mean of {config['num_seeds']} networks"
+    lettered(figure, shown, f"{bands}; dotted: 5 and 1 %; errors below {_SMALLEST:g} % are drawn there")
     return figure
 
 
