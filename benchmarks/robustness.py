@@ -1,6 +1,6 @@
 """What breaks the library: files, arguments, interruptions, odd networks, units, long runs?
 
-Each section attacks one thing, counts what came of it, and lists every fault with the seed that makes it again.
+Each section attacks one thing, counts the outcomes, and lists every fault with the seed that makes it again.
 
 * `files`: whole files of every kind that is read, changed and cut. Each must be refused in one sentence, or read as
   what it says; never another error, a hang, more memory than twice the file, code, or, where a file holds a hash of
@@ -10,7 +10,7 @@ Each section attacks one thing, counts what came of it, and lists every fault wi
 * `commands`: command lines with odd options and files: done, or refused with an exit code and a sentence, and no file
   left by what was refused.
 * `interruptions`: generation, training, export, page and report, killed at random instants or on a full disk: what was
-  there is whole, and what goes on ends with the same bytes.
+  there is whole, and a resumed run ends with the same bytes.
 * `networks`: verdicts beside the float64 truth of `honest_failures`, for families that are hard to judge.
 * `units`: the same networks in other units of time and of rates: the same statuses and states.
 * `batches`: thousands of batches in one process: memory is flat, and nothing compiles once it is warm.
@@ -91,7 +91,7 @@ _SECTIONS: dict[str, Callable[[Config], Iterable[dict]]] = {
 
 
 def run(config: Config) -> Iterator[dict]:
-    """A row for each thing that is attacked: how often what came of it, and the faults."""
+    """A row for each target: the counts of outcomes, and the faults."""
     for section in config.only or _SECTIONS:
         for row in _SECTIONS[section](config):
             yield {"section": section, **row}

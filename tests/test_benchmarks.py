@@ -379,7 +379,7 @@ def test_a_lent_device_gets_the_rows_that_tell_most_first():
 
 
 def test_a_device_that_is_not_there_is_one_sentence():
-    with pytest.raises(SystemExit, match="`--device` is not there. Expected what JAX sees here, cpu, got gpu. Nothing"):
+    with pytest.raises(SystemExit, match="`--device` is not available. Expected the platform of JAX here, cpu"):
         suite._probe("gpu", dict(os.environ, JAX_PLATFORMS="cpu"))
 
 

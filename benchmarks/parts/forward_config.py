@@ -32,7 +32,7 @@ class Config:
     sweeps: tuple[int, ...] = (2, 4, 8)
     """Trained sweeps after two layers as wide as the network."""
     largest_trained: int = 128
-    """Larger networks get random layers: their passes are timed, and said to be untrained."""
+    """Larger networks get random layers: their passes are timed, and marked as untrained."""
     num_pairs: int = 20_000
     """Stimuli to train on."""
     num_steps: int = 3000

@@ -13,7 +13,7 @@ import rnn2ff
 from rnn2ff.data import stream_steady_states
 
 _LARGEST_GROWTH = 1.02
-_WARM_SHARE = 0.2  # of the batches, after which nothing may grow or compile any more
+_WARM_SHARE = 0.2  # of the batches, after which memory must not grow, and no program may compile
 _SIZE = 8
 
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FORM_COLORS = dict(zip(FORMS, (COLORS["feed-forward"], COLORS["sweeps"])))
-_FEWEST_BAD = 0.02  # share of bad answers below which it is not shown how many of them are flagged
+_FEWEST_BAD = 0.02  # share of bad predictions below which the flagged share is not shown
 
 
 @house_style
 def draw(record: dict) -> "Figure":
-    """For each distribution and form the error, and which bad answers are flagged; residual against error."""
+    """For each distribution and form the error, and which bad predictions are flagged; residual against error."""
     rows = record["rows"]
     names = list(dict.fromkeys(row["distribution"] for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
@@ -51,7 +51,7 @@ def draw(record: dict) -> "Figure":
 
 
 def _draw_answers(axis: "Axes", chosen: dict[str, dict], names: list[str]) -> None:
-    """Residual and error of single answers: dots of two layers, crosses with sweeps."""
+    """Residual and error of single predictions: dots of two layers, crosses with sweeps."""
     shown = [names[0], *(name for name in names if name.startswith(("scaled by 2", "shifted by 2", "adversarial")))]
     palette = ["black", *(COLORS[name] for name in ("recurrent", "feed-forward", "third", "fourth"))]
     for name, color in zip(shown, palette):

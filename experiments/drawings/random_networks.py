@@ -30,7 +30,7 @@ def needed(row: dict, form: str, target: float) -> int | None:
 
 @house_style
 def draw(record: dict) -> "Figure":
-    """The error against the cost at each gain; against the gain, the error, the cost needed, and what is lost."""
+    """The error against the cost; against the gain, the error, the cost needed, and the share without steady state."""
     from matplotlib import colormaps
 
     rows, config = record["rows"], record["config"]

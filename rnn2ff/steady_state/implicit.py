@@ -22,9 +22,9 @@ from jaxtyping import Array, Bool, Float
 
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, time_scales
 from rnn2ff.steady_state.krylov import LARGEST_ERROR, Linear, Rows, Solution, bicgstab, gmres, norms, refine
+from rnn2ff.steady_state.stability import LARGEST_FACTORED
 from rnn2ff.steady_state.tiles import vary_like
 
-_LARGEST_FACTORED = 1024  # units; beyond, a Jacobian is made into a matrix only where the weights are one already
 _FACTORED_ROWS, _FACTORED_ENTRIES = 16, 2**22  # at most so many Jacobians, and entries of them, are factored at a time
 
 # What gains less than this in a round is left to a factorization, or given up.
@@ -48,17 +48,17 @@ def with_implicit_derivatives(
     """The states as they are, with their derivatives by the network's parameters and by the stimuli.
 
     Forward and reverse mode, to any order. A derivative costs some tens of products with all Jacobians at once; rows
-    that these do not solve are factored, a few at a time (of networks above 1024 units with sparse weights, or with no
-    weights to look at, they are solved by GMRES). Pure, and the same under `jit`, `vmap`, `scan` and `shard_map`.
+    that these do not solve are factored, a few at a time (above 1024 units, without dense weights, they are solved by
+    GMRES). Pure, and the same under `jit`, `vmap`, `scan` and `shard_map`.
 
-    What is asked of a row without a derivative is NaN, and no error: of one that is not steady, or whose Jacobian is
-    not finite (nor the same on either side of the state), or singular to working precision (on a continuous attractor
-    the stimulus does not decide the state). It is NaN in that row, and in what the rows share, such as the gradient by
-    the weights. A row that a loss ignores adds nothing, whatever its state.
+    The derivative of a row is NaN, without an error, if the row is not steady, if its Jacobian is not finite and
+    differs on either side of the state, or if it is singular to working precision (on a continuous attractor the
+    stimulus does not determine the state). What the rows share, such as the gradient by the weights, is then NaN as
+    well. A row that a loss ignores contributes zero, whatever its state.
 
-    Two limits where a Jacobian is singular. The loss may not see the direction that is undecided: then there can be an
-    answer. And reverse mode over reverse mode asks for more than the loss does, so that the row is NaN even if the loss
-    ignores it; forward mode over reverse mode does not.
+    Two limits where a Jacobian is singular: a loss that does not depend on the undetermined direction may still get a
+    derivative; and reverse mode over reverse mode differentiates rows that the loss ignores, so that these are NaN,
+    while forward mode over reverse mode does not.
 
     Args:
         network: differentiated by its parameters.
@@ -78,9 +78,9 @@ def with_implicit_derivative(
 ) -> Float[Array, " state"]:
     """The state as it is, with its derivatives by the network's parameters and by the stimulus.
 
-    Forward and reverse mode, to any order. What is asked of a state that is not steady is NaN, in its own sample alone;
-    a sample that a loss ignores adds nothing. On a continuous attractor the derivative is undefined: the linear solve
-    fails, with an error.
+    Forward and reverse mode, to any order. The derivative of a state that is not steady is NaN, in its own sample
+    alone; a sample that a loss ignores contributes zero. On a continuous attractor the derivative is undefined: the
+    linear solve fails, with an error.
 
     Args:
         network: differentiated by its parameters.
@@ -125,7 +125,7 @@ def _attached_jvp(primals, tangents):
             (network, points.stimuli),
             tangents,
         )
-        push = jnp.where(points.is_usable[:, None], push, _anything(tangents, push))
+        push = jnp.where(points.is_usable[:, None], push, _dependence(tangents, push))
         _, pull_back = jax.linearize(lambda states: -_residuals(network, points._replace(states=states)), points.states)
 
         def multiply(rows: Rows) -> Rows:
@@ -143,7 +143,7 @@ def _attached_jvp(primals, tangents):
     return states, response
 
 
-def _anything(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Rows:
+def _dependence(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Rows:
     """For rows without a derivative: depends on every number of the tangents that a row depends on.
 
     Its values are not used. But a NaN that comes back through such a row reaches all of these numbers, whether or not
@@ -163,19 +163,12 @@ def _anything(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Ro
 
 
 class _Points(NamedTuple):
-    """Where the network is linearized, one a row.
+    """Where the network is linearized, one a row."""
 
-    Attributes:
-        states: of the rows; where the linearization is not finite another's, so that what is multiplied by zero is.
-        stimuli: likewise.
-        scales: what velocities are multiplied by, where the network declares no time constants.
-        is_usable: whether a row is steady, and its linearization finite.
-    """
-
-    states: Rows
-    stimuli: Float[Array, "batch stimulus"]
-    scales: Rows
-    is_usable: Bool[Array, " batch"]
+    states: Rows  # of the rows; where the linearization is not finite another's, so that what is multiplied by zero is
+    stimuli: Float[Array, "batch stimulus"]  # likewise
+    scales: Rows  # what velocities are multiplied by, where the network declares no time constants
+    is_usable: Bool[Array, " batch"]  # whether a row is steady, and its linearization finite
 
     def take(self, rows: Array) -> "_Points":
         """Some rows; the last one in place of those that do not exist."""
@@ -260,19 +253,12 @@ def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: Rows) 
 
 
 class _Systems(NamedTuple):
-    """Linear systems `A y = b` with `A = -F_x`, or with its transpose, one a row.
+    """Linear systems `A y = b` with `A = -F_x`, or with its transpose, one a row."""
 
-    Attributes:
-        network: the network.
-        points: where it is linearized.
-        multiply: the products of all A with their rows.
-        is_transposed: whether A is the transpose.
-    """
-
-    network: RecurrentNetwork
-    points: _Points
-    multiply: Linear
-    is_transposed: bool
+    network: RecurrentNetwork  # the network
+    points: _Points  # where it is linearized
+    multiply: Linear  # the products of all A with their rows
+    is_transposed: bool  # whether A is the transpose
 
     def take(self, rows: Array) -> "_Systems":
         """Some of the rows."""
@@ -297,10 +283,10 @@ class _Systems(NamedTuple):
 
 def _solve(systems: _Systems, right: Rows, way: _Way) -> Rows:
     """y, NaN in rows without a solution, and zero in rows where b is zero."""
-    is_asked = jnp.any(right != 0, axis=1)
+    is_nonzero = jnp.any(right != 0, axis=1)
     is_solvable = systems.points.is_usable & jnp.all(jnp.isfinite(right), axis=1)
     sizes = jnp.max(jnp.abs(right), axis=1)
-    sizes = jnp.where(is_solvable & is_asked, sizes, 1)
+    sizes = jnp.where(is_solvable & is_nonzero, sizes, 1)
     known = jnp.where(is_solvable[:, None], right / sizes[:, None], 0)  # squares neither overflow nor vanish
     if way is _Way.together:
         solution = _solve_together(systems, known)
@@ -310,13 +296,13 @@ def _solve(systems: _Systems, right: Rows, way: _Way) -> Rows:
         unsolved = Solution(jnp.zeros_like(known), ~jnp.any(known != 0, axis=1))
         solution = _solve_rest(systems, known, unsolved, is_factored=way is _Way.factors)
         rows = eqx.error_if(solution.rows, ~solution.is_solved, _UNSOLVED)
-    return jnp.where(is_asked[:, None], jnp.where(is_solvable[:, None], sizes[:, None] * rows, jnp.nan), 0)
+    return jnp.where(is_nonzero[:, None], jnp.where(is_solvable[:, None], sizes[:, None] * rows, jnp.nan), 0)
 
 
 def _solve_together(systems: _Systems, known: Rows) -> Solution:
     """Solve all rows at once by products, and what these leave by factors or by GMRES."""
     network = systems.network
-    is_factored = network.has_dense_weights or network.state_size <= _LARGEST_FACTORED
+    is_factored = network.has_dense_weights or network.state_size <= LARGEST_FACTORED
     solution = refine(bicgstab, systems.multiply, known, _MAX_ROUNDS, _GAIN)
     return _solve_rest(systems, known, solution, is_factored=is_factored)
 

@@ -1,4 +1,4 @@
-"""What a solve returns: a state, and an honest word on how it ended."""
+"""The result of a solve: a state, and its status."""
 
 import enum
 from abc import abstractmethod
@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff._checks import fail, shape_of
-from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state.method import Plan
 
 
@@ -166,7 +166,7 @@ def _described(solved: "SteadyState | SteadyStates", **more: object) -> tuple[st
 
 
 class Candidate(eqx.Module):
-    """What a search hands to the verdict: nothing in it is believed, only used."""
+    """The end of a search. The verdict tests its state again."""
 
     state: Float[Array, " state"]
     num_steps: Int[Array, ""]
@@ -177,7 +177,7 @@ class AbstractSteadyStateSolver(eqx.Module):
     """A way of searching for the steady state of one sample.
 
     Attributes:
-        tolerance: the largest residual that counts as rest; None asks for the dtype's default.
+        tolerance: the largest residual that counts as rest; None for the default of the dtype.
     """
 
     tolerance: eqx.AbstractVar[float | None]
@@ -192,7 +192,7 @@ class AbstractSteadyStateSolver(eqx.Module):
         tolerance: float,
         max_steps: int,
     ) -> Candidate:
-        """Look for a state at rest, without judging it."""
+        """Search for a state at rest, without a verdict."""
 
 
 def count_statuses(status: Int[ArrayLike, "*batch"]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Do small perturbations of a fixed point die out, and how fast? One test, for a batch, from products first.
+"""Whether small perturbations of a fixed point decay, and how fast: one test, for a batch, from products first.
 
 A fixed point attracts if every eigenvalue z of the Jacobian J of the velocity has a negative real part. Eigenvalues of
 non-symmetric matrices are slow, and not available on every device, so they are not computed:
@@ -32,55 +32,42 @@ from rnn2ff.steady_state.field import Field, choose_rows, jacobians, max_norm
 from rnn2ff.steady_state.tiles import vary_like
 
 PROOF = 1e-3  # the norm to shrink to
-LARGEST_FACTORED = 1024  # units; beyond, a factorization of a sample costs more memory and time than anybody expects
-_SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; no transient growth reaches e^60
+LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
+_SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; transient growth stays below e^60 = 1e26
 _LARGEST_BATCHED = 48  # units; products of so small matrices are fast in batches on any device
 _MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of the matrices that are factored together; on an accelerator
-_PRODUCTS_PER_CHECK = 4
+_PRODUCTS_PER_CHECK = 4  # even, as one step of the second polynomial takes two
 _STEPS = (0.0, 1.0, 0.5)  # of the polynomials, in turn; 0 is the first polynomial
 _FIRST_CHECKS = 3  # after which powers that do not shrink are begun again, with the second polynomial
 MOST_CHECKS = 48  # more cost a processor as much as a factorization of 128 units
 
 
 def neutral_growth(dtype: jnp.dtype) -> float:
-    """Growth, per longest time scale, that rounding cannot tell from none."""
+    """Growth, per longest time scale, that is within rounding of zero."""
     return 1e-6 if jnp.finfo(dtype).bits >= 64 else 1e-5
 
 
 class Stability(NamedTuple):
-    """What is known of small perturbations, per sample.
+    """What is known of small perturbations, per sample."""
 
-    Attributes:
-        is_stable: they are proved to die out, or at least not to grow.
-        is_unstable: some grow. Where neither is True it is not decided.
-        decay_rate: of the slowest, over time; an estimate, 0 if nothing decays. On a continuous attractor it is that of
-            the velocity, as the ratio to the way that is left.
-        amplification: an estimate from above, not a bound, of how much a perturbation grows before it dies out, in the
-            Euclidean norm: twice the largest power of the Cayley transform that was looked at.
-    """
-
-    is_stable: Bool[Array, " batch"]
-    is_unstable: Bool[Array, " batch"]
+    is_stable: Bool[Array, " batch"]  # they are proved to die out, or at least not to grow
+    is_unstable: Bool[Array, " batch"]  # some grow. Where neither is True it is not decided
+    # Of the slowest, over time; an estimate, 0 if nothing decays. On a continuous attractor it is that of the velocity,
+    # as the ratio to the distance that is left.
     decay_rate: Float[Array, " batch"]
+    # An estimate from above, not a bound, of how much a perturbation grows before it dies out, in the Euclidean norm:
+    # twice the largest power of the Cayley transform that was looked at.
     amplification: Float[Array, " batch"]
 
 
 class Powers(NamedTuple):
-    """Vectors on their way to a proof.
+    """Vectors on their way to a proof."""
 
-    Attributes:
-        vectors: `p(J)^k y0`.
-        norms: theirs; infinite once they are lost, which is never proved.
-        decay: of the norm, per product.
-        step: s of the second polynomial; 0 where p is the first.
-        num_checks: since the vector was begun.
-    """
-
-    vectors: Float[Array, "batch state"]
-    norms: Float[Array, " batch"]
-    decay: Float[Array, " batch"]
-    step: Float[Array, " batch"]
-    num_checks: Int[Array, " batch"]
+    vectors: Float[Array, "batch state"]  # `p(J)^k y0`
+    norms: Float[Array, " batch"]  # theirs; infinite once they are lost, which is never proved
+    decay: Float[Array, " batch"]  # of the norm, per product
+    step: Float[Array, " batch"]  # s of the second polynomial; 0 where p is the first
+    num_checks: Int[Array, " batch"]  # since the vector was begun
 
     @property
     def is_proved(self) -> Bool[Array, " batch"]:
@@ -110,7 +97,7 @@ def shrink(
     Args:
         field: the dynamics.
         states: fixed points.
-        is_needed: where False nothing is asked.
+        is_needed: which samples to decide.
         powers: to go on with; those with fewer than 0 checks are begun.
         most_open: may be left open.
     """
@@ -207,7 +194,7 @@ def transform_powers(
     Args:
         matrices: Jacobians, in any unit of time.
         slowest: the longest time scale, in that unit.
-        is_needed: where False nothing is decided.
+        is_needed: which samples to decide.
         one_by_one: whether each sample is worked on for itself, which a processor does several times faster than a
             batch of small products; an accelerator wants the batch.
         is_map: whether the matrices are what a step of a map adds.
