@@ -17,7 +17,8 @@ Each section attacks one thing, counts the outcomes, and lists every fault with 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ from experiments._script import run_script, table
 
 Section = Literal["files", "calls", "commands", "interruptions", "networks", "units", "batches"]
 _MOST_SHOWN = 40  # faults
+_MOST_OUTCOMES = 4  # of a section, in the short table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Config:
         )
 
 
-_SECTIONS: dict[str, Callable[[Config], list[dict]]] = {
+_SECTIONS: dict[str, Callable[[Config], Iterable[dict]]] = {
     "files": lambda config: broken_files.attack(config.num_files, config.seed),
     "calls": lambda config: odd_calls.attack(config.num_calls, config.seed),
     "commands": lambda config: odd_commands.attack(config.num_commands, config.seed),
@@ -103,6 +105,19 @@ def marks(rows: list[dict]) -> Iterator[dict]:
         num_tried = sum(sum(row["counts"].values()) for row in of_this)
         received = f"{num_faults} of {num_tried}"
         yield {"what": f"faults, {section}", "mark": "0", "received": received, "is_met": num_faults == 0}
+
+
+def summarize(rows: list[dict]) -> str:
+    """A line for each section: how much was tried, what came of it, and the faults."""
+    lines = []
+    for section in dict.fromkeys(row["section"] for row in rows):
+        of_this = [row for row in rows if row["section"] == section]
+        counts = Counter()
+        for row in of_this:
+            counts.update(row["counts"])
+        outcomes = ", ".join(f"{what} {count}" for what, count in counts.most_common(_MOST_OUTCOMES))
+        lines.append([section, len(of_this), counts.total(), outcomes, sum(len(row["faults"]) for row in of_this)])
+    return table(["section", "kinds", "tried", "most frequent outcomes", "faults"], lines)
 
 
 def describe(rows: list[dict]) -> str:

@@ -3,6 +3,8 @@
 Nothing here loads a solver, so that a deployed approximator stays light.
 """
 
+from __future__ import annotations
+
 import functools
 
 import equinox as eqx

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import inspect
 import pickle
 import re
 from pathlib import Path
@@ -447,3 +448,12 @@ def test_dir_shows_public_names_and_modules_and_no_more():
     assert callable(rnn2ff.plotting.plot_rates)
     for name in names:
         getattr(rnn2ff, name)
+
+
+@pytest.mark.parametrize("name", rnn2ff.__all__)
+def test_the_help_of_a_function_is_short_or_names_types_by_their_aliases(name):
+    function = getattr(rnn2ff, name)
+    if inspect.isfunction(function):
+        signature = str(inspect.signature(function))
+        assert len(signature) < 750
+        assert len(signature) < 350 or not re.search(r"jaxlib|jaxtyping|Union", signature)

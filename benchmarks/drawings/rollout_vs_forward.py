@@ -4,15 +4,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.drawings._axes import lettered
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INTEGRATORS = {"Tsit5": "-", "Heun": "--", "Kvaerno5": ":"}
+_INTEGRATORS = {"Tsit5": ("-", "left"), "Heun": ("--", "right"), "Kvaerno5": (":", "left")}
 _PLANNED = "solve_steady_states, plan reused"
-_SOLVERS = {"Rollout": "v", "Anderson": "^", "RootFind": "<", "ActiveSet": ">", _PLANNED: "*"}
+_SOLVERS = {
+    "Rollout": ("v", "right"),
+    "Anderson": ("^", "left"),
+    "RootFind": ("<", "over"),
+    "ActiveSet": (">", "below"),
+    _PLANNED: ("*", "beneath"),
+}
+# Where a name stands beside its point: the shift, in points, and the alignments.
+_SIDES = {
+    "right": ((5, 0), {"ha": "left", "va": "center"}),
+    "left": ((-5, 0), {"ha": "right", "va": "center"}),
+    "above": ((0, 9), {"ha": "left", "va": "center"}),
+    "over": ((0, 4), {"ha": "center", "va": "bottom"}),
+    "beneath": ((6, -4), {"ha": "right", "va": "top"}),
+    "below": ((0, -5), {"ha": "center", "va": "top"}),
+}
 _EXACT = 1e-5  # percent; smaller errors are drawn there
 
 
@@ -25,61 +41,79 @@ def draw(record: dict) -> "Figure":
     batch = max((row["batch_size"] for row in rows if row["kind"] == "rollout"), default=None)
     sizes = sorted({row["state_size"] for row in rows if row["kind"] == "rollout"})
     columns = max(3, len(sizes))
-    figure, axes = new_figure(columns, num_rows=2, height=5.4)
+    figure, axes = new_figure(columns, num_rows=2, height=5.6)
     for axis, size in zip(axes, sizes):
-        _plane(axis, [row for row in rows if row["state_size"] == size and row["batch_size"] == batch])
+        chosen = [row for row in rows if row["state_size"] == size and row["batch_size"] == batch]
+        _plane(axis, chosen, first=axis is axes[0])
         axis.set_title(f"{size} units, batches of {batch}")
     for axis in axes[len(sizes) : columns]:
         axis.set_axis_off()
-    handles, labels = _shared_legend(axes[: len(sizes)])
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, handlelength=2)
     _latencies(axes[columns], [row for row in rows if row["kind"] == "latency"])
     _shares(axes[columns + 1], [row for row in rows if row["kind"] == "pass" and "gemm_share" in row])
     _break_even(axes[columns + 2], [row for row in rows if row["kind"] == "break-even" and row["queries"]])
     for axis in axes[columns + 3 :]:
         axis.set_axis_off()
+    note = (
+        "a-c: medians with quartiles; open circles: larger steps; crosses: onnxruntime. "
+        "e: above 1, tiles are faster than one product."
+    )
+    lettered(figure, [axis for axis in axes if axis.axison], note)
     return figure
 
 
-def _plane(axis: "Axes", rows: list[dict]) -> None:
-    def line(chosen: list[dict], **style: object) -> None:
-        points = sorted((row["microseconds"][0], max(_EXACT, 100 * row["nrmse"])) for row in chosen)
-        if points:
-            axis.plot(*zip(*points), markersize=style.pop("markersize", 3), **style)
+def _plane(axis: "Axes", rows: list[dict], *, first: bool) -> None:
+    """Error against time, each kind named beside its points."""
 
-    for name, style in _INTEGRATORS.items():
+    def points(chosen: list[dict], name: str = "", index: int = 0, at: str = "right", **style: object) -> None:
+        chosen = sorted(chosen, key=lambda row: row["microseconds"][0])
+        if not chosen:
+            return
+        times, low, high = np.transpose([row["microseconds"] for row in chosen])
+        errors = np.maximum(_EXACT, [100 * row["nrmse"] for row in chosen])
+        bars = np.maximum(0, [times - low, high - times])  # as bars they are no larger than markers where all is quiet
+        style = {"markersize": 3, "elinewidth": 0.8, **style}
+        axis.errorbar(times, errors, xerr=bars, **style)
+        shift, sides = _SIDES[at]
+        place = (times[min(index, len(chosen) - 1)], errors[min(index, len(chosen) - 1)])
+        axis.annotate(name, place, shift, textcoords="offset points", fontsize=6.5, color=style["color"], **sides)
+
+    blue, green, orange = COLORS["recurrent"], COLORS["third"], COLORS["feed-forward"]
+    for name, (style, at) in _INTEGRATORS.items():
         chosen = [row for row in rows if row["kind"] == "rollout" and row["method"] == name]
         # Those with other steps than a tenth of the tolerance stand apart.
         rest = [row for row in chosen if row["step_tolerance"] > 0.11 * row["tolerance"]]
-        line(rest, linestyle="", marker="o", markerfacecolor="white", color=COLORS["recurrent"])
+        points(rest, linestyle="", marker="o", markerfacecolor="white", color=blue)
         usual = [row for row in chosen if row not in rest]
-        line(usual, linestyle=style, marker="o", color=COLORS["recurrent"], label=f"rollout, {name}")
-    for name, marker in _SOLVERS.items():
+        points(usual, name, 3 if at == "left" else 2, at, linestyle=style, marker="o", color=blue)
+    for name, (marker, at) in _SOLVERS.items():
         chosen = [row for row in rows if row["kind"] == "solver" and row["method"] == name]
-        line(chosen, linestyle="", marker=marker, markersize=5, color=COLORS["third"], label=name.split(", ")[-1])
+        points(chosen, name.split(", ")[-1], 0, at, linestyle="", marker=marker, markersize=5, color=green)
     passes = [row for row in rows if row["kind"] == "pass"]
     trained = [row for row in passes if row["is_trained"]]
-    orange = COLORS["feed-forward"]
-    line([row for row in trained if not row["num_sweeps"]], marker="s", color=orange, label="two layers, by width")
-    line([row for row in trained if row["num_sweeps"]], marker="D", color=orange, linestyle="--", label="with sweeps")
+    points([row for row in trained if not row["num_sweeps"]], "two layers", 0, "above", marker="s", color=orange)
+    swept = [row for row in trained if row["num_sweeps"]]
+    points(swept, "with\nsweeps", len(swept) - 1, "below", marker="D", color=orange, linestyle="--")
     runtimes = [row for row in rows if row["kind"] == "runtime" and row["is_trained"]]
-    line(runtimes, linestyle="", marker="x", markersize=5, color=COLORS["fourth"], label="onnxruntime")
+    points(runtimes, linestyle="", marker="x", markersize=5, color=COLORS["fourth"])
     untrained = [row["microseconds"][0] for row in passes if not row["is_trained"]]
     if untrained:
         axis.axvspan(min(untrained), max(untrained), color=orange, alpha=0.2, linewidth=0)
         middle = np.sqrt(min(untrained) * max(untrained))
         text = "passes, untrained: time alone"
-        axis.text(middle, 0.03, text, color=orange, fontsize=7, rotation=90, ha="center", va="center")
+        axis.text(middle, 0.1, text, color=orange, fontsize=7, rotation=90, ha="center", va="center")
     axis.set(xscale="log", yscale="log", xlabel="microseconds a stimulus", ylabel="error (NRMSE, %)")
-    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_xlim(right=axis.get_xlim()[1] * 2)
+    axis.set_ylim(axis.get_ylim()[0] / 5, axis.get_ylim()[1] * 2)  # room for the names
+    from matplotlib.ticker import LogLocator, NullLocator
 
-
-def _shared_legend(axes: list["Axes"]) -> tuple[list, list]:
-    found = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels()):
-            found.setdefault(label, handle)
-    return list(found.values()), list(found)
+    axis.yaxis.set_major_locator(LogLocator(numticks=12))
+    axis.yaxis.set_minor_locator(NullLocator())
+    if first:
+        gray = {"color": COLORS["trivial"]}
+        arrow = {"arrowstyle": "->", **gray}
+        axis.annotate(
+            "better", (0.02, 0.02), (0.06, 0.13), xycoords="axes fraction", fontsize=6.5, arrowprops=arrow, **gray
+        )
 
 
 def _latencies(axis: "Axes", rows: list[dict]) -> None:
@@ -90,11 +124,11 @@ def _latencies(axis: "Axes", rows: list[dict]) -> None:
     size = sizes[len(sizes) // 2]
     rows = [row for row in rows if row["state_size"] == size]
     place = np.arange(len(rows))[::-1]
-    kinds = [(0.14, "", "feed-forward", "different stimuli"), (-0.14, "repeated_", "recurrent", "one, repeated")]
+    kinds = [(0.14, "", "black", "different stimuli"), (-0.14, "repeated_", COLORS["trivial"], "one, repeated")]
     for shift, prefix, color, label in kinds:
         low, high = ([row[f"{prefix}{name}"] for row in rows] for name in ("median", "tail"))
-        axis.hlines(place + shift, low, high, color=COLORS[color], linewidth=2.5, label=label)
-        axis.plot(low, place + shift, "o", markersize=3, color=COLORS[color])
+        axis.hlines(place + shift, low, high, color=color, linewidth=2.5, label=label)
+        axis.plot(low, place + shift, "o", markersize=3, color=color)
     axis.set_yticks(place, [_short(row) for row in rows])
     axis.set_ylim(-0.6, len(rows) + 0.4)
     axis.set(xscale="log", xlabel="microseconds a call, p50 to p99", title=f"one stimulus a call, {size} units")
@@ -107,15 +141,22 @@ def _short(row: dict) -> str:
     return {"rollout": "rollout", "solver": "plan reused"}.get(row["of"], row["method"].replace("onnxruntime", "onnx"))
 
 
+def _of_sizes(rows: list[dict]) -> dict[int, tuple]:
+    """A shade for each size of network; the colors are those of methods."""
+    from matplotlib import colormaps
+
+    sizes = sorted({row["state_size"] for row in rows})
+    return dict(zip(sizes, colormaps["cividis"](np.linspace(0, 0.85, len(sizes)))))
+
+
 def _shares(axis: "Axes", rows: list[dict]) -> None:
     """How much of a pass its two products take alone; above 1, the pass in tiles is faster than these in one."""
-    colors = dict(zip(sorted({row["state_size"] for row in rows}), ("fourth", "third", "recurrent", "feed-forward")))
-    for size, color in colors.items():
+    for size, color in _of_sizes(rows).items():
         points = {}
         for row in rows:
             if row["state_size"] == size and row["width"] == 4 * size:
                 points[row["batch_size"]] = row["gemm_share"]
-        axis.plot(*zip(*sorted(points.items())), marker="o", markersize=3, color=COLORS[color], label=f"{size} units")
+        axis.plot(*zip(*sorted(points.items())), marker="o", markersize=3, color=color, label=f"{size} units")
     axis.axhline(1, color="black", linewidth=0.6)
     batches = sorted({row["batch_size"] for row in rows})
     axis.set_xscale("log")
@@ -130,17 +171,22 @@ def _break_even(axis: "Axes", rows: list[dict]) -> None:
     """Queries after which a pass has paid for its making, against its error."""
     if not rows:
         return axis.set_axis_off()
-    for size, color in zip(sorted({row["state_size"] for row in rows}), ("fourth", "third", "recurrent")):
+    sizes = sorted({row["state_size"] for row in rows})
+    for size, color in _of_sizes(rows).items():
         for has_sweeps, marker in [(False, "s"), (True, "D")]:
             chosen = [row for row in rows if row["state_size"] == size and bool(row["num_sweeps"]) == has_sweeps]
             label = f"{size} units, {'with sweeps' if has_sweeps else 'two layers'}"
             points = [(100 * row["nrmse"], row["queries"]) for row in chosen]
             if points:
-                axis.plot(*zip(*points), marker, markersize=3.5, color=COLORS[color], label=label)
-    axis.set(xscale="log", yscale="log", xlabel="error (NRMSE, %)", ylabel="queries", title="break-even")
+                axis.plot(*zip(*points), marker, markersize=3.5, color=color, label=label)
+            for (error, queries), row in zip(points, chosen) if size == sizes[-1] else ():
+                text = str(row["num_sweeps"] or row["width"])
+                axis.annotate(text, (error, queries), (3, 3), textcoords="offset points", fontsize=6)
+    axis.set(xscale="log", yscale="log", xlabel="error (NRMSE, %)", ylabel="queries")
     low, top = axis.get_ylim()
-    axis.set_ylim(low / 3, top * 100)  # room for the legend
+    axis.set_ylim(low / 2, top * 12)  # room for the legend
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
     axis.yaxis.set_minor_formatter("")
+    axis.set_title("break-even, by sweeps or width")
     axis.legend(loc="best")

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from experiments.drawings._axes import lettered
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def draw(record: dict) -> "Figure":
             values, times = [value for value, _ in points], [each[0] for _, each in points]
             axis.plot(values, times, style, marker="o", markersize=2.5, color=COLORS[color], label=shown)
             if name in slopes and along in _WITH_SLOPES:
-                slope = f"slope {slopes[name]['exponent']:.2f}"
+                low, high = slopes[name]["interval"]
+                slope = f"{slopes[name]['exponent']:.1f} [{low:.1f}, {high:.1f}]"
                 place = {"xytext": (5, -7 if style == "--" else 0), "textcoords": "offset points", "va": "center"}
                 axis.annotate(slope, (values[-1], times[-1]), **place, fontsize=7, color=COLORS[color])
             lower, upper = ([each[i] for _, each in points] for i in (1, 2))
@@ -57,9 +59,9 @@ def draw(record: dict) -> "Figure":
         axis.minorticks_off()
         if along in _WITH_SLOPES:
             low, top = axis.get_xlim()
-            axis.set_xlim(low, top * (top / low) ** 0.15)  # room for the slopes
+            axis.set_xlim(low, top * (top / low) ** 0.2)  # room for the slopes
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-    note = "Medians, bands from the lower to the upper quartile; a slope is the exponent of a power law that is fitted."
-    figure.supxlabel(note, fontsize=7, x=0.01, ha="left")
+    note = "Medians, bands between quartiles. At the lines: the exponent of a fitted power law, with its 95 % interval."
+    lettered(figure, axes, note)
     return figure

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments._forms import FORMS
 from experiments._seeds import spread
-from experiments.drawings._axes import lined_up, plain_logarithmic, plot_percentages
+from experiments.drawings._axes import lettered, lined_up, plain_logarithmic, plot_percentages
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FORM_COLORS = dict(zip(FORMS, (COLORS["feed-forward"], COLORS["sweeps"])))
-_FEWEST_BAD = 0.02  # share of bad predictions below which the flagged share is not shown
+_USUAL = 0.95  # share of the answers as trained that are neither bad nor flagged
+_FEWEST_BAD = 0.02  # share of bad answers below which it is not shown how many of them are flagged
 
 
 @house_style
@@ -47,19 +48,30 @@ def draw(record: dict) -> "Figure":
     for mark, face, label in (*marks, ("d", "black", "... by a step of Newton")):
         handles += axes[1].plot([], [], mark, markersize=4, color="black", markerfacecolor=face, label=label)
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), handletextpad=0.1)
+    seeds = len(rows[0][FORMS[0]]["nrmse"])
+    note = f"Means and 95 % intervals over {seeds} seeds. Dashed, for each form: what 5 % exceed as trained."
+    lettered(figure, axes, note)
     return figure
 
 
 def _draw_answers(axis: "Axes", chosen: dict[str, dict], names: list[str]) -> None:
-    """Residual and error of single predictions: dots of two layers, crosses with sweeps."""
+    """Residual and error of single answers: dots of two layers, crosses with sweeps."""
+    from matplotlib import colormaps
+
     shown = [names[0], *(name for name in names if name.startswith(("scaled by 2", "shifted by 2", "adversarial")))]
-    palette = ["black", *(COLORS[name] for name in ("recurrent", "feed-forward", "third", "fourth"))]
+    palette = colormaps["magma"](np.linspace(0, 0.85, len(shown)))  # not those of the networks
     for name, color in zip(shown, palette):
         for form, mark in zip(FORMS, ("o", "x")):
             label = name if mark == "o" else None
             axis.plot(*chosen[name][form]["points"], mark, markersize=2.2, color=color, alpha=0.8, label=label)
+    for form in FORMS:  # what is flagged is to the right of its line, what is bad above
+        for guide, values in zip((axis.axvline, axis.axhline), chosen[names[0]][form]["points"]):
+            guide(np.quantile(values, _USUAL), color=_FORM_COLORS[form], linewidth=0.8, linestyle="--")
     axis.set(xscale="log", yscale="log", title="single answers (with sweeps: x)")
     axis.set(xlabel="residual (rms, units of rate)", ylabel="error (rms, units of rate)")
     plain_logarithmic(axis.xaxis, (1,))
     plain_logarithmic(axis.yaxis, (1,))
-    axis.legend(handletextpad=0.1, borderaxespad=0, loc="lower right", labelspacing=0.2)
+    legend = axis.legend(handletextpad=0.1, borderaxespad=0, loc="lower right", labelspacing=0.2)
+    axis.set_ylim(axis.get_ylim()[0] / 20)  # room for it
+    legend.set_frame_on(True)  # covers the dashed lines
+    legend.get_frame().set(edgecolor="none", alpha=1)

@@ -6,6 +6,7 @@ import numpy as np
 
 from experiments._forms import FORMS
 from experiments._seeds import spread
+from experiments.drawings._axes import lettered
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -39,20 +40,21 @@ def errors(rows: list[dict], kind: str, name: str, noise: float) -> tuple[list[f
 def draw(record: dict) -> "Figure":
     """An inference, the errors of angles by noise, and what is made of conflicts."""
     rows, config = record["rows"], record["config"]
-    figure, axes = new_figure(2, num_rows=2, height=4.4)
+    figure, axes = new_figure(2, num_rows=2, height=4.7)
     _draw_example(axes[0], rows[0]["example"])
 
     for axis, kind, names, title in [
-        (axes[1], "degrees", ("computed", *NETWORKS), "distance to the right angle"),
-        (axes[2], "between", FORMS, "inferred angle, from the recurrent network's"),
+        (axes[1], "degrees", ("computed", *NETWORKS), "with sweeps, as right as the recurrent"),
+        (axes[2], "between", FORMS, "with sweeps, nearly the same angle"),
     ]:
+        label_y = f"from the {'right one' if kind == 'degrees' else 'recurrent'} (degrees)"
         _mark_trained(axis, config["largest_noise"], "trained on" if "computed" in names else None)
         for name in names:
             color, label = _COLORS[name], "computed from the cues" if name == "computed" else name
             _line(axis, noises(rows), [errors(rows, kind, name, each)[0] for each in noises(rows)], color, label)
             _line(axis, noises(rows), [errors(rows, kind, name, each)[1] for each in noises(rows)], color, None, "--")
         axis.plot([], [], color="black", linestyle="--", label="95th percentile")
-        axis.set(xlabel="noise (deviation / height of a bump)", ylabel="error of the angle (degrees)", title=title)
+        axis.set(xlabel="noise (deviation / height of a bump)", ylabel=label_y, title=title)
         axis.set(ylim=(0, None), xlim=(0, None))
         axis.legend(loc="upper left")
 
@@ -63,11 +65,12 @@ def draw(record: dict) -> "Figure":
         pulls = np.array([[each["pull"][name] for each in row["conflict"]] for row in rows])  # (seed, conflict, 3)
         _line(axes[3], conflicts, pulls[:, :, 0].T, _COLORS[name], name)
         for end in (1, 2):
-            axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=_COLORS[name], linewidth=0.7, linestyle=":")
-    axes[3].plot([], [], color="black", linewidth=0.7, linestyle=":", label="5 and 95 % of samples")
-    axes[3].set(xlabel="conflict of the cues (degrees)", ylabel="pull toward the others (degrees)")
-    axes[3].set(title="three cues in conflict", xlim=(0, None), ylim=(None, 1.15 * conflicts[-1] / 3))
+            axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=_COLORS[name], linewidth=0.7, linestyle="--")
+    axes[3].plot([], [], color="black", linewidth=0.7, linestyle="--", label="5th, 95th percentile")
+    axes[3].set(xlabel="conflict of the cues (degrees)", ylabel="pull to the others (degrees)")
+    axes[3].set(title="conflicting cues pull alike in all", xlim=(0, None), ylim=(None, 1.15 * conflicts[-1] / 3))
     axes[3].legend(loc="upper left")
+    lettered(figure, axes, f"Means and 95 % intervals over {len(rows)} seeds; a percentile is that of single samples.")
     return figure
 
 

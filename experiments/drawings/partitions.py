@@ -6,6 +6,7 @@ import numpy as np
 
 from experiments._forms import FORMS
 from experiments._seeds import spread
+from experiments.drawings._axes import lettered
 from rnn2ff.plotting import house_style, new_figure
 
 if TYPE_CHECKING:
@@ -46,11 +47,10 @@ def draw(record: dict) -> "Figure":
     for axis, title in zip(axes, titles):
         axis.set_title(title)
     partitions = sorted({row["num_partitions"] for row in rows})
-    for letter, axis in zip("abcdefgh", axes):
+    for axis in axes:
         axis.set_xscale("log")
         axis.set_xticks(partitions, map(str, partitions))
         axis.minorticks_off()
-        axis.text(-0.28, 1.06, letter, transform=axis.transAxes, fontweight="bold")
     for axis in axes[4:]:
         axis.set_xlabel("partitions")
     for top, bottom in zip(axes[:4], axes[4:]):  # the same scale, so that the two rows compare
@@ -61,6 +61,7 @@ def draw(record: dict) -> "Figure":
     number = len(rows[0]["share_lost"])
     title = f"self-excitation, soft to hard; means and 95 % intervals over {number} seeds"
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), title=title)
+    lettered(figure, axes)
     return figure
 
 

@@ -9,6 +9,8 @@ index theorem: where it holds, the signs of `det(-J)` sum to +1 over all fixed p
 incomplete.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, NamedTuple
 
 import equinox as eqx

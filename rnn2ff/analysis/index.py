@@ -83,7 +83,8 @@ def audit_indices(
     if num_flat or num_degenerate:
         return Audit.degenerate, (
             f"{num_flat} fixed points have no index, and {num_degenerate} supports have a singular system with "
-            "solutions: fixed points are not isolated, nearly meet, or are at a threshold, and the list may lack some"
+            "solutions: fixed points are not isolated, nearly meet, or are at a threshold. The list may lack some, and "
+            "hold too many: one that shows as several, or none where the velocity is merely below the tolerance"
         )
     if is_complete:
         return Audit.complete, f"all {2**size} supports were tried; the indices sum to {total:+d}"

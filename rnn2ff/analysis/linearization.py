@@ -1,5 +1,7 @@
 """Linearization at a state: Jacobian, eigenvalues, time constants; and velocities on a grid of states."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import equinox as eqx

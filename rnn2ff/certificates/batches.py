@@ -1,5 +1,7 @@
 """Certificates of batches, on the host: in chunks of one size, so that a batch of another size compiles nothing."""
 
+from __future__ import annotations
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp

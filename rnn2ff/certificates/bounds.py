@@ -19,6 +19,8 @@ A product of n terms has a rounding error of at most `n eps` times the product o
 each step, so that bounds hold for the network as it is stored, in float32 as in float64.
 """
 
+from __future__ import annotations
+
 import enum
 
 import equinox as eqx

@@ -1,5 +1,7 @@
 """Constants behind the certificates of a network, computed once: of theorems, for rounding, low-rank factors."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple

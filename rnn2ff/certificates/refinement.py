@@ -1,5 +1,7 @@
 """A prediction after a fixed number of accelerated sweeps: the same work for every stimulus."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 

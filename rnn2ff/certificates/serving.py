@@ -4,6 +4,8 @@ Passes, certificates and sweeps are one compiled program for batches of all size
 the device; the remaining ones are solved.
 """
 
+from __future__ import annotations
+
 import enum
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Stimuli, and the steady states they lead to."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Hashable, Iterable, Iterator
 from itertools import count

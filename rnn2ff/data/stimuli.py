@@ -5,6 +5,8 @@ A sampler takes a PRNG key and returns one stimulus. Any function will do; those
     noisy_bumps = add(bump_stimuli(64), gaussian_stimuli(64, deviation=0.1))
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 

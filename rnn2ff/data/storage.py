@@ -7,6 +7,8 @@ uninterrupted one, and changed files are refused. Processes of `jax.distributed`
 the number of processes; the first process alone writes the manifest.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -323,8 +325,7 @@ def _check_shards(folder: Path, shards: dict[int, dict]) -> None:
     """Every array exists and has its hash."""
     for index, shard in shards.items():
         for name in _ARRAYS:
-            path = _path(folder, name, index)
-            if not path.is_file():
+            if not (path := _path(folder, name, index)).is_file():
                 raise fail("folder", "is damaged", f"a file {path.name}", f"none in {folder}")
             if _file_hash(path) != shard["hashes"][name]:
                 raise fail("folder", "is damaged", "what was written", f"{path}, which has another hash")

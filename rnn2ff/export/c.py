@@ -4,6 +4,8 @@ A header is the template `model.h` beside this module, filled in with the code o
 nothing, calls nothing, and runs the same number of operations for every stimulus.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources

@@ -1,5 +1,7 @@
 """Model cards: which network an approximator stands for, for which stimuli, and how good it is."""
 
+from __future__ import annotations
+
 import hashlib
 from typing import NamedTuple, Protocol, runtime_checkable
 

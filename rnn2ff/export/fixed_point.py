@@ -9,6 +9,8 @@ has one scale; sums are kept in 64 bits and brought back to 16 by a 15-bit multi
 this is the "16x8" scheme of LiteRT and CMSIS-NN. With 16-bit weights, for twice the flash, the error is small.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 

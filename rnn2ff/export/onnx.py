@@ -3,6 +3,8 @@
 The graph is written node by node, so that it contains exactly the formula.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import tempfile

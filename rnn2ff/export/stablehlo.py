@@ -4,6 +4,8 @@ JAX keeps such a blob readable for six months of later versions, and for about o
 deployment. For keeping there is `save`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 
 import equinox as eqx

@@ -1,5 +1,7 @@
 """A recurrent network: a vector field `(params, state, stimulus) -> velocity`, its parameters and two sizes."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Mapping
 

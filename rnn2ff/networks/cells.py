@@ -8,6 +8,8 @@ unit circle) is stable in the flow as well, but not the other way round: an eige
 and growing overshoot for the map. `in_continuous_time` gives the flow.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -3,6 +3,8 @@
 All become the cells of `rnn2ff.networks.cells`: what differs is where the weights lie, and in which order the gates.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Networks from graphs and connectomes."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 

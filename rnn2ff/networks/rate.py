@@ -5,6 +5,8 @@ share their steady states: `r* = phi(x*)` and `x* = W r* + B u + b`. As their st
 solvers and stronger certificates than a vector field that can only be evaluated.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import importlib
 import sys
@@ -291,9 +293,7 @@ def _check_units(name: str, values: ArrayLike, size: int) -> None:
     check_finite(name, values)
 
 
-def _scale_rows(
-    weights: Float[Array, "state state"] | BCOO, factors: Float[Array, " state"]
-) -> Float[Array, "state state"] | BCOO:
+def _scale_rows(weights: Float[Array, "state state"] | BCOO, factors: Float[Array, " state"]) -> Array | BCOO:
     if isinstance(weights, BCOO):
         return BCOO((weights.data * factors[weights.indices[:, 0]], weights.indices), shape=weights.shape)
     return factors[:, None] * weights

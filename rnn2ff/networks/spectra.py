@@ -150,12 +150,15 @@ def perron_bound(matrix: Float[np.ndarray, "unit unit"]) -> tuple[float, Float[n
 
 
 def balancing_scale(matrix: Float[np.ndarray, "unit unit"]) -> Float[np.ndarray, " unit"]:
-    """The scales s for which rows and columns of `|s_i W_ij / s_j|` have equal sums."""
+    """The scales s for which rows and columns of `|s_i W_ij / s_j|` have equal sums, to a percent."""
     scale = np.ones(len(matrix))
     off_diagonal = np.abs(matrix) * (1 - np.eye(len(matrix)))
     for _ in range(100):
         scaled = _scaled(off_diagonal, scale)
-        scale *= ((scaled.sum(axis=0) + 1e-12) / (scaled.sum(axis=1) + 1e-12)) ** 0.25
+        ratio = (scaled.sum(axis=0) + 1e-12) / (scaled.sum(axis=1) + 1e-12)
+        scale *= ratio**0.25
+        if np.abs(ratio - 1).max() < 0.01:
+            break
     return scale
 
 

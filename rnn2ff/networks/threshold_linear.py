@@ -1,5 +1,7 @@
 """Threshold-linear networks, `tau dx/dt = -x + W [x]_+ + B u + b`, and their rate form."""
 
+from __future__ import annotations
+
 from zlib import crc32
 
 import jax

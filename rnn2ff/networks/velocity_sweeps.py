@@ -4,6 +4,8 @@ The damped sweep is `x+ = x + s tau dx/dt`. The mean-Jacobian sweep is `x+ = x +
 inverse of the mean Jacobian at sampled steady states; to a network with weights it is the split sweep again.
 """
 
+from __future__ import annotations
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp

@@ -4,6 +4,8 @@ A graph in a file is GraphML, or a text table with one connection a row and a li
 source to target, which in a weight matrix is from column to row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import jax.scipy.linalg as jsl
 from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Bool, Float
@@ -29,6 +30,8 @@ _FACTORED_ROWS, _FACTORED_ENTRIES = 16, 2**22  # at most so many Jacobians, and 
 # What gains less than this in a round is left to a factorization, or given up.
 _MAX_ROUNDS, _GAIN = 4, 0.1  # of BiCGSTAB
 _MAX_RESTARTS, _RESTART_GAIN = 100, 0.99  # of GMRES
+
+_SAME = 1e-2  # relative; derivatives on either side of a state that differ by less are that at the state
 
 _UNSOLVED = (
     "The steady state has no derivative, or none was found. Either the Jacobian is singular there, as on a continuous "
@@ -48,10 +51,10 @@ def with_implicit_derivatives(
     that these do not solve are factored, a few at a time (above 1024 units, without dense weights, they are solved by
     GMRES). Pure, and the same under `jit`, `vmap`, `scan` and `shard_map`.
 
-    The derivative of a row is NaN, without an error, if the row is not steady or its Jacobian is not finite or is
-    singular to working precision (on a continuous attractor the stimulus does not determine the state). What the rows
-    share, such as the gradient by the weights, is then NaN as well. A row that a loss ignores contributes zero,
-    whatever its state.
+    The derivative of a row is NaN, without an error, if the row is not steady, if its Jacobian is not finite and
+    differs on either side of the state, or if it is singular to working precision (on a continuous attractor the
+    stimulus does not determine the state). What the rows share, such as the gradient by the weights, is then NaN as
+    well. A row that a loss ignores contributes zero, whatever its state.
 
     Two limits where a Jacobian is singular: a loss that does not depend on the undetermined direction may still get a
     derivative; and reverse mode over reverse mode differentiates rows that the loss ignores, so that these are NaN,
@@ -178,12 +181,26 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> _Points:
     constants = (eqx.combine(arrays, fixed), *rows)
     # A derivative that is not finite, by whatever is differentiated by, shows in the derivative along a vector of ones.
     network_ones, stimuli_ones = jax.tree.map(jnp.ones_like, tangents)
-    _, probe = eqx.filter_jvp(
-        lambda network, states, stimuli: jax.vmap(network.velocity)(states, stimuli),
-        constants,
-        (network_ones, jnp.ones_like(states), stimuli_ones),
+
+    def derivative_at(states: Rows) -> Rows:
+        return eqx.filter_jvp(
+            lambda network, states, stimuli: jax.vmap(network.velocity)(states, stimuli),
+            (constants[0], states, constants[2]),
+            (network_ones, jnp.ones_like(states), stimuli_ones),
+        )[1]
+
+    def offsets(is_finite: Bool[Array, " batch"]) -> tuple[Rows, Bool[Array, " batch"]]:
+        offset, is_smooth = _offset_beside(derivative_at, constants[1])
+        return jnp.where((is_smooth & ~is_finite)[:, None], offset, 0), is_finite | is_smooth
+
+    is_finite = jnp.all(jnp.isfinite(derivative_at(constants[1])), axis=1)
+    offset, is_finite = jax.lax.cond(
+        jnp.any(is_steady & ~is_finite), offsets, lambda is_finite: (jnp.zeros_like(constants[1]), is_finite), is_finite
     )
-    is_finite = jnp.all(jnp.isfinite(jnp.concatenate([probe, states, stimuli], axis=1)), axis=1)
+    # Added, so that the derivative of the state stays.
+    states = states + offset
+    constants = (constants[0], constants[1] + offset, constants[2])
+    is_finite &= jnp.all(jnp.isfinite(jnp.concatenate(constants[1:], axis=1)), axis=1)
     is_usable = is_steady & is_finite
     first = jnp.argmax(is_finite)
 
@@ -198,6 +215,19 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> _Points:
         *jax.lax.stop_gradient((states, stimuli))
     )
     return _Points(states, stimuli, scales, is_usable)
+
+
+def _offset_beside(derivative_at: Callable[[Rows], Rows], states: Rows) -> tuple[Rows, Bool[Array, " batch"]]:
+    """Steps so short that a derivative there is that at the state, and whether it is: the same on either side.
+
+    A velocity may be smooth where the derivative of its formula is not a number, such as that of a norm at zero.
+    """
+    direction = jr.normal(jr.key(0), states.shape[1:], states.dtype)
+    length = float(jnp.finfo(states.dtype).eps) ** 0.75 * (1 + jnp.max(jnp.abs(states), axis=1, keepdims=True))
+    offset = length * direction[None]
+    first, second = derivative_at(states + offset), derivative_at(states - offset)
+    apart = jnp.max(jnp.abs(first - second), axis=1)
+    return offset, apart <= _SAME * jnp.max(jnp.abs(first), axis=1)  # False if NaN
 
 
 def _residuals(network: RecurrentNetwork, points: _Points) -> Rows:

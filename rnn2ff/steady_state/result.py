@@ -24,7 +24,7 @@ class Status(enum.IntEnum):
     diverging = 3  # the dynamics grow without bound
     max_steps_reached = 4  # the budget of steps or time ran out before the tolerance was met
     nonfinite = 5  # NaN or infinity
-    undecided = 6  # a fixed point, but whether the dynamics leave it could not be decided
+    undecided = 6  # a fixed point within the tolerance, but whether the dynamics leave it could not be decided
 
     def __str__(self) -> str:
         return self.name
@@ -36,8 +36,8 @@ ADVICE = {
     Status.diverging: "the dynamics grow without bound for this stimulus; check the weights and their signs",
     Status.max_steps_reached: "the residual is still above the tolerance; raise `max_steps`, or loosen `tolerance`",
     Status.nonfinite: "the search ended in NaN or infinity; check the vector field, or use `Rollout`",
-    Status.undecided: "the state is a fixed point, but whether it attracts could not be decided; "
-    "look at its eigenvalues with `linearize`",
+    Status.undecided: "the state is a fixed point within the tolerance, but whether it attracts could not be decided, "
+    "or it drifts where nothing decays; look at its eigenvalues with `linearize`",
 }
 
 
@@ -51,8 +51,8 @@ class SteadyState(eqx.Module):
         num_steps: steps of the search: of time for a rollout, iterations for a root finder.
         distance: an estimate of how far the state is from rest, `max |x - x*|`: the velocity over the slowest decay
             rate.
-            Near a continuous attractor it is large although the residual is small. Infinite if nothing decays, NaN
-            where no rate is known.
+            Near a continuous attractor it may be large although the residual is small; on it, it is that to the
+            attractor. Infinite if nothing decays, so never for `converged`; NaN where no rate is known.
         period: of a limit cycle, in the network's unit of time; NaN if the sample does not oscillate, or without a
             period, as in chaos.
     """

@@ -1,5 +1,7 @@
 """The steady state for one stimulus, by any solver; and for each of a batch."""
 
+from __future__ import annotations
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp

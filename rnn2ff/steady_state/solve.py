@@ -1,5 +1,7 @@
 """The steady states for a batch, as one pure function."""
 
+from __future__ import annotations
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp

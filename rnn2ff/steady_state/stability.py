@@ -16,7 +16,9 @@ A fixed point of a map attracts if every eigenvalue of `I + J` is within the uni
 itself, and it takes the place of the Cayley transform.
 
 A growth rate below `neutral_growth`, per longest time scale or step of a map, is within rounding of none, and counts as
-none: on a continuous attractor perturbations stay, and that is stable.
+none: on a continuous attractor perturbations stay, and that is stable. But a velocity along such a direction stays too:
+the state drifts for ever, however slowly, and what drifts faster than rounding lets it is not decided. The power of the
+Cayley transform itself tells that part of a velocity, since it is a multiple of the projection on what does not decay.
 """
 
 from typing import NamedTuple
@@ -26,7 +28,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.steady_state.field import Field, choose_rows, jacobians
+from rnn2ff.steady_state.field import Field, choose_rows, jacobians, max_norm
 from rnn2ff.steady_state.tiles import vary_like
 
 PROOF = 1e-3  # the norm to shrink to
@@ -50,7 +52,9 @@ class Stability(NamedTuple):
 
     is_stable: Bool[Array, " batch"]  # they are proved to die out, or at least not to grow
     is_unstable: Bool[Array, " batch"]  # some grow. Where neither is True it is not decided
-    decay_rate: Float[Array, " batch"]  # of the slowest, over time; an estimate, 0 if nothing decays
+    # Of the slowest, over time; an estimate, 0 if nothing decays. On a continuous attractor it is that of the velocity,
+    # as the ratio to the distance that is left.
+    decay_rate: Float[Array, " batch"]
     # An estimate from above, not a bound, of how much a perturbation grows before it dies out, in the Euclidean norm:
     # twice the largest power of the Cayley transform that was looked at.
     amplification: Float[Array, " batch"]
@@ -182,6 +186,8 @@ def transform_powers(
     *,
     one_by_one: bool,
     is_map: bool = False,
+    velocity: Float[Array, "batch state"] | None = None,
+    rounding: Float[Array, " batch"] | None = None,
 ) -> Stability:
     """Decide by powers of the Cayley transform, or of the Jacobian of a map.
 
@@ -192,13 +198,18 @@ def transform_powers(
         one_by_one: whether each sample is worked on for itself, which a processor does several times faster than a
             batch of small products; an accelerator wants the batch.
         is_map: whether the matrices are what a step of a map adds.
+        velocity: which the matrices are derivatives of, at the states; None where a drift is of no interest.
+        rounding: of the velocity; what drifts no faster along a neutral direction is at rest.
     """
     if not one_by_one or matrices.shape[-1] <= _LARGEST_BATCHED:
-        return _transform_powers(matrices, slowest, is_needed, is_map)
+        return _transform_powers(matrices, slowest, is_needed, is_map, velocity, rounding)
 
     def decide_one(sample):
+        matrix, slowest, velocity, rounding, is_needed = sample
+
         def run(_):
-            found = _transform_powers(*(each[None] for each in sample), is_map)
+            more = () if velocity is None else (velocity[None], rounding[None])
+            found = _transform_powers(matrix[None], slowest[None], is_needed[None], is_map, *more)
             return jax.tree.map(lambda leaf: leaf[0], found)
 
         def skip(_):
@@ -208,10 +219,10 @@ def transform_powers(
 
         return jax.lax.cond(sample[-1], run, skip, None)
 
-    return jax.lax.map(decide_one, (matrices, slowest, is_needed))
+    return jax.lax.map(decide_one, (matrices, slowest, velocity, rounding, is_needed))
 
 
-def _transform_powers(matrices, slowest, is_needed, is_map) -> Stability:
+def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, rounding=None) -> Stability:
     dtype, size = matrices.dtype, matrices.shape[-1]
     identity = jnp.eye(size, dtype=dtype)[None]
     # A norm doubles its logarithm with each squaring: so many tell the smallest growth that counts from none.
@@ -223,7 +234,8 @@ def _transform_powers(matrices, slowest, is_needed, is_map) -> Stability:
         return jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2)))
 
     # So that typical eigenvalues end up far inside the unit circle.
-    scale = size**0.5 / jnp.maximum(norm_of(matrices), jnp.finfo(dtype).tiny)
+    largest_scale = 1 / (size * jnp.finfo(dtype).tiny)  # of a matrix that is zero
+    scale = jnp.minimum(size**0.5 / norm_of(matrices), largest_scale)
     scaled = scale[:, None, None] * matrices
     power = identity + matrices if is_map else jnp.linalg.solve(identity - scaled, identity + scaled)
     norm = norm_of(power)
@@ -253,14 +265,41 @@ def _transform_powers(matrices, slowest, is_needed, is_map) -> Stability:
         )
 
     start = (power / norm[:, None, None], jnp.log(norm), jnp.log(norm), jnp.zeros(len(matrices), jnp.int32))
-    _, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
+    power, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
     mean_log = log_norm / 2.0 ** num_squarings.astype(dtype)
     # Of a map the largest factor but one; otherwise the transform is inverted, for a real eigenvalue.
     growth = jnp.expm1(mean_log) if is_map else jnp.tanh(mean_log / 2) / scale
     amplification = 2 * jnp.exp(jnp.maximum(largest, 0))  # 2 for the powers between those that are squared
     is_known = is_finite & is_needed & jnp.isfinite(log_norm)
     is_stable = (log_norm <= _SURE_DECAY) | ((log_norm < _SURE_GROWTH) & (growth * slowest < neutral_growth(dtype)))
-    return Stability(is_known & is_stable, is_known & ~is_stable, jnp.maximum(-growth, 0), amplification)
+    decay_rate, is_drifting = jnp.maximum(-growth, 0), jnp.zeros_like(is_known)
+    if velocity is not None:
+        is_neutral = (log_norm > _SURE_DECAY) & (decay_rate * slowest < neutral_growth(dtype))
+        drift, way = _split(power, matrices, velocity)
+        is_drifting = is_neutral & is_stable & ~(drift <= rounding)
+        speed = jnp.max(jnp.abs(velocity), axis=1)
+        # Units that are silent, and so not seen, decay with their own time constants.
+        along = jnp.where(speed > 0, speed / jnp.maximum(way, jnp.finfo(dtype).tiny), 1 / slowest)
+        decay_rate = jnp.where(is_neutral & jnp.isfinite(along), along, decay_rate)
+    is_known_stable = is_known & is_stable & ~is_drifting
+    return Stability(is_known_stable, is_known & ~is_stable, decay_rate, amplification)
+
+
+def _split(power, matrices, velocity) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """The part of a velocity that does not decay, and how far the part that does still leads.
+
+    A high power is c P, where P projects on what neither grows nor decays, and c is the ratio of the traces of its
+    square and itself. Without these directions, `J - P` is invertible, and its inverse is that of J on all others.
+    """
+    trace = jnp.trace(power, axis1=1, axis2=2)
+    ratio = jnp.sum(power * jnp.matrix_transpose(power), axis=(1, 2)) / trace
+    # Turning modes have no such ratio; it is at most 1 since the power is normalized.
+    ratio = jnp.clip(jnp.abs(ratio), 1e-3, 1)
+    projection = power / ratio[:, None, None]
+    staying = jnp.einsum("bij,bj->bi", projection, velocity)
+    decaying = velocity - staying
+    way = jnp.linalg.solve(matrices - projection, decaying[..., None])[..., 0]
+    return jnp.max(jnp.abs(staying), axis=1), jnp.max(jnp.abs(way), axis=1)
 
 
 def num_factored(size: int, *, one_by_one: bool) -> int:
@@ -277,5 +316,14 @@ def decide(
         no = jnp.zeros(len(states), bool)
         return Stability(no, no, jnp.zeros_like(field.time_unit), jnp.full_like(field.time_unit, jnp.inf))
     slowest = jnp.ones_like(field.time_unit) if field.is_map else jnp.max(field.scales, axis=1)
-    found = transform_powers(jacobians(field, states), slowest, is_needed, one_by_one=one_by_one, is_map=field.is_map)
+    velocity = field.seen(states, field.velocity(states))
+    found = transform_powers(
+        jacobians(field, states),
+        slowest,
+        is_needed,
+        one_by_one=one_by_one,
+        is_map=field.is_map,
+        velocity=velocity,
+        rounding=jnp.finfo(states.dtype).eps * (1 + max_norm(states)),
+    )
     return found._replace(decay_rate=found.decay_rate / field.time_unit)

@@ -1,5 +1,7 @@
 """How a network moves: its state on a grid of times, from an initial state, with a constant or a changing stimulus."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import diffrax as dfx

@@ -1,5 +1,7 @@
 """From a recurrent network and a distribution of stimuli to a tested feed-forward network."""
 
+from __future__ import annotations
+
 import time
 from contextlib import nullcontext
 from pathlib import Path

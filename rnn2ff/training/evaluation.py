@@ -1,5 +1,7 @@
 """Measures of how well an approximator reproduces the recurrent network."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

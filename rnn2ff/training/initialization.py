@@ -7,6 +7,8 @@ it does so elsewhere, and most hidden units start at these boundaries, if they a
 readout, is a linear problem.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import equinox as eqx

@@ -1,5 +1,7 @@
 """Fit an approximator to pairs of stimuli and steady rates, by gradient descent."""
 
+from __future__ import annotations
+
 import hashlib
 import io
 from pathlib import Path

@@ -11,6 +11,8 @@ In a multistable network a mixture may be an unstable fixed point, or one that t
 tests that on a sample, and then returns None.
 """
 
+from __future__ import annotations
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp

@@ -8,6 +8,8 @@ The algorithm is color refinement with individualization: units of one color hav
 are singled out until all colors differ, and every resulting permutation is checked.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -3,6 +3,8 @@
 All but `wong_wang` and the refractory `wilson_cowan` are rate networks.
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import equinox as eqx

@@ -4,6 +4,8 @@ Unit i of N prefers the angle `a_i = 2 pi i / N`, in radians. Angles go once aro
 repeats after half a turn, is half of the ring's angle.
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import jax

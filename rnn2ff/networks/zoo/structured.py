@@ -4,6 +4,8 @@ A competition has excitatory units that excite themselves, and inhibition that a
 winners suppress losers.
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float

@@ -1,5 +1,7 @@
 """The stabilized supralinear network: a ring of orientations, and a pair of populations."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, ScalarLike

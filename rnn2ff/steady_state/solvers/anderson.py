@@ -7,6 +7,8 @@ With g a sweep, `f_k = g(x_k) - x_k`, and the columns of dF and dG the differenc
 Written as an optimistix fixed-point solver, so that it also serves any other fixed-point problem.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
