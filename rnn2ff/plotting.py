@@ -118,7 +118,7 @@ def plot_rates(axes: "Axes", target: ArrayLike, predicted: ArrayLike, *, nrmse: 
     margin = 0.03 * (top - low or 1.0)
     limits = (low - margin, top + margin)
     axes.plot([low, top], [low, top], color="black", linewidth=0.6, zorder=3)
-    shown = np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS]
+    shown = np.sort(np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS])
     axes.scatter(
         target[shown], predicted[shown], s=3, color=COLORS["feed-forward"], alpha=0.25, linewidths=0, rasterized=True
     )
