@@ -237,11 +237,8 @@ def _wait(what: str, is_there: Callable[[], bool], progress: Callable[[], int]) 
         if now != last:
             last, since = now, time.monotonic()
         elif time.monotonic() - since > _PATIENCE:
-            msg = (
-                f"Another process has stopped. Expected {what}, got no new shard for {_PATIENCE:g} s. "
-                "Make the call again in all processes to resume."
-            )
-            raise RuntimeError(msg)
+            stopped = f"Another process has stopped. Expected {what}, got no new shard for {_PATIENCE:g} s."
+            raise RuntimeError(f"{stopped} Make the call again in all processes to resume.")
 
 
 def open_steady_states(folder: str | Path, network: RecurrentNetwork) -> StoredPairs:
