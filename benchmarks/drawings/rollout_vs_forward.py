@@ -99,8 +99,8 @@ def _plane(axis: "Axes", rows: list[dict], *, first: bool) -> None:
     if untrained:
         axis.axvspan(min(untrained), max(untrained), color=orange, alpha=0.2, linewidth=0)
         middle = np.sqrt(min(untrained) * max(untrained))
-        text = "passes, untrained: time alone"
-        axis.text(middle, 0.6, text, color=orange, fontsize=7, rotation=90, ha="center", va="center")
+        text = "passes, untrained"
+        axis.text(middle, 0.2, text, color=orange, fontsize=7, rotation=90, ha="center", va="center")
     axis.set(xscale="log", yscale="log", xlabel="microseconds a stimulus", ylabel="error (NRMSE, %)")
     low, high = axis.get_xlim()
     axis.set_xlim(low / 4, high * 20)  # room for names
