@@ -37,8 +37,14 @@ def run(config: Config) -> Iterator[dict]:
     for state_size in config.sizes:
         setting, problem_options = make_setting(state_size, config)
         rows = []
+        early = config.solved_batches[:1] if config.solvers_first else ()
+        for batch_size in early:
+            rows += time_batch(setting, batch_size, config, with_solvers=True)
+            yield from rows
+        setting = with_passes(setting, problem_options, config)
         for batch_size in config.batches:
-            found = time_batch(setting, batch_size, config)
+            is_solved = batch_size in config.solved_batches and batch_size not in early
+            found = time_batch(setting, batch_size, config, with_solvers=is_solved)
             rows += found
             yield from found
         yield from break_even(setting, rows)
@@ -49,25 +55,37 @@ def run(config: Config) -> Iterator[dict]:
 
 
 def make_setting(state_size: int, config: Config) -> tuple[Setting, dict]:
-    """Solve some stimuli exactly, and train on others; and the options of the problem."""
+    """Solve some stimuli exactly, as yet without passes; and the options of the problem."""
     num_samples = max(*config.batches, config.num_judged)
     options = {"name": config.problem, "state_size": state_size, "batch_size": num_samples, "seed": config.seed}
     problem = make_problem(**options)
-    others = make_problem(**options | {"batch_size": config.num_pairs, "stimulus_seed": 1})
+    others = _to_train_on(options, config)
     plan = plan_steady_states(problem.network, others.stimuli[:_NUM_PLANNED], tolerance=TOLERANCE)
     judged = problem.take(int(np.clip(_JUDGED_ENTRIES // state_size**2, 16, config.num_judged)))
     near = solve_steady_states(problem.network, judged.stimuli, solver=plan, tolerance=TOLERANCE)
     states = exact_states(judged, np.asarray(near.state))
+    return Setting(problem, states, [], _step_shares(judged, config), plan), options
+
+
+def with_passes(setting: Setting, problem_options: dict, config: Config) -> Setting:
+    """With approximators, trained on other stimuli; those of large networks are random."""
     sizes = {"widths": config.widths, "sweeps": config.sweeps, "seed": config.seed}
-    if state_size <= config.largest_trained:
-        passes = train_passes(others, plan, num_steps=config.num_steps, **sizes)
+    if setting.problem.network.state_size <= config.largest_trained:
+        others = _to_train_on(problem_options, config)
+        passes = train_passes(others, setting.plan, num_steps=config.num_steps, **sizes)
     else:
-        passes = random_passes(judged, states, **sizes)
-    return Setting(problem, states, passes, _step_shares(judged, config), plan), options
+        passes = random_passes(setting.problem.take(len(setting.states)), setting.states, **sizes)
+    return setting._replace(passes=passes)
+
+
+def _to_train_on(problem_options: dict, config: Config) -> Problem:
+    return make_problem(**problem_options | {"batch_size": config.num_pairs, "stimulus_seed": 1})
 
 
 def _step_shares(problem: Problem, config: Config) -> tuple[float, ...]:
     """Those with which a few samples come to rest; a rollout with the first that fails would take all its steps."""
+    if len(config.step_shares) == 1:
+        return config.step_shares
     tried = rollouts(problem.network, ("Tsit5",), (TOLERANCE,), config.step_shares)
     few = problem.take(_NUM_TRIED)
     roll = compile_ahead(tried[0].function, *tried[0].arguments, jnp.asarray(few.stimuli)).call

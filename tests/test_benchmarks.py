@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from jax import export
 from problems import assert_close
 
 from benchmarks import __main__ as suite
-from benchmarks import first_call, honest_failures, steady_states
+from benchmarks import first_call, honest_failures, rollout_vs_forward, steady_states
 from benchmarks.compare import compare
 from benchmarks.parts import contenders, forward_tables, method
 from benchmarks.parts.marks import marks_table
@@ -373,9 +374,31 @@ def test_a_lent_device_gets_the_rows_that_tell_most_first():
     options = " ".join(jobs[0].options)
     assert "--sizes 128 512 2048" in options
     assert "--solved-batches 256 4096 65536" in options
+    assert "--solvers-first" in options
     assert all(each.options == ("--smoke",) for each in suite._choose(suite.Options(minutes=1, smoke=True)))
     with pytest.raises(SystemExit, match="`--minutes` is out of range. Expected a number above 0, got 0"):
         suite._choose(suite.Options(minutes=0))
+
+
+def test_its_first_rows_come_before_anything_is_trained_and_none_comes_twice(monkeypatch):
+    calls = []
+
+    def time_batch(setting, batch_size, config, *, with_solvers):
+        calls.append((setting, batch_size, with_solvers))
+        return []
+
+    monkeypatch.setattr(rollout_vs_forward, "jax", unittest.mock.Mock())  # whose settings are left as they are
+    monkeypatch.setattr(rollout_vs_forward, "make_setting", lambda size, config: ("untrained", {}))
+    monkeypatch.setattr(rollout_vs_forward, "with_passes", lambda setting, options, config: "trained")
+    monkeypatch.setattr(rollout_vs_forward, "time_batch", time_batch)
+    monkeypatch.setattr(rollout_vs_forward, "break_even", lambda setting, rows: [])
+    monkeypatch.setattr(rollout_vs_forward, "time_single_calls", lambda setting, config: [])
+    settings = {"sizes": (8,), "batches": (1, 16), "solved_batches": (1, 16), "one_thread": False}
+    list(rollout_vs_forward.run(rollout_vs_forward.Config(**settings, solvers_first=True)))
+    assert calls == [("untrained", 1, True), ("trained", 1, False), ("trained", 16, True)]
+    calls.clear()
+    list(rollout_vs_forward.run(rollout_vs_forward.Config(**settings)))
+    assert calls == [("trained", 1, True), ("trained", 16, True)]
 
 
 def test_a_device_that_is_not_there_is_one_sentence():

@@ -33,6 +33,8 @@ class Config:
     """Trained sweeps after two layers as wide as the network."""
     largest_trained: int = 128
     """Larger networks get random layers: their passes are timed, and marked as untrained."""
+    solvers_first: bool = False
+    """Whether rollouts and solvers of a batch are timed before anything is trained, so that rows come early."""
     num_pairs: int = 20_000
     """Stimuli to train on."""
     num_steps: int = 3000

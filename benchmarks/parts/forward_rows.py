@@ -79,14 +79,14 @@ class _Entry(NamedTuple):
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-def time_batch(setting: Setting, batch_size: int, config: Config) -> list[dict]:
-    """One row a contender."""
-    network, is_solved = setting.problem.network, batch_size in config.solved_batches
+def time_batch(setting: Setting, batch_size: int, config: Config, *, with_solvers: bool) -> list[dict]:
+    """One row a contender; rollouts and solvers are among them or not."""
+    network = setting.problem.network
     found = _passes_and_products(setting, batch_size)
-    if is_solved:
+    if with_solvers:
         found += contenders.rollouts(network, config.integrators, config.tolerances, setting.step_shares)
         found += contenders.solvers(network, config.solvers)
-    entries, left_out = _prepare(setting, batch_size, found, is_solved)
+    entries, left_out = _prepare(setting, batch_size, found, with_solvers)
     judged = [_judge(each, setting) for each in entries]
     calls = {i: functools.partial(each.call, each.stimuli) for i, each in enumerate(entries)}
     seconds = method.time_in_turns(
@@ -138,7 +138,7 @@ def _prepare(
         entries.append(_Entry(functools.partial(made.call, *each.arguments), put, each.gives, row))
     if has_plan and setting.plan is not None:
         entries.append(_planned(setting, stimuli))
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and setting.passes:
         if contenders.has_onnx():
             entries += _in_onnx(setting, stimuli)
         else:
@@ -247,5 +247,7 @@ def _rows_with_one_thread(files: list, states: np.ndarray, problem_options: dict
     setting = Setting(make_problem(**problem_options), states, passes, config.step_shares[:1], None)
     config = dataclasses.replace(config, integrators=("Tsit5",), solvers=(), tolerances=(TOLERANCE,))
     batches = [each for each in config.batches if each <= _LARGEST_OF_ONE_THREAD]
-    rows = [row for batch_size in batches for row in time_batch(setting, batch_size, config)]
+    rows = []
+    for each in batches:
+        rows += time_batch(setting, each, config, with_solvers=each in config.solved_batches)
     return rows + list(time_single_calls(setting, config))

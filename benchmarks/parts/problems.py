@@ -20,7 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from rnn2ff.networks import RecurrentNetwork, StateForm, partition_competition, rate_network, residual, threshold_linear
+from rnn2ff.networks import (
+    RecurrentNetwork,
+    StateForm,
+    blas_threads,
+    partition_competition,
+    rate_network,
+    residual,
+    threshold_linear,
+)
 
 _RADIUS = {"gauss09": 0.9, "pstiff99": 0.99, "gauss13": 1.25, "tanh09": 0.9}
 _GROUP_SIZE = 8
@@ -296,7 +304,8 @@ def exact_states(problem: Problem, states: np.ndarray) -> np.ndarray:
             velocity = weights @ phi(row) + stimulus - row
             if np.abs(velocity).max() < _EXACT * (1 + np.abs(row).max()):
                 break
-            row += np.linalg.solve(identity - weights * slope(row), velocity)
+            with blas_threads(len(row)):
+                row += np.linalg.solve(identity - weights * slope(row), velocity)
         else:
             msg = f"`states` are no steady states. Expected rest in {_MOST_NEWTON_STEPS} Newton steps."
             raise RuntimeError(msg)

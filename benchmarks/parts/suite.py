@@ -55,7 +55,7 @@ class Timed(NamedTuple):
 _TIMED_FORWARD = (
     "--sizes 128 512 2048 --batches 256 4096 65536 --solved-batches 256 4096 65536 --widths 4 --sweeps 4 "
     "--tolerances 1e-3 1e-5 --num-pairs 4000 --num-steps 300 --num-rounds 10 --budget-seconds 0.5 "
-    "--num-latency-blocks 20 --integrators Tsit5 --solvers Anderson --no-one-thread"
+    "--num-latency-blocks 20 --integrators Tsit5 --solvers Anderson --no-one-thread --step-shares 0.1 --solvers-first"
 )
 _TIMED_FITTING = "--num-seeds 1 --targets random09 --num-steps 2000 --num-sweep-steps 1000 --num-adam-steps 2000"
 _TIMED_FIRST_CALL = "--cases solve_steady_states solve_batch distill --num-processes 1 --budget-seconds 1"
