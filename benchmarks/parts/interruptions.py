@@ -226,8 +226,8 @@ class _Trial(NamedTuple):
         found = contents(folder)
         if JOBS[self.name].is_renewal:
             wrong = [name for name in self.old if found.get(name) not in (self.old[name], self.new[name])]
-        else:  # what is listed as complete grows; that it is whole, the next run checks
-            final = [name for name in found if not name.endswith(("manifest.json", ".checkpoint"))]
+        else:  # what is listed as complete grows, and notes on the way go; that all is whole, the next run checks
+            final = [name for name in found if name in self.new and not name.endswith(("manifest.json", ".checkpoint"))]
             wrong = [name for name in final if found[name] != self.new[name]]
         return ", ".join(wrong)
 

@@ -187,7 +187,7 @@ def transform_powers(
     one_by_one: bool,
     is_map: bool = False,
     velocity: Float[Array, "batch state"] | None = None,
-    rounding: Float[Array, " batch"] | None = None,
+    rounding: Float[Array, "batch state"] | None = None,
 ) -> Stability:
     """Decide by powers of the Cayley transform, or of the Jacobian of a map.
 
@@ -274,9 +274,11 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     is_stable = (log_norm <= _SURE_DECAY) | ((log_norm < _SURE_GROWTH) & (growth * slowest < neutral_growth(dtype)))
     decay_rate, is_drifting = jnp.maximum(-growth, 0), jnp.zeros_like(is_known)
     if velocity is not None:
-        is_neutral = (log_norm > _SURE_DECAY) & (decay_rate * slowest < neutral_growth(dtype))
+        # Beside much faster units a decay may also be that of rounding, in each factor of the power.
+        is_rounding = jnp.abs(mean_log) < 8 * jnp.finfo(dtype).eps
+        is_neutral = (log_norm > _SURE_DECAY) & (decay_rate * slowest < neutral_growth(dtype)) | is_rounding
         drift, way = _split(power, matrices, velocity)
-        is_drifting = is_neutral & is_stable & ~(drift <= rounding)
+        is_drifting = is_neutral & is_stable & ~jnp.all(jnp.abs(drift) <= rounding, axis=1)
         speed = jnp.max(jnp.abs(velocity), axis=1)
         # Units that are silent, and so not seen, decay with their own time constants.
         along = jnp.where(speed > 0, speed / jnp.maximum(way, jnp.finfo(dtype).tiny), 1 / slowest)
@@ -285,7 +287,7 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     return Stability(is_known_stable, is_known & ~is_stable, decay_rate, amplification)
 
 
-def _split(power, matrices, velocity) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+def _split(power, matrices, velocity) -> tuple[Float[Array, "batch state"], Float[Array, " batch"]]:
     """The part of a velocity that does not decay, and how far the part that does still leads.
 
     A high power is c P, where P projects on what neither grows nor decays, and c is the ratio of the traces of its
@@ -299,7 +301,7 @@ def _split(power, matrices, velocity) -> tuple[Float[Array, " batch"], Float[Arr
     staying = jnp.einsum("bij,bj->bi", projection, velocity)
     decaying = velocity - staying
     way = jnp.linalg.solve(matrices - projection, decaying[..., None])[..., 0]
-    return jnp.max(jnp.abs(staying), axis=1), jnp.max(jnp.abs(way), axis=1)
+    return staying, jnp.max(jnp.abs(way), axis=1)
 
 
 def num_factored(size: int, *, one_by_one: bool) -> int:
@@ -324,6 +326,6 @@ def decide(
         one_by_one=one_by_one,
         is_map=field.is_map,
         velocity=velocity,
-        rounding=jnp.finfo(states.dtype).eps * (1 + max_norm(states)),
+        rounding=jnp.finfo(states.dtype).eps * (1 + max_norm(states))[:, None] / field.scales,
     )
     return found._replace(decay_rate=found.decay_rate / field.time_unit)
