@@ -131,7 +131,7 @@ def _choose(options: Options) -> list[_Job]:
     chosen = [each for each in jobs if not options.only or each.name in options.only]
     if not chosen:
         expected = f"some of {', '.join(each.name for each in jobs)}, which take part in such a run"
-        sys.exit(f"`--only` leaves nothing to run. Expected {expected}.")
+        sys.exit(f"`--only` selects no benchmark. Expected {expected}.")
     return chosen
 
 
@@ -153,7 +153,7 @@ def _probe(device: str | None, environment: dict[str, str]) -> str:
         sys.exit(f"JAX finds no device: {done.stderr.strip().splitlines()[-1]}")
     platform, count, kind = done.stdout.strip().splitlines()[-3:]
     if device not in (None, platform):
-        sys.exit(f"`--device` is not there. Expected what JAX sees here, {platform}, got {device}. Nothing was run.")
+        sys.exit(f"`--device` is not available. Expected the platform of JAX here, {platform}, got {device}.")
     print(f"Running on {platform}: {count} x {kind}.")
     return platform
 

@@ -464,11 +464,11 @@ def _percents(row: dict, *names: str) -> list[str]:
 
 
 def marks(rows: list[dict]) -> list[dict]:
-    """What was asked, what was received, and whether it is met."""
+    """The required and the measured value, and whether the mark is met."""
     found = []
 
-    def add(target, what, asked, received, is_met):
-        found.append({"target": target, "what": what, "mark": asked, "received": received, "is_met": bool(is_met)})
+    def add(target, what, required, received, is_met):
+        found.append({"target": target, "what": what, "mark": required, "received": received, "is_met": bool(is_met)})
 
     verified, bounds, served = (
         [row for row in rows if row["what"] == each] for each in ("verified", "bounds", "served")

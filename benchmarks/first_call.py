@@ -7,7 +7,7 @@ is made again in a process that finds a persistent compilation cache, filled by 
   backend are not part of it; tracing, lowering and compiling are. **CPU seconds** are those of all threads, which tell
   more on a machine that has other work. Medians over processes.
 * **programs** that XLA compiles while a call runs: JAX's events of a backend compilation, less those that the
-  persistent cache answers, which are the **cache hits**. The cache keeps every program, however small or quick.
+  persistent cache serves, which are the **cache hits**. The cache keeps every program, however small or quick.
 * **to the device**: transfers from host memory, explicit or not, as `jax.transfer_guard_host_to_device` reports them:
   one for each array, and for each Python number that a program takes or an index is made of.
 * **to the host**: the same in the other direction, on accelerators. A processor's arrays are read in place, which the
@@ -256,7 +256,7 @@ CASES = {
 
 
 class _Watch:
-    """Counts programs and cache hits from when it is made, and transfers while it is asked to."""
+    """Counts programs and cache hits from when it is made, and transfers on request."""
 
     def __init__(self):
         import jax
@@ -313,7 +313,7 @@ def _standard_error() -> Iterator[list[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class _CaseOptions:
-    """What a process of one case is asked to do."""
+    """The settings of the process of one case."""
 
     case: str
     """Name of the case."""
@@ -438,7 +438,7 @@ _MARKS = {  # case -> the call, what of it, what it is called, and the most ther
 
 
 def marks(rows: list[dict]) -> Iterator[dict]:
-    """What was asked, what was received, and whether it is met; of the sizes that the marks were set for."""
+    """The required and the measured value, and whether the mark is met; of the sizes that the marks were set for."""
     for row in rows:
         for call, name, what, most in _MARKS.get(row["case"], ()):
             if call == "other" and row["case"].startswith(_SOLVE_BATCH):

@@ -1,9 +1,9 @@
-"""How well do feed-forward networks stand in for recurrent ones, and how soon?
+"""How well do feed-forward networks approximate recurrent ones, and how fast are they trained?
 
 Two layers alone and fewer hidden units with sweeps at equal cost, which are the first rows of every table, wider layers
 and more sweeps, and what else a user would pick, on the targets of `benchmarks/parts/targets.py`, in float32. All of
 ours are trained as `distill` trains them. Every error is on 2,000 fresh stimuli that were solved in float64 to a
-residual of 1e-9. Rows are kept as they come: a run that is interrupted, or made part by part, goes on.
+residual of 1e-9. Rows are kept as they come: an interrupted or partial run resumes.
 """
 
 import dataclasses
@@ -138,7 +138,7 @@ def run(config: Config) -> list[dict]:
             data = _data(target, seed, config)
             for row in _rows(target, data, missing, seed, config):
                 if kept.has(name, seed, row["method"]):
-                    continue  # made again only for what goes on from it
+                    continue  # repeated only for the longer one that starts from it
                 kept.add({"target": name, "seed": seed, **row})
                 print(_line(kept.rows[-1]), flush=True)
     return kept.rows
@@ -221,7 +221,7 @@ def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Con
     for num_sweeps, method in SWEEPS.items():
         if any(each in methods for each in SWEEPS.values()):
             swept = trainer.refined(width, num_sweeps, swept and swept.approximator)
-            seconds += swept.attempt.seconds  # the longer goes on from the shorter
+            seconds += swept.attempt.seconds  # the longer starts from the shorter
             yield _judged(method, target, data, swept, seconds=seconds)
     if PLAIN_ADAM in methods:
         jax.clear_caches()

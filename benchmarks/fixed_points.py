@@ -214,10 +214,10 @@ def describe(rows: list[dict]) -> str:
         ("lists that lack some, and it is not said", "0", graphs["num_unsaid"], lambda x: x == 0),
     ]
     verdicts = [
-        [name, asked, f"{received:.4g}", "met" if is_met(received) else "NOT MET"]
-        for name, asked, received, is_met in marks
+        [name, required, f"{received:.4g}", "met" if is_met(received) else "NOT MET"]
+        for name, required, received, is_met in marks
     ]
-    return "\n\n".join([table(header, lines), "\n".join(notes), table(["mark", "asked", "received", ""], verdicts)])
+    return "\n\n".join([table(header, lines), "\n".join(notes), table(["mark", "required", "measured", ""], verdicts)])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Thousands of solves by `solve_steady_states`, in float32 and in float64, over networks that come to rest, that never do,
 that grow without bound, and that have many steady states. The truth is a float64 rollout over 2000 time constants with
-small steps, checked by its residual and by the eigenvalues of the Jacobian. Nothing of the library but the vector field
+small steps, checked by its residual and by the eigenvalues of the Jacobian. Of the library only the vector field
 is used for it. Every wrong answer is listed, with what makes it again.
 
 Some families are made to mislead: two competitors with equal or nearly equal drives, started at zero or next to the
@@ -129,7 +129,8 @@ class Case(NamedTuple):
         network: in float32.
         stimuli: one a row.
         initial_states: one a row.
-        margins: the velocity that decides between two basins, relative to the states; infinite where nothing is close.
+        margins: the velocity that decides between two basins, relative to the states; infinite where neither basin is
+        close.
         closed_form: what the dynamics do, where that is known.
     """
 
@@ -352,7 +353,7 @@ def make_case(family: str, seed: int, num_stimuli: int) -> Case:
 
 
 def find_truth(cases: list[Case], config: Config) -> list[Truth]:
-    """What the dynamics of each case do, in float64. The cases differ in nothing but numbers."""
+    """What the dynamics of each case do, in float64. The cases differ in numbers only."""
     if cases[0].closed_form is not None:
         return [_truth_of(case.closed_form, config) for case in cases]
     with jax.enable_x64(True):
@@ -444,7 +445,7 @@ def _leading(case: Case, state: np.ndarray, row: int) -> float:
 
 
 def _watch(network, stimuli, states, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Follow what moves for a while: does it go on moving, and with which period?"""
+    """Continue moving samples for a while: whether they keep moving, and with which period."""
     slowest = float(np.max(network.time_constants))
     times = jnp.linspace(0, config.window * slowest, int(20 * config.window) + 1)
 
@@ -662,14 +663,14 @@ def _summary(rows: list[dict]) -> dict:
 
 
 def marks(rows: list[dict]) -> Iterator[dict]:
-    """For each dtype and way: what was asked, what was received, and whether it is met."""
+    """For each dtype and way: what was required, what was received, and whether it is met."""
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         of_this = [row for row in rows if row["dtype"] == dtype]
         found = _summary(of_this)
         plain = _summary([row for row in of_this if row["family"] not in MISLEADING])
 
-        def mark(what, asked, received, is_met, dtype=dtype):
-            return {"dtype": dtype, "what": what, "mark": asked, "received": received, "is_met": bool(is_met)}
+        def mark(what, required, received, is_met, dtype=dtype):
+            return {"dtype": dtype, "what": what, "mark": required, "received": received, "is_met": bool(is_met)}
 
         def percent(count, total):
             return f"{100 * count / total:.2f} % ({count} of {total})" if total else "none to judge"
@@ -712,7 +713,7 @@ def describe(rows: list[dict]) -> str:
         lines.append([row["family"], row["dtype"], row["num_samples"], *kinds, *wrong, periods, found["num_rounded"]])
     judged = [[f"{each['dtype']}: {each['what']}", each["mark"], each["received"],
                "met" if each["is_met"] else "NOT MET"] for each in marks(rows)]  # fmt: skip
-    parts = [table(header, lines), table(["mark", "asked", "received", ""], judged), _list_violations(rows)]
+    parts = [table(header, lines), table(["mark", "required", "measured", ""], judged), _list_violations(rows)]
     return "\n\n".join(parts)
 
 

@@ -19,7 +19,7 @@ def write_report(out: Path, names: Sequence[str], failed: Mapping[str, str] = {}
 
     Args:
         out: the folder that has the records in `results`.
-        names: of the benchmarks, in order; those without a record are said to be not run.
+        names: of the benchmarks, in order; those without a record are listed as not run.
         failed: the last words of those that failed in this run.
     """
     records = {name: _read(out, name) for name in names}
@@ -89,7 +89,7 @@ def _overview(records: Mapping[str, dict | None], failed: Mapping[str, str]) -> 
 
 
 def _devices(out: Path, names: Sequence[str]) -> str:
-    """What was run on which device; what was not is said to be not run."""
+    """Which benchmarks were run on which device, and which were not."""
     home = out.parent if out.name in _DEVICES else out
     lines = []
     for device in _DEVICES:

@@ -1,6 +1,6 @@
 """What breaks the library: files, arguments, interruptions, odd networks, units, long runs?
 
-Each section attacks one thing, counts what came of it, and lists every fault with the seed that makes it again.
+Each section attacks one thing, counts the outcomes, and lists every fault with the seed that makes it again.
 
 * `files`: whole files of every kind that is read, changed and cut. Each must be refused in one sentence, or read as
   what it says; never another error, a hang, more memory than twice the file, code, or, where a file holds a hash of
@@ -10,14 +10,15 @@ Each section attacks one thing, counts what came of it, and lists every fault wi
 * `commands`: command lines with odd options and files: done, or refused with an exit code and a sentence, and no file
   left by what was refused.
 * `interruptions`: generation, training, export, page and report, killed at random instants or on a full disk: what was
-  there is whole, and what goes on ends with the same bytes.
+  there is whole, and a resumed run ends with the same bytes.
 * `networks`: verdicts beside the float64 truth of `honest_failures`, for families that are hard to judge.
 * `units`: the same networks in other units of time and of rates: the same statuses and states.
 * `batches`: thousands of batches in one process: memory is flat, and nothing compiles once it is warm.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ from experiments._script import run_script, table
 
 Section = Literal["files", "calls", "commands", "interruptions", "networks", "units", "batches"]
 _MOST_SHOWN = 40  # faults
+_MOST_OUTCOMES = 4  # of a section, in the short table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Config:
         )
 
 
-_SECTIONS: dict[str, Callable[[Config], list[dict]]] = {
+_SECTIONS: dict[str, Callable[[Config], Iterable[dict]]] = {
     "files": lambda config: broken_files.attack(config.num_files, config.seed),
     "calls": lambda config: odd_calls.attack(config.num_calls, config.seed),
     "commands": lambda config: odd_commands.attack(config.num_commands, config.seed),
@@ -89,7 +91,7 @@ _SECTIONS: dict[str, Callable[[Config], list[dict]]] = {
 
 
 def run(config: Config) -> Iterator[dict]:
-    """A row for each thing that is attacked: how often what came of it, and the faults."""
+    """A row for each target: the counts of outcomes, and the faults."""
     for section in config.only or _SECTIONS:
         for row in _SECTIONS[section](config):
             yield {"section": section, **row}
@@ -103,6 +105,19 @@ def marks(rows: list[dict]) -> Iterator[dict]:
         num_tried = sum(sum(row["counts"].values()) for row in of_this)
         received = f"{num_faults} of {num_tried}"
         yield {"what": f"faults, {section}", "mark": "0", "received": received, "is_met": num_faults == 0}
+
+
+def summarize(rows: list[dict]) -> str:
+    """A line for each section: how much was tried, what came of it, and the faults."""
+    lines = []
+    for section in dict.fromkeys(row["section"] for row in rows):
+        of_this = [row for row in rows if row["section"] == section]
+        counts = Counter()
+        for row in of_this:
+            counts.update(row["counts"])
+        outcomes = ", ".join(f"{what} {count}" for what, count in counts.most_common(_MOST_OUTCOMES))
+        lines.append([section, len(of_this), counts.total(), outcomes, sum(len(row["faults"]) for row in of_this)])
+    return table(["section", "kinds", "tried", "most frequent outcomes", "faults"], lines)
 
 
 def describe(rows: list[dict]) -> str:

@@ -169,11 +169,19 @@ def _plan(problem: Problem, config: Config) -> Plan:
     return plan_steady_states(problem.network, others, tolerance=TOLERANCE)
 
 
-def _compiled(contender: Contender, stimuli: np.ndarray) -> tuple[Callable, jax.Array, dict]:
+class _Compiled(NamedTuple):
+    """A compiled call."""
+
+    call: Callable[[jax.Array], object]
+    stimuli: jax.Array  # on the devices
+    row: dict  # of the record, which the measurement completes
+
+
+def _compiled(contender: Contender, stimuli: np.ndarray) -> _Compiled:
     put, num_devices = method.put_on_devices(stimuli[: contender.largest_batch])
     compiled = contender.compile(put, num_devices)
     row = {"method": contender.name, "kind": contender.kind, "num_devices": num_devices, **compiled.about}
-    return functools.partial(compiled.call, *contender.arguments), put, row
+    return _Compiled(functools.partial(compiled.call, *contender.arguments), put, row)
 
 
 def _place(problem: Problem, value: float, num_samples: int) -> dict:

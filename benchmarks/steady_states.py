@@ -219,7 +219,7 @@ def _our_methods(problem: Problem, config: Config, is_large: bool) -> list[Metho
         # What marks compare is timed on the whole batch: a part of it would have other costs a sample.
         is_whole = name in _WITH_SHARE
         num_samples = len(problem.stimuli) if is_whole else _num_affordable(trial_seconds, problem, config)
-        compile_seconds, *_ = _first_calls(solve, problem.take(num_samples))
+        compile_seconds = _first_calls(solve, problem.take(num_samples)).compile_seconds
         return Method(name, "ours", solve, num_samples, {}, max(trial_compile, compile_seconds))
 
     # What a few hundred other stimuli tell about the network can be kept for all that follow.
@@ -261,8 +261,8 @@ def _retile(peer: Peer, problem: Problem, best: Tuned) -> Tuned:
     other = {**best.setting, "tiles": {"64": "all", "all": "64"}[best.setting["tiles"]]}
     solve = peer.build(problem)
     tuned = Tuned(other, best.compile_seconds, lambda stimuli: solve(stimuli, **other))
-    tried = [(each, *_first_calls(each.solve, problem)[1:]) for each in (best, tuned)]
-    return min((each for each in tried if each[2] == 1), key=lambda each: each[1])[0]
+    tried = [(each, _first_calls(each.solve, problem)) for each in (best, tuned)]
+    return min((pair for pair in tried if pair[1].share_converged == 1), key=lambda pair: pair[1].seconds)[0]
 
 
 def _gemm(problem: Problem) -> Method:
@@ -288,12 +288,19 @@ def _num_affordable(trial_seconds: float, problem: Problem, config: Config) -> i
     return min(len(problem.stimuli), num_trial * num_calls)
 
 
-def _first_calls(solve: Callable, problem: Problem) -> tuple[float, float, float]:
-    """Seconds to compile, seconds of a warm call, and the share of samples converged."""
+class _FirstCalls(NamedTuple):
+    """Two calls of a method on a problem."""
+
+    compile_seconds: float  # by which the first call took longer
+    seconds: float  # of the second call
+    share_converged: float  # of the samples
+
+
+def _first_calls(solve: Callable, problem: Problem) -> _FirstCalls:
     stimuli = jnp.asarray(problem.stimuli)
     first, second = (timed(lambda: solve(stimuli)) for _ in range(2))
     share = _share_converged(problem, _states(second.result))
-    return max(0.0, first.seconds - second.seconds), second.seconds, share
+    return _FirstCalls(max(0.0, first.seconds - second.seconds), second.seconds, share)
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
@@ -356,7 +363,7 @@ def _compare(rows: list[dict]) -> None:
 
 
 def marks(rows: list[dict]) -> list[dict]:
-    """What was asked, what was received, and whether it is met.
+    """The required and the measured value, and whether the mark is met.
 
     The marks are for the entry point with a plan that was made before, from other stimuli; beside it stand what a call
     without one gives, and the engine alone.
@@ -368,17 +375,17 @@ def marks(rows: list[dict]) -> list[dict]:
         if row["method"] in _WITH_SHARE and row["kind"] != "not run":
             places.setdefault(tuple(row[name] for name in where), {})[row["method"]] = row
 
-    def add(place, what, asked, values, bound="at least"):
+    def add(place, what, required, values, bound="at least"):
         received = values.get(PLANNED)
-        is_met = received is not None and (received >= asked if bound == "at least" else received <= asked)
-        found.append({**dict(zip(where, place)), "what": what, "bound": bound, "mark": asked, "received": received,
+        is_met = received is not None and (received >= required if bound == "at least" else received <= required)
+        found.append({**dict(zip(where, place)), "what": what, "bound": bound, "mark": required, "received": received,
                       "without_plan": values.get(ENTRY_POINT), "engine": values.get(ENGINE_PLANNED),
                       "is_met": is_met})  # fmt: skip
 
     for place, group in places.items():
 
-        def add_row(name, what, asked, bound="at least", place=place, group=group):
-            add(place, what, asked, {method: row.get(name) for method, row in group.items()}, bound)
+        def add_row(name, what, required, bound="at least", place=place, group=group):
+            add(place, what, required, {method: row.get(name) for method, row in group.items()}, bound)
 
         add_row("share_converged", "share converged", 1.0)
         if place in _LOOP_MARKS:
@@ -513,7 +520,7 @@ def _marks_table(found: list[dict]) -> str:
         ]
         for each in found
     ]
-    return table(["mark", "asked", "received", "without a plan", ENGINE_PLANNED, ""], lines)
+    return table(["mark", "required", "measured", "without a plan", ENGINE_PLANNED, ""], lines)
 
 
 if __name__ == "__main__":

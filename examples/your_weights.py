@@ -56,4 +56,4 @@ weights = {
     "bias_hh_l0": np.zeros(16, np.float32),
 }
 cell = rnn2ff.from_torch(weights)
-print("a map:", cell.is_map, "of", cell.state_size, "units; it goes on as above")
+print("a map:", cell.is_map, "of", cell.state_size, "units; continue as above")

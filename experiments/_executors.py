@@ -23,7 +23,7 @@ Call = Callable[[], dict]
 Compute = Callable[[Iterable[Call]], Iterator[dict]]
 Kind = Literal["serial", "local", "dask", "submitit"]
 
-ANSWER_SECONDS = 30.0  # in which a scheduler has to answer, and to have a worker
+ANSWER_SECONDS = 30.0  # time for a scheduler to respond and to have a worker; Dask's own default for connections
 _MOST_TRIES = 3  # of a call whose worker died
 _JOB_MINUTES = 240  # of a job of Slurm, unless SBATCH_TIMELIMIT says otherwise
 
@@ -146,7 +146,7 @@ def _dask(number: int, scheduler: str | None) -> Iterator[_Executor]:
 
 @contextlib.contextmanager
 def _submitit(cluster: str | None, folder: Path) -> Iterator[_Executor]:
-    """A job a row; by Slurm, whose partition and more are told by its own SBATCH_ variables, or on this machine."""
+    """A job a row; by Slurm, whose options are set by its own SBATCH_ variables, or on this machine."""
     submitit = _import("submitit", "submitit")
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -174,7 +174,7 @@ def _submitit(cluster: str | None, folder: Path) -> Iterator[_Executor]:
 
 
 def _in_time(connect: Callable[[], object]) -> object:
-    """What a call gives in time. Dask's own limit leaves out one who takes a connection and says nothing."""
+    """The result of a call, in time. Dask's own limit does not cover a server that accepts and stays silent."""
     answer = queue.SimpleQueue()
 
     def work() -> None:
@@ -187,7 +187,7 @@ def _in_time(connect: Callable[[], object]) -> object:
     try:
         found, error = answer.get(timeout=ANSWER_SECONDS + 1)  # Dask's limit first, whose error says more
     except queue.Empty:
-        raise TimeoutError("nothing was said") from None
+        raise TimeoutError("no response") from None
     if error is not None:
         raise error
     return found

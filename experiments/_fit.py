@@ -63,7 +63,7 @@ def fit_both(
         key: a PRNG key.
 
     Returns:
-        Two layers alone where so many products allow no sweep; `width_of_sweeps` tells how many do.
+        Two layers alone where the cost allows no sweep (`width_of_sweeps`).
     """
     trained = Trainer(network, pairs, num_steps=num_steps, key=key).best_of_its_cost(width)
     return {name: each.approximator for name, each in zip(FORMS, trained)}
@@ -72,7 +72,7 @@ def fit_both(
 def width_of_sweeps(network: RecurrentNetwork, num_sweeps: int) -> int:
     """Hidden units of two layers that cost as many products as a quarter of a hidden unit for each rate and sweeps.
 
-    For networks with units of which no rate tells, where the usual width costs less than a sweep.
+    For networks with units that have no rate of their own, where the usual width costs less than a sweep.
     """
     num_units, num_rates, size = network.state_size, network.rate_size, network.stimulus_size
     num_products = max(1, round(num_rates / 4)) * (size + num_units) + (num_sweeps + 1) * num_units**2

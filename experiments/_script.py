@@ -82,7 +82,9 @@ def run_script(
     written = [out / "results" / f"{name}.json"]
     settings = {"num_workers": options.workers, "scheduler": options.scheduler, "folder": out / "jobs"}
     if options.executor != "serial" and "compute" not in inspect.signature(run).parameters:
-        sys.exit(f"`--executor` has nothing to divide. Expected rows that do not depend on each other, got {name}.")
+        sys.exit(
+            f"`--executor` cannot divide this experiment. Expected rows that do not depend on each other, got {name}."
+        )
     if options.executor != "serial":
         from rnn2ff.compiling import environment_that_keeps_programs
 

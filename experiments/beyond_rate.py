@@ -1,9 +1,9 @@
-"""Does it work beyond threshold-linear networks, and what is said where there is no steady state?
+"""Does it work beyond threshold-linear networks, and is it reported where there is no steady state?
 
 The same distillation for a stabilized supralinear ring, a random tanh network, a trained cell (`torch.nn.RNN` with a
 rectifier), and for two networks that do not come to rest for every stimulus: a pair of Wilson and Cowan, which
-oscillates for some, and a random tanh network beyond the edge of chaos. An approximator answers all the same, so asked
-is whether its residual gives it away, and what `predict_or_solve` and its status say.
+oscillates for some, and a random tanh network beyond the edge of chaos. An approximator returns rates there too, so
+the question is whether the residual detects this, and what `predict_or_solve` and its status report.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ class Task(NamedTuple):
     """A family of networks, one a key, and its stimuli.
 
     Attributes:
-        make: the network and, where it was trained for a task, what reads its answer from the rates.
+        make: the network and, where it was trained for a task, the readout of its rates.
         sample_stimulus: draws a stimulus.
         is_steady: whether it always comes to rest; one that does not is given a number of samples of its own.
     """
@@ -185,7 +185,7 @@ def _gratings(config: Config) -> SampleStimulus:
 
 
 def _trained_cell(config: Config, key: Array) -> tuple[RecurrentNetwork, Array]:
-    """A rectified cell, trained through time to hold a one-hot answer, and its readout."""
+    """A rectified cell, trained through time to hold a one-hot choice, and its readout."""
     size, num_channels = config.num_units, config.num_channels
     keys = jr.split(key_for(key, "weights"), 3)
     weights = {
@@ -312,7 +312,7 @@ def _plane(network: RecurrentNetwork, approximator: TwoLayer, config: Config) ->
     grid = np.stack(np.meshgrid(excitatory, inhibitory), axis=-1).reshape(-1, 2).astype(network.dtype)
     predicted = predict(approximator, jnp.asarray(grid))
     line = np.stack([np.linspace(0, 3, config.num_line), np.full(config.num_line, 0.75)], 1).astype(network.dtype)
-    lowest, highest, mean = (np.asarray(each)[:, 0] for each in _extent(network, jnp.asarray(line)))
+    lowest, highest, mean = (np.asarray(rates)[:, 0] for rates in _extent(network, jnp.asarray(line)))
     shape = (config.num_grid, config.num_grid)
     return {
         "excitatory": excitatory,
@@ -331,8 +331,16 @@ def _plane(network: RecurrentNetwork, approximator: TwoLayer, config: Config) ->
     }
 
 
+class _Extent(NamedTuple):
+    """Rates over a stretch of time."""
+
+    lowest: Float[Array, "batch state"]
+    highest: Float[Array, "batch state"]
+    mean: Float[Array, "batch state"]
+
+
 @eqx.filter_jit
-def _extent(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> tuple[Array, Array, Array]:
+def _extent(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) -> _Extent:
     """The smallest, the largest and the mean rate late on each trajectory from zero, by Heun's steps."""
     step = _STEP * jnp.min(network.time_constants)
     velocity = jax.vmap(network.velocity)
@@ -343,7 +351,7 @@ def _extent(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]) 
 
     start = jnp.zeros((len(stimuli), network.state_size), network.dtype)
     late = jax.lax.scan(advance, start, length=int(300 / _STEP))[1][-int(100 / _STEP) :]
-    return late.min(axis=0), late.max(axis=0), late.mean(axis=0)
+    return _Extent(late.min(axis=0), late.max(axis=0), late.mean(axis=0))
 
 
 def verdict(rows: list[dict]) -> str:
@@ -353,18 +361,18 @@ def verdict(rows: list[dict]) -> str:
         for row in rows
     )
     lost = [row for row in rows if spread(row["share_lost"]).mean > 0]
-    fooled = max((mean for row in lost if (mean := _mean(row["lost_served_as_steady"])) is not None), default=0.0)
+    served = max((mean for row in lost if (mean := _mean(row["lost_served_as_steady"])) is not None), default=0.0)
     by_residual = [mean for row in lost if (mean := _mean(row["lost_flagged_by_residual"])) is not None]
     worst, worst_swept = (max(spread(row[name]).mean for row in rows) for name in ("nrmse", "nrmse_with_sweeps"))
     word = "Holds" if worst < 0.1 else "Holds with sweeps" if worst_swept < 0.1 else "Holds in part"
-    start = word if fooled == 0 else "Holds in part"
-    told = (
-        f"; of stimuli without a steady state `predict_or_solve` serves at most {fooled:.1%} as steady, where the"
+    start = word if served == 0 else "Holds in part"
+    detection = (
+        f"; of stimuli without a steady state `predict_or_solve` serves at most {served:.1%} as steady, where the"
         f" residual alone flags {min(by_residual):.0%} to {max(by_residual):.0%}"
         if by_residual
         else ""
     )
-    return f"{start}: errors of two layers, and of fewer units with sweeps at equal cost, of {errors}{told}."
+    return f"{start}: errors of two layers, and of fewer units with sweeps at equal cost, of {errors}{detection}."
 
 
 def _mean(values: list[float | None]) -> float | None:

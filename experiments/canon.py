@@ -1,4 +1,4 @@
-"""Do published networks do here what was published of them?
+"""Does the library reproduce the published numbers of published networks?
 
 Each family of networks is solved for its fixed points, its steady states or its cycles, and every number that was
 published, or follows from a closed form, stands beside what comes out here. Everything is in float64.

@@ -1,11 +1,11 @@
 """What happens to stimuli unlike those of the training, and would a user notice?
 
-Two layers, and fewer hidden units with sweeps at equal cost, are trained on one distribution of stimuli and asked about
-others: scaled, shifted, sparse, smooth, and moved within a ball, at random or by an adversary who climbs the error. The
-residual, by how much the predicted rates fail the equation of the recurrent network, needs no solve. Asked is what it
-alone would have told. To first order it is the error times a matrix, the identity less the slopes of the network; what
-it misses are errors that this matrix makes small. With one linear solve that is undone, by a step of Newton, and so it
-is asked as well what the length of that step would have told.
+Two layers, and fewer hidden units with sweeps at equal cost, are trained on one distribution of stimuli and tested on
+others: scaled, shifted, sparse, smooth, and perturbed within a ball, at random or by gradient ascent on the error. The
+residual of the predicted rates in the equation of the recurrent network needs no solve. The question is which errors it
+detects. To first order it is the error times a matrix, the identity less the slopes of the network, so it misses errors
+that this matrix makes small. A Newton step, which takes one linear solve, divides by that matrix; the length of the
+step is therefore tested as well.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from rnn2ff.networks import RecurrentNetwork, partition_competition, random_thre
 from rnn2ff.steady_state import Anderson, solve_steady_state, solve_steady_states
 from rnn2ff.training import accuracy
 
-CLAIM = "Where a two-layer network meets stimuli unlike those of its training, the residual alone tells that it errs."
+CLAIM = "Where a two-layer network meets stimuli unlike those of its training, the residual alone detects its errors."
 
 IN_DISTRIBUTION = "as trained"
 _FALSE_ALARMS = 0.05  # share of flags on stimuli as trained
@@ -226,7 +226,7 @@ def _residual_and_step(network: RecurrentNetwork, predicted: Array, stimuli: Arr
 
 
 def _judge(measured: Measured, usual: Measured, config: Config) -> dict:
-    """How large the errors are, and what the residual tells of them."""
+    """How large the errors are, and which of them the residual detects."""
     is_bad = measured.error > np.quantile(usual.error, 1 - _FALSE_ALARMS)
     is_flagged, is_far = (
         getattr(measured, name) > np.quantile(getattr(usual, name), 1 - _FALSE_ALARMS) for name in ("residual", "step")
@@ -271,9 +271,9 @@ def verdict(rows: list[dict]) -> str:
     def largest(form: str) -> float:
         return max(spread(row[form]["nrmse"]).mean for row in rows)
 
-    is_told = all(fewest(form, "share_caught") >= _CAUGHT for form in FORMS)
-    is_told_by_step = all(fewest(form) >= _CAUGHT for form in FORMS)
-    word = "Holds" if is_told else "Holds with a linear solve" if is_told_by_step else "Holds in part"
+    is_detected = all(fewest(form, "share_caught") >= _CAUGHT for form in FORMS)
+    is_detected_by_step = all(fewest(form) >= _CAUGHT for form in FORMS)
+    word = "Holds" if is_detected else "Holds with a linear solve" if is_detected_by_step else "Holds in part"
     return (
         f"{word}: at {_FALSE_ALARMS:.0%} false alarms the residual flags at least {_CAUGHT:.0%} of the bad answers of "
         f"two layers on {say(TWO_LAYERS)}, and with sweeps at equal cost on {say(WITH_SWEEPS)}; a step of Newton from "
@@ -284,7 +284,7 @@ def verdict(rows: list[dict]) -> str:
 
 
 def describe(rows: list[dict]) -> str:
-    """Errors, and what the residual tells, by distribution and form."""
+    """Errors, and how many the residual detects, by distribution and form."""
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.0f}"

@@ -2,9 +2,9 @@
 
 Three rings of units hold angles in the relation A + B = C. From any two of them the recurrent network fills in the
 third, and where all three are given and do not agree it settles on a compromise. Two layers, and a few hidden units
-with sweeps at equal cost, are trained on its steady states. Asked is how far the angles of the networks are apart, and
-from the angle that is right: with noise and without, for cues that agree and cues that do not, within the range that
-was trained on and beyond; and whether answers are far apart where the recurrent network itself answers but weakly.
+with sweeps at equal cost, are trained on its steady states. The question is how far the angles of the networks are
+apart, and from the true angle: with and without noise, for cues that agree and cues that do not, within the range of
+the training and beyond; and whether large differences occur where the bump of the recurrent network itself is weak.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from rnn2ff.training import accuracy, information_transformation
 CLAIM = "One feed-forward pass infers a third angle from two others, and settles conflicts between three."
 
 RINGS = ("A", "B", "C")
-_TAIL = 0.05  # share of the answers that are furthest apart
+_TAIL = 0.05  # share of the angles that are furthest apart
 _WEAK = 0.5  # times the median strength of a bump, its first Fourier coefficient
 
 
@@ -163,7 +163,7 @@ def _draw(kinds: list[Kind], config: Config, key: PRNGKeyArray) -> Cues:
 
 @functools.partial(jax.jit, static_argnames="num_units")
 def _cues(missing: Array, noise: Array, conflict: Array, keys: PRNGKeyArray, num_units: int) -> Cues:
-    """A sample each: A and B anywhere, C off their sum by the conflict, and nothing but noise to the missing ring."""
+    """A sample each: A and B anywhere, C off their sum by the conflict, and only noise to the missing ring."""
 
     def cue(missing: ScalarLike, noise: ScalarLike, conflict: ScalarLike, key: PRNGKeyArray) -> Cues:
         angle_key, noise_key = jr.split(key)
@@ -177,7 +177,7 @@ def _cues(missing: Array, noise: Array, conflict: Array, keys: PRNGKeyArray, num
 
 
 def _judge_inference(kind: Kind, cues: Cues, predicted: dict[str, np.ndarray], rates: np.ndarray) -> dict:
-    """Angles of the ring that was given nothing: median and 95th percentile of the errors, in degrees."""
+    """Angles of the ring without a stimulus: median and 95th percentile of the errors, in degrees."""
 
     def of_ring(each: np.ndarray) -> np.ndarray:
         return each.reshape(len(each), len(RINGS), -1)[:, kind.missing]

@@ -1,9 +1,10 @@
 """Do winners suppress losers among 2 to 16 partitions, from a soft to a hard competition?
 
-Asked is whether a pass has the winner and all active partitions of the recurrent network, more often than the trivial
-guess that the largest stimulus wins alone, and whether it has the gain of contrast: where two partitions are active in
-a soft competition, the difference of their stimuli comes out multiplied by `1 / (1 - a)`, with the self-excitation a.
-Stimuli that keep just two active tell. Two layers of 4 N answer, and fewer hidden units with sweeps at equal cost.
+The question is whether a pass has the winner and all active partitions of the recurrent network, more often than the
+trivial guess that the largest stimulus wins alone, and whether it has the gain of contrast: where two partitions are
+active in a soft competition, the difference of their stimuli is multiplied by `1 / (1 - a)`, with the self-excitation
+a. This gain is measured with stimuli that keep just two partitions active, for two layers of 4 N hidden units, and for
+fewer hidden units with sweeps at equal cost.
 """
 
 import dataclasses

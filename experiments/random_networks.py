@@ -1,9 +1,9 @@
-"""How well do feed-forward networks stand in for random recurrent ones, and how wide or deep must they be?
+"""How well do feed-forward networks approximate random recurrent ones, and how wide or deep must they be?
 
-Threshold-linear networks with Gaussian weights, driven by Gaussian stimuli. Asked is how the error depends on the gain
-of the weights, on the number of units N and on the cost of a pass, of two layers alone and of fewer hidden units with
-sweeps that cost no more; which width, and which number of sweeps, is needed for an error of 5 % and of 1 %; and, where
-the recurrent network has no steady state for some of the stimuli, how many are lost.
+Threshold-linear networks with Gaussian weights, driven by Gaussian stimuli. The question is how the error depends on
+the gain of the weights, on the number of units N and on the cost of a pass, of two layers alone and of fewer hidden
+units with sweeps that cost no more; which width, and which number of sweeps, is needed for an error of 5 % and of 1 %;
+and, where the recurrent network has no steady state for some of the stimuli, how many are lost.
 """
 
 import dataclasses
@@ -131,7 +131,24 @@ def verdict(rows: list[dict]) -> str:
     word = "Holds" if TWO_LAYERS in holds else "Holds with sweeps" if WITH_SWEEPS in holds else "Holds in part"
     return (
         f"{word}: two layers of {USUAL_COST / 2:g} N hidden units are {say(TWO_LAYERS)}; with sweeps at equal cost "
-        f"they are {say(WITH_SWEEPS)}."
+        f"they are {say(WITH_SWEEPS)}.{_what_remains(stable)}"
+    )
+
+
+def _what_remains(stable: list[dict]) -> str:
+    """Why errors are left: the worst setting with sweeps, and what more width gains for two layers."""
+    worst = max(stable, key=lambda row: spread(errors_at(row, WITH_SWEEPS)).mean)
+    lost = spread(worst["share_lost"]).mean
+    sentence = f" The worst with sweeps is {worst['size']} units at gain {worst['gain']:g}"
+    sentence += f", where {lost:.0%} of the stimuli have no steady state." if lost >= 0.01 else "."
+    wide = [row for row in stable if row["costs"][-1] > USUAL_COST]
+    if not wide:
+        return sentence
+    factor = wide[0]["costs"][-1] / USUAL_COST
+    gained = [1 - spread(row[TWO_LAYERS]["nrmse"][-1]).mean / spread(errors_at(row, TWO_LAYERS)).mean for row in wide]
+    return sentence + (
+        f" Two layers lack depth and not width: {factor:g} times the hidden units lower their error by "
+        f"{min(gained):.0%} to {max(gained):.0%}."
     )
 
 

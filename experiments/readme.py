@@ -10,7 +10,7 @@ from types import ModuleType
 from experiments.figures import NAMES
 
 _ROOT = Path(__file__).parent.parent
-_PAGES = ("README.md", "docs/deploy.md", "docs/evidence.md", "experiments/README.md")
+_PAGES = ("README.md", "docs/deploy.md", "docs/evidence.md", "experiments/README.md", "benchmarks/README.md")
 _FOLDERS = ("experiments", "benchmarks")
 _UNITS, _BATCH, _WIDTH = 128, 256, 4  # of the table of results; the width is in hidden units a unit
 
@@ -49,6 +49,8 @@ def _table(name: str) -> str:
 
 
 def _summary(name: str) -> str:
+    if not _has_record(name):
+        return f"Not run at full size yet. `python -m benchmarks.{name}` leaves the record."
     script, record = _script_and_record(name)
     return script.summarize(record["rows"])
 

@@ -1,10 +1,10 @@
-"""Does an answer take the same time for every stimulus?
+"""Does a prediction take the same time for every stimulus?
 
 Recurrent networks with non-negative weights, scaled to a chosen distance to instability (1 minus the spectral radius of
-the weights), answer single stimuli by a rollout of the dynamics and by Anderson acceleration, and two-layer networks of
-four times as many hidden units by one pass. Steps, operations and seconds are compared over stimuli, sizes and
-distances. The weights of the two layers are random, as the cost of a pass does not depend on them; how large the errors
-of such networks are is the question of the other experiments.
+the weights), are solved for single stimuli by a rollout of the dynamics and by Anderson acceleration, and two-layer
+networks of four times as many hidden units predict by one pass. Steps, operations and seconds are compared over
+stimuli, sizes and distances. The weights of the two layers are random, as the cost of a pass does not depend on them;
+how large the errors of such networks are is the question of the other experiments.
 
 Operations are those of products and sums as the compiler counts them. It counts the body of a loop once, so those of a
 search are the steps it took, times the evaluations of the velocity (or sweeps, which cost as much) in a step, times the
@@ -14,6 +14,7 @@ operations of one evaluation. What a step costs besides, for its error estimate 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -89,11 +90,11 @@ def _measure(size: int, distance: float, index: int, config: Config) -> dict:
     compile_seconds = {name: timed(functools.partial(call, stimuli[0])).seconds for name, call in calls.items()}
     over_stimuli, answers = _time_in_turns(calls, stimuli)
     over_repeats, _ = _time_in_turns(calls, stimuli[:1] * len(stimuli))
-    steps = {name: np.array([int(answer[1]) for answer in answers[name]]) for name in _EVALUATIONS}
+    steps = {name: np.array([int(answer.num_steps) for answer in answers[name]]) for name in _EVALUATIONS}
     one_evaluation = _operations(_velocity, network, stimuli[0])
     operations = {name: steps[name] * _EVALUATIONS[name] * one_evaluation for name in _EVALUATIONS}
     operations["pass"] = np.full(len(stimuli), _operations(_answer, approximator, stimuli[0]))
-    residuals = {name: max(float(answer[2]) for answer in answers[name]) for name in _EVALUATIONS}
+    residuals = {name: max(float(answer.residual) for answer in answers[name]) for name in _EVALUATIONS}
     return {
         "steps": {name: _quantiles(each) for name, each in steps.items()},
         "operations": {name: _quantiles(each) for name, each in operations.items()},
@@ -112,14 +113,19 @@ def _network(size: int, distance: float, key: Array) -> RecurrentNetwork:
     return threshold_linear(jnp.asarray((1 - distance) / radius * weights, float))
 
 
+class _Found(NamedTuple):
+    """The end of a search."""
+
+    state: Array
+    num_steps: Array
+    residual: Array
+
+
 @eqx.filter_jit
-def _search(
-    network: RecurrentNetwork, solver: AbstractSteadyStateSolver, stimulus: Array
-) -> tuple[Array, Array, Array]:
-    """The state, the steps to it, and its residual."""
+def _search(network: RecurrentNetwork, solver: AbstractSteadyStateSolver, stimulus: Array) -> _Found:
     start = jnp.zeros(network.state_size, network.dtype)
     found = solver.search(network, stimulus, start, tolerance=_TOLERANCE, max_steps=_MAX_STEPS)
-    return found.state, found.num_steps, residual(network, found.state, stimulus)
+    return _Found(found.state, found.num_steps, residual(network, found.state, stimulus))
 
 
 @eqx.filter_jit
@@ -142,7 +148,7 @@ def _operations(function: Callable, *arguments: object) -> int:
 
 
 def _time_in_turns(calls: dict[str, Callable], stimuli: list[Array]) -> tuple[dict[str, np.ndarray], dict[str, list]]:
-    """Seconds and answers, one a stimulus: all methods take turns, so that a busy machine slows all of them."""
+    """Seconds and results, one a stimulus: all methods take turns, so that a busy machine slows all of them."""
     seconds, answers = {name: [] for name in calls}, {name: [] for name in calls}
     for stimulus in stimuli:
         for name, call in calls.items():

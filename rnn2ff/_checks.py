@@ -27,13 +27,7 @@ def is_known(array: object) -> bool:
 
 
 def check_on_host(name: str, instead: str, *trees: object) -> None:
-    """The values of all arguments are known.
-
-    Args:
-        name: of the function.
-        instead: what to use inside a program, in words.
-        trees: its arguments.
-    """
+    """All values in `trees` are known; `instead` says what to use inside a program."""
     jax = sys.modules.get("jax")
     if jax is not None and not all(map(is_known, jax.tree.leaves(trees))):
         raise fail(name, "runs on the host", f"known values; inside `jit`, `vmap` or `grad` {instead}", "tracers")
@@ -148,10 +142,29 @@ def check_positive(name: str, value: object) -> None:
         raise fail(name, "is not positive", "values above 0", f"{np.asarray(value).min()}")
 
 
+def check_numbers(**values: object) -> None:
+    """Finite numbers, each under its name."""
+    for name, value in values.items():
+        check_number(name, value)
+
+
+def check_positive_numbers(**values: object) -> None:
+    """Finite numbers above zero, each under its name."""
+    check_numbers(**values)
+    for name, value in values.items():
+        check_positive(name, value)
+
+
 def check_at_least(name: str, value: object, smallest: int) -> None:
     """A whole number no smaller than `smallest`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < smallest:
         raise fail(name, "is out of range", f"a whole number of at least {smallest}", repr(value))
+
+
+def check_sizes(**sizes: object) -> None:
+    """Whole numbers of at least 1, each under its name."""
+    for name, size in sizes.items():
+        check_at_least(name, size, 1)
 
 
 def check_fraction(name: str, value: float) -> None:

@@ -14,7 +14,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from rnn2ff._checks import check_at_least, check_key, check_one_stimulus, fail
+from rnn2ff._checks import check_at_least, check_key, check_one_stimulus, check_sizes, fail
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, has_rectified_rates
 
 _TILE_BYTES = 4 * 2**20  # of the hidden layer of a tile, to fit the cache of a processor
@@ -68,9 +68,7 @@ class TwoLayer(eqx.Module):
         Raises:
             ValueError: if a size is below 1.
         """
-        check_at_least("stimulus_size", stimulus_size, 1)
-        check_at_least("width", width, 1)
-        check_at_least("rate_size", rate_size, 1)
+        check_sizes(stimulus_size=stimulus_size, width=width, rate_size=rate_size)
         check_key(key)
         hidden_key, readout_key = jr.split(key)
         self.hidden_weights = jr.normal(hidden_key, (width, stimulus_size)) * (2 / stimulus_size) ** 0.5

@@ -61,12 +61,8 @@ def in_batches(
 ) -> PyTree[np.ndarray]:
     """Apply a compiled function to batches of one size, so that it is compiled once, whatever the number of rows.
 
-    Args:
-        function: takes the constants, a batch of each array, and the settings; gives back arrays with as many rows.
-        constants: such as a network, the same for every call.
-        arrays: on the host, with one leading axis of at least one row.
-        num_rows: of a batch; the last one repeats its last row.
-        settings: further arguments.
+    The function takes the constants, a batch of `num_rows` of each array, and the settings; it returns arrays with as
+    many rows. The arrays are on the host, with at least one row; the last batch is filled up with its last row.
     """
     size = len(arrays[0])
     parts = []

@@ -1,4 +1,4 @@
-"""Arrays in, results out: the files a user brings and takes away.
+"""Files: arrays that users bring, and results.
 
 A result is written under a temporary name and put in place in one move, so that an interrupted write leaves whatever
 stood there before.
@@ -6,7 +6,6 @@ stood there before.
 
 import csv
 import hashlib
-import html
 import io
 import json
 import math
@@ -18,11 +17,10 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from rnn2ff._checks import check_finite, fail, is_known
+from rnn2ff._checks import check_finite, fail
 from rnn2ff.mat_files import mat_content, read_mat
 
 FORMATS = ".npy, .npz, .csv, .txt or .mat"
@@ -65,15 +63,7 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
 
 
 def read_tensors(path: str | Path, name: str) -> dict[str, np.ndarray]:
-    """Read all arrays of a safetensors file.
-
-    Args:
-        path: the file.
-        name: what the arrays are for; errors name it.
-
-    Raises:
-        ValueError: if the file is missing, damaged, or holds numbers of a type that NumPy does not have.
-    """
+    """All arrays of a safetensors file; errors name what they are for."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -138,13 +128,7 @@ def _whole_array(file: io.BufferedIOBase, num_bytes: int) -> np.ndarray:
 def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, list[str]]:
     """Columns of a text table by their names, as text; the table may have others.
 
-    Args:
-        path: a text file with commas, semicolons, tabs or blanks between entries, and a line of names above them.
-        columns: their names.
-        name: what the table is for; errors name it.
-
-    Raises:
-        ValueError: if the file is no such table, or lacks a column.
+    Entries are separated by commas, semicolons, tabs or blanks, below a line of names.
     """
     try:
         lines, delimiter = _read_lines(path)
@@ -208,11 +192,7 @@ def _flaw(lines: list[str], delimiter: str | None) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, where it is not there.
-
-    Raises:
-        ValueError: if it cannot be made.
-    """
+    """Make a folder, and those above it, if it does not exist."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -221,11 +201,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the place of `path` when the block ends without an error.
-
-    Raises:
-        ValueError: if the folder does not exist or cannot be written to.
-    """
+    """A temporary path to write to; it takes the place of `path` when the block ends without an error."""
     path = Path(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -268,12 +244,9 @@ def unsealed(content: bytes) -> bytes | None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder that results are gathered in; a process that ends, however, lets it go.
+    """Refuse to work in a folder in which another process is at work; the lock ends with the process.
 
-    Where the file system cannot lock a folder, nobody is kept out.
-
-    Raises:
-        ValueError: if another process is at work in the folder.
+    Where the file system cannot lock a folder, nothing is refused.
     """
     try:
         import fcntl
@@ -332,56 +305,6 @@ def _columns(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             by_column = {part: values} if values.ndim == 1 else {f"{part}_{i}": each for i, each in enumerate(values.T)}
             columns |= by_column
     return columns
-
-
-@runtime_checkable
-class Described(Protocol):
-    """A result that can say what people want to know of it."""
-
-    def _describe(self) -> tuple[str | None, Mapping[str, object]] | None:
-        """A title, and values by name; None of placeholders, as inside `jit`."""
-
-
-def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
-    """Names and values in two columns, for people."""
-    width = max([26, *(len(name) + 2 for name in lines)])
-    return "\n".join([*([title] if title else []), *(f"{name:{width}s}{value}" for name, value in lines.items())])
-
-
-def as_text(result: "Described") -> str:
-    """A result in a few lines of text; the `__repr__` of results. One of placeholders is printed by its shapes."""
-    described = result._describe()
-    if described is None:
-        from equinox import tree_pformat
-
-        return tree_pformat(result)
-    title, lines = described
-    return table(lines, title=title)
-
-
-def as_html(result: "Described") -> str:
-    """The same lines as a table of HTML, every word escaped; the `_repr_html_` of results, which notebooks call."""
-    described = result._describe()
-    if described is None:
-        return f"<pre>{html.escape(as_text(result))}</pre>"
-    title, lines = described
-    return html_table(lines, title=title)
-
-
-def html_table(lines: Mapping[str, object], *, title: str | None = None) -> str:
-    """Names and values as a table of HTML, every word escaped."""
-    caption = f"<caption>{html.escape(title)}</caption>" if title else ""
-    rows = (
-        f"<tr><th scope='row' style='text-align:left'>{html.escape(name)}</th>"
-        f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
-        for name, value in lines.items()
-    )
-    return f"<table>{caption}<tbody>{''.join(rows)}</tbody></table>"
-
-
-def is_shown(*arrays: object) -> bool:
-    """Whether all are arrays of known values, which can be printed, and no placeholders, as inside `jit`."""
-    return all(isinstance(each, np.ndarray) or (hasattr(each, "devices") and is_known(each)) for each in arrays)
 
 
 def plain(content: object) -> object:

@@ -34,10 +34,7 @@ class _Element(NamedTuple):
 def read_mat(path: Path) -> dict[str, np.ndarray]:
     """The arrays in a `.mat` file, by name; those in a struct as `struct.field`.
 
-    What holds no numbers is there as an empty text, or in files of version 7.3 left out.
-
-    Raises:
-        ValueError: if it is not such a file, or damaged; or if it is of version 7.3, and h5py is not installed.
+    Variables without numbers are empty texts, or in files of version 7.3 left out.
     """
     content = path.read_bytes()
     is_hdf5 = content[124:128] in (b"\x00\x02IM", b"\x02\x00MI") or content[:8] == b"\x89HDF\r\n\x1a\n"

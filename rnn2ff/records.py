@@ -1,6 +1,7 @@
-"""Measurements: timings in turns, and records of runs with their settings, results and environment."""
+"""Results in words, as text and as HTML; records of runs with their settings and environment; timings in turns."""
 
 import dataclasses
+import html
 import importlib.metadata
 import os
 import platform
@@ -8,11 +9,12 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
+from rnn2ff._checks import is_known
 from rnn2ff.files import plain
 
 _PACKAGES = ("rnn2ff", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "optax", "numpy")
@@ -42,15 +44,7 @@ def num_threads() -> int:
 
 
 def record(name: str, config: object, rows: list[dict], *, seconds: float, **more: object) -> dict[str, object]:
-    """A record: settings, results and environment.
-
-    Args:
-        name: of the experiment or benchmark.
-        config: a dataclass with every setting.
-        rows: the results.
-        seconds: wall-clock seconds of the whole run.
-        more: further results that do not fit a row.
-    """
+    """A record: the results, every setting (a dataclass), wall-clock seconds of the run, and the environment."""
     return plain(
         {
             "name": name,
@@ -90,38 +84,85 @@ def _commit() -> dict[str, object]:
 
 def processor_features() -> str:
     """The instruction sets that compiled programs may use, as far as the system reports them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    features = {line.partition(":")[0].strip(): line for line in lines}  # the last processor's
-    return "\n".join([platform.machine(), _processor(), features.get("flags", ""), features.get("Features", "")])
+    reported = _processor_fields()
+    return "\n".join([platform.machine(), _processor(), reported.get("flags", ""), reported.get("Features", "")])
 
 
 def _processor() -> str:
+    return _processor_fields().get("model name", platform.processor())
+
+
+def _processor_fields() -> dict[str, str]:
+    """What Linux reports of the last core."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+# --- results in words -------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A result that can say what people want to know of it."""
+
+    def _describe(self) -> tuple[str | None, Mapping[str, object]] | None:
+        """A title, and values by name; None of placeholders, as inside `jit`."""
+
+
+def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
+    """Names and values in two columns, for people."""
+    width = max([26, *(len(name) + 2 for name in lines)])
+    return "\n".join([*([title] if title else []), *(f"{name:{width}s}{value}" for name, value in lines.items())])
+
+
+def as_text(result: "Described") -> str:
+    """A result in a few lines of text; the `__repr__` of results. One of placeholders is printed by its shapes."""
+    described = result._describe()
+    if described is None:
+        from equinox import tree_pformat
+
+        return tree_pformat(result)
+    title, lines = described
+    return table(lines, title=title)
+
+
+def as_html(result: "Described") -> str:
+    """The same lines as a table of HTML, every word escaped; the `_repr_html_` of results, which notebooks call."""
+    described = result._describe()
+    if described is None:
+        return f"<pre>{html.escape(as_text(result))}</pre>"
+    title, lines = described
+    return html_table(lines, title=title)
+
+
+def html_table(lines: Mapping[str, object], *, title: str | None = None) -> str:
+    """Names and values as a table of HTML, every word escaped."""
+    caption = f"<caption>{html.escape(title)}</caption>" if title else ""
+    rows = (
+        f"<tr><th scope='row' style='text-align:left'>{html.escape(name)}</th>"
+        f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+        for name, value in lines.items()
+    )
+    return f"<table>{caption}<tbody>{''.join(rows)}</tbody></table>"
+
+
+def is_shown(*arrays: object) -> bool:
+    """Whether all are arrays of known values, which can be printed, and no placeholders, as inside `jit`."""
+    return all(isinstance(each, np.ndarray) or (hasattr(each, "devices") and is_known(each)) for each in arrays)
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------
 
 
 class Seconds(NamedTuple):
-    """Seconds per call, over the rounds.
+    """Seconds per call, over the rounds."""
 
-    Attributes:
-        median: half of the rounds were faster.
-        lower: lower quartile.
-        upper: upper quartile.
-    """
-
-    median: float
-    lower: float
-    upper: float
+    median: float  # half of the rounds were faster
+    lower: float  # lower quartile
+    upper: float  # upper quartile
 
 
 def time_interleaved(
@@ -148,15 +189,10 @@ def time_interleaved(
 
 
 class Timed(NamedTuple):
-    """A result, and how long it took.
+    """A result, and how long it took."""
 
-    Attributes:
-        result: of the last call.
-        seconds: of one call, in the mean, until its result is there.
-    """
-
-    result: object
-    seconds: float
+    result: object  # of the last call
+    seconds: float  # of one call, in the mean, until its result is there
 
 
 def timed(call: Callable[[], object], num_calls: int = 1) -> Timed:

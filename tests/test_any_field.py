@@ -32,6 +32,7 @@ from rnn2ff import (
     relation_network,
     residual,
     ring_attractor,
+    solve_steady_state,
     solve_steady_states,
     stabilized_supralinear,
     stabilized_supralinear_pair,
@@ -79,6 +80,10 @@ def network_of(field, size, params=None, stimulus_size=None):
     stimulus_size = size if stimulus_size is None else stimulus_size
     params = jnp.ones(()) if params is None else params
     return RecurrentNetwork(field, params, state_size=size, stimulus_size=stimulus_size)
+
+
+def identity(total):
+    return total
 
 
 DRIVES = (1.0, 3.0, 5.0, 10.0, 100.0, 1000.0, 3000.0)
@@ -156,6 +161,16 @@ class TestDerivatives:
         assert np.asarray(found.is_converged).all()
         assert_close(found.state, norms * stimuli / np.where(sizes > 0, sizes, 1), 10 * closeness())
         assert_close(linearize(network, np.zeros(3), np.zeros(3)).eigenvalues, -np.ones(3), 1e-4)
+
+    def test_a_steady_state_without_a_derivative_of_the_field_is_differentiated_where_the_field_is_smooth(self):
+        """At rest at 0, `y (a + |y|) = z` has the derivative 1 / a; `y = z + |y| / 10` has none."""
+        network = network_of(normalizing, 3, jnp.asarray(0.1))
+        kinked = network_of(
+            lambda share, state, stimulus: stimulus - state + share * jnp.linalg.norm(state), 3, jnp.asarray(0.1)
+        )
+        for solve, expected in ((network, 10 * np.eye(3)), (kinked, np.full((3, 3), np.nan))):
+            derivative = jax.jacrev(lambda stimulus: solve_steady_state(solve, stimulus, throw=False).state)  # noqa: B023
+            np.testing.assert_allclose(derivative(jnp.zeros(3)), expected, rtol=1e-3, atol=1e-3)
 
     def test_difference_quotients_stand_in_where_a_derivative_is_not_finite_and_only_there(self, key):
         offset, stimulus = jnp.asarray(0.1), jnp.array([0.5, -0.2, 0.3])
@@ -288,6 +303,25 @@ class TestSlowness:
         honest = {Status.diverging} if DTYPE.itemsize == 8 else {Status.diverging, Status.max_steps_reached}
         assert int(perfect.status[0]) in honest
 
+    def test_what_drifts_where_nothing_decays_is_not_converged_and_what_stays_there_is(self):
+        """x' = -x + v v' x + u drifts along v by u . v for ever, which the tolerance does not see."""
+        direction = np.array([0.5, -0.5, 0.5, 0.5], DTYPE)
+        network = rate_network(StateForm(identity), np.outer(direction, direction))
+        across = np.array([[1.0, 0.5, 0.25, -0.75], [1.0, -0.5, -1.0, -0.5]], DTYPE)  # u . v = 0
+        drifts = np.array([0.0, 1e-5, 2e-6], DTYPE)
+        stimuli = (across[:, None] + drifts[:, None] * direction).reshape(6, 4)
+        found = solve_steady_states(network, stimuli, tolerance=1e-4)
+        assert list(found.status) == [Status.converged, Status.undecided, Status.undecided] * 2
+        assert (np.asarray(found.distance)[::3] < 1e-3).all()
+        assert np.abs(np.asarray(found.state)[::3] - across).max() < 1e-3
+
+    def test_a_drift_that_ends_in_the_rounding_of_a_large_state_is_not_rest(self):
+        """x' = u, in a formula that rounds u away at x of some ten thousand."""
+        network = rate_network(StateForm(identity), np.ones((1, 1), DTYPE))
+        found = solve_steady_states(network, np.array([[1e-3], [1e-4]], DTYPE))
+        assert not (np.asarray(found.status) == Status.converged).any()
+        assert np.isinf(np.asarray(found.distance)[found.status == Status.max_steps_reached]).all()
+
     def test_more_steps_are_more_time(self):
         """A spring with little friction, x'' = 1 - x - .005 x', is at rest after some thousand of its time scales."""
         network = RecurrentNetwork(
@@ -303,6 +337,26 @@ class TestSlowness:
         assert int(few.status[0]) == Status.max_steps_reached
         assert int(many.status[0]) == Status.converged
         assert_close(many.state, [[1, 0]], 1e-3)
+
+
+class TestRates:
+    def test_a_change_of_the_unit_of_rates_changes_states_by_the_unit_alone(self):
+        """Two cycles, a competition and rest, in units in which all of it is far below the usual tolerance."""
+        weights = np.zeros((6, 6))
+        weights[:3, :3] = [[0, -1.5, -0.75], [-0.75, 0, -1.5], [-1.5, -0.75, 0]]
+        weights[3:5, 3:5] = [[0.2, -1.6], [-1.6, 0.2]]
+        stimuli = np.random.default_rng(0).uniform(0.5, 1, (8, 6)).astype(DTYPE)
+        stimuli[4:, 1:3] = -2  # the cycle is silent
+        for bias in (np.zeros(6), np.full(6, 0.25)):
+            plain, other = (
+                solve_steady_states(threshold_linear(weights, bias=unit * bias), unit * stimuli)
+                for unit in (1.0, 2.0**-20)
+            )
+            assert set(plain.status.tolist()) == {Status.converged, Status.oscillating}
+            np.testing.assert_array_equal(other.status, plain.status)
+            found = np.asarray(plain.is_converged)
+            assert_close(np.asarray(other.state)[found] * 2.0**20, np.asarray(plain.state)[found], 10 * closeness())
+            assert (np.asarray(other.residual) <= np.asarray(plain.residual) + closeness()).all()
 
 
 class TestSparse:

@@ -364,7 +364,7 @@ def test_the_suite_refuses_names_that_it_does_not_have():
     with pytest.raises(SystemExit, match="unknown names"):
         suite._choose(suite.Options(only=("speed",)))
     assert [each.name for each in suite._choose(suite.Options(quick=True))] == ["rollout_vs_forward", "scaling"]
-    with pytest.raises(SystemExit, match="nothing to run"):
+    with pytest.raises(SystemExit, match="selects no benchmark"):
         suite._choose(suite.Options(quick=True, only=("deployment",)))
 
 
@@ -402,7 +402,7 @@ def test_its_first_rows_come_before_anything_is_trained_and_none_comes_twice(mon
 
 
 def test_a_device_that_is_not_there_is_one_sentence():
-    with pytest.raises(SystemExit, match="`--device` is not there. Expected what JAX sees here, cpu, got gpu. Nothing"):
+    with pytest.raises(SystemExit, match="`--device` is not available. Expected the platform of JAX here, cpu"):
         suite._probe("gpu", dict(os.environ, JAX_PLATFORMS="cpu"))
 
 

@@ -258,7 +258,7 @@ class TestFiles:
         [
             (
                 ("--model", "deploy/rnn2ff.h"),
-                "`model` rounds as its compiler likes.*whole numbers",
+                "`model` depends on how its compiler rounds.*integer header",
             ),
             (("--model", "none.onnx"), "`model` cannot be read.*an existing file"),
             (("--model", "U.npy"), "`model` is in an unknown format"),
@@ -283,7 +283,7 @@ class TestFiles:
         assert f'#define RNN2FF_INT8_NETWORK_HASH "{network}"' in text
         assert " * Error on unseen stimuli, before it was exported: 5.00 % (NRMSE)." in text
         assert f" * Made for stimuli from {STIMULI.min():.6g} to {STIMULI.max():.6g}" in text
-        assert " * Whole numbers add " in text
+        assert " * Integer arithmetic adds " in text
 
 
 def open_bytes(path):

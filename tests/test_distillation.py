@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from problems import assert_close
 
-from rnn2ff import accuracy, distill, partition_competition, winner_take_all
+from rnn2ff import accuracy, distill, partition_competition
 from rnn2ff.approximators import predict
 from rnn2ff.data import sample_stimuli, solve_pairs
 from rnn2ff.training import Trained, Trainer
 from rnn2ff.training.trainer import Attempt, reason_of
 
 NETWORK = partition_competition(2, 2)
+HARD = partition_competition(2, 1, self_excitation=1.3)
 
 
 def sample(key):
@@ -28,15 +29,15 @@ def distillation():
 class TestPairs:
     def test_samples_without_a_steady_state_are_left_out_and_counted(self):
         stimuli = jnp.array([[1.0, 0.2], [1.0, 1.0], [0.2, 1.0]])
-        pairs = solve_pairs(winner_take_all(2), stimuli)
+        pairs = solve_pairs(HARD, stimuli)
         assert len(pairs) == 2
         assert_close(pairs.stimuli, stimuli[jnp.array([0, 2])], 0)
-        assert_close(pairs.rates[:, :2], np.eye(2) / 0.55, 1e-3)
+        assert_close(pairs.rates[:, :2], np.eye(2) / (1 - 1.3 + 1.5), 1e-3)
         assert (pairs.status_counts["converged"], pairs.status_counts["unstable"]) == (2, 1)
 
     def test_no_steady_state_at_all_is_an_error_with_the_counts(self):
         with pytest.raises(RuntimeError, match="to a steady state.*'unstable': 2"):
-            solve_pairs(winner_take_all(2), jnp.ones((2, 2)))
+            solve_pairs(HARD, jnp.ones((2, 2)))
 
 
 class TestDistill:
@@ -158,9 +159,8 @@ class TestTolerance:
         assert accuracy(predict(received.approximator, fresh.stimuli), fresh.rates).nrmse < 0.03
 
     def test_where_the_winner_jumps_it_says_discontinuous(self):
-        hard = partition_competition(2, 1, self_excitation=1.3)
         received = distill(
-            hard, lambda key: jr.uniform(key, (2,)), tolerance=0.01, num_samples=600, num_steps=60, key=jr.key(0)
+            HARD, lambda key: jr.uniform(key, (2,)), tolerance=0.01, num_samples=600, num_steps=60, key=jr.key(0)
         )
         report = received.report
         assert not report.is_within_tolerance

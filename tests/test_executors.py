@@ -81,5 +81,5 @@ def test_a_script_whose_rows_depend_on_each_other_is_not_divided(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        "`--executor` has nothing to divide. Expected rows that do not depend on each other, got canon."
+        "`--executor` cannot divide this experiment. Expected rows that do not depend on each other, got canon."
     )

@@ -24,6 +24,7 @@ from rnn2ff import (
 )
 from rnn2ff.steady_state import implicit
 from rnn2ff.steady_state.implicit import with_implicit_derivative, with_implicit_derivatives
+from rnn2ff.steady_state.systems import Way
 
 IS_DOUBLE = default_float() == jnp.float64
 EXACT = 1e-10 if IS_DOUBLE else 2e-4
@@ -342,7 +343,7 @@ class TestRowsWithoutADerivative:
 
 
 class TestHardSystems:
-    @pytest.mark.parametrize("way", implicit._Way)
+    @pytest.mark.parametrize("way", Way)
     def test_rows_are_solved_by_products_by_factors_and_by_gmres_alike(self, way, key):
         """Rotations: eigenvalues of the Jacobian from about -1 - 20 i to -1 + 20 i."""
         size, batch_size = 24, 20  # more rows than are factored at a time
@@ -355,7 +356,7 @@ class TestHardSystems:
         expected = np.linalg.solve(matrices.transpose(0, 2, 1), np.ones((batch_size, size, 1)))[..., 0]
         assert_close(received, expected, EXACT)
 
-    def attach(self, network, stimuli, states, way=implicit._Way.together):
+    def attach(self, network, stimuli, states, way=Way.together):
         return implicit._attach(network, stimuli, states, jnp.ones(len(states), bool), way)
 
     def test_sparse_weights_give_what_dense_ones_give(self, key):
@@ -364,7 +365,7 @@ class TestHardSystems:
         sparse = rate_network(TANH, BCOO.fromdense(dense.params.recurrent_weights))
         states, stimuli = fixed_pairs(dense, key)
 
-        def gradient_of_penalty(network, way=implicit._Way.together):
+        def gradient_of_penalty(network, way=Way.together):
             def penalty(network):
                 def output(stimuli):
                     return jnp.sum(jnp.sin(self.attach(network, stimuli, states, way)))
@@ -375,7 +376,7 @@ class TestHardSystems:
 
         expected = gradient_of_penalty(dense)
         rows, columns = sparse.params.recurrent_weights.indices.T
-        for way in (implicit._Way.together, implicit._Way.products):
+        for way in (Way.together, Way.products):
             received = gradient_of_penalty(sparse, way)
             assert_close(received.recurrent_weights.data, expected.recurrent_weights[rows, columns], EXACT)
             assert_close(received.bias, expected.bias, EXACT)

@@ -78,6 +78,6 @@ def test_the_examples_of_the_pages_print_what_they_show_up_to_digits(code, shown
     def words(text):
         return re.sub(r"-?\d[\d.,e+-]*", "#", text).split()
 
-    done = run("-c", code)
+    done = run("-c", code.replace("num_steps=1000", "num_steps=100"))  # which prints other digits alone
     assert done.returncode == 0, done.stderr
     assert words(done.stdout) == words(shown)

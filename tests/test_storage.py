@@ -223,7 +223,7 @@ print(len(store_steady_states({str(folder)!r}, NETWORK, sample, **SETTINGS)))
     def test_a_process_does_not_wait_for_ever_for_another(self, tmp_path, monkeypatch):
         monkeypatch.setattr(storage, "_PATIENCE", 0.0)
         monkeypatch.setattr(jax, "process_count", lambda: 2)
-        with pytest.raises(RuntimeError, match="Another process has stopped.*the shards of all processes.*goes on"):
+        with pytest.raises(RuntimeError, match="Another process has stopped.*the shards of all processes.*to resume"):
             store_steady_states(tmp_path / "set", NETWORK, sample, **SETTINGS)
         monkeypatch.undo()
         assert len(store_steady_states(tmp_path / "set", NETWORK, sample, **SETTINGS)) > 0

@@ -297,7 +297,7 @@ class _TooLongError(BaseException):
 
 
 def attempt(kind: Kind, expected: object) -> Outcome:
-    """Read a changed file, and judge what came of it."""
+    """Read a changed file, and classify the outcome."""
     num_bytes = kind.path.stat().st_size
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]

@@ -46,21 +46,21 @@ _MOST_SECONDS = 120.0
 
 
 def marks(rows: list[dict]) -> list[dict]:
-    """What was asked, what was received, and whether it is met."""
+    """The required and the measured value, and whether the mark is met."""
     found = []
 
-    def add(target, what, asked, received, is_met):
-        found.append({"target": target, "what": what, "mark": asked, "received": received, "is_met": bool(is_met)})
+    def add(target, what, required, received, is_met):
+        found.append({"target": target, "what": what, "mark": required, "received": received, "is_met": bool(is_met)})
 
-    for (target, method), asked in MARKS.items():
+    for (target, method), required in MARKS.items():
         nrmse = [100 * row["nrmse"] for row in rows if (row["target"], row["method"]) == (target, method)]
         if nrmse:
-            add(target, f"{method}, NRMSE %", f"<= {asked}", float(np.mean(nrmse)), np.mean(nrmse) <= asked)
-    for target, (name, asked) in LEAST_AGREEMENT.items():
+            add(target, f"{method}, NRMSE %", f"<= {required}", float(np.mean(nrmse)), np.mean(nrmse) <= required)
+    for target, (name, required) in LEAST_AGREEMENT.items():
         values = [row[name] for row in rows if (row["target"], row["method"]) == (target, TWO_LAYER)]
         if values:
             what = "winners" if name == "agreement" else "winners at a margin above .15"
-            add(target, f"{what}, %", f">= {100 * asked}", 100 * float(np.mean(values)), np.mean(values) >= asked)
+            add(target, f"{what}, %", f">= {100 * required}", 100 * float(np.mean(values)), np.mean(values) >= required)
     for row in rows:
         if row["method"] == DISTILLED:
             if row["target"] == "hard":
@@ -133,4 +133,4 @@ def _marks_table(found: list[dict]) -> str:
         ]
         for each in found
     ]
-    return table(["mark", "asked", "received", ""], lines)
+    return table(["mark", "required", "measured", ""], lines)

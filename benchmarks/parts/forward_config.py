@@ -32,7 +32,7 @@ class Config:
     sweeps: tuple[int, ...] = (2, 4, 8)
     """Trained sweeps after two layers as wide as the network."""
     largest_trained: int = 128
-    """Larger networks get random layers: their passes are timed, and said to be untrained."""
+    """Larger networks get random layers: their passes are timed, and marked as untrained."""
     solvers_first: bool = False
     """Whether rollouts and solvers of a batch are timed before anything is trained, so that rows come early."""
     num_pairs: int = 20_000

@@ -166,7 +166,7 @@ def _percent(value: float | None) -> str:
 
 
 def marks(rows: list[dict]) -> list[dict]:
-    """What was asked, what was received, and whether it is met; with all threads, for two layers of 4 N units."""
+    """Required and measured values, and whether marks are met; with all threads, for two layers of 4 N units."""
     num_threads = max((row["num_threads"] for row in rows), default=0)
     rows = [row for row in rows if row["num_threads"] == num_threads]
     found = []

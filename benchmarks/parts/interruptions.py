@@ -31,9 +31,9 @@ class Job(NamedTuple):
     """Something that writes files into a folder.
 
     Attributes:
-        run: does it, or goes on with it.
+        run: does it, or resumes it.
         is_renewal: whether it writes over what it wrote before, which is there until it is replaced; else it starts in
-            an empty folder and goes on where it was stopped.
+            an empty folder and resumes where it was stopped.
     """
 
     run: Callable[[Path], None]
@@ -204,7 +204,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 class _Trial(NamedTuple):
-    """A job and what it leaves when nothing happens."""
+    """A job, and its result without an interruption."""
 
     name: str
     base: Path
@@ -263,7 +263,7 @@ def attack(num_kills: int, num_full_disks: int, seed: int, names: tuple[str, ...
         for number in range(num_kills):
             trial, rng = trials[number % len(trials)], np.random.default_rng([seed, number])
             folder = trial.fresh()
-            for _ in range(1 + int(rng.integers(3))):  # again where it goes on
+            for _ in range(1 + int(rng.integers(3))):  # again to resume
                 _Worker(trial.name, folder).kill_after(rng.uniform(0, 1.1 * trial.seconds))
                 lost = trial.lost(folder)
                 count(trial.name, "lost" if lost else "killed", lost, number)
@@ -284,7 +284,7 @@ def attack(num_kills: int, num_full_disks: int, seed: int, names: tuple[str, ...
             count(trial.name, "went on" if is_same else "other bytes", word, number)
             shutil.rmtree(folder)
         for trial in trials:
-            word = _Worker(trial.name, Path("/proc")).wait()  # where nobody can make a file
+            word = _Worker(trial.name, Path("/proc")).wait()  # where no file can be made
             has_form = word != "done" and IN_ONE_SENTENCE.search(word)
             count(trial.name, "cannot be written" if has_form else "no sentence", word)
     return list(rows.values())

@@ -13,7 +13,7 @@ import rnn2ff
 from rnn2ff.data import stream_steady_states
 
 _LARGEST_GROWTH = 1.02
-_WARM_SHARE = 0.2  # of the batches, after which nothing may grow or compile any more
+_WARM_SHARE = 0.2  # of the batches, after which memory must not grow, and no program may compile
 _SIZE = 8
 
 
@@ -64,9 +64,8 @@ def _memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def attack(num_batches: int, names: tuple[str, ...] = tuple(LOOPS)) -> list[dict]:
+def attack(num_batches: int, names: tuple[str, ...] = tuple(LOOPS)) -> Iterator[dict]:
     """Run each loop, and compare memory and programs once it is warm with those at its end."""
-    rows = []
     programs = _Programs()
     for name in names:
         warm = max(1, round(_WARM_SHARE * num_batches))
@@ -78,5 +77,4 @@ def attack(num_batches: int, names: tuple[str, ...] = tuple(LOOPS)) -> list[dict
         growth, num_compiled = after[0] / before[0], after[1] - before[1]
         faults = [f"memory grew by a factor of {growth:.3f}"] * (growth > _LARGEST_GROWTH)
         faults += [f"{num_compiled} programs compiled after the first {warm}"] * (num_compiled > 0)
-        rows.append({"what": name, "counts": {"batches": num_batches}, "faults": faults, "growth": growth})
-    return rows
+        yield {"what": name, "counts": {"batches": num_batches}, "faults": faults, "growth": growth}

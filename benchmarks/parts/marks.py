@@ -1,4 +1,4 @@
-"""Marks: what was asked of a benchmark, what was received, and whether it is met."""
+"""Marks of a benchmark: the required and the measured value, and whether the mark is met."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ def marks_table(found: Sequence[dict]) -> str:
         found: each with `what`, `mark`, `received` and `is_met`; where it is from (`benchmark`, `problem`, `target`,
             `state_size`, `batch_size`); and, for a mark that is a number, its `bound`, by default "at least".
     """
-    lines = [[_what(each), _asked(each), _shown(each["received"]), _VERDICTS[each["is_met"]]] for each in found]
-    return table(["mark", "asked", "received", ""], lines)
+    lines = [[_what(each), _required(each), _shown(each["received"]), _VERDICTS[each["is_met"]]] for each in found]
+    return table(["mark", "required", "measured", ""], lines)
 
 
 def _what(mark: dict) -> str:
@@ -24,10 +24,10 @@ def _what(mark: dict) -> str:
     return ": ".join([*[", ".join(where)] * bool(where), mark["what"]])
 
 
-def _asked(mark: dict) -> str:
-    asked = mark["mark"]
-    is_number = isinstance(asked, int | float)
-    return f"{mark.get('bound', 'at least')} {_shown(asked)}" if is_number else _shown(asked)
+def _required(mark: dict) -> str:
+    required = mark["mark"]
+    is_number = isinstance(required, int | float)
+    return f"{mark.get('bound', 'at least')} {_shown(required)}" if is_number else _shown(required)
 
 
 def _shown(value: float | str | None) -> str:

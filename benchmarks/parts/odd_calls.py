@@ -1,4 +1,4 @@
-"""Calls of public functions with arguments that nobody planned for, and what they may lead to."""
+"""Calls of public functions with unexpected arguments, and their allowed outcomes."""
 
 import itertools
 import tempfile
@@ -286,7 +286,7 @@ def odd(value: object, rng: np.random.Generator) -> tuple[str, object]:
 
 
 def call(name: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Call a function with one or two odd arguments: what came of it, and the call."""
+    """Call a function with one or two odd arguments: the outcome, and the call."""
     chosen = CALLS[name]
     arguments = chosen.arguments()
     changed = {}
@@ -314,7 +314,7 @@ def call(name: str, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def attack(num_calls: int, seed: int, names: Sequence[str] = tuple(CALLS)) -> list[dict]:
-    """Call functions in turns, and count what came of it."""
+    """Call functions in turns, and count the outcomes."""
     return in_turns(call, names, num_calls, seed, FAULTS)
 
 
@@ -325,7 +325,7 @@ def in_turns(
     seed: int,
     faults: Sequence[str],
 ) -> list[dict]:
-    """Try things in turns, and count what came of each; a fault is listed with the seed that makes it again."""
+    """Make trials in turns, and count the outcomes of each; a fault is listed with the seed that makes it again."""
     rows = {name: {"what": name, "counts": {}, "faults": []} for name in names}
     for index, name in zip(range(number), itertools.cycle(names)):
         what, detail = attempt(name, np.random.default_rng([seed, index]))

@@ -1,4 +1,4 @@
-"""Command lines with odd options and odd files, and what they may lead to."""
+"""Command lines with odd options and odd files, and their allowed outcomes."""
 
 import contextlib
 import io
@@ -7,6 +7,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.random as jr
@@ -78,8 +79,16 @@ def command(name: str, rng: np.random.Generator) -> tuple[list[str], dict[str, s
     return [name, *arguments], odd_files
 
 
-def run(arguments: list[str]) -> tuple[int, str, str]:
-    """The exit code, standard output and standard error of a command line, in this process."""
+class Ended(NamedTuple):
+    """The end of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(arguments: list[str]) -> Ended:
+    """Run a command line in this process."""
     before, sys.argv = sys.argv, ["rnn2ff", *arguments]
     x64, cache = jax.config.jax_enable_x64, jax.config.jax_compilation_cache_dir
     out, err = io.StringIO(), io.StringIO()
@@ -94,11 +103,11 @@ def run(arguments: list[str]) -> tuple[int, str, str]:
         sys.argv = before
         jax.config.update("jax_enable_x64", x64)
         jax.config.update("jax_compilation_cache_dir", cache)
-    return code, out.getvalue(), err.getvalue()
+    return Ended(code, out.getvalue(), err.getvalue())
 
 
 def attempt(name: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Run one command line in a folder of its own: what came of it, and the command."""
+    """Run one command line in a folder of its own: the outcome, and the command."""
     arguments, odd_files = command(name, rng)
     said = f"{' '.join(map(repr, arguments))} {odd_files}"
     home = os.getcwd()
@@ -140,5 +149,5 @@ def _write(path: Path, content: object) -> None:
 
 
 def attack(num_commands: int, seed: int) -> list[dict]:
-    """Run command lines in turns, and count what came of them."""
+    """Run command lines in turns, and count the outcomes."""
     return in_turns(attempt, list(_COMMANDS), num_commands, seed, FAULTS)

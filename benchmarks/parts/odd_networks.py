@@ -6,7 +6,7 @@ time constants are, and no rollout has to take steps of the shortest.
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -160,10 +160,9 @@ def make_case(family: str, seed: int, num_stimuli: int) -> Case:
 
 def attack(
     num_networks: int, num_stimuli: int, seed: int, dtypes: tuple[str, ...], families: tuple[str, ...] = ()
-) -> list[dict]:
+) -> Iterator[dict]:
     """Solve networks of all families, and compare with the truth; a row a family and dtype."""
     config = dataclasses.replace(honest_failures.Config(), max_time=1000.0, late_after=500.0)
-    rows = []
     for family in families or tuple(FAMILIES):
         row = {dtype: {"what": f"{family}, {dtype}", "counts": {}, "faults": []} for dtype in dtypes}
         for number in range(seed, seed + num_networks):
@@ -177,8 +176,7 @@ def attack(
                         what = f"{kind}: {name}"
                         row[dtype]["counts"][what] = row[dtype]["counts"].get(what, 0) + count
                 row[dtype]["faults"] += [each for each in judged["violations"] if each["what"] in FAULTS]
-        rows += row.values()
-    return rows
+        yield from row.values()
 
 
 # --- units ------------------------------------------------------------------------------------------------------------
@@ -204,9 +202,10 @@ _RECTIFIED = ("non-normal", "stiff", "rectifiers at the edge", "duplicates", "di
 _UNITS = ((1e6, 1.0), (1e-6, 1.0), (1.0, 2.0**20), (1.0, 2.0**-20), (1e-6, 2.0**20))
 
 
-def attack_units(num_networks: int, num_stimuli: int, seed: int, families: tuple[str, ...] = _RECTIFIED) -> list[dict]:
+def attack_units(
+    num_networks: int, num_stimuli: int, seed: int, families: tuple[str, ...] = _RECTIFIED
+) -> Iterator[dict]:
     """Solve the same networks in other units: the same statuses, and states that differ by units and rounding."""
-    rows = []
     for family in families:
         row = {"what": family, "counts": {}, "faults": []}
         for number in range(seed, seed + num_networks):
@@ -227,5 +226,4 @@ def attack_units(num_networks: int, num_stimuli: int, seed: int, families: tuple
                     wrong = np.flatnonzero(~(is_same & is_near))
                     pairs = [f"{plain.verdict[i]} -> {other.verdict[i]}, {apart[i]:.1e}" for i in wrong[:3]]
                     row["faults"].append({"seed": number, "units": [time, rate], "samples": wrong, "what": pairs})
-        rows.append(row)
-    return rows
+        yield row

@@ -1,6 +1,6 @@
 """The competitors: other people's ways of finding a steady state, each at its best setting.
 
-A peer is built for a problem, and gives states for stimuli. It is not asked whether it converged: `residuals64` is.
+A peer is built for a problem, and returns states for stimuli. Convergence is judged by `residuals64`, not by the peer.
 Each has a few settings, among which `tune` takes the fastest that converges on every sample. Where a package is missing
 the peer is reported as not run.
 """

@@ -2,7 +2,7 @@
 
 | name | weights | nonlinearity | what is hard about it |
 |---|---|---|---|
-| gauss09 | Gaussian, spectral radius .9 | rectifier | nothing: the plain case |
+| gauss09 | Gaussian, spectral radius .9 | rectifier | none: the plain case |
 | pstiff99 | lognormal, non-negative, spectral radius .99 | rectifier | one slow mode |
 | gauss13 | Gaussian, spectral radius 1.25 | rectifier | the plain iteration diverges |
 | wta | groups of 8 that share 8 inhibitory units, self-excitation 1.3 | rectifier | many steady states |
@@ -278,7 +278,7 @@ def make_saddle(
 def residuals64(network: RecurrentNetwork, stimuli: np.ndarray, states: np.ndarray) -> np.ndarray:
     """The residual of each state, recomputed in float64 from what the network's own parameters say; inf if not finite.
 
-    No solver is asked: a float32 residual near its tolerance may be rounding.
+    Solvers do not judge themselves: a float32 residual near its tolerance may be rounding.
     """
     with jax.enable_x64(True):
         network = in_float64(network)

@@ -20,7 +20,7 @@ _FEWEST_BAD = 0.02  # share of bad answers below which it is not shown how many 
 
 @house_style
 def draw(record: dict) -> "Figure":
-    """For each distribution and form the error, and which bad answers are flagged; residual against error."""
+    """For each distribution and form the error, and which bad predictions are flagged; residual against error."""
     rows = record["rows"]
     names = list(dict.fromkeys(row["distribution"] for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))

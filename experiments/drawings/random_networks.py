@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments._forms import TWO_LAYERS, WITH_SWEEPS
 from experiments._seeds import spread
-from experiments.drawings._axes import plain_logarithmic
+from experiments.drawings._axes import lettered, plain_logarithmic
 from rnn2ff.plotting import house_style, new_figure
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TARGETS = (0.05, 0.01)  # NRMSE
 USUAL_COST = 8.0  # products of a pass over N^2, of two layers of 4 N hidden units
 _STYLES = {TWO_LAYERS: "-", WITH_SWEEPS: "--"}
+_SMALLEST = 0.01  # percent; smaller errors are drawn there
 
 
 def errors_at(row: dict, form: str, cost: float = USUAL_COST) -> list[float]:
@@ -30,7 +31,7 @@ def needed(row: dict, form: str, target: float) -> int | None:
 
 @house_style
 def draw(record: dict) -> "Figure":
-    """The error against the cost at each gain; against the gain, the error, the cost needed, and what is lost."""
+    """The error against the cost; against the gain, the error, the cost needed, and the share without steady state."""
     from matplotlib import colormaps
 
     rows, config = record["rows"], record["config"]
@@ -39,17 +40,18 @@ def draw(record: dict) -> "Figure":
     number = max(4, len(gains))
     figure, axes = new_figure(number, num_rows=2, height=4.2)
     for axis, gain in zip(axes, gains):
+        axis.set(xscale="log", yscale="log", title=f"gain {gain:g}", xlabel="products / $N^2$")
         for row in (each for each in rows if each["gain"] == gain):
             for form, style in _STYLES.items():
                 _line(axis, row["costs"], row[form]["nrmse"], colors[row["size"]], style)
         for target in TARGETS:
             axis.axhline(100 * target, color="black", linewidth=0.6, linestyle=":")
-        axis.set(xscale="log", yscale="log", title=f"gain {gain:g}", xlabel="products / $N^2$")
         plain_logarithmic(axis.xaxis)
-        plain_logarithmic(axis.yaxis)
+        plain_logarithmic(axis.yaxis, (1,))
     axes[0].set_ylabel("error (NRMSE, %)")
 
     error, *costs, lost = axes[number : number + 4]
+    error.set(ylabel="error (NRMSE, %)", yscale="log", title=f"{USUAL_COST:g} $N^2$ products")
     for size, color in colors.items():
         chosen = sorted((row for row in rows if row["size"] == size), key=lambda row: row["gain"])
         places = [row["gain"] for row in chosen]
@@ -58,8 +60,7 @@ def draw(record: dict) -> "Figure":
             for axis, target in zip(costs, TARGETS):
                 _draw_needed(axis, chosen, form, target, color)
         _line(lost, places, [row["share_lost"] for row in chosen], color, "-")
-    error.set(ylabel="error (NRMSE, %)", yscale="log", title=f"{USUAL_COST:g} $N^2$ products")
-    plain_logarithmic(error.yaxis)
+    plain_logarithmic(error.yaxis, (1,))
     for axis, target in zip(costs, TARGETS):
         axis.set(ylabel="products / $N^2$", yscale="log", title=f"needed for {target:.0%}")
         axis.set_ylim(0.8 * min(config["costs"]), 1.5 * max(config["costs"]))
@@ -67,6 +68,9 @@ def draw(record: dict) -> "Figure":
     lost.set(ylabel="% of stimuli", title="no steady state")
     for axis in axes[number : number + 4]:
         axis.set(xlabel="gain", xticks=gains)
+    lost.set_ylim(-3, 103)
+    for axis in (*axes[: len(gains)], error):
+        axis.set_ylim(0.8 * _SMALLEST, 100)
     for axis in axes[number + 4 :] + axes[len(gains) : number]:
         axis.set_visible(False)
 
@@ -74,6 +78,9 @@ def draw(record: dict) -> "Figure":
     handles += [axes[0].plot([], [], color="black", linestyle=style, label=form)[0] for form, style in _STYLES.items()]
     handles += axes[0].plot([], [], "^", color="black", markersize=4, label="more than any that was tried")
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    shown = [axis for axis in axes if axis.get_visible()]
+    bands = f"bands: 95 % interval of the mean of {config['num_seeds']} networks"
+    lettered(figure, shown, f"{bands}; dotted: 5 and 1 %; errors below {_SMALLEST:g} % are drawn there")
     return figure
 
 
@@ -95,8 +102,9 @@ def _draw_needed(axis: "Axes", rows: list[dict], form: str, target: float, color
 
 
 def _line(axis: "Axes", places, values, color, style: str) -> None:
-    """Means over seeds, in percent, with the 95 % interval of the mean, cut off where it is not positive."""
+    """Means over seeds, in percent, with the 95 % interval of the mean; an error below the smallest is drawn there."""
     means = np.array([spread(100 * np.asarray(each)) for each in values])
-    low = np.maximum(means[:, 1], means[:, 0] / 10)
+    if axis.get_yscale() == "log":
+        means = np.maximum(means, _SMALLEST)
     axis.plot(places, means[:, 0], style, color=color, marker="o", markersize=2.5)
-    axis.fill_between(places, low, means[:, 2], color=color, alpha=0.15, linewidth=0)
+    axis.fill_between(places, means[:, 1], means[:, 2], color=color, alpha=0.15, linewidth=0)

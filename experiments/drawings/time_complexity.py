@@ -1,4 +1,4 @@
-"""The figure of the time an answer takes."""
+"""The figure of the time a prediction takes."""
 
 from typing import TYPE_CHECKING
 

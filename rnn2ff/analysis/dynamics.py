@@ -28,31 +28,21 @@ _LARGEST_STATE = 1e8  # times 1 + max |u| + max |start|; beyond, the dynamics di
 
 
 class Followed(NamedTuple):
-    """Where the dynamics lead.
+    """Where the dynamics lead."""
 
-    Attributes:
-        visited: states along the trajectories, one for each start.
-        ends: the state that each start leads to, NaN where the dynamics do not come to rest.
-        is_stiff: whether an implicit method was needed, which may come to rest where the dynamics do not.
-    """
-
-    visited: Float[np.ndarray, "visited state"]
+    visited: Float[np.ndarray, "visited state"]  # states along the trajectories, one for each start
+    # The state that each start leads to, NaN where the dynamics do not come to rest.
     ends: Float[np.ndarray, "start state"]
+    # Whether an implicit method was needed, which may come to rest where the dynamics do not.
     is_stiff: Bool[np.ndarray, " start"]
 
 
 class _Advanced(NamedTuple):
-    """Samples after a window of time.
+    """Samples after a window of time."""
 
-    Attributes:
-        states: the last states.
-        residuals: there.
-        is_finished: whether the steps sufficed for the window.
-    """
-
-    states: Float[Array, "lane state"]
-    residuals: Float[Array, " lane"]
-    is_finished: Bool[Array, " lane"]
+    states: Float[Array, "lane state"]  # the last states
+    residuals: Float[Array, " lane"]  # there
+    is_finished: Bool[Array, " lane"]  # whether the steps sufficed for the window
 
 
 def follow(network: RecurrentNetwork, stimulus: Array, starts: np.ndarray) -> Followed:

@@ -51,10 +51,8 @@ def index_signs(
 ) -> Int[np.ndarray, " point"]:
     """The signs of `det(-J)`; 0 where J is singular, or a unit is at the kink of its rectifier.
 
-    Args:
-        jacobians: J at each fixed point.
-        kinks: what is 0 at a kink, such as total inputs to rectifiers; None for a smooth network.
-        dtype: of the computation that found the fixed points; its precision decides which Jacobians count as singular.
+    `kinks` are 0 at a kink, as total inputs are; None for a smooth network. The precision of `dtype`, in which the
+    fixed points were computed, decides which Jacobians count as singular.
     """
     if not len(jacobians):
         return np.zeros(0, int)
@@ -75,21 +73,18 @@ def audit_indices(
     is_complete: bool,
     theorem: tuple[bool, str],
 ) -> tuple[Audit, str]:
-    """Whether a list is complete, and why.
+    """Whether a list of fixed points with these indices is complete, and why.
 
-    Args:
-        indices: of its members.
-        num_degenerate: supports with solutions that are not isolated.
-        size: units of the network.
-        is_complete: whether every support was tried.
-        theorem: whether the indices must sum to +1, and why, from `index_theorem` or `box_theorem`.
+    `theorem` says whether the indices must sum to +1, and why (`index_theorem`, `box_theorem`); `num_degenerate`
+    supports have solutions that are not isolated; `is_complete` means that every support was tried.
     """
     num_flat, total = int((indices == 0).sum()), int(indices.sum())
     holds, why = theorem
     if num_flat or num_degenerate:
         return Audit.degenerate, (
             f"{num_flat} fixed points have no index, and {num_degenerate} supports have a singular system with "
-            "solutions: fixed points are not isolated, nearly meet, or are at a threshold, and the list may lack some"
+            "solutions: fixed points are not isolated, nearly meet, or are at a threshold. The list may lack some, and "
+            "hold too many: one that shows as several, or none where the velocity is merely below the tolerance"
         )
     if is_complete:
         return Audit.complete, f"all {2**size} supports were tried; the indices sum to {total:+d}"

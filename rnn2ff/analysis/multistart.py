@@ -27,15 +27,10 @@ _SMALLEST_SCALE, _LARGEST_SCALE = 0.05, 4.0  # of random starts
 
 
 class Starts(NamedTuple):
-    """Where searches and dynamics start.
+    """Where searches and dynamics start."""
 
-    Attributes:
-        states: where the dynamics start, one a row.
-        points: the same in the coordinates of the search.
-    """
-
-    states: Float[np.ndarray, "start state"]
-    points: Float[np.ndarray, "start state"]
+    states: Float[np.ndarray, "start state"]  # where the dynamics start, one a row
+    points: Float[np.ndarray, "start state"]  # the same in the coordinates of the search
 
 
 class MultistartSearch:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from rnn2ff.compiling import in_batches, in_full_precision
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual, time_scales, to_state
 
-LANES = 64
+LANES = 64  # searches that share a program
 LARGEST_DENSE = 1024  # units: a Jacobian takes 8 MB in float64, one for each lane 0.5 GB
 _STEPS_PER_TURN = 6  # between two looks at which searches have ended; decides the speed alone
 _STUCK = 1e6  # damping at which steps vanish: a minimum of the speed that is not a zero
@@ -30,33 +30,21 @@ _NUM_POLISHES = 3  # each squares the relative error, so that two suffice from 1
 
 
 class Searched(NamedTuple):
-    """Where searches ended, one a row.
+    """Where searches ended, one a row."""
 
-    Attributes:
-        points: the last ones.
-        is_zero: whether the search ended at a zero.
-        is_stuck: whether it ended at a minimum of `|F|` that is not a zero, or progressed too slowly.
-    """
-
-    points: Float[np.ndarray, "start state"]
-    is_zero: Bool[np.ndarray, " start"]
+    points: Float[np.ndarray, "start state"]  # the last ones
+    is_zero: Bool[np.ndarray, " start"]  # whether the search ended at a zero
+    # Whether it ended at a minimum of `|F|` that is not a zero, or progressed too slowly.
     is_stuck: Bool[np.ndarray, " start"]
 
 
 class Polished(NamedTuple):
-    """Fixed points to rounding, one a row.
+    """Fixed points to rounding, one a row."""
 
-    Attributes:
-        states: the fixed points.
-        residuals: `residual` there.
-        jacobians: of the velocity, over time.
-        steps: the largest entry of a further Newton step.
-    """
-
-    states: Float[np.ndarray, "point state"]
-    residuals: Float[np.ndarray, " point"]
-    jacobians: Float[np.ndarray, "point state state"]
-    steps: Float[np.ndarray, " point"]
+    states: Float[np.ndarray, "point state"]  # the fixed points
+    residuals: Float[np.ndarray, " point"]  # `residual` there
+    jacobians: Float[np.ndarray, "point state state"]  # of the velocity, over time
+    steps: Float[np.ndarray, " point"]  # the largest entry of a further Newton step
 
 
 def _excess(network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Callable[[Array], Array]:
@@ -103,15 +91,7 @@ def by_lanes(
     rows: Float[np.ndarray, "row state"],
     *options: object,
 ) -> PyTree[np.ndarray]:
-    """Run a program on a fixed number of rows at a time, by `in_batches`.
-
-    Args:
-        program: takes the network, the stimulus, some rows and the options; every result has as many rows.
-        network: the network.
-        stimulus: the stimulus, the same for all.
-        rows: at least one.
-        options: further arguments of the program.
-    """
+    """Run a program on a fixed number of rows at a time (`in_batches`); every result has as many rows."""
 
     def run(constants, rows, *options):
         return program(*constants, rows, *options)
@@ -146,13 +126,8 @@ def search(
 ) -> Searched:
     """Search for a zero from every start.
 
-    Args:
-        network: the network.
-        stimulus: the stimulus, the same for all.
-        points: where to start, one a row.
-        tolerance: the largest `max |F| / (1 + max |x|)` that counts as zero.
-        max_steps: of each search.
-        box: the smallest and the largest coordinate; a search that leaves it by more than its width fails.
+    A zero has `max |F| / (1 + max |x|)` below the tolerance. A search that leaves the box, the smallest and the largest
+    coordinate, by more than its width fails.
     """
     num_starts, size = points.shape
     ends = np.array(points)

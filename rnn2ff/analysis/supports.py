@@ -24,24 +24,16 @@ _ROUNDING = 1e-12  # relative distance to a threshold, or to a singular matrix, 
 
 
 class Enumeration(NamedTuple):
-    """The fixed points on all supports; arrays on the host, in float64.
+    """The fixed points on all supports; arrays on the host, in float64."""
 
-    Attributes:
-        states: one fixed point a row; one with a unit at its threshold is listed once for each of its supports.
-        num_degenerate: supports on which a fixed point may not be isolated: the system is singular, and has solutions.
-    """
-
+    # One fixed point a row; one with a unit at its threshold is listed once for each of its supports.
     states: Float[np.ndarray, "point state"]
+    # Supports on which a fixed point may not be isolated: the system is singular, and has solutions.
     num_degenerate: int
 
 
 def enumerate_fixed_points(network: RateNetwork, stimulus: Float[np.ndarray, " stimulus"]) -> Enumeration:
-    """Every fixed point of a threshold-linear network, by trying all supports: `2^N` linear systems.
-
-    Args:
-        network: threshold-linear, of at most 16 units.
-        stimulus: the stimulus.
-    """
+    """Every fixed point of a threshold-linear network of at most 16 units, by one linear system for each support."""
     weights = np.asarray(network.dense_weights, np.float64)
     drive = np.asarray(network.params.feedforward_input(jnp.asarray(stimulus, network.dtype)), np.float64)
     size = len(weights)

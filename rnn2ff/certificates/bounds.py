@@ -32,8 +32,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
-from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual
+from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state import check_not_split
 
 _EXACT = 5e3  # units of the precision: the largest proved distance to a fixed point of a prediction called exact
@@ -205,14 +205,7 @@ def unit_bounds(
     """Bounds of the error of single rates, `|r_i - r*_i|`, from a bound of `|r - r*|` for the same fixed point r*.
 
     The smallest of that bound itself, of `|e_i| + s |W_i| |r - r*|`, with W_i the unit's row of weights, and of the
-    bounds by contraction and monotonicity for a single unit.
-
-    Args:
-        network: the network.
-        stimulus: one stimulus.
-        prediction: the rates of all units.
-        error_bound: of `|r - r*|`, from `certify` or `bound_error`; infinite if there is none.
-        certifier: from `make_certifier`; by default made for this call.
+    bounds by contraction and monotonicity for a single unit. Arguments are those of `certify`.
     """
     stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     error_bound = jnp.asarray(error_bound, network.dtype)

@@ -24,19 +24,12 @@ from rnn2ff.networks import (
 
 
 class _Shape(NamedTuple):
-    """What is known of a nonlinearity.
+    """What is known of a nonlinearity."""
 
-    Attributes:
-        slope: the steepest.
-        curvature: the largest.
-        value_error: how far off computed values and slopes may be, in units of the dtype's precision.
-        relative_error: the same, relative to their values.
-    """
-
-    slope: float
-    curvature: float
-    value_error: float = 0.0
-    relative_error: float = 0.0
+    slope: float  # the steepest
+    curvature: float  # the largest
+    value_error: float = 0.0  # how far off computed values and slopes may be, in units of the dtype's precision
+    relative_error: float = 0.0  # the same, relative to their values
 
 
 _SHAPES = {
@@ -52,19 +45,12 @@ _LOW_RANK = 3  # units per rank, at least, for thin products (2 n r) to replace 
 
 
 class Factors(eqx.Module):
-    """`W = U V' + remainder`, with U and V thin.
+    """`W = U V' + remainder`, with U and V thin."""
 
-    Attributes:
-        left: U.
-        right: V, with columns that are nearly orthonormal.
-        right_norm: the spectral norm of V.
-        remainder: the Frobenius norm of the remainder, the rounding of U and V included.
-    """
-
-    left: Float[Array, "state rank"]
-    right: Float[Array, "state rank"]
-    right_norm: Scalar
-    remainder: Scalar
+    left: Float[Array, "state rank"]  # U
+    right: Float[Array, "state rank"]  # V, with columns that are nearly orthonormal
+    right_norm: Scalar  # the spectral norm of V
+    remainder: Scalar  # the Frobenius norm of the remainder, the rounding of U and V included
 
 
 class Certifier(eqx.Module):

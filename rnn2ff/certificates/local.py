@@ -24,63 +24,39 @@ _NUM_SQUARINGS = 9  # proves decay rates down to 1 / 512 of the leak
 
 
 class Measured(eqx.Module):
-    """The computed error of the equation, with bounds of all rounding errors.
+    """The computed error of the equation, with bounds of all rounding errors."""
 
-    Attributes:
-        rates: the prediction, r.
-        total: `W r + h`.
-        total_rounding: a bound of the rounding error of each total.
-        error: `r - phi(W r + h)`.
-        rounding: a bound of the rounding error of each error.
-        residual: the largest error, relative.
-    """
-
-    rates: Float[Array, " state"]
-    total: Float[Array, " state"]
-    total_rounding: Float[Array, " state"]
-    error: Float[Array, " state"]
-    rounding: Float[Array, " state"]
-    residual: Scalar
+    rates: Float[Array, " state"]  # the prediction, r
+    total: Float[Array, " state"]  # `W r + h`
+    total_rounding: Float[Array, " state"]  # a bound of the rounding error of each total
+    error: Float[Array, " state"]  # `r - phi(W r + h)`
+    rounding: Float[Array, " state"]  # a bound of the rounding error of each error
+    residual: Scalar  # the largest error, relative
 
 
 class Local(eqx.Module):
-    """What a Newton step proves.
+    """What a Newton step proves."""
 
-    Attributes:
-        bound: of the distance from the prediction to a fixed point; infinite if none is proved.
-        refined_bound: of the distance from the point after the step to the same fixed point.
-        step_length: of the Newton step, `|R e|`.
-        refined: the point after the step.
-        is_on_piece: whether a fixed point is proved to have the active units of the prediction; for rectifiers only.
-        is_step_rounding: whether the step is no longer than rounding can make it.
-        is_attracting: whether small perturbations of a fixed point with these slopes are proved to decay; False where
-            that is not computed.
-    """
-
-    bound: Scalar
-    refined_bound: Scalar
-    step_length: Scalar
-    refined: Float[Array, " state"]
+    bound: Scalar  # of the distance from the prediction to a fixed point; infinite if none is proved
+    refined_bound: Scalar  # of the distance from the point after the step to the same fixed point
+    step_length: Scalar  # of the Newton step, `|R e|`
+    refined: Float[Array, " state"]  # the point after the step
+    # Whether a fixed point is proved to have the active units of the prediction; for rectifiers only.
     is_on_piece: Bool[Array, ""]
-    is_step_rounding: Bool[Array, ""]
+    is_step_rounding: Bool[Array, ""]  # whether the step is no longer than rounding can make it
+    # Whether small perturbations of a fixed point with these slopes are proved to decay; False where that is not
+    # computed.
     is_attracting: Bool[Array, ""]
 
 
 class _Inverse(eqx.Module):
-    """What is needed of R.
+    """What is needed of R."""
 
-    Attributes:
-        step: `R e`.
-        step_rounding: a bound of the rounding error of the step, for an exact e.
-        size: an upper bound of |R|.
-        defect: an upper bound of `|I - R (I - S W)|`, with the computed slopes.
-        is_attracting: whether the eigenvalues of `S W` are proved to have real parts below 1; of a map, sizes below 1.
-    """
-
-    step: Float[Array, " state"]
-    step_rounding: Scalar
-    size: Scalar
-    defect: Scalar
+    step: Float[Array, " state"]  # `R e`
+    step_rounding: Scalar  # a bound of the rounding error of the step, for an exact e
+    size: Scalar  # an upper bound of |R|
+    defect: Scalar  # an upper bound of `|I - R (I - S W)|`, with the computed slopes
+    # Whether the eigenvalues of `S W` are proved to have real parts below 1; of a map, sizes below 1.
     is_attracting: Bool[Array, ""]
 
 

@@ -23,8 +23,8 @@ from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
-from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
+from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state import (
     Layout,
     Plan,
@@ -215,23 +215,14 @@ class _Answers:
 
 
 class _Judged(NamedTuple):
-    """Rates, and whether they can be served.
+    """Rates, and whether they can be served."""
 
-    Attributes:
-        rates: the given ones, or those after a Newton step.
-        bound: of their error.
-        estimate: of the error before the step.
-        is_rounding_limited: whether rounding alone exceeds the tolerance.
-        is_stepped: whether the rates are those after the step.
-        is_within: whether they can be served.
-    """
-
-    rates: Float[Array, "*batch state"]
-    bound: Float[Array, "*batch"]
-    estimate: Float[Array, "*batch"]
-    is_rounding_limited: Bool[Array, "*batch"]
-    is_stepped: Bool[Array, "*batch"]
-    is_within: Bool[Array, "*batch"]
+    rates: Float[Array, "*batch state"]  # the given ones, or those after a Newton step
+    bound: Float[Array, "*batch"]  # of their error
+    estimate: Float[Array, "*batch"]  # of the error before the step
+    is_rounding_limited: Bool[Array, "*batch"]  # whether rounding alone exceeds the tolerance
+    is_stepped: Bool[Array, "*batch"]  # whether the rates are those after the step
+    is_within: Bool[Array, "*batch"]  # whether they can be served
 
 
 def _judge(network, certifier, tolerance: Scalar, makes_step: bool, stimulus, rates) -> _Judged:

@@ -1,10 +1,8 @@
-"""Whose answers a command judges: an approximator's, or those of a file that was exported."""
+"""The predictions that a command evaluates: an approximator's, or those of an exported file."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Literal
 
 from rnn2ff.cli.options import read_approximator
 
@@ -13,20 +11,19 @@ if TYPE_CHECKING:
 
     from rnn2ff.networks import RecurrentNetwork
 
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
 Route = Literal["float", "onnx-int8", "c-int8", "c-int16"]
 
 
 def read_answers(
     network: "RecurrentNetwork", stimuli: "np.ndarray", approximator: Path | None, model: Path | None, route: Route
 ) -> "Callable[[np.ndarray], np.ndarray]":
-    """From stimuli to rates, of an approximator by a route, or of a file; one of another network is refused."""
+    """The function from stimuli to rates of an approximator, by a route, or of a file; both must be of this network."""
     from rnn2ff._checks import fail
     from rnn2ff.networks import network_hash
 
     if (approximator is None) == (model is None):
         received = "neither" if model is None else "both"
-        raise fail("approximator", "or `model` is what to judge", "one of --approximator and --model", received)
+        raise fail("approximator", "or `model` is what to evaluate", "one of --approximator and --model", received)
     if model is None:
         return _by_route(network, stimuli, approximator, route)
     if route != "float":

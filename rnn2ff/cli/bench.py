@@ -34,15 +34,12 @@ class Bench:
     num_rounds: int = 20
     """Turns of each competitor."""
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
-        """Time, compare, and say by how much each is slower or faster."""
-        from rnn2ff._checks import check_at_least
+        """Time all competitors, and print their ratios."""
+        from rnn2ff._checks import check_sizes
 
-        check_at_least("batch-size", self.batch_size, 1)
-        check_at_least("num-rounds", self.num_rounds, 1)
-        check_at_least("max-steps", self.network.max_steps, 1)
+        check_sizes(**{"batch-size": self.batch_size, "num-rounds": self.num_rounds})
         network, rows = read_network(self.network)
         approximator, _ = read_approximator(self.approximator, network)
 
@@ -93,7 +90,7 @@ class Bench:
 def _competitors(
     network: "RecurrentNetwork", approximator: "Approximator", stimuli: "np.ndarray", rows: "np.ndarray", max_steps: int
 ):
-    """The fastest solver, and all that is timed; functions of nothing."""
+    """The fastest solver, and all competitors; functions without arguments."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp

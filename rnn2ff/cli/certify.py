@@ -5,8 +5,18 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from rnn2ff.cli.answers import OptionalPath, Route, read_answers
-from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, check_new_file, read_network, show, stages
+from rnn2ff.cli.answers import Route, read_answers
+from rnn2ff.cli.options import (
+    Json,
+    NetworkFiles,
+    OptionalFloat,
+    OptionalPath,
+    Overwrite,
+    check_new_file,
+    read_network,
+    show,
+    stages,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,13 +29,13 @@ _QUANTILES = {"5 %": 0.05, "50 %": 0.5, "95 %": 0.95, "100 %": 1.0}
 
 @dataclasses.dataclass(frozen=True)
 class Certify:
-    """Bound how far each answer of an approximator is from the steady rates, without solving anything.
+    """Bound how far each prediction of an approximator is from the steady rates, without solving the network.
 
     The bounds are proved from the network's own equation, rounding included, and hold for the stimuli that are given:
-    of what lies between them nothing is proved. They are of the Euclidean norm over all units, and of single units;
+    they say nothing of stimuli in between. They are of the Euclidean norm over all units, and of single units;
     docs/certificates.md has the theorems. The estimate is the length of a Newton step, near the truth and no bound.
 
-    With --model, what is certified is a file that was exported, bit for bit, with the ranges that it was exported with.
+    With --model, an exported file is certified, bit for bit, with the ranges of its export.
     With --tolerance, the exit code is 0 only if all bounds are within it. With --out, a file gets the arrays
     predictions, residuals, error_bounds, unit_bounds, error_estimates, theorems, theorem_names, is_exact, refined and
     is_refined_exact.
@@ -39,10 +49,10 @@ class Certify:
     approximator: OptionalPath = None
     """The file approximator.safetensors of a distillation."""
     model: OptionalPath = None
-    """In place of it, a file that was exported: .onnx, or the .h of the routes c-int8 and c-int16."""
+    """Instead, an exported file: .onnx, or the .h of the routes c-int8 and c-int16."""
     route: Route = "float"
-    """Of an approximator, whose answers: its own, or those of an export to whole numbers that is made now, its ranges
-    set by these stimuli. It is not a file that was exported before: for that there is --model."""
+    """Which predictions of an approximator: its own in float, or those of an integer export made now, calibrated on
+    these stimuli. For a file that was exported before, use --model."""
     tolerance: OptionalFloat = None
     """The largest error of the rates that is good enough, in their own units."""
     norm: Literal["all", "unit"] = "all"
@@ -51,10 +61,8 @@ class Certify:
     """A .h file to write: a function in C that makes the bound at run time, where one holds for every stimulus."""
     out: OptionalPath = None
     """An .npz or .mat file for the certificate of each stimulus."""
-    overwrite: bool = False
-    """Replace the file if it exists."""
+    overwrite: Overwrite = False
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """Predict, certify, and count what is proved."""
@@ -132,7 +140,7 @@ class Certify:
         return 0 if is_bounded.any() else 1
 
     def _lines(self, record: dict) -> dict[str, object]:
-        """The record for people."""
+        """The record as a table."""
         by_theorem = {f"bounded by {name}": f"{share:.1%}" for name, share in record["share_by_theorem"].items()}
         lines = {
             "stimuli": record["num_stimuli"],
@@ -159,7 +167,7 @@ class Certify:
 
 
 def _reason(network: "RecurrentNetwork", certifier: "Certifier") -> str:
-    """Why some predictions have no bound, in words."""
+    """The reason why some predictions have no bound."""
     import numpy as np
 
     from rnn2ff.networks import name_of, stability_constants

@@ -11,6 +11,7 @@ from rnn2ff.cli.options import (
     Json,
     NetworkFiles,
     OptionalFile,
+    OptionalPath,
     check_folder,
     read_approximator,
     read_network,
@@ -21,16 +22,15 @@ if TYPE_CHECKING:
     from rnn2ff.export import Scene
 
 _NUM_SWEEPS = 3  # of the approximators that are made
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
 
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Write a web page in which the two networks answer side by side.
+    """Write a web page that shows the two networks side by side.
 
-    Drag a stimulus, and see the recurrent network settle while the feed-forward one has answered. The page is one file
-    that needs no network connection. Without an approximator, two small ones are made first, of a competition and of a
-    ring, which takes a minute; with one, the page shows it and its network.
+    Drag a stimulus, and see the recurrent network settle beside the prediction of the feed-forward one. The page is one
+    file that needs no network connection. Without an approximator, two small ones are made first, of a competition and
+    of a ring, which takes a minute; with one, the page shows it and its network.
 
     Example: rnn2ff demo --out page
 
@@ -64,7 +64,6 @@ class Demo:
     overwrite: bool = False
     """Replace the page if it exists."""
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
         """Write the page."""

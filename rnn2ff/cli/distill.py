@@ -35,8 +35,8 @@ class Distill:
     Solves the network for every stimulus, trains a feed-forward network on the steady rates, and judges it on stimuli
     it never saw. By default it has two layers with 4 hidden units for each unit of the network, or fewer and a few
     sweeps that cost no more, whichever is better. With --tolerance it is the cheapest that is good enough. Writes
-    approximator.safetensors, report.json, report.html, a page to look at and to pass on, and, where matplotlib is
-    installed, report.png. A run that was interrupted goes on when the command is given again.
+    approximator.safetensors, report.json, report.html and, where matplotlib is installed, report.png. An interrupted
+    run resumes when the command is given again.
 
     Example: rnn2ff distill --weights W.npy --stimuli U.npy --out run1 --tolerance 0.02
     """
@@ -69,10 +69,9 @@ class Distill:
     license: OptionalText = None
     """License of the weights, for the model card."""
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
-        """Distill, write the files, and say how good the approximator is."""
+        """Distill, write the files, and report the error."""
         from rnn2ff._checks import check_at_least, check_fraction, fail
 
         self._check_unused()
@@ -84,7 +83,6 @@ class Distill:
         if self.tolerance is not None:
             check_fraction("tolerance", self.tolerance)
         check_at_least("num-steps", self.num_steps, 1)
-        check_at_least("max-steps", self.network.max_steps, 1)
         check_fraction("held-out", self.held_out)
         network, rows = read_network(self.network)
 
@@ -104,7 +102,7 @@ class Distill:
             return self._distill(network, rows, training_rows, test_rows, key)
 
     def _check_unused(self) -> None:
-        """No finished run is lost."""
+        """Refuse to replace a finished run."""
         from rnn2ff._checks import fail
 
         if (self.out / "report.json").exists() and not self.overwrite:
@@ -141,17 +139,17 @@ class Distill:
                 progress=self.network.shows_progress,
                 key=key,
             )
-        except (ValueError, RuntimeError):  # what is wrong now will be wrong again
+        except (ValueError, RuntimeError):  # would be raised again by a resumed run
             shutil.rmtree(unfinished)
             if not any(out.iterdir()):
                 out.rmdir()
             raise
-        tested_on = "rows held out of the stimuli; of another distribution it says nothing"
+        tested_on = "rows held out of the stimuli; the error on other distributions is unknown"
         report = distillation.report._replace(tested_on=tested_on)
         distillation = distillation._replace(report=report)
         card = model_card(network, rows, report.summary(), license=self.license)
         card = {"command": dataclasses.asdict(self), **card}
-        # Of an earlier run; the new approximator is not what they tell of.
+        # Of an earlier run, which had another approximator.
         for name in ("report.json", "report.html", "report.png"):
             (out / name).unlink(missing_ok=True)
         save(out / "approximator.safetensors", distillation.approximator, card=card)
@@ -166,7 +164,7 @@ class Distill:
         return 1 if report.is_within_tolerance is False else 0
 
     def _unfinished(self) -> Path:
-        """The folder that holds the trainings of a run as they go; that of an interrupted one is gone on with."""
+        """The folder of the checkpoints of a run, from which an interrupted one resumes."""
         from rnn2ff._checks import fail
         from rnn2ff.files import plain, write_json
 

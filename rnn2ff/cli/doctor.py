@@ -23,7 +23,7 @@ _CLOSE = 1e-4  # of a solve in float32
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """Say what is installed, where compiled programs are kept, and whether a small network is solved rightly.
+    """Report what is installed, where compiled programs are kept, and whether a small network is solved correctly.
 
     The exit code is 0 if it is, whatever extras are missing; 1 if it is not, or what the library needs is missing.
 
@@ -31,10 +31,9 @@ class Doctor:
     """
 
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
-        """Look, solve, and say what is wrong and what to do."""
+        """Check the installation, solve a network, and report problems with their remedy."""
         missing = [name for name in ("jaxlib", "equinox", "diffrax", "optimistix", "optax", "scipy") if not _has(name)]
         if missing:
             raise RuntimeError(f"{', '.join(missing)} cannot be found. Install again: pip install --upgrade rnn2ff")
@@ -60,7 +59,7 @@ class Doctor:
             **versions,
             "device": f"{found['device']} ({found['platform']}){f'; {advice}' if advice else ''}",
             "processor": f"{found['processor']}, {found['num_threads']} of {found['num_cores']} cores",
-            **{f"extra {name}": _told(name, lacks) for name, lacks in extras.items()},
+            **{f"extra {name}": _described(name, lacks) for name, lacks in extras.items()},
             "compiled programs": f"{cache['num_files']} in {folder}, {cache['megabytes']:.1f} MB"
             + ("" if cache["is_writable"] else "; cannot be written to, so that every command compiles anew"),
             "self test": f"{flaw or 'passed'}, {seconds:.1f} s",
@@ -80,7 +79,7 @@ def _has(library: str) -> bool:
     return importlib.util.find_spec(library) is not None
 
 
-def _told(extra: str, lacks: list[str]) -> str:
+def _described(extra: str, lacks: list[str]) -> str:
     return f"{', '.join(lacks)} missing: pip install 'rnn2ff[{extra}]'" if lacks else "installed"
 
 
@@ -107,7 +106,7 @@ def _advice(platform: str) -> str | None:
 
 
 def _flaw() -> str | None:
-    """What is wrong with the steady state of two units that inhibit each other, which is known; None if nothing."""
+    """The error of a solve with a known result, two units that inhibit each other; None if it is right."""
     import numpy as np
 
     from rnn2ff.networks import threshold_linear

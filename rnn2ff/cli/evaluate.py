@@ -4,17 +4,26 @@ import dataclasses
 
 import tyro
 
-from rnn2ff.cli.answers import OptionalPath, Route, read_answers
-from rnn2ff.cli.options import Json, NetworkFiles, check_new_file, read_approximator, read_network, show
+from rnn2ff.cli.answers import Route, read_answers
+from rnn2ff.cli.options import (
+    Json,
+    NetworkFiles,
+    OptionalPath,
+    Overwrite,
+    check_new_file,
+    read_approximator,
+    read_network,
+    show,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Judge an approximator on stimuli of your choice.
+    """Measure the error of an approximator on stimuli of your choice.
 
     Solves the network for every stimulus and compares the steady rates with those of the approximator, which must have
-    been made for this network. Stimuli without a steady state are left out, and counted. With --model, what is judged
-    is a file that was exported, as it answers.
+    been made for this network. Stimuli without a steady state are left out, and counted. With --model, an
+    exported file is evaluated.
 
     Example: rnn2ff evaluate --approximator run1/approximator.safetensors --weights W.npy --stimuli new.npy
 
@@ -25,22 +34,17 @@ class Evaluate:
     approximator: OptionalPath = None
     """The file approximator.safetensors of a distillation."""
     model: OptionalPath = None
-    """In place of it, a file that was exported: .onnx, or the .h of the routes c-int8 and c-int16."""
+    """Instead, an exported file: .onnx, or the .h of the routes c-int8 and c-int16."""
     route: Route = "float"
-    """Of an approximator, whose answers: its own, or those of an export to whole numbers, its ranges set by these
+    """Which predictions of an approximator: its own in float, or those of an integer export calibrated on these
     stimuli."""
     report: OptionalPath = None
     """An .html file to write: the errors of units and of stimuli, with figures, on one page."""
-    overwrite: bool = False
-    """Replace the file if it exists."""
+    overwrite: Overwrite = False
     as_json: Json = False
-    """Print the results as JSON, the error of every unit included."""
 
     def run(self) -> int:
-        """Solve, compare, and say how good the approximator is."""
-        from rnn2ff._checks import check_at_least
-
-        check_at_least("max-steps", self.network.max_steps, 1)
+        """Solve, compare, and report the error."""
         if self.report is not None:
             check_new_file(self.report, (".html",), overwrite=self.overwrite, name="report")
         network, stimuli = read_network(self.network)

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rnn2ff.cli.options import Json, OptionalFile, check_folder, read_approximator, show
 
@@ -18,14 +18,22 @@ Route = Literal["onnx", "onnx-int8", "c", "c-int8", "c-int16", "stablehlo", "tor
 NEED_STIMULI = ("onnx-int8", "c-int8", "c-int16")
 
 
+class _Inputs(NamedTuple):
+    """What is exported."""
+
+    approximator: "Approximator"
+    card: dict
+    stimuli: "np.ndarray | None"  # of the calibration and the self-test
+
+
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Take an approximator to where it shall run.
+    """Export an approximator to the formats of other platforms.
 
     Routes, and the file each writes: onnx, NAME.onnx; onnx-int8, NAME_int8.onnx; c, NAME.h; c-int8, NAME_int8.h,
     and c-int16, NAME_int16.h, twice as large and nearly exact; stablehlo, NAME.stablehlo; torch,
     NAME_torch.safetensors; nir, NAME.nir; mat, NAME.mat, the matrices for MATLAB. docs/deploy.md says how each is used.
-    The routes in whole numbers need stimuli to set their ranges. With stimuli, the error that a route adds is measured
+    The integer routes need stimuli for calibration. With stimuli, the error that a route adds is measured
     and shown. The routes onnx and onnx-int8 need the extra onnx, nir the extra nir; the others need nothing more.
 
     Example: rnn2ff export --approximator run1/approximator.safetensors --to onnx-int8 c --stimuli U.npy --out deploy
@@ -46,10 +54,9 @@ class Export:
     overwrite: bool = False
     """Replace files that exist."""
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
-        """Export everything, and only then put it in place."""
+        """Export all files to a temporary folder, then move them into place."""
         from rnn2ff._checks import fail
 
         if not self.to:
@@ -76,7 +83,7 @@ class Export:
         show(lines, {"routes": rows, "written_to": self.out}, as_json=self.as_json)
         return 0
 
-    def _read(self) -> "tuple[Approximator, dict, np.ndarray | None]":
+    def _read(self) -> "_Inputs":
         from rnn2ff._checks import check_stimuli, fail
 
         if self.stimuli is None and set(self.to) & set(NEED_STIMULI):
@@ -92,12 +99,12 @@ class Export:
         approximator, card = read_approximator(self.approximator)
         if stimuli is not None:
             check_stimuli(stimuli, approximator.stimulus_size)
-        return approximator, card, stimuli
+        return _Inputs(approximator, card, stimuli)
 
     def _export(
         self, route: str, approximator: "Approximator", card: dict, stimuli: "np.ndarray | None", path: Path
     ) -> dict[str, object]:
-        """Write one file; returns its size, and what the route adds to the error where stimuli tell."""
+        """Write one file; returns its size and, where there are stimuli, the error that the route adds."""
         from rnn2ff import export
 
         row, predict = {}, None
@@ -115,7 +122,7 @@ class Export:
             row = export.footprint(model)._asdict()
             notes = []
             if predict is not None and (added := _added_error(predict, approximator, stimuli)) is not None:
-                notes = [f"Whole numbers add {100 * added:.2f} % (NRMSE), on {len(stimuli)} stimuli."]
+                notes = [f"Integer arithmetic adds {100 * added:.2f} % (NRMSE), on {len(stimuli)} stimuli."]
             path.write_text(export.to_c(model, name=path.stem, card=card, test_stimuli=stimuli, notes=notes))
         elif route == "stablehlo":
             path.write_bytes(export.to_stablehlo(approximator))

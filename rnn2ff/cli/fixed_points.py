@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, check_new_file, read_network, show, stages
+from rnn2ff.cli.options import Json, NetworkFiles, Overwrite, check_new_file, read_network, show, stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +26,11 @@ class FixedPoints:
     """Number of random starts of the search."""
     seed: int = 0
     """Seed of the starts."""
-    overwrite: bool = False
-    """Replace the file if it exists."""
+    overwrite: Overwrite = False
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
-        """Search, write the file, and say what was found."""
+        """Search, write the file, and summarize."""
         from rnn2ff._checks import check_at_least, fail
 
         check_new_file(self.out, overwrite=self.overwrite)

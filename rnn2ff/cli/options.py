@@ -1,6 +1,6 @@
 """What the commands share: options, reading a network, and showing results.
 
-JAX is imported only once a command runs, so that help and mistakes answer at once.
+JAX is imported only when a command runs, so that help and errors in options appear at once.
 """
 
 import dataclasses
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 File = Annotated[str, tyro.conf.arg(metavar="FILE")]
 OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")]
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(optional)")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]
-Json = Annotated[bool, tyro.conf.arg(name="json")]
+Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the results as JSON.")]
+Overwrite = Annotated[bool, tyro.conf.arg(help="Replace the file if it exists.")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ class NetworkFiles:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether there is somebody to look at progress bars."""
+        """Whether progress bars are shown: if standard error is a terminal."""
         return self.progress and sys.stderr.isatty()
 
 
@@ -84,7 +86,7 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
     import jax
     import numpy as np
 
-    from rnn2ff._checks import check_finite, check_shape, check_stimuli, check_weights
+    from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimuli, check_weights
     from rnn2ff.compiling import keep_programs
     from rnn2ff.files import read_array
     from rnn2ff.networks import (
@@ -97,6 +99,7 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
         read_weights,
     )
 
+    check_at_least("max-steps", files.max_steps, 1)
     if files.cache:
         keep_programs()
     jax.config.update("jax_enable_x64", files.precision == "float64")
@@ -160,7 +163,7 @@ def read_approximator(path: Path, network: "RecurrentNetwork | None" = None) -> 
 def check_new_file(
     out: Path, suffixes: tuple[str, ...] = (".npz", ".mat", ".csv"), *, overwrite: bool, name: str = "out"
 ) -> None:
-    """A file, of arrays if nothing else is said, that can be written and is not there yet."""
+    """A new file with a known ending, by default one of arrays, in a folder that can be written to."""
     from rnn2ff._checks import fail
 
     if out.suffix not in suffixes:
@@ -176,7 +179,7 @@ def check_new_file(
 
 @contextmanager
 def stages(total: int, *, shows: bool) -> "Iterator[Callable[[str], None]]":
-    """What is being done, on standard error; the function that is given tells of each stage as it begins."""
+    """A progress bar of stages on standard error; the yielded function begins the next stage."""
     from tqdm import tqdm
 
     with tqdm(total=total, disable=not shows, bar_format="{desc} ({n_fmt} of {total_fmt}) [{elapsed}]") as bar:
@@ -199,8 +202,9 @@ def check_folder(out: Path) -> None:
 
 
 def show(lines: Mapping[str, object], record: Mapping[str, object], *, as_json: bool) -> None:
-    """Results on standard output: a table of `lines` for people, or the whole `record` for programs."""
-    from rnn2ff.files import plain, table
+    """Results on standard output: `lines` as a table, or the whole `record` as JSON."""
+    from rnn2ff.files import plain
+    from rnn2ff.records import table
 
     if as_json:
         print(json.dumps(plain(record), indent=2, allow_nan=False))

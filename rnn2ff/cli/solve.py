@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, check_new_file, read_network, show
+from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, Overwrite, check_new_file, read_network, show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +23,14 @@ class Solve:
     """The .npz, .mat or .csv file to write."""
     tolerance: OptionalFloat = None
     """Largest relative residual that counts as rest; by default 1e-5 in float32, 1e-9 in float64."""
-    overwrite: bool = False
-    """Replace the file if it exists."""
+    overwrite: Overwrite = False
     as_json: Json = False
-    """Print the results as JSON."""
 
     def run(self) -> int:
-        """Solve, write the file, and count how it went."""
-        from rnn2ff._checks import check_at_least, check_tolerance
+        """Solve, write the file, and count the statuses."""
+        from rnn2ff._checks import check_tolerance
 
         check_new_file(self.out, overwrite=self.overwrite)
-        check_at_least("max-steps", self.network.max_steps, 1)
         network, stimuli = read_network(self.network)
         check_tolerance(self.tolerance, network.dtype)
 

@@ -20,9 +20,11 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from rnn2ff._checks import (
     check_at_least,
     check_finite,
-    check_number,
+    check_numbers,
     check_positive,
+    check_positive_numbers,
     check_shape,
+    check_sizes,
     check_stimuli,
     fail,
     shape_of,
@@ -44,7 +46,7 @@ def gaussian_stimuli(size: int, *, mean: ArrayLike = 0.0, deviation: ArrayLike =
     Raises:
         ValueError: if there is no channel, a mean is not finite, or a deviation is not positive.
     """
-    check_at_least("size", size, 1)
+    check_sizes(size=size)
     check_finite("mean", mean)
     check_positive("deviation", deviation)
     for name, values in (("mean", mean), ("deviation", deviation)):
@@ -60,9 +62,8 @@ def uniform_stimuli(size: int, *, low: float = 0.0, high: float = 1.0) -> Sample
     Raises:
         ValueError: if there is no channel, or `high` is not above `low`.
     """
-    check_at_least("size", size, 1)
-    check_number("low", low)
-    check_number("high", high)
+    check_sizes(size=size)
+    check_numbers(low=low, high=high)
     if not low < high:
         raise fail("high", "does not fit `low`", f"a finite number above {low}", high)
     return lambda key: jr.uniform(key, (size,), minval=low, maxval=high)
@@ -74,7 +75,7 @@ def sparse_stimuli(sample_stimulus: SampleStimulus, *, active_share: float) -> S
     Raises:
         ValueError: if `active_share` is not above 0 and at most 1.
     """
-    check_number("active_share", active_share)
+    check_numbers(active_share=active_share)
     if not 0 < active_share <= 1:
         raise fail("active_share", "is out of range", "above 0 and at most 1", repr(active_share))
 
@@ -100,10 +101,8 @@ def smooth_stimuli(num_units: int, *, length: float, deviation: float = 1.0) -> 
     Raises:
         ValueError: if there is no channel, or `length` or `deviation` is not positive.
     """
-    check_at_least("num_units", num_units, 1)
-    for name, value in (("length", length), ("deviation", deviation)):
-        check_number(name, value)
-        check_positive(name, value)
+    check_sizes(num_units=num_units)
+    check_positive_numbers(length=length, deviation=deviation)
     angles = np.arange(num_units) * (2 * np.pi / num_units)
     # On a ring the covariance is circular, and its root is the circular matrix with the roots of its spectrum.
     spectrum = np.fft.fft(np.exp((np.cos(angles) - 1) / length**2)).real
@@ -121,8 +120,8 @@ def bump_stimuli(
     Raises:
         ValueError: if there is no unit, `largest` is not above `smallest`, or `concentration` is not positive.
     """
-    check_at_least("num_units", num_units, 1)
-    check_positive("concentration", concentration)
+    check_sizes(num_units=num_units)
+    check_positive_numbers(concentration=concentration)
     heights = uniform_stimuli(1, low=smallest, high=largest)
 
     def sample(key: PRNGKeyArray) -> Array:
@@ -175,7 +174,7 @@ def sample_from(stimuli: Float[ArrayLike, "batch stimulus"] | str | Path, *, jit
     """
     stimuli = read_array(stimuli, "stimuli") if isinstance(stimuli, str | Path) else stimuli
     check_stimuli(stimuli, (0, *shape_of("stimuli", stimuli))[-1])
-    check_number("jitter", jitter)
+    check_numbers(jitter=jitter)
     if jitter < 0:
         raise fail("jitter", "is out of range", "a finite number of at least 0", repr(jitter))
     stimuli = as_floats(stimuli)

@@ -1,10 +1,10 @@
-"""Data sets on disk: shards that are memory-mapped, and a manifest that says what they are.
+"""Data sets on disk: memory-mapped shards, and a manifest with their provenance.
 
-A shard is one batch of a stream. Its arrays are written whole or not at all, and then its counts, which say that it is
-complete; the manifest takes them in once all are, and has a hash of itself, as counts have of the arrays. So a
-generation that was killed goes on where it stopped, and leaves the same bytes as one that was not; and what was changed
-since is refused. Processes of `jax.distributed` share one: each makes the shards whose index is its own modulo their
-number, and the first alone writes the manifest.
+A shard is one batch of a stream. Its arrays are written first, each atomically, and then a file of counts with their
+hashes, which marks the shard as complete. When all shards are complete, their counts move to the manifest, which has a
+hash of itself. An interrupted generation therefore resumes where it stopped and leaves the same bytes as an
+uninterrupted one, and changed files are refused. Processes of `jax.distributed` divide the shards by their index modulo
+the number of processes; the first process alone writes the manifest.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from jax.sharding import Mesh
 from jaxtyping import Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
-from rnn2ff._checks import check_at_least, fail
+from rnn2ff._checks import check_sizes, fail
 from rnn2ff.data.pairs import Batch, Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import alone_in, as_html, as_text, make_folder, replacing, write_json
+from rnn2ff.files import alone_in, make_folder, replacing, write_json
 from rnn2ff.networks import RecurrentNetwork, network_hash
+from rnn2ff.records import as_html, as_text
 from rnn2ff.steady_state import Status, check_mesh
 
 _FORMAT = "rnn2ff.steady_states.2"
 _MANIFEST = "manifest.json"
 _ARRAYS, _COUNTS = ("stimuli", "states", "rates"), "counts"
 _PACKAGES = ("rnn2ff", "jax", "jaxlib", "numpy")
-_PATIENCE, _PAUSE = 600.0, 0.5  # seconds without a new shard of another process, and between looks
+_PATIENCE, _PAUSE = 600.0, 0.5  # seconds without a new shard of another process, and between two checks
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -46,8 +47,8 @@ class StoredPairs:
     """A data set on disk; made by `store_steady_states`, opened by `open_steady_states`.
 
     Attributes:
-        folder: where it lies.
-        manifest: what it is: the network's hash, the stimuli in words, the solver, versions, shards and counts.
+        folder: where it is.
+        manifest: the provenance: the network's hash, the stimuli in words, the solver, versions, shards and counts.
     """
 
     folder: Path
@@ -98,12 +99,13 @@ def store_steady_states(
     progress: bool = False,
     key: PRNGKeyArray,
 ) -> StoredPairs:
-    """Draw and solve stimuli, and keep the pairs on disk; or go on where the same call was interrupted.
+    """Draw and solve stimuli, and keep the pairs on disk; an interrupted call resumes.
 
-    Where `jax.distributed` is initialized all processes make this call; another number of them may go on with it later.
+    Where `jax.distributed` is initialized all processes make this call and share the work; a later call with another
+    number of processes may resume it.
 
     Args:
-        folder: where to, for all processes the same; made if it is not there.
+        folder: where to write, the same for all processes; made if it does not exist.
         network: the network.
         sample_stimulus: draws one stimulus from a key; pure.
         num_samples: how many to draw, rounded up to whole shards.
@@ -115,12 +117,11 @@ def store_steady_states(
         key: a PRNG key.
 
     Raises:
-        ValueError: if an option is out of range, the folder holds something else, another process that this one does
-            not know of writes to it, or the mesh has devices of other processes.
+        ValueError: if an option is out of range, the folder holds something else, another
+            process writes to it, or the mesh has devices of other processes.
         RuntimeError: if no stimulus leads to a steady state, or another process adds no shard for 10 minutes.
     """
-    check_at_least("num_samples", num_samples, 1)
-    check_at_least("shard_size", shard_size, 1)
+    check_sizes(num_samples=num_samples, shard_size=shard_size)
     mesh = check_mesh(mesh)
     folder = Path(folder)
     plan = stream_plan(network, sample_stimulus, max_steps=max_steps, key=key)
@@ -144,7 +145,7 @@ def store_steady_states(
 
 
 def _generate(folder, manifest, network, sample_stimulus, settings, progress) -> None:
-    """Make what is missing of the shards of this process, and wait for those of others."""
+    """Generate the missing shards of this process, and wait for those of others."""
     process, num_processes = jax.process_index(), jax.process_count()
     num_samples, shard_size = manifest["num_samples"], manifest["shard_size"]
     num_shards = -(-num_samples // shard_size)
@@ -185,7 +186,7 @@ def _begin(folder: Path, manifest: dict[str, object]) -> None:
 
 
 def _check_same(folder: Path, wanted: dict[str, object]) -> bool:
-    """The folder is of a call with the same settings, and what is there is whole; says whether it is finished."""
+    """Whether the data set is finished; one with other settings is refused."""
     found = _read_manifest(folder)
     for name, value in wanted.items():
         if name != "shards" and found.get(name) != json.loads(json.dumps(value)):
@@ -198,13 +199,13 @@ def _is_finished(manifest: dict[str, object]) -> bool:
 
 
 def _counts(folder: Path, indices: Iterable[int]) -> dict[int, dict]:
-    """What is known of the shards among these that are complete."""
+    """The counts of the complete shards among these."""
     paths = {index: _path(folder, _COUNTS, index) for index in indices}
     return {index: _read_json(path) for index, path in paths.items() if path.is_file()}
 
 
 def _remove_leftovers(folder: Path, indices: range) -> None:
-    """What was left half written of these shards."""
+    """Delete temporary files that an interrupted run left of these shards."""
     for name in (*_ARRAYS, _COUNTS):
         for leftover in folder.glob(f".{name}-*"):
             if int(leftover.name.removeprefix(f".{name}-").partition(".")[0]) in indices:
@@ -212,7 +213,7 @@ def _remove_leftovers(folder: Path, indices: range) -> None:
 
 
 def _finish(folder: Path, manifest: dict[str, object], num_shards: int, *, is_first: bool) -> None:
-    """Wait for the shards of all processes; the first one's manifest then takes their counts in."""
+    """Wait for the shards of all processes; the first process then moves their counts to the manifest."""
 
     def num_done() -> int:
         return sum(1 for _ in folder.glob(f"{_COUNTS}-*"))
@@ -228,7 +229,7 @@ def _finish(folder: Path, manifest: dict[str, object], num_shards: int, *, is_fi
 
 
 def _wait(what: str, is_there: Callable[[], bool], progress: Callable[[], int]) -> None:
-    """Wait for what other processes write, as long as they make progress."""
+    """Wait for other processes, as long as they make progress."""
     last, since = progress(), time.monotonic()
     while not is_there():
         time.sleep(_PAUSE)
@@ -236,18 +237,15 @@ def _wait(what: str, is_there: Callable[[], bool], progress: Callable[[], int]) 
         if now != last:
             last, since = now, time.monotonic()
         elif time.monotonic() - since > _PATIENCE:
-            msg = (
-                f"Another process has stopped. Expected {what}, got nothing new for {_PATIENCE:g} s. "
-                "Make the call again in all processes: it goes on."
-            )
-            raise RuntimeError(msg)
+            stopped = f"Another process has stopped. Expected {what}, got no new shard for {_PATIENCE:g} s."
+            raise RuntimeError(f"{stopped} Make the call again in all processes to resume.")
 
 
 def open_steady_states(folder: str | Path, network: RecurrentNetwork) -> StoredPairs:
-    """Open a data set, once it is seen to be whole and of this network.
+    """Open a data set, after checking that it is complete and of this network.
 
     Args:
-        folder: where it lies.
+        folder: where it is.
         network: whose steady states it should hold.
 
     Raises:
@@ -261,7 +259,7 @@ def open_steady_states(folder: str | Path, network: RecurrentNetwork) -> StoredP
     if not _is_finished(manifest):
         num_shards = -(-manifest["num_samples"] // manifest["shard_size"])
         num_done = sum(1 for _ in folder.glob(f"{_COUNTS}-*"))
-        problem = "holds an unfinished data set; make the call that began it again, and it goes on"
+        problem = "holds an unfinished data set; repeat the call that began it to resume"
         raise fail("folder", problem, f"{num_shards} shards", f"{num_done}")
     _check_shards(folder, dict(enumerate(manifest["shards"])))
     if len(stored) == 0:
@@ -284,7 +282,7 @@ def _read_manifest(folder: Path) -> dict[str, object]:
 
 
 def _write_arrays(folder: Path, batch: Batch) -> dict[str, object]:
-    """Write the pairs of a batch; returns what is to be known of them."""
+    """Write the pairs of a batch; returns their counts and hashes."""
     pairs, hashes = batch.pairs, {}
     for name in _ARRAYS:
         with replacing(_path(folder, name, batch.index)) as temporary:
@@ -321,7 +319,7 @@ def _read_json(path: Path) -> dict[str, object]:
 
 
 def _check_shards(folder: Path, shards: dict[int, dict]) -> None:
-    """Every array is there, as it was written."""
+    """Every array exists and has its hash."""
     for index, shard in shards.items():
         for name in _ARRAYS:
             if not (path := _path(folder, name, index)).is_file():

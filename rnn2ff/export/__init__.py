@@ -1,47 +1,30 @@
 """File formats for trained approximators, written and read: one module each."""
 
-from rnn2ff.export.archive import load, save
-from rnn2ff.export.bound import bound_to_c
-from rnn2ff.export.c import Footprint, check_name, footprint, to_c
-from rnn2ff.export.card import familiarity, model_card
-from rnn2ff.export.exported import Exported, read_exported
-from rnn2ff.export.fixed_point import IntegerModel, quantize
-from rnn2ff.export.matlab import write_mat
-from rnn2ff.export.nir import write_nir
-from rnn2ff.export.onnx import named_onnx, quantize_onnx, run_onnx, to_onnx
-from rnn2ff.export.page import Scene, write_page
-from rnn2ff.export.plain import dtype_of
-from rnn2ff.export.report import write_evaluation, write_report
-from rnn2ff.export.stablehlo import load_stablehlo, to_stablehlo
-from rnn2ff.export.torch import to_torch_state_dict, write_torch
-
-__all__ = [
-    "Exported",
-    "Footprint",
-    "IntegerModel",
-    "Scene",
-    "bound_to_c",
-    "check_name",
-    "dtype_of",
-    "familiarity",
-    "footprint",
-    "load",
-    "load_stablehlo",
-    "model_card",
-    "named_onnx",
-    "quantize",
-    "quantize_onnx",
-    "read_exported",
-    "run_onnx",
-    "save",
-    "to_c",
-    "to_onnx",
-    "to_stablehlo",
-    "to_torch_state_dict",
-    "write_evaluation",
-    "write_mat",
-    "write_nir",
-    "write_page",
-    "write_report",
-    "write_torch",
-]
+from rnn2ff.export.archive import load as load
+from rnn2ff.export.archive import save as save
+from rnn2ff.export.bound import bound_to_c as bound_to_c
+from rnn2ff.export.c import Footprint as Footprint
+from rnn2ff.export.c import check_name as check_name
+from rnn2ff.export.c import footprint as footprint
+from rnn2ff.export.c import to_c as to_c
+from rnn2ff.export.card import familiarity as familiarity
+from rnn2ff.export.card import model_card as model_card
+from rnn2ff.export.exported import Exported as Exported
+from rnn2ff.export.exported import read_exported as read_exported
+from rnn2ff.export.fixed_point import IntegerModel as IntegerModel
+from rnn2ff.export.fixed_point import quantize as quantize
+from rnn2ff.export.matlab import write_mat as write_mat
+from rnn2ff.export.nir import write_nir as write_nir
+from rnn2ff.export.onnx import named_onnx as named_onnx
+from rnn2ff.export.onnx import quantize_onnx as quantize_onnx
+from rnn2ff.export.onnx import run_onnx as run_onnx
+from rnn2ff.export.onnx import to_onnx as to_onnx
+from rnn2ff.export.page import Scene as Scene
+from rnn2ff.export.page import write_page as write_page
+from rnn2ff.export.plain import dtype_of as dtype_of
+from rnn2ff.export.report import write_evaluation as write_evaluation
+from rnn2ff.export.report import write_report as write_report
+from rnn2ff.export.stablehlo import load_stablehlo as load_stablehlo
+from rnn2ff.export.stablehlo import to_stablehlo as to_stablehlo
+from rnn2ff.export.torch import to_torch_state_dict as to_torch_state_dict
+from rnn2ff.export.torch import write_torch as write_torch

@@ -32,17 +32,11 @@ _LARGEST_ROUNDING = 1e-4  # of a rate in float, relative to 1 + the largest: com
 
 
 class Footprint(NamedTuple):
-    """The resources that an approximator needs, for every stimulus.
+    """The resources that an approximator needs, for every stimulus."""
 
-    Attributes:
-        flash_bytes: of constants; the code takes about a kilobyte more.
-        ram_bytes: of stack for the signals, without the stimulus and the rates of the caller.
-        num_products: multiplications of weights.
-    """
-
-    flash_bytes: int
-    ram_bytes: int
-    num_products: int
+    flash_bytes: int  # of constants; the code takes about a kilobyte more
+    ram_bytes: int  # of stack for the signals, without the stimulus and the rates of the caller
+    num_products: int  # multiplications of weights
 
 
 def to_c(
@@ -129,26 +123,16 @@ def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: Arra
         rates, kind = np.asarray(predict(single, jnp.asarray(stimuli))), "float"
         bound = _number(np.float32(_LARGEST_ROUNDING * (1 + np.abs(rates).max())))
         is_wrong = f"!(rates[j] - expected[j] <= {bound} && expected[j] - rates[j] <= {bound})"
-    upper = name.upper()
-    return f"""#ifdef {upper}_SELF_TEST
-{array_definition(f"{name}_test_stimuli", stimuli)}
-{array_definition(f"{name}_test_rates", rates)}
-/* The number of rates that differ from those when this header was written: 0 if all are right. */
-static inline int {name}_self_test(void)
-{{
-    int wrong = 0;
-    for (int i = 0; i < {len(stimuli)}; i++) {{
-        const {kind} *expected = &{name}_test_rates[i * {upper}_RATE_SIZE];
-        {kind} rates[{upper}_RATE_SIZE];
-        {name}_predict(&{name}_test_stimuli[i * {upper}_STIMULUS_SIZE], rates);
-        for (int j = 0; j < {upper}_RATE_SIZE; j++) {{
-            wrong += {is_wrong};
-        }}
-    }}
-    return wrong;
-}}
-#endif
-"""
+    fields = {
+        "name": name,
+        "NAME": name.upper(),
+        "stimuli": array_definition(f"{name}_test_stimuli", stimuli),
+        "rates": array_definition(f"{name}_test_rates", rates),
+        "num_stimuli": len(stimuli),
+        "kind": kind,
+        "is_wrong": is_wrong,
+    }
+    return _template("self_test.h").substitute(fields)
 
 
 def footprint(model: Approximator | IntegerModel) -> Footprint:
@@ -167,21 +151,13 @@ def footprint(model: Approximator | IntegerModel) -> Footprint:
 
 
 class _Parts(NamedTuple):
-    """The parts of a header.
+    """The parts of a header."""
 
-    Attributes:
-        code: the template of its functions.
-        arrays: its constants, by name.
-        fields: further values for the templates.
-        scales: the macros of integer signals.
-        bytes_per_signal: of an activity.
-    """
-
-    code: str
-    arrays: dict[str, np.ndarray]
-    fields: dict[str, object]
-    scales: str
-    bytes_per_signal: int
+    code: str  # the template of its functions
+    arrays: dict[str, np.ndarray]  # its constants, by name
+    fields: dict[str, object]  # further values for the templates
+    scales: str  # the macros of integer signals
+    bytes_per_signal: int  # of an activity
 
 
 def _parts(model: Approximator | IntegerModel) -> _Parts:

@@ -76,19 +76,14 @@ def describe(network: RecurrentNetwork) -> dict[str, object]:
 
 
 class Familiarity(NamedTuple):
-    """How stimuli compare with those that an approximator was made for.
+    """How stimuli compare with those that an approximator was made for."""
 
-    Attributes:
-        share_known: of the rows that the card has fingerprints of, the share that is among the stimuli.
-        share_outside: of the stimuli, the share with a channel outside the range that the card names.
-    """
-
-    share_known: float
-    share_outside: float
+    share_known: float  # of the rows that the card has fingerprints of, the share that is among the stimuli
+    share_outside: float  # of the stimuli, the share with a channel outside the range that the card names
 
 
 def familiarity(card: dict[str, object], stimuli: Float[ArrayLike, "batch stimulus"]) -> Familiarity | None:
-    """Whether stimuli are those of the training, and within their range; None if the card does not say."""
+    """Whether stimuli are those of the training, and within their range; None if the card lacks them."""
     described = card.get("stimuli")
     if not isinstance(described, dict) or "some_rows" not in described:
         return None
@@ -109,11 +104,7 @@ def _fingerprints(stimuli: Float[np.ndarray, "batch stimulus"]) -> list[str]:
 
 
 def check_same_network(network: RecurrentNetwork, card: dict[str, object], path: object) -> None:
-    """Refuse an approximator whose card names another network, or none.
-
-    Raises:
-        ValueError: if it does.
-    """
+    """Refuse an approximator whose card names another network, or none."""
     named = card.get("network")
     received = named.get("hash") if isinstance(named, dict) else None
     expected = network_hash(network)

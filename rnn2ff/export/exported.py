@@ -1,4 +1,4 @@
-"""A file that was exported, read again: what it answers, bit for bit, so that the file itself can be judged."""
+"""Exported files, read again: their predictions, bit for bit, so that the file itself can be evaluated."""
 
 import re
 from collections.abc import Callable
@@ -12,33 +12,27 @@ from rnn2ff._checks import fail
 from rnn2ff.export.c import MARK, to_c
 from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.fixed_point import IntegerLayer, IntegerModel, IntegerSweeps
-from rnn2ff.export.onnx import NETWORK_HASH
+from rnn2ff.export.onnx import NETWORK_HASH, open_session
 
 _INTEGER_TYPES = {"int8_t": np.int8, "int16_t": np.int16, "int32_t": np.int32}
 _LAYER = ("weights", "bias", "multipliers", "shifts")
 
 
 class Exported(NamedTuple):
-    """An exported model.
+    """An exported model."""
 
-    Attributes:
-        predict: from stimuli, one a row, to rates.
-        stimulus_size: number of stimulus channels.
-        rate_size: number of rates.
-        network_hash: of the network that it stands for; None where the file does not say.
-    """
-
+    # From stimuli, one a row, to rates.
     predict: Callable[[Float[ArrayLike, "batch stimulus"]], Float[np.ndarray, "batch rate"]]
-    stimulus_size: int
-    rate_size: int
-    network_hash: str | None
+    stimulus_size: int  # number of stimulus channels
+    rate_size: int  # number of rates
+    network_hash: str | None  # of the network that it stands for; None where the file does not say
 
 
 def read_exported(path: str | Path) -> Exported:
-    """Read a `.onnx` file, or a C header in whole numbers (`.h`).
+    """Read a `.onnx` file, or an integer C header (`.h`).
 
-    An ONNX file answers as onnxruntime does on this machine. A header in whole numbers answers the same everywhere. One
-    in float does not: how its sums are rounded is up to the compiler, and so nothing can be proved of the file.
+    The predictions of an ONNX file are those of onnxruntime on this machine. Those of an integer header are the same
+    everywhere. Those of a float header depend on how the compiler rounds sums, so that none can be proved.
 
     Raises:
         ValueError: if the file is missing, of another kind, damaged or changed, or a header in float.
@@ -56,16 +50,13 @@ def read_exported(path: str | Path) -> Exported:
 
 @needs_extra("onnx", "onnxruntime")
 def _read_onnx(path: Path) -> Exported:
-    import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
     content = path.read_bytes()
     broken = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
     broken += (UnicodeDecodeError,)  # where a message cites the file
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = open_session(content)
     except broken as error:
         raise fail("model", "is damaged", "a whole ONNX file", f"{path}: {str(error)[:100]}") from error
     inputs = {each.name: each.shape for each in session.get_inputs()}
@@ -88,8 +79,8 @@ def _read_header(path: Path) -> Exported:
         raise fail("model", "is no header of rnn2ff", "one that `rnn2ff export --to c-int8` wrote", f"{path}")
     name = guard[1].lower()
     if "#include <stdint.h>" not in text:
-        expected = "a header in whole numbers; of one in float, judge the approximator itself"
-        raise fail("model", "rounds as its compiler likes", expected, f"{path}")
+        expected = "an integer header; instead of one in float, evaluate the approximator itself"
+        raise fail("model", "depends on how its compiler rounds", expected, f"{path}")
     model = _parsed(text, name)
     # The code that surrounds the numbers is what the integer model stands for, only if it is ours.
     if model is None or _body(to_c(model, name=name)) != _body(text):

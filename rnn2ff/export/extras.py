@@ -10,11 +10,7 @@ Result = TypeVar("Result")
 
 
 def needs_extra(extra: str, *libraries: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Make a function look for the libraries of an extra before it runs.
-
-    Raises:
-        ModuleNotFoundError: when the function is called, if a library is missing.
-    """
+    """Make a function call `require_extra` before it runs."""
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         @functools.wraps(function)
@@ -28,11 +24,7 @@ def needs_extra(extra: str, *libraries: str) -> Callable[[Callable[Parameters, R
 
 
 def require_extra(extra: str, *libraries: str) -> None:
-    """Refuse to go on without the libraries of an extra.
-
-    Raises:
-        ModuleNotFoundError: if a library is missing.
-    """
+    """Raise a `ModuleNotFoundError` that names the extra, if one of its libraries is missing."""
     for library in libraries:
         try:
             importlib.import_module(library)

@@ -31,19 +31,12 @@ _LARGEST_SHIFT = 46  # 14 + 32: multipliers have all their 15 bits for ratios of
 
 
 class IntegerLayer(NamedTuple):
-    """A matrix product: `rescale(weights @ signal + bias)`, row by row.
+    """A matrix product: `rescale(weights @ signal + bias)`, row by row."""
 
-    Attributes:
-        weights: of 8 or 16 bits.
-        bias: added to the sums, in their units.
-        multipliers: 15-bit factors.
-        shifts: powers of two to divide by.
-    """
-
-    weights: Int8[np.ndarray, "out in"] | Int16[np.ndarray, "out in"]
-    bias: Int32[np.ndarray, " out"]
-    multipliers: Int16[np.ndarray, " out"]
-    shifts: Int8[np.ndarray, " out"]
+    weights: Int8[np.ndarray, "out in"] | Int16[np.ndarray, "out in"]  # of 8 or 16 bits
+    bias: Int32[np.ndarray, " out"]  # added to the sums, in their units
+    multipliers: Int16[np.ndarray, " out"]  # 15-bit factors
+    shifts: Int8[np.ndarray, " out"]  # powers of two to divide by
 
     def __call__(self, signals: Int16[np.ndarray, "batch in"]) -> Int16[np.ndarray, "batch out"]:
         """The layer's output for a batch."""
@@ -53,23 +46,14 @@ class IntegerLayer(NamedTuple):
 
 
 class IntegerSweeps(NamedTuple):
-    """The sweeps that refine the pass, in units of the state.
+    """The sweeps that refine the pass, in units of the state."""
 
-    Attributes:
-        drive: from the stimulus.
-        recurrent: from the rest to the state.
-        positive_gains: `1 - D`, of the rest where the state is positive.
-        negative_gains: `-D`, elsewhere.
-        steps: one row a sweep.
-        momenta: one row a sweep.
-    """
-
-    drive: IntegerLayer
-    recurrent: IntegerLayer
-    positive_gains: Int32[np.ndarray, " state"]
-    negative_gains: Int32[np.ndarray, " state"]
-    steps: Int32[np.ndarray, "sweep state"]
-    momenta: Int32[np.ndarray, "sweep state"]
+    drive: IntegerLayer  # from the stimulus
+    recurrent: IntegerLayer  # from the rest to the state
+    positive_gains: Int32[np.ndarray, " state"]  # `1 - D`, of the rest where the state is positive
+    negative_gains: Int32[np.ndarray, " state"]  # `-D`, elsewhere
+    steps: Int32[np.ndarray, "sweep state"]  # one row a sweep
+    momenta: Int32[np.ndarray, "sweep state"]  # one row a sweep
 
 
 class IntegerModel(NamedTuple):

@@ -199,14 +199,14 @@ def named_onnx(model: bytes, card: Mapping[str, object]) -> bytes:
 
 @needs_extra("onnx", "onnx", "onnxruntime")
 def run_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch rate"]:
-    """The rates that onnxruntime computes from a model, on one thread of the processor.
+    """The rates that onnxruntime computes from a model, on one thread of the processor."""
+    return open_session(model).run(["rates"], {"stimuli": np.asarray(stimuli, np.float32)})[0]
 
-    Raises:
-        ModuleNotFoundError: if the extra `onnx` is not installed.
-    """
+
+def open_session(model: bytes):
+    """A session of onnxruntime, on one thread of the processor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return session.run(["rates"], {"stimuli": np.asarray(stimuli, np.float32)})[0]
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

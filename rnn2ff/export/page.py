@@ -1,4 +1,4 @@
-"""An interactive web page: a recurrent network that settles, beside the approximator that answers at once.
+"""An interactive web page: a recurrent network that settles, beside the prediction of the approximator.
 
 One file, with the weights of both networks and no external resources: plain JavaScript, tested against JAX.
 """

@@ -25,47 +25,27 @@ _EXPECTED = "a threshold-linear network with the rates of its first units, and i
 
 
 class PlainSweeps(NamedTuple):
-    """The arrays of the sweeps of a refined approximator.
+    """The arrays of the sweeps of a refined approximator."""
 
-    Attributes:
-        drive_weights: A.
-        drive_bias: c.
-        recurrent_weights: R, from column to row.
-        slopes: the diagonal of D.
-        steps: a, one row a sweep.
-        momenta: m, one row a sweep; the first has no effect.
-    """
-
-    drive_weights: Float[np.ndarray, "state stimulus"]
-    drive_bias: Float[np.ndarray, " state"]
-    recurrent_weights: Float[np.ndarray, "state state"]
-    slopes: Float[np.ndarray, " state"]
-    steps: Float[np.ndarray, "sweep state"]
-    momenta: Float[np.ndarray, "sweep state"]
+    drive_weights: Float[np.ndarray, "state stimulus"]  # A
+    drive_bias: Float[np.ndarray, " state"]  # c
+    recurrent_weights: Float[np.ndarray, "state state"]  # R, from column to row
+    slopes: Float[np.ndarray, " state"]  # the diagonal of D
+    steps: Float[np.ndarray, "sweep state"]  # a, one row a sweep
+    momenta: Float[np.ndarray, "sweep state"]  # m, one row a sweep; the first has no effect
 
 
 class Plain(NamedTuple):
-    """An approximator as plain arrays.
+    """An approximator as plain arrays."""
 
-    Attributes:
-        hidden_weights: W1.
-        hidden_bias: b1.
-        readout_weights: W2.
-        readout_bias: b2.
-        bypass_weights: V, or None.
-        is_rectified: whether the rates are `[x]_+`.
-        sweeps: that refine the pass, or None.
-        rate_size: number of rates, those of the first units if there are more units.
-    """
-
-    hidden_weights: Float[np.ndarray, "width stimulus"]
-    hidden_bias: Float[np.ndarray, " width"]
-    readout_weights: Float[np.ndarray, "state width"]
-    readout_bias: Float[np.ndarray, " state"]
-    bypass_weights: Float[np.ndarray, "state stimulus"] | None
-    is_rectified: bool
-    sweeps: PlainSweeps | None
-    rate_size: int
+    hidden_weights: Float[np.ndarray, "width stimulus"]  # W1
+    hidden_bias: Float[np.ndarray, " width"]  # b1
+    readout_weights: Float[np.ndarray, "state width"]  # W2
+    readout_bias: Float[np.ndarray, " state"]  # b2
+    bypass_weights: Float[np.ndarray, "state stimulus"] | None  # V, or None
+    is_rectified: bool  # whether the rates are `[x]_+`
+    sweeps: PlainSweeps | None  # that refine the pass, or None
+    rate_size: int  # number of rates, those of the first units if there are more units
 
     @property
     def stimulus_size(self) -> int:
@@ -84,22 +64,14 @@ class Plain(NamedTuple):
 
 
 def check_deployable(approximator: Approximator) -> None:
-    """Two layers, refined or not.
-
-    Raises:
-        ValueError: if it is anything else.
-    """
+    """Two layers, with sweeps after them or without."""
     check_on_host("an export", "use the approximator itself", approximator)
     if not isinstance(approximator, TwoLayer | Refined):
         raise fail("approximator", "cannot be exported", "TwoLayer or Refined", type(approximator).__name__)
 
 
 def plain_arrays(approximator: Approximator) -> Plain:
-    """The arrays of an approximator, in float32.
-
-    Raises:
-        ValueError: if it is not two layers, or sweeps refine them that are not those of a threshold-linear network.
-    """
+    """The arrays of an approximator, in float32; sweeps must be those of a threshold-linear network."""
     check_deployable(approximator)
     refined = isinstance(approximator, Refined)
     two_layer = approximator.two_layer if refined else approximator
@@ -122,22 +94,14 @@ def dtype_of(approximator: Approximator) -> np.dtype:
 
 
 def check_exportable(network: RecurrentNetwork, sweep: object) -> None:
-    """Sweeps of a threshold-linear network, whose rates are those of its first units, or of all.
-
-    Raises:
-        ValueError: if they are not.
-    """
+    """Sweeps of a threshold-linear network, whose rates are those of its first units, or of all."""
     if not isinstance(sweep, SplitSweep):
         raise fail("approximator", "is refined by sweeps that cannot be exported", _EXPECTED, type(sweep).__name__)
     check_first_rates(network)
 
 
 def check_first_rates(network: RecurrentNetwork) -> None:
-    """A threshold-linear network, whose rates are those of its first units, or of all.
-
-    Raises:
-        ValueError: if it is another.
-    """
+    """A threshold-linear network, whose rates are those of its first units, or of all."""
     if not has_rectified_rates(network):
         raise fail("network", "cannot be exported", _EXPECTED, f"{network.vector_field}")
     totals = jnp.arange(1, network.state_size + 1, dtype=network.dtype)

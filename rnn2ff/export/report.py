@@ -1,6 +1,6 @@
-"""How good an approximator is, on one page of HTML: numbers and figures, and nothing to fetch or to run.
+"""The errors of an approximator on one page of HTML, numbers and figures, without scripts or external files.
 
-Every word is escaped, and the policy of the page forbids scripts and any other file, so that it can be passed on.
+Every word is escaped, and the policy of the page forbids scripts and any other file, so that it is safe to share.
 """
 
 import base64
@@ -17,14 +17,14 @@ from jaxtyping import ArrayLike, Float
 from rnn2ff import __version__
 from rnn2ff.approximators import predict
 from rnn2ff.export.card import Distilled, describe
-from rnn2ff.files import html_table, replacing
+from rnn2ff.files import replacing
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates, plot_tails, to_svg
+from rnn2ff.records import html_table
 
 if TYPE_CHECKING:
     from rnn2ff.plotting import Figure
 
-_MOST_DOTS = 3000  # of a figure, which more would blacken
 _NUM_WORST = 5  # units that are named
 
 Tables = dict[str, Mapping[str, object]]
@@ -69,18 +69,10 @@ def write_evaluation(
     status_counts: Mapping[str, int],
     lines: Mapping[str, object],
 ) -> None:
-    """The same page for predictions of an approximator on other stimuli.
+    """The same page for predictions on other stimuli, one row a stimulus.
 
-    Args:
-        path: the `.html` file; what stands there is replaced.
-        network: the recurrent network.
-        predicted: the approximator's rates, one row a stimulus.
-        target: the steady rates.
-        status_counts: how the solve of every stimulus ended, those left out included.
-        lines: headline numbers, by name.
-
-    Raises:
-        ValueError: if the folder cannot be written to.
+    `status_counts` has how the solve of every stimulus ended, those left out included; `lines` are headline numbers, by
+    name.
     """
     tables = {"At a glance": lines, **_tables(network, predicted, target, {"stimuli": status_counts})}
     _write(path, network, tables, np.asarray(predicted), target)
@@ -165,9 +157,8 @@ def _draw(
 ) -> "Figure":
     figure, axes = new_figure(2 + (training is not None), height=2.6)
     of_units, of_stimuli = _errors(predicted, target)
-    shown = np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS]
     nrmse = float(np.sqrt((of_stimuli**2).mean()))
-    plot_rates(axes[0], target.ravel()[shown], predicted.ravel()[shown], nrmse=nrmse)
+    plot_rates(axes[0], target, predicted, nrmse=nrmse)
     plot_tails(axes[1], {"units": of_units, "stimuli": of_stimuli})
     if training is not None:
         plot_learning(axes[2], training, variance=float(target.var(axis=0).mean()), test_nrmse=nrmse)

@@ -51,11 +51,7 @@ def to_torch_state_dict(approximator: Approximator, *, as_tensors: bool = False)
 
 
 def write_torch(path: str | Path, approximator: Approximator) -> None:
-    """Write the state dict as a safetensors file, for `safetensors.torch.load_file`, completely or not at all.
-
-    Raises:
-        ValueError: as for `to_torch_state_dict`, or if the folder cannot be written to.
-    """
+    """Write the state dict as a safetensors file, for `safetensors.torch.load_file`, completely or not at all."""
     arrays = to_torch_state_dict(approximator)
     with replacing(path) as temporary:
         temporary.write_bytes(tensors_content(arrays, {"format": "pt"}))

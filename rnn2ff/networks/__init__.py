@@ -1,173 +1,91 @@
 """Recurrent networks: any vector field, rate networks, and the published ones of the zoo."""
 
-from rnn2ff.networks.base import (
-    RecurrentNetwork,
-    VectorField,
-    as_samples,
-    batch_rates,
-    in_continuous_time,
-    in_precision,
-    residual,
-    time_scales,
-)
-from rnn2ff.networks.cells import DiscreteMap, discrete_map, from_files, from_torch, gru_cell
-from rnn2ff.networks.constants import stability_constants
-from rnn2ff.networks.frameworks import from_equinox, from_flax, from_keras
-from rnn2ff.networks.graphs import from_connectome
-from rnn2ff.networks.identity import name_of, network_hash
-from rnn2ff.networks.nonlinearities import (
-    PowerLaw,
-    Saturating,
-    ShiftedLogistic,
-    Tanh,
-    called,
-    nonlinearity_called,
-)
-from rnn2ff.networks.rate import (
-    RateForm,
-    RateNetwork,
-    StateForm,
-    as_floats,
-    check_rate_network,
-    rate_network,
-)
-from rnn2ff.networks.sparse import with_padded_rows
-from rnn2ff.networks.spectra import (
-    all_supports,
-    are_singular,
-    balancing_scale,
-    best_metric,
-    blas_threads,
-    eigenvalues_of,
-    growth_rates_of_map,
-    in_pieces,
-    is_p_matrix,
-    largest_in_metric,
-    leading_eigenvalues,
-    perron_bound,
-    principal_blocks,
-)
-from rnn2ff.networks.sweeps import AbstractSweep, SplitSweep, mean_slope_sweep, split_sweep, to_point, to_state
-from rnn2ff.networks.threshold_linear import (
-    RATE_FORM,
-    STATE_FORM,
-    has_rectified_rates,
-    is_threshold_linear,
-    random_excitatory_inhibitory,
-    random_threshold_linear,
-    threshold_linear,
-    threshold_linear_rate,
-)
-from rnn2ff.networks.velocity_sweeps import JacobianSweep, best_sweep, damped_sweep, mean_jacobian_sweep
-from rnn2ff.networks.weights import Connectome, check_signs, low_rank_weights, read_connectome, read_weights
-from rnn2ff.networks.zoo.models import (
-    hopfield,
-    motion_stimulus,
-    random_rate_network,
-    wilson_cowan,
-    wong_wang,
-)
-from rnn2ff.networks.zoo.rings import (
-    population_angle,
-    relation_angles,
-    relation_network,
-    relation_stimulus,
-    ring_angles,
-    ring_attractor,
-    ring_bump,
-    ring_stimulus,
-)
-from rnn2ff.networks.zoo.structured import ctln, partition_competition, partition_means, winner_take_all
-from rnn2ff.networks.zoo.supralinear import grating_stimulus, stabilized_supralinear, stabilized_supralinear_pair
-
-__all__ = [
-    "AbstractSweep",
-    "Connectome",
-    "DiscreteMap",
-    "JacobianSweep",
-    "PowerLaw",
-    "RATE_FORM",
-    "RateForm",
-    "RateNetwork",
-    "RecurrentNetwork",
-    "STATE_FORM",
-    "ShiftedLogistic",
-    "Saturating",
-    "SplitSweep",
-    "StateForm",
-    "Tanh",
-    "VectorField",
-    "all_supports",
-    "are_singular",
-    "as_floats",
-    "as_samples",
-    "balancing_scale",
-    "batch_rates",
-    "best_metric",
-    "best_sweep",
-    "called",
-    "check_signs",
-    "blas_threads",
-    "check_rate_network",
-    "ctln",
-    "damped_sweep",
-    "discrete_map",
-    "eigenvalues_of",
-    "from_connectome",
-    "from_equinox",
-    "from_files",
-    "from_flax",
-    "from_keras",
-    "from_torch",
-    "grating_stimulus",
-    "gru_cell",
-    "has_rectified_rates",
-    "hopfield",
-    "in_continuous_time",
-    "in_pieces",
-    "in_precision",
-    "is_p_matrix",
-    "is_threshold_linear",
-    "largest_in_metric",
-    "leading_eigenvalues",
-    "low_rank_weights",
-    "mean_jacobian_sweep",
-    "mean_slope_sweep",
-    "motion_stimulus",
-    "name_of",
-    "network_hash",
-    "nonlinearity_called",
-    "partition_competition",
-    "partition_means",
-    "perron_bound",
-    "population_angle",
-    "principal_blocks",
-    "random_excitatory_inhibitory",
-    "random_rate_network",
-    "random_threshold_linear",
-    "rate_network",
-    "growth_rates_of_map",
-    "read_connectome",
-    "read_weights",
-    "relation_angles",
-    "relation_network",
-    "relation_stimulus",
-    "residual",
-    "ring_angles",
-    "ring_attractor",
-    "ring_bump",
-    "ring_stimulus",
-    "split_sweep",
-    "stability_constants",
-    "stabilized_supralinear",
-    "stabilized_supralinear_pair",
-    "threshold_linear",
-    "threshold_linear_rate",
-    "time_scales",
-    "to_point",
-    "to_state",
-    "wilson_cowan",
-    "winner_take_all",
-    "with_padded_rows",
-    "wong_wang",
-]
+from rnn2ff.networks.base import RecurrentNetwork as RecurrentNetwork
+from rnn2ff.networks.base import VectorField as VectorField
+from rnn2ff.networks.base import as_samples as as_samples
+from rnn2ff.networks.base import batch_rates as batch_rates
+from rnn2ff.networks.base import in_continuous_time as in_continuous_time
+from rnn2ff.networks.base import in_precision as in_precision
+from rnn2ff.networks.base import residual as residual
+from rnn2ff.networks.base import time_scales as time_scales
+from rnn2ff.networks.cells import DiscreteMap as DiscreteMap
+from rnn2ff.networks.cells import discrete_map as discrete_map
+from rnn2ff.networks.cells import from_files as from_files
+from rnn2ff.networks.cells import from_torch as from_torch
+from rnn2ff.networks.cells import gru_cell as gru_cell
+from rnn2ff.networks.constants import stability_constants as stability_constants
+from rnn2ff.networks.frameworks import from_equinox as from_equinox
+from rnn2ff.networks.frameworks import from_flax as from_flax
+from rnn2ff.networks.frameworks import from_keras as from_keras
+from rnn2ff.networks.graphs import from_connectome as from_connectome
+from rnn2ff.networks.identity import name_of as name_of
+from rnn2ff.networks.identity import network_hash as network_hash
+from rnn2ff.networks.nonlinearities import PowerLaw as PowerLaw
+from rnn2ff.networks.nonlinearities import Saturating as Saturating
+from rnn2ff.networks.nonlinearities import ShiftedLogistic as ShiftedLogistic
+from rnn2ff.networks.nonlinearities import Tanh as Tanh
+from rnn2ff.networks.nonlinearities import called as called
+from rnn2ff.networks.nonlinearities import nonlinearity_called as nonlinearity_called
+from rnn2ff.networks.rate import RateForm as RateForm
+from rnn2ff.networks.rate import RateNetwork as RateNetwork
+from rnn2ff.networks.rate import StateForm as StateForm
+from rnn2ff.networks.rate import as_floats as as_floats
+from rnn2ff.networks.rate import check_rate_network as check_rate_network
+from rnn2ff.networks.rate import rate_network as rate_network
+from rnn2ff.networks.sparse import with_padded_rows as with_padded_rows
+from rnn2ff.networks.spectra import all_supports as all_supports
+from rnn2ff.networks.spectra import are_singular as are_singular
+from rnn2ff.networks.spectra import balancing_scale as balancing_scale
+from rnn2ff.networks.spectra import best_metric as best_metric
+from rnn2ff.networks.spectra import blas_threads as blas_threads
+from rnn2ff.networks.spectra import eigenvalues_of as eigenvalues_of
+from rnn2ff.networks.spectra import growth_rates_of_map as growth_rates_of_map
+from rnn2ff.networks.spectra import in_pieces as in_pieces
+from rnn2ff.networks.spectra import is_p_matrix as is_p_matrix
+from rnn2ff.networks.spectra import largest_in_metric as largest_in_metric
+from rnn2ff.networks.spectra import leading_eigenvalues as leading_eigenvalues
+from rnn2ff.networks.spectra import perron_bound as perron_bound
+from rnn2ff.networks.spectra import principal_blocks as principal_blocks
+from rnn2ff.networks.sweeps import AbstractSweep as AbstractSweep
+from rnn2ff.networks.sweeps import SplitSweep as SplitSweep
+from rnn2ff.networks.sweeps import mean_slope_sweep as mean_slope_sweep
+from rnn2ff.networks.sweeps import split_sweep as split_sweep
+from rnn2ff.networks.sweeps import to_point as to_point
+from rnn2ff.networks.sweeps import to_state as to_state
+from rnn2ff.networks.threshold_linear import RATE_FORM as RATE_FORM
+from rnn2ff.networks.threshold_linear import STATE_FORM as STATE_FORM
+from rnn2ff.networks.threshold_linear import has_rectified_rates as has_rectified_rates
+from rnn2ff.networks.threshold_linear import is_threshold_linear as is_threshold_linear
+from rnn2ff.networks.threshold_linear import random_excitatory_inhibitory as random_excitatory_inhibitory
+from rnn2ff.networks.threshold_linear import random_threshold_linear as random_threshold_linear
+from rnn2ff.networks.threshold_linear import threshold_linear as threshold_linear
+from rnn2ff.networks.threshold_linear import threshold_linear_rate as threshold_linear_rate
+from rnn2ff.networks.velocity_sweeps import JacobianSweep as JacobianSweep
+from rnn2ff.networks.velocity_sweeps import best_sweep as best_sweep
+from rnn2ff.networks.velocity_sweeps import damped_sweep as damped_sweep
+from rnn2ff.networks.velocity_sweeps import mean_jacobian_sweep as mean_jacobian_sweep
+from rnn2ff.networks.weights import Connectome as Connectome
+from rnn2ff.networks.weights import check_signs as check_signs
+from rnn2ff.networks.weights import low_rank_weights as low_rank_weights
+from rnn2ff.networks.weights import read_connectome as read_connectome
+from rnn2ff.networks.weights import read_weights as read_weights
+from rnn2ff.networks.zoo.models import hopfield as hopfield
+from rnn2ff.networks.zoo.models import motion_stimulus as motion_stimulus
+from rnn2ff.networks.zoo.models import random_rate_network as random_rate_network
+from rnn2ff.networks.zoo.models import wilson_cowan as wilson_cowan
+from rnn2ff.networks.zoo.models import wong_wang as wong_wang
+from rnn2ff.networks.zoo.rings import population_angle as population_angle
+from rnn2ff.networks.zoo.rings import relation_angles as relation_angles
+from rnn2ff.networks.zoo.rings import relation_network as relation_network
+from rnn2ff.networks.zoo.rings import relation_stimulus as relation_stimulus
+from rnn2ff.networks.zoo.rings import ring_angles as ring_angles
+from rnn2ff.networks.zoo.rings import ring_attractor as ring_attractor
+from rnn2ff.networks.zoo.rings import ring_bump as ring_bump
+from rnn2ff.networks.zoo.rings import ring_stimulus as ring_stimulus
+from rnn2ff.networks.zoo.structured import ctln as ctln
+from rnn2ff.networks.zoo.structured import partition_competition as partition_competition
+from rnn2ff.networks.zoo.structured import partition_means as partition_means
+from rnn2ff.networks.zoo.structured import winner_take_all as winner_take_all
+from rnn2ff.networks.zoo.supralinear import grating_stimulus as grating_stimulus
+from rnn2ff.networks.zoo.supralinear import stabilized_supralinear as stabilized_supralinear
+from rnn2ff.networks.zoo.supralinear import stabilized_supralinear_pair as stabilized_supralinear_pair

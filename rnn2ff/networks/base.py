@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
-from rnn2ff._checks import check_at_least, check_finite, check_shape, check_stimuli, fail, is_known, real_numbers
+from rnn2ff._checks import check_finite, check_shape, check_sizes, check_stimuli, fail, is_known, real_numbers
 from rnn2ff.compiling import in_batches
 
 # The right-hand side of `dx/dt = f(params, x, u)`: pure, for one sample.
@@ -73,8 +73,7 @@ class RecurrentNetwork(eqx.Module):
         rate_function: Callable[[PyTree, Array], Array] = state_is_rate,
         is_map: bool = False,
     ):
-        check_at_least("state_size", state_size, 1)
-        check_at_least("stimulus_size", stimulus_size, 1)
+        check_sizes(state_size=state_size, stimulus_size=stimulus_size)
         self.vector_field = vector_field
         self.params = params
         self.state_size = int(state_size)
@@ -180,11 +179,6 @@ def time_scales(
 
     The norm of row i is estimated from products with a few vectors y of random signs, since `E (J y)_i^2` is its
     square. It is exact for up to 8 units, and at most too large by the ratio of the 1-norm of the row to its 2-norm.
-
-    Args:
-        network: any network.
-        state: at which the Jacobian is taken.
-        stimulus: the stimulus.
     """
     size, dtype = network.state_size, network.dtype
     if network.has_time_constants:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from rnn2ff._checks import check_at_least, check_finite, check_shape, check_text, fail
+from rnn2ff._checks import check_at_least, check_finite, check_shape, check_sizes, check_text, fail
 from rnn2ff.files import read_array, read_tensors
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
@@ -33,13 +33,9 @@ Cell = Callable[[PyTree, Float[Array, " state"], Float[Array, " stimulus"]], Flo
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteMap:
-    """The vector field `cell(h, u) - h`, in units of the state over one step.
+    """The vector field `cell(h, u) - h`, in units of the state over one step."""
 
-    Attributes:
-        cell: one step.
-    """
-
-    cell: Cell
+    cell: Cell  # one step
 
     def __call__(
         self, params: PyTree, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
@@ -74,8 +70,7 @@ def discrete_map(
         ValueError: if the cell cannot be evaluated for these sizes, or returns anything but a new state of the shape
             and dtype of the old one.
     """
-    check_at_least("state_size", state_size, 1)
-    check_at_least("stimulus_size", stimulus_size, 1)
+    check_sizes(state_size=state_size, stimulus_size=stimulus_size)
     floats = [leaf for leaf in jax.tree.leaves(params) if eqx.is_inexact_array(leaf)]
     dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
     state, stimulus = (jax.ShapeDtypeStruct((size,), dtype) for size in (state_size, stimulus_size))
@@ -99,19 +94,14 @@ def discrete_map(
 
 
 class GatedParams(eqx.Module):
-    """Parameters of a gated cell, gates stacked as PyTorch does: reset, update, new; or input, forget, new, output.
+    """Parameters of a gated cell, gates stacked as PyTorch does: reset, update, new; or input, forget, new, output."""
 
-    Attributes:
-        recurrent_weights: shape (3 state, state) of a gated recurrent unit, (4 state, state) of an LSTM.
-        stimulus_weights: shape (gates, stimulus).
-        recurrent_bias: added to the recurrent input; for the new gate of a gated recurrent unit, inside the reset.
-        stimulus_bias: added to the input from the stimulus.
-    """
-
+    # Shape (3 state, state) of a gated recurrent unit, (4 state, state) of an LSTM.
     recurrent_weights: Float[Array, "gates hidden"]
-    stimulus_weights: Float[Array, "gates stimulus"]
+    stimulus_weights: Float[Array, "gates stimulus"]  # shape (gates, stimulus)
+    # Added to the recurrent input; for the new gate of a gated recurrent unit, inside the reset.
     recurrent_bias: Float[Array, " gates"]
-    stimulus_bias: Float[Array, " gates"]
+    stimulus_bias: Float[Array, " gates"]  # added to the input from the stimulus
 
 
 def gru_cell(
@@ -152,6 +142,12 @@ def gated_network(params: GatedParams) -> RecurrentNetwork:
     return discrete_map(
         lstm_cell, params, state_size=2 * size, stimulus_size=stimulus_size, rate_function=hidden_of_lstm
     )
+
+
+def rnn_network(recurrent: np.ndarray, driven: np.ndarray, bias: np.ndarray, nonlinearity: Nonlinearity) -> RateNetwork:
+    """The map of a simple recurrent cell, `h' = phi(W h + B u + b)`."""
+    form = RateForm(nonlinearity)
+    return rate_network(form, jnp.asarray(recurrent), stimulus_weights=driven, bias=bias, is_map=True)
 
 
 def from_torch(
@@ -221,13 +217,7 @@ def from_torch(
     for name, bias in zip(("bias_hh", "bias_ih"), biases):
         check_shape(name, bias, (num_rows,))
     if num_rows == state_size:
-        return rate_network(
-            RateForm(nonlinearity),
-            jnp.asarray(recurrent),
-            stimulus_weights=driven,
-            bias=biases[0] + biases[1],
-            is_map=True,
-        )
+        return rnn_network(recurrent, driven, biases[0] + biases[1], nonlinearity)
     return gated_network(GatedParams(*(jnp.asarray(each) for each in (recurrent, driven, *biases))))
 
 

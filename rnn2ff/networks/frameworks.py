@@ -13,9 +13,8 @@ from jaxtyping import ArrayLike
 
 from rnn2ff._checks import check_finite, fail
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.cells import GatedParams, gated_network
+from rnn2ff.networks.cells import GatedParams, gated_network, rnn_network
 from rnn2ff.networks.nonlinearities import Nonlinearity
-from rnn2ff.networks.rate import RateForm, rate_network
 
 # Gates of Flax by the names of their layers, in the order of the cells here.
 _FLAX_GATES = {"gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
@@ -73,13 +72,7 @@ def from_flax(
     """
     if set(params) == {"i", "h"}:
         (recurrent, recurrent_bias), (driven, driven_bias) = _flax_layer(params, "h"), _flax_layer(params, "i")
-        return rate_network(
-            RateForm(nonlinearity),
-            jnp.asarray(recurrent),
-            stimulus_weights=driven,
-            bias=recurrent_bias + driven_bias,
-            is_map=True,
-        )
+        return rnn_network(recurrent, driven, recurrent_bias + driven_bias, nonlinearity)
     for gates in _FLAX_GATES.values():
         if set(params) == {f"{end}{gate}" for end in "hi" for gate in gates}:
             recurrent, driven = ([_flax_layer(params, f"{end}{gate}") for gate in gates] for end in "hi")
@@ -119,9 +112,7 @@ def from_keras(weights: Sequence[ArrayLike], *, nonlinearity: Nonlinearity = jnp
         raise fail("weights", "are not those of a recurrent layer", expected, recurrent.T.shape)
     bias = np.asarray(weights[2]) if len(weights) == 3 else np.zeros(len(recurrent), recurrent.dtype)
     if num_gates == 1:
-        return rate_network(
-            RateForm(nonlinearity), jnp.asarray(recurrent), stimulus_weights=driven, bias=bias, is_map=True
-        )
+        return rnn_network(recurrent, driven, bias, nonlinearity)
     if num_gates == 3 and len(weights) == 3 and bias.ndim == 1:
         raise fail(
             "weights", "are those of a GRU with `reset_after=False`", "one that resets after its kernel", "a bias"

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO
 from jaxtyping import ArrayLike
 
-from rnn2ff._checks import check_finite, check_number, fail
+from rnn2ff._checks import check_finite, check_numbers, fail
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
 from rnn2ff.networks.weights import check_signs
 
@@ -60,7 +60,7 @@ def from_connectome(
         ValueError: if the connectome is neither, is empty or not finite, is not symmetric where it must be, or holds
             negative strengths beside signs; or if a sign is not 1 or -1.
     """
-    check_number("scale", scale)
+    check_numbers(scale=scale)
     matrix = graph_matrix(connectome, weight) if isinstance(connectome, Graph) else connectome
     is_sparse = hasattr(matrix, "tocoo")
     if not is_sparse and matrix is connectome:

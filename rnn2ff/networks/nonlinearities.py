@@ -71,13 +71,9 @@ class Saturating:
 
 @dataclasses.dataclass(frozen=True)
 class Tanh:
-    """The nonlinearity `tanh(gain x)`.
+    """The nonlinearity `tanh(gain x)`."""
 
-    Attributes:
-        gain: the slope at 0.
-    """
-
-    gain: float
+    gain: float  # the slope at 0
 
     def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
         return jnp.tanh(self.gain * x)
@@ -85,15 +81,10 @@ class Tanh:
 
 @dataclasses.dataclass(frozen=True)
 class ShiftedLogistic:
-    """The nonlinearity `1 / (1 + exp(-a (x - theta))) - 1 / (1 + exp(a theta))`, which is 0 at 0.
+    """The nonlinearity `1 / (1 + exp(-a (x - theta))) - 1 / (1 + exp(a theta))`, which is 0 at 0."""
 
-    Attributes:
-        gains: a, one a unit.
-        thresholds: theta, one a unit.
-    """
-
-    gains: tuple[float, ...]
-    thresholds: tuple[float, ...]
+    gains: tuple[float, ...]  # a, one a unit
+    thresholds: tuple[float, ...]  # theta, one a unit
 
     def __call__(self, x: Float[Array, " unit"]) -> Float[Array, " unit"]:
         gains, thresholds = (jnp.asarray(each, x.dtype) for each in (self.gains, self.thresholds))

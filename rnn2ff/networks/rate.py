@@ -54,8 +54,9 @@ class RateParams(eqx.Module):
         return self.recurrent_input(rates) + self.feedforward_input(stimulus)
 
 
-class _PickledByName:
-    """A mixin with a nonlinearity, which a pickle finds where it is defined.
+@dataclasses.dataclass(frozen=True)
+class _WithNonlinearity:
+    """A function with a nonlinearity, which a pickle finds where it is defined.
 
     Python's pickles cannot name `jax.nn.relu`, since the function that it wraps has the same name.
     """
@@ -74,40 +75,32 @@ def _from_name(kind: type, module: str, name: str) -> object:
     return kind(getattr(importlib.import_module(module), name))
 
 
-@dataclasses.dataclass(frozen=True)
-class UnitByUnit(_PickledByName):
-    """The rate function `phi(x)`. A class, so that two networks with the same nonlinearity compare equal.
-
-    Attributes:
-        nonlinearity: phi.
-    """
-
-    nonlinearity: Nonlinearity
+class UnitByUnit(_WithNonlinearity):
+    """The rate function `phi(x)`. A class, so that two networks with the same nonlinearity compare equal."""
 
     def __call__(self, params: RateParams, state: Float[Array, " state"]) -> Float[Array, " state"]:
         del params
         return self.nonlinearity(state)
 
 
-@dataclasses.dataclass(frozen=True)
-class StateForm(_PickledByName):
+class _Form(_WithNonlinearity):
+    @property
+    def network_type(self) -> type[RecurrentNetwork]:
+        """The type of a network with this field."""
+        return RateNetwork
+
+
+class StateForm(_Form):
     """The vector field `(-x + W phi(x) + B u + b) / tau`; the rates are `phi(x)`.
 
     Attributes:
         nonlinearity: phi, from states to rates, unit by unit.
     """
 
-    nonlinearity: Nonlinearity
-
     def __call__(
         self, params: RateParams, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, " state"]:
         return (params.total_input(self.nonlinearity(state), stimulus) - state) / params.time_constants
-
-    @property
-    def network_type(self) -> type[RecurrentNetwork]:
-        """The type of a network with this field."""
-        return RateNetwork
 
     @property
     def rate_function(self) -> Callable[[RateParams, Float[Array, " state"]], Float[Array, " state"]]:
@@ -123,25 +116,17 @@ class StateForm(_PickledByName):
         return self.nonlinearity(state)
 
 
-@dataclasses.dataclass(frozen=True)
-class RateForm(_PickledByName):
+class RateForm(_Form):
     """The vector field `(-r + phi(W r + B u + b)) / tau`; the state is the rate.
 
     Attributes:
         nonlinearity: phi, from total inputs to rates, unit by unit.
     """
 
-    nonlinearity: Nonlinearity
-
     def __call__(
         self, params: RateParams, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, " state"]:
         return (self.nonlinearity(params.total_input(state, stimulus)) - state) / params.time_constants
-
-    @property
-    def network_type(self) -> type[RecurrentNetwork]:
-        """The type of a network with this field."""
-        return RateNetwork
 
     @property
     def rate_function(self) -> Callable[[RateParams, Float[Array, " state"]], Float[Array, " state"]]:
@@ -218,11 +203,7 @@ class RateNetwork(RecurrentNetwork):
 
 
 def check_rate_network(network: RecurrentNetwork) -> RateNetwork:
-    """The network, which must have a weight matrix.
-
-    Raises:
-        ValueError: if it has none.
-    """
+    """The network, which must have a weight matrix."""
     if not isinstance(network, RateNetwork):
         expected = "a network with a weight matrix, in the state or the rate form"
         raise fail("network", "has no weight matrix", expected, f"{network.vector_field}")
@@ -308,7 +289,7 @@ def rate_network(
 
 def _check_units(name: str, values: ArrayLike, size: int) -> None:
     """A finite number for all units, or one for each."""
-    if np.ndim(values) != 0:
+    if shape_of(name, values) != ():
         check_shape(name, values, (size,))
     check_finite(name, values)
 

@@ -75,11 +75,7 @@ class PaddedRows(JAXSparse):
 
 
 def pad_rows(weights: BCOO) -> PaddedRows:
-    """The same matrix in rows of one length, made on the host.
-
-    Args:
-        weights: a matrix with one entry a place, or several that add up.
-    """
+    """The same matrix in rows of one length, made on the host; several entries at one place are added."""
     data, indices, (num_rows, num_columns) = np.asarray(weights.data), np.asarray(weights.indices), weights.shape
     is_inside = (indices < np.array(weights.shape)).all(axis=1)  # `BCOO` fills up with entries that are outside
     data, indices = data[is_inside], indices[is_inside]

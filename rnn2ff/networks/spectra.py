@@ -17,7 +17,7 @@ from jaxtyping import Bool, Complex, Float
 _MOST_UNITS_DESCENT = 512  # beyond, the balanced metric is used without a descent
 _LARGEST_LOG_SCALE = 8.0  # bounds in a metric with a range beyond e^16 say little about single units
 _SHARPNESS = (1e2, 1e3, 1e4, 1e5)  # of the smoothed largest eigenvalue, in units of one over the norm of W
-_STEPS_PER_SHARPNESS = 200
+_STEPS_PER_SHARPNESS = 200  # at most; a descent usually ends before, where it is within `_CLOSE` of its bound
 _CLOSE = 1e-4  # distance to the dual bound, relative to the norm of W, at which the descent ends
 _NEGLIGIBLE = 1e-3  # relative to the largest diagonal entry of the dual matrix
 _MOST_ENTRIES = 2**22  # of the systems that are in memory at once: 32 MB
@@ -40,9 +40,6 @@ def blas_threads(size: int) -> contextlib.AbstractContextManager:
 
     The threads that BLAS starts for each of many small factorizations wait for each other in busy loops, for long if
     other processes use the cores.
-
-    Args:
-        size: of the matrices.
     """
     if size > _LARGEST_ON_ONE_THREAD:
         return contextlib.nullcontext()
@@ -50,29 +47,19 @@ def blas_threads(size: int) -> contextlib.AbstractContextManager:
 
 
 class BestMetric(NamedTuple):
-    """The best diagonal metric found for a matrix W.
+    """The best diagonal metric found for a matrix W."""
 
-    Attributes:
-        largest: an upper bound of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`, rounding included.
-        metric: the diagonal of D, with geometric mean 1.
-        smallest: a lower bound of the eigenvalue in every diagonal metric, up to rounding.
-    """
-
-    largest: float
-    metric: Float[np.ndarray, " unit"]
-    smallest: float
+    largest: float  # an upper bound of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`, rounding included
+    metric: Float[np.ndarray, " unit"]  # the diagonal of D, with geometric mean 1
+    smallest: float  # a lower bound of the eigenvalue in every diagonal metric, up to rounding
 
 
 def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = None) -> BestMetric:
-    """The diagonal metric in which the symmetric part of a matrix has the smallest largest eigenvalue.
+    """The diagonal metric in which the symmetric part of a finite matrix W has the smallest largest eigenvalue.
 
     Minimizes the smoothed largest eigenvalue, `log tr exp(b M) / b`, for increasing b, over the logarithms of the
     scales. The weights of the smoothing make a positive matrix X with `(W X)_ii >= m X_ii` for every i, which proves
-    that no metric has an eigenvalue below m.
-
-    Args:
-        matrix: W, square and finite.
-        goal: stop as soon as the eigenvalue is below it, or provably cannot be.
+    that no metric has an eigenvalue below m. Ends as soon as the eigenvalue is below a `goal`, or provably cannot be.
 
     References:
         Boyd, El Ghaoui, Feron and Balakrishnan, Linear matrix inequalities in system and control theory, 1994.
@@ -138,12 +125,7 @@ def _best_metric(matrix: np.ndarray, goal: float | None) -> BestMetric:
 
 
 def largest_in_metric(matrix: Float[np.ndarray, "unit unit"], metric: Float[np.ndarray, " unit"]) -> float:
-    """An upper bound of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`, made safe against rounding.
-
-    Args:
-        matrix: W.
-        metric: the diagonal of D, positive.
-    """
+    """An upper bound, rounding included, of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`."""
     scaled = _scaled(matrix, np.sqrt(metric))
     # A safe bound of the rounding errors of scaling and eigenvalues.
     slack = 4 * (len(matrix) + 8) * np.finfo(np.float64).eps * float(np.linalg.norm(scaled))
@@ -152,15 +134,10 @@ def largest_in_metric(matrix: Float[np.ndarray, "unit unit"], metric: Float[np.n
 
 
 def perron_bound(matrix: Float[np.ndarray, "unit unit"]) -> tuple[float, Float[np.ndarray, " unit"]]:
-    """An upper bound of the spectral radius of a matrix A >= 0: `max_i (A x)_i / x_i` for any x > 0 (Collatz).
+    """An upper bound of the spectral radius of A >= 0, `max_i (A x)_i / x_i` for any x > 0 (Collatz), and its x.
 
-    Power iteration makes it tight if A is irreducible. In the norm `max_i |y_i| / x_i`, A is at most this large.
-
-    Args:
-        matrix: A, with entries of at least 0.
-
-    Returns:
-        the bound, rounding included, and its x, scaled to a largest entry of 1.
+    Power iteration makes it tight if A is irreducible. In the norm `max_i |y_i| / x_i`, A is at most this large,
+    rounding included; the largest entry of x is 1.
     """
     vector, bound, best = np.ones(len(matrix)), np.inf, np.ones(len(matrix))
     for _ in range(200):
@@ -173,12 +150,15 @@ def perron_bound(matrix: Float[np.ndarray, "unit unit"]) -> tuple[float, Float[n
 
 
 def balancing_scale(matrix: Float[np.ndarray, "unit unit"]) -> Float[np.ndarray, " unit"]:
-    """The scales s for which rows and columns of `|s_i W_ij / s_j|` have equal sums."""
+    """The scales s for which rows and columns of `|s_i W_ij / s_j|` have equal sums, to a percent."""
     scale = np.ones(len(matrix))
     off_diagonal = np.abs(matrix) * (1 - np.eye(len(matrix)))
     for _ in range(100):
         scaled = _scaled(off_diagonal, scale)
-        scale *= ((scaled.sum(axis=0) + 1e-12) / (scaled.sum(axis=1) + 1e-12)) ** 0.25
+        ratio = (scaled.sum(axis=0) + 1e-12) / (scaled.sum(axis=1) + 1e-12)
+        scale *= ratio**0.25
+        if np.abs(ratio - 1).max() < 0.01:
+            break
     return scale
 
 
@@ -200,12 +180,9 @@ def principal_blocks(
 
 
 def is_p_matrix(matrix: Float[np.ndarray, "unit unit"]) -> bool:
-    """Whether every principal minor is positive, by computing all of them; for up to about 16 units.
+    """Whether every principal minor of a square matrix is positive, by computing all of them; for up to about 16 units.
 
     A minor within rounding of 0 counts as not positive.
-
-    Args:
-        matrix: square.
     """
     matrix = np.asarray(matrix, np.float64)
     with blas_threads(len(matrix)):
@@ -217,15 +194,11 @@ def is_p_matrix(matrix: Float[np.ndarray, "unit unit"]) -> bool:
 
 
 def are_singular(matrices: Float[np.ndarray, "piece unit unit"], smallest: float) -> Bool[np.ndarray, " piece"]:
-    """Whether matrices are singular within rounding, whatever the scales of their rows.
+    """Whether singular values are below `smallest`, relative to the largest, whatever the scales of the rows.
 
     With rows of unit length the condition number is at most 2 over the determinant (Guggenheimer, Edelman and Johnson,
     College Mathematics Journal 26, 1995). That decides most; the rest needs singular values, since determinants of many
     units are small.
-
-    Args:
-        matrices: square, one for each support.
-        smallest: singular value, relative to the largest, that counts as nonzero.
     """
     lengths = np.linalg.norm(matrices, axis=2, keepdims=True)
     scaled = matrices / np.where(lengths > 0, lengths, 1)
@@ -251,15 +224,10 @@ def leading_eigenvalues(
     tolerance: float = 1e-4,
     which: Literal["rightmost", "largest"] = "rightmost",
 ) -> Complex[np.ndarray, " converged"]:
-    """The rightmost eigenvalues of a matrix that can only be applied, by a Krylov method; the rightmost first.
+    """The rightmost or largest eigenvalues of the matrix that `push` multiplies a vector by, by a Krylov method.
 
-    Args:
-        push: applies the matrix to a vector.
-        size: of the vectors, at least `count + 2`.
-        dtype: of the vectors.
-        count: how many to compute; those that do not converge are not returned.
-        tolerance: relative.
-        which: the rightmost, or those of the largest absolute value.
+    At most `count` of them, up to the size minus two, the rightmost first; those that do not converge to the relative
+    tolerance are left out.
     """
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 

@@ -74,21 +74,13 @@ class AbstractSweep(eqx.Module):
 
 
 class SplitSweep(AbstractSweep):
-    """`x+ = P h + P W (phi(x) - D x)`; made by `split_sweep` or `mean_slope_sweep`.
+    """`x+ = P h + P W (phi(x) - D x)`; made by `split_sweep` or `mean_slope_sweep`."""
 
-    Attributes:
-        slopes: the diagonal of D.
-        drive_map: P, transposed.
-        recurrent_map: P W, transposed.
-        offset: added to `P h` for an initial guess.
-        velocity_per_step: the largest row norm of `I - W D`.
-    """
-
-    slopes: Float[Array, " state"]
-    drive_map: Float[Array, "state state"]
-    recurrent_map: Float[Array, "state state"]
-    offset: Float[Array, " state"]
-    velocity_per_step: Scalar
+    slopes: Float[Array, " state"]  # the diagonal of D
+    drive_map: Float[Array, "state state"]  # P, transposed
+    recurrent_map: Float[Array, "state state"]  # P W, transposed
+    offset: Float[Array, " state"]  # added to `P h` for an initial guess
+    velocity_per_step: Scalar  # the largest row norm of `I - W D`
 
     def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """`P (B u + b)`."""

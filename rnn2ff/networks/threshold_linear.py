@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_key, check_number, check_positive, fail, is_known
+from rnn2ff._checks import check_key, check_positive_numbers, check_sizes, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork, batch_rates
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
 
@@ -107,9 +107,8 @@ def random_threshold_linear(
     References:
         Sompolinsky, Crisanti and Sommers, Chaos in random neural networks, Physical Review Letters 61, 1988.
     """
-    check_at_least("state_size", state_size, 1)
-    check_number("gain", gain)
-    check_positive("gain", gain)
+    check_sizes(state_size=state_size)
+    check_positive_numbers(gain=gain)
     check_key(key)
     connected = _connected(state_size, connection_probability, key)
     deviation = gain / (connection_probability * state_size) ** 0.5
@@ -148,12 +147,8 @@ def random_excitatory_inhibitory(
     References:
         Rajan and Abbott, Eigenvalue spectra of random matrices for neural networks, Physical Review Letters 97, 2006.
     """
-    check_at_least("num_excitatory", num_excitatory, 1)
-    check_at_least("num_inhibitory", num_inhibitory, 1)
-    check_number("gain", gain)
-    check_positive("gain", gain)
-    check_number("balance", balance)
-    check_positive("balance", balance)
+    check_sizes(num_excitatory=num_excitatory, num_inhibitory=num_inhibitory)
+    check_positive_numbers(gain=gain, balance=balance)
     check_key(key)
     state_size = num_excitatory + num_inhibitory
     connected = _connected(state_size, connection_probability, key)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Scalar
 
-from rnn2ff._checks import check_number, check_positive, fail
+from rnn2ff._checks import check_positive_numbers, fail
 from rnn2ff.networks.base import RecurrentNetwork, as_samples
 from rnn2ff.networks.rate import RateNetwork
 from rnn2ff.networks.sweeps import LARGEST_CONDITION, AbstractSweep, SplitSweep, mean_slope_sweep
@@ -40,15 +40,10 @@ class AbstractVelocitySweep(AbstractSweep):
 
 
 class DampedSweep(AbstractVelocitySweep):
-    """`x+ = x + s tau dx/dt`, for any vector field; made by `damped_sweep`.
+    """`x+ = x + s tau dx/dt`, for any vector field; made by `damped_sweep`."""
 
-    Attributes:
-        step: s, in units of each unit's time constant.
-        velocity_per_step: `1 / s`.
-    """
-
-    step: Scalar
-    velocity_per_step: Scalar
+    step: Scalar  # s, in units of each unit's time constant
+    velocity_per_step: Scalar  # `1 / s`
 
     def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """Zero."""
@@ -62,19 +57,13 @@ class DampedSweep(AbstractVelocitySweep):
 
 
 class JacobianSweep(AbstractVelocitySweep):
-    """`x+ = x + P dx/dt`, for any vector field; made by `mean_jacobian_sweep`.
+    """`x+ = x + P dx/dt`, for any vector field; made by `mean_jacobian_sweep`."""
 
-    Attributes:
-        velocity_map: P, transposed.
-        stimulus_map: the derivative of the steady state of the mean linearization by the stimulus, transposed.
-        offset: that steady state for a stimulus of zero.
-        velocity_per_step: the largest row norm of `tau P^-1`.
-    """
-
-    velocity_map: Float[Array, "state state"]
+    velocity_map: Float[Array, "state state"]  # P, transposed
+    # The derivative of the steady state of the mean linearization by the stimulus, transposed.
     stimulus_map: Float[Array, "stimulus state"]
-    offset: Float[Array, " state"]
-    velocity_per_step: Scalar
+    offset: Float[Array, " state"]  # that steady state for a stimulus of zero
+    velocity_per_step: Scalar  # the largest row norm of `tau P^-1`
 
     def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """The steady state of the mean linearization."""
@@ -98,8 +87,7 @@ def damped_sweep(network: RecurrentNetwork, step: float = 1.0) -> DampedSweep:
     Raises:
         ValueError: if `step` is not positive.
     """
-    check_number("step", step)
-    check_positive("step", step)
+    check_positive_numbers(step=step)
     return DampedSweep(jnp.asarray(step, network.dtype), jnp.asarray(1 / step, network.dtype))
 
 

@@ -54,18 +54,18 @@ def read_connectome(
     if not path.is_file():
         raise fail("connectome", "cannot be read", "an existing file", f"{path}")
     if path.suffix.lower() == ".graphml":
-        names, sources, targets, weights = _read_graphml(path, weight)
+        graph = _read_graphml(path, weight)
     elif path.suffix.lower() in _TABLES:
-        names, sources, targets, weights = _read_table(path, tuple(columns))
+        graph = _read_table(path, tuple(columns))
     else:
         raise fail("connectome", "is in an unknown format", "a .graphml, .csv, .tsv or .txt file", f"{path}")
-    if not sources:
+    if not graph.sources:
         raise fail("connectome", "has no connections", "at least one", f"none in {path}")
-    position = {name: index for index, name in enumerate(names)}
-    rows, places = ([position[each] for each in ends] for ends in (targets, sources))
-    check_finite("connectome", weights)
-    matrix = scipy.sparse.coo_array((weights, (rows, places)), shape=(len(names), len(names)))
-    return Connectome(matrix.tocsr(), tuple(names))
+    position = {name: index for index, name in enumerate(graph.names)}
+    rows, columns = ([position[unit] for unit in units] for units in (graph.targets, graph.sources))
+    check_finite("connectome", graph.weights)
+    matrix = scipy.sparse.coo_array((graph.weights, (rows, columns)), shape=(len(position), len(position)))
+    return Connectome(matrix.tocsr(), tuple(graph.names))
 
 
 def read_weights(path: str | Path, name: str) -> np.ndarray:
@@ -103,11 +103,7 @@ def low_rank_weights(
 
 
 def check_signs(signs: ArrayLike | Sequence[int], columns: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """Signs of units (Dale's law), which connections of the strengths `values` leave, from the units `columns`.
-
-    Raises:
-        ValueError: if a sign is not 1 or -1, or a strength is negative.
-    """
+    """The signs of units, 1 or -1 (Dale's law), for connections from the units `columns` of at least 0."""
     signs = np.asarray(signs)
     check_shape("signs", signs, (size,))
     others = sorted(set(signs.tolist()) - {1, -1})
@@ -119,7 +115,16 @@ def check_signs(signs: ArrayLike | Sequence[int], columns: np.ndarray, values: n
     return signs
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[str], list[str], list[str], list[float]]:
+class _Graph(NamedTuple):
+    """The content of a file; one source, target and weight a connection."""
+
+    names: list[str]  # of the units
+    sources: list[str]
+    targets: list[str]
+    weights: list[float]
+
+
+def _read_table(path: Path, columns: tuple[str, ...]) -> _Graph:
     if len(columns) not in (2, 3):
         raise fail("columns", "do not name sources, targets and weights", "2 or 3 names", ", ".join(columns) or "none")
     found = read_columns(path, columns, "connectome")
@@ -129,7 +134,7 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> tuple[list[str], list[s
         weights = [_number(each, f"{path}, row {row}") for row, each in enumerate(found[columns[2]], 2)]
     names = list({*sources, *targets})
     are_numbers = all(name.removeprefix("-").isdecimal() for name in names)
-    return sorted(names, key=int if are_numbers else None), sources, targets, weights
+    return _Graph(sorted(names, key=int if are_numbers else None), sources, targets, weights)
 
 
 def _number(text: str, place: str) -> float:
@@ -139,7 +144,7 @@ def _number(text: str, place: str) -> float:
         raise fail("connectome", "has a weight that is no number", "numbers", f"{text[:20]!r} in {place}") from error
 
 
-def _read_graphml(path: Path, weight: str) -> tuple[list[str], list[str], list[str], list[float]]:
+def _read_graphml(path: Path, weight: str) -> _Graph:
     content = path.read_bytes()
     if b"\0" in content:  # as of UTF-16, in which the words below would hide
         raise fail("connectome", "cannot be read", "a .graphml file in UTF-8", f"{path}")
@@ -166,7 +171,7 @@ def _read_graphml(path: Path, weight: str) -> tuple[list[str], list[str], list[s
         for each in [(source, target), *([] if is_directed or source == target else [(target, source)])]:
             ends.append(each)
             weights.append(value)
-    return names, [source for source, _ in ends], [target for _, target in ends], weights
+    return _Graph(names, [source for source, _ in ends], [target for _, target in ends], weights)
 
 
 def _is_weight(key: ElementTree.Element, weight: str) -> bool:

@@ -1,56 +1,33 @@
 """Steady states with a verdict each: one sample, a batch, any solver."""
 
-from rnn2ff.steady_state.driver import plan_steady_states, solve_steady_states
-from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on
-from rnn2ff.steady_state.method import Method, Plan, proved_rate
-from rnn2ff.steady_state.result import (
-    AbstractSteadyStateSolver,
-    Candidate,
-    Status,
-    SteadyState,
-    SteadyStates,
-    count_statuses,
-)
-from rnn2ff.steady_state.single import solve_steady_state
-from rnn2ff.steady_state.solve import solve_batch
-from rnn2ff.steady_state.solvers.active_set import ActiveSet
-from rnn2ff.steady_state.solvers.anderson import Anderson, AndersonAcceleration, repeat_accelerated
-from rnn2ff.steady_state.solvers.rollout import Rollout
-from rnn2ff.steady_state.solvers.root_find import RootFind
-from rnn2ff.steady_state.stability import neutral_growth
-from rnn2ff.steady_state.tiles import Layout, check_not_split, in_dense_tiles, in_tiles, layout_for
-from rnn2ff.steady_state.trajectory import Trajectory, simulate
-
-__all__ = [
-    "AbstractSteadyStateSolver",
-    "ActiveSet",
-    "Anderson",
-    "AndersonAcceleration",
-    "Candidate",
-    "Layout",
-    "Method",
-    "Plan",
-    "Rollout",
-    "RootFind",
-    "Status",
-    "SteadyState",
-    "SteadyStates",
-    "Trajectory",
-    "check_mesh",
-    "check_not_split",
-    "chunks_of",
-    "count_statuses",
-    "in_dense_tiles",
-    "in_tiles",
-    "layout_for",
-    "neutral_growth",
-    "on_each_device",
-    "placed_on",
-    "plan_steady_states",
-    "proved_rate",
-    "repeat_accelerated",
-    "simulate",
-    "solve_batch",
-    "solve_steady_state",
-    "solve_steady_states",
-]
+from rnn2ff.steady_state.driver import plan_steady_states as plan_steady_states
+from rnn2ff.steady_state.driver import solve_steady_states as solve_steady_states
+from rnn2ff.steady_state.meshes import check_mesh as check_mesh
+from rnn2ff.steady_state.meshes import chunks_of as chunks_of
+from rnn2ff.steady_state.meshes import on_each_device as on_each_device
+from rnn2ff.steady_state.meshes import placed_on as placed_on
+from rnn2ff.steady_state.method import Method as Method
+from rnn2ff.steady_state.method import Plan as Plan
+from rnn2ff.steady_state.method import proved_rate as proved_rate
+from rnn2ff.steady_state.result import AbstractSteadyStateSolver as AbstractSteadyStateSolver
+from rnn2ff.steady_state.result import Candidate as Candidate
+from rnn2ff.steady_state.result import Status as Status
+from rnn2ff.steady_state.result import SteadyState as SteadyState
+from rnn2ff.steady_state.result import SteadyStates as SteadyStates
+from rnn2ff.steady_state.result import count_statuses as count_statuses
+from rnn2ff.steady_state.single import solve_steady_state as solve_steady_state
+from rnn2ff.steady_state.solve import solve_batch as solve_batch
+from rnn2ff.steady_state.solvers.active_set import ActiveSet as ActiveSet
+from rnn2ff.steady_state.solvers.anderson import Anderson as Anderson
+from rnn2ff.steady_state.solvers.anderson import AndersonAcceleration as AndersonAcceleration
+from rnn2ff.steady_state.solvers.anderson import repeat_accelerated as repeat_accelerated
+from rnn2ff.steady_state.solvers.rollout import Rollout as Rollout
+from rnn2ff.steady_state.solvers.root_find import RootFind as RootFind
+from rnn2ff.steady_state.stability import neutral_growth as neutral_growth
+from rnn2ff.steady_state.tiles import Layout as Layout
+from rnn2ff.steady_state.tiles import check_not_split as check_not_split
+from rnn2ff.steady_state.tiles import in_dense_tiles as in_dense_tiles
+from rnn2ff.steady_state.tiles import in_tiles as in_tiles
+from rnn2ff.steady_state.tiles import layout_for as layout_for
+from rnn2ff.steady_state.trajectory import Trajectory as Trajectory
+from rnn2ff.steady_state.trajectory import simulate as simulate

@@ -178,6 +178,9 @@ def _conclude(task: Task, rows: Rows) -> Solved:
     is_converged = (status == Status.converged) & (rows.residual < task.tolerance)
     status = jnp.where((status == Status.converged) & ~is_converged, Status.max_steps_reached, status)
     distance = jnp.where(rows.speed > 0, rows.speed / jnp.maximum(rows.decay_rate, 0), 0)
+    # Along a direction in which nothing decays, what moves at all never arrives.
+    is_lost = is_converged & ~jnp.isfinite(distance)
+    status, is_converged = jnp.where(is_lost, Status.undecided, status), is_converged & ~is_lost
     steady = SteadyState(
         state=rows.state,
         status=status.astype(jnp.int32),

@@ -37,6 +37,7 @@ from rnn2ff.steady_state.result import (
 )
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.single import solve_each
+from rnn2ff.steady_state.units import in_common_units, in_own_units
 
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
 _RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
@@ -167,6 +168,11 @@ def _solve_states(
     check_shape("initial_states", initial_states, (num_samples, network.state_size))
     check_finite("initial_states", initial_states)
     stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
+    own = in_own_units(network, stimuli, initial_states)
+    if own is not None:
+        starts = own.initial_states
+        solved = _solve_states(own.network, own.stimuli, solver, starts, tolerance, max_steps, mesh, progress, is_probe)
+        return in_common_units(solved, own.units)
     if not is_planned:
         return solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
     network = with_padded_rows(network)

@@ -23,6 +23,7 @@ class Field(NamedTuple):
         velocity: of states: `t dx/dt`, with t the `time_unit`.
         push: of states: the map from vectors y to `t J y`, where J is a matrix with the eigenvalues of the Jacobian of
             dx/dt; in the rate form, and for fields without weights, the Jacobian itself. One vector may stand for all.
+        seen: of states and a velocity: the velocity in the coordinates of that matrix.
         time_unit: t, the shortest time scale of a sample, in the network's unit of time; of a map, one step.
         scales: of each unit, in the sample's `time_unit`; at least 1, but for a map.
         is_map: whether the next state is the sum of state and velocity.
@@ -30,6 +31,7 @@ class Field(NamedTuple):
 
     velocity: Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]
     push: Callable[[Float[Array, "batch state"]], Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]]
+    seen: Callable[[Float[Array, "batch state"], Float[Array, "batch state"]], Float[Array, "batch state"]]
     time_unit: Float[Array, " batch"]
     scales: Float[Array, "batch state"]
     is_map: bool
@@ -72,7 +74,7 @@ def make_field(
 
         return push
 
-    return Field(scaled, push_at, time_unit, taus / time_unit[:, None], network.is_map)
+    return Field(scaled, push_at, _as_it_is, time_unit, taus / time_unit[:, None], network.is_map)
 
 
 def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
@@ -98,14 +100,23 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
         gains = slopes_at(states if isinstance(form, StateForm) else recurrent_input(states) + drive)
         return lambda vectors: share * (gains * recurrent_input(vectors) - vectors)
 
+    def seen(states, velocity):
+        return slopes_at(states) * velocity if isinstance(form, StateForm) else velocity
+
     size = len(stimuli)
     return Field(
         velocity,
         push_at,
+        seen,
         jnp.broadcast_to(time_unit, (size,)),
         jnp.broadcast_to(1 / share, (size, network.state_size)),
         network.is_map,
     )
+
+
+def _as_it_is(states, velocity):
+    del states
+    return velocity
 
 
 def _with_differences(exact, velocity, states, vectors):

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.compiling import in_batches, in_full_precision
-from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks import RecurrentNetwork, time_scales
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
 from rnn2ff.steady_state.iteration import observe_iterations
@@ -106,11 +107,16 @@ def finish(
     judged = in_batches(_judge, network, (stimuli, states), _ROWS, tolerance)
     # What rests has a verdict of its own. Of what does not, the word of the motion holds.
     is_judged = (judged.status != Status.max_steps_reached) & (status == Status.max_steps_reached)
-    # What crept there is only at rest if it is near: where nothing decays, it may be slow by its own size alone.
-    is_near = judged.distance <= _NEAR_REST * (1 + np.abs(states).max(axis=1))
-    is_judged &= ~(is_creeping & (judged.status == Status.converged) & ~is_near)
+    is_judged &= ~(is_creeping & (judged.status == Status.undecided))
+    # What crept there is only at rest if it is near: where nothing decays, it may be slow by its own size alone, or
+    # stand still because its velocity is below the rounding of its state.
+    distances, is_at_rest = np.array(judged.distance), is_judged & (judged.status == Status.converged)
+    rows = np.flatnonzero(is_at_rest & is_creeping)
+    if len(rows):
+        distances[rows] = in_batches(_newton_steps, network, (stimuli[rows], states[rows]), _NEWTON_ROWS)
+        is_judged[rows] = distances[rows] <= _NEAR_REST * (1 + np.abs(states[rows]).max(axis=1))
     status = np.where(is_judged, judged.status, status)
-    distance = np.where(status == Status.converged, judged.distance, np.nan)
+    distance = np.where(status == Status.converged, distances, np.nan)
     rows = np.flatnonzero(status == Status.max_steps_reached)
     if len(rows) and network.state_size <= _LARGEST_NEWTON:
         rows = rows[: max(1, _MOST_NEWTON_WORK // network.state_size**3)]
@@ -151,13 +157,19 @@ def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) ->
 @eqx.filter_jit
 @in_full_precision
 def _newton_steps(network, stimuli, states) -> Float[Array, " batch"]:
-    """The largest entry of a Newton step toward rest: about how far a slow sample still has to go."""
+    """The largest entry of a Newton step toward rest: about how far a slow sample still has to go.
+
+    The velocity is known to rounding, and a step along a slow direction no better.
+    """
 
     def step(stimulus, state):
         velocity = network.velocity(state, stimulus)
         jacobian = jax.jacfwd(network.velocity)(state, stimulus)
-        length = jnp.max(jnp.abs(jnp.linalg.solve(jacobian, velocity)))
+        signs = jr.rademacher(jr.key(0), state.shape, state.dtype)
+        blur = jnp.finfo(state.dtype).eps * (1 + jnp.max(jnp.abs(state))) / time_scales(network, state, stimulus)
+        steps = jnp.linalg.solve(jacobian, jnp.stack([velocity, signs * blur], axis=1))
+        length = jnp.sum(jnp.max(jnp.abs(steps), axis=0))
         # Where the Jacobian is singular, nothing decays along some direction, and the state may go any way along it.
-        return jnp.where(jnp.isfinite(length) | (jnp.max(jnp.abs(velocity)) == 0), length, jnp.inf)
+        return jnp.where(jnp.isfinite(length), length, jnp.inf)
 
     return jax.vmap(step)(stimuli, states)

@@ -8,32 +8,20 @@ The rule sees the state with its derivative. The derivative of the rule, which i
 therefore right too, and so on to any order.
 """
 
-import enum
 from collections.abc import Callable
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
-from jax.experimental.sparse import BCOO
+import jax.random as jr
 from jaxtyping import Array, Bool, Float
 
-from rnn2ff.networks import RateNetwork, RecurrentNetwork, time_scales
-from rnn2ff.steady_state.krylov import LARGEST_ERROR, Linear, Rows, Solution, bicgstab, gmres, norms, refine
+from rnn2ff.networks import RecurrentNetwork, time_scales
+from rnn2ff.steady_state.krylov import Linear, Rows
+from rnn2ff.steady_state.systems import Points, Systems, Way, residuals, solve
 from rnn2ff.steady_state.tiles import vary_like
 
-_LARGEST_FACTORED = 1024  # units; beyond, a Jacobian is made into a matrix only where the weights are one already
-_FACTORED_ROWS, _FACTORED_ENTRIES = 16, 2**22  # at most so many Jacobians, and entries of them, are factored at a time
-
-# What gains less than this in a round is left to a factorization, or given up.
-_MAX_ROUNDS, _GAIN = 4, 0.1  # of BiCGSTAB
-_MAX_RESTARTS, _RESTART_GAIN = 100, 0.99  # of GMRES
-
-_UNSOLVED = (
-    "The steady state has no derivative, or none was found. Either the Jacobian is singular there, as on a continuous "
-    "attractor, where the stimulus does not decide the state; or GMRES did not converge: `matrix_free=False` uses LU."
-)
+_SAME = 1e-2  # relative; derivatives on either side of a state that differ by less are that at the state
 
 
 def with_implicit_derivatives(
@@ -45,17 +33,17 @@ def with_implicit_derivatives(
     """The states as they are, with their derivatives by the network's parameters and by the stimuli.
 
     Forward and reverse mode, to any order. A derivative costs some tens of products with all Jacobians at once; rows
-    that these do not solve are factored, a few at a time (of networks above 1024 units with sparse weights, or with no
-    weights to look at, they are solved by GMRES). Pure, and the same under `jit`, `vmap`, `scan` and `shard_map`.
+    that these do not solve are factored, a few at a time (above 1024 units, without dense weights, they are solved by
+    GMRES). Pure, and the same under `jit`, `vmap`, `scan` and `shard_map`.
 
-    What is asked of a row without a derivative is NaN, and no error: of one that is not steady, or whose Jacobian is
-    not finite, or singular to working precision (on a continuous attractor the stimulus does not decide the state). It
-    is NaN in that row, and in what the rows share, such as the gradient by the weights. A row that a loss ignores adds
-    nothing, whatever its state.
+    The derivative of a row is NaN, without an error, if the row is not steady, if its Jacobian is not finite and
+    differs on either side of the state, or if it is singular to working precision (on a continuous attractor the
+    stimulus does not determine the state). What the rows share, such as the gradient by the weights, is then NaN as
+    well. A row that a loss ignores contributes zero, whatever its state.
 
-    Two limits where a Jacobian is singular. The loss may not see the direction that is undecided: then there can be an
-    answer. And reverse mode over reverse mode asks for more than the loss does, so that the row is NaN even if the loss
-    ignores it; forward mode over reverse mode does not.
+    Two limits where a Jacobian is singular: a loss that does not depend on the undetermined direction may still get a
+    derivative; and reverse mode over reverse mode differentiates rows that the loss ignores, so that these are NaN,
+    while forward mode over reverse mode does not.
 
     Args:
         network: differentiated by its parameters.
@@ -63,7 +51,7 @@ def with_implicit_derivatives(
         states: the steady states, taken as constants.
         is_steady: whether each is one.
     """
-    return _attach(network, stimuli, states, is_steady, _Way.together)
+    return _attach(network, stimuli, states, is_steady, Way.together)
 
 
 def with_implicit_derivative(
@@ -75,9 +63,9 @@ def with_implicit_derivative(
 ) -> Float[Array, " state"]:
     """The state as it is, with its derivatives by the network's parameters and by the stimulus.
 
-    Forward and reverse mode, to any order. What is asked of a state that is not steady is NaN, in its own sample alone;
-    a sample that a loss ignores adds nothing. On a continuous attractor the derivative is undefined: the linear solve
-    fails, with an error.
+    Forward and reverse mode, to any order. The derivative of a state that is not steady is NaN, in its own sample
+    alone; a sample that a loss ignores contributes zero. On a continuous attractor the derivative is undefined: the
+    linear solve fails, with an error.
 
     Args:
         network: differentiated by its parameters.
@@ -86,25 +74,17 @@ def with_implicit_derivative(
         is_steady: whether `state` is one.
         is_matrix_free: whether the linear system is solved from products with the Jacobian, by GMRES, and not by LU.
     """
-    way = _Way.products if is_matrix_free else _Way.factors
+    way = Way.products if is_matrix_free else Way.factors
     return _attach(network, stimulus[None], state[None], is_steady[None], way)[0]
 
 
-class _Way(enum.Enum):
-    """How linear systems are solved, and what becomes of one that has no solution."""
-
-    together = enum.auto()  # by products with all rows at once, what is left by factors or by GMRES; otherwise NaN
-    factors = enum.auto()  # by LU; otherwise an error
-    products = enum.auto()  # by GMRES; otherwise an error
-
-
 @eqx.filter_jit  # so that a derivative outside of `jit` is not compiled anew each time
-def _attach(network, stimuli, states, is_steady, way: _Way) -> Rows:
+def _attach(network, stimuli, states, is_steady, way: Way) -> Rows:
     return _attached(network, *_varying_alike(network, stimuli, states, is_steady), way)
 
 
 @eqx.filter_custom_jvp
-def _attached(network, stimuli, states, is_steady, way: _Way) -> Rows:
+def _attached(network, stimuli, states, is_steady, way: Way) -> Rows:
     del network, stimuli, is_steady, way
     return states
 
@@ -118,12 +98,12 @@ def _attached_jvp(primals, tangents):
         tangents = network_tangent, stimuli_tangent
         points = _usable_points(network, stimuli, states, is_steady, tangents)
         _, push = eqx.filter_jvp(
-            lambda network, stimuli: _residuals(network, points._replace(stimuli=stimuli)),
+            lambda network, stimuli: residuals(network, points._replace(stimuli=stimuli)),
             (network, points.stimuli),
             tangents,
         )
-        push = jnp.where(points.is_usable[:, None], push, _anything(tangents, push))
-        _, pull_back = jax.linearize(lambda states: -_residuals(network, points._replace(states=states)), points.states)
+        push = jnp.where(points.is_usable[:, None], push, _dependence(tangents, push))
+        _, pull_back = jax.linearize(lambda states: -residuals(network, points._replace(states=states)), points.states)
 
         def multiply(rows: Rows) -> Rows:
             # Unusable rows neither enter nor leave: no NaN of theirs, in either direction.
@@ -131,7 +111,7 @@ def _attached_jvp(primals, tangents):
             return jnp.where(is_usable, pull_back(jnp.where(is_usable, rows, 0)), rows)
 
         def solver(is_transposed: bool) -> Callable[[Linear, Rows], Rows]:
-            return lambda multiply, right: _solve(_Systems(network, points, multiply, is_transposed), right, way)
+            return lambda multiply, right: solve(Systems(network, points, multiply, is_transposed), right, way)
 
         # Both directions are given, and not left to transposition, which would turn a NaN into a zero.
         response = jax.lax.custom_linear_solve(
@@ -140,7 +120,7 @@ def _attached_jvp(primals, tangents):
     return states, response
 
 
-def _anything(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Rows:
+def _dependence(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Rows:
     """For rows without a derivative: depends on every number of the tangents that a row depends on.
 
     Its values are not used. But a NaN that comes back through such a row reaches all of these numbers, whether or not
@@ -159,38 +139,32 @@ def _anything(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Ro
     return jnp.broadcast_to(total[:, None], push.shape)
 
 
-class _Points(NamedTuple):
-    """Where the network is linearized, one a row.
-
-    Attributes:
-        states: of the rows; where the linearization is not finite another's, so that what is multiplied by zero is.
-        stimuli: likewise.
-        scales: what velocities are multiplied by, where the network declares no time constants.
-        is_usable: whether a row is steady, and its linearization finite.
-    """
-
-    states: Rows
-    stimuli: Float[Array, "batch stimulus"]
-    scales: Rows
-    is_usable: Bool[Array, " batch"]
-
-    def take(self, rows: Array) -> "_Points":
-        """Some rows; the last one in place of those that do not exist."""
-        return _Points(*(each.at[rows].get(mode="clip") for each in self))
-
-
-def _usable_points(network, stimuli, states, is_steady, tangents) -> _Points:
+def _usable_points(network, stimuli, states, is_steady, tangents) -> Points:
     arrays, fixed = eqx.partition(network, eqx.is_inexact_array)
     arrays, *rows = jax.lax.stop_gradient((arrays, states, stimuli))
     constants = (eqx.combine(arrays, fixed), *rows)
     # A derivative that is not finite, by whatever is differentiated by, shows in the derivative along a vector of ones.
     network_ones, stimuli_ones = jax.tree.map(jnp.ones_like, tangents)
-    _, probe = eqx.filter_jvp(
-        lambda network, states, stimuli: jax.vmap(network.velocity)(states, stimuli),
-        constants,
-        (network_ones, jnp.ones_like(states), stimuli_ones),
+
+    def derivative_at(states: Rows) -> Rows:
+        return eqx.filter_jvp(
+            lambda network, states, stimuli: jax.vmap(network.velocity)(states, stimuli),
+            (constants[0], states, constants[2]),
+            (network_ones, jnp.ones_like(states), stimuli_ones),
+        )[1]
+
+    def offsets(is_finite: Bool[Array, " batch"]) -> tuple[Rows, Bool[Array, " batch"]]:
+        offset, is_smooth = _offset_beside(derivative_at, constants[1])
+        return jnp.where((is_smooth & ~is_finite)[:, None], offset, 0), is_finite | is_smooth
+
+    is_finite = jnp.all(jnp.isfinite(derivative_at(constants[1])), axis=1)
+    offset, is_finite = jax.lax.cond(
+        jnp.any(is_steady & ~is_finite), offsets, lambda is_finite: (jnp.zeros_like(constants[1]), is_finite), is_finite
     )
-    is_finite = jnp.all(jnp.isfinite(jnp.concatenate([probe, states, stimuli], axis=1)), axis=1)
+    # Added, so that the derivative of the state stays.
+    states = states + offset
+    constants = (constants[0], constants[1] + offset, constants[2])
+    is_finite &= jnp.all(jnp.isfinite(jnp.concatenate(constants[1:], axis=1)), axis=1)
     is_usable = is_steady & is_finite
     first = jnp.argmax(is_finite)
 
@@ -200,128 +174,24 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> _Points:
 
     states, stimuli = finite(states, constants[1]), finite(stimuli, constants[2])
     if network.has_time_constants:
-        return _Points(states, stimuli, jnp.ones_like(states), is_usable)
+        return Points(states, stimuli, jnp.ones_like(states), is_usable)
     scales = jax.vmap(lambda state, stimulus: time_scales(constants[0], state, stimulus))(
         *jax.lax.stop_gradient((states, stimuli))
     )
-    return _Points(states, stimuli, scales, is_usable)
+    return Points(states, stimuli, scales, is_usable)
 
 
-def _residuals(network: RecurrentNetwork, points: _Points) -> Rows:
-    """`tau dx/dt`, in which time constants cancel to rounding; those of a rate network do not enter at all."""
-    states, stimuli, scales, _ = points
-    if isinstance(network, RateNetwork):
-        recurrent = _recurrent_inputs(network.weights, jax.vmap(network.unit_rates)(states))
-        totals = recurrent + jax.vmap(network.params.feedforward_input)(stimuli)
-        return jax.vmap(network.state_from_total_input)(totals) - states
-    velocities = jax.vmap(network.velocity)(states, stimuli)
-    if network.has_time_constants:
-        return velocities * jnp.broadcast_to(network.time_constants, velocities.shape[1:])[None]
-    return velocities * scales
+def _offset_beside(derivative_at: Callable[[Rows], Rows], states: Rows) -> tuple[Rows, Bool[Array, " batch"]]:
+    """Steps so short that a derivative there is that at the state, and whether it is: the same on either side.
 
-
-def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: Rows) -> Rows:
-    """`W r`, one a row. JAX's own product with a sparse matrix has no second derivative by its entries under `vmap`."""
-    if not isinstance(weights, BCOO):
-        return rates @ weights.T
-    rows, columns = weights.indices.T
-    sources = rates.at[:, columns].get(mode="fill", fill_value=0)
-    return jnp.zeros_like(rates).at[:, rows].add(sources * weights.data[None], mode="drop")
-
-
-class _Systems(NamedTuple):
-    """Linear systems `A y = b` with `A = -F_x`, or with its transpose, one a row.
-
-    Attributes:
-        network: the network.
-        points: where it is linearized.
-        multiply: the products of all A with their rows.
-        is_transposed: whether A is the transpose.
+    A velocity may be smooth where the derivative of its formula is not a number, such as that of a norm at zero.
     """
-
-    network: RecurrentNetwork
-    points: _Points
-    multiply: Linear
-    is_transposed: bool
-
-    def take(self, rows: Array) -> "_Systems":
-        """Some of the rows."""
-        network, points, _, is_transposed = self
-        points = points.take(rows)
-        _, multiply = jax.linearize(lambda states: -_residuals(network, points._replace(states=states)), points.states)
-        if is_transposed:
-            transposed = jax.linear_transpose(multiply, points.states)
-            return _Systems(network, points, lambda rows: transposed(rows)[0], True)
-        return _Systems(network, points, multiply, False)
-
-    def matrices(self) -> Float[Array, "batch state state"]:
-        """A, one a row."""
-
-        def residual(state: Float[Array, " state"], point: _Points) -> Float[Array, " state"]:
-            rows = jax.tree.map(lambda each: each[None], point._replace(states=state))
-            return -_residuals(self.network, rows)[0]
-
-        matrices = jax.vmap(jax.jacfwd(residual))(self.points.states, self.points)
-        return jnp.matrix_transpose(matrices) if self.is_transposed else matrices
-
-
-def _solve(systems: _Systems, right: Rows, way: _Way) -> Rows:
-    """y, NaN in rows without a solution, and zero in rows where b is zero."""
-    is_asked = jnp.any(right != 0, axis=1)
-    is_solvable = systems.points.is_usable & jnp.all(jnp.isfinite(right), axis=1)
-    sizes = jnp.max(jnp.abs(right), axis=1)
-    sizes = jnp.where(is_solvable & is_asked, sizes, 1)
-    known = jnp.where(is_solvable[:, None], right / sizes[:, None], 0)  # squares neither overflow nor vanish
-    if way is _Way.together:
-        solution = _solve_together(systems, known)
-        is_solvable &= solution.is_solved
-        rows = solution.rows
-    else:
-        unsolved = Solution(jnp.zeros_like(known), ~jnp.any(known != 0, axis=1))
-        solution = _solve_rest(systems, known, unsolved, is_factored=way is _Way.factors)
-        rows = eqx.error_if(solution.rows, ~solution.is_solved, _UNSOLVED)
-    return jnp.where(is_asked[:, None], jnp.where(is_solvable[:, None], sizes[:, None] * rows, jnp.nan), 0)
-
-
-def _solve_together(systems: _Systems, known: Rows) -> Solution:
-    """Solve all rows at once by products, and what these leave by factors or by GMRES."""
-    network = systems.network
-    is_factored = network.has_dense_weights or network.state_size <= _LARGEST_FACTORED
-    solution = refine(bicgstab, systems.multiply, known, _MAX_ROUNDS, _GAIN)
-    return _solve_rest(systems, known, solution, is_factored=is_factored)
-
-
-def _solve_rest(systems: _Systems, known: Rows, solution: Solution, *, is_factored: bool) -> Solution:
-    """Solve the rows that are left, a few at a time."""
-    batch_size, size = known.shape
-    num_rows = max(1, min(batch_size, _FACTORED_ROWS, _FACTORED_ENTRIES // size**2))
-
-    def solve_some(carry: tuple[Solution, Bool[Array, " batch"]]):
-        solution, is_open = carry
-        (rows,) = jnp.nonzero(is_open, size=num_rows, fill_value=batch_size)
-        some, right = systems.take(rows), known.at[rows].get(mode="clip")
-        if is_factored:
-            solved = _by_factors(some, right)
-        else:
-            solved = refine(gmres, some.multiply, right, _MAX_RESTARTS, _RESTART_GAIN)
-        solution = jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), solution, solved)
-        return solution, is_open.at[rows].set(False, mode="drop")
-
-    return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), solve_some, (solution, ~solution.is_solved))[0]
-
-
-def _by_factors(systems: _Systems, right: Rows) -> Solution:
-    """By LU and a step of refinement, whose size tells how well conditioned the system is."""
-    matrices = systems.matrices()
-    factors = jsl.lu_factor(matrices)
-
-    def solve(right: Rows) -> Rows:
-        return jsl.lu_solve(factors, right[..., None])[..., 0]
-
-    rows = solve(right)
-    change = solve(right - jnp.einsum("bij,bj->bi", matrices, rows))
-    is_solved = norms(change) <= LARGEST_ERROR * norms(rows)
-    return Solution(rows + change, is_solved & jnp.isfinite(norms(rows)))
+    direction = jr.normal(jr.key(0), states.shape[1:], states.dtype)
+    length = float(jnp.finfo(states.dtype).eps) ** 0.75 * (1 + jnp.max(jnp.abs(states), axis=1, keepdims=True))
+    offset = length * direction[None]
+    first, second = derivative_at(states + offset), derivative_at(states - offset)
+    apart = jnp.max(jnp.abs(first - second), axis=1)
+    return offset, apart <= _SAME * jnp.max(jnp.abs(first), axis=1)  # False if NaN
 
 
 def _varying_alike(network: RecurrentNetwork, *rows: Array) -> tuple[Array, ...]:

@@ -25,35 +25,21 @@ Linear = Callable[[Rows], Rows]
 
 
 class Solution(NamedTuple):
-    """What came of solving linear systems.
+    """Solutions of linear systems."""
 
-    Attributes:
-        rows: y, one a row.
-        is_solved: whether it is a solution, to rounding.
-    """
-
-    rows: Rows
-    is_solved: Bool[Array, " batch"]
+    rows: Rows  # y, one a row
+    is_solved: Bool[Array, " batch"]  # whether it is a solution, to rounding
 
 
 class _Progress(NamedTuple):
-    """State of the refinement of solutions, one a row.
+    """State of the refinement of solutions, one a row."""
 
-    Attributes:
-        rows: the solutions.
-        defects: b - A y.
-        sizes: of the defects.
-        is_open: whether a row is gone on with.
-        is_solved: whether it is solved.
-        num_rounds: so far.
-    """
-
-    rows: Rows
-    defects: Rows
-    sizes: Float[Array, " batch"]
-    is_open: Bool[Array, " batch"]
-    is_solved: Bool[Array, " batch"]
-    num_rounds: int | Array
+    rows: Rows  # the solutions
+    defects: Rows  # b - A y
+    sizes: Float[Array, " batch"]  # of the defects
+    is_open: Bool[Array, " batch"]  # whether a row needs more steps
+    is_solved: Bool[Array, " batch"]  # whether it is solved
+    num_rounds: int | Array  # so far
 
 
 def refine(
@@ -152,23 +138,14 @@ def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Row
 
 
 class _Bicgstab(NamedTuple):
-    """State of BiCGSTAB(2), one a row.
+    """State of BiCGSTAB(2), one a row."""
 
-    Attributes:
-        rows: the solutions.
-        defects: as the recurrence has them.
-        directions: of the next step.
-        products: of the defects with the first defects.
-        is_open: whether a row is gone on with.
-        num_steps: so far.
-    """
-
-    rows: Rows
-    defects: Rows
-    directions: Rows
-    products: Float[Array, " batch"]
-    is_open: Bool[Array, " batch"]
-    num_steps: int | Array
+    rows: Rows  # the solutions
+    defects: Rows  # as the recurrence has them
+    directions: Rows  # of the next step
+    products: Float[Array, " batch"]  # of the defects with the first defects
+    is_open: Bool[Array, " batch"]  # whether a row needs more steps
+    num_steps: int | Array  # so far
 
 
 def gmres(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Rows:

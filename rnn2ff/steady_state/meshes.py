@@ -1,7 +1,7 @@
 """A batch in chunks of one size, of which each device of a mesh has one at a time.
 
 A program is compiled for a chunk and serves batches of all sizes. Every device works on rows of its own, as it would on
-a batch of its own, and asks nothing of the others: no loop of one device waits for the slowest sample of another.
+a batch of its own, without communication: no loop of one device waits for the slowest sample of another.
 """
 
 from collections.abc import Callable, Iterator
@@ -71,21 +71,13 @@ def on_each_device(function: Callable, mesh: Mesh | None) -> Callable:
 
 
 class Chunk(NamedTuple):
-    """Rows of a batch that one call of a program works on.
+    """Rows of a batch that one call of a program works on."""
 
-    Attributes:
-        rows: which rows of the batch.
-        counts: how many of them each device has; what is missing to `size` is filled up.
-        size: rows that a program is compiled for, of one device.
-        layout: their tiles.
-        mesh: the devices.
-    """
-
-    rows: slice
-    counts: Int[np.ndarray, " device"]
-    size: int
-    layout: Layout
-    mesh: Mesh | None
+    rows: slice  # which rows of the batch
+    counts: Int[np.ndarray, " device"]  # how many of them each device has; what is missing to `size` is filled up
+    size: int  # rows that a program is compiled for, of one device
+    layout: Layout  # their tiles
+    mesh: Mesh | None  # the devices
 
     def place(self, array: Shaped[np.ndarray, "row ..."]) -> Shaped[Array, "filled_row ..."] | np.ndarray:
         """The rows of the chunk where they are worked on, filled up."""
@@ -100,7 +92,7 @@ class Chunk(NamedTuple):
         return self.counts[0] if self.mesh is None else divided_over(self.mesh, self.counts)
 
     def take(self, tree: PyTree) -> PyTree:
-        """What came out for the rows of the chunk, on the host."""
+        """The results for the rows of the chunk, on the host."""
 
         def take(leaf):
             shares = np.split(np.asarray(leaf), len(self.counts))
@@ -111,13 +103,7 @@ class Chunk(NamedTuple):
 
 
 def chunks_of(num_rows: int, width: int, mesh: Mesh | None = None) -> Iterator[Chunk]:
-    """A batch in chunks, divided evenly among the devices of a mesh.
-
-    Args:
-        num_rows: of the batch.
-        width: entries of a row, which decide how many rows fit.
-        mesh: the devices.
-    """
+    """A batch of rows with `width` entries in chunks, divided evenly among the devices of a mesh."""
     num_devices = 1 if mesh is None else mesh.devices.size
     backend = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     size = chunk_size(backend, -(-num_rows // num_devices), width)

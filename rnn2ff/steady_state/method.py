@@ -23,7 +23,9 @@ from rnn2ff.networks import (
     JacobianSweep,
     RateNetwork,
     RecurrentNetwork,
+    SplitSweep,
     balancing_scale,
+    blas_threads,
     damped_sweep,
     mean_jacobian_sweep,
     mean_slope_sweep,
@@ -123,17 +125,34 @@ def proved_rate(network: RecurrentNetwork) -> float:
         is_even = np.ptp(np.asarray(network.time_constants)) == 0
         margins.append(1 - np.linalg.norm(scaled, 2) if is_even else 0.0)
     else:
-        margins.append(1 - np.linalg.eigvalsh((scaled + scaled.T) / 2).max())
+        margins.append(_smallest_if_positive(np.eye(len(weights)) - (scaled + scaled.T) / 2))
     return max(0.0, min(1.0, float(max(margins)))) / slowest
 
 
-def first_plan(network: RecurrentNetwork) -> Plan:
-    """What the weights alone say: sweeps where they prove one fixed point, and otherwise the dynamics.
+def _smallest_if_positive(matrix: Float[np.ndarray, "unit unit"]) -> float:
+    """The smallest eigenvalue of a symmetric matrix; 0 if it is not positive."""
+    with contextlib.suppress(np.linalg.LinAlgError):  # most fail here, at a tenth of the cost of eigenvalues
+        np.linalg.cholesky(matrix)
+        return float(np.linalg.eigvalsh(matrix)[0])
+    return 0.0
 
-    The sweep is there in any case, so that a plan that uses it later is the same program.
-    """
-    rate = proved_rate(network)
-    return make_plan(network, _sweep_before_probe(network), Method.proved if rate > 0 else Method.followed, rate=rate)
+
+def first_plan(network: RecurrentNetwork) -> Plan:
+    """What the weights alone say: sweeps where they prove one fixed point, and otherwise the dynamics."""
+    with blas_threads(network.state_size):
+        rate = proved_rate(network)
+        if rate > 0:
+            return make_plan(network, _sweep_of_weights(network), Method.proved, rate=rate)
+        return make_plan(network, _unused_sweep(network), Method.followed)
+
+
+def _sweep_of_weights(network: RecurrentNetwork) -> AbstractSweep:
+    """The sweep without knowledge of steady states."""
+    if not _has_split(network):
+        return damped_sweep(network)
+    with contextlib.suppress(ValueError):  # singular
+        return split_sweep(network)
+    return split_sweep(network, 0.0)
 
 
 def make_plan(
@@ -168,16 +187,15 @@ def _has_mean_jacobian(network: RecurrentNetwork) -> bool:
     return not isinstance(network, RateNetwork) and network.state_size <= _LARGEST_JACOBIAN
 
 
-def _sweep_before_probe(network: RecurrentNetwork) -> AbstractSweep:
-    """The sweep without knowledge of steady states, of the type that a probe makes."""
+def _unused_sweep(network: RecurrentNetwork) -> AbstractSweep:
+    """Zeros of the type of sweep that a probe makes, so that a plan that uses it later is the same program."""
+    dtype, size = network.dtype, network.state_size
     if _has_split(network):
-        with contextlib.suppress(ValueError):  # singular
-            return split_sweep(network)
-        return split_sweep(network, 0.0)
+        shapes = (size,), (size, size), (size, size), (size,)
+        return SplitSweep(*jax.device_put((*(np.zeros(shape, dtype) for shape in shapes), np.ones((), dtype))))
     if _has_mean_jacobian(network):
-        dtype, size = network.dtype, network.state_size
-        zeros = (np.zeros(shape, dtype) for shape in ((size, size), (network.stimulus_size, size), size))
-        return JacobianSweep(*jax.device_put((*zeros, np.ones((), dtype))))
+        shapes = (size, size), (network.stimulus_size, size), (size,)
+        return JacobianSweep(*jax.device_put((*(np.zeros(shape, dtype) for shape in shapes), np.ones((), dtype))))
     return damped_sweep(network)
 
 

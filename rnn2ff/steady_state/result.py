@@ -1,4 +1,4 @@
-"""What a solve returns: a state, and an honest word on how it ended."""
+"""The result of a solve: a state, and its status."""
 
 import enum
 from abc import abstractmethod
@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff._checks import fail, shape_of
-from rnn2ff.files import as_html, as_text, is_shown
 from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state.method import Plan
 
 
@@ -24,7 +24,7 @@ class Status(enum.IntEnum):
     diverging = 3  # the dynamics grow without bound
     max_steps_reached = 4  # the budget of steps or time ran out before the tolerance was met
     nonfinite = 5  # NaN or infinity
-    undecided = 6  # a fixed point, but whether the dynamics leave it could not be decided
+    undecided = 6  # a fixed point within the tolerance, but whether the dynamics leave it could not be decided
 
     def __str__(self) -> str:
         return self.name
@@ -36,8 +36,8 @@ ADVICE = {
     Status.diverging: "the dynamics grow without bound for this stimulus; check the weights and their signs",
     Status.max_steps_reached: "the residual is still above the tolerance; raise `max_steps`, or loosen `tolerance`",
     Status.nonfinite: "the search ended in NaN or infinity; check the vector field, or use `Rollout`",
-    Status.undecided: "the state is a fixed point, but whether it attracts could not be decided; "
-    "look at its eigenvalues with `linearize`",
+    Status.undecided: "the state is a fixed point within the tolerance, but whether it attracts could not be decided, "
+    "or it drifts where nothing decays; look at its eigenvalues with `linearize`",
 }
 
 
@@ -51,8 +51,8 @@ class SteadyState(eqx.Module):
         num_steps: steps of the search: of time for a rollout, iterations for a root finder.
         distance: an estimate of how far the state is from rest, `max |x - x*|`: the velocity over the slowest decay
             rate.
-            Near a continuous attractor it is large although the residual is small. Infinite if nothing decays, NaN
-            where no rate is known.
+            Near a continuous attractor it may be large although the residual is small; on it, it is that to the
+            attractor. Infinite if nothing decays, so never for `converged`; NaN where no rate is known.
         period: of a limit cycle, in the network's unit of time; NaN if the sample does not oscillate, or without a
             period, as in chaos.
     """
@@ -166,7 +166,7 @@ def _described(solved: "SteadyState | SteadyStates", **more: object) -> tuple[st
 
 
 class Candidate(eqx.Module):
-    """What a search hands to the verdict: nothing in it is believed, only used."""
+    """The end of a search. The verdict tests its state again."""
 
     state: Float[Array, " state"]
     num_steps: Int[Array, ""]
@@ -177,7 +177,7 @@ class AbstractSteadyStateSolver(eqx.Module):
     """A way of searching for the steady state of one sample.
 
     Attributes:
-        tolerance: the largest residual that counts as rest; None asks for the dtype's default.
+        tolerance: the largest residual that counts as rest; None for the default of the dtype.
     """
 
     tolerance: eqx.AbstractVar[float | None]
@@ -192,7 +192,7 @@ class AbstractSteadyStateSolver(eqx.Module):
         tolerance: float,
         max_steps: int,
     ) -> Candidate:
-        """Look for a state at rest, without judging it."""
+        """Search for a state at rest, without a verdict."""
 
 
 def count_statuses(status: Int[ArrayLike, "*batch"]) -> dict[str, int]:

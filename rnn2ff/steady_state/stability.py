@@ -1,4 +1,4 @@
-"""Do small perturbations of a fixed point die out, and how fast? One test, for a batch, from products first.
+"""Whether small perturbations of a fixed point decay, and how fast: one test, for a batch, from products first.
 
 A fixed point attracts if every eigenvalue z of the Jacobian J of the velocity has a negative real part. Eigenvalues of
 non-symmetric matrices are slow, and not available on every device, so they are not computed:
@@ -16,7 +16,9 @@ A fixed point of a map attracts if every eigenvalue of `I + J` is within the uni
 itself, and it takes the place of the Cayley transform.
 
 A growth rate below `neutral_growth`, per longest time scale or step of a map, is within rounding of none, and counts as
-none: on a continuous attractor perturbations stay, and that is stable.
+none: on a continuous attractor perturbations stay, and that is stable. But a velocity along such a direction stays too:
+the state drifts for ever, however slowly, and what drifts faster than rounding lets it is not decided. The power of the
+Cayley transform itself tells that part of a velocity, since it is a multiple of the projection on what does not decay.
 """
 
 from typing import NamedTuple
@@ -26,58 +28,46 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.steady_state.field import Field, choose_rows, jacobians
+from rnn2ff.steady_state.field import Field, choose_rows, jacobians, max_norm
 from rnn2ff.steady_state.tiles import vary_like
 
 PROOF = 1e-3  # the norm to shrink to
-LARGEST_FACTORED = 1024  # units; beyond, a factorization of a sample costs more memory and time than anybody expects
-_SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; no transient growth reaches e^60
+LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
+_SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; transient growth stays below e^60 = 1e26
 _LARGEST_BATCHED = 48  # units; products of so small matrices are fast in batches on any device
 _MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of the matrices that are factored together; on an accelerator
-_PRODUCTS_PER_CHECK = 4
+_PRODUCTS_PER_CHECK = 4  # even, as one step of the second polynomial takes two
 _STEPS = (0.0, 1.0, 0.5)  # of the polynomials, in turn; 0 is the first polynomial
 _FIRST_CHECKS = 3  # after which powers that do not shrink are begun again, with the second polynomial
 MOST_CHECKS = 48  # more cost a processor as much as a factorization of 128 units
 
 
 def neutral_growth(dtype: jnp.dtype) -> float:
-    """Growth, per longest time scale, that rounding cannot tell from none."""
+    """Growth, per longest time scale, that is within rounding of zero."""
     return 1e-6 if jnp.finfo(dtype).bits >= 64 else 1e-5
 
 
 class Stability(NamedTuple):
-    """What is known of small perturbations, per sample.
+    """What is known of small perturbations, per sample."""
 
-    Attributes:
-        is_stable: they are proved to die out, or at least not to grow.
-        is_unstable: some grow. Where neither is True it is not decided.
-        decay_rate: of the slowest, over time; an estimate, 0 if nothing decays.
-        amplification: an estimate from above, not a bound, of how much a perturbation grows before it dies out, in the
-            Euclidean norm: twice the largest power of the Cayley transform that was looked at.
-    """
-
-    is_stable: Bool[Array, " batch"]
-    is_unstable: Bool[Array, " batch"]
+    is_stable: Bool[Array, " batch"]  # they are proved to die out, or at least not to grow
+    is_unstable: Bool[Array, " batch"]  # some grow. Where neither is True it is not decided
+    # Of the slowest, over time; an estimate, 0 if nothing decays. On a continuous attractor it is that of the velocity,
+    # as the ratio to the distance that is left.
     decay_rate: Float[Array, " batch"]
+    # An estimate from above, not a bound, of how much a perturbation grows before it dies out, in the Euclidean norm:
+    # twice the largest power of the Cayley transform that was looked at.
     amplification: Float[Array, " batch"]
 
 
 class Powers(NamedTuple):
-    """Vectors on their way to a proof.
+    """Vectors on their way to a proof."""
 
-    Attributes:
-        vectors: `p(J)^k y0`.
-        norms: theirs; infinite once they are lost, which is never proved.
-        decay: of the norm, per product.
-        step: s of the second polynomial; 0 where p is the first.
-        num_checks: since the vector was begun.
-    """
-
-    vectors: Float[Array, "batch state"]
-    norms: Float[Array, " batch"]
-    decay: Float[Array, " batch"]
-    step: Float[Array, " batch"]
-    num_checks: Int[Array, " batch"]
+    vectors: Float[Array, "batch state"]  # `p(J)^k y0`
+    norms: Float[Array, " batch"]  # theirs; infinite once they are lost, which is never proved
+    decay: Float[Array, " batch"]  # of the norm, per product
+    step: Float[Array, " batch"]  # s of the second polynomial; 0 where p is the first
+    num_checks: Int[Array, " batch"]  # since the vector was begun
 
     @property
     def is_proved(self) -> Bool[Array, " batch"]:
@@ -107,7 +97,7 @@ def shrink(
     Args:
         field: the dynamics.
         states: fixed points.
-        is_needed: where False nothing is asked.
+        is_needed: which samples to decide.
         powers: to go on with; those with fewer than 0 checks are begun.
         most_open: may be left open.
     """
@@ -196,23 +186,30 @@ def transform_powers(
     *,
     one_by_one: bool,
     is_map: bool = False,
+    velocity: Float[Array, "batch state"] | None = None,
+    rounding: Float[Array, " batch"] | None = None,
 ) -> Stability:
     """Decide by powers of the Cayley transform, or of the Jacobian of a map.
 
     Args:
         matrices: Jacobians, in any unit of time.
         slowest: the longest time scale, in that unit.
-        is_needed: where False nothing is decided.
+        is_needed: which samples to decide.
         one_by_one: whether each sample is worked on for itself, which a processor does several times faster than a
             batch of small products; an accelerator wants the batch.
         is_map: whether the matrices are what a step of a map adds.
+        velocity: which the matrices are derivatives of, at the states; None where a drift is of no interest.
+        rounding: of the velocity; what drifts no faster along a neutral direction is at rest.
     """
     if not one_by_one or matrices.shape[-1] <= _LARGEST_BATCHED:
-        return _transform_powers(matrices, slowest, is_needed, is_map)
+        return _transform_powers(matrices, slowest, is_needed, is_map, velocity, rounding)
 
     def decide_one(sample):
+        matrix, slowest, velocity, rounding, is_needed = sample
+
         def run(_):
-            found = _transform_powers(*(each[None] for each in sample), is_map)
+            more = () if velocity is None else (velocity[None], rounding[None])
+            found = _transform_powers(matrix[None], slowest[None], is_needed[None], is_map, *more)
             return jax.tree.map(lambda leaf: leaf[0], found)
 
         def skip(_):
@@ -222,10 +219,10 @@ def transform_powers(
 
         return jax.lax.cond(sample[-1], run, skip, None)
 
-    return jax.lax.map(decide_one, (matrices, slowest, is_needed))
+    return jax.lax.map(decide_one, (matrices, slowest, velocity, rounding, is_needed))
 
 
-def _transform_powers(matrices, slowest, is_needed, is_map) -> Stability:
+def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, rounding=None) -> Stability:
     dtype, size = matrices.dtype, matrices.shape[-1]
     identity = jnp.eye(size, dtype=dtype)[None]
     # A norm doubles its logarithm with each squaring: so many tell the smallest growth that counts from none.
@@ -237,7 +234,8 @@ def _transform_powers(matrices, slowest, is_needed, is_map) -> Stability:
         return jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2)))
 
     # So that typical eigenvalues end up far inside the unit circle.
-    scale = size**0.5 / jnp.maximum(norm_of(matrices), jnp.finfo(dtype).tiny)
+    largest_scale = 1 / (size * jnp.finfo(dtype).tiny)  # of a matrix that is zero
+    scale = jnp.minimum(size**0.5 / norm_of(matrices), largest_scale)
     scaled = scale[:, None, None] * matrices
     power = identity + matrices if is_map else jnp.linalg.solve(identity - scaled, identity + scaled)
     norm = norm_of(power)
@@ -267,14 +265,41 @@ def _transform_powers(matrices, slowest, is_needed, is_map) -> Stability:
         )
 
     start = (power / norm[:, None, None], jnp.log(norm), jnp.log(norm), jnp.zeros(len(matrices), jnp.int32))
-    _, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
+    power, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
     mean_log = log_norm / 2.0 ** num_squarings.astype(dtype)
     # Of a map the largest factor but one; otherwise the transform is inverted, for a real eigenvalue.
     growth = jnp.expm1(mean_log) if is_map else jnp.tanh(mean_log / 2) / scale
     amplification = 2 * jnp.exp(jnp.maximum(largest, 0))  # 2 for the powers between those that are squared
     is_known = is_finite & is_needed & jnp.isfinite(log_norm)
     is_stable = (log_norm <= _SURE_DECAY) | ((log_norm < _SURE_GROWTH) & (growth * slowest < neutral_growth(dtype)))
-    return Stability(is_known & is_stable, is_known & ~is_stable, jnp.maximum(-growth, 0), amplification)
+    decay_rate, is_drifting = jnp.maximum(-growth, 0), jnp.zeros_like(is_known)
+    if velocity is not None:
+        is_neutral = (log_norm > _SURE_DECAY) & (decay_rate * slowest < neutral_growth(dtype))
+        drift, way = _split(power, matrices, velocity)
+        is_drifting = is_neutral & is_stable & ~(drift <= rounding)
+        speed = jnp.max(jnp.abs(velocity), axis=1)
+        # Units that are silent, and so not seen, decay with their own time constants.
+        along = jnp.where(speed > 0, speed / jnp.maximum(way, jnp.finfo(dtype).tiny), 1 / slowest)
+        decay_rate = jnp.where(is_neutral & jnp.isfinite(along), along, decay_rate)
+    is_known_stable = is_known & is_stable & ~is_drifting
+    return Stability(is_known_stable, is_known & ~is_stable, decay_rate, amplification)
+
+
+def _split(power, matrices, velocity) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """The part of a velocity that does not decay, and how far the part that does still leads.
+
+    A high power is c P, where P projects on what neither grows nor decays, and c is the ratio of the traces of its
+    square and itself. Without these directions, `J - P` is invertible, and its inverse is that of J on all others.
+    """
+    trace = jnp.trace(power, axis1=1, axis2=2)
+    ratio = jnp.sum(power * jnp.matrix_transpose(power), axis=(1, 2)) / trace
+    # Turning modes have no such ratio; it is at most 1 since the power is normalized.
+    ratio = jnp.clip(jnp.abs(ratio), 1e-3, 1)
+    projection = power / ratio[:, None, None]
+    staying = jnp.einsum("bij,bj->bi", projection, velocity)
+    decaying = velocity - staying
+    way = jnp.linalg.solve(matrices - projection, decaying[..., None])[..., 0]
+    return jnp.max(jnp.abs(staying), axis=1), jnp.max(jnp.abs(way), axis=1)
 
 
 def num_factored(size: int, *, one_by_one: bool) -> int:
@@ -291,5 +316,14 @@ def decide(
         no = jnp.zeros(len(states), bool)
         return Stability(no, no, jnp.zeros_like(field.time_unit), jnp.full_like(field.time_unit, jnp.inf))
     slowest = jnp.ones_like(field.time_unit) if field.is_map else jnp.max(field.scales, axis=1)
-    found = transform_powers(jacobians(field, states), slowest, is_needed, one_by_one=one_by_one, is_map=field.is_map)
+    velocity = field.seen(states, field.velocity(states))
+    found = transform_powers(
+        jacobians(field, states),
+        slowest,
+        is_needed,
+        one_by_one=one_by_one,
+        is_map=field.is_map,
+        velocity=velocity,
+        rounding=jnp.finfo(states.dtype).eps * (1 + max_norm(states)),
+    )
     return found._replace(decay_rate=found.decay_rate / field.time_unit)

@@ -28,7 +28,7 @@ from rnn2ff.training.jumps import IS_JUMP, PART
 from rnn2ff.training.symmetries import Symmetries
 
 _STEP, _NUM_STEPS = 0.25, 800  # of a trajectory, in units of the shortest time scale
-_NUM_HALVINGS = 16
+_NUM_HALVINGS = 16  # to 0.53^16 = 4e-5 of the distance of two stimuli
 _SEPARATED = 0.1  # of their final distance, at which trajectories count as separated
 _FEWEST_JUMPS = 0.15  # share of the first pairs with a jump between them, below which the search ends
 _CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # of one call: states of trajectories, and pairs
@@ -42,23 +42,14 @@ _SILENT = 1e-3  # of the deviation of rates
 
 
 class Boundaries(NamedTuple):
-    """Hyperplanes `normal . u + offset = 0`, tangent to boundaries where the state jumps and an output falls silent.
+    """Hyperplanes `normal . u + offset = 0`, tangent to boundaries where the state jumps and an output falls silent."""
 
-    Attributes:
-        normals: of unit length, one a row, toward the side where it is silent.
-        offsets: one for each.
-        ahead: which outputs are active on the side of the normal.
-        behind: which outputs are active on the other side.
-        share_of_jumps: the share of the located places where the state jumps.
-        deviation: root mean square distance of the stimuli from their mean.
-    """
-
-    normals: Float[np.ndarray, "boundary stimulus"]
-    offsets: Float[np.ndarray, " boundary"]
-    ahead: Bool[np.ndarray, "boundary rate"]
-    behind: Bool[np.ndarray, "boundary rate"]
-    share_of_jumps: float
-    deviation: float
+    normals: Float[np.ndarray, "boundary stimulus"]  # of unit length, one a row, toward the side where it is silent
+    offsets: Float[np.ndarray, " boundary"]  # one for each
+    ahead: Bool[np.ndarray, "boundary rate"]  # which outputs are active on the side of the normal
+    behind: Bool[np.ndarray, "boundary rate"]  # which outputs are active on the other side
+    share_of_jumps: float  # the share of the located places where the state jumps
+    deviation: float  # root mean square distance of the stimuli from their mean
 
     def planes(self, number: int) -> "Planes":
         """At most this many distinct hyperplanes, of both signs, the most frequent first.
@@ -97,16 +88,11 @@ class Boundaries(NamedTuple):
 
 
 class Planes(NamedTuple):
-    """Different hyperplanes `normal . u + offset = 0` at boundaries.
+    """Different hyperplanes `normal . u + offset = 0` at boundaries."""
 
-    Attributes:
-        normals: of unit length, one a row.
-        offsets: one for each.
-        silences: whether an output that is active behind is silent ahead, for each plane and output.
-    """
-
-    normals: Float[np.ndarray, "plane stimulus"]
-    offsets: Float[np.ndarray, " plane"]
+    normals: Float[np.ndarray, "plane stimulus"]  # of unit length, one a row
+    offsets: Float[np.ndarray, " plane"]  # one for each
+    # Whether an output that is active behind is silent ahead, for each plane and output.
     silences: Bool[np.ndarray, "plane rate"]
 
 
@@ -120,17 +106,8 @@ def find_boundaries(
 ) -> Boundaries | None:
     """Locate where units fall silent between random stimuli; None if few of these places are jumps.
 
-    Networks with more than 2,048 units are not searched, because the trajectories would take too long.
-
-    Args:
-        network: any network; its dynamics start at zero.
-        pairs: stimuli, and their steady states.
-        symmetries: of the network and the stimuli, which give further boundaries.
-        num_pairs: how many places to locate; fewer in large networks, to limit the time.
-        seed: of the choice of stimuli.
-
-    Raises:
-        ValueError: if the pairs do not fit the network, or `num_pairs` is below 1.
+    At most `num_pairs` places, fewer in large networks. Networks with more than 2,048 units are not searched, because
+    the trajectories, which start at zero, would take too long. Symmetries give further boundaries.
     """
     check_at_least("num_pairs", num_pairs, 1)
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
@@ -166,17 +143,11 @@ def find_boundaries(
 
 
 class _Segments(NamedTuple):
-    """Pairs of samples.
+    """Pairs of samples."""
 
-    Attributes:
-        lows: rows of samples in which the unit is active.
-        highs: rows of samples in which it is silent.
-        units: which unit.
-    """
-
-    lows: Int[np.ndarray, " segment"]
-    highs: Int[np.ndarray, " segment"]
-    units: Int[np.ndarray, " segment"]
+    lows: Int[np.ndarray, " segment"]  # rows of samples in which the unit is active
+    highs: Int[np.ndarray, " segment"]  # rows of samples in which it is silent
+    units: Int[np.ndarray, " segment"]  # which unit
 
 
 def _choose_segments(is_active: np.ndarray, number: int, generator: np.random.Generator) -> _Segments:
@@ -205,35 +176,21 @@ def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Bou
 
 
 class _Places(NamedTuple):
-    """Where the boundary lies between the stimuli of each pair.
+    """Where the boundary lies between the stimuli of each pair."""
 
-    Attributes:
-        normals: of unit length, toward the side where the unit is silent.
-        points: on the boundary.
-        ahead: the rates on the side that the normal points to.
-        behind: the rates on the other side.
-        is_jump: whether the state jumps there.
-    """
-
-    normals: Float[Array, "pair stimulus"]
-    points: Float[Array, "pair stimulus"]
-    ahead: Float[Array, "pair rate"]
-    behind: Float[Array, "pair rate"]
-    is_jump: Bool[Array, " pair"]
+    normals: Float[Array, "pair stimulus"]  # of unit length, toward the side where the unit is silent
+    points: Float[Array, "pair stimulus"]  # on the boundary
+    ahead: Float[Array, "pair rate"]  # the rates on the side that the normal points to
+    behind: Float[Array, "pair rate"]  # the rates on the other side
+    is_jump: Bool[Array, " pair"]  # whether the state jumps there
 
 
 @eqx.filter_jit
 @in_full_precision
 def _search(network, lows, highs, units, least, jump) -> _Places:
-    """Bisect between stimuli at which a unit is active and at which it is silent.
+    """Bisect between stimuli `lows`, at which a unit has a rate above `least`, and `highs`, at which it has not.
 
-    Args:
-        network: the network.
-        lows: stimuli at which the unit is active, one a row.
-        highs: stimuli at which it is not.
-        units: which unit, for each row.
-        least: the rate above which a unit counts as active.
-        jump: the distance of states that counts as a jump.
+    States further apart than `jump` count as a jump.
     """
     zero = jnp.zeros(network.state_size, network.dtype)
 

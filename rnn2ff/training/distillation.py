@@ -30,7 +30,7 @@ from rnn2ff.training.trainer import (
 
 Kind = Literal["any", "two_layers"]
 
-SAME_DISTRIBUTION = "the distribution that was trained on; of others it says nothing"
+SAME_DISTRIBUTION = "the distribution of the training; the error on others is unknown"
 _HELD_OUT_SHARE = 0.1  # of an array of stimuli, for the test
 _MORE_DATA = 4  # times as many samples, where data are what is missing
 
@@ -56,7 +56,7 @@ def distill(
     progress: bool = False,
     key: PRNGKeyArray,
 ) -> Distillation:
-    """Solve stimuli, train a feed-forward network on the steady rates, and judge it on stimuli it never saw.
+    """Solve stimuli, train a feed-forward network on the steady rates, and test it on stimuli it was not trained on.
 
     Without a tolerance it is the best of its cost: either two layers with 4 hidden units for each rate, or fewer hidden
     units followed by as many sweeps (`Refined`) as cost no more; both are trained, the better on validation is
@@ -70,7 +70,7 @@ def distill(
         network: the recurrent network.
         stimuli: draws one stimulus from a key, or an array of stimuli of which each is used once.
         tolerance: the largest NRMSE that is good enough, such as .02.
-        test_stimuli: what to judge on, by default fresh draws, or a random tenth of the array, held out.
+        test_stimuli: for the test, by default fresh draws, or a random tenth of the array, held out.
         kind: what may be returned: "any", or "two_layers" alone, without sweeps.
         width: hidden units; by default 4 for each rate, and not used with a tolerance.
         num_sweeps: sweeps after the two layers, trained together with them; by default what is best of its cost, none
@@ -82,8 +82,8 @@ def distill(
         max_seconds: with a tolerance, no further training is begun after this time.
         solver: as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
-        checkpoints: a folder, made if it is not there, that holds each training as it goes. A distillation that was
-            interrupted goes on from there, with the same result.
+        checkpoints: a folder, made if it does not exist, for the checkpoints of each training. An interrupted
+            distillation resumes from them, with the same result.
         mesh: devices that divide the stimuli to solve and each minibatch, as for `solve_steady_states` and `train`.
         progress: whether to show progress bars, on standard error.
         key: a PRNG key, the only source of randomness.
@@ -94,7 +94,7 @@ def distill(
         RuntimeError: if no stimulus leads to a steady state.
 
     Example:
-        What one pass answers, and how good it is on stimuli that were not trained on:
+        Predictions of one pass, and the error on stimuli that were not trained on:
 
             result = rnn2ff.distill(network, stimuli, num_steps=1000, key=jr.key(0))
             print(result.report)
@@ -103,7 +103,7 @@ def distill(
     if kind not in get_args(Kind):
         raise fail("kind", "is not known", f"one of {get_args(Kind)}", repr(kind))
     if kind == "two_layers" and num_sweeps:
-        raise fail("num_sweeps", "are asked for beside two layers alone", "kind='any', or no sweeps", f"{num_sweeps}")
+        raise fail("num_sweeps", "do not go with two layers alone", "kind='any', or no sweeps", f"{num_sweeps}")
     is_best_of_its_cost = kind == "any" and tolerance is None and width is None and num_sweeps is None
     width = 4 * network.rate_size if width is None else width
     num_sweeps = 0 if num_sweeps is None else num_sweeps
@@ -184,7 +184,7 @@ class _Clock:
         return time.perf_counter() - self.started
 
     def add(self, purpose: str) -> None:
-        """All since the last call was for this."""
+        """Add the seconds since the last call."""
         now = time.perf_counter()
         self.seconds[purpose] = self.seconds.get(purpose, 0.0) + now - self.last
         self.last = now
@@ -219,7 +219,7 @@ def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by
 
 
 def _split(stimuli, test_stimuli, num_samples, num_test_samples, key) -> tuple[ArrayLike, ArrayLike]:
-    """The stimuli to train on and those to judge on, with none in both."""
+    """Disjoint stimuli for training and test."""
     if callable(stimuli):
         training = sample_stimuli(stimuli, num_samples, key=key_for(key, "training stimuli"))
         if test_stimuli is None:

@@ -42,7 +42,7 @@ class Accuracy(NamedTuple):
         return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {tails}{self.percentile_95:.4g})"
 
     def lines(self) -> dict[str, str]:
-        """The tails that a mean hides, in words, by name."""
+        """The tails of the errors, by name."""
         return {
             "worst unit": f"{self.worst_unit}, {100 * self.unit_nrmse[self.worst_unit]:.2f} %",
             "worst stimuli": f"one in 20 is off by {100 * self.percentile_95:.2f} % or more",
@@ -87,18 +87,7 @@ def nrmse_interval(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """A bootstrap interval of `Accuracy.nrmse` over samples.
-
-    Args:
-        predicted: the approximator's rates, one row a sample.
-        target: the steady rates.
-        level: of confidence.
-        num_resamples: number of bootstrap resamples.
-        seed: of the draws.
-
-    Raises:
-        ValueError: as for `accuracy`, or if `level` is not between 0 and 1.
-    """
+    """A bootstrap interval of `Accuracy.nrmse` over samples."""
     check_fraction("level", level)
     predicted, target = _compared(predicted, target)
     check_varies("target", target)

@@ -114,14 +114,14 @@ def fit_readout(
     two_layer: TwoLayer,
     batches: Iterable[tuple[Float[ArrayLike, "_ stimulus"], Float[ArrayLike, "_ rate"]]],
     *,
-    ridge: float = 1e-6,
+    ridge: float = _RIDGE,
     num_rounds: int = 20,
 ) -> TwoLayer:
     """The readout that fits targets best in the least-squares sense, the hidden layer staying as it is.
 
     The normal equations are summed in float64, batch by batch, so the data are never held together. For a rectified
-    output a target of zero asks only for an output of at most zero, and the fit is repeated, each time with what the
-    one before gives below zero as the target there.
+    output a target of zero is met by any output of at most zero: the fit is repeated, each time with the negative part
+    of the previous output as the target there.
 
     Args:
         two_layer: whose hidden layer to use.

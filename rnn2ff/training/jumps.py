@@ -24,16 +24,12 @@ _NUM_BINS = 5  # of samples near a jump, by the distance to it
 
 
 class Jumps(NamedTuple):
-    """The distance of each stimulus to a jump of the steady state.
+    """The distance of each stimulus to a jump of the steady state."""
 
-    Attributes:
-        margin: the distance to the nearest jump found, as root mean square over the channels in units of the
-            deviation of stimuli; infinite if none was found.
-        is_found: whether one was.
-    """
-
+    # The distance to the nearest jump found, as root mean square over the channels in units of the deviation of
+    # stimuli; infinite if none was found.
     margin: Float[np.ndarray, " batch"]
-    is_found: Bool[np.ndarray, " batch"]
+    is_found: Bool[np.ndarray, " batch"]  # whether one was
 
 
 class ErrorByMargin(NamedTuple):
@@ -58,18 +54,7 @@ def find_jumps(
     num_neighbors: int = 3,
     solver: AbstractSteadyStateSolver | Plan | None = None,
 ) -> Jumps:
-    """Look for jumps between each stimulus and its nearest neighbors.
-
-    Args:
-        network: the network.
-        pairs: from which to search.
-        others: among which neighbors are chosen.
-        num_neighbors: of each stimulus.
-        solver: as for `solve_steady_states`.
-
-    Raises:
-        ValueError: if the pairs do not fit the network, or `num_neighbors` is below 1 or above the others.
-    """
+    """Search for jumps between each stimulus and its nearest neighbors among `others`."""
     check_at_least("num_neighbors", num_neighbors, 1)
     check_at_least("number of others", len(others), num_neighbors)
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
@@ -103,11 +88,7 @@ def find_jumps(
 def error_by_margin(
     predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"], jumps: Jumps
 ) -> ErrorByMargin:
-    """The error in bins by the distance to a jump.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
+    """The error in bins by the distance to a jump."""
     check_shape("predicted", predicted, np.shape(target))
     predicted, target = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
     errors, variance = ((predicted - target) ** 2).mean(axis=1), target.var(axis=0).mean()

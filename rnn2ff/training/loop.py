@@ -91,11 +91,11 @@ def train(
         symmetries: relabels the pairs of each minibatch at random, in ways that keep them exact.
         mixing: makes fresh exact pairs from those of each minibatch.
         validation: stimuli and rates that choose the best evaluation, by default a part of the pairs, held out. Give
-            them where the approximator was made from the pairs, which it then knows better than others.
+            them where the approximator was initialized from the pairs, whose error is then biased.
         validation_fraction: that part's share.
         num_evaluations: how often to evaluate.
-        checkpoint: a file that is written after each evaluation. If it is there, the training goes on from it, and
-            ends with the same weights as if it had never stopped.
+        checkpoint: a file that is written after each evaluation. If it exists, the training resumes from it, and ends
+            with the same weights as an uninterrupted one.
         mesh: devices, such as `jax.make_mesh((4,), ("batch",))`, over all of which each minibatch is divided, whatever
             the axes; pairs and weights are on every one. Minibatches are the same as on one device, up to rounding, if
             the devices divide `batch_size`; if not, it is rounded up to where they do.
@@ -149,7 +149,7 @@ def train(
             _save(Path(checkpoint), state, fingerprint)
         error = np.sqrt(np.asarray(state.validation_errors)[i + 1])
         bar.set_postfix_str(f"error {100 * error / deviation:.3g} %" if deviation else f"error {error:.3g}")
-    if mesh is not None:  # what is done with it next is done where JAX does it
+    if mesh is not None:  # back to the default device
         state = jax.device_put(jax.device_get(state))
     return TrainingRun(
         approximator=eqx.combine(state.best, constants),
@@ -161,7 +161,7 @@ def train(
 
 
 class _Progress(eqx.Module):
-    """All that a training carries from one evaluation to the next."""
+    """The state of a training at an evaluation."""
 
     weights: PyTree
     opt_state: PyTree
@@ -253,11 +253,11 @@ def _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, valid
     check_at_least("number of pairs", len(stimuli), 2)
 
 
-# --- going on where a training stopped --------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 def _fingerprint(arrays: PyTree, settings: PyTree) -> str:
-    """Tells trainings apart: their data, first weights and key, and the options that are no arrays."""
+    """A hash of the data, the initial weights, the key and the options of a training."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(arrays):
         leaf = jr.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf

@@ -1,4 +1,4 @@
-"""What training minimizes, in squared units of rate, means over samples and units.
+"""Losses, in squared units of rate; means over samples and units.
 
 A loss is a function `(approximator, stimuli, rates) -> error`.
 """

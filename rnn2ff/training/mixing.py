@@ -66,21 +66,13 @@ def _exact_pairs(network, points):
 
 
 class Mixing(eqx.Module):
-    """Makes fresh exact pairs from minibatches of solved ones; made by `mix_pairs`.
+    """Makes fresh exact pairs from minibatches of solved ones; made by `mix_pairs`."""
 
-    Attributes:
-        network: the network.
-        mean_stimulus: of the stimuli.
-        mean_point: of the points.
-        deviation: root mean square of the stimuli about their mean.
-        largest_angle: of the mixture, in radians.
-    """
-
-    network: RecurrentNetwork
-    mean_stimulus: Float[Array, " state"]
-    mean_point: Float[Array, " state"]
-    deviation: Float[Array, ""]
-    largest_angle: float = eqx.field(static=True)
+    network: RecurrentNetwork  # the network
+    mean_stimulus: Float[Array, " state"]  # of the stimuli
+    mean_point: Float[Array, " state"]  # of the points
+    deviation: Float[Array, ""]  # root mean square of the stimuli about their mean
+    largest_angle: float = eqx.field(static=True)  # of the mixture, in radians
 
     def __call__(
         self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
@@ -151,16 +143,9 @@ def mixing_for(
     *,
     key: PRNGKeyArray,
 ) -> Mixing | None:
-    """How to mix pairs, if that is valid: the network has exact pairs, and the dynamics reach the mixtures.
+    """How to mix pairs of stimuli and steady rates, if the network has exact pairs and its dynamics reach the mixtures.
 
-    Args:
-        network: any network.
-        stimuli: those solved, one a row.
-        rates: their steady rates.
-        key: of the tested mixtures.
-
-    Returns:
-        None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture.
+    None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture.
     """
     if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
         return None

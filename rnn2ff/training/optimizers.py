@@ -40,9 +40,9 @@ def muon(
     stimuli and rates, so that results do not depend on units.
 
     Args:
-        approximator: what is to be trained.
-        stimuli: what it is trained on.
-        rates: what it is trained on.
+        approximator: to be trained.
+        stimuli: of the training.
+        rates: of the training.
         num_steps: until the learning rate is zero.
         learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2 for 2,000 steps, less
             in proportion where there are more than 32 channels and more than 128 hidden units, less as the square root
@@ -65,15 +65,9 @@ def scaled_adam(
     num_steps: int,
     learning_rate: float = 2e-3,
 ) -> optax.GradientTransformation:
-    """Adam, falling to zero along a half cosine, in the data's own units as `muon` is.
+    """Adam, falling to zero along a half cosine, in the data's own units; arguments as of `muon`.
 
     For weights of very different sizes, such as those that reproduce a jump, to which Muon's uniform steps do not fit.
-
-    Args:
-        stimuli: what is trained on.
-        rates: what is trained on.
-        num_steps: until the learning rate is zero.
-        learning_rate: the first, for hidden units, stimuli and rates of size 1.
     """
     return _in_units(stimuli, rates, learning_rate, num_steps, ())
 

@@ -1,4 +1,4 @@
-"""What a distillation gives back: an approximator, and how good it is."""
+"""The result of a distillation: an approximator, and its errors."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -6,9 +6,10 @@ import numpy as np
 
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs
-from rnn2ff.files import as_html, as_text, plain
+from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates
+from rnn2ff.records import as_html, as_text
 from rnn2ff.training.evaluation import Accuracy
 from rnn2ff.training.jumps import ErrorByMargin
 from rnn2ff.training.loop import TrainingRun
@@ -17,11 +18,9 @@ from rnn2ff.training.trainer import Attempt
 if TYPE_CHECKING:
     from rnn2ff.plotting import Figure
 
-_MOST_DOTS = 3000  # of a figure, which more would blacken
-
 
 class Report(NamedTuple):
-    """What a distillation did, and how good its approximator is.
+    """The course of a distillation, and the errors of its approximator.
 
     Attributes:
         accuracy: on fresh stimuli, solved for the purpose.
@@ -34,15 +33,15 @@ class Report(NamedTuple):
         seconds: wall-clock seconds spent on solving and on training, compilation included.
         stimulus_shift: of the exact pairs mixed from solved ones, how far their stimuli are off the mixture, the median
             in units of the stimuli's deviation; None where none were mixed.
-        tolerance: what was asked for, if anything.
-        is_within_tolerance: whether the upper end of the interval is below it; None if none was asked for.
-        reason: why the tolerance was not reached, in words; None if it was, or none was asked for.
+        tolerance: the requested error, or None.
+        is_within_tolerance: whether the upper end of the interval is below it; None without a tolerance.
+        reason: why the tolerance was not reached, in words; None if it was, or without a tolerance.
         attempts: what was tried, in order; the best on validation, or the first that was good enough, was returned.
         attempt_nrmses: their errors on the test.
         error_by_margin: where the steady state jumps between near stimuli, the error by the distance to the jump; None
-            if no jumps were looked for.
-        tested_on: where the test stimuli come from, in words. Where their distribution is that of the training, the
-            error says nothing of others.
+            if no jumps were searched for.
+        tested_on: where the test stimuli come from, in words. If it is the distribution of the training, the error on
+            others is unknown.
     """
 
     accuracy: Accuracy
@@ -63,7 +62,7 @@ class Report(NamedTuple):
     tested_on: str
 
     def lines(self) -> dict[str, str]:
-        """What people want to know of it, by name, in the order of interest."""
+        """The main numbers, by name, the most important first."""
         counts = self.status_counts
         left_out = {name: sum(each.values()) - each["converged"] for name, each in counts.items()}
         sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
@@ -136,10 +135,8 @@ class Distillation(NamedTuple):
             ModuleNotFoundError: if matplotlib is not installed, naming the extra.
         """
         figure, (left, right) = new_figure(2, height=2.8)
-        target = np.asarray(self.test.rates)
-        predicted = np.asarray(predict(self.approximator, self.test.stimuli))
-        shown = np.random.default_rng(0).permutation(target.size)[:_MOST_DOTS]
-        plot_rates(left, target.ravel()[shown], predicted.ravel()[shown], nrmse=self.report.accuracy.nrmse)
-        variance, nrmse = float(target.var(axis=0).mean()), self.report.accuracy.nrmse
+        target, nrmse = np.asarray(self.test.rates), self.report.accuracy.nrmse
+        plot_rates(left, target, predict(self.approximator, self.test.stimuli), nrmse=nrmse)
+        variance = float(target.var(axis=0).mean())
         plot_learning(right, self.report.training._asdict(), variance=variance, test_nrmse=nrmse)
         return figure

@@ -32,21 +32,14 @@ _STANDARD_ERRORS = 6  # by which moments of the stimuli may differ and still cou
 
 
 class Symmetries(eqx.Module):
-    """Relabels the units and channels of solved pairs at random; made by `find_symmetries`.
+    """Relabels the units and channels of solved pairs at random; made by `find_symmetries`."""
 
-    Attributes:
-        pools: the pool of each unit; all permutations within a pool are symmetries.
-        permutations: further symmetries, including the identity: the source of the value of each unit.
-        channel_units: the unit that represents each channel.
-        unit_channels: the channel of each unit, 0 if there is none.
-        rate_size: number of rates, those of the first units.
-    """
-
-    pools: Int[Array, " state"]
+    pools: Int[Array, " state"]  # the pool of each unit; all permutations within a pool are symmetries
+    # Further symmetries, including the identity: the source of the value of each unit.
     permutations: Int[Array, "symmetry state"]
-    channel_units: Int[Array, " stimulus"]
-    unit_channels: Int[Array, " state"]
-    rate_size: int = eqx.field(static=True)
+    channel_units: Int[Array, " stimulus"]  # the unit that represents each channel
+    unit_channels: Int[Array, " state"]  # the channel of each unit, 0 if there is none
+    rate_size: int = eqx.field(static=True)  # number of rates, those of the first units
 
     def __call__(
         self, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"], *, key: PRNGKeyArray
@@ -119,19 +112,12 @@ def _shown_and_all_rates(network: RateNetwork, state: Array) -> tuple[Array, Arr
 
 
 class _Invariants(NamedTuple):
-    """What a symmetry preserves.
+    """What a symmetry preserves."""
 
-    Attributes:
-        weights: as integer codes, equal where they count as equal.
-        features: a color for each unit.
-        channels: of each unit, -1 for none.
-        rate_size: number of rates.
-    """
-
-    weights: Int[np.ndarray, "state state"]
-    features: Int[np.ndarray, " state"]
-    channels: Int[np.ndarray, " state"]
-    rate_size: int
+    weights: Int[np.ndarray, "state state"]  # as integer codes, equal where they count as equal
+    features: Int[np.ndarray, " state"]  # a color for each unit
+    channels: Int[np.ndarray, " state"]  # of each unit, -1 for none
+    rate_size: int  # number of rates
 
 
 def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:

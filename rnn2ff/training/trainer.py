@@ -21,11 +21,11 @@ from rnn2ff.training.mixing import NUM_TRIED, mixing_for
 from rnn2ff.training.optimizers import scaled_adam
 from rnn2ff.training.symmetries import find_symmetries
 
-_VALIDATION_SHARE = 0.1
+_VALIDATION_SHARE = 0.1  # as `train` holds out by default
 _NUM_INITIAL = 8192  # pairs of the initial fit of the readout
 _SMALLEST_BATCH, _LARGEST_BATCH = 256, 1024  # powers of two, which devices can share
 _MOST_PRODUCTS = 2**25  # of a minibatch, for it to be larger than the smallest: some milliseconds a step on two cores
-_MOST_EVALUATIONS = 20
+_MOST_EVALUATIONS = 20  # the default of `train`
 _EVALUATION_COST = 4  # training samples for each evaluated sample, at least
 
 _USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates, which defines the default cost
@@ -229,17 +229,10 @@ def _batch_size(num_products: int, num_pairs: int) -> int:
 def escalate(
     trainer: Trainer, test: Pairs, tolerance: float, deadline: float, *, with_sweeps: bool = True
 ) -> tuple[list[Trained], bool]:
-    """Train approximators, the cheapest first, until one is within the tolerance.
+    """Train approximators, the cheapest first, until one is within the tolerance, on validation and on the test.
 
-    Args:
-        trainer: of the approximators.
-        test: pairs to test on; used only if an approximator is within the tolerance on validation.
-        tolerance: the largest NRMSE.
-        deadline: of `time.perf_counter`, after which no training starts.
-        with_sweeps: whether sweeps after two layers are tried too.
-
-    Returns:
-        All that were trained, in order, and whether none was omitted for lack of time.
+    Returns all that were trained, in order, and whether none was omitted because the deadline (of `time.perf_counter`)
+    had passed.
     """
     num_rates, num_units = trainer.network.rate_size, trainer.network.state_size
     stimulus_size = trainer.network.stimulus_size

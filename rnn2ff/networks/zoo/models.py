@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
 from rnn2ff._checks import (
-    check_at_least,
     check_finite,
     check_key,
-    check_number,
+    check_numbers,
     check_positive,
+    check_positive_numbers,
     check_shape,
+    check_sizes,
     fail,
     is_known,
     shape_of,
@@ -28,20 +29,15 @@ from rnn2ff._checks import (
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.nonlinearities import Nonlinearity, ShiftedLogistic, Tanh
 from rnn2ff.networks.rate import RateForm, RateNetwork, RateParams, StateForm, rate_network
-from rnn2ff.networks.zoo.populations import as_floats, check_two_populations
+from rnn2ff.networks.zoo.populations import check_two_populations
 
 
 @dataclasses.dataclass(frozen=True)
 class RefractoryForm:
-    """The vector field `(-r + (1 - rho r) phi(W r + B u + b)) / tau`; the state is the rate.
+    """The vector field `(-r + (1 - rho r) phi(W r + B u + b)) / tau`; the state is the rate."""
 
-    Attributes:
-        nonlinearity: phi.
-        refractory: rho, the share of active units that are refractory.
-    """
-
-    nonlinearity: Nonlinearity
-    refractory: float
+    nonlinearity: Nonlinearity  # phi
+    refractory: float  # rho, the share of active units that are refractory
 
     def __call__(
         self, params: RateParams, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
@@ -84,40 +80,28 @@ def wilson_cowan(
         check_shape(name, values, (2,))
     check_positive("gains", gains)
     check_finite("thresholds", thresholds)
-    check_number("refractory", refractory)
+    check_numbers(refractory=refractory)
     if refractory < 0:
         raise fail("refractory", "is negative", "at least 0", refractory)
     response = ShiftedLogistic(tuple(gains), tuple(thresholds))
-    network = rate_network(RateForm(response), as_floats(weights), time_constants=np.asarray(time_constants))
+    network = rate_network(RateForm(response), jnp.asarray(weights, float), time_constants=np.asarray(time_constants))
     if refractory == 0:
         return network
     return RecurrentNetwork(RefractoryForm(response, refractory), network.params, state_size=2, stimulus_size=2)
 
 
 class WongWangParams(eqx.Module):
-    """Parameters of `wong_wang`, with their published values and units.
+    """Parameters of `wong_wang`, with their published values and units."""
 
-    Attributes:
-        time_constants: of the NMDA gating variables, s.
-        saturation: gamma, dimensionless.
-        slope: a of the f-I curve, Hz/nA.
-        threshold: b, Hz.
-        curvature: d, s.
-        self_coupling: from a population to itself, nA.
-        cross_coupling: inhibition between the populations, nA.
-        background: I_0, nA.
-        input_coupling: J_ext, nA/Hz.
-    """
-
-    time_constants: Float[Array, ""]
-    saturation: Float[Array, ""]
-    slope: Float[Array, ""]
-    threshold: Float[Array, ""]
-    curvature: Float[Array, ""]
-    self_coupling: Float[Array, ""]
-    cross_coupling: Float[Array, ""]
-    background: Float[Array, ""]
-    input_coupling: Float[Array, ""]
+    time_constants: Float[Array, ""]  # of the NMDA gating variables, s
+    saturation: Float[Array, ""]  # gamma, dimensionless
+    slope: Float[Array, ""]  # a of the f-I curve, Hz/nA
+    threshold: Float[Array, ""]  # b, Hz
+    curvature: Float[Array, ""]  # d, s
+    self_coupling: Float[Array, ""]  # from a population to itself, nA
+    cross_coupling: Float[Array, ""]  # inhibition between the populations, nA
+    background: Float[Array, ""]  # I_0, nA
+    input_coupling: Float[Array, ""]  # J_ext, nA/Hz
 
 
 def wong_wang(
@@ -168,10 +152,8 @@ def wong_wang(
         background=background,
         input_coupling=input_coupling,
     )
-    for name, value in values.items():
-        check_number(name, value)
-    for name, value in [("time_constant", time_constant), ("slope", slope), ("curvature", curvature)]:
-        check_positive(name, value)
+    check_numbers(**values)
+    check_positive_numbers(time_constant=time_constant, slope=slope, curvature=curvature)
     params = WongWangParams(**{name: jnp.asarray(value, float) for name, value in values.items()})
     return RecurrentNetwork(_wong_wang, params, state_size=2, stimulus_size=2)
 
@@ -237,11 +219,10 @@ def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1
     if len(shape) != 2 or 0 in shape:
         raise fail("patterns", "has the wrong shape", "(patterns, units): one row a pattern", shape)
     check_finite("patterns", patterns)
-    check_number("gain", gain)
-    check_positive("gain", gain)
+    check_positive_numbers(gain=gain)
     if is_known(patterns) and (np.abs(np.asarray(patterns)) != 1).any():
         raise fail("patterns", "has other values", "-1 and 1", sorted(set(np.ravel(patterns).tolist()))[:5])
-    patterns = as_floats(patterns)
+    patterns = jnp.asarray(patterns, float)
     num_units = patterns.shape[1]
     weights = (patterns.T @ patterns) * (1 - jnp.eye(num_units, dtype=patterns.dtype)) / num_units
     return rate_network(StateForm(Tanh(gain)), weights, time_constants=time_constant)
@@ -269,8 +250,7 @@ def random_rate_network(
     References:
         Sompolinsky, Crisanti and Sommers, Chaos in random neural networks, Physical Review Letters 61, 1988.
     """
-    check_at_least("state_size", state_size, 1)
-    check_number("gain", gain)
-    check_positive("gain", gain)
+    check_sizes(state_size=state_size)
+    check_positive_numbers(gain=gain)
     check_key(key)
     return rate_network(StateForm(nonlinearity), jr.normal(key, (state_size, state_size)) * (gain / state_size**0.5))

@@ -1,8 +1,7 @@
 """Two populations: weights two by two, from column to row, excitatory first, inhibitory ones negative."""
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike
 
 from rnn2ff._checks import check_finite, check_shape, fail, is_known
 
@@ -14,8 +13,3 @@ def check_two_populations(weights: ArrayLike) -> None:
     if is_known(weights) and (np.asarray(weights) * [1, -1] < 0).any():
         expected = "a first column (excitatory) of at least 0 and a second (inhibitory) of at most 0"
         raise fail("weights", "mixes up the signs", expected, np.asarray(weights).tolist())
-
-
-def as_floats(array: ArrayLike) -> Float[Array, "..."]:
-    """As a JAX array of the default float, whatever numbers it holds."""
-    return jnp.asarray(array, float)

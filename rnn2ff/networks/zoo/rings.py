@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, ScalarLike
 
-from rnn2ff._checks import check_at_least, check_number, check_positive, fail
+from rnn2ff._checks import check_numbers, check_positive_numbers, check_sizes, fail
 from rnn2ff.networks.rate import RateNetwork, RateParams
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
 
 
 def ring_angles(num_units: int) -> Float[Array, "{num_units}"]:
     """The angle that each unit of a ring prefers, `2 pi i / N`, in radians."""
-    check_at_least("num_units", num_units, 1)
+    check_sizes(num_units=num_units)
     return jnp.arange(num_units, dtype=float) * (2 * np.pi / num_units)
 
 
@@ -54,8 +54,7 @@ def ring_attractor(
         Ben-Yishai, Bar-Or and Sompolinsky, Theory of orientation tuning in visual cortex, PNAS 92, 1995.
     """
     angles = np.asarray(ring_angles(num_units))
-    check_number("mean", mean)
-    check_number("tuned", tuned)
+    check_numbers(mean=mean, tuned=tuned)
     if mean >= 1:
         raise fail("mean", "lets uniform activity grow without bound", "less than 1", mean)
     weights = (mean + tuned * np.cos(angles[:, None] - angles)) / num_units
@@ -66,15 +65,13 @@ def ring_stimulus(
     angle: ScalarLike, num_units: int = 64, *, contrast: ScalarLike = 1.0, modulation: ScalarLike = 0.3
 ) -> Float[Array, "{num_units}"]:
     """The stimulus `contrast (1 - modulation + modulation cos(a_i - angle))` to a ring; the angle in radians."""
-    for name, value in [("angle", angle), ("contrast", contrast), ("modulation", modulation)]:
-        check_number(name, value)
+    check_numbers(angle=angle, contrast=contrast, modulation=modulation)
     return contrast * (1 - modulation + modulation * jnp.cos(ring_angles(num_units) - angle))
 
 
 def ring_bump(angle: ScalarLike, num_units: int, *, concentration: ScalarLike = 3.0) -> Float[Array, "{num_units}"]:
     """A bump of height 1, `exp(concentration (cos(a_i - angle) - 1))`; the angle in radians."""
-    check_number("angle", angle)
-    check_number("concentration", concentration)
+    check_numbers(angle=angle, concentration=concentration)
     return jnp.exp(concentration * (jnp.cos(ring_angles(num_units) - angle) - 1))
 
 
@@ -113,16 +110,9 @@ def relation_network(
     Raises:
         ValueError: if there is no unit, a weight is not positive, or the bias is not finite.
     """
-    for name, value in [
-        ("concentration", concentration),
-        ("forward", forward),
-        ("backward", backward),
-        ("hidden_inhibition", hidden_inhibition),
-        ("ring_inhibition", ring_inhibition),
-    ]:
-        check_number(name, value)
-        check_positive(name, value)
-    check_number("hidden_bias", hidden_bias)
+    check_positive_numbers(concentration=concentration, forward=forward, backward=backward)
+    check_positive_numbers(hidden_inhibition=hidden_inhibition, ring_inhibition=ring_inhibition)
+    check_numbers(hidden_bias=hidden_bias)
     angles = np.asarray(ring_angles(num_units))
     kernel = np.exp(concentration * (np.cos(angles[:, None] - angles) - 1))
     kernel /= kernel.sum(axis=1, keepdims=True)

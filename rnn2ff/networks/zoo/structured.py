@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_at_least, check_fraction, check_number, check_positive, check_weights, fail, shape_of
+from rnn2ff._checks import (
+    check_at_least,
+    check_fraction,
+    check_positive_numbers,
+    check_sizes,
+    check_weights,
+    fail,
+    shape_of,
+)
 from rnn2ff.networks.graphs import Graph, graph_matrix
 from rnn2ff.networks.rate import RateNetwork
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
@@ -103,19 +111,9 @@ def partition_means(
 def _competition(
     constructor, num_partitions, units_per_partition, num_inhibitory, self_excitation, inhibition, excitation, tau
 ) -> RateNetwork:
-    for name, size in [
-        ("number of competitors", num_partitions),
-        ("units_per_partition", units_per_partition),
-        ("num_inhibitory", num_inhibitory),
-    ]:
-        check_at_least(name, size, 1)
-    for name, weight in [
-        ("self_excitation", self_excitation),
-        ("inhibition", inhibition),
-        ("excitation", excitation),
-    ]:
-        check_number(name, weight)
-        check_positive(name, weight)
+    check_at_least("number of competitors", num_partitions, 1)
+    check_sizes(units_per_partition=units_per_partition, num_inhibitory=num_inhibitory)
+    check_positive_numbers(self_excitation=self_excitation, inhibition=inhibition, excitation=excitation)
     if self_excitation >= 1 + inhibition * excitation:
         expected = f"less than 1 + inhibition * excitation = {1 + inhibition * excitation:g}"
         raise fail("self_excitation", "outgrows the inhibition it recruits", expected, self_excitation)
@@ -153,8 +151,7 @@ def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5)
     """
     adjacency = _adjacency(graph)
     check_fraction("epsilon", epsilon)
-    check_number("delta", delta)
-    check_positive("delta", delta)
+    check_positive_numbers(delta=delta)
     weights = np.where(adjacency, -1 + epsilon, -1 - delta) * (1 - np.eye(len(adjacency)))
     return threshold_linear_rate(jnp.asarray(weights, float))
 

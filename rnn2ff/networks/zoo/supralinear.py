@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from rnn2ff._checks import check_at_least, check_number, check_positive, check_shape
+from rnn2ff._checks import check_positive_numbers, check_shape, check_sizes
 from rnn2ff.networks.nonlinearities import PowerLaw
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
-from rnn2ff.networks.zoo.populations import as_floats, check_two_populations
+from rnn2ff.networks.zoo.populations import check_two_populations
 
 _HALF_TURN = 180.0  # degrees after which an orientation repeats
 
@@ -48,15 +48,14 @@ def stabilized_supralinear(
         Rubin, Van Hooser and Miller, The stabilized supralinear network: a unifying circuit motif underlying
         multi-input integration in sensory cortex, Neuron 85, 2015.
     """
-    check_number("width", width)
-    check_positive("width", width)
+    check_positive_numbers(width=width)
     check_two_populations(weights)
     check_shape("time_constants", time_constants, (2,))
     positions = np.asarray(_orientations(num_units))
     profile = np.exp(-(_orientation_distance(positions[:, None], positions) ** 2) / (2 * width**2))
     return rate_network(
         form(nonlinearity),
-        jnp.kron(as_floats(weights), as_floats(profile * (180 / num_units))),
+        jnp.kron(jnp.asarray(weights, float), jnp.asarray(profile * (180 / num_units), float)),
         stimulus_weights=np.tile(np.eye(num_units), (2, 1)),
         time_constants=np.repeat(time_constants, num_units),
     )
@@ -99,11 +98,11 @@ def stabilized_supralinear_pair(
     """
     check_two_populations(weights)
     check_shape("time_constants", time_constants, (2,))
-    return rate_network(form(nonlinearity), as_floats(weights), time_constants=np.asarray(time_constants))
+    return rate_network(form(nonlinearity), jnp.asarray(weights, float), time_constants=np.asarray(time_constants))
 
 
 def _orientations(num_units: int) -> Float[Array, "{num_units}"]:
-    check_at_least("num_units", num_units, 1)
+    check_sizes(num_units=num_units)
     return jnp.arange(num_units, dtype=float) * (_HALF_TURN / num_units)
 
 

@@ -1,0 +1,70 @@
+"""Rates in units of their own: tolerances of a residual relative to `1 + max |x|` say nothing of states far below 1.
+
+A threshold-linear network knows no unit of rates: if stimuli, biases and initial states are multiplied by a number, so
+are its motions. A sample whose numbers are all tiny is therefore solved in a unit in which they are of order 1. Units
+are powers of two, by which nothing is rounded.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, is_threshold_linear
+from rnn2ff.steady_state.result import SteadyStates
+
+_SMALLEST = 2.0**-7  # of the inputs and the start of a sample, which the usual tolerance of 1e-5 tells to .1 %
+_SMALLEST_UNIT = 2.0**-100  # in float32, what is smaller than 2^-126 is rounded
+
+
+class OwnUnits(NamedTuple):
+    """A batch in units of its own, a unit a row.
+
+    Attributes:
+        network: driven by the whole input to each unit, biases included.
+        stimuli: these inputs.
+        initial_states: where the dynamics start.
+        units: of rates, one a row; 1 where nothing is tiny.
+    """
+
+    network: RateNetwork
+    stimuli: Float[np.ndarray, "batch state"]
+    initial_states: Float[np.ndarray, "batch state"]
+    units: Float[np.ndarray, " batch"]
+
+
+def in_own_units(
+    network: RecurrentNetwork,
+    stimuli: Float[np.ndarray, "batch stimulus"],
+    initial_states: Float[np.ndarray, "batch state"],
+) -> OwnUnits | None:
+    """The same problem with tiny samples in units of their own; None if none is tiny, or units matter."""
+    if not is_threshold_linear(network) or not len(stimuli):
+        return None
+    params = network.params
+    weights = params.stimulus_weights
+    inputs = (stimuli if weights is None else stimuli @ np.asarray(weights).T) + np.asarray(params.bias)
+    sizes = np.maximum(np.abs(inputs).max(axis=1), np.abs(initial_states).max(axis=1))
+    is_tiny = (sizes > 0) & (sizes < _SMALLEST)
+    if not is_tiny.any():
+        return None
+    _, exponents = np.frexp(np.where(is_tiny, np.maximum(sizes, _SMALLEST_UNIT), 1))
+    units = np.where(is_tiny, np.ldexp(1.0, exponents), 1).astype(inputs.dtype)
+    bias = jax.device_put(np.zeros(network.state_size, network.dtype))
+    params = eqx.tree_at(
+        lambda params: (params.stimulus_weights, params.bias), params, (None, bias), is_leaf=lambda leaf: leaf is None
+    )
+    driven = dataclasses.replace(network, params=params, stimulus_size=network.state_size)
+    return OwnUnits(driven, inputs / units[:, None], initial_states / units[:, None], units)
+
+
+def in_common_units(solved: SteadyStates, units: Float[np.ndarray, " batch"]) -> SteadyStates:
+    """A solved batch in the units of its network."""
+    sizes = jnp.max(jnp.abs(solved.state), axis=1)
+    residual = solved.residual * units * (1 + sizes) / (1 + units * sizes)
+    changed = (solved.state * units[:, None], residual, solved.distance * units)
+    return eqx.tree_at(lambda solved: (solved.state, solved.residual, solved.distance), solved, changed)
