@@ -139,6 +139,15 @@ def test_a_batch_given_to_an_approximator_of_one_stimulus_is_refused_with_a_hint
     assert jax.vmap(made)(jnp.asarray(STIMULI)).shape == (6, 2)
 
 
+@pytest.mark.usefixtures("as_a_user")
+def test_weights_in_the_place_of_the_form_are_told_from_it():
+    for form in (WEIGHTS, "tanh", jnp.tanh):
+        with pytest.raises(
+            ValueError, match=r"`form` is not a form. Expected `StateForm\(phi\)` or `RateForm\(phi\)`,"
+        ):
+            rnn2ff.rate_network(form, WEIGHTS)
+
+
 # --- copies and files -------------------------------------------------------------------------------------------------
 
 

@@ -240,6 +240,8 @@ def rate_network(
         ValueError: if W is not square or not finite, the shapes do not fit, a gain or a time constant is not positive,
             or a time constant is shorter than the step of a map.
     """
+    if not isinstance(form, StateForm | RateForm):
+        raise fail("form", "is not a form", "`StateForm(phi)` or `RateForm(phi)`", type(form).__name__)
     check_weights("recurrent_weights", recurrent_weights)
     weights = recurrent_weights.to_bcoo() if isinstance(recurrent_weights, BCSR) else recurrent_weights
     weights = weights if isinstance(weights, BCOO) else as_floats(weights)
@@ -250,8 +252,7 @@ def rate_network(
         check_shape("stimulus_weights", stimulus_weights, (state_size, shape[-1] if len(shape) == 2 else -1))
         check_finite("stimulus_weights", stimulus_weights)
         stimulus_weights = in_precision("stimulus_weights", stimulus_weights, weights.dtype)
-    if bias is None:
-        bias = jnp.zeros(state_size, weights.dtype)
+    bias = jnp.zeros(state_size, weights.dtype) if bias is None else bias
     check_shape("bias", bias, (state_size,))
     check_finite("bias", bias)
     _check_units("time_constants", time_constants, state_size)
