@@ -96,7 +96,8 @@ class FixedPoints(NamedTuple):
             lines[f"point {i}, stable"] = f"reached from {basins[i]} of {len(self.starts)} starts"
         if stable > _MOST_SHOWN:
             lines["..."] = f"{stable - _MOST_SHOWN} more stable ones"
-        return f"{len(self.states)} fixed points of {self.states.shape[1]} units", lines
+        count, size = self.states.shape
+        return f"{count} fixed {'point' if count == 1 else 'points'} of {size} units", lines
 
     __repr__ = as_text
     _repr_html_ = as_html

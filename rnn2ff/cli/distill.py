@@ -53,7 +53,7 @@ class Distill:
     """Hidden units, where they are to be given; not used with --tolerance."""
     num_sweeps: OptionalInt = None
     """Sweeps after the two layers, where they are to be given; not used with --tolerance."""
-    num_steps: int = 10_000
+    num_steps: int = 5_000
     """Optimizer steps."""
     jitter: float = 0.0
     """Draw training stimuli from the rows, with noise of this many standard deviations of each channel.

@@ -46,7 +46,7 @@ def distill(
     num_sweeps: int | None = None,
     num_samples: int = 20_000,
     num_test_samples: int = 2_000,
-    num_steps: int = 10_000,
+    num_steps: int = 5_000,
     bypass: bool = False,
     max_seconds: float = 600.0,
     solver: AbstractSteadyStateSolver | None = None,
@@ -77,7 +77,8 @@ def distill(
             where a width is given, and not used with a tolerance.
         num_samples: how many to draw for training and validation, where `stimuli` draws.
         num_test_samples: how many to draw for the test, where `stimuli` draws.
-        num_steps: optimizer steps of each training; half as many for the sweeps that are best of their cost.
+        num_steps: optimizer steps of each training; half as many for the sweeps that are best of their cost. Twice the
+            default took twice the time, for errors lower by 0 to 14 % of themselves, on five networks.
         bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
         max_seconds: with a tolerance, no further training is begun after this time.
         solver: as for `solve_steady_states`.
