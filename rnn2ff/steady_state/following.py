@@ -34,6 +34,9 @@ _LOCAL_ERROR = 3e-5
 _FIRST_STEP = 0.01  # in units of the shortest time scale
 _LONGEST_THIRD, _LONGEST_SECOND = 0.2, 0.45  # beyond, a step of that order is less stable than one of the order below
 _SHORTEST_LARGEST_STEP = 0.02  # that unstable steps shorten the largest to
+# Of second differences of the velocity, relative to it: those of Euler's steps h for an eigenvalue z are |h z|^2, and
+# a decaying mode that such steps make grow has |h z|^2 > 2 h |Re z|. What is below grows, or hardly decays.
+_STRAIGHT = 0.03
 _PROGRESS, _MOST_STALE = 0.97, 32  # a speed that was not lowered to this share in so many pairs of steps does not fall
 _QUIET = 64  # pairs of steps with the same active units, after which their exact fixed point is worth solving for
 _ESCAPE = 1e8  # growth beyond 1 + max |u| + max |x0| by this factor is divergence
@@ -146,9 +149,11 @@ def _follow_some(task: Task, rows: Rows, known: Known, few, is_mine) -> Rows:
         speed = max_norm(velocity_arrived)
         bend = max_norm(velocity_arrived - 2 * velocity_between + velocity)
         # A velocity that turns from step to step and does not shrink tells of steps that are too long to be stable,
-        # where the local error, small near a fixed point, does not; so does one that grows at the largest step.
+        # where the local error, small near a fixed point, does not; so does one that grows at the largest step and
+        # bends. One that grows straight on leaves a saddle.
         is_turning = bend > 0.5 * speed
-        is_growing = (step >= 0.99 * motion.largest_step) & ~(speed < 2 * motion.lowest_speed)
+        is_straight = bend < _STRAIGHT * speed
+        is_growing = (step >= 0.99 * motion.largest_step) & ~(speed < 2 * motion.lowest_speed) & ~is_straight
         is_too_long = (is_turning & (speed > 0.9 * motion.speed)) | is_growing
         # And one that neither grows nor shrinks, where steps of low order sustain a spiral that would die out.
         lowest = jnp.minimum(speed, motion.lowest_speed)
