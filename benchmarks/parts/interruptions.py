@@ -1,5 +1,6 @@
 """What writes files, killed, or on a full disk, or in a folder that cannot be written to."""
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -184,7 +185,7 @@ class _Worker:
 
     def kill_after(self, seconds: float) -> None:
         time.sleep(seconds)
-        if self.process.is_alive():
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(self.process.pid, signal.SIGKILL)
         self.process.join()
 
