@@ -112,15 +112,13 @@ def finish(
     # stand still because its velocity is below the rounding of its state.
     distances, is_at_rest = np.array(judged.distance), is_judged & (judged.status == Status.converged)
     rows = np.flatnonzero(is_at_rest & is_creeping)
-    if len(rows):
-        distances[rows] = in_batches(_newton_steps, network, (stimuli[rows], states[rows]), _NEWTON_ROWS)
-        is_judged[rows] = distances[rows] <= _NEAR_REST * (1 + np.abs(states[rows]).max(axis=1))
+    lengths = _affordable_newton_steps(network, stimuli[rows], states[rows])
+    distances[rows] = np.where(np.isnan(lengths), distances[rows], lengths)
+    is_judged[rows] = distances[rows] <= _NEAR_REST * (1 + np.abs(states[rows]).max(axis=1))
     status = np.where(is_judged, judged.status, status)
     distance = np.where(status == Status.converged, distances, np.nan)
     rows = np.flatnonzero(status == Status.max_steps_reached)
-    if len(rows) and network.state_size <= _LARGEST_NEWTON:
-        rows = rows[: max(1, _MOST_NEWTON_WORK // network.state_size**3)]
-        distance[rows] = in_batches(_newton_steps, network, (stimuli[rows], states[rows]), _NEWTON_ROWS)
+    distance[rows] = _affordable_newton_steps(network, stimuli[rows], states[rows])
     return SteadyState(
         state=states,
         status=status,
@@ -152,6 +150,15 @@ def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) ->
         return _Ends(end.state, end.num_steps, end.is_diverging)
 
     return jax.vmap(roll_out)(stimuli, initial_states)
+
+
+def _affordable_newton_steps(network, stimuli, states) -> Float[np.ndarray, " batch"]:
+    """Lengths of Newton steps, as far as their work is bounded; NaN for the rows beyond."""
+    lengths = np.full(len(states), np.nan, network.dtype)
+    num_rows = min(len(states), max(1, _MOST_NEWTON_WORK // network.state_size**3))
+    if num_rows and network.state_size <= _LARGEST_NEWTON:
+        lengths[:num_rows] = in_batches(_newton_steps, network, (stimuli[:num_rows], states[:num_rows]), _NEWTON_ROWS)
+    return lengths
 
 
 @eqx.filter_jit

@@ -16,9 +16,8 @@ A fixed point of a map attracts if every eigenvalue of `I + J` is within the uni
 itself, and it takes the place of the Cayley transform.
 
 A growth rate below `neutral_growth`, per longest time scale or step of a map, is within rounding of none, and counts as
-none: on a continuous attractor perturbations stay, and that is stable. But a velocity along such a direction stays too:
-the state drifts for ever, however slowly, and what drifts faster than rounding lets it is not decided. The power of the
-Cayley transform itself tells that part of a velocity, since it is a multiple of the projection on what does not decay.
+none: on a continuous attractor perturbations stay, and that is stable. What drifts along such a direction faster than
+rounding allows is not decided (`drifting.py`).
 """
 
 from typing import NamedTuple
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int
 
+from rnn2ff.steady_state.drifting import find_drift
 from rnn2ff.steady_state.field import Field, choose_rows, jacobians, max_norm
 from rnn2ff.steady_state.tiles import vary_like
 
@@ -276,32 +276,15 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     if velocity is not None:
         # Beside much faster units a decay may also be that of rounding, in each factor of the power.
         is_rounding = jnp.abs(mean_log) < 8 * jnp.finfo(dtype).eps
-        is_neutral = (log_norm > _SURE_DECAY) & (decay_rate * slowest < neutral_growth(dtype)) | is_rounding
-        drift, way = _split(power, matrices, velocity)
-        is_drifting = is_neutral & is_stable & ~jnp.all(jnp.abs(drift) <= rounding, axis=1)
+        is_neutral = is_rounding | ((log_norm > _SURE_DECAY) & (decay_rate * slowest < neutral_growth(dtype)))
+        drift = find_drift(power, matrices, velocity)
+        is_drifting = is_neutral & is_stable & ~jnp.all(jnp.abs(drift.staying) <= rounding, axis=1)
         speed = jnp.max(jnp.abs(velocity), axis=1)
         # Units that are silent, and so not seen, decay with their own time constants.
-        along = jnp.where(speed > 0, speed / jnp.maximum(way, jnp.finfo(dtype).tiny), 1 / slowest)
+        along = jnp.where(speed > 0, speed / jnp.maximum(drift.distance, jnp.finfo(dtype).tiny), 1 / slowest)
         decay_rate = jnp.where(is_neutral & jnp.isfinite(along), along, decay_rate)
     is_known_stable = is_known & is_stable & ~is_drifting
     return Stability(is_known_stable, is_known & ~is_stable, decay_rate, amplification)
-
-
-def _split(power, matrices, velocity) -> tuple[Float[Array, "batch state"], Float[Array, " batch"]]:
-    """The part of a velocity that does not decay, and how far the part that does still leads.
-
-    A high power is c P, where P projects on what neither grows nor decays, and c is the ratio of the traces of its
-    square and itself. Without these directions, `J - P` is invertible, and its inverse is that of J on all others.
-    """
-    trace = jnp.trace(power, axis1=1, axis2=2)
-    ratio = jnp.sum(power * jnp.matrix_transpose(power), axis=(1, 2)) / trace
-    # Turning modes have no such ratio; it is at most 1 since the power is normalized.
-    ratio = jnp.clip(jnp.abs(ratio), 1e-3, 1)
-    projection = power / ratio[:, None, None]
-    staying = jnp.einsum("bij,bj->bi", projection, velocity)
-    decaying = velocity - staying
-    way = jnp.linalg.solve(matrices - projection, decaying[..., None])[..., 0]
-    return staying, jnp.max(jnp.abs(way), axis=1)
 
 
 def num_factored(size: int, *, one_by_one: bool) -> int:
