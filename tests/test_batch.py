@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from problems import assert_close, default_float
+from problems import assert_close, compiled_programs, default_float
 
 import rnn2ff
 from rnn2ff import (
@@ -113,20 +113,11 @@ class TestPlan:
 
     def test_a_batch_of_another_size_compiles_nothing(self, random_network, key):
         network, _, solved = random_network
-        compiled = []
-
-        def note(event, seconds, **more):
-            if event == "/jax/core/compile/backend_compile_duration":
-                compiled.append(seconds)
-
         batches = [np.asarray(jr.normal(key, (num_samples, 16))) for num_samples in (1, 17, 64, 130, 3000)]
-        jax.monitoring.register_event_duration_secs_listener(note)
-        try:
+        with compiled_programs() as programs:
             for stimuli in batches:
                 solve_steady_states(network, stimuli, solver=solved.plan)
-        finally:
-            jax.monitoring.unregister_event_duration_listener(note)
-        assert not compiled
+        assert not programs
 
     def test_the_plan_of_another_network_of_the_same_size_compiles_nothing(self, random_network):
         _, stimuli, solved = random_network

@@ -233,7 +233,7 @@ def _checked(network, stimulus, prediction, certifier):
     check_shape("prediction", prediction, (network.state_size,))
     stimulus, prediction = (jnp.asarray(array, network.dtype) for array in (stimulus, prediction))
     if certifier is None:
-        with jax.ensure_compile_time_eval():  # inside a program as well, where the network is known there
+        with evaluated_now():  # inside a program as well, where the network is known there
             certifier = make_certifier(network)
     return stimulus, prediction, certifier
 
