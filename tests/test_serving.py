@@ -78,6 +78,26 @@ class TestWithOneFixedPoint:
         assert not served.is_possibly_another_basin.any()
         assert served.plan is not None
 
+    def test_stimuli_outside_the_range_of_the_training_are_flagged_and_no_flag_is_no_answer(self, soft):
+        network, certifier, stimuli, served = soft
+        stimulus_range = (jnp.zeros(network.stimulus_size), stimuli[30] + 1e-3)
+        flagged = predict_or_solve(
+            network,
+            rough_approximator(network),
+            stimuli,
+            tolerance=0.05,
+            certifier=certifier,
+            num_steps=1,
+            plan=served.plan,
+            stimulus_range=stimulus_range,
+        )
+        expected = (np.asarray(stimuli) > np.asarray(stimulus_range[1])).any(axis=1)
+        np.testing.assert_array_equal(flagged.is_extrapolated, expected)
+        assert 0 < expected.sum() < NUM_STIMULI
+        assert f"outside the range of the training  {expected.sum()}" in repr(flagged)
+        assert served.is_extrapolated is None
+        assert "outside the range" not in repr(served)
+
     def test_the_answer_of_a_pass_is_the_approximators(self, soft):
         network, certifier, stimuli, served = soft
         approximator = rough_approximator(network)

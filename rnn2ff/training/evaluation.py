@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -40,6 +41,13 @@ class Accuracy(NamedTuple):
         worst = self.unit_nrmse[self.worst_unit]
         tails = f"worst unit {self.worst_unit} at {worst:.4g}, 95 % of {self.num_samples} samples below "
         return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {tails}{self.percentile_95:.4g})"
+
+    def headline(self, num_stimuli: int, interval: tuple[float, float] | None = None) -> str:
+        """The error and, where not all of the stimuli come to rest, of which share it is, rounded down."""
+        share = math.floor(1e4 * self.num_samples / num_stimuli) / 100
+        judged = f"; of the {share:.2f} % that come to rest" if self.num_samples < num_stimuli else ""
+        between = "" if interval is None else f"; {100 * interval[0]:.2f} to {100 * interval[1]:.2f} %"
+        return f"{100 * self.nrmse:.2f} % (NRMSE{between}){judged}"
 
     def lines(self) -> dict[str, str]:
         """The tails of the errors, by name."""
