@@ -32,6 +32,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
+from rnn2ff.compiling import evaluated_now
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual
 from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state import check_not_split
