@@ -43,6 +43,7 @@ _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
 _NEARLY_AT_REST = (
     0.05  # relative; what moves no faster after those steps is followed by the engine for all of its steps
 )
+_LOST_ROWS = 64  # samples at most whose search ended in infinity, and that are watched from their start
 _RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
 
 
@@ -265,6 +266,21 @@ def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> N
         num_steps = samples.solved.num_steps[left] + finished.num_steps
         samples.put(left, Solved(finished, np.full(len(left), FOUND_BY.index("dynamics"))))
         samples.solved.num_steps[left] = num_steps
+    # Where the velocity grows fast, as before a blow-up, the engine's steps may end in infinity.
+    lost = rows[samples.solved.status[rows] == Status.nonfinite][:_LOST_ROWS]
+    if len(lost):
+        starts = samples.initial_states[lost]
+        finished = finish(
+            samples.network,
+            samples.stimuli[lost],
+            starts,
+            starts,
+            tolerance=samples.tolerance,
+            max_steps=samples.max_steps,
+        )
+        is_known = ~np.isin(finished.status, (Status.max_steps_reached, Status.undecided, Status.nonfinite))
+        found = jax.tree.map(lambda array: np.asarray(array)[is_known], finished)
+        samples.put(lost[is_known], Solved(found, np.full(len(found.status), FOUND_BY.index("dynamics"))))
 
 
 def _run(
