@@ -25,6 +25,7 @@ from rnn2ff.compiling import jit_for_device
 from rnn2ff.data import check_pairs, key_for, split_rows, take_rows
 from rnn2ff.files import replacing, sealed, unsealed
 from rnn2ff.networks import as_floats
+from rnn2ff.records import names_of_fields
 from rnn2ff.steady_state import check_mesh, placed_on
 from rnn2ff.training.losses import Loss, mean_squared_error, rate_error
 from rnn2ff.training.mixing import Mixing
@@ -50,6 +51,8 @@ class TrainingRun(NamedTuple):
     steps: Int[Array, " evaluation"]
     training_errors: Float[Array, " evaluation"]
     validation_errors: Float[Array, " evaluation"]
+
+    __dir__ = names_of_fields
 
     def __repr__(self) -> str:
         error = float(self.validation_errors[self.best_evaluation])
