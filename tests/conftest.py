@@ -4,7 +4,6 @@ In float64, where numbers are checked most closely, programs are compiled with f
 the time; in float32, the precision that users have, with those that users have.
 """
 
-import collections
 import gc
 import importlib.metadata
 import os
@@ -57,12 +56,6 @@ def pytest_collection_finish(session):
     del session
     gc.collect()
     gc.freeze()
-
-
-def pytest_collection_modifyitems(items):
-    """Files with the most tests first: a worker takes whole files, and none should be left alone with a long one."""
-    counts = collections.Counter(item.path for item in items)
-    items.sort(key=lambda item: (-counts[item.path], str(item.path)))
 
 
 @pytest.fixture
