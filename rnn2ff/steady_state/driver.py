@@ -35,9 +35,7 @@ from rnn2ff.steady_state.single import solve_each
 from rnn2ff.steady_state.units import in_common_units, in_own_units
 
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
-_NEARLY_AT_REST = (
-    0.05  # relative; what moves no faster after those steps is followed by the engine for all of its steps
-)
+_NEARLY_AT_REST = 0.05  # relative; what is so slow after those steps may take all steps of the engine
 _LOST_ROWS = 64  # samples at most whose search ended in infinity, and that are watched from their start
 _RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
 
