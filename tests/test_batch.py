@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from problems import assert_close, default_float
 
 import rnn2ff
+from benchmarks.parts.method import without_compiling
 from rnn2ff import (
     ActiveSet,
     Anderson,
@@ -113,20 +114,10 @@ class TestPlan:
 
     def test_a_batch_of_another_size_compiles_nothing(self, random_network, key):
         network, _, solved = random_network
-        compiled = []
-
-        def note(event, seconds, **more):
-            if event == "/jax/core/compile/backend_compile_duration":
-                compiled.append(seconds)
-
         batches = [np.asarray(jr.normal(key, (num_samples, 16))) for num_samples in (1, 17, 64, 130, 3000)]
-        jax.monitoring.register_event_duration_secs_listener(note)
-        try:
+        with without_compiling():
             for stimuli in batches:
                 solve_steady_states(network, stimuli, solver=solved.plan)
-        finally:
-            jax.monitoring.unregister_event_duration_listener(note)
-        assert not compiled
 
     def test_the_plan_of_another_network_of_the_same_size_compiles_nothing(self, random_network):
         _, stimuli, solved = random_network
