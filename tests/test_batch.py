@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from problems import assert_close, default_float
+from problems import assert_close, compiled_programs, default_float
 
 import rnn2ff
-from benchmarks.parts.method import without_compiling
 from rnn2ff import (
     ActiveSet,
     Anderson,
@@ -115,9 +114,10 @@ class TestPlan:
     def test_a_batch_of_another_size_compiles_nothing(self, random_network, key):
         network, _, solved = random_network
         batches = [np.asarray(jr.normal(key, (num_samples, 16))) for num_samples in (1, 17, 64, 130, 3000)]
-        with without_compiling():
+        with compiled_programs() as programs:
             for stimuli in batches:
                 solve_steady_states(network, stimuli, solver=solved.plan)
+        assert not programs
 
     def test_the_plan_of_another_network_of_the_same_size_compiles_nothing(self, random_network):
         _, stimuli, solved = random_network
@@ -195,6 +195,20 @@ class TestVerdicts:
         assert received.status[0] == Status.max_steps_reached
         assert received.state[0, 1] < 0.9
         assert_close(received.distance[0] + received.state[0, 1], 1.0, 1e-3)
+
+    def test_a_spiral_that_decays_for_longer_than_a_motion_is_watched_is_followed_to_its_end(self):
+        matrix = np.array([[-0.024, -3.0], [3.0, -0.024]])
+        network = RecurrentNetwork(
+            lambda params, state, stimulus: params @ state + stimulus,
+            jnp.asarray(matrix, float),
+            state_size=2,
+            stimulus_size=2,
+        )
+        stimuli = 0.15 * np.eye(2)
+        tolerance = 2e-6 if default_float() == jnp.float64 else 1e-5
+        received = solve_steady_states(network, stimuli, tolerance=tolerance)
+        assert jnp.all(received.is_converged)
+        assert_close(received.state, -np.linalg.solve(matrix, stimuli.T).T, tolerance)
 
     def test_near_a_continuous_attractor_the_distance_is_large_although_the_residual_is_small(self):
         network = rate_network(StateForm(jnp.tanh), jnp.array([[1.0 - 1e-4]]))

@@ -307,6 +307,7 @@ BROUGHT = {
 }
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "LSTM")) for name in BROUGHT])
 def test_a_network_that_is_brought_goes_through_all_public_functions(name, key, tmp_path):
     network = BROUGHT[name]()

@@ -2,9 +2,11 @@
 
 import base64
 import copy
+import enum
 import inspect
 import pickle
 import re
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,7 +20,7 @@ from problems import assert_close
 
 import rnn2ff
 from rnn2ff.analysis import Audit, FixedPoints
-from rnn2ff.export import familiarity
+from rnn2ff.export import familiarity, stated_error
 from rnn2ff.networks import RATE_FORM, StateForm, network_hash
 from rnn2ff.training import TrainingRun
 from rnn2ff.training.distillation import SAME_DISTRIBUTION
@@ -198,6 +200,7 @@ def report(**more):
         attempt_nrmses=(),
         error_by_margin=None,
         tested_on=SAME_DISTRIBUTION,
+        stimulus_range=(np.array([-1.0, -2.0]), np.array([3.0, 4.0])),
     )
     return Report(**fields | more)
 
@@ -222,6 +225,33 @@ class TestFamiliarity:
 
     def test_a_card_that_says_nothing_of_stimuli_is_no_answer(self):
         assert familiarity({"license": "MIT"}, STIMULI) is None
+
+    def test_the_range_is_that_of_the_stimuli_that_were_trained_on_not_tested_on(self):
+        stimuli = rnn2ff.model_card(NETWORK, STIMULI, report())["stimuli"]
+        assert (stimuli["smallest"], stimuli["largest"]) == ([-1.0, -2.0], [3.0, 4.0])
+
+
+class TestStatedError:
+    def test_it_has_the_share_that_comes_to_rest_the_tails_and_what_was_tested_on(self):
+        judged = report()
+        stated = stated_error(rnn2ff.model_card(NETWORK, STIMULI, judged))
+        assert stated["error"].endswith("% (NRMSE); of the 85.71 % that come to rest")  # 6 of 7
+        assert stated == {
+            "error": judged.accuracy.headline(7),
+            **judged.accuracy.lines(),
+            "tested on": SAME_DISTRIBUTION,
+        }
+
+    def test_an_error_without_tails_is_named_as_such_and_none_is_none(self):
+        stated = stated_error({"report": {"accuracy": {"nrmse": 0.05}}})
+        assert stated == {"error": "5.00 % (NRMSE); its tails are not in the card"}
+        for card in ({}, {"report": None}, {"report": "good"}, {"report": {"accuracy": None}}):
+            assert stated_error(card) == {}
+
+    def test_a_unit_that_should_never_vary_keeps_its_infinite_error_in_a_file(self):
+        accuracy = rnn2ff.accuracy(np.array([[1, 0.1], [2, 0]]), np.array([[1, 0.0], [2, 0]]))
+        card = rnn2ff.model_card(NETWORK, STIMULI, report(accuracy=accuracy))
+        assert stated_error(card)["worst unit"] == "1, inf %"
 
 
 class TestSave:
@@ -460,9 +490,23 @@ def test_dir_shows_public_names_and_modules_and_no_more():
 
 
 @pytest.mark.parametrize("name", rnn2ff.__all__)
-def test_the_help_of_a_function_is_short_or_names_types_by_their_aliases(name):
-    function = getattr(rnn2ff, name)
-    if inspect.isfunction(function):
-        signature = str(inspect.signature(function))
+def test_the_help_of_a_public_name_is_short_or_names_types_by_their_aliases(name):
+    named = getattr(rnn2ff, name)
+    if not (inspect.isclass(named) and issubclass(named, enum.Enum)):
+        signature = str(inspect.signature(named))
         assert len(signature) < 750
         assert len(signature) < 350 or not re.search(r"jaxlib|jaxtyping|Union", signature)
+
+
+def named_tuples():
+    functions = [each for name in rnn2ff.__all__ if inspect.isfunction(each := getattr(rnn2ff, name))]
+    returned = (each.__annotations__["return"] for each in functions)
+    kinds = [vars(sys.modules[each.__module__]).get(kind, kind) for each, kind in zip(functions, returned)]
+    return {kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, tuple)} | {Report}
+
+
+@pytest.mark.parametrize("kind", sorted(named_tuples(), key=lambda kind: kind.__name__))
+def test_tab_shows_the_fields_of_a_result_and_not_that_it_is_a_tuple(kind):
+    names = dir(kind(*(None for _ in kind._fields)))
+    assert set(kind._fields) < set(names)
+    assert not {"count", "index"} & set(names)

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from problems import assert_close, default_float
+from problems import assert_close, compiled_programs, default_float
 
-from benchmarks.parts.method import without_compiling
 from rnn2ff import (
     Refined,
     Source,
@@ -79,6 +78,26 @@ class TestWithOneFixedPoint:
         assert not served.is_possibly_another_basin.any()
         assert served.plan is not None
 
+    def test_stimuli_outside_the_range_of_the_training_are_flagged_and_no_flag_is_no_answer(self, soft):
+        network, certifier, stimuli, served = soft
+        stimulus_range = (jnp.zeros(network.stimulus_size), stimuli[30] + 1e-3)
+        flagged = predict_or_solve(
+            network,
+            rough_approximator(network),
+            stimuli,
+            tolerance=0.05,
+            certifier=certifier,
+            num_steps=1,
+            plan=served.plan,
+            stimulus_range=stimulus_range,
+        )
+        expected = (np.asarray(stimuli) > np.asarray(stimulus_range[1])).any(axis=1)
+        np.testing.assert_array_equal(flagged.is_extrapolated, expected)
+        assert 0 < expected.sum() < NUM_STIMULI
+        assert f"outside the range of the training  {expected.sum()}" in repr(flagged)
+        assert served.is_extrapolated is None
+        assert "outside the range" not in repr(served)
+
     def test_the_answer_of_a_pass_is_the_approximators(self, soft):
         network, certifier, stimuli, served = soft
         approximator = rough_approximator(network)
@@ -99,8 +118,9 @@ class TestWithOneFixedPoint:
             num_steps=1,
         )
         again(2)
-        with without_compiling():
+        with compiled_programs() as programs:
             another = again(3)
+        assert not programs
         assert len(np.unique(another.sources)) == 3
 
     @pytest.mark.slow

@@ -61,7 +61,7 @@ class Bench:
         if not is_solved.any():
             raise RuntimeError(f"No stimulus leads to a steady state: {count_statuses(solved.status)}.")
         rates = np.asarray(jax.vmap(network.rates)(solved.state))
-        error = accuracy(np.asarray(predict(approximator, stimuli))[is_solved], rates[is_solved]).nrmse
+        error = accuracy(np.asarray(predict(approximator, stimuli))[is_solved], rates[is_solved])
         microseconds = {name: [1e6 * value / self.batch_size for value in each] for name, each in seconds.items()}
         fastest = microseconds["pass"][0]
         lines = {
@@ -70,7 +70,8 @@ class Bench:
             for name, (median, lower, upper) in microseconds.items()
         }
         lines |= {
-            "error of the pass": f"{100 * error:.2f} % (NRMSE)",
+            "error of the pass": error.headline(self.batch_size),
+            **error.lines(),
             "without a steady state": f"{int((~is_solved).sum())} of {self.batch_size}",
         }
         record = {
@@ -79,7 +80,7 @@ class Bench:
                 name: dict(zip(("median", "lower", "upper"), each)) for name, each in microseconds.items()
             },
             "compile_seconds": compile_seconds,
-            "nrmse": error,
+            "accuracy": error,
             "status_counts": count_statuses(solved.status),
             "environment": environment(),
         }

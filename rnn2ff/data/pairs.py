@@ -29,6 +29,7 @@ from rnn2ff._checks import (
 from rnn2ff.compiling import in_batches
 from rnn2ff.data.stimuli import SampleStimulus
 from rnn2ff.networks import RecurrentNetwork, batch_rates
+from rnn2ff.records import names_of_fields
 from rnn2ff.steady_state import (
     AbstractSteadyStateSolver,
     Plan,
@@ -61,6 +62,12 @@ class Pairs(eqx.Module):
 
     def __len__(self) -> int:
         return self.stimuli.shape[0]
+
+    @property
+    def stimulus_range(self) -> tuple[Float[np.ndarray, " stimulus"], Float[np.ndarray, " stimulus"]]:
+        """The smallest and the largest value of each channel."""
+        stimuli = np.asarray(self.stimuli)
+        return stimuli.min(axis=0), stimuli.max(axis=0)
 
     def take(self, rows: slice | Int[ArrayLike, " row"]) -> "Pairs":
         """Some of the pairs; the counts remain those of all."""
@@ -199,6 +206,8 @@ class Batch(NamedTuple):
     states: Float[Array, "batch state"]
     rates: Float[Array, "batch rate"]
     status: Int[Array, " batch"]
+
+    __dir__ = names_of_fields
 
     @property
     def pairs(self) -> Pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import ArrayLike, Float, Int
 
 from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail, shape_of
 from rnn2ff.networks import population_angle
+from rnn2ff.records import names_of_fields
 
 MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
 
@@ -36,10 +38,19 @@ class Accuracy(NamedTuple):
     percentile_95: float
     num_samples: int
 
+    __dir__ = names_of_fields
+
     def __repr__(self) -> str:
         worst = self.unit_nrmse[self.worst_unit]
         tails = f"worst unit {self.worst_unit} at {worst:.4g}, 95 % of {self.num_samples} samples below "
         return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {tails}{self.percentile_95:.4g})"
+
+    def headline(self, num_stimuli: int, interval: tuple[float, float] | None = None) -> str:
+        """The error and, where not all of the stimuli come to rest, of which share it is, rounded down."""
+        share = math.floor(1e4 * self.num_samples / num_stimuli) / 100
+        judged = f"; of the {share:.2f} % that come to rest" if self.num_samples < num_stimuli else ""
+        between = "" if interval is None else f"; {100 * interval[0]:.2f} to {100 * interval[1]:.2f} %"
+        return f"{100 * self.nrmse:.2f} % (NRMSE{between}){judged}"
 
     def lines(self) -> dict[str, str]:
         """The tails of the errors, by name."""
@@ -130,6 +141,8 @@ class Competition(NamedTuple):
     set_agreement: float
     trivial_set_agreement: float
 
+    __dir__ = names_of_fields
+
 
 def competition(
     predicted: Float[ArrayLike, "batch competitor"],
@@ -217,6 +230,8 @@ class InformationTransformation(NamedTuple):
     num_missed: int
     num_silent: int
 
+    __dir__ = names_of_fields
+
 
 def information_transformation(
     predicted: Float[ArrayLike, "batch unit"],
@@ -270,6 +285,8 @@ class NoiseRejection(NamedTuple):
     noise_in: float
     noise_out: float
     rejected: float
+
+    __dir__ = names_of_fields
 
 
 def noise_rejection(
