@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from rnn2ff import StateForm, TwoLayer, load, rate_network, save, threshold_linear
 from rnn2ff.approximators import predict
 from rnn2ff.data import sample_stimuli
-from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx
+from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx, to_onnx
 from rnn2ff.networks import network_hash
 
 pytestmark = pytest.mark.usefixtures("no_network")  # no command needs one
@@ -284,6 +284,7 @@ class TestFiles:
             (("--model", "none.onnx"), "`model` cannot be read.*an existing file"),
             (("--model", "U.npy"), "`model` is in an unknown format"),
             (("--model", "bad.onnx"), "`model` is damaged. Expected a whole ONNX file"),
+            (("--model", "other.onnx"), "does not fit the network. Expected 2 channels and 2 rates, got 3 and 1"),
             (("--model", "deploy/rnn2ff_int8.h", "--route", "c-int8"), "`route` does not go with a file"),
             (("--model", "deploy/rnn2ff_int8.h", *APPROXIMATOR), "one of --approximator and --model, got both"),
             ((), "one of --approximator and --model, got neither"),
@@ -291,6 +292,7 @@ class TestFiles:
     )
     def test_what_cannot_be_judged_is_refused(self, options, message, deployed, run, folder):
         (folder / "bad.onnx").write_bytes(b"no model")
+        (folder / "other.onnx").write_bytes(to_onnx(TwoLayer(3, 1, 1, key=jax.random.key(0))))
         for verb in ("certify", "evaluate"):
             code, out, err = run(verb, *NETWORK, *options)
             assert (code, out) == (2, "")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from problems import assert_close, default_float
+from problems import assert_close, compiled_programs, default_float
 
 from rnn2ff import (
     Refined,
@@ -118,17 +118,9 @@ class TestWithOneFixedPoint:
             num_steps=1,
         )
         again(2)
-        compiled = []
-        listen = lambda event, seconds, **kwargs: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
-        jax.monitoring.register_event_duration_secs_listener(listen)
-        try:
+        with compiled_programs() as programs:
             another = again(3)
-            num_compiled = len(compiled)
-            jax.jit(lambda each: each + NUM_STIMULI)(jnp.ones(3))  # something new is noticed
-        finally:
-            jax.monitoring.unregister_event_duration_listener(listen)
-        assert num_compiled == 0
-        assert len(compiled) > 0
+        assert not programs
         assert len(np.unique(another.sources)) == 3
 
     @pytest.mark.slow

@@ -124,17 +124,11 @@ def _competitors(
 
 def _time(competitors, num_rounds: int, begin: "Callable[[str], None]"):
     """Seconds of the first call, compilation included, and of the later ones."""
-    import time
-
-    import jax
-
-    from rnn2ff.records import time_interleaved
+    from rnn2ff.records import time_interleaved, timed
 
     first = {}
     for name, competitor in competitors.items():
         begin(f"compiling: {name}")
-        started = time.perf_counter()
-        jax.block_until_ready(competitor())
-        first[name] = time.perf_counter() - started
+        first[name] = timed(competitor).seconds
     begin(f"{num_rounds} rounds")
     return first, time_interleaved(competitors, num_rounds=num_rounds)
