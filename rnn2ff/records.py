@@ -149,6 +149,11 @@ def html_table(lines: Mapping[str, object], *, title: str | None = None) -> str:
     return f"<table>{caption}<tbody>{''.join(rows)}</tbody></table>"
 
 
+def names_of_fields(result: object) -> list[str]:
+    """The attributes of a result without the methods of tuples; the `__dir__` of results, which Tab shows."""
+    return [name for name in object.__dir__(result) if name not in ("count", "index")]
+
+
 def is_shown(*arrays: object) -> bool:
     """Whether all are arrays of known values, which can be printed, and no placeholders, as inside `jit`."""
     return all(isinstance(each, np.ndarray) or (hasattr(each, "devices") and is_known(each)) for each in arrays)

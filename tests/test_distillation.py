@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from problems import assert_close
+from problems import assert_close, compiled_programs
 
-from rnn2ff import accuracy, distill, partition_competition, save, write_report
+from rnn2ff import accuracy, distill, partition_competition, save, winner_take_all, write_report
 from rnn2ff.approximators import predict
 from rnn2ff.data import sample_stimuli, solve_pairs
 from rnn2ff.training import Trained, Trainer
@@ -87,6 +87,14 @@ class TestDistill:
         swept = Trainer(NETWORK, pairs, num_steps=2, key=key).refined_at(1000).attempt
         assert swept.num_sweeps == 8
         assert swept.num_products <= 1000 < swept.num_products + NETWORK.stimulus_size + NETWORK.state_size
+
+    def test_where_winners_take_all_the_first_one_compiles_few_programs(self, key):
+        network = winner_take_all(4)
+        jax.clear_caches()
+        with compiled_programs() as programs:
+            found = distill(network, sample, num_samples=400, num_test_samples=100, num_steps=2, key=key)
+        assert len(found.report.attempts) == 2
+        assert len(programs) <= 25
 
     def test_two_layers_alone_can_be_requested_with_and_without_a_tolerance(self, monkeypatch, key):
         monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))

@@ -2,9 +2,11 @@
 
 import base64
 import copy
+import enum
 import inspect
 import pickle
 import re
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -488,9 +490,23 @@ def test_dir_shows_public_names_and_modules_and_no_more():
 
 
 @pytest.mark.parametrize("name", rnn2ff.__all__)
-def test_the_help_of_a_function_is_short_or_names_types_by_their_aliases(name):
-    function = getattr(rnn2ff, name)
-    if inspect.isfunction(function):
-        signature = str(inspect.signature(function))
+def test_the_help_of_a_public_name_is_short_or_names_types_by_their_aliases(name):
+    named = getattr(rnn2ff, name)
+    if not (inspect.isclass(named) and issubclass(named, enum.Enum)):
+        signature = str(inspect.signature(named))
         assert len(signature) < 750
         assert len(signature) < 350 or not re.search(r"jaxlib|jaxtyping|Union", signature)
+
+
+def named_tuples():
+    functions = [each for name in rnn2ff.__all__ if inspect.isfunction(each := getattr(rnn2ff, name))]
+    returned = (each.__annotations__["return"] for each in functions)
+    kinds = [vars(sys.modules[each.__module__]).get(kind, kind) for each, kind in zip(functions, returned)]
+    return {kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, tuple)} | {Report}
+
+
+@pytest.mark.parametrize("kind", sorted(named_tuples(), key=lambda kind: kind.__name__))
+def test_tab_shows_the_fields_of_a_result_and_not_that_it_is_a_tuple(kind):
+    names = dir(kind(*(None for _ in kind._fields)))
+    assert set(kind._fields) < set(names)
+    assert not {"count", "index"} & set(names)

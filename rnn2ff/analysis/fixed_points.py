@@ -42,7 +42,7 @@ from rnn2ff.networks import (
     is_threshold_linear,
 )
 from rnn2ff.plotting import COLUMN_WIDTH, new_figure, plot_in_principal_components
-from rnn2ff.records import as_html, as_text
+from rnn2ff.records import as_html, as_text, names_of_fields
 from rnn2ff.steady_state import neutral_growth
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class FixedPoints(NamedTuple):
 
     __repr__ = as_text
     _repr_html_ = as_html
+    __dir__ = names_of_fields
 
     def plot(self) -> "Figure":
         """The fixed points in the plane in which they spread most; full dots are stable.

@@ -20,6 +20,7 @@ from rnn2ff.networks import (
     leading_eigenvalues,
     with_padded_rows,
 )
+from rnn2ff.records import names_of_fields
 
 
 class Linearization(NamedTuple):
@@ -37,6 +38,8 @@ class Linearization(NamedTuple):
     eigenvalues: Complex[np.ndarray, " mode"]
     jacobian: Float[np.ndarray, "state state"] | None
     spectral_radius: float | None
+
+    __dir__ = names_of_fields
 
     @property
     def spectral_abscissa(self) -> float:

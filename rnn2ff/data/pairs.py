@@ -29,6 +29,7 @@ from rnn2ff._checks import (
 from rnn2ff.compiling import in_batches
 from rnn2ff.data.stimuli import SampleStimulus
 from rnn2ff.networks import RecurrentNetwork, batch_rates
+from rnn2ff.records import names_of_fields
 from rnn2ff.steady_state import (
     AbstractSteadyStateSolver,
     Plan,
@@ -205,6 +206,8 @@ class Batch(NamedTuple):
     states: Float[Array, "batch state"]
     rates: Float[Array, "batch rate"]
     status: Int[Array, " batch"]
+
+    __dir__ = names_of_fields
 
     @property
     def pairs(self) -> Pairs:

@@ -20,6 +20,7 @@ from jaxtyping import ArrayLike, Float, Int, Int8, Int16, Int32
 from rnn2ff._checks import check_stimuli, fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.export.plain import Plain, plain_arrays
+from rnn2ff.records import names_of_fields
 
 LARGEST = 32767  # of a 16-bit signal; -32768 is not used, so that the range is symmetric
 HEADROOM = 2.0  # signals up to this many times the largest of the calibration do not saturate
@@ -78,6 +79,8 @@ class IntegerModel(NamedTuple):
     sweeps: IntegerSweeps | None
     is_rectified: bool
     rate_size: int
+
+    __dir__ = names_of_fields
 
     def predict(self, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch rate"]:
         """The rates for a batch of stimuli, quantized on the way in and scaled on the way out.

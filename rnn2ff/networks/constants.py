@@ -17,6 +17,7 @@ from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import check_rate_network
 from rnn2ff.networks.spectra import best_metric, is_p_matrix, perron_bound
 from rnn2ff.networks.threshold_linear import is_threshold_linear
+from rnn2ff.records import names_of_fields
 
 _MOST_UNITS_MINORS = 12  # up to which all principal minors are computed: 4096 of them
 
@@ -45,6 +46,8 @@ class Constants(NamedTuple):
     is_p_matrix: bool | None
     is_rectified: bool
     is_map: bool
+
+    __dir__ = names_of_fields
 
     @property
     def has_one_fixed_point(self) -> bool | None:

@@ -17,6 +17,7 @@ from jaxtyping import ArrayLike, Float
 
 from rnn2ff._checks import check_finite, check_shape, fail
 from rnn2ff.files import read_array, read_columns, split_name
+from rnn2ff.records import names_of_fields
 
 _TABLES = (".csv", ".tsv", ".txt")
 _GRAPHML = "{http://graphml.graphdrawing.org/xmlns}"
@@ -33,6 +34,8 @@ class Connectome(NamedTuple):
 
     weights: scipy.sparse.csr_array
     names: tuple[str, ...]
+
+    __dir__ = names_of_fields
 
 
 def read_connectome(

@@ -9,12 +9,12 @@ from rnn2ff.steady_state.meshes import placed_on as placed_on
 from rnn2ff.steady_state.method import Method as Method
 from rnn2ff.steady_state.method import Plan as Plan
 from rnn2ff.steady_state.method import proved_rate as proved_rate
-from rnn2ff.steady_state.result import AbstractSteadyStateSolver as AbstractSteadyStateSolver
-from rnn2ff.steady_state.result import Candidate as Candidate
 from rnn2ff.steady_state.result import Status as Status
 from rnn2ff.steady_state.result import SteadyState as SteadyState
 from rnn2ff.steady_state.result import SteadyStates as SteadyStates
 from rnn2ff.steady_state.result import count_statuses as count_statuses
+from rnn2ff.steady_state.search import AbstractSteadyStateSolver as AbstractSteadyStateSolver
+from rnn2ff.steady_state.search import Candidate as Candidate
 from rnn2ff.steady_state.single import solve_steady_state as solve_steady_state
 from rnn2ff.steady_state.solve import solve_batch as solve_batch
 from rnn2ff.steady_state.solvers.active_set import ActiveSet as ActiveSet

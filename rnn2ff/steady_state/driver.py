@@ -28,21 +28,14 @@ from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
-from rnn2ff.steady_state.result import (
-    AbstractSteadyStateSolver,
-    Status,
-    SteadyState,
-    SteadyStates,
-    count_statuses,
-)
+from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
+from rnn2ff.steady_state.search import AbstractSteadyStateSolver
 from rnn2ff.steady_state.single import solve_each
 from rnn2ff.steady_state.units import in_common_units, in_own_units
 
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
-_NEARLY_AT_REST = (
-    0.05  # relative; what moves no faster after those steps is followed by the engine for all of its steps
-)
+_NEARLY_AT_REST = 0.05  # relative; what is so slow after those steps may take all steps of the engine
 _LOST_ROWS = 64  # samples at most whose search ended in infinity, and that are watched from their start
 _RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
 

@@ -1,7 +1,8 @@
 """The result of a solve: a state, and its status."""
 
+from __future__ import annotations
+
 import enum
-from abc import abstractmethod
 
 import equinox as eqx
 import jax
@@ -145,7 +146,7 @@ def _names(status: Int[ArrayLike, "*batch"]) -> str | list:
     return names[np.asarray(status)].tolist()
 
 
-def _described(solved: "SteadyState | SteadyStates", **more: object) -> tuple[str, dict[str, object]]:
+def _described(solved: SteadyState | SteadyStates, **more: object) -> tuple[str, dict[str, object]]:
     """A title, and the result in a few lines."""
     residual, num_steps, state = (np.asarray(each) for each in (solved.residual, solved.num_steps, solved.state))
     title = f"{type(solved).__name__} of {state.shape[-1]} units"
@@ -163,36 +164,6 @@ def _described(solved: "SteadyState | SteadyStates", **more: object) -> tuple[st
         counts["largest residual"] = f"{residual.max():.2g}"
         counts["steps"] = f"{np.median(num_steps):.0f} in the median, {num_steps.max()} at most"
     return f"{title}, {residual.size} stimuli", {**counts, **more}
-
-
-class Candidate(eqx.Module):
-    """The end of a search. The verdict tests its state again."""
-
-    state: Float[Array, " state"]
-    num_steps: Int[Array, ""]
-    is_diverging: Bool[Array, ""]
-
-
-class AbstractSteadyStateSolver(eqx.Module):
-    """A way of searching for the steady state of one sample.
-
-    Attributes:
-        tolerance: the largest residual that counts as rest; None for the default of the dtype.
-    """
-
-    tolerance: eqx.AbstractVar[float | None]
-
-    @abstractmethod
-    def search(
-        self,
-        network: RecurrentNetwork,
-        stimulus: Float[Array, " stimulus"],
-        initial_state: Float[Array, " state"],
-        *,
-        tolerance: float,
-        max_steps: int,
-    ) -> Candidate:
-        """Search for a state at rest, without a verdict."""
 
 
 def count_statuses(status: Int[ArrayLike, "*batch"]) -> dict[str, int]:

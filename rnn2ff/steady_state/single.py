@@ -24,14 +24,8 @@ from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative
 from rnn2ff.steady_state.meshes import divided_over, on_each_device, placed_on
-from rnn2ff.steady_state.result import (
-    ADVICE,
-    AbstractSteadyStateSolver,
-    Candidate,
-    Status,
-    SteadyState,
-    SteadyStates,
-)
+from rnn2ff.steady_state.result import ADVICE, Status, SteadyState, SteadyStates
+from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split, layout_for
 

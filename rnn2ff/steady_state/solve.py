@@ -21,9 +21,7 @@ from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.implicit import with_implicit_derivatives
 from rnn2ff.steady_state.method import Plan
-from rnn2ff.steady_state.result import (
-    SteadyState,
-)
+from rnn2ff.steady_state.result import SteadyState
 from rnn2ff.steady_state.single import constants_of, without_time_constants
 from rnn2ff.steady_state.tiles import layout_for
 

@@ -11,6 +11,7 @@ from jaxtyping import ArrayLike, Float, Int
 
 from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail, shape_of
 from rnn2ff.networks import population_angle
+from rnn2ff.records import names_of_fields
 
 MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
 
@@ -36,6 +37,8 @@ class Accuracy(NamedTuple):
     worst_unit: int
     percentile_95: float
     num_samples: int
+
+    __dir__ = names_of_fields
 
     def __repr__(self) -> str:
         worst = self.unit_nrmse[self.worst_unit]
@@ -138,6 +141,8 @@ class Competition(NamedTuple):
     set_agreement: float
     trivial_set_agreement: float
 
+    __dir__ = names_of_fields
+
 
 def competition(
     predicted: Float[ArrayLike, "batch competitor"],
@@ -225,6 +230,8 @@ class InformationTransformation(NamedTuple):
     num_missed: int
     num_silent: int
 
+    __dir__ = names_of_fields
+
 
 def information_transformation(
     predicted: Float[ArrayLike, "batch unit"],
@@ -278,6 +285,8 @@ class NoiseRejection(NamedTuple):
     noise_in: float
     noise_out: float
     rejected: float
+
+    __dir__ = names_of_fields
 
 
 def noise_rejection(

@@ -10,7 +10,7 @@ from rnn2ff.data import Pairs
 from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates
-from rnn2ff.records import as_html, as_text
+from rnn2ff.records import as_html, as_text, names_of_fields
 from rnn2ff.training.evaluation import Accuracy
 from rnn2ff.training.jumps import ErrorByMargin
 from rnn2ff.training.loop import TrainingRun
@@ -99,6 +99,7 @@ class Report(NamedTuple):
 
     __repr__ = as_text
     _repr_html_ = as_html
+    __dir__ = names_of_fields
 
     def summary(self) -> dict[str, object]:
         """The report as a record for a file, without the weights."""
@@ -128,6 +129,7 @@ class Distillation(NamedTuple):
 
     __repr__ = as_text
     _repr_html_ = as_html
+    __dir__ = names_of_fields
 
     def plot(self) -> "Figure":
         """Predicted against steady rates of the test, and the course of the training.

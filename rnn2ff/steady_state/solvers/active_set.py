@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from rnn2ff._checks import fail
 from rnn2ff.networks import RecurrentNetwork, is_threshold_linear
-from rnn2ff.steady_state.result import AbstractSteadyStateSolver, Candidate
+from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 
 
 class ActiveSet(AbstractSteadyStateSolver):

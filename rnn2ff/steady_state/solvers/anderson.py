@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from rnn2ff._checks import check_at_least, check_positive, fail
 from rnn2ff.networks import AbstractSweep, RateNetwork, RecurrentNetwork, damped_sweep, split_sweep
-from rnn2ff.steady_state.result import AbstractSteadyStateSolver, Candidate
+from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 
 
 class History(eqx.Module):

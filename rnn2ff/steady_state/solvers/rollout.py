@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
-from rnn2ff.steady_state.result import AbstractSteadyStateSolver, Candidate
+from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 
 # The event fires a little below the tolerance, so that a residual recomputed with other rounding still meets it.
 _EVENT_SAFETY = 0.5

@@ -9,7 +9,7 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state.result import AbstractSteadyStateSolver, Candidate
+from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 
 
 class RootFind(AbstractSteadyStateSolver):

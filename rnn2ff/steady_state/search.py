@@ -1,0 +1,38 @@
+"""What a solver of one sample is: a search, whose end is judged by others."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Int
+
+from rnn2ff.networks import RecurrentNetwork
+
+
+class Candidate(eqx.Module):
+    """The end of a search. The verdict tests its state again."""
+
+    state: Float[Array, " state"]
+    num_steps: Int[Array, ""]
+    is_diverging: Bool[Array, ""]
+
+
+class AbstractSteadyStateSolver(eqx.Module):
+    """A way of searching for the steady state of one sample.
+
+    Attributes:
+        tolerance: the largest residual that counts as rest; None for the default of the dtype.
+    """
+
+    tolerance: eqx.AbstractVar[float | None]
+
+    @abstractmethod
+    def search(
+        self,
+        network: RecurrentNetwork,
+        stimulus: Float[Array, " stimulus"],
+        initial_state: Float[Array, " state"],
+        *,
+        tolerance: float,
+        max_steps: int,
+    ) -> Candidate:
+        """Search for a state at rest, without a verdict."""
