@@ -210,6 +210,12 @@ class TestBifurcations:
                 assert found.audit == (Audit.passed if has_theorem else Audit.not_applicable)
                 assert found.is_stable.sum() == (2 if has_theorem else 1)
 
+    def test_just_before_a_saddle_node_what_looks_like_a_fixed_point_is_called_degenerate(self, key):
+        network = network_of(BIFURCATIONS["saddle-node"][0], 1)
+        for parameter in (-1e-2, -1e-8):  # there is none
+            found = find_fixed_points(network, np.array([parameter]), num_starts=64, box=(-2.0, 2.0), key=key)
+            assert len(found.states) == 0 or (parameter > -1e-4 and found.audit == Audit.degenerate)
+
 
 class TestBox:
     def test_a_silent_state_is_found_although_uniform_starts_are_all_in_the_middle_of_the_box(self, key):

@@ -117,6 +117,14 @@ class TestCycle:
         assert received.period == pytest.approx(11.24, rel=1e-3)
         assert 0.0123 - 1e-3 < received.state.min() < received.state.max() < 0.6707 + 1e-3
 
+    def test_silent_units_beside_a_cycle_leave_its_period(self):
+        """Six units to which no edge leads are silenced by the three that take turns."""
+        graph = ";".join([row + 6 * "0" for row in ("001", "100", "010")] + 6 * [9 * "0"])
+        received = motion_of(combinatorial(graph), np.ones(9), [0.3, 0.2, 0.1, *6 * [0.05]])
+        assert verdict(received) == "oscillating"
+        assert received.period == pytest.approx(11.24, rel=1e-3)
+        assert np.abs(received.state[..., 3:]).max() < 1e-3
+
     def test_the_period_is_in_the_network_s_unit_of_time(self):
         network = combinatorial("001;100;010")
         slow = threshold_linear_rate(network.params.recurrent_weights, time_constants=20.0)

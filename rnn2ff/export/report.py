@@ -5,6 +5,7 @@ Every word is escaped, and the policy of the page forbids scripts and any other 
 
 import base64
 import html
+import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -122,7 +123,8 @@ def _quantiles(errors: Float[np.ndarray, " many"]) -> dict[str, str]:
 def _shares(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
     others = [f"{count} {name}" for name, count in counts.items() if count and name != "converged"]
-    return ", ".join([f"{100 * counts['converged'] / max(total, 1):.1f} % of {total}", *others])
+    share = math.floor(1000 * counts["converged"] / max(total, 1)) / 10  # nothing that is left out is rounded away
+    return ", ".join([f"{share:.1f} % of {total}", *others])
 
 
 def _write(
