@@ -47,7 +47,7 @@ class Bench:
         import numpy as np
 
         from rnn2ff.approximators import predict
-        from rnn2ff.records import environment
+        from rnn2ff.records import environment, in_percent
         from rnn2ff.steady_state import count_statuses
         from rnn2ff.training import accuracy
 
@@ -70,7 +70,7 @@ class Bench:
             for name, (median, lower, upper) in microseconds.items()
         }
         lines |= {
-            "error of the pass": f"{100 * error:.2f} % (NRMSE)",
+            "error of the pass": f"{in_percent(error)} % (NRMSE)",
             "without a steady state": f"{int((~is_solved).sum())} of {self.batch_size}",
         }
         record = {

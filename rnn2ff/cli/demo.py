@@ -86,12 +86,13 @@ class Demo:
         scenes = _made(self.num_steps, self.seed, shows_progress) if missing else [self._given()]
 
         from rnn2ff.export import write_page
+        from rnn2ff.records import in_percent
 
         self.out.mkdir(parents=True, exist_ok=True)
         write_page(page, scenes)
         errors = {scene.title: scene.nrmse for scene in scenes}
         lines = {
-            f"error, {title.lower()}": "not in the card" if error is None else f"{100 * error:.2f} % (NRMSE)"
+            f"error, {title.lower()}": "not in the card" if error is None else f"{in_percent(error)} % (NRMSE)"
             for title, error in errors.items()
         }
         lines |= {"size": f"{page.stat().st_size:,} bytes", "written to": page}

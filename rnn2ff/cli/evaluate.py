@@ -51,6 +51,7 @@ class Evaluate:
         answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
 
         from rnn2ff.data import solve_pairs
+        from rnn2ff.records import in_percent
         from rnn2ff.training import accuracy
 
         max_steps, progress = self.network.max_steps, self.network.shows_progress
@@ -60,7 +61,7 @@ class Evaluate:
         share = 100 * received.num_samples / len(stimuli)
         judged = f"; of the {share:.2f} % that come to rest" if share < 100 else ""
         lines = {
-            "error": f"{100 * received.nrmse:.2f} % (NRMSE){judged}",
+            "error": f"{in_percent(received.nrmse)} % (NRMSE){judged}",
             "variance explained": f"{100 * received.r_squared:.2f} %",
             **received.lines(),
             "stimuli compared": received.num_samples,

@@ -106,6 +106,7 @@ class Export:
     ) -> dict[str, object]:
         """Write one file; returns its size and, where there are stimuli, the error that the route adds."""
         from rnn2ff import export
+        from rnn2ff.records import in_percent
 
         row, predict = {}, None
         if route in ("onnx", "onnx-int8"):
@@ -122,7 +123,7 @@ class Export:
             row = export.footprint(model)._asdict()
             notes = []
             if predict is not None and (added := _added_error(predict, approximator, stimuli)) is not None:
-                notes = [f"Integer arithmetic adds {100 * added:.2f} % (NRMSE), on {len(stimuli)} stimuli."]
+                notes = [f"Integer arithmetic adds {in_percent(added)} % (NRMSE), on {len(stimuli)} stimuli."]
             path.write_text(export.to_c(model, name=path.stem, card=card, test_stimuli=stimuli, notes=notes))
         elif route == "stablehlo":
             path.write_bytes(export.to_stablehlo(approximator))

@@ -22,6 +22,7 @@ from rnn2ff._checks import check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.fixed_point import GAIN_BITS, STEP_BITS, IntegerModel
 from rnn2ff.export.plain import plain_arrays
+from rnn2ff.records import in_percent
 
 _TYPES = {"float32": "float", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 _LINE = 110  # characters of numbers on a line
@@ -93,7 +94,7 @@ def _notes(card: Mapping[str, object] | None) -> list[str]:
     if network:
         lines.append(f"Stands for the network {network['hash']}.")
     if accuracy is not None:
-        lines.append(f"Error on unseen stimuli, before it was exported: {100 * accuracy:.2f} % (NRMSE).")
+        lines.append(f"Error on unseen stimuli, before it was exported: {in_percent(accuracy)} % (NRMSE).")
     if stimuli:
         low, high = min(stimuli["smallest"]), max(stimuli["largest"])
         lines.append(f"Made for stimuli from {low:.6g} to {high:.6g}; untested on others.")

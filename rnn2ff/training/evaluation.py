@@ -10,7 +10,7 @@ from jaxtyping import ArrayLike, Float, Int
 
 from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail, shape_of
 from rnn2ff.networks import population_angle
-from rnn2ff.records import names_of_fields
+from rnn2ff.records import in_percent, names_of_fields
 
 MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
 
@@ -47,8 +47,8 @@ class Accuracy(NamedTuple):
     def lines(self) -> dict[str, str]:
         """The tails of the errors, by name."""
         return {
-            "worst unit": f"{self.worst_unit}, {100 * self.unit_nrmse[self.worst_unit]:.2f} %",
-            "worst stimuli": f"one in 20 is off by {100 * self.percentile_95:.2f} % or more",
+            "worst unit": f"{self.worst_unit}, {in_percent(self.unit_nrmse[self.worst_unit])} %",
+            "worst stimuli": f"one in 20 is off by {in_percent(self.percentile_95)} % or more",
         }
 
 

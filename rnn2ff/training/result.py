@@ -9,7 +9,7 @@ from rnn2ff.data import Pairs
 from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates
-from rnn2ff.records import as_html, as_text, names_of_fields
+from rnn2ff.records import as_html, as_text, in_percent, names_of_fields
 from rnn2ff.training.evaluation import Accuracy
 from rnn2ff.training.jumps import ErrorByMargin
 from rnn2ff.training.loop import TrainingRun
@@ -66,11 +66,11 @@ class Report(NamedTuple):
         counts = self.status_counts
         left_out = {name: sum(each.values()) - each["converged"] for name, each in counts.items()}
         sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
-        low, high = (100 * each for each in self.nrmse_interval)
+        low, high = (in_percent(each) for each in self.nrmse_interval)
         share = 100 * (1 - left_out["test"] / sum(counts["test"].values()))
         judged = f"; of the {share:.2f} % that come to rest" if left_out["test"] else ""
         lines = {
-            "error on unseen stimuli": f"{100 * self.accuracy.nrmse:.2f} % (NRMSE; {low:.2f} to {high:.2f} %){judged}",
+            "error on unseen stimuli": f"{in_percent(self.accuracy.nrmse)} % (NRMSE; {low} to {high} %){judged}",
             "variance explained": f"{100 * self.accuracy.r_squared:.2f} %",
             **self.accuracy.lines(),
             "tested on": self.tested_on,
@@ -89,7 +89,7 @@ class Report(NamedTuple):
         """Every attempt and its error."""
         return [
             f"{attempt.width} hidden units{f' and {attempt.num_sweeps} sweeps' if attempt.num_sweeps else ' alone'} "
-            f"{100 * nrmse:.2f} %"
+            f"{in_percent(nrmse)} %"
             for attempt, nrmse in zip(self.attempts, self.attempt_nrmses)
         ]
 
