@@ -326,6 +326,14 @@ class TestExport:
         assert "% (NRMSE) added" in out
         assert "69 of flash, 14 of RAM" in out
 
+    def test_routes_may_follow_one_option_or_several(self, run, folder):
+        assert run("export", *APPROXIMATOR, "--to", "c", "--to", "mat", "torch", "--to", "c", "--out", "deploy")[0] == 0
+        assert {file.name for file in (folder / "deploy").iterdir()} == {
+            "rnn2ff.h",
+            "rnn2ff.mat",
+            "rnn2ff_torch.safetensors",
+        }
+
     def test_a_single_stimulus_sets_ranges_and_has_no_error_to_show(self, run):
         np.save("one.npy", STIMULI[:1])
         arguments = ("export", *APPROXIMATOR, "--to", "c-int8", "--stimuli", "one.npy", "--out", "deploy", "--json")

@@ -5,7 +5,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import tyro
 
 from rnn2ff.cli.options import Json, OptionalFile, check_folder, read_approximator, show
 
@@ -41,7 +43,7 @@ class Export:
 
     approximator: Path
     """The file approximator.safetensors of a distillation."""
-    to: tuple[Route, ...]
+    to: Annotated[tuple[tuple[Route, ...], ...], tyro.conf.UseAppendAction]
     """One route or several."""
     out: Path
     """Folder for the files; made if it does not exist."""
@@ -55,13 +57,18 @@ class Export:
     """Replace files that exist."""
     as_json: Json = False
 
+    @property
+    def _routes(self) -> list[Route]:
+        """Each once, whether they follow one --to or several."""
+        return list(dict.fromkeys(route for routes in self.to for route in routes))
+
     def run(self) -> int:
         """Export all files to a temporary folder, then move them into place."""
         from rnn2ff._checks import fail
 
-        if not self.to:
+        if not self._routes:
             raise fail("to", "names no route", "at least one", "none")
-        files = {route: self.out / _file_name(route, self.name) for route in dict.fromkeys(self.to)}
+        files = {route: self.out / _file_name(route, self.name) for route in self._routes}
         there = [str(file) for file in files.values() if file.exists()]
         if there and not self.overwrite:
             raise fail("out", "holds the files already", "another folder, or --overwrite", ", ".join(there))
@@ -86,8 +93,8 @@ class Export:
     def _read(self) -> "_Inputs":
         from rnn2ff._checks import check_stimuli, fail
 
-        if self.stimuli is None and set(self.to) & set(NEED_STIMULI):
-            needing = ", ".join(route for route in self.to if route in NEED_STIMULI)
+        if self.stimuli is None and set(self._routes) & set(NEED_STIMULI):
+            needing = ", ".join(route for route in self._routes if route in NEED_STIMULI)
             raise fail("stimuli", "are missing", f"a file, to set the ranges of {needing}", "none")
 
         import jax
