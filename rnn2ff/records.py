@@ -120,7 +120,7 @@ def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
 
 def in_percent(share: float) -> str:
     """A share in percent, without the sign: two decimals, and more where they would be zeros."""
-    return f"{100 * share:.2g}" if 0 < share < 0.001 else f"{100 * share:.2f}"
+    return f"{100 * share:.2g}" if 0 < share < 0.0001 else f"{100 * share:.2f}"
 
 
 def as_text(result: "Described") -> str:

@@ -439,6 +439,16 @@ def test_bench_times_all_on_the_same_batch_and_shows_the_error_beside(run):
     assert record["environment"]["x64"] is False
 
 
+@pytest.mark.parametrize("verb", ["bench", "evaluate"])
+def test_an_error_of_one_stimulus_is_refused_before_any_work(verb, run, folder, monkeypatch):
+    np.save("one.npy", np.repeat(STIMULI[:1], 2, axis=0))
+    monkeypatch.setattr("rnn2ff.steady_state.driver._engine", None)  # no work is done
+    code, out, err = run(verb, *NETWORK, *APPROXIMATOR, "--stimuli", "one.npy")
+    assert (code, out) == (2, "")
+    assert "`stimuli` are all the same. Expected at least two that differ" in err
+    assert "got one, in 2 rows." in err
+
+
 class TestFixedPoints:
     @pytest.mark.usefixtures("as_a_user")
     def test_they_are_found_and_audited(self, run):
