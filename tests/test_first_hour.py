@@ -408,6 +408,7 @@ class TestPrints:
             "largest real part         -0.5": rnn2ff.linearize(network, np.ones(40), np.ones(40)),
             "one fixed point for every stimulus": rnn2ff.stability_constants(network),
             "connections               40": connectome,
+            "the weights prove one": (plan := rnn2ff.plan_steady_states(NETWORK, STIMULI)),
             "hidden units              50": integers,
         }
         for line, result in told.items():
@@ -415,6 +416,8 @@ class TestPrints:
             assert len(str(result)) < 400
             assert "<table>" in result._repr_html_()
         assert "times" in repr(jax.eval_shape(lambda: motion))
+        assert "method" in repr(jax.eval_shape(lambda: plan))
+        assert "by sweeps                 2" in str(jax.tree.map(lambda each: jnp.stack([each, each]), plan))
 
     def test_a_small_error_is_not_printed_as_none(self):
         small = report().accuracy._replace(nrmse=1.26e-5, percentile_95=4e-4)
