@@ -8,7 +8,6 @@ import dataclasses
 import importlib.metadata
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from experiments._script import run_script, table
 from rnn2ff import accuracy, distill, partition_competition, save
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export import footprint, load, load_stablehlo, quantize, quantize_onnx, to_c, to_onnx, to_stablehlo
+from rnn2ff.records import timed
 
 _TIMER = """
 #define _POSIX_C_SOURCE 199309L
@@ -149,14 +149,8 @@ def _session(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 def _time_calls(call: Callable, inputs: list, num_rounds: int) -> tuple[np.ndarray, float]:
     """The outputs, and the median seconds a call."""
-    received = [call(each) for each in inputs]
-    seconds = []
-    for _ in range(num_rounds):
-        started = time.perf_counter()
-        for each in inputs:
-            call(each)
-        seconds.append((time.perf_counter() - started) / len(inputs))
-    return np.concatenate(received), float(np.median(seconds))
+    rounds = [timed(lambda: [call(each) for each in inputs]) for _ in range(1 + num_rounds)]
+    return np.concatenate(rounds[0].result), float(np.median([each.seconds for each in rounds[1:]]) / len(inputs))
 
 
 def _time_c(header: str, kind: str, stimuli: np.ndarray, folder: Path, config: Config) -> tuple[np.ndarray, float]:

@@ -160,14 +160,14 @@ def _solve_batch(config: Config, folder: Path, *, has_plan: bool) -> Callable[[i
     return lambda size: solve(problem.network, problem.stimuli[:size], plan)
 
 
-def _distill(config: Config, folder: Path) -> Callable[[int], object]:
+def _distill(config: Config, folder: Path, *, has_jumps: bool) -> Callable[[int], object]:
     import jax
     import jax.random as jr
 
     import rnn2ff
 
     del folder
-    network = rnn2ff.partition_competition(4, 8)
+    network = rnn2ff.winner_take_all(12) if has_jumps else rnn2ff.partition_competition(4, 8)
 
     def call(size: int) -> object:
         found = rnn2ff.distill(
@@ -239,13 +239,15 @@ def _command_line(config: Config, folder: Path) -> Callable[[int], object]:
 
 
 _SOLVE, _SOLVE_BATCH, _PLANNED = "solve_steady_states", "solve_batch", ", plan made before"
+_DISTILL, _JUMPING = "distill", ", states that jump"
 
 CASES = {
     _SOLVE: Case(_SOLVE, functools.partial(_solve, has_plan=False), "batch_sizes"),
     f"{_SOLVE}{_PLANNED}": Case(_SOLVE, functools.partial(_solve, has_plan=True), "batch_sizes"),
     _SOLVE_BATCH: Case(_SOLVE_BATCH, functools.partial(_solve_batch, has_plan=False), "batch_sizes"),
     f"{_SOLVE_BATCH}{_PLANNED}": Case(_SOLVE_BATCH, functools.partial(_solve_batch, has_plan=True), "batch_sizes"),
-    "distill": Case("distill", _distill, "num_distilled"),
+    _DISTILL: Case(_DISTILL, functools.partial(_distill, has_jumps=False), "num_distilled"),
+    f"{_DISTILL}{_JUMPING}": Case(_DISTILL, functools.partial(_distill, has_jumps=True), "num_distilled"),
     "find_fixed_points": Case("find_fixed_points", _find_fixed_points, "num_starts"),
     "predict_or_solve": Case("predict_or_solve", _predict_or_solve, "num_served"),
     "rnn2ff solve": Case(_SOLVE, _command_line, "batch_sizes"),
@@ -433,7 +435,7 @@ _MARKS = {  # case -> the call, what of it, what it is called, and the most ther
             ("other", "programs", "programs for another batch size", 0),
         ),
     ),
-    "distill": (("first", "programs", "programs of the first call", 25),),
+    **dict.fromkeys((_DISTILL, f"{_DISTILL}{_JUMPING}"), (("first", "programs", "programs of the first call", 25),)),
 }
 
 

@@ -496,10 +496,6 @@ def find_period(times: np.ndarray, path: np.ndarray) -> float:
 def run(config: Config) -> list[dict]:
     """One row a family and dtype, with every wrong answer listed."""
     rows = []
-    ways = [way for way in config.dtypes if ENGINE not in way or hasattr(rnn2ff, "solve_batch")]
-    for way in config.dtypes:
-        if way not in ways:
-            print(f"{way}: not run, rnn2ff has no `solve_batch`", file=sys.stderr)
     shape = None
     for family in config.families or FAMILIES:
         is_large = family == _COMPETITION
@@ -509,7 +505,7 @@ def run(config: Config) -> list[dict]:
         if shape != before:  # what was compiled for another shape would only fill the memory
             jax.clear_caches()
         truths = find_truth(cases, config)
-        for dtype in ways:
+        for dtype in config.dtypes:
             answers = [solve(case, dtype, _other_stimuli(family, seed)) for seed, case in zip(seeds, cases)]
             rows.append(judge(family, dtype, list(zip(seeds, cases, truths, answers))))
     return rows

@@ -134,7 +134,7 @@ class Method(NamedTuple):
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a method, problem, size and batch; what is not there has a row that says so."""
+    """One row a method, problem, size and batch; what is not installed has a row that says so."""
     for name in config.problems:
         for state_size in config.sizes if name in config.widely else config.sizes[:1]:
             for batch_size in config.batches:
@@ -157,11 +157,11 @@ def _run_problem(problem: Problem, config: Config, *, is_large: bool = False) ->
     reference = _reference_states(problem.take(config.num_reference_samples))
     methods = [*_our_methods(problem, config, is_large), _competitor(ROLLOUT, problem, "rollout", config)]
     methods.append(_gemm(problem))
-    missing = {} if hasattr(rnn2ff, "solve_batch") else dict.fromkeys((ENGINE, ENGINE_PLANNED), "not there")
+    missing = {}
     if config.peers:
         peers = [peer for peer in PEERS if peer.name in _LOOPS or not is_large]
         methods += [_competitor(peer, problem, "peer", config) for peer in peers if peer.is_installed]
-        missing |= {peer.name: "not installed" for peer in peers if not peer.is_installed}
+        missing = {peer.name: "not installed" for peer in peers if not peer.is_installed}
     stimuli = jnp.asarray(problem.stimuli)
     calls = {each.name: _bind(each, stimuli[: each.num_samples]) for each in methods}
     timed = time_in_turns(calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds)
@@ -205,7 +205,7 @@ def _reference_states(problem: Problem) -> np.ndarray:
 
 
 def _our_methods(problem: Problem, config: Config, is_large: bool) -> list[Method]:
-    """As the user calls it, verdict included; and the engine and each solver alone, where this version has them."""
+    """As the user calls it, verdict included; and the engine and each solver alone."""
 
     def solve_with(solver):
         return lambda stimuli: solve_steady_states(problem.network, stimuli, solver=solver, tolerance=TOLERANCE)
@@ -226,14 +226,12 @@ def _our_methods(problem: Problem, config: Config, is_large: bool) -> list[Metho
     others = make_problem(problem.name, problem.network.state_size, _NUM_PLANNED, seed=config.seed, stimulus_seed=1)
     plan = steady_state.plan_steady_states(problem.network, others.stimuli, tolerance=TOLERANCE)
     methods = [make(ENTRY_POINT, solve_with(None)), make(PLANNED, solve_with(plan))]
-    if hasattr(rnn2ff, "solve_batch"):
-        methods += [make(ENGINE, run_engine_with(None)), make(ENGINE_PLANNED, run_engine_with(plan))]
+    methods += [make(ENGINE, run_engine_with(None)), make(ENGINE_PLANNED, run_engine_with(plan))]
     for name in () if is_large else _OUR_SOLVERS:
-        if hasattr(steady_state, name):
-            try:
-                methods.append(make(name, solve_with(getattr(steady_state, name)())))
-            except ValueError as error:  # a solver for other networks than this one
-                print(f"{problem.name}: {name} does not apply: {error}")
+        try:
+            methods.append(make(name, solve_with(getattr(steady_state, name)())))
+        except ValueError as error:  # a solver for other networks than this one
+            print(f"{problem.name}: {name} does not apply: {error}")
     return methods
 
 

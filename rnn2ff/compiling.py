@@ -4,6 +4,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import equinox as eqx
@@ -39,10 +40,18 @@ def jit_for_device(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        is_outside = get_opaque_trace_state() == _OUTSIDE
-        return (with_options(jax.default_backend()) if is_outside else plain)(*args, **kwargs)
+        return (with_options(jax.default_backend()) if _is_outside() else plain)(*args, **kwargs)
 
     return run
+
+
+def _is_outside() -> bool:
+    return get_opaque_trace_state() == _OUTSIDE
+
+
+def evaluated_now() -> AbstractContextManager:
+    """Inside a program, evaluate what is known already; outside no context, as programs are compiled anew in this."""
+    return nullcontext() if _is_outside() else jax.ensure_compile_time_eval()
 
 
 def in_full_precision(function: Callable) -> Callable:

@@ -4,13 +4,13 @@ In float64, where numbers are checked most closely, programs are compiled with f
 the time; in float32, the precision that users have, with those that users have.
 """
 
-import collections
 import gc
 import importlib.metadata
 import os
 import socket
 import sys
 import zlib
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 # With older emitters the engine compiles in 1.7 s of processor time in float64, and in 4.1 s with those of today; in
@@ -38,11 +38,17 @@ gc.set_threshold(200_000, 20, 50)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _forget_programs():
-    """Each compiled program keeps maps of memory, of which Linux gives a process 65,530; all tests need more."""
+def _forget_programs_before_maps_run_out():
+    """Each compiled program keeps maps of memory, of which Linux gives a process 65,530.
+
+    A file of tests adds some thousand at the most. To forget all programs after each file took 2 s of processor time
+    where there were many, and what several files use was compiled again.
+    """
     yield
-    jax.clear_caches()
-    gc.collect()
+    maps = Path("/proc/self/maps")  # of Linux
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_collection_finish(session):
@@ -50,12 +56,6 @@ def pytest_collection_finish(session):
     del session
     gc.collect()
     gc.freeze()
-
-
-def pytest_collection_modifyitems(items):
-    """Files with the most tests first: a worker takes whole files, and none should be left alone with a long one."""
-    counts = collections.Counter(item.path for item in items)
-    items.sort(key=lambda item: (-counts[item.path], str(item.path)))
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Networks with known steady states: closed forms, and published numbers."""
 
+import contextlib
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -49,6 +51,23 @@ def problems_tolerance() -> float:
 def assert_close(received, expected, tolerance=None):
     tolerance = closeness() if tolerance is None else tolerance
     np.testing.assert_allclose(np.asarray(received), np.asarray(expected), rtol=tolerance, atol=tolerance)
+
+
+@contextlib.contextmanager
+def compiled_programs() -> Iterator[list[float]]:
+    """The seconds of each program that is compiled meanwhile."""
+    seconds = []
+
+    def note(event, duration, **more):
+        del more
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def linear(network_size=5):

@@ -316,11 +316,19 @@ class TestSlowness:
         assert np.abs(np.asarray(found.state)[::3] - across).max() < 1e-3
 
     def test_a_drift_that_ends_in_the_rounding_of_a_large_state_is_not_rest(self):
-        """x' = u, in a formula that rounds u away at x of some ten thousand."""
-        network = rate_network(StateForm(identity), np.ones((1, 1), DTYPE))
-        found = solve_steady_states(network, np.array([[1e-3], [1e-4]], DTYPE))
+        """x' = u, in a formula that rounds u away at x of some ten thousand, beside a unit that comes to rest."""
+        network = rate_network(StateForm(identity), np.diag([0.0, 1.0]).astype(DTYPE))
+        found = solve_steady_states(network, np.array([[1.0, 1e-3], [1.0, 1e-4]], DTYPE))
         assert not (np.asarray(found.status) == Status.converged).any()
         assert np.isinf(np.asarray(found.distance)[found.status == Status.max_steps_reached]).all()
+
+    def test_a_blow_up_faster_than_the_steps_of_the_engine_is_diverging_and_no_number_stays_none(self):
+        """x' = x^4 + u is infinite within a time of 2; the logarithm of a negative drive is no velocity."""
+        network = network_of(
+            lambda power, state, stimulus: state**power + jnp.exp(jnp.log(stimulus)), 1, jnp.asarray(4.0)
+        )
+        found = solve_steady_states(network, np.array([[1.0], [-1.0]]))
+        assert found.status.tolist() == [Status.diverging, Status.nonfinite]
 
     def test_more_steps_are_more_time(self):
         """A spring with little friction, x'' = 1 - x - .005 x', is at rest after some thousand of its time scales."""

@@ -144,20 +144,28 @@ class TestCells:
 
 
 class TestUnits:
+    @pytest.mark.parametrize("stimulus_weights", [None, np.array([[1, 2.0], [0, 1], [3, 0], [-1, 1]])])
     @pytest.mark.parametrize("form", [rnn2ff.StateForm, rnn2ff.RateForm])
-    def test_gains_and_thresholds_are_those_of_the_equation(self, form):
-        """In the rate form the state is the rate; in the state form it is g (x - theta), for tau x' = -x + W r + u."""
+    def test_gains_and_thresholds_are_those_of_the_equation(self, form, stimulus_weights):
+        """In the rate form the state is the rate; in the state form it is g (x - theta), tau x' = -x + W r + B u."""
         weights, thresholds = draw(4, 4), draw(4, seed=3)
         gains, tau = np.array([0.5, 1, 2, 3]), np.array([1, 2, 3, 4.0])
         network = rnn2ff.rate_network(
-            form(jnp.tanh), weights, gains=gains, thresholds=thresholds, bias=np.ones(4), time_constants=tau
+            form(jnp.tanh),
+            weights,
+            stimulus_weights=stimulus_weights,
+            gains=gains,
+            thresholds=thresholds,
+            bias=np.ones(4),
+            time_constants=tau,
         )
-        state, stimulus = draw(4, seed=5), draw(4, seed=6)
+        state, stimulus = draw(4, seed=5), draw(network.stimulus_size, seed=6)
+        driven = stimulus if stimulus_weights is None else stimulus_weights @ stimulus
         if form is rnn2ff.RateForm:
-            expected = (-state + np.tanh(gains * (weights @ state + stimulus + 1 - thresholds))) / tau
+            expected = (-state + np.tanh(gains * (weights @ state + driven + 1 - thresholds))) / tau
         else:
             x = state / gains + thresholds
-            expected = gains * (-x + weights @ np.tanh(state) + stimulus + 1) / tau
+            expected = gains * (-x + weights @ np.tanh(state) + driven + 1) / tau
             assert_close(network.rates(jnp.asarray(state)), np.tanh(gains * (x - thresholds)), ROUNDING)
         assert_close(network.velocity(jnp.asarray(state), jnp.asarray(stimulus)), expected, ROUNDING)
 
@@ -299,6 +307,7 @@ BROUGHT = {
 }
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "LSTM")) for name in BROUGHT])
 def test_a_network_that_is_brought_goes_through_all_public_functions(name, key, tmp_path):
     network = BROUGHT[name]()

@@ -320,6 +320,7 @@ class TestConnectome:
         ("connectome", "options", "message"),
         [
             (graph, {"is_symmetric": True}, "not symmetric.*from unit . to unit ., and"),
+            (scipy.sparse.csr_matrix([[0, 1], [2, 0]]), {"is_symmetric": True}, "1 from unit 1 to unit 0, and 2 back"),
             (scipy.sparse.eye(3), {"signs": [1, -1]}, r"signs.*\(3,\), got \(2,\)"),
             (scipy.sparse.eye(3), {"signs": [1, 0, -1]}, r"signs.*1 for excitatory.*got \[0\]"),
             (-scipy.sparse.eye(3), {"signs": [1, 1, -1]}, "negative strengths.*leave unit 0"),

@@ -397,6 +397,9 @@ def test_stimulus_weights_and_biases_are_the_same_as_their_input(key):
     received = certify_one(network, stimulus, rates)
     expected = certify_one(threshold_linear(weights), stimulus_weights @ stimulus + bias, rates)
     assert_close(received.error_bound, expected.error_bound, 1e-4)
+    norms = np.linalg.norm(np.asarray(stimulus_weights, np.float64), axis=1)  # on which the rounding of B u depends
+    assert (make_certifier(network).stimulus_norms >= norms).all()
+    assert norms.max() > 1
 
 
 def test_of_other_networks_there_are_estimates_and_no_bounds():

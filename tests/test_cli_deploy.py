@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 import types
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file
 from rnn2ff import StateForm, TwoLayer, load, rate_network, save, threshold_linear
 from rnn2ff.approximators import predict
 from rnn2ff.data import sample_stimuli
-from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx
+from rnn2ff.export import load_stablehlo, model_card, quantize, run_onnx, to_onnx
 from rnn2ff.networks import network_hash
 
 pytestmark = pytest.mark.usefixtures("no_network")  # no command needs one
@@ -23,6 +24,14 @@ pytestmark = pytest.mark.usefixtures("no_network")  # no command needs one
 WEIGHTS = np.array([[0.2, -0.5], [-0.3, 0.1]])
 STIMULI = np.random.default_rng(0).uniform(1, 1.5, size=(60, 2)).astype(np.float32)
 NETWORK = ("--weights", "W.npy", "--stimuli", "U.npy")
+ACCURACY = {
+    "nrmse": 0.05,
+    "r_squared": 0.9975,
+    "unit_nrmse": [0.02, 0.07],
+    "worst_unit": 1,
+    "percentile_95": 0.11,
+    "num_samples": 60,
+}
 APPROXIMATOR = ("--approximator", "run/approximator.safetensors")
 ROUTES = {
     "onnx": "rnn2ff.onnx",
@@ -44,7 +53,7 @@ def distilled(tmp_path_factory):
     np.save(folder / "W.npy", WEIGHTS)
     np.save(folder / "U.npy", STIMULI)
     (folder / "run").mkdir()
-    card = model_card(threshold_linear(WEIGHTS), STIMULI, {"accuracy": {"nrmse": 0.05}})
+    card = model_card(threshold_linear(WEIGHTS), STIMULI, {"accuracy": ACCURACY, "tested_on": "other stimuli"})
     save(folder / "run" / "approximator.safetensors", untrained(2, 2), card=card)
     return folder
 
@@ -220,10 +229,22 @@ class TestFiles:
             with np.load("certificates.npz") as received:
                 np.testing.assert_array_equal(received["predictions"], rates)
                 assert (np.linalg.norm(rates - expected, axis=1) <= received["error_bounds"]).all()
-            nrmse = json.loads(run("evaluate", *arguments, "--json")[1])["accuracy"]["nrmse"]
+            record = json.loads(run("evaluate", *arguments, "--json")[1])
+            nrmse = record["accuracy"]["nrmse"]
+            assert record["familiarity"] == {"share_known": None, "share_outside": 0.0}
             spread = ((expected - expected.mean(0)) ** 2).sum()
             assert nrmse == pytest.approx(np.sqrt(((rates - expected) ** 2).sum() / spread), rel=1e-3)
         assert (in_file["rnn2ff_int8.h"] != quantize(approximator, STIMULI).predict(STIMULI)).any()
+
+    @pytest.mark.parametrize("what", ["deploy/rnn2ff_int8.h", "deploy/rnn2ff.onnx", "run/approximator.safetensors"])
+    def test_stimuli_outside_the_range_it_was_made_for_are_counted(self, what, deployed, run):
+        others = np.copy(STIMULI)
+        others[:3, 1] = 1.6  # no stimulus exceeds 1.5
+        np.save("others.npy", others)
+        option = "--approximator" if what.endswith("safetensors") else "--model"
+        arguments = ("--weights", "W.npy", "--stimuli", "others.npy", option, what)
+        for verb in ("evaluate", "certify"):
+            assert re.search(r"outside its range +5\.0 % of the stimuli", run(verb, *arguments)[1])
 
     @pytest.mark.parametrize("name", ["rnn2ff_int8.h", "rnn2ff_int8.onnx", "rnn2ff.onnx"])
     def test_a_file_of_another_network_is_refused(self, name, deployed, run):
@@ -263,6 +284,7 @@ class TestFiles:
             (("--model", "none.onnx"), "`model` cannot be read.*an existing file"),
             (("--model", "U.npy"), "`model` is in an unknown format"),
             (("--model", "bad.onnx"), "`model` is damaged. Expected a whole ONNX file"),
+            (("--model", "other.onnx"), "does not fit the network. Expected 2 channels and 2 rates, got 3 and 1"),
             (("--model", "deploy/rnn2ff_int8.h", "--route", "c-int8"), "`route` does not go with a file"),
             (("--model", "deploy/rnn2ff_int8.h", *APPROXIMATOR), "one of --approximator and --model, got both"),
             ((), "one of --approximator and --model, got neither"),
@@ -270,6 +292,7 @@ class TestFiles:
     )
     def test_what_cannot_be_judged_is_refused(self, options, message, deployed, run, folder):
         (folder / "bad.onnx").write_bytes(b"no model")
+        (folder / "other.onnx").write_bytes(to_onnx(TwoLayer(3, 1, 1, key=jax.random.key(0))))
         for verb in ("certify", "evaluate"):
             code, out, err = run(verb, *NETWORK, *options)
             assert (code, out) == (2, "")
@@ -282,6 +305,9 @@ class TestFiles:
         assert f" * Stands for the network {network}." in text
         assert f'#define RNN2FF_INT8_NETWORK_HASH "{network}"' in text
         assert " * Error on unseen stimuli, before it was exported: 5.00 % (NRMSE)." in text
+        assert " * Worst unit: 1, 7.00 %." in text
+        assert " * Worst stimuli: one in 20 is off by 11.00 % or more." in text
+        assert " * Tested on: other stimuli." in text
         assert f" * Made for stimuli from {STIMULI.min():.6g} to {STIMULI.max():.6g}" in text
         assert " * Integer arithmetic adds " in text
 
@@ -324,6 +350,8 @@ class TestExport:
         assert rows["c-int8"]["flash_bytes"] == 5 * 2 + 2 * 5 + 7 * (5 + 2)
         code, out, _ = run(*arguments, "--overwrite")
         assert "% (NRMSE) added" in out
+        assert "rnn2ff_int8.h, worst unit" in out
+        assert "rnn2ff.onnx, worst stimuli" in out
         assert "69 of flash, 14 of RAM" in out
 
     def test_routes_may_follow_one_option_or_several(self, run, folder):
@@ -435,7 +463,8 @@ def test_bench_times_all_on_the_same_batch_and_shows_the_error_beside(run):
     for quartiles in record["microseconds_per_stimulus"].values():
         assert 0 < quartiles["lower"] <= quartiles["median"] <= quartiles["upper"]
     assert record["status_counts"]["converged"] == record["batch_size"] == 60
-    assert record["nrmse"] > 0
+    assert record["accuracy"]["nrmse"] > 0
+    assert record["accuracy"]["percentile_95"] > 0
     assert record["environment"]["x64"] is False
 
 
@@ -526,6 +555,8 @@ class TestDemo:
         text = (folder / "page" / "index.html").read_text()
         assert "5.00 % (NRMSE)" in out
         assert "Your network" in text
+        assert '"tails": ["worst unit: 1, 7.00 %", "worst stimuli: one in 20' in text
+        assert "1, 7.00 %" in out
         assert run("demo", *APPROXIMATOR, *NETWORK, "--out", "page")[0] == 2
         assert (folder / "page" / "index.html").read_text() == text
 
@@ -537,7 +568,7 @@ class TestDemo:
             made.append(num_steps)
             approximator = untrained(network.stimulus_size, network.rate_size)
             stimuli = sample_stimuli(sample, 10, key=key)
-            report = types.SimpleNamespace(accuracy=types.SimpleNamespace(nrmse=0.25))
+            report = types.SimpleNamespace(summary=lambda: {"accuracy": {"nrmse": 0.25}})
             return types.SimpleNamespace(
                 approximator=approximator, report=report, test=types.SimpleNamespace(stimuli=stimuli)
             )

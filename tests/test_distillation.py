@@ -1,13 +1,17 @@
 """Data sets, training and distillation: from stimuli to a judged approximator."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from problems import assert_close
+from problems import assert_close, compiled_programs
 
-from rnn2ff import accuracy, distill, partition_competition
+from rnn2ff import accuracy, distill, partition_competition, save, winner_take_all, write_report
 from rnn2ff.approximators import predict
 from rnn2ff.data import sample_stimuli, solve_pairs
 from rnn2ff.training import Trained, Trainer
@@ -84,6 +88,14 @@ class TestDistill:
         assert swept.num_sweeps == 8
         assert swept.num_products <= 1000 < swept.num_products + NETWORK.stimulus_size + NETWORK.state_size
 
+    def test_where_winners_take_all_the_first_one_compiles_few_programs(self, key):
+        network = winner_take_all(4)
+        jax.clear_caches()
+        with compiled_programs() as programs:
+            found = distill(network, sample, num_samples=400, num_test_samples=100, num_steps=2, key=key)
+        assert len(found.report.attempts) == 2
+        assert len(programs) <= 25
+
     def test_two_layers_alone_can_be_requested_with_and_without_a_tolerance(self, monkeypatch, key):
         monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))
         for tolerance in (None, 1e-3):
@@ -104,6 +116,35 @@ class TestDistill:
         assert checkpoints[0].stat().st_mtime_ns == times
         for one, other in zip(jax.tree.leaves(whole.approximator), jax.tree.leaves(again.approximator)):
             assert jnp.array_equal(one, other)
+
+    def test_the_same_key_gives_the_same_bytes_of_model_and_reports(self, tmp_path, key):
+        contents = []
+        for _ in range(2):
+            found = distill(NETWORK, sample, num_samples=60, num_test_samples=20, num_steps=40, key=key)
+            attempts = tuple(attempt._replace(seconds=0.0) for attempt in found.report.attempts)
+            found = found._replace(report=found.report._replace(seconds={}, attempts=attempts))
+            save(tmp_path / "model.safetensors", found)  # with a card that holds the report
+            write_report(tmp_path / "report.html", found)
+            contents.append([path.read_bytes() for path in sorted(tmp_path.iterdir())])
+        assert len(contents[0]) == 2
+        assert contents[0] == contents[1]
+
+    @pytest.mark.slow
+    def test_one_thread_ends_where_two_do(self):
+        """In processes of their own, since threads are counted once."""
+        code = (
+            "import jax, jax.random as jr, numpy as np, rnn2ff\n"
+            "network = rnn2ff.threshold_linear(0.9 / 32**0.5 * jr.normal(jr.key(0), (32, 32)))\n"
+            "found = rnn2ff.distill(network, jr.normal(jr.key(1), (400, 32)), num_steps=40, key=jr.key(2))\n"
+            "print([np.asarray(leaf).tobytes().hex() for leaf in jax.tree.leaves(found.approximator)])\n"
+        )
+        received = []
+        for flags in ("", "--xla_cpu_multi_thread_eigen=false"):
+            variables = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+            done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, check=True)
+            received.append(done.stdout)
+        assert len(received[0]) > 1000
+        assert received[0] == received[1]
 
     @pytest.mark.slow
     def test_two_devices_end_where_one_does(self, key):

@@ -47,6 +47,14 @@ def test_the_tail_is_the_error_that_one_sample_in_20_exceeds():
     assert received.percentile_95 == pytest.approx(0.95 / 0.34**0.5)
 
 
+def test_the_headline_never_rounds_a_missing_stimulus_away():
+    target = np.array([[1.0], [2.0]])
+    assert accuracy(target, target).headline(2) == "0.00 % (NRMSE)"
+    many = accuracy(target, target)._replace(num_samples=99_999)
+    assert many.headline(100_000) == "0.00 % (NRMSE); of the 99.99 % that come to rest"
+    assert many.headline(99_999, (0.001, 0.02)) == "0.00 % (NRMSE; 0.10 to 2.00 %)"
+
+
 @pytest.mark.parametrize(
     ("predicted", "target", "message"),
     [

@@ -182,12 +182,16 @@ def test_a_row_of_zeros_and_a_silent_layer_are_no_trouble():
 @pytest.mark.parametrize("kind", ["two layers", "bypass", "refined"])
 def test_a_header_in_whole_numbers_is_read_again_as_the_model_that_it_is(kind, tmp_path):
     model = quantize(example(kind)[0], STIMULI[:500])
-    card = {"network": {"hash": "12ab"}, "stimuli": {"smallest": [0.0], "largest": [1.0]}}
+    card = {"network": {"hash": "12ab"}, "stimuli": {"smallest": [-3.0, -2.0, 0.0], "largest": [1.0, 2.0, 3.0]}}
     for name, more in {"plain": {}, "tested": {"test_stimuli": STIMULI, "card": card, "notes": ["A note."]}}.items():
         (tmp_path / f"{name}.h").write_text(to_c(model, name=name, **more))
         again = read_exported(tmp_path / f"{name}.h")
         np.testing.assert_array_equal(again.predict(STIMULI[:50]), model.predict(STIMULI[:50]))
         assert again.network_hash == ("12ab" if more else None)
+        if more:
+            np.testing.assert_allclose(again.stimulus_range, [[-3, -2, 0], [1, 2, 3]], atol=model.stimulus_scale)
+        else:
+            assert again.stimulus_range is None
         assert (again.stimulus_size, again.rate_size) == (STIMULI.shape[1], model.rate_size)
 
 
@@ -204,6 +208,29 @@ def test_the_self_test_passes_and_counts_wrong_rates(kind, tmp_path):
         subprocess.run([*COMPILE, "main.c", "-o", "main"], cwd=tmp_path, check=True)
         counts.append(subprocess.run([tmp_path / "main"], check=False).returncode)
     assert counts == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_the_channels_outside_the_range_of_the_training_are_counted(kind, tmp_path):
+    approximator = example("two layers")[0]
+    model = approximator if kind == "float" else quantize(approximator, STIMULI)
+    inside = STIMULI[np.abs(STIMULI).max(axis=1) < 2]
+    card = {"stimuli": {"smallest": inside.min(axis=0), "largest": inside.max(axis=0)}}
+    main = MAIN[kind].replace("net_predict(", "rates[0] = net_num_outside(").replace(", rates);", ");")
+    main += "rates[1] = 0;"
+    kind_of_rates = np.float32 if kind == "float" else np.int16
+    received = run_compiled(to_c(model, name="net", card=card), main, STIMULI, kind_of_rates, tmp_path)
+    channels = STIMULI if kind == "float" else model.quantize_stimuli(STIMULI)
+    known = channels[np.abs(STIMULI).max(axis=1) < 2]
+    expected = ((channels < known.min(axis=0)) | (channels > known.max(axis=0))).sum(axis=1)
+    np.testing.assert_array_equal(received.reshape(len(STIMULI), -1)[:, 0], expected)
+    assert set(expected) >= {0, 1}
+
+
+@pytest.mark.parametrize("smallest", [[0.0], [np.nan, 0.0, 0.0], [None, 0.0, 0.0]])
+def test_a_card_with_another_range_is_refused(smallest):
+    with pytest.raises(ValueError, match="`range of the stimuli in the card`"):
+        to_c(example("two layers")[0], card={"stimuli": {"smallest": smallest, "largest": [1.0, 1.0, 1.0]}})
 
 
 def test_a_note_that_ends_the_comment_is_refused():

@@ -31,7 +31,9 @@ RATE_NETWORK = refined_of(threshold_linear_rate).network
 
 
 def scene_of(approximator, network=NETWORK, **options):
-    return Scene("A scene", "About <!-- <script> </script> it.", network, approximator, STIMULI, 0.05, **options)
+    return Scene(
+        "A </script><b> scene", "About <!-- <script> </script> it.", network, approximator, STIMULI, 0.05, **options
+    )
 
 
 def scenes():

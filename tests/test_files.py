@@ -83,7 +83,7 @@ class TestReadArray:
         assert_same(read_array(tmp_path / "run:1.npy", "weights"), MATRIX)
 
     def test_a_csv_with_one_row_a_byte_order_mark_and_comments_is_a_matrix_of_one_row(self, tmp_path):
-        (tmp_path / "row.csv").write_bytes("\ufeff# from a spreadsheet\r\n1, 2.5,-3e-1\r\n\r\n".encode())
+        (tmp_path / "row.csv").write_bytes("\ufeff1, 2.5,-3e-1\r\n# from a spreadsheet\r\n\r\n".encode())
         assert_same(read_array(tmp_path / "row.csv", "bias"), np.array([[1.0, 2.5, -0.3]]))
 
     @pytest.mark.parametrize(

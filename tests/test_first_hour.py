@@ -21,7 +21,7 @@ from problems import assert_close
 
 import rnn2ff
 from rnn2ff.analysis import Audit, FixedPoints
-from rnn2ff.export import familiarity
+from rnn2ff.export import familiarity, stated_error
 from rnn2ff.networks import RATE_FORM, Connectome, StateForm, network_hash
 from rnn2ff.training import TrainingRun
 from rnn2ff.training.distillation import SAME_DISTRIBUTION
@@ -201,6 +201,7 @@ def report(**more):
         attempt_nrmses=(),
         error_by_margin=None,
         tested_on=SAME_DISTRIBUTION,
+        stimulus_range=(np.array([-1.0, -2.0]), np.array([3.0, 4.0])),
     )
     return Report(**fields | more)
 
@@ -225,6 +226,33 @@ class TestFamiliarity:
 
     def test_a_card_that_says_nothing_of_stimuli_is_no_answer(self):
         assert familiarity({"license": "MIT"}, STIMULI) is None
+
+    def test_the_range_is_that_of_the_stimuli_that_were_trained_on_not_tested_on(self):
+        stimuli = rnn2ff.model_card(NETWORK, STIMULI, report())["stimuli"]
+        assert (stimuli["smallest"], stimuli["largest"]) == ([-1.0, -2.0], [3.0, 4.0])
+
+
+class TestStatedError:
+    def test_it_has_the_share_that_comes_to_rest_the_tails_and_what_was_tested_on(self):
+        judged = report()
+        stated = stated_error(rnn2ff.model_card(NETWORK, STIMULI, judged))
+        assert stated["error"].endswith("% (NRMSE); of the 85.71 % that come to rest")  # 6 of 7
+        assert stated == {
+            "error": judged.accuracy.headline(7),
+            **judged.accuracy.lines(),
+            "tested on": SAME_DISTRIBUTION,
+        }
+
+    def test_an_error_without_tails_is_named_as_such_and_none_is_none(self):
+        stated = stated_error({"report": {"accuracy": {"nrmse": 0.05}}})
+        assert stated == {"error": "5.00 % (NRMSE); its tails are not in the card"}
+        for card in ({}, {"report": None}, {"report": "good"}, {"report": {"accuracy": None}}):
+            assert stated_error(card) == {}
+
+    def test_a_unit_that_should_never_vary_keeps_its_infinite_error_in_a_file(self):
+        accuracy = rnn2ff.accuracy(np.array([[1, 0.1], [2, 0]]), np.array([[1, 0.0], [2, 0]]))
+        card = rnn2ff.model_card(NETWORK, STIMULI, report(accuracy=accuracy))
+        assert stated_error(card)["worst unit"] == "1, inf %"
 
 
 class TestSave:

@@ -228,8 +228,9 @@ class TestGrowth:
         network = of_field(lambda one, state, stimulus: one * jnp.where(state < 1e3, stimulus, 1e3 - state), 1.0, 1)
         assert verdict(motion_of(network, [1.0], [20.0])) in ("undecided", "at_rest")
 
-    def test_growth_to_infinity_in_finite_time_is_diverging(self):
-        network = of_field(lambda params, state, stimulus: params * state**2 + stimulus, 1.0, 1)
+    @pytest.mark.parametrize("power", [2.0, 3.0, 4.0])
+    def test_growth_to_infinity_in_finite_time_is_diverging(self, power):
+        network = of_field(lambda params, state, stimulus: state**params + stimulus, power, 1)
         assert verdict(motion_of(network, [0.1], [0.0])) == "diverging"
 
     def test_a_field_that_ends_in_nan_is_undecided(self):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from problems import assert_close, default_float
+from problems import assert_close, compiled_programs, default_float
 
 from rnn2ff import (
     Refined,
@@ -78,6 +78,26 @@ class TestWithOneFixedPoint:
         assert not served.is_possibly_another_basin.any()
         assert served.plan is not None
 
+    def test_stimuli_outside_the_range_of_the_training_are_flagged_and_no_flag_is_no_answer(self, soft):
+        network, certifier, stimuli, served = soft
+        stimulus_range = (jnp.zeros(network.stimulus_size), stimuli[30] + 1e-3)
+        flagged = predict_or_solve(
+            network,
+            rough_approximator(network),
+            stimuli,
+            tolerance=0.05,
+            certifier=certifier,
+            num_steps=1,
+            plan=served.plan,
+            stimulus_range=stimulus_range,
+        )
+        expected = (np.asarray(stimuli) > np.asarray(stimulus_range[1])).any(axis=1)
+        np.testing.assert_array_equal(flagged.is_extrapolated, expected)
+        assert 0 < expected.sum() < NUM_STIMULI
+        assert f"outside the range of the training  {expected.sum()}" in repr(flagged)
+        assert served.is_extrapolated is None
+        assert "outside the range" not in repr(served)
+
     def test_the_answer_of_a_pass_is_the_approximators(self, soft):
         network, certifier, stimuli, served = soft
         approximator = rough_approximator(network)
@@ -98,17 +118,9 @@ class TestWithOneFixedPoint:
             num_steps=1,
         )
         again(2)
-        compiled = []
-        listen = lambda event, seconds, **kwargs: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
-        jax.monitoring.register_event_duration_secs_listener(listen)
-        try:
+        with compiled_programs() as programs:
             another = again(3)
-            num_compiled = len(compiled)
-            jax.jit(lambda each: each + NUM_STIMULI)(jnp.ones(3))  # something new is noticed
-        finally:
-            jax.monitoring.unregister_event_duration_listener(listen)
-        assert num_compiled == 0
-        assert len(compiled) > 0
+        assert not programs
         assert len(np.unique(another.sources)) == 3
 
     @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -35,6 +36,10 @@ def plan():
 def stored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "set"
     return store_steady_states(folder, NETWORK, sample, **SETTINGS)
+
+
+_OPENED = []  # the list that paths are added to, while there is one; a hook of Python cannot be taken away
+sys.addaudithook(lambda event, arguments: _OPENED[-1].append(arguments[0]) if event == "open" and _OPENED else None)
 
 
 def contents(folder):
@@ -137,6 +142,27 @@ class TestStored:
             (tmp_path / "manifest.json").write_text("{")
         with pytest.raises(ValueError, match="damaged"):
             open_steady_states(tmp_path, NETWORK)
+
+    def test_nothing_that_a_manifest_says_leads_out_of_its_folder(self, stored, tmp_path):
+        folder, secret = tmp_path / "set", str(tmp_path / "secret.npy")
+        shutil.copytree(stored.folder, folder)
+        np.save(secret, np.zeros((4, 2)))
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest |= {"stimuli": secret, "folder": secret, "path": "../secret.npy", "../secret": secret}
+        for shard in manifest["shards"]:
+            shard |= {"path": "../secret.npy", "stimuli": secret}
+            shard["hashes"] |= {"../secret": "0", secret: "0"}
+        storage._write_sealed(folder / "manifest.json", manifest)
+        opened = []
+        _OPENED.append(opened)
+        try:
+            again = open_steady_states(folder, NETWORK).read()
+        finally:
+            _OPENED.clear()
+        np.testing.assert_array_equal(again.stimuli, stored.read().stimuli)
+        named = {path for path in opened if str(path).startswith(str(tmp_path))}
+        assert len(named) > 3
+        assert {os.path.dirname(os.path.realpath(path)) for path in named} == {os.path.realpath(folder)}
 
     def test_a_killed_generation_resumes_and_writes_the_same_bytes(self, stored, tmp_path):
         folder = tmp_path / "set"

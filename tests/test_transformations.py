@@ -23,10 +23,18 @@ TOLERANCE = 1e-7 if default_float() == jnp.float64 else 1e-3  # the solves', not
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
-def test_jit_and_vmap_change_nothing(function):
+def test_jit_and_vmap_change_nothing_and_all_stimuli_of_a_shape_share_a_trace(function):
+    num_traces = 0
+
+    @eqx.filter_jit
+    def compiled(stimulus):
+        nonlocal num_traces
+        num_traces += 1
+        return function(stimulus)
+
     expected = jnp.stack([function(stimulus) for stimulus in STIMULI])
-    assert_close(jnp.stack([eqx.filter_jit(function)(stimulus) for stimulus in STIMULI]), expected, TOLERANCE)
-    assert_close(jax.vmap(function)(STIMULI), expected, TOLERANCE)
+    assert_close(jnp.stack([compiled(stimulus) for stimulus in STIMULI]), expected, TOLERANCE)
+    assert num_traces == 1
     assert_close(eqx.filter_jit(lambda stimuli: jax.vmap(function)(stimuli))(STIMULI), expected, TOLERANCE)
 
 
@@ -39,17 +47,3 @@ def test_forward_and_reverse_mode_agree_with_finite_differences(function):
     reverse = jax.jacrev(function)(stimulus) @ direction
     assert_close(forward, differences, 1e-4 if default_float() == jnp.float64 else 1e-2)
     assert_close(reverse, forward, TOLERANCE)
-
-
-def test_a_solve_is_traced_once_for_all_stimuli_of_a_shape():
-    count = 0
-
-    @eqx.filter_jit
-    def solve(stimulus):
-        nonlocal count
-        count += 1
-        return solve_steady_state(NETWORK, stimulus).state
-
-    for stimulus in STIMULI:
-        solve(stimulus)
-    assert count == 1

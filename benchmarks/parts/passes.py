@@ -1,6 +1,5 @@
 """The passes that are timed: two layers by width, and two layers with sweeps, trained where that is quick."""
 
-import time
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from benchmarks.parts.problems import Problem
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
 from rnn2ff.data import key_for, solve_pairs
 from rnn2ff.networks import best_sweep
+from rnn2ff.records import timed
 from rnn2ff.steady_state import Plan
 from rnn2ff.training import Trainer
 
@@ -58,9 +58,7 @@ def train_passes(
         seed: of the training.
     """
     size = problem.network.state_size
-    started = time.perf_counter()
-    pairs = solve_pairs(problem.network, problem.stimuli, solver=plan)
-    data_seconds = time.perf_counter() - started
+    pairs, data_seconds = timed(lambda: solve_pairs(problem.network, problem.stimuli, solver=plan))
     trainer = Trainer(problem.network, pairs, num_steps=num_steps, key=jr.key(seed))
     found = []
     for width in widths:

@@ -32,6 +32,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
+from rnn2ff.compiling import evaluated_now
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual
 from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state import check_not_split
@@ -233,7 +234,7 @@ def _checked(network, stimulus, prediction, certifier):
     check_shape("prediction", prediction, (network.state_size,))
     stimulus, prediction = (jnp.asarray(array, network.dtype) for array in (stimulus, prediction))
     if certifier is None:
-        with jax.ensure_compile_time_eval():  # inside a program as well, where the network is known there
+        with evaluated_now():  # inside a program as well, where the network is known there
             certifier = make_certifier(network)
     return stimulus, prediction, certifier
 

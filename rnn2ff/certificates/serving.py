@@ -58,6 +58,7 @@ class Served(eqx.Module):
         is_possibly_another_basin: whether the answer is an attracting fixed point that was found without following the
             dynamics, in a network that may have several: the dynamics may reach another one.
         plan: of the solved samples; pass it for the next batch. None if none was needed yet.
+        is_extrapolated: whether a channel of the stimulus is outside the range that was given; None where none was.
     """
 
     rates: Float[Array, "batch state"]
@@ -67,6 +68,7 @@ class Served(eqx.Module):
     status: Int[Array, " batch"]
     is_possibly_another_basin: Bool[Array, " batch"]
     plan: Plan | None
+    is_extrapolated: Bool[Array, " batch"] | None = None
 
     def _describe(self) -> tuple[str, dict[str, object]] | None:
         if not is_shown(self.rates, self.error_bounds, self.sources, self.status):
@@ -79,6 +81,8 @@ class Served(eqx.Module):
             "without a bound": int(jnp.isinf(self.error_bounds).sum()),
         }
         lines |= {"possibly another basin": int(self.is_possibly_another_basin.sum())}
+        if self.is_extrapolated is not None:
+            lines["outside the range of the training"] = int(self.is_extrapolated.sum())
         return f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units", lines
 
     __repr__ = as_text
@@ -97,6 +101,7 @@ def predict_or_solve(
     num_steps: int = 8,
     initial_states: Float[ArrayLike, "batch state"] | None = None,
     mesh: Mesh | None = None,
+    stimulus_range: tuple[Float[ArrayLike, " stimulus"], Float[ArrayLike, " stimulus"]] | None = None,
 ) -> Served:
     """Steady rates within a tolerance, by the cheapest method that proves it for each sample.
 
@@ -121,6 +126,9 @@ def predict_or_solve(
         initial_states: where the dynamics start, one row a stimulus; by default at zero. In a network that is proved to
             have one fixed point the solver may start from the prediction instead.
         mesh: devices, over all of which the batch is divided; as for `solve_steady_states`.
+        stimulus_range: smallest and largest value of each channel that the approximator was trained on, as
+            `report.stimulus_range` of a distillation, or `smallest` and `largest` under `stimuli` in the card of a
+            file. Stimuli outside it are flagged; their answers are bounded like all others.
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite, the approximator predicts the rates of some units only,
@@ -142,6 +150,9 @@ def predict_or_solve(
     if initial_states is not None:
         check_shape("initial_states", initial_states, (size, network.state_size))
         check_finite("initial_states", initial_states)
+    if stimulus_range is not None:
+        check_shape("stimulus_range", stimulus_range, (2, network.stimulus_size))
+        check_finite("stimulus_range", stimulus_range)
     check_predicts_all_units(network, approximator)
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli = np.asarray(stimuli, network.dtype)
@@ -152,7 +163,15 @@ def predict_or_solve(
     if len(rows):
         plan = answers.solve(rows, plan, initial_states)
     arrays = (answers.rates, answers.bounds, answers.estimates, answers.sources, answers.status, answers.is_flagged)
-    return Served(*jax.device_put(arrays), plan=plan)
+    return Served(*jax.device_put(arrays), plan, _is_outside(stimuli, stimulus_range))
+
+
+def _is_outside(stimuli: np.ndarray, stimulus_range: tuple[ArrayLike, ArrayLike] | None) -> Array | None:
+    """Which stimuli have a channel outside the range."""
+    if stimulus_range is None:
+        return None
+    low, high = (np.asarray(end, stimuli.dtype) for end in stimulus_range)
+    return jax.device_put(((stimuli < low) | (stimuli > high)).any(axis=1))
 
 
 class _Answers:

@@ -1,8 +1,9 @@
 """The predictions that a command evaluates: an approximator's, or those of an exported file."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rnn2ff.cli.options import read_approximator
 
@@ -14,10 +15,30 @@ if TYPE_CHECKING:
 Route = Literal["float", "onnx-int8", "c-int8", "c-int16"]
 
 
+class Answers(NamedTuple):
+    """What is evaluated, and how the stimuli compare with those that it was made for; None where it does not say."""
+
+    predict: "Callable[[np.ndarray], np.ndarray]"  # from stimuli to rates
+    share_outside: float | None  # of the stimuli, those outside the range that it was made for
+    share_known: float | None  # of the rows it was made from that it has fingerprints of, those among the stimuli
+
+    def lines(self) -> dict[str, str]:
+        """What is to be said of the stimuli, by name."""
+        lines = {}
+        if self.share_outside is not None:
+            lines["outside its range"] = f"{math.ceil(1e3 * self.share_outside) / 10:.1f} % of the stimuli"
+        if self.share_known:
+            lines["seen before"] = (
+                f"{100 * self.share_known:.0f} % of the rows that it was made from are among these stimuli; most were "
+                "trained on, so on others expect the error that its report states"
+            )
+        return lines
+
+
 def read_answers(
     network: "RecurrentNetwork", stimuli: "np.ndarray", approximator: Path | None, model: Path | None, route: Route
-) -> "Callable[[np.ndarray], np.ndarray]":
-    """The function from stimuli to rates of an approximator, by a route, or of a file; both must be of this network."""
+) -> Answers:
+    """What an approximator answers, by a route, or a file; both must be of this network."""
     from rnn2ff._checks import fail
     from rnn2ff.networks import network_hash
 
@@ -38,21 +59,30 @@ def read_answers(
     if (found.stimulus_size, found.rate_size) != (network.stimulus_size, network.rate_size):
         sizes = f"{network.stimulus_size} channels and {network.rate_size} rates"
         raise fail("model", "does not fit the network", sizes, f"{found.stimulus_size} and {found.rate_size}")
-    return found.predict
+    return Answers(found.predict, _outside(found.stimulus_range, stimuli), None)
 
 
-def _by_route(network, stimuli, path: Path, route: Route):
+def _outside(stimulus_range, stimuli: "np.ndarray") -> float | None:
+    from rnn2ff.export import share_outside
+
+    return None if stimulus_range is None else share_outside(stimulus_range, stimuli)
+
+
+def _by_route(network, stimuli, path: Path, route: Route) -> Answers:
     import jax
     import jax.numpy as jnp
 
     from rnn2ff import export
     from rnn2ff.approximators import predict
 
-    approximator, _ = read_approximator(path, network)
+    approximator, card = read_approximator(path, network)
+    found = export.familiarity(card, stimuli)
+    about = (None, None) if found is None else (found.share_outside, found.share_known)
     if route in ("c-int8", "c-int16"):
-        return export.quantize(approximator, stimuli, weight_bits=int(route.removeprefix("c-int"))).predict
+        model = export.quantize(approximator, stimuli, weight_bits=int(route.removeprefix("c-int")))
+        return Answers(model.predict, *about)
     if route == "onnx-int8":
         content = export.quantize_onnx(export.to_onnx(approximator), stimuli)
-        return lambda rows: export.run_onnx(content, rows)
+        return Answers(lambda rows: export.run_onnx(content, rows), *about)
     approximator = jax.tree.map(lambda leaf: leaf.astype(network.dtype), approximator)
-    return lambda rows: predict(approximator, jnp.asarray(rows))
+    return Answers(lambda rows: predict(approximator, jnp.asarray(rows)), *about)

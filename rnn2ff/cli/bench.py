@@ -48,7 +48,7 @@ class Bench:
         import numpy as np
 
         from rnn2ff.approximators import predict
-        from rnn2ff.records import environment, in_percent
+        from rnn2ff.records import environment
         from rnn2ff.steady_state import count_statuses
         from rnn2ff.training import accuracy
 
@@ -62,7 +62,7 @@ class Bench:
         if not is_solved.any():
             raise RuntimeError(f"No stimulus leads to a steady state: {count_statuses(solved.status)}.")
         rates = np.asarray(jax.vmap(network.rates)(solved.state))
-        error = accuracy(np.asarray(predict(approximator, stimuli))[is_solved], rates[is_solved]).nrmse
+        error = accuracy(np.asarray(predict(approximator, stimuli))[is_solved], rates[is_solved])
         microseconds = {name: [1e6 * value / self.batch_size for value in each] for name, each in seconds.items()}
         fastest = microseconds["pass"][0]
         lines = {
@@ -71,7 +71,8 @@ class Bench:
             for name, (median, lower, upper) in microseconds.items()
         }
         lines |= {
-            "error of the pass": f"{in_percent(error)} % (NRMSE)",
+            "error of the pass": error.headline(self.batch_size),
+            **error.lines(),
             "without a steady state": f"{int((~is_solved).sum())} of {self.batch_size}",
         }
         record = {
@@ -80,7 +81,7 @@ class Bench:
                 name: dict(zip(("median", "lower", "upper"), each)) for name, each in microseconds.items()
             },
             "compile_seconds": compile_seconds,
-            "nrmse": error,
+            "accuracy": error,
             "status_counts": count_statuses(solved.status),
             "environment": environment(),
         }
@@ -124,17 +125,11 @@ def _competitors(
 
 def _time(competitors, num_rounds: int, begin: "Callable[[str], None]"):
     """Seconds of the first call, compilation included, and of the later ones."""
-    import time
-
-    import jax
-
-    from rnn2ff.records import time_interleaved
+    from rnn2ff.records import time_interleaved, timed
 
     first = {}
     for name, competitor in competitors.items():
         begin(f"compiling: {name}")
-        started = time.perf_counter()
-        jax.block_until_ready(competitor())
-        first[name] = time.perf_counter() - started
+        first[name] = timed(competitor).seconds
     begin(f"{num_rounds} rounds")
     return first, time_interleaved(competitors, num_rounds=num_rounds)

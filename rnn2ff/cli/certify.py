@@ -88,7 +88,7 @@ class Certify:
         with stages(3, shows=self.network.shows_progress) as begin:
             begin("predicting")
             answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
-            predictions = np.asarray(answers(stimuli)).astype(network.dtype)
+            predictions = np.asarray(answers.predict(stimuli)).astype(network.dtype)
             if predictions.shape[1] != network.state_size:
                 expected = f"the rates of all {network.state_size} units"
                 raise fail("approximator", "predicts the rates of some units only", expected, predictions.shape[1])
@@ -131,10 +131,11 @@ class Certify:
             "mean_length_of_the_predictions": float(lengths.mean()),
             "tolerance": self.tolerance,
             "share_within_tolerance": None if self.tolerance is None else float((judged <= self.tolerance).mean()),
+            "share_outside_its_range": answers.share_outside,
             "written_to": self.out,
             "header_written_to": self.header,
         }
-        show(self._lines(record), record, as_json=self.as_json)
+        show(self._lines(record) | answers._replace(share_known=None).lines(), record, as_json=self.as_json)
         if self.tolerance is not None:
             return 0 if (judged <= self.tolerance).all() else 1
         return 0 if is_bounded.any() else 1

@@ -69,6 +69,7 @@ class Demo:
         """Write the page."""
         from rnn2ff._checks import check_at_least, fail
         from rnn2ff.compiling import keep_programs
+        from rnn2ff.export import stated_error
 
         page = self.out / "index.html"
         if page.exists() and not self.overwrite:
@@ -83,36 +84,51 @@ class Demo:
         if self.cache:
             keep_programs()
         shows_progress = self.progress and sys.stderr.isatty()
-        scenes = _made(self.num_steps, self.seed, shows_progress) if missing else [self._given()]
+        made = _made(self.num_steps, self.seed, shows_progress) if missing else [self._given()]
+        stated = {scene.title: stated_error({"report": report}) for scene, report in made}
+        scenes = [_with_error(scene, report, stated[scene.title]) for scene, report in made]
 
         from rnn2ff.export import write_page
-        from rnn2ff.records import in_percent
 
         self.out.mkdir(parents=True, exist_ok=True)
         write_page(page, scenes)
         errors = {scene.title: scene.nrmse for scene in scenes}
-        lines = {
-            f"error, {title.lower()}": "not in the card" if error is None else f"{in_percent(error)} % (NRMSE)"
-            for title, error in errors.items()
-        }
+        lines = {}
+        for scene in scenes:
+            title = scene.title.lower()
+            lines[f"error, {title}"] = "not in the card"
+            lines |= {f"{name}, {title}": text for name, text in stated[scene.title].items()}
         lines |= {"size": f"{page.stat().st_size:,} bytes", "written to": page}
-        show(lines, {"nrmse": errors, "bytes": page.stat().st_size, "written_to": page}, as_json=self.as_json)
+        show(
+            lines,
+            {"nrmse": errors, "stated": stated, "bytes": page.stat().st_size, "written_to": page},
+            as_json=self.as_json,
+        )
         return 0
 
-    def _given(self) -> "Scene":
+    def _given(self) -> "tuple[Scene, object]":
         names = ("weights", "stimuli", "stimulus_weights", "bias", "time_constants", "form", "cache")
         network, stimuli = read_network(NetworkFiles(**{name: getattr(self, name) for name in names}))
         approximator, card = read_approximator(self.approximator, network)
 
         from rnn2ff.export import Scene
 
-        nrmse = ((card.get("report") or {}).get("accuracy") or {}).get("nrmse")
         text = f"{network.state_size} units, {network.stimulus_size} channels, from {Path(self.weights).name}."
-        return Scene("Your network", text, network, approximator, stimuli, nrmse)
+        return Scene("Your network", text, network, approximator, stimuli), card.get("report")
 
 
-def _made(num_steps: int, seed: int, shows_progress: bool) -> "list[Scene]":
-    """A competition and a ring, each with an approximator made for it."""
+def _with_error(scene: "Scene", report: dict, stated: dict[str, str]) -> "Scene":
+    """A scene with what its report says of the error."""
+    if not stated:
+        return scene
+    headline, *tails = stated.items()
+    tails = [f"{name}: {text}" for name, text in tails]
+    share = headline[1].partition("; ")[2]  # where not all stimuli come to rest
+    return scene._replace(nrmse=report["accuracy"]["nrmse"], tails=[*([share] if share else []), *tails])
+
+
+def _made(num_steps: int, seed: int, shows_progress: bool) -> "list[tuple[Scene, object]]":
+    """A competition and a ring, each with an approximator made for it, and its report."""
     import jax.numpy as jnp
     import jax.random as jr
 
@@ -151,7 +167,7 @@ def _made(num_steps: int, seed: int, shows_progress: bool) -> "list[Scene]":
             progress=shows_progress,
             key=jr.key(seed),
         )
-        nrmse, stimuli = made.report.accuracy.nrmse, made.test.stimuli
-        scene = Scene(title, texts[title], network, made.approximator, stimuli, nrmse)
-        scenes.append(scene._replace(kind="ring") if title == "Ring" else scene._replace(num_labeled=num_competitors))
+        scene = Scene(title, texts[title], network, made.approximator, made.test.stimuli)
+        scene = scene._replace(kind="ring") if title == "Ring" else scene._replace(num_labeled=num_competitors)
+        scenes.append((scene, made.report.summary()))
     return scenes

@@ -147,7 +147,7 @@ class Distill:
         tested_on = "rows held out of the stimuli; the error on other distributions is unknown"
         report = distillation.report._replace(tested_on=tested_on)
         distillation = distillation._replace(report=report)
-        card = model_card(network, rows, report.summary(), license=self.license)
+        card = model_card(network, rows, report, license=self.license)
         card = {"command": dataclasses.asdict(self), **card}
         # Of an earlier run, which had another approximator.
         for name in ("report.json", "report.html", "report.png"):

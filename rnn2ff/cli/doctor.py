@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import os
-import time
 from pathlib import Path
 
 from rnn2ff.cli.options import Json, show
@@ -42,7 +41,7 @@ class Doctor:
 
         from rnn2ff import __version__
         from rnn2ff.compiling import keep_programs, program_folder
-        from rnn2ff.records import environment
+        from rnn2ff.records import environment, timed
 
         keep_programs()
         found = environment()
@@ -52,9 +51,7 @@ class Doctor:
         folder = Path(jax.config.jax_compilation_cache_dir or program_folder())
         cache = {"folder": folder, **_contents(folder)}
         advice = _advice(found["platform"])
-        started = time.perf_counter()
-        flaw = _flaw()
-        seconds = time.perf_counter() - started
+        flaw, seconds = timed(_flaw)
         lines = {
             **versions,
             "device": f"{found['device']} ({found['platform']}){f'; {advice}' if advice else ''}",

@@ -12,7 +12,6 @@ from rnn2ff.cli.options import (
     Overwrite,
     check_differ,
     check_new_file,
-    read_approximator,
     read_network,
     show,
 )
@@ -53,40 +52,27 @@ class Evaluate:
         answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
 
         from rnn2ff.data import solve_pairs
-        from rnn2ff.records import in_percent
         from rnn2ff.training import accuracy
 
         max_steps, progress = self.network.max_steps, self.network.shows_progress
         pairs = solve_pairs(network, stimuli, max_steps=max_steps, progress=progress)
-        predicted = answers(pairs.stimuli)
+        predicted = answers.predict(pairs.stimuli)
         received = accuracy(predicted, pairs.rates)
-        share = 100 * received.num_samples / len(stimuli)
-        judged = f"; of the {share:.2f} % that come to rest" if share < 100 else ""
         lines = {
-            "error": f"{in_percent(received.nrmse)} % (NRMSE){judged}",
+            "error": received.headline(len(stimuli)),
             "variance explained": f"{100 * received.r_squared:.2f} %",
             **received.lines(),
             "stimuli compared": received.num_samples,
             "without a steady state": f"{len(stimuli) - received.num_samples} left out",
+            **answers.lines(),
         }
-        found = None
-        if self.approximator is not None:
-            from rnn2ff.export import familiarity
-
-            found = familiarity(read_approximator(self.approximator, network)[1], stimuli)
-        if found is not None:
-            lines["outside its range"] = f"{100 * found.share_outside:.1f} % of the stimuli"
-        if found is not None and found.share_known > 0:
-            lines["seen before"] = (
-                f"{100 * found.share_known:.0f} % of the rows that it was made from are among these stimuli; most were "
-                "trained on, so on others expect the error that its report states"
-            )
         if self.report is not None:
             from rnn2ff.export import write_evaluation
 
             counts = pairs.status_counts
             write_evaluation(self.report, network, predicted, pairs.rates, status_counts=counts, lines=lines)
             lines["written to"] = self.report
-        content = {"accuracy": received, "status_counts": pairs.status_counts, "familiarity": found}
+        familiarity = {"share_known": answers.share_known, "share_outside": answers.share_outside}
+        content = {"accuracy": received, "status_counts": pairs.status_counts, "familiarity": familiarity}
         show(lines, content, as_json=self.as_json)
         return 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rnn2ff.approximators import Approximator
+    from rnn2ff.training import Accuracy
 
 Route = Literal["onnx", "onnx-int8", "c", "c-int8", "c-int16", "stablehlo", "torch", "nir", "mat"]
 NEED_STIMULI = ("onnx-int8", "c-int8", "c-int16")
@@ -83,10 +84,13 @@ class Export:
                 os.replace(made[route], file)
         lines = {
             str(files[route]): f"{row['bytes']:>9,} bytes"
-            + (f"   {100 * row['added_error']:.2g} % (NRMSE) added" if row["added_error"] is not None else "")
+            + ("" if row["added"] is None else f"   {100 * row['added'].nrmse:.2g} % (NRMSE) added")
             + (f"   {row['flash_bytes']:,} of flash, {row['ram_bytes']:,} of RAM" if "flash_bytes" in row else "")
             for route, row in rows.items()
         }
+        for route, row in rows.items():
+            if row["added"] is not None:
+                lines |= {f"{files[route].name}, {name}": text for name, text in row["added"].lines().items()}
         show(lines, {"routes": rows, "written_to": self.out}, as_json=self.as_json)
         return 0
 
@@ -130,7 +134,11 @@ class Export:
             row = export.footprint(model)._asdict()
             notes = []
             if predict is not None and (added := _added_error(predict, approximator, stimuli)) is not None:
-                notes = [f"Integer arithmetic adds {in_percent(added)} % (NRMSE), on {len(stimuli)} stimuli."]
+                tails = "; ".join(f"{name} {text}" for name, text in added.lines().items())
+                notes = [
+                    f"Integer arithmetic adds {in_percent(added.nrmse)} % (NRMSE), on {len(stimuli)} stimuli;",
+                    tails,
+                ]
             path.write_text(export.to_c(model, name=path.stem, card=card, test_stimuli=stimuli, notes=notes))
         elif route == "stablehlo":
             path.write_bytes(export.to_stablehlo(approximator))
@@ -141,7 +149,7 @@ class Export:
         else:
             export.write_nir(path, approximator)
         added = None if stimuli is None or predict is None else _added_error(predict, approximator, stimuli)
-        return {"bytes": path.stat().st_size, "added_error": added, **row}
+        return {"bytes": path.stat().st_size, "added_error": added and added.nrmse, "added": added, **row}
 
 
 def _file_name(route: str, name: str) -> str:
@@ -152,8 +160,8 @@ def _file_name(route: str, name: str) -> str:
 
 def _added_error(
     predict: "Callable[[np.ndarray], np.ndarray]", approximator: "Approximator", stimuli: "np.ndarray"
-) -> float | None:
-    """NRMSE between the rates of an export and those of the approximator itself; None if these never vary."""
+) -> "Accuracy | None":
+    """The error of the rates of an export to those of the approximator itself; None if these never vary."""
     import jax.numpy as jnp
     import numpy as np
 
@@ -164,4 +172,4 @@ def _added_error(
     expected = np.asarray(approximators.predict(approximator, jnp.asarray(stimuli, dtype_of(approximator))))
     if not np.ptp(expected, axis=0).any():  # of a single stimulus there is no variation to measure an error by
         return None
-    return accuracy(predict(stimuli), expected).nrmse
+    return accuracy(predict(stimuli), expected)

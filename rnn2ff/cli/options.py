@@ -133,7 +133,8 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
     weights = weights * np.asarray(files.scale, weights.dtype)
     signs = read_vector(files.signs, "signs")
     if signs is not None:
-        weights = weights * check_signs(signs, *_strengths(weights), len(weights))
+        rows, columns = weights.nonzero()
+        weights = weights * check_signs(signs, columns, weights[rows, columns], len(weights))
     constants = {"power-law": files.power_law, "saturating": files.saturation}.get(files.nonlinearity, ())
     nonlinearity = nonlinearity_called(files.nonlinearity, *constants)
     time_constants = read_vector(files.time_constants, "time-constants")
@@ -148,12 +149,6 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
     )
     check_stimuli(stimuli, network.stimulus_size)
     return network, stimuli
-
-
-def _strengths(weights: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
-    """Of all connections, the unit that each leaves, and how strong it is."""
-    rows, columns = weights.nonzero()
-    return columns, weights[rows, columns]
 
 
 def read_approximator(path: Path, network: "RecurrentNetwork | None" = None) -> "tuple[Approximator, dict]":

@@ -63,6 +63,12 @@ class Pairs(eqx.Module):
     def __len__(self) -> int:
         return self.stimuli.shape[0]
 
+    @property
+    def stimulus_range(self) -> tuple[Float[np.ndarray, " stimulus"], Float[np.ndarray, " stimulus"]]:
+        """The smallest and the largest value of each channel."""
+        stimuli = np.asarray(self.stimuli)
+        return stimuli.min(axis=0), stimuli.max(axis=0)
+
     def take(self, rows: slice | Int[ArrayLike, " row"]) -> "Pairs":
         """Some of the pairs; the counts remain those of all."""
         return Pairs(*take_rows((self.stimuli, self.states, self.rates), rows), self.status_counts)

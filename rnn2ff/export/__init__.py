@@ -9,6 +9,8 @@ from rnn2ff.export.c import footprint as footprint
 from rnn2ff.export.c import to_c as to_c
 from rnn2ff.export.card import familiarity as familiarity
 from rnn2ff.export.card import model_card as model_card
+from rnn2ff.export.card import share_outside as share_outside
+from rnn2ff.export.card import stated_error as stated_error
 from rnn2ff.export.exported import Exported as Exported
 from rnn2ff.export.exported import read_exported as read_exported
 from rnn2ff.export.fixed_point import IntegerModel as IntegerModel

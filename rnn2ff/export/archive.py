@@ -42,7 +42,8 @@ def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapp
     Args:
         path: the file; what stands there is replaced.
         approximator: what to write. With a refined one goes its network, whose sparse weights become dense. Of what
-            `distill` returns, the approximator, with a card of its network, its report and its test stimuli.
+            `distill` returns, the approximator, with a card of its network, its report, the range
+            of the stimuli it was trained on, and its test stimuli.
         card: anything JSON can say about it (how it was trained, how good it is), kept in the file's metadata;
             `model_card` makes one. The command line wants it to name the network.
 

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from rnn2ff import __version__
-from rnn2ff._checks import check_stimuli, check_text, fail
+from rnn2ff._checks import check_finite, check_shape, check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator, predict
+from rnn2ff.export.card import stated_error
 from rnn2ff.export.fixed_point import GAIN_BITS, STEP_BITS, IntegerModel
 from rnn2ff.export.plain import plain_arrays
-from rnn2ff.records import in_percent
 
 _TYPES = {"float32": "float", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 _LINE = 110  # characters of numbers on a line
@@ -64,14 +64,15 @@ def to_c(
     check_name(name)
     if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(each, str) for each in notes):
         raise fail("notes", "are no lines of text", "a list of strings", repr(notes))
+    stimulus_range = _range_in((card or {}).get("stimuli"), model)
     parts = _parts(model)
     arrays = "\n".join(array_definition(f"{name}_{label}", array) for label, array in parts.arrays.items())
     units = f"A stimulus is in units of {name.upper()}_STIMULUS_SCALE, a rate in units of {name.upper()}_RATE_SCALE."
-    lines = [*([units] if parts.scales else []), *_notes(card), *notes]
+    lines = [*([units] if parts.scales else []), *_notes(card or {}, stimulus_range), *notes]
     if any("*/" in line or "\n" in line for line in lines):
         raise fail("notes", "would end the comment", "lines without */", repr(lines))
     written = {"notes": "".join(f" * {line}\n" for line in ["", *lines] if lines).replace(" * \n", " *\n")}
-    written["extras"] = _extras(model, name, card, test_stimuli)
+    written["extras"] = _extras(model, name, (card or {}).get("network"), stimulus_range, test_stimuli)
     names = {"name": name, "NAME": name.upper(), "version": __version__}
     fields = {**parts.fields, **footprint(model)._asdict(), **written, **names, "arrays": arrays}
     fields["code"] = _template(parts.code).substitute(fields)
@@ -82,38 +83,55 @@ def _template(name: str) -> Template:
     return Template(resources.files("rnn2ff.export").joinpath("templates", name).read_text())
 
 
-def _notes(card: Mapping[str, object] | None) -> list[str]:
+def _range_in(stimuli: Mapping[str, object] | None, model) -> Float[np.ndarray, "2 stimulus"] | None:
+    """The smallest and largest values that a card names, which become code; None where it names none."""
+    if not stimuli:
+        return None
+    ends = [stimuli["smallest"], stimuli["largest"]]
+    check_shape("range of the stimuli in the card", ends, (2, _stimulus_size(model)))
+    check_finite("range of the stimuli in the card", ends)
+    return np.asarray(ends, np.float32)
+
+
+def _notes(card: Mapping[str, object], stimulus_range: Float[np.ndarray, "2 stimulus"] | None) -> list[str]:
     """Origin, error and range of a model card, in lines."""
-    if not card:
-        return []
-    lines = []
-    network, stimuli = card.get("network"), card.get("stimuli")
+    lines, network = [], card.get("network")
     if network and not re.fullmatch("[0-9a-f]+", str(network["hash"])):  # it becomes code
         raise fail("card", "names a network by something else than a hash", "hexadecimal digits", repr(network["hash"]))
-    accuracy = ((card.get("report") or {}).get("accuracy") or {}).get("nrmse")
     if network:
         lines.append(f"Stands for the network {network['hash']}.")
-    if accuracy is not None:
-        lines.append(f"Error on unseen stimuli, before it was exported: {in_percent(accuracy)} % (NRMSE).")
-    if stimuli:
-        low, high = min(stimuli["smallest"]), max(stimuli["largest"])
-        lines.append(f"Made for stimuli from {low:.6g} to {high:.6g}; untested on others.")
+    for label, text in stated_error(card).items():
+        label = "error on unseen stimuli, before it was exported" if label == "error" else label
+        lines.append(f"{label[:1].upper()}{label[1:]}: {text}.")
+    if stimulus_range is not None:
+        low, high = stimulus_range.min(), stimulus_range.max()
+        lines.append(f"Made for stimuli from {low:.6g} to {high:.6g}; untested on others, of which")
+        lines.append("`_num_outside` counts the channels.")
     return lines
 
 
-def _extras(model, name: str, card: Mapping[str, object] | None, test_stimuli: ArrayLike | None) -> str:
-    """The hash of the network as a macro, and the self-test."""
-    network = (card or {}).get("network")
+def _extras(model, name: str, network, stimulus_range, test_stimuli: ArrayLike | None) -> str:
+    """The hash of the network as a macro, the range of the stimuli, and the self-test."""
     text = f'#define {name.upper()}_NETWORK_HASH "{network["hash"]}"\n' if network else ""
+    if stimulus_range is not None:
+        text += _range(model, name, stimulus_range)
     if test_stimuli is not None:
         text += _self_test(model, name, test_stimuli)
     return f"{MARK}\n{text}\n" if text else ""
 
 
+def _range(model, name: str, ends: Float[np.ndarray, "2 stimulus"]) -> str:
+    """A function that counts the channels of a stimulus which are outside the range."""
+    if isinstance(model, IntegerModel):
+        ends = model.quantize_stimuli(ends)
+    signal = _TYPES[ends.dtype.name]
+    low, high = (array_definition(each, end) for each, end in zip(("low", "high"), ends))
+    return _template("range.h").substitute(name=name, NAME=name.upper(), signal=signal, low=low, high=high)
+
+
 def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: ArrayLike) -> str:
     is_integer = isinstance(model, IntegerModel)
-    size = model.hidden.weights.shape[1] if is_integer else model.stimulus_size
-    check_stimuli(test_stimuli, size, "test_stimuli")
+    check_stimuli(test_stimuli, _stimulus_size(model), "test_stimuli")
     if is_integer:
         stimuli = model.quantize_stimuli(np.asarray(test_stimuli)[:_NUM_TESTED])
         rates, kind = model(stimuli), "int16_t"
@@ -134,6 +152,10 @@ def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: Arra
         "is_wrong": is_wrong,
     }
     return _template("self_test.h").substitute(fields)
+
+
+def _stimulus_size(model: Approximator | IntegerModel) -> int:
+    return model.hidden.weights.shape[1] if isinstance(model, IntegerModel) else model.stimulus_size
 
 
 def footprint(model: Approximator | IntegerModel) -> Footprint:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,7 +14,7 @@ from rnn2ff._checks import check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork, name_of, network_hash
-from rnn2ff.records import environment
+from rnn2ff.records import environment, in_percent
 
 _MOST_FINGERPRINTS = 256  # rows: a card of 4 kB, and a share with a standard error of at most 1 / (2 sqrt(256)) = 3 %
 
@@ -39,20 +41,22 @@ def model_card(
     Args:
         network: the network that the approximator stands for.
         stimuli: those it was made for; their number and ranges are described, and fingerprints of some of them.
-        report: how good it is: the report of a distillation, or any content for JSON.
+        report: how good it is: the report of a distillation, whose range of stimuli is then the one that is named, or
+            any content for JSON.
         license: under which the weights may be used.
     """
     check_stimuli(stimuli, network.stimulus_size)
     if license is not None:
         check_text("license", license)
     stimuli = np.asarray(stimuli, np.float64)
+    smallest, largest = getattr(report, "stimulus_range", (stimuli.min(axis=0), stimuli.max(axis=0)))
     return plain(
         {
             "network": describe(network),
             "stimuli": {
                 "num_rows": len(stimuli),
-                "smallest": stimuli.min(axis=0),
-                "largest": stimuli.max(axis=0),
+                "smallest": smallest,
+                "largest": largest,
                 "mean": stimuli.mean(axis=0),
                 "standard_deviation": stimuli.std(axis=0),
                 "some_rows": _fingerprints(stimuli[_some_of(len(stimuli))]),
@@ -89,9 +93,39 @@ def familiarity(card: dict[str, object], stimuli: Float[ArrayLike, "batch stimul
         return None
     stimuli = np.asarray(stimuli, np.float32)
     known = set(described["some_rows"]) & set(_fingerprints(stimuli))
-    low, high = (np.asarray(described[name], np.float32) for name in ("smallest", "largest"))
-    is_outside = ((stimuli < low) | (stimuli > high)).any(axis=1)
-    return Familiarity(len(known) / len(set(described["some_rows"])), float(is_outside.mean()))
+    outside = share_outside(np.asarray([described["smallest"], described["largest"]], np.float64), stimuli)
+    return Familiarity(len(known) / len(set(described["some_rows"])), outside)
+
+
+def share_outside(
+    stimulus_range: Float[ArrayLike, "2 stimulus"],
+    stimuli: Float[ArrayLike, "batch stimulus"],
+) -> float:
+    """Of the stimuli, the share with a channel outside a range, smallest and largest values, compared in float32."""
+    (low, high), stimuli = np.asarray(stimulus_range, np.float32), np.asarray(stimuli, np.float32)
+    return float((~((stimuli >= low) & (stimuli <= high))).any(axis=1).mean())
+
+
+def stated_error(card: Mapping[str, object]) -> dict[str, str]:
+    """How good a card says that its approximator is, by name: the error, its tails, and what was tested on.
+
+    Empty where the card says nothing of it; where it names the error alone, it is said that the tails are not known.
+    """
+    from rnn2ff.training import Accuracy
+
+    report = card.get("report")
+    report = report if isinstance(report, Mapping) else {}
+    received = report.get("accuracy")
+    if not isinstance(received, Mapping) or received.get("nrmse") is None:
+        return {}
+    if set(received) != set(Accuracy._fields):
+        return {"error": f"{in_percent(received['nrmse'])} % (NRMSE); its tails are not in the card"}
+    # JSON has no infinite numbers: that of a unit which should never vary is none.
+    of_units = [math.inf if each is None else each for each in received["unit_nrmse"]]
+    accuracy = Accuracy(**{**received, "unit_nrmse": np.asarray(of_units)})
+    counts = (report.get("status_counts") or {}).get("test") or {"converged": accuracy.num_samples}
+    lines = {"error": accuracy.headline(sum(counts.values())), **accuracy.lines()}
+    return lines | ({"tested on": report["tested_on"]} if "tested_on" in report else {})
 
 
 def _some_of(number: int) -> Int[np.ndarray, " chosen"]:

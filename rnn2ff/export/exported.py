@@ -1,5 +1,6 @@
 """Exported files, read again: their predictions, bit for bit, so that the file itself can be evaluated."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from rnn2ff._checks import fail
 from rnn2ff.export.c import MARK, to_c
 from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.fixed_point import IntegerLayer, IntegerModel, IntegerSweeps
-from rnn2ff.export.onnx import NETWORK_HASH, open_session
+from rnn2ff.export.onnx import NETWORK_HASH, STIMULUS_RANGE, open_session
 
 _INTEGER_TYPES = {"int8_t": np.int8, "int16_t": np.int16, "int32_t": np.int32}
 _LAYER = ("weights", "bias", "multipliers", "shifts")
@@ -26,6 +27,8 @@ class Exported(NamedTuple):
     stimulus_size: int  # number of stimulus channels
     rate_size: int  # number of rates
     network_hash: str | None  # of the network that it stands for; None where the file does not say
+    # Smallest and largest value of each channel among the stimuli it was made for; None where the file does not say.
+    stimulus_range: Float[np.ndarray, "2 stimulus"] | None
 
 
 def read_exported(path: str | Path) -> Exported:
@@ -68,8 +71,19 @@ def _read_onnx(path: Path) -> Exported:
     def predict(stimuli: ArrayLike) -> np.ndarray:
         return session.run(["rates"], {"stimuli": np.asarray(stimuli, np.float32)})[0]
 
-    network_hash = session.get_modelmeta().custom_metadata_map.get(NETWORK_HASH)
-    return Exported(predict, inputs["stimuli"][1], outputs["rates"][1], network_hash)
+    named = session.get_modelmeta().custom_metadata_map
+    stimulus_size = inputs["stimuli"][1]
+    stimulus_range = _parsed_range(named.get(STIMULUS_RANGE, "null"), stimulus_size)
+    return Exported(predict, stimulus_size, outputs["rates"][1], named.get(NETWORK_HASH), stimulus_range)
+
+
+def _parsed_range(text: str, size: int) -> Float[np.ndarray, "2 stimulus"] | None:
+    """The two ends of a range in JSON; None where they are not."""
+    try:
+        ends = np.asarray(json.loads(text), np.float64)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return ends if ends.shape == (2, size) else None
 
 
 def _read_header(path: Path) -> Exported:
@@ -88,7 +102,12 @@ def _read_header(path: Path) -> Exported:
         raise fail("model", "was changed after it was written, or by another version", expected, f"{path}")
     network_hash = re.search(r'_NETWORK_HASH "([0-9a-f]+)"', text)
     stimulus_size = model.hidden.weights.shape[1]
-    return Exported(model.predict, stimulus_size, model.rate_size, network_hash and network_hash[1])
+    ends = re.findall(r"static const int16_t (?:low|high)\[\d+\] = \{([-\d\s,]*)\};", text)
+    units = _parsed_range("[" + ", ".join(f"[{end.strip().rstrip(',')}]" for end in ends) + "]", stimulus_size)
+    # What is rounded to the ends is inside.
+    half = np.array([[-0.5], [0.5]])
+    stimulus_range = None if units is None else (units + half) * model.stimulus_scale
+    return Exported(model.predict, stimulus_size, model.rate_size, network_hash and network_hash[1], stimulus_range)
 
 
 def _body(text: str) -> str:

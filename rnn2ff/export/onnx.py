@@ -6,6 +6,7 @@ The graph is written node by node, so that it contains exactly the formula.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,12 @@ from jaxtyping import ArrayLike, Float
 from rnn2ff import __version__
 from rnn2ff._checks import check_stimuli, fail
 from rnn2ff.approximators import Approximator
+from rnn2ff.export.card import stated_error
 from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.plain import Plain, plain_arrays
 
 NETWORK_HASH = "rnn2ff.network_hash"  # in the metadata of a file
+STIMULUS_RANGE = "rnn2ff.stimulus_range"  # of the stimuli it was made for
 OLDEST_OPSET = 13  # the first whose quantized weights may have a scale for each row
 DEFAULT_OPSET = 17  # of 2022, read by current runtimes
 _IR_VERSION = 8  # of the file; any runtime since 2021 reads it
@@ -183,14 +186,14 @@ def _quiet() -> Iterator[None]:
 
 @needs_extra("onnx", "onnx")
 def named_onnx(model: bytes, card: Mapping[str, object]) -> bytes:
-    """The same model, with the network of a card and the error on unseen stimuli in its metadata."""
+    """The same model, with the network of a card, the error on unseen stimuli and their range in its metadata."""
     import onnx
 
-    network, report = card.get("network") or {}, card.get("report") or {}
-    nrmse = (report.get("accuracy") or {}).get("nrmse")
+    network, stimuli, errors = card.get("network") or {}, card.get("stimuli"), stated_error(card)
     properties = {
         NETWORK_HASH: network.get("hash"),
-        "rnn2ff.nrmse_before_export": None if nrmse is None else f"{nrmse:.6g}",
+        "rnn2ff.error_before_export": "; ".join(f"{name}: {text}" for name, text in errors.items()) or None,
+        STIMULUS_RANGE: stimuli and json.dumps([stimuli["smallest"], stimuli["largest"]], allow_nan=False),
     }
     parsed = onnx.load_from_string(model)
     onnx.helper.set_model_props(parsed, {name: text for name, text in properties.items() if text is not None})

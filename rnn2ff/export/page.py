@@ -42,6 +42,7 @@ class Scene(NamedTuple):
         nrmse: the approximator's error on fresh stimuli, or None.
         kind: `bars`, each dragged by itself, or `ring`, a bump that is dragged around a circle.
         num_labeled: units labeled by a number; the others are labeled as inhibitory. By default all.
+        tails: what stands beside the error: the worst unit and stimuli, of which share, tested on what.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Scene(NamedTuple):
     nrmse: float | None = None
     kind: Literal["bars", "ring"] = "bars"
     num_labeled: int | None = None
+    tails: Sequence[str] = ()
 
 
 def write_page(path: str | Path, scenes: Sequence[Scene]) -> None:
@@ -104,6 +106,7 @@ def _record(scene: Scene) -> dict[str, object]:
         "text": scene.text,
         "kind": scene.kind,
         "nrmse": scene.nrmse,
+        "tails": list(scene.tails),
         "num_products": footprint(approximator).num_products,
         "network": {
             "form": "rate" if network.vector_field == RATE_FORM else "state",

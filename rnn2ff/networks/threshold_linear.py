@@ -12,6 +12,7 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
 
 from rnn2ff._checks import check_key, check_positive_numbers, check_sizes, fail, is_known
+from rnn2ff.compiling import evaluated_now
 from rnn2ff.networks.base import RecurrentNetwork, batch_rates
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
 
@@ -29,7 +30,7 @@ def has_rectified_rates(network: RecurrentNetwork) -> bool:
     if not is_threshold_linear(network) or not all(map(is_known, jax.tree.leaves(network.params))):
         return False
     totals = np.arange(1, network.state_size + 1, dtype=network.dtype)
-    with jax.ensure_compile_time_eval():  # also inside a program, where the network is known there
+    with evaluated_now():  # also inside a program, where the network is known there
         states = np.stack([totals, -totals if network.vector_field == STATE_FORM else 0 * totals])
         positive, negative = np.asarray(batch_rates(network, states))
     return bool((positive > 0).all() and (negative == 0).all())

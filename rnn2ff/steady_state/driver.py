@@ -35,6 +35,8 @@ from rnn2ff.steady_state.single import solve_each
 from rnn2ff.steady_state.units import in_common_units, in_own_units
 
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
+_NEARLY_AT_REST = 0.05  # relative; what is so slow after those steps may take all steps of the engine
+_LOST_ROWS = 64  # samples at most whose search ended in infinity, and that are watched from their start
 _RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
 
 
@@ -138,6 +140,11 @@ class _Samples(NamedTuple):
     found_by: Int[np.ndarray, " batch"]
     mesh: Mesh | None
 
+    @property
+    def first_steps(self) -> int:
+        """Of the engine, before a sample that moves on is watched."""
+        return min(self.max_steps, _FOLLOWED_STEPS)
+
     def put(self, rows: np.ndarray, part: Solved) -> None:
         """Take over the end of some rows."""
         for name, values in vars(part.steady).items():
@@ -210,7 +217,7 @@ def _choose_method(samples: _Samples, probe: np.ndarray, first: Plan) -> Plan:
     candidate = make_plan(network, sweep, Method.agreed, num_probed=len(probe))
     candidate = eqx.tree_at(lambda plan: plan.starts_anywhere, candidate, jax.device_put(np.asarray(True)))
     starts = np.concatenate([np.zeros_like(states), np.roll(states, 1, axis=0)])
-    ends = _run(samples, np.concatenate([settled, settled]), candidate, starts)
+    ends = _run(samples, np.concatenate([settled, settled]), candidate, starts, samples.first_steps)
     status, found = np.split(ends.steady.status, 2), np.split(ends.steady.state, 2)
     is_other = [(one == Status.converged) & apart(state, states) for one, state in zip(status, found)]
     is_swept = ends.found_by[: len(settled)] < FOUND_BY.index("dynamics")
@@ -229,9 +236,17 @@ def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> N
     """Solve rows of a batch, and find out about those that the engine leaves open."""
     if not len(rows):
         return
-    solved = _run(samples, rows, plan, samples.initial_states[rows], bar)
-    samples.put(rows, solved)
-    left = rows[solved.steady.status == Status.max_steps_reached]
+    samples.put(rows, _run(samples, rows, plan, samples.initial_states[rows], samples.first_steps, bar))
+    left = rows[samples.solved.status[rows] == Status.max_steps_reached]
+    # A long decay costs the engine a fraction of what it costs to watch it. A cycle is not as slow.
+    is_slow = samples.solved.residual[left] < _NEARLY_AT_REST * (1 + np.abs(samples.solved.state[left]).max(axis=1))
+    slow, steps_left = left[is_slow], samples.max_steps - samples.first_steps
+    if len(slow) and steps_left > 0:
+        num_steps = samples.solved.num_steps[slow]
+        dynamics = eqx.tree_at(lambda plan: plan.starts_with_sweeps, plan, jax.device_put(np.asarray(False)))
+        samples.put(slow, _run(samples, slow, dynamics, samples.solved.state[slow], steps_left))
+        samples.solved.num_steps[slow] += num_steps
+        left = rows[samples.solved.status[rows] == Status.max_steps_reached]
     if len(left):
         finished = finish(
             samples.network,
@@ -244,15 +259,29 @@ def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> N
         num_steps = samples.solved.num_steps[left] + finished.num_steps
         samples.put(left, Solved(finished, np.full(len(left), FOUND_BY.index("dynamics"))))
         samples.solved.num_steps[left] = num_steps
+    # Where the velocity grows fast, as before a blow-up, the engine's steps may end in infinity.
+    lost = rows[samples.solved.status[rows] == Status.nonfinite][:_LOST_ROWS]
+    if len(lost):
+        starts = samples.initial_states[lost]
+        finished = finish(
+            samples.network,
+            samples.stimuli[lost],
+            starts,
+            starts,
+            tolerance=samples.tolerance,
+            max_steps=samples.max_steps,
+        )
+        is_known = ~np.isin(finished.status, (Status.max_steps_reached, Status.undecided, Status.nonfinite))
+        found = jax.tree.map(lambda array: np.asarray(array)[is_known], finished)
+        samples.put(lost[is_known], Solved(found, np.full(len(found.status), FOUND_BY.index("dynamics"))))
 
 
-def _run(samples: _Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, bar: tqdm | None = None) -> Solved:
+def _run(
+    samples: _Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, max_steps: int, bar: tqdm | None = None
+) -> Solved:
     """The engine, in chunks of one size, on all cores."""
     network, mesh = samples.network, samples.mesh
-    limits = (
-        np.asarray(samples.tolerance, network.dtype),
-        np.asarray(min(samples.max_steps, _FOLLOWED_STEPS), np.int32),
-    )
+    limits = np.asarray(samples.tolerance, network.dtype), np.asarray(max_steps, np.int32)
     leaves, structure = jax.tree.flatten((network, plan))
     constants, parts = placed_on(mesh, (leaves, limits)), []
     # One after the other: XLA's own threads share the work of a program, and two programs at once may each wait for a

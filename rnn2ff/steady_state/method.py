@@ -220,10 +220,10 @@ def sweep_from_probe(network: RecurrentNetwork, states: np.ndarray, stimuli: np.
         ValueError: if what has to be inverted is singular.
     """
     if _has_split(network):
-        return mean_slope_sweep(network, jnp.asarray(states), jnp.asarray(stimuli))
+        return mean_slope_sweep(network, states, stimuli)
     if _has_mean_jacobian(network):
         rows = np.resize(np.arange(len(states)), _NUM_LINEARIZED)  # always as many, so that it is compiled once
-        return mean_jacobian_sweep(network, jnp.asarray(states[rows]), jnp.asarray(stimuli[rows]))
+        return mean_jacobian_sweep(network, states[rows], stimuli[rows])
     return damped_sweep(network)
 
 

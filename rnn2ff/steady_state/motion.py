@@ -281,7 +281,9 @@ def _integrate(network, stimuli, states, times, time_units, scales, sizes, error
 def _judge(sample: Sample, window: Window, copy: Window | None, tolerance: float, max_time: float) -> None:
     """What one more window says of a sample, and what its next one is to show."""
     sample.num_steps += int(window.num_steps)
-    sample.num_stalls = sample.num_stalls + 1 if window.has_stalled else 0
+    # On the way to infinity in finite time, windows that end early are progress.
+    is_growing = np.abs(window.end_state).max() > 2 * (sample.scale + np.abs(sample.state).max())
+    sample.num_stalls = sample.num_stalls + 1 if window.has_stalled and not is_growing else 0
     if len(window.times) < 2 or not np.isfinite(window.end_state).all():
         sample.span, sample.num_returns = sample.span / SHRINK, 0
         return

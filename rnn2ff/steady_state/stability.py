@@ -107,26 +107,34 @@ def shrink(
     first_norm = jnp.linalg.norm(first)
     overflow = 1 / jnp.finfo(states.dtype).eps
 
-    def begun(steps):
-        ones = jnp.ones_like(powers.norms)
+    def begun(vectors, steps):
         return Powers(
-            vectors=jnp.broadcast_to(first, states.shape),
-            norms=first_norm * ones,
-            decay=ones,
+            vectors=vectors,
+            norms=first_norm * jnp.ones_like(powers.norms),
+            decay=jnp.ones_like(powers.norms),
             step=steps,
             num_checks=jnp.zeros_like(powers.num_checks),
         )
 
-    def open_rows(powers, is_quadratic):
-        return is_needed & powers.is_open & ((powers.step > 0) == is_quadratic)
+    def open_rows(powers):
+        return is_needed & powers.is_open
 
-    def count(powers, is_quadratic):
-        return jnp.sum(open_rows(powers, is_quadratic), dtype=jnp.int32)
-
-    def look(powers, vectors, is_mine):
+    def check(powers):
+        # Two products are two steps of the first polynomial, or one of the second.
+        is_linear = powers.step == _STEPS[0]
+        slope = jnp.where(is_linear, 2, powers.step)[:, None]
+        curve = jnp.where(is_linear, 1, powers.step**2 / 2)[:, None]
+        vectors = powers.vectors
+        for _ in range(_PRODUCTS_PER_CHECK // 2):
+            once = push(vectors)
+            vectors = vectors + slope * once + curve * push(once)
         norms = jnp.linalg.norm(vectors, axis=1)
         num_checks = powers.num_checks + 1
         is_lost = ~(norms < overflow)
+        is_growing = is_lost | ((num_checks >= _FIRST_CHECKS) & (norms > first_norm))
+        is_begun = is_growing & (powers.step != _STEPS[-1]) & (not field.is_map)
+        next_step = jnp.where(is_linear, *(jnp.asarray(step, states.dtype) for step in _STEPS[1:]))
+        again = begun(jnp.broadcast_to(first, states.shape), next_step)
         new = Powers(
             vectors=jnp.where(is_lost[:, None], 0, vectors),
             norms=jnp.where(is_lost, jnp.inf, norms),
@@ -134,41 +142,13 @@ def shrink(
             step=powers.step,
             num_checks=num_checks,
         )
-        is_growing = is_lost | ((num_checks >= _FIRST_CHECKS) & (norms > first_norm))
-        is_over = (powers.step == _STEPS[-1]) | field.is_map
-        next_steps = jnp.where(powers.step == _STEPS[0], *(jnp.asarray(step, states.dtype) for step in _STEPS[1:]))
-        return choose_rows(is_mine, choose_rows(is_growing & ~is_over, begun(next_steps), new), powers)
+        return choose_rows(open_rows(powers), choose_rows(is_begun, again, new), powers)
 
-    def look_linear(powers, vectors, is_mine):
-        for _ in range(_PRODUCTS_PER_CHECK - 1):
-            vectors = vectors + push(vectors)
-        return look(powers, vectors, is_mine)
-
-    def check_linear(powers):
-        return look_linear(powers, powers.vectors + push(powers.vectors), open_rows(powers, False))
-
-    def check_quadratic(powers):
-        vectors, step = powers.vectors, powers.step[:, None]
-        for _ in range(_PRODUCTS_PER_CHECK // 2):
-            once = step * push(vectors)
-            vectors = vectors + once + 0.5 * step * push(once)
-        return look(powers, vectors, open_rows(powers, True))
-
-    def goes_on(powers):
-        num_quadratic = count(powers, True)
-        return (num_quadratic > 0) & (num_quadratic + count(powers, False) > most_open)
-
-    is_new = powers.num_checks < 0
-    powers = jax.lax.cond(
-        jnp.any(is_needed & is_new),
-        # The first vector is the same for all, so that its product is that of one row.
-        lambda: look_linear(
-            choose_rows(is_new, begun(jnp.zeros_like(powers.step)), powers), first + push(first), is_needed & is_new
-        ),
-        lambda: powers,
+    # The first vector is the same for all, so that its product is that of one row.
+    start = choose_rows(powers.num_checks < 0, begun(first + push(first), jnp.zeros_like(powers.step)), powers)
+    return jax.lax.while_loop(
+        lambda powers: jnp.sum(open_rows(powers), dtype=jnp.int32) > most_open, check, vary_like(start, states)
     )
-    powers = jax.lax.while_loop(lambda powers: count(powers, False) > most_open, check_linear, powers)
-    return jax.lax.while_loop(goes_on, check_quadratic, powers)
 
 
 def decay_rates(field: Field, powers: Powers) -> Float[Array, " batch"]:

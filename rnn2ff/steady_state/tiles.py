@@ -256,9 +256,8 @@ def in_dense_tiles(
 
 
 def _order_by_kind(kind: Int[Array, " batch"], num_kinds: int) -> Int[Array, " batch"]:
-    """A permutation: the rows of the first kind, then of the next; by counting, ten times faster than a sort."""
-    is_kind = (kind[:, None] == jnp.arange(num_kinds, dtype=jnp.int32)[None]).astype(jnp.int32)
-    counts = jnp.cumsum(is_kind, axis=0)
-    before = jnp.cumsum(counts[-1]) - counts[-1]
-    position = jnp.sum(is_kind * (counts - 1 + before[None]), axis=1)
-    return jnp.zeros_like(kind).at[position].set(jnp.arange(len(kind), dtype=jnp.int32), unique_indices=True)
+    """A permutation: the rows of the first kind, then of the next. Whole numbers alone are sorted ten times faster."""
+    batch_size = len(kind)
+    if num_kinds * batch_size > jnp.iinfo(jnp.int32).max:
+        return jnp.argsort(kind)
+    return jnp.sort(kind * batch_size + jnp.arange(batch_size, dtype=jnp.int32)) % batch_size

@@ -163,16 +163,21 @@ def _choose_segments(is_active: np.ndarray, number: int, generator: np.random.Ge
 
 def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Boundaries:
     """Further boundaries, by random symmetries."""
-    rows = np.arange(_NUM_RELABELED) % len(boundaries.offsets)
-    sources = symmetries.draw(_NUM_RELABELED, key=jr.key(seed))
-    normals = jnp.asarray(boundaries.normals[rows])
+    rows = np.arange(_NUM_RELABELED) % len(boundaries.offsets)  # as many for any number of boundaries: one program
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    given = [np.asarray(each[rows], dtype) for each in (boundaries.normals, boundaries.ahead, boundaries.behind)]
+    normals, ahead, behind = map(np.asarray, _images(symmetries, *jax.device_put(given), jr.key(seed)))
+    return boundaries._replace(
+        normals=normals.astype(np.float64), offsets=boundaries.offsets[rows], ahead=ahead > 0, behind=behind > 0
+    )
 
-    def relabel(is_active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        relabeled, active = symmetries.relabel(normals, jnp.asarray(is_active[rows], normals.dtype), sources)
-        return np.asarray(relabeled, np.float64), np.asarray(active) > 0
 
-    (relabeled, ahead), (_, behind) = relabel(boundaries.ahead), relabel(boundaries.behind)
-    return boundaries._replace(normals=relabeled, offsets=boundaries.offsets[rows], ahead=ahead, behind=behind)
+@eqx.filter_jit
+def _images(symmetries, normals, ahead, behind, key) -> tuple[Array, Array, Array]:
+    """Normals, and outputs on both sides, each relabeled by a random symmetry: one program, as each step would be."""
+    sources = symmetries.draw(len(normals), key=key)
+    relabeled, ahead = symmetries.relabel(normals, ahead, sources)
+    return relabeled, ahead, symmetries.relabel(normals, behind, sources)[1]
 
 
 class _Places(NamedTuple):

@@ -215,6 +215,7 @@ def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by
         attempt_nrmses=tuple(errors),
         error_by_margin=by_margin,
         tested_on=tested_on,
+        stimulus_range=pairs.stimulus_range,
     )
     return Distillation(trained.approximator, report, test, trainer.network)
 

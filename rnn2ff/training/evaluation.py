@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -43,6 +44,13 @@ class Accuracy(NamedTuple):
         worst = self.unit_nrmse[self.worst_unit]
         tails = f"worst unit {self.worst_unit} at {worst:.4g}, 95 % of {self.num_samples} samples below "
         return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {tails}{self.percentile_95:.4g})"
+
+    def headline(self, num_stimuli: int, interval: tuple[float, float] | None = None) -> str:
+        """The error and, where not all of the stimuli come to rest, of which share it is, rounded down."""
+        share = math.floor(1e4 * self.num_samples / num_stimuli) / 100
+        judged = f"; of the {share:.2f} % that come to rest" if self.num_samples < num_stimuli else ""
+        between = "" if interval is None else f"; {in_percent(interval[0])} to {in_percent(interval[1])} %"
+        return f"{in_percent(self.nrmse)} % (NRMSE{between}){judged}"
 
     def lines(self) -> dict[str, str]:
         """The tails of the errors, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from pathlib import Path
@@ -131,7 +132,7 @@ def train(
 
     weights, constants = eqx.partition(approximator, trainable(approximator))
     errors = np.full(num_evaluations + 1, np.nan, rates.dtype)
-    state = _begin(weights, constants, optimizer, validation, errors)
+    state = _begin(weights, optimizer, errors)
     batch_size = batch_size if mesh is None else -(-batch_size // mesh.devices.size) * mesh.devices.size
     task = _Task(loss, symmetries, mixing, mesh, batch_size, interval)
     fingerprint = ""
@@ -139,7 +140,7 @@ def train(
         fingerprint = _fingerprint((weights, constants, training, validation, key), (task, num_evaluations))
         state = _restored(Path(checkpoint), state, fingerprint)
 
-    deviation = float(np.sqrt(np.var(validation[1], axis=0).mean()))
+    deviation = float(np.sqrt(np.asarray(validation[1]).var(axis=0).mean()))
     fixed = placed_on(mesh, (constants, optimizer, training, validation, task))
     state = placed_on(mesh, state)
     desc = f"training {type(approximator).__name__}"
@@ -197,21 +198,35 @@ class _Task(eqx.Module):
         return self.loss(approximator, stimuli, rates)
 
 
-@jit_for_device
-def _begin(weights, constants, optimizer, validation, errors) -> _Progress:
-    error = mean_squared_error(eqx.combine(weights, constants), *validation)
-    return _Progress(
-        weights=weights,
-        opt_state=optimizer.init(weights),
-        best=weights,
-        num_done=jnp.zeros((), int),
-        training_errors=jnp.asarray(errors),
-        validation_errors=jnp.asarray(errors).at[0].set(error),
-    )
+def _begin(weights, optimizer, errors) -> _Progress:
+    """Before the first interval, whose program also starts the optimizer: until then its state is zeros."""
+
+    def zeros(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # unknown to NumPy, with which nothing is compiled
+        return jnp.zeros(leaf.shape, leaf.dtype) if is_key else jax.device_put(np.zeros(leaf.shape, leaf.dtype))
+
+    opt_state = jax.tree.map(zeros, jax.eval_shape(optimizer.init, weights))
+    num_done = np.zeros((), jax.dtypes.canonicalize_dtype(int))
+    return _Progress(weights, opt_state, weights, *jax.device_put((num_done, errors, errors)))
+
+
+def _started(state, constants, optimizer, validation) -> _Progress:
+    """With the first state of the optimizer and the first evaluation, if no interval is done."""
+
+    def start(state):
+        error = mean_squared_error(eqx.combine(state.weights, constants), *validation)
+        return optimizer.init(state.weights), state.validation_errors.at[0].set(error)
+
+    def go_on(state):
+        return state.opt_state, state.validation_errors
+
+    opt_state, errors = jax.lax.cond(state.num_done == 0, start, go_on, state)
+    return dataclasses.replace(state, opt_state=opt_state, validation_errors=errors)
 
 
 @jit_for_device
 def _train_interval(state, constants, optimizer, training, validation, task, key) -> _Progress:
+    state = _started(state, constants, optimizer, validation)
     symmetry_key, step_key = jr.split(key)
     relabelings = None  # drawn for all steps at once, as to draw them takes longer than the rest of a step
     if task.symmetries is not None:

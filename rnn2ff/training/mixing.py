@@ -27,6 +27,7 @@ from rnn2ff.steady_state import Status, solve_steady_states
 
 _SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, count as equal
 NUM_TRIED = 512  # mixtures, few enough that a solve follows the dynamics of each
+_LARGEST_ANGLE = 0.8  # of a mixture, in radians
 _LARGEST_SHIFT = 0.5  # of a stimulus off the mixture of its parents, in standard deviations of the stimuli
 
 
@@ -109,7 +110,7 @@ def mix_pairs(
     stimuli: Float[Array, "batch state"],
     rates: Float[Array, "batch state"],
     *,
-    largest_angle: float = 0.8,
+    largest_angle: float = _LARGEST_ANGLE,
 ) -> Mixing:
     """How to make fresh exact pairs from minibatches of solved ones.
 
@@ -149,14 +150,21 @@ def mixing_for(
     """
     if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
         return None
-    mixing = mix_pairs(network, stimuli, rates)
-    return mixing if _leads_to_mixtures(mixing, *take_rows((stimuli, rates), slice(NUM_TRIED)), key) else None
+    network = with_padded_rows(network)
+    tried = take_rows((stimuli, rates), slice(NUM_TRIED))
+    moments, mixtures = _moments_and_mixtures(network, stimuli, rates, *tried, key)
+    return Mixing(network, *moments, _LARGEST_ANGLE) if _leads_to_mixtures(network, *mixtures) else None
 
 
-def _leads_to_mixtures(mixing: Mixing, stimuli, rates, key: PRNGKeyArray) -> bool:
+@eqx.filter_jit
+def _moments_and_mixtures(network, stimuli, rates, tried_stimuli, tried_rates, key):
+    """What a mixing is made of, and what it makes of some pairs: one program."""
+    moments = _moments(network, stimuli, rates)
+    return moments, Mixing(network, *moments, _LARGEST_ANGLE)(tried_stimuli, tried_rates, key=key)
+
+
+def _leads_to_mixtures(network: RateNetwork, stimuli, rates) -> bool:
     """Whether the dynamics from zero reach all mixtures, not counting samples that run out of steps."""
-    network = mixing.network
-    stimuli, rates = mixing(stimuli, rates, key=key)
     solved = solve_steady_states(network, stimuli)
     reached = np.asarray(batch_rates(network, solved.state))
     apart = np.abs(reached - np.asarray(rates)).max(axis=1) / (1 + np.abs(reached).max(axis=1))

@@ -55,24 +55,6 @@ def muon(
     if learning_rate is None:
         learning_rate = _default_learning_rate(approximator, stimuli.shape[1], num_steps)
     polynomials = _THREE_STEPS if isinstance(approximator, TwoLayer) else _FIVE_STEPS
-    return _in_units(stimuli, rates, learning_rate, num_steps, polynomials)
-
-
-def scaled_adam(
-    stimuli: Float[Array, "batch stimulus"],
-    rates: Float[Array, "batch rate"],
-    *,
-    num_steps: int,
-    learning_rate: float = 2e-3,
-) -> optax.GradientTransformation:
-    """Adam, falling to zero along a half cosine, in the data's own units; arguments as of `muon`.
-
-    For weights of very different sizes, such as those that reproduce a jump, to which Muon's uniform steps do not fit.
-    """
-    return _in_units(stimuli, rates, learning_rate, num_steps, ())
-
-
-def _in_units(stimuli, rates, learning_rate, num_steps, polynomials) -> optax.GradientTransformation:
     sizes = (float(np.sqrt(np.mean(np.asarray(values) ** 2))) or 1.0 for values in (stimuli, rates))
     stimulus_size, rate_size, learning_rate = jax.device_put(
         [np.asarray(value, rates.dtype) for value in (*sizes, learning_rate)]
@@ -91,7 +73,7 @@ def _default_learning_rate(approximator: Approximator, num_channels: int, num_st
 
 
 class _InUnits(eqx.Module):
-    """Muon, or Adam if there are no polynomials, as a pytree whose numbers are arguments of a compiled training."""
+    """Muon, as a pytree whose numbers are arguments of a compiled training."""
 
     stimulus_size: Scalar
     rate_size: Scalar
@@ -123,12 +105,10 @@ class _InUnits(eqx.Module):
             )
 
         schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_steps)
-        descent = optax.adam(schedule)
-        if self.polynomials:
-            # A function, because optax would call an approximator that is passed as a tree.
-            descent = optax.contrib.muon(
-                schedule, ns_coeffs=self.polynomials, muon_weight_dimension_numbers=lambda _: dimensions
-            )
+        # A function, because optax would call an approximator that is passed as a tree.
+        descent = optax.contrib.muon(
+            schedule, ns_coeffs=self.polynomials, muon_weight_dimension_numbers=lambda _: dimensions
+        )
         steps = optax.chain(
             # Gradients of the error in units of the rates' own size, by weights in units of theirs.
             times(lambda name: scales.get(name, 1.0) / self.rate_size**2),

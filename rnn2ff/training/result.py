@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs
@@ -42,6 +43,7 @@ class Report(NamedTuple):
             if no jumps were searched for.
         tested_on: where the test stimuli come from, in words. If it is the distribution of the training, the error on
             others is unknown.
+        stimulus_range: smallest and largest value of each channel among the stimuli that were trained on.
     """
 
     accuracy: Accuracy
@@ -60,17 +62,16 @@ class Report(NamedTuple):
     attempt_nrmses: tuple[float, ...]
     error_by_margin: ErrorByMargin | None
     tested_on: str
+    stimulus_range: tuple[Float[np.ndarray, " stimulus"], Float[np.ndarray, " stimulus"]]
 
     def lines(self) -> dict[str, str]:
         """The main numbers, by name, the most important first."""
         counts = self.status_counts
         left_out = {name: sum(each.values()) - each["converged"] for name, each in counts.items()}
         sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
-        low, high = (in_percent(each) for each in self.nrmse_interval)
-        share = 100 * (1 - left_out["test"] / sum(counts["test"].values()))
-        judged = f"; of the {share:.2f} % that come to rest" if left_out["test"] else ""
+        num_tested = sum(counts["test"].values())
         lines = {
-            "error on unseen stimuli": f"{in_percent(self.accuracy.nrmse)} % (NRMSE; {low} to {high} %){judged}",
+            "error on unseen stimuli": self.accuracy.headline(num_tested, self.nrmse_interval),
             "variance explained": f"{100 * self.accuracy.r_squared:.2f} %",
             **self.accuracy.lines(),
             "tested on": self.tested_on,

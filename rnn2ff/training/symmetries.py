@@ -125,9 +125,9 @@ def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:
     if not isinstance(network, RateNetwork) or network.state_size > _MOST_UNITS:
         return None
     size, params = network.state_size, network.params
-    shown, whole = map(np.asarray, _shown_and_all_rates(network, np.arange(1, size + 1, dtype=network.dtype)))
-    if len(shown) > size or not np.array_equal(shown, whole[: len(shown)]):
+    if not _shows_first_units(network):
         return None
+    rate_size = network.rate_size
     channels, strengths = np.arange(size), np.ones(size)
     if params.stimulus_weights is not None:
         drive = np.asarray(params.stimulus_weights, np.float64)
@@ -136,12 +136,21 @@ def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:
         channels = np.where(drive.any(axis=1), np.abs(drive).argmax(axis=1), -1)
         strengths = drive.sum(axis=1)
     constants = [_codes(values) for values in (strengths, params.bias, params.time_constants)]
-    features = np.stack([*constants, channels >= 0, np.arange(size) < len(shown)], axis=1)
+    features = np.stack([*constants, channels >= 0, np.arange(size) < rate_size], axis=1)
     # Units of one channel belong together: a relation in addition to the weights.
     is_together = (channels[:, None] == channels) & (channels >= 0)[:, None]
     weights = 2 * _codes(network.dense_weights) + is_together
     colors = np.unique(features, axis=0, return_inverse=True)[1].ravel()
-    return _Invariants(weights, colors, channels, len(shown))
+    return _Invariants(weights, colors, channels, rate_size)
+
+
+def _shows_first_units(network: RateNetwork) -> bool:
+    """Whether the rates are those of the first units, or of all."""
+    if network.shows_all_rates:
+        return True
+    states = np.arange(1, network.state_size + 1, dtype=network.dtype)
+    shown, whole = map(np.asarray, _shown_and_all_rates(network, states))
+    return len(shown) <= len(whole) and np.array_equal(shown, whole[: len(shown)])
 
 
 def _codes(values: ArrayLike) -> np.ndarray:
