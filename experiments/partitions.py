@@ -174,8 +174,8 @@ def verdict(rows: list[dict]) -> str:
     word = "Holds" if holds(TWO_LAYERS) else "Holds with sweeps" if holds(WITH_SWEEPS) else "Holds in part"
     return (
         f"{word}: at least as often as the largest stimulus alone, two layers have {say(TWO_LAYERS)}; with sweeps at "
-        f"equal cost {say(WITH_SWEEPS)}. In a hard competition the steady state jumps where two stimuli tie: what is "
-        "missed there no continuous pass can have."
+        f"equal cost {say(WITH_SWEEPS)}. In a hard competition the steady state jumps where two stimuli tie, and no "
+        "continuous pass can follow there."
     )
 
 

@@ -118,6 +118,11 @@ def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
     return "\n".join([*([title] if title else []), *(f"{name:{width}s}{value}" for name, value in lines.items())])
 
 
+def in_percent(share: float) -> str:
+    """A share in percent, without the sign: two decimals, and more where they would be zeros."""
+    return f"{100 * share:.2g}" if 0 < share < 0.0001 else f"{100 * share:.2f}"
+
+
 def as_text(result: "Described") -> str:
     """A result in a few lines of text; the `__repr__` of results. One of placeholders is printed by its shapes."""
     described = result._describe()

@@ -354,6 +354,14 @@ class TestExport:
         assert "rnn2ff.onnx, worst stimuli" in out
         assert "69 of flash, 14 of RAM" in out
 
+    def test_routes_may_follow_one_option_or_several(self, run, folder):
+        assert run("export", *APPROXIMATOR, "--to", "c", "--to", "mat", "torch", "--to", "c", "--out", "deploy")[0] == 0
+        assert {file.name for file in (folder / "deploy").iterdir()} == {
+            "rnn2ff.h",
+            "rnn2ff.mat",
+            "rnn2ff_torch.safetensors",
+        }
+
     def test_a_single_stimulus_sets_ranges_and_has_no_error_to_show(self, run):
         np.save("one.npy", STIMULI[:1])
         arguments = ("export", *APPROXIMATOR, "--to", "c-int8", "--stimuli", "one.npy", "--out", "deploy", "--json")
@@ -458,6 +466,16 @@ def test_bench_times_all_on_the_same_batch_and_shows_the_error_beside(run):
     assert record["accuracy"]["nrmse"] > 0
     assert record["accuracy"]["percentile_95"] > 0
     assert record["environment"]["x64"] is False
+
+
+@pytest.mark.parametrize("verb", ["bench", "evaluate"])
+def test_an_error_of_one_stimulus_is_refused_before_any_work(verb, run, folder, monkeypatch):
+    np.save("one.npy", np.repeat(STIMULI[:1], 2, axis=0))
+    monkeypatch.setattr("rnn2ff.steady_state.driver._engine", None)  # no work is done
+    code, out, err = run(verb, *NETWORK, *APPROXIMATOR, "--stimuli", "one.npy")
+    assert (code, out) == (2, "")
+    assert "`stimuli` are all the same. Expected at least two that differ" in err
+    assert "got one, in 2 rows." in err
 
 
 class TestFixedPoints:

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import scipy.sparse
 from problems import assert_close
 
 import rnn2ff
 from rnn2ff.analysis import Audit, FixedPoints
 from rnn2ff.export import familiarity, stated_error
-from rnn2ff.networks import RATE_FORM, StateForm, network_hash
+from rnn2ff.networks import RATE_FORM, Connectome, StateForm, network_hash
 from rnn2ff.training import TrainingRun
 from rnn2ff.training.distillation import SAME_DISTRIBUTION
 from rnn2ff.training.result import Distillation, Report
@@ -420,6 +421,38 @@ class TestPrints:
             assert ([] if caption is None else [caption.text]) + rows == words
         shape = ElementTree.fromstring(jax.eval_shape(lambda: SOLVED)._repr_html_())
         assert shape.tag == "pre"
+
+    def test_other_results_print_no_matrix(self):
+        times = jnp.arange(3.0)
+        motion = rnn2ff.Trajectory(times, jnp.ones((3, 40)), jnp.ones((3, 40)), jnp.array(True))
+        motions = jax.tree.map(lambda each: jnp.stack([each, each]), motion)
+        network = rnn2ff.threshold_linear(0.5 * np.eye(40))
+        names = tuple(f"unit {i}" for i in range(40))
+        connectome = Connectome(scipy.sparse.csr_array(np.eye(40)), names)
+        integers = rnn2ff.quantize(rnn2ff.TwoLayer(40, 50, 40, key=jr.key(0)), np.eye(40))
+        told = {
+            "last state": motion,
+            "complete                  2 of 2": motions,
+            "largest real part         -0.5": rnn2ff.linearize(network, np.ones(40), np.ones(40)),
+            "one fixed point for every stimulus": rnn2ff.stability_constants(network),
+            "connections               40": connectome,
+            "the weights prove one": (plan := rnn2ff.plan_steady_states(NETWORK, STIMULI)),
+            "hidden units              50": integers,
+        }
+        for line, result in told.items():
+            assert line in str(result)
+            assert len(str(result)) < 400
+            assert "<table>" in result._repr_html_()
+        assert "times" in repr(jax.eval_shape(lambda: motion))
+        assert "method" in repr(jax.eval_shape(lambda: plan))
+        assert "by sweeps                 2" in str(jax.tree.map(lambda each: jnp.stack([each, each]), plan))
+
+    def test_a_small_error_is_not_printed_as_none(self):
+        small = report().accuracy._replace(nrmse=1.26e-5, percentile_95=4e-4)
+        assert "error on unseen stimuli   0.0013 % (NRMSE; 0.002 to 2.00 %)" in str(
+            report(accuracy=small, nrmse_interval=(2e-5, 0.02))
+        )
+        assert "off by 0.04 % or more" in str(report(accuracy=small))
 
     def test_a_distillation_and_fixed_points_draw_themselves(self):
         left, right = distillation(approximator()).plot().axes

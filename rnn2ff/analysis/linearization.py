@@ -20,7 +20,7 @@ from rnn2ff.networks import (
     leading_eigenvalues,
     with_padded_rows,
 )
-from rnn2ff.records import names_of_fields
+from rnn2ff.records import as_html, as_text, names_of_fields
 
 
 class Linearization(NamedTuple):
@@ -39,6 +39,17 @@ class Linearization(NamedTuple):
     jacobian: Float[np.ndarray, "state state"] | None
     spectral_radius: float | None
 
+    def _describe(self) -> tuple[str, dict[str, object]]:
+        shown = np.array2string(self.eigenvalues, precision=4, threshold=6, edgeitems=3)
+        radius = {} if self.spectral_radius is None else {"spectral radius": f"{self.spectral_radius:.4g}"}
+        return f"Linearization, {len(self.eigenvalues)} eigenvalues", {
+            "eigenvalues": " ".join(shown.split()),
+            "largest real part": f"{self.spectral_abscissa:.4g}",
+            **radius,
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
     __dir__ = names_of_fields
 
     @property

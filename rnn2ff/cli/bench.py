@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from rnn2ff.cli.options import Json, NetworkFiles, read_approximator, read_network, show, stages
+from rnn2ff.cli.options import Json, NetworkFiles, check_differ, read_approximator, read_network, show, stages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +41,7 @@ class Bench:
 
         check_sizes(**{"batch-size": self.batch_size, "num-rounds": self.num_rounds})
         network, rows = read_network(self.network)
+        check_differ(rows)
         approximator, _ = read_approximator(self.approximator, network)
 
         import jax

@@ -10,6 +10,7 @@ from rnn2ff.cli.options import (
     NetworkFiles,
     OptionalPath,
     Overwrite,
+    check_differ,
     check_new_file,
     read_network,
     show,
@@ -47,6 +48,7 @@ class Evaluate:
         if self.report is not None:
             check_new_file(self.report, (".html",), overwrite=self.overwrite, name="report")
         network, stimuli = read_network(self.network)
+        check_differ(stimuli)
         answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
 
         from rnn2ff.data import solve_pairs

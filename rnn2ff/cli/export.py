@@ -5,7 +5,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import tyro
 
 from rnn2ff.cli.options import Json, OptionalFile, check_folder, read_approximator, show
 
@@ -42,7 +44,7 @@ class Export:
 
     approximator: Path
     """The file approximator.safetensors of a distillation."""
-    to: tuple[Route, ...]
+    to: Annotated[tuple[tuple[Route, ...], ...], tyro.conf.UseAppendAction]
     """One route or several."""
     out: Path
     """Folder for the files; made if it does not exist."""
@@ -56,13 +58,18 @@ class Export:
     """Replace files that exist."""
     as_json: Json = False
 
+    @property
+    def _routes(self) -> list[Route]:
+        """Each once, whether they follow one --to or several."""
+        return list(dict.fromkeys(route for routes in self.to for route in routes))
+
     def run(self) -> int:
         """Export all files to a temporary folder, then move them into place."""
         from rnn2ff._checks import fail
 
-        if not self.to:
+        if not self._routes:
             raise fail("to", "names no route", "at least one", "none")
-        files = {route: self.out / _file_name(route, self.name) for route in dict.fromkeys(self.to)}
+        files = {route: self.out / _file_name(route, self.name) for route in self._routes}
         there = [str(file) for file in files.values() if file.exists()]
         if there and not self.overwrite:
             raise fail("out", "holds the files already", "another folder, or --overwrite", ", ".join(there))
@@ -90,8 +97,8 @@ class Export:
     def _read(self) -> "_Inputs":
         from rnn2ff._checks import check_stimuli, fail
 
-        if self.stimuli is None and set(self.to) & set(NEED_STIMULI):
-            needing = ", ".join(route for route in self.to if route in NEED_STIMULI)
+        if self.stimuli is None and set(self._routes) & set(NEED_STIMULI):
+            needing = ", ".join(route for route in self._routes if route in NEED_STIMULI)
             raise fail("stimuli", "are missing", f"a file, to set the ranges of {needing}", "none")
 
         import jax
@@ -110,6 +117,7 @@ class Export:
     ) -> dict[str, object]:
         """Write one file; returns its size and, where there are stimuli, the error that the route adds."""
         from rnn2ff import export
+        from rnn2ff.records import in_percent
 
         row, predict = {}, None
         if route in ("onnx", "onnx-int8"):
@@ -128,7 +136,7 @@ class Export:
             if predict is not None and (added := _added_error(predict, approximator, stimuli)) is not None:
                 tails = "; ".join(f"{name} {text}" for name, text in added.lines().items())
                 notes = [
-                    f"Integer arithmetic adds {100 * added.nrmse:.2f} % (NRMSE), on {len(stimuli)} stimuli;",
+                    f"Integer arithmetic adds {in_percent(added.nrmse)} % (NRMSE), on {len(stimuli)} stimuli;",
                     tails,
                 ]
             path.write_text(export.to_c(model, name=path.stem, card=card, test_stimuli=stimuli, notes=notes))

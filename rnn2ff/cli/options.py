@@ -81,6 +81,15 @@ class NetworkFiles:
         return self.progress and sys.stderr.isatty()
 
 
+def check_differ(stimuli: "np.ndarray") -> None:
+    """Raise if all stimuli are the same: an error is relative to the differences between their rates."""
+    from rnn2ff._checks import fail
+
+    if (stimuli == stimuli[0]).all():
+        expected = "at least two that differ, as an error is relative to the differences between steady rates"
+        raise fail("stimuli", "are all the same", expected, f"one, in {len(stimuli)} rows")
+
+
 def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
     """The network and the stimuli, checked, in the wanted precision."""
     import jax

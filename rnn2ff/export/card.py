@@ -14,7 +14,7 @@ from rnn2ff._checks import check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork, name_of, network_hash
-from rnn2ff.records import environment
+from rnn2ff.records import environment, in_percent
 
 _MOST_FINGERPRINTS = 256  # rows: a card of 4 kB, and a share with a standard error of at most 1 / (2 sqrt(256)) = 3 %
 
@@ -119,7 +119,7 @@ def stated_error(card: Mapping[str, object]) -> dict[str, str]:
     if not isinstance(received, Mapping) or received.get("nrmse") is None:
         return {}
     if set(received) != set(Accuracy._fields):
-        return {"error": f"{100 * received['nrmse']:.2f} % (NRMSE); its tails are not in the card"}
+        return {"error": f"{in_percent(received['nrmse'])} % (NRMSE); its tails are not in the card"}
     # JSON has no infinite numbers: that of a unit which should never vary is none.
     of_units = [math.inf if each is None else each for each in received["unit_nrmse"]]
     accuracy = Accuracy(**{**received, "unit_nrmse": np.asarray(of_units)})

@@ -20,7 +20,7 @@ from jaxtyping import ArrayLike, Float, Int, Int8, Int16, Int32
 from rnn2ff._checks import check_stimuli, fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.export.plain import Plain, plain_arrays
-from rnn2ff.records import names_of_fields
+from rnn2ff.records import as_html, as_text, names_of_fields
 
 LARGEST = 32767  # of a 16-bit signal; -32768 is not used, so that the range is symmetric
 HEADROOM = 2.0  # signals up to this many times the largest of the calibration do not saturate
@@ -80,6 +80,17 @@ class IntegerModel(NamedTuple):
     is_rectified: bool
     rate_size: int
 
+    def _describe(self) -> tuple[str, dict[str, object]]:
+        title = f"IntegerModel, {self.hidden.weights.shape[1]} channels to {self.rate_size} rates"
+        return title, {
+            "hidden units": len(self.hidden.weights),
+            "sweeps": 0 if self.sweeps is None else len(self.sweeps.steps),
+            "one unit of a stimulus": f"{self.stimulus_scale:.4g}",
+            "one unit of a rate": f"{self.rate_scale:.4g}",
+        }
+
+    __repr__ = as_text
+    _repr_html_ = as_html
     __dir__ = names_of_fields
 
     def predict(self, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch rate"]:

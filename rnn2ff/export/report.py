@@ -21,7 +21,7 @@ from rnn2ff.export.card import Distilled, describe
 from rnn2ff.files import replacing
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates, plot_tails, to_svg
-from rnn2ff.records import html_table
+from rnn2ff.records import html_table, in_percent
 
 if TYPE_CHECKING:
     from rnn2ff.plotting import Figure
@@ -48,7 +48,7 @@ def write_report(path: str | Path, found: Distilled) -> None:
     predicted = np.asarray(predict(found.approximator, pairs.stimuli))
     attempts = {
         f"{each.width} hidden units{f', {each.num_sweeps} sweeps' if each.num_sweeps else ' alone'}": (
-            f"{100 * nrmse:.2f} %, {each.num_products:,} products, {each.num_training_pairs} pairs, "
+            f"{in_percent(nrmse)} %, {each.num_products:,} products, {each.num_training_pairs} pairs, "
             f"{each.seconds:.1f} s"
         )
         for each, nrmse in zip(report.attempts, report.attempt_nrmses)
@@ -93,7 +93,7 @@ def _tables(
         "Came to rest": {name: _shares(counts) for name, counts in status_counts.items()},
         "Error of units, each over its own standard deviation": {
             **_quantiles(known),
-            "worst units": ", ".join(f"{unit} ({100 * known[unit]:.2f} %)" for unit in worst),
+            "worst units": ", ".join(f"{unit} ({in_percent(known[unit])} %)" for unit in worst),
         },
         "Error of stimuli, over the standard deviation of all units": _quantiles(of_stimuli),
         "The network": {
@@ -117,7 +117,7 @@ def _errors(
 
 def _quantiles(errors: Float[np.ndarray, " many"]) -> dict[str, str]:
     shares = {"half at most": 0.5, "95 % at most": 0.95, "worst": 1.0}
-    return {name: f"{100 * np.quantile(errors, share, method='higher'):.2f} %" for name, share in shares.items()}
+    return {name: f"{in_percent(np.quantile(errors, share, method='higher'))} %" for name, share in shares.items()}
 
 
 def _shares(counts: Mapping[str, int]) -> str:

@@ -17,7 +17,7 @@ from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import check_rate_network
 from rnn2ff.networks.spectra import best_metric, is_p_matrix, perron_bound
 from rnn2ff.networks.threshold_linear import is_threshold_linear
-from rnn2ff.records import names_of_fields
+from rnn2ff.records import as_html, as_text, names_of_fields
 
 _MOST_UNITS_MINORS = 12  # up to which all principal minors are computed: 4096 of them
 
@@ -47,6 +47,12 @@ class Constants(NamedTuple):
     is_rectified: bool
     is_map: bool
 
+    def _describe(self) -> tuple[str, dict[str, object]]:
+        numbers = {"contraction": f"{self.contraction:.4g}", "monotonicity": f"{self.monotonicity:.4g}"}
+        return f"Constants of {len(self.metric)} units", {**numbers, "fixed points": self.reason}
+
+    __repr__ = as_text
+    _repr_html_ = as_html
     __dir__ = names_of_fields
 
     @property

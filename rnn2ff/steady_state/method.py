@@ -32,6 +32,7 @@ from rnn2ff.networks import (
     perron_bound,
     split_sweep,
 )
+from rnn2ff.records import as_html, as_text, is_shown
 
 NUM_PROBED = 256
 _SAME = 1e-3  # two states closer than this, relative to 1 + max |x|, are the same
@@ -98,6 +99,19 @@ class Plan(eqx.Module):
     def has_one_fixed_point(self) -> bool:
         """Whether that is proved from the weights."""
         return float(self.decay_rate) > 0
+
+    def _describe(self) -> tuple[str, dict[str, object]] | None:
+        if not is_shown(self.starts_with_sweeps, self.method, self.agreement, self.num_probed):
+            return None
+        if jnp.ndim(self.method):
+            return f"Plans of {len(self.method)} networks", {"by sweeps": int(self.starts_with_sweeps.sum())}
+        tried = {"stimuli tried": int(self.num_probed)} if self.num_probed else {}
+        agreed = {} if np.isnan(self.agreement) else {"sweeps agree on": f"{100 * float(self.agreement):.1f} % of them"}
+        searched = "sweeps" if self.starts_with_sweeps else "the dynamics"
+        return f"Plan: by {searched}", {"why": self.reason, **tried, **agreed}
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def proved_rate(network: RecurrentNetwork) -> float:

@@ -24,6 +24,7 @@ from rnn2ff._checks import (
 )
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
 
 
@@ -41,6 +42,20 @@ class Trajectory(eqx.Module):
     states: Float[Array, "time state"]
     rates: Float[Array, "time rate"]
     is_complete: Bool[Array, ""]
+
+    def _describe(self) -> tuple[str, dict[str, object]] | None:
+        if not is_shown(*vars(self).values()):
+            return None
+        size = self.states.shape[-1]
+        if self.times.ndim > 1:
+            return f"Trajectories of {size} units", {"complete": f"{self.is_complete.sum()} of {self.is_complete.size}"}
+        last = np.array2string(np.asarray(self.states[-1]), precision=4, threshold=8, edgeitems=3)
+        times = f"{len(self.times)}, from {self.times[0]:.4g} to {self.times[-1]:.4g}"
+        lines = {"times": times, "complete": bool(self.is_complete), "last state": last}
+        return f"Trajectory of {size} units", lines
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
 
 def simulate(

@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike, Float, Int
 
 from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail, shape_of
 from rnn2ff.networks import population_angle
-from rnn2ff.records import names_of_fields
+from rnn2ff.records import in_percent, names_of_fields
 
 MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
 
@@ -49,14 +49,14 @@ class Accuracy(NamedTuple):
         """The error and, where not all of the stimuli come to rest, of which share it is, rounded down."""
         share = math.floor(1e4 * self.num_samples / num_stimuli) / 100
         judged = f"; of the {share:.2f} % that come to rest" if self.num_samples < num_stimuli else ""
-        between = "" if interval is None else f"; {100 * interval[0]:.2f} to {100 * interval[1]:.2f} %"
-        return f"{100 * self.nrmse:.2f} % (NRMSE{between}){judged}"
+        between = "" if interval is None else f"; {in_percent(interval[0])} to {in_percent(interval[1])} %"
+        return f"{in_percent(self.nrmse)} % (NRMSE{between}){judged}"
 
     def lines(self) -> dict[str, str]:
         """The tails of the errors, by name."""
         return {
-            "worst unit": f"{self.worst_unit}, {100 * self.unit_nrmse[self.worst_unit]:.2f} %",
-            "worst stimuli": f"one in 20 is off by {100 * self.percentile_95:.2f} % or more",
+            "worst unit": f"{self.worst_unit}, {in_percent(self.unit_nrmse[self.worst_unit])} %",
+            "worst stimuli": f"one in 20 is off by {in_percent(self.percentile_95)} % or more",
         }
 
 

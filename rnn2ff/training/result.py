@@ -10,7 +10,7 @@ from rnn2ff.data import Pairs
 from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates
-from rnn2ff.records import as_html, as_text, names_of_fields
+from rnn2ff.records import as_html, as_text, in_percent, names_of_fields
 from rnn2ff.training.evaluation import Accuracy
 from rnn2ff.training.jumps import ErrorByMargin
 from rnn2ff.training.loop import TrainingRun
@@ -90,7 +90,7 @@ class Report(NamedTuple):
         """Every attempt and its error."""
         return [
             f"{attempt.width} hidden units{f' and {attempt.num_sweeps} sweeps' if attempt.num_sweeps else ' alone'} "
-            f"{100 * nrmse:.2f} %"
+            f"{in_percent(nrmse)} %"
             for attempt, nrmse in zip(self.attempts, self.attempt_nrmses)
         ]
 
