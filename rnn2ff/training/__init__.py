@@ -1,8 +1,8 @@
 """From pairs to a judged approximator: where training starts, what it minimizes, how it is measured."""
 
 from rnn2ff.training.distillation import distill as distill
-from rnn2ff.training.evaluation import Accuracy as Accuracy
-from rnn2ff.training.evaluation import accuracy as accuracy
+from rnn2ff.training.errors import Accuracy as Accuracy
+from rnn2ff.training.errors import accuracy as accuracy
 from rnn2ff.training.evaluation import competition as competition
 from rnn2ff.training.evaluation import information_transformation as information_transformation
 from rnn2ff.training.evaluation import noise_rejection as noise_rejection
