@@ -43,7 +43,7 @@ from rnn2ff.networks import (
 )
 from rnn2ff.plotting import COLUMN_WIDTH, new_figure, plot_in_principal_components
 from rnn2ff.records import as_html, as_text, names_of_fields
-from rnn2ff.steady_state import neutral_growth
+from rnn2ff.steady_state import neutral_growth, proved_rate
 
 if TYPE_CHECKING:
     from rnn2ff.plotting import Figure
@@ -245,7 +245,12 @@ def _report(
     rows = np.flatnonzero(is_stiff & (reached_by_dynamics >= 0))
     reached_by_dynamics[rows[~is_stable[reached_by_dynamics[rows]]]] = -1
     audit, explanation = audit_indices(
-        indices, num_degenerate, size=network.state_size, is_complete=is_complete, theorem=search.theorem
+        indices,
+        num_degenerate,
+        size=network.state_size,
+        is_complete=is_complete,
+        has_one=proved_rate(network) > 0,
+        theorem=search.theorem,
     )
     return FixedPoints(
         states=search.states,

@@ -36,7 +36,7 @@ _SAME_VALUE = 1e-7  # eigenvalues closer than this count as repeated
 class Audit(enum.IntEnum):
     """Whether a list of fixed points is complete."""
 
-    complete = 0  # every support was tried
+    complete = 0  # every support was tried, or the weights prove that there is one fixed point
     passed = 1  # the indices sum to +1, as they must; a pair of opposite indices may still be missing
     missed_some = 2  # the indices do not sum to +1, as they must
     degenerate = 3  # some fixed points are not isolated, or lie at a threshold, and have no index
@@ -71,13 +71,17 @@ def audit_indices(
     *,
     size: int,
     is_complete: bool,
+    has_one: bool,
     theorem: tuple[bool, str],
 ) -> tuple[Audit, str]:
     """Whether a list of fixed points with these indices is complete, and why.
 
     `theorem` says whether the indices must sum to +1, and why (`index_theorem`, `box_theorem`); `num_degenerate`
-    supports have solutions that are not isolated; `is_complete` means that every support was tried.
+    supports have solutions that are not isolated; `is_complete` means that every support was tried, `has_one` that the
+    weights prove one fixed point.
     """
+    if has_one and len(indices) == 1:
+        return Audit.complete, "the weights prove that there is one fixed point"
     num_flat, total = int((indices == 0).sum()), int(indices.sum())
     holds, why = theorem
     if num_flat or num_degenerate:
