@@ -110,9 +110,12 @@ def _array(content: memoryview, order: str) -> tuple[str, dict[str, np.ndarray]]
     if kind == _STRUCT and math.prod(shape) == 1:
         return name, _fields(parts, order)
     if kind == _SPARSE:
-        rows, columns = (_numbers(_next(parts), order) for _ in range(2))
+        rows, begins = (_numbers(_next(parts), order) for _ in range(2))
         values = _values(parts, order, bool(flags & _COMPLEX))
-        return name, {"": _full(rows, np.repeat(np.arange(len(columns) - 1), np.diff(columns)), values, shape)}
+        counts = np.diff(begins.astype(int))  # of each column
+        if (counts < 0).any() or counts.sum() > len(values):
+            raise ValueError("it holds a sparse array whose parts do not fit each other")
+        return name, {"": _full(rows, np.repeat(np.arange(len(counts)), counts), values, shape)}
     if kind not in _NUMERIC:
         return name, {"": _TEXT}
     values = _values(parts, order, bool(flags & _COMPLEX))
@@ -156,8 +159,7 @@ def _fields(parts: Iterator[_Element], order: str) -> dict[str, np.ndarray]:
 
 def _full(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A full matrix from the entries of a sparse one."""
-    if math.prod(shape) > _MOST_ENTRIES:
-        raise ValueError(f"it holds a sparse array of shape {shape}, too large to be made full")
+    _check_may_be_full(shape)
     rows, values = rows[: len(columns)], values[: len(columns)]
     if len(shape) != 2 or not len(rows) == len(columns) == len(values):
         raise ValueError("it holds a sparse array whose parts do not fit each other")
@@ -166,6 +168,11 @@ def _full(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tupl
         raise ValueError("it holds a sparse array with entries outside of it")
     np.add.at(full, (rows, columns), values)
     return full
+
+
+def _check_may_be_full(shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > _MOST_ENTRIES:
+        raise ValueError(f"it holds a sparse array of shape {shape}, too large to be made full")
 
 
 def _version_4(content: memoryview) -> Iterator[tuple[str, np.ndarray]]:
@@ -226,6 +233,7 @@ def _nodes(name: str, node: object) -> dict[str, np.ndarray]:
         parts = (node["data"], node["ir"]) if "data" in node else ([], [])  # a matrix of zeros has none
         data, rows = (np.asarray(each) for each in parts)
         shape = (int(node.attrs["MATLAB_sparse"]), len(columns) - 1)
+        _check_may_be_full(shape)
         return {name: csc_array((data, rows.astype(int), columns.astype(int)), shape=shape).toarray()}
     if hasattr(node, "keys"):
         found = {}

@@ -251,6 +251,12 @@ class TestGraphs:
                 "<edge source='a' target='b'/></graph></graphml>",
                 "edge of a node that it lacks.*got a, b",
             ),
+            (
+                "a.graphml",
+                "<graphml xmlns='http://graphml.graphdrawing.org/xmlns'><graph><node id='a'/><node id='a'/>"
+                "<node id='b'/><edge source='a' target='b'/></graph></graphml>",
+                "nodes of one name.*got 'a' 2 times",
+            ),
         ],
     )
     def test_what_is_no_graph_is_refused(self, name, content, message, tmp_path):

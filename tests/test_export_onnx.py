@@ -7,7 +7,7 @@ import pytest
 from exported import EXAMPLES, STIMULI, example, relative_error
 
 from rnn2ff import accuracy
-from rnn2ff.export import quantize_onnx, run_onnx, to_onnx
+from rnn2ff.export import quantize_onnx, read_exported, run_onnx, to_onnx
 
 
 @pytest.fixture(params=EXAMPLES)
@@ -76,6 +76,13 @@ def test_other_opsets_run_too(opset):
 def test_calibration_stimuli_of_another_width_are_refused():
     with pytest.raises(ValueError, match=r"stimuli.*\(samples, 3\).*got \(4, 2\)"):
         quantize_onnx(to_onnx(example("two layers")[0]), np.ones((4, 2)))
+
+
+def test_a_damaged_name_of_an_axis_is_refused_in_a_sentence(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(to_onnx(example("two layers")[0]).replace(b"batch", b"ba\xf4ch"))
+    with pytest.raises(ValueError, match="`model` is damaged.*whole ONNX file"):
+        read_exported(path)
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnxruntime"])

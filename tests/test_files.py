@@ -66,6 +66,17 @@ class TestReadArray:
         scipy.io.savemat(tmp_path / "sparse.mat", {"W": kind(MATRIX)})
         assert_same(read_array(tmp_path / "sparse.mat", "weights"), MATRIX)
 
+    @pytest.mark.parametrize("begin", [-1, 4, 2**31 - 1])
+    def test_a_sparse_matlab_matrix_that_promises_more_entries_than_it_holds_is_refused(self, begin, tmp_path):
+        path = tmp_path / "sparse.mat"
+        scipy.io.savemat(path, {"W": scipy.sparse.csc_matrix([[0.0, 2.0], [3.0, 0.0]])}, do_compression=False)
+        begins = np.array([0, 1, 2], "<i4").tobytes()  # of the columns, and the end
+        changed = np.array([0, 1, begin], "<i4").tobytes()
+        assert path.read_bytes().count(begins) == 1
+        path.write_bytes(path.read_bytes().replace(begins, changed))
+        with pytest.raises(ValueError, match="sparse array whose parts do not fit"):
+            read_array(path, "weights")
+
     def test_a_field_of_a_matlab_struct_is_named_with_a_dot(self, tmp_path):
         scipy.io.savemat(tmp_path / "net.mat", {"net": {"W": MATRIX, "more": {"b": np.ones((1, 3))}}, "U": np.eye(2)})
         assert_same(read_array(f"{tmp_path / 'net.mat'}:net.W", "weights"), MATRIX)

@@ -57,21 +57,23 @@ def _read_onnx(path: Path) -> Exported:
 
     content = path.read_bytes()
     broken = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
-    broken += (UnicodeDecodeError,)  # where a message cites the file
+    broken += (UnicodeDecodeError,)  # of a name in the file, or of a message that cites it
     try:
         session = open_session(content)
+        inputs, outputs = (
+            {each.name: each.shape for each in group} for group in (session.get_inputs(), session.get_outputs())
+        )
+        named = session.get_modelmeta().custom_metadata_map
     except broken as error:
         raise fail("model", "is damaged", "a whole ONNX file", f"{path}: {str(error)[:100]}") from error
-    inputs = {each.name: each.shape for each in session.get_inputs()}
-    outputs = {each.name: each.shape for each in session.get_outputs()}
-    if list(inputs) != ["stimuli"] or list(outputs) != ["rates"]:
+    shapes = [len(shape) for shape in (*inputs.values(), *outputs.values())]
+    if list(inputs) != ["stimuli"] or list(outputs) != ["rates"] or shapes != [2, 2]:
         expected = "a model that `rnn2ff export` wrote, with the input stimuli and the output rates"
         raise fail("model", "is another one", expected, f"{path}: {list(inputs)} and {list(outputs)}")
 
     def predict(stimuli: ArrayLike) -> np.ndarray:
         return session.run(["rates"], {"stimuli": np.asarray(stimuli, np.float32)})[0]
 
-    named = session.get_modelmeta().custom_metadata_map
     stimulus_size = inputs["stimuli"][1]
     stimulus_range = _parsed_range(named.get(STIMULUS_RANGE, "null"), stimulus_size)
     return Exported(predict, stimulus_size, outputs["rates"][1], named.get(NETWORK_HASH), stimulus_range)

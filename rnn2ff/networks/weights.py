@@ -6,6 +6,7 @@ source to target, which in a weight matrix is from column to row.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -170,6 +171,9 @@ def _read_graphml(path: Path, weight: str) -> _Graph:
     keys = {key.get("id") for key in root.iter(f"{_GRAPHML}key") if _is_weight(key, weight)}
     names = [node.get("id", "") for node in graph.iter(f"{_GRAPHML}node")]
     known = set(names)
+    if len(known) < len(names):
+        name, count = Counter(names).most_common(1)[0]
+        raise fail("connectome", "has nodes of one name", "each name once", f"{name!r} {count} times in {path}")
     ends, weights = [], []
     for edge in graph.iter(f"{_GRAPHML}edge"):
         source, target = edge.get("source"), edge.get("target")

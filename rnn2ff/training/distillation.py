@@ -31,6 +31,7 @@ from rnn2ff.training.trainer import (
 Kind = Literal["any", "two_layers"]
 
 SAME_DISTRIBUTION = "the distribution of the training; the error on others is unknown"
+_FEWEST_PAIRS = 3  # one for validation, and two to learn from
 _HELD_OUT_SHARE = 0.1  # of an array of stimuli, for the test
 _MORE_DATA = 4  # times as many samples, where data are what is missing
 
@@ -111,7 +112,7 @@ def distill(
     mesh = check_mesh(mesh)
     check_at_least("width", width, 1)
     check_at_least("num_sweeps", num_sweeps, 0)
-    check_at_least("num_samples", num_samples, 2)
+    check_at_least("num_samples", num_samples, _FEWEST_PAIRS)
     check_at_least("num_test_samples", num_test_samples, 2)
     check_at_least("num_steps", num_steps, 1)
     num_steps = int(num_steps)  # of a short integer of NumPy products would overflow
@@ -123,11 +124,13 @@ def distill(
     training_stimuli, test_stimuli = _split(stimuli, test_stimuli, num_samples, num_test_samples, key)
     check_stimuli(training_stimuli, network.stimulus_size)
     check_stimuli(test_stimuli, network.stimulus_size, "test_stimuli")
+    check_at_least("number of stimuli to train on", len(training_stimuli), _FEWEST_PAIRS)
 
     def solve(which: ArrayLike) -> Pairs:
         return solve_pairs(network, which, solver=solver, max_steps=max_steps, mesh=mesh, progress=progress)
 
     def trainer_on(pairs: Pairs) -> Trainer:
+        check_at_least("number of steady states to train on", len(pairs), _FEWEST_PAIRS)
         settings = {"num_steps": num_steps, "bypass": bypass, "checkpoints": checkpoints, "progress": progress}
         return Trainer(network, pairs, **settings, mesh=mesh, key=key)
 
