@@ -145,6 +145,10 @@ class _Samples(NamedTuple):
         """Of the engine, before a sample that moves on is watched."""
         return min(self.max_steps, _FOLLOWED_STEPS)
 
+    def rows_that(self, ended: Status, rows: np.ndarray) -> np.ndarray:
+        """Those of some rows that ended so."""
+        return rows[self.solved.status[rows] == ended]
+
     def put(self, rows: np.ndarray, part: Solved) -> None:
         """Take over the end of some rows."""
         for name, values in vars(part.steady).items():
@@ -237,43 +241,42 @@ def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> N
     if not len(rows):
         return
     samples.put(rows, _run(samples, rows, plan, samples.initial_states[rows], samples.first_steps, bar))
-    left = rows[samples.solved.status[rows] == Status.max_steps_reached]
-    # A long decay costs the engine a fraction of what it costs to watch it. A cycle is not as slow.
-    is_slow = samples.solved.residual[left] < _NEARLY_AT_REST * (1 + np.abs(samples.solved.state[left]).max(axis=1))
-    slow, steps_left = left[is_slow], samples.max_steps - samples.first_steps
-    if len(slow) and steps_left > 0:
-        num_steps = samples.solved.num_steps[slow]
-        dynamics = eqx.tree_at(lambda plan: plan.starts_with_sweeps, plan, jax.device_put(np.asarray(False)))
-        samples.put(slow, _run(samples, slow, dynamics, samples.solved.state[slow], steps_left))
-        samples.solved.num_steps[slow] += num_steps
-        left = rows[samples.solved.status[rows] == Status.max_steps_reached]
+    _follow_slow_ones(samples, samples.rows_that(Status.max_steps_reached, rows), plan)
+    left = samples.rows_that(Status.max_steps_reached, rows)
     if len(left):
-        finished = finish(
-            samples.network,
-            samples.stimuli[left],
-            samples.initial_states[left],
-            samples.solved.state[left],
-            tolerance=samples.tolerance,
-            max_steps=samples.max_steps,
-        )
-        num_steps = samples.solved.num_steps[left] + finished.num_steps
-        samples.put(left, Solved(finished, np.full(len(left), FOUND_BY.index("dynamics"))))
-        samples.solved.num_steps[left] = num_steps
+        num_steps = samples.solved.num_steps[left]
+        samples.put(left, _watched(samples, left, samples.solved.state[left]))
+        samples.solved.num_steps[left] += num_steps
     # Where the velocity grows fast, as before a blow-up, the engine's steps may end in infinity.
-    lost = rows[samples.solved.status[rows] == Status.nonfinite][:_LOST_ROWS]
+    lost = samples.rows_that(Status.nonfinite, rows)[:_LOST_ROWS]
     if len(lost):
-        starts = samples.initial_states[lost]
-        finished = finish(
-            samples.network,
-            samples.stimuli[lost],
-            starts,
-            starts,
-            tolerance=samples.tolerance,
-            max_steps=samples.max_steps,
-        )
-        is_known = ~np.isin(finished.status, (Status.max_steps_reached, Status.undecided, Status.nonfinite))
-        found = jax.tree.map(lambda array: np.asarray(array)[is_known], finished)
-        samples.put(lost[is_known], Solved(found, np.full(len(found.status), FOUND_BY.index("dynamics"))))
+        solved = _watched(samples, lost, samples.initial_states[lost])
+        is_known = ~np.isin(solved.steady.status, (Status.max_steps_reached, Status.undecided, Status.nonfinite))
+        samples.put(lost[is_known], jax.tree.map(lambda array: array[is_known], solved))
+
+
+def _follow_slow_ones(samples: _Samples, left: np.ndarray, plan: Plan) -> None:
+    """A long decay costs the engine a fraction of what it costs to watch it; a cycle is not as slow."""
+    is_slow = samples.solved.residual[left] < _NEARLY_AT_REST * (1 + np.abs(samples.solved.state[left]).max(axis=1))
+    rows, steps_left = left[is_slow], samples.max_steps - samples.first_steps
+    if len(rows) and steps_left > 0:
+        num_steps = samples.solved.num_steps[rows]
+        dynamics = eqx.tree_at(lambda plan: plan.starts_with_sweeps, plan, jax.device_put(np.asarray(False)))
+        samples.put(rows, _run(samples, rows, dynamics, samples.solved.state[rows], steps_left))
+        samples.solved.num_steps[rows] += num_steps
+
+
+def _watched(samples: _Samples, rows: np.ndarray, states: np.ndarray) -> Solved:
+    """Where the dynamics go from there: to rest after all, round a cycle, or to infinity."""
+    steady = finish(
+        samples.network,
+        samples.stimuli[rows],
+        samples.initial_states[rows],
+        states,
+        tolerance=samples.tolerance,
+        max_steps=samples.max_steps,
+    )
+    return Solved(steady, np.full(len(rows), FOUND_BY.index("dynamics")))
 
 
 def _run(
