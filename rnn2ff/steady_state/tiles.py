@@ -226,9 +226,13 @@ def in_dense_tiles(
     """
     batch_size = len(is_chosen)
     kind = jnp.zeros(batch_size, jnp.int32) if kind is None else kind
-    # The rows that are not chosen come last, and fill the last tile.
-    order = _order_by_kind(jnp.where(is_chosen, kind, num_kinds).astype(jnp.int32), num_kinds + 1)
     count = jnp.sum(is_chosen, dtype=jnp.int32)
+    # The rows that are not chosen come last, and fill the last tile. An order takes as long as the steps of some rows.
+    order = jax.lax.cond(
+        count >= (int(_FILLED * tiles[-1]) if few == Few.left else 1),
+        lambda: _order_by_kind(jnp.where(is_chosen, kind, num_kinds).astype(jnp.int32), num_kinds + 1),
+        lambda: vary_like(jnp.arange(batch_size, dtype=jnp.int32), is_chosen),
+    )
     may_wait = (count > tiles[-1]) | (few == Few.left)
 
     def one_tile(carry, tile):
