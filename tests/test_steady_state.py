@@ -130,13 +130,13 @@ class TestVerdict:
     @pytest.mark.parametrize("gain", [0.8, 1.6, 2.4])
     def test_stability_agrees_with_the_eigenvalues(self, gain, key):
         network_key, state_key = jr.split(key)
-        network = random_threshold_linear(8, gain=gain, key=network_key)
+        network = random_threshold_linear(12, gain=gain, key=network_key)
         weights = network.params.recurrent_weights
-        states = jr.normal(state_key, (60, 8))
+        states = jr.normal(state_key, (60, 12))
         stimuli = states - jax.nn.relu(states) @ weights.T  # makes each state a fixed point
         received = solve_steady_states(network, stimuli, solver=RootFind(), initial_states=states)
         abscissae = [
-            np.linalg.eigvals(np.asarray(weights) * (np.asarray(state) > 0) - np.eye(8)).real.max() for state in states
+            np.linalg.eigvals(np.asarray(weights) * (np.asarray(state) > 0) - np.eye(12)).real.max() for state in states
         ]
         assert min(map(abs, abscissae)) > 1e-3
         expected = [Status.converged if abscissa < 0 else Status.unstable for abscissa in abscissae]
