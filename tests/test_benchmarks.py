@@ -417,7 +417,17 @@ time.sleep(60)
     assert suite._run([sys.executable, "-c", code], dict(os.environ), 3.0) is None
     assert time.monotonic() - started < 15
     state = Path("/proc", (tmp_path / "rows").read_text(), "stat")
-    assert not state.exists() or " Z " in state.read_text()
+
+    def has_ended() -> bool:
+        try:
+            return " Z " in state.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    deadline = time.monotonic() + 5  # a process that was killed may take a moment to end
+    while not has_ended() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert has_ended()
     assert suite._run([sys.executable, "-c", "raise ValueError('no rows')"], dict(os.environ), None) == (
         "ValueError: no rows"
     )
