@@ -59,7 +59,7 @@ _TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
 _ROUNDING = 64  # times the dtype's epsilon: a velocity that is smaller, relative to the states, may be rounding alone
 _GROWTH_RATES = (1, 0.1, 0.01, 0.003, 0.001)  # of saddles
 _COMPETITION, _COMPETITION_SIZE = "winner-take-all", 48  # the one large family, and its units
-_AS_MUCH, _MOST_WINDOWS = 0.9, 8  # share of the motion half a window before that counts as no decay; windows watched
+_NO_DECAY, _MOST_WINDOWS = 0.9, 8  # of the motion half a window before; windows that are watched
 _TRUTH_TILE = 256  # samples whose rollouts wait for each other
 ENGINE = "engine"  # in the name of a way: `solve_batch` alone
 
@@ -466,7 +466,7 @@ def _watch(network, stimuli, states, config: Config) -> tuple[np.ndarray, np.nda
             # to and fro.
             way = np.abs(np.diff(path[half:], axis=0)).sum(axis=0).max()
             is_moving = not has_grown and second > 1e-4 * (1 + np.abs(path).max()) and way > 1.5 * second
-            moves_on = is_moving and second > _AS_MUCH * first
+            moves_on = is_moving and second > _NO_DECAY * first
             if moves_on or not is_moving or second < 0.2 * first:
                 break
             state = path[-1]

@@ -50,7 +50,10 @@ def _is_outside() -> bool:
 
 
 def evaluated_now() -> AbstractContextManager:
-    """Inside a program, evaluate what is known already; outside no context, as programs are compiled anew in this."""
+    """A context that evaluates known values inside a program as well.
+
+    Outside it does nothing, as `jax.ensure_compile_time_eval` would compile again what is compiled already.
+    """
     return nullcontext() if _is_outside() else jax.ensure_compile_time_eval()
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rnn2ff import accuracy, competition, information_transformation, noise_rejection, ring_angles, ring_bump
-from rnn2ff.training.errors import nrmse_interval
+from rnn2ff.training.nrmse import nrmse_interval
 
 
 def test_nrmse_and_r_squared_are_their_definitions():

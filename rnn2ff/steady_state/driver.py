@@ -36,6 +36,7 @@ from rnn2ff.steady_state.units import in_common_units, in_own_units
 
 _FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
 _NEARLY_AT_REST = 0.05  # relative; what is so slow after those steps may take all steps of the engine
+_NEAR = 0.25  # relative; how far a decay may lead from there
 _LOST_ROWS = 64  # samples at most whose search ended in infinity, and that are watched from their start
 _RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
 
@@ -256,14 +257,21 @@ def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> N
 
 
 def _follow_slow_ones(samples: _Samples, left: np.ndarray, plan: Plan) -> None:
-    """A long decay costs the engine a fraction of what it costs to watch it; a cycle is not as slow."""
+    """A long decay costs the engine a fraction of what it costs to watch it; a cycle is not as slow.
+
+    What comes to rest far from where it was slow, as after a passage along a saddle, was a long motion, and stays open:
+    such motions are followed from their start.
+    """
     is_slow = samples.solved.residual[left] < _NEARLY_AT_REST * (1 + np.abs(samples.solved.state[left]).max(axis=1))
     rows, steps_left = left[is_slow], samples.max_steps - samples.first_steps
     if len(rows) and steps_left > 0:
-        num_steps = samples.solved.num_steps[rows]
+        num_steps, states = samples.solved.num_steps[rows], samples.solved.state[rows]
         dynamics = eqx.tree_at(lambda plan: plan.starts_with_sweeps, plan, jax.device_put(np.asarray(False)))
-        samples.put(rows, _run(samples, rows, dynamics, samples.solved.state[rows], steps_left))
+        found = _run(samples, rows, dynamics, states, steps_left)
+        samples.put(rows, found)
         samples.solved.num_steps[rows] += num_steps
+        is_far = ~(np.abs(found.steady.state - states).max(axis=1) < _NEAR * (1 + np.abs(states).max(axis=1)))
+        samples.solved.status[rows[is_far & (found.steady.status == Status.converged)]] = Status.max_steps_reached
 
 
 def _watched(samples: _Samples, rows: np.ndarray, states: np.ndarray) -> Solved:

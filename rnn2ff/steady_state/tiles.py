@@ -227,7 +227,8 @@ def in_dense_tiles(
     batch_size = len(is_chosen)
     kind = jnp.zeros(batch_size, jnp.int32) if kind is None else kind
     count = jnp.sum(is_chosen, dtype=jnp.int32)
-    # The rows that are not chosen come last, and fill the last tile. An order takes as long as the steps of some rows.
+    # The rows that are not chosen come last, and fill the last tile. Without work none is sorted: a sort of
+    # the batch takes as long as several steps of a tile.
     order = jax.lax.cond(
         count >= (int(_FILLED * tiles[-1]) if few == Few.left else 1),
         lambda: _order_by_kind(jnp.where(is_chosen, kind, num_kinds).astype(jnp.int32), num_kinds + 1),
@@ -260,7 +261,7 @@ def in_dense_tiles(
 
 
 def _order_by_kind(kind: Int[Array, " batch"], num_kinds: int) -> Int[Array, " batch"]:
-    """A permutation: the rows of the first kind, then of the next. Whole numbers alone are sorted ten times faster."""
+    """A permutation: rows of the first kind, then of the next. A sort of numbers alone is ten times faster."""
     batch_size = len(kind)
     if num_kinds * batch_size > jnp.iinfo(jnp.int32).max:
         return jnp.argsort(kind)

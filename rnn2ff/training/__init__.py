@@ -1,8 +1,6 @@
 """From pairs to a judged approximator: where training starts, what it minimizes, how it is measured."""
 
 from rnn2ff.training.distillation import distill as distill
-from rnn2ff.training.errors import Accuracy as Accuracy
-from rnn2ff.training.errors import accuracy as accuracy
 from rnn2ff.training.evaluation import competition as competition
 from rnn2ff.training.evaluation import information_transformation as information_transformation
 from rnn2ff.training.evaluation import noise_rejection as noise_rejection
@@ -13,6 +11,8 @@ from rnn2ff.training.loop import TrainingRun as TrainingRun
 from rnn2ff.training.loop import train as train
 from rnn2ff.training.mixing import exact_pairs as exact_pairs
 from rnn2ff.training.mixing import mix_pairs as mix_pairs
+from rnn2ff.training.nrmse import Accuracy as Accuracy
+from rnn2ff.training.nrmse import accuracy as accuracy
 from rnn2ff.training.optimizers import adam as adam
 from rnn2ff.training.result import Distillation as Distillation
 from rnn2ff.training.symmetries import find_symmetries as find_symmetries

@@ -16,7 +16,7 @@ from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli
 from rnn2ff.files import alone_in, make_folder
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, check_mesh
-from rnn2ff.training.errors import accuracy, check_varies, nrmse_interval
+from rnn2ff.training.nrmse import accuracy, check_varies, nrmse_interval
 from rnn2ff.training.result import Distillation, Report
 from rnn2ff.training.trainer import (
     Trainer,

@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike, Float, Int
 from rnn2ff._checks import check_finite, check_fraction, check_shape, fail
 from rnn2ff.networks import population_angle
 from rnn2ff.records import names_of_fields
-from rnn2ff.training.errors import compared
+from rnn2ff.training.nrmse import compared
 
 MARGIN_EDGES = (0.0, 0.05, 0.1, 0.2, 0.4, float("inf"))
 

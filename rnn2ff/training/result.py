@@ -11,9 +11,9 @@ from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates
 from rnn2ff.records import as_html, as_text, in_percent, names_of_fields
-from rnn2ff.training.errors import Accuracy
 from rnn2ff.training.jumps import ErrorByMargin
 from rnn2ff.training.loop import TrainingRun
+from rnn2ff.training.nrmse import Accuracy
 from rnn2ff.training.trainer import Attempt
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from rnn2ff.data import Pairs, key_for, split_rows
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, plan_steady_states, proved_rate
 from rnn2ff.training.boundaries import find_boundaries
-from rnn2ff.training.errors import nrmse_interval
 from rnn2ff.training.initialization import initialize_refined, initialize_two_layer
 from rnn2ff.training.jumps import ErrorByMargin, error_by_margin, find_jumps
 from rnn2ff.training.loop import TrainingRun, train
 from rnn2ff.training.mixing import NUM_TRIED, mixing_for
+from rnn2ff.training.nrmse import nrmse_interval
 from rnn2ff.training.optimizers import muon
 from rnn2ff.training.symmetries import find_symmetries
 
