@@ -23,6 +23,7 @@ from rnn2ff.training.symmetries import find_symmetries
 
 _VALIDATION_SHARE = 0.1  # as `train` holds out by default
 _NUM_INITIAL = 8192  # pairs of the initial fit of the readout
+_NUM_INITIAL_AT_BOUNDARIES = 2**15  # the same where each output is fitted to those alone that leave it active
 _SMALLEST_BATCH, _LARGEST_BATCH = 256, 1024  # powers of two, which devices can share
 _MOST_PRODUCTS = 2**25  # of a minibatch, for it to be larger than the smallest: some milliseconds a step on two cores
 _MOST_EVALUATIONS = 20  # the default of `train`
@@ -120,11 +121,11 @@ class Trainer:
 
     def two_layer(self, width: int) -> Trained:
         """Two layers alone. If states jump, two initializations are tried, and the better on validation is kept."""
-        initial = self.kept.take(slice(_NUM_INITIAL))
         key = key_for(self.key, f"two layers of {width}")
         tried = []
         for boundaries in (None,) if self.boundaries is None else (None, self.boundaries):
             started = time.perf_counter()
+            initial = self.kept.take(slice(_NUM_INITIAL if boundaries is None else _NUM_INITIAL_AT_BOUNDARIES))
             start = initialize_two_layer(
                 self.network,
                 initial.states,
