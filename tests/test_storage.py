@@ -17,6 +17,7 @@ import pytest
 
 from rnn2ff import Status, partition_competition, threshold_linear
 from rnn2ff.data import open_steady_states, storage, store_steady_states, stream_steady_states
+from rnn2ff.data.manifest import write_sealed
 from rnn2ff.data.pairs import Batch, stream_plan
 from rnn2ff.networks import network_hash
 
@@ -144,6 +145,25 @@ class TestStored:
         with pytest.raises(ValueError, match="damaged"):
             open_steady_states(tmp_path, NETWORK)
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"shards": None},
+            {"shards": [3]},
+            {"shards": [{"num_pairs": -1}]},
+            {"num_samples": "22"},
+            {"network_hash": 0},
+        ],
+    )
+    @pytest.mark.usefixtures("as_a_user")
+    def test_a_manifest_that_another_program_sealed_is_refused_in_one_sentence(self, stored, tmp_path, change):
+        folder = tmp_path / "set"
+        shutil.copytree(stored.folder, folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        write_sealed(folder / "manifest.json", manifest | change)
+        with pytest.raises(ValueError, match="damaged manifest.json. Expected `.*` of type"):
+            open_steady_states(folder, NETWORK)
+
     def test_nothing_that_a_manifest_says_leads_out_of_its_folder(self, stored, tmp_path):
         folder, secret = tmp_path / "set", str(tmp_path / "secret.npy")
         shutil.copytree(stored.folder, folder)
@@ -153,7 +173,7 @@ class TestStored:
         for shard in manifest["shards"]:
             shard |= {"path": "../secret.npy", "stimuli": secret}
             shard["hashes"] |= {"../secret": "0", secret: "0"}
-        storage._write_sealed(folder / "manifest.json", manifest)
+        write_sealed(folder / "manifest.json", manifest)
         opened = []
         _OPENED.append(opened)
         try:

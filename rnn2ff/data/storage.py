@@ -28,16 +28,15 @@ from jaxtyping import Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_sizes, fail
+from rnn2ff.data.manifest import ARRAYS, FORMAT, MANIFEST, read_json, read_manifest, write_sealed
 from rnn2ff.data.pairs import Batch, Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
-from rnn2ff.files import alone_in, make_folder, replacing, write_json
+from rnn2ff.files import alone_in, make_folder, replacing
 from rnn2ff.networks import RecurrentNetwork, network_hash
 from rnn2ff.records import as_html, as_text
 from rnn2ff.steady_state import Status, check_mesh
 
-_FORMAT = "rnn2ff.steady_states.2"
-_MANIFEST = "manifest.json"
-_ARRAYS, _COUNTS = ("stimuli", "states", "rates"), "counts"
+_COUNTS = "counts"
 _PACKAGES = ("rnn2ff", "jax", "jaxlib", "numpy")
 _PATIENCE, _PAUSE = 600.0, 0.5  # seconds without a new shard of another process, and between two checks
 
@@ -77,11 +76,11 @@ class StoredPairs:
         """Each shard's `stimuli`, `states` and `rates`, as read-only memory maps: nothing is read before it is used."""
         for index, shard in enumerate(self.manifest["shards"]):
             if shard["num_pairs"]:
-                yield {name: np.load(_path(self.folder, name, index), mmap_mode="r") for name in _ARRAYS}
+                yield {name: np.load(_path(self.folder, name, index), mmap_mode="r") for name in ARRAYS}
 
     def read(self) -> Pairs:
         """All pairs, in memory."""
-        parts = [[np.array(shard[name]) for name in _ARRAYS] for shard in self.shards()]
+        parts = [[np.array(shard[name]) for name in ARRAYS] for shard in self.shards()]
         stimuli, states, rates = (jnp.asarray(np.concatenate(each)) for each in zip(*parts))
         return Pairs(stimuli, states, rates, self.status_counts)
 
@@ -126,7 +125,7 @@ def store_steady_states(
     folder = Path(folder)
     plan = stream_plan(network, sample_stimulus, max_steps=max_steps, key=key)
     manifest = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "network_hash": network_hash(network),
         "stimuli": description,
         "key": np.asarray(jr.key_data(key)).tolist(),
@@ -153,7 +152,7 @@ def _generate(folder, manifest, network, sample_stimulus, settings, progress) ->
     if process == 0:
         _begin(folder, manifest)
     else:
-        _wait("the manifest of the first process", (folder / _MANIFEST).is_file, lambda: 0)
+        _wait("the manifest of the first process", (folder / MANIFEST).is_file, lambda: 0)
     is_finished = _check_same(folder, manifest)
     _remove_leftovers(folder, mine)
     done = {} if is_finished else _counts(folder, mine)
@@ -169,7 +168,7 @@ def _generate(folder, manifest, network, sample_stimulus, settings, progress) ->
         disable=not progress,
     )
     for batch in bar:
-        _write_sealed(_path(folder, _COUNTS, batch.index), _write_arrays(folder, batch))
+        write_sealed(_path(folder, _COUNTS, batch.index), _write_arrays(folder, batch))
     if not is_finished:
         _finish(folder, manifest, num_shards, is_first=process == 0)
     if process == 0:  # also after a call that was killed once the manifest was whole
@@ -179,18 +178,18 @@ def _generate(folder, manifest, network, sample_stimulus, settings, progress) ->
 
 def _begin(folder: Path, manifest: dict[str, object]) -> None:
     """Write the manifest, unless there is one; the folder must be new."""
-    for leftover in folder.glob(f".{_MANIFEST}.*"):
+    for leftover in folder.glob(f".{MANIFEST}.*"):
         leftover.unlink()
-    if (folder / _MANIFEST).exists():
+    if (folder / MANIFEST).exists():
         return
     if any(folder.iterdir()):
         raise fail("folder", "is in use", "an empty or a new folder", f"{folder}")
-    _write_sealed(folder / _MANIFEST, manifest)
+    write_sealed(folder / MANIFEST, manifest)
 
 
 def _check_same(folder: Path, wanted: dict[str, object]) -> bool:
     """Whether the data set is finished; one with other settings is refused."""
-    found = _read_manifest(folder)
+    found = read_manifest(folder)
     for name, value in wanted.items():
         if name != "shards" and found.get(name) != json.loads(json.dumps(value)):
             raise fail("folder", f"holds a data set with another `{name}`", value, f"{found.get(name)} in {folder}")
@@ -204,12 +203,12 @@ def _is_finished(manifest: dict[str, object]) -> bool:
 def _counts(folder: Path, indices: Iterable[int]) -> dict[int, dict]:
     """The counts of the complete shards among these."""
     paths = {index: _path(folder, _COUNTS, index) for index in indices}
-    return {index: _read_json(path) for index, path in paths.items() if path.is_file()}
+    return {index: read_json(path) for index, path in paths.items() if path.is_file()}
 
 
 def _remove_leftovers(folder: Path, indices: range) -> None:
     """Delete temporary files that an interrupted run left of these shards."""
-    for name in (*_ARRAYS, _COUNTS):
+    for name in (*ARRAYS, _COUNTS):
         for leftover in folder.glob(f".{name}-*"):
             if int(leftover.name.removeprefix(f".{name}-").partition(".")[0]) in indices:
                 leftover.unlink()
@@ -222,11 +221,11 @@ def _finish(folder: Path, manifest: dict[str, object], num_shards: int, *, is_fi
         return sum(1 for _ in folder.glob(f"{_COUNTS}-*"))
 
     if not is_first:
-        _wait("the shards of all processes", lambda: _is_finished(_read_manifest(folder)), num_done)
+        _wait("the shards of all processes", lambda: _is_finished(read_manifest(folder)), num_done)
         return
     _wait("the shards of all processes", lambda: num_done() == num_shards, num_done)
     counts = _counts(folder, range(num_shards))
-    _write_sealed(folder / _MANIFEST, {**manifest, "shards": list(counts.values())})
+    write_sealed(folder / MANIFEST, {**manifest, "shards": list(counts.values())})
 
 
 def _wait(what: str, is_there: Callable[[], bool], progress: Callable[[], int]) -> None:
@@ -253,7 +252,7 @@ def open_steady_states(folder: str | Path, network: RecurrentNetwork) -> StoredP
         ValueError: if there is no data set, it is of another network, unfinished or damaged.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     if manifest["network_hash"] != network_hash(network):
         raise fail("folder", "holds the steady states of another network", network_hash(network), f"{folder}")
     stored = StoredPairs(folder, manifest)
@@ -272,20 +271,10 @@ def _path(folder: Path, name: str, index: int) -> Path:
     return folder / f"{name}-{index:06d}.{'json' if name == _COUNTS else 'npy'}"
 
 
-def _read_manifest(folder: Path) -> dict[str, object]:
-    path = folder / _MANIFEST
-    if not path.is_file():
-        raise fail("folder", "holds no data set", f"a file {_MANIFEST}", f"{folder}")
-    manifest = _read_json(path)
-    if manifest.get("format") != _FORMAT:
-        raise fail("folder", "holds no data set", f"a manifest of format {_FORMAT}", f"{path}")
-    return manifest
-
-
 def _write_arrays(folder: Path, batch: Batch) -> dict[str, object]:
     """Write the pairs of a batch; returns their counts and hashes."""
     pairs, hashes = batch.pairs, {}
-    for name in _ARRAYS:
+    for name in ARRAYS:
         with replacing(_path(folder, name, batch.index)) as temporary:
             with temporary.open("wb") as file:
                 np.save(file, np.asarray(getattr(pairs, name)), allow_pickle=False)
@@ -298,31 +287,10 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_sealed(path: Path, content: dict[str, object]) -> None:
-    """As JSON, with its hash."""
-    write_json(path, {**content, "hash": _hash(content)})
-
-
-def _hash(content: dict[str, object]) -> str:
-    """Of everything but the hash itself."""
-    others = {name: value for name, value in content.items() if name != "hash"}
-    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise fail("folder", f"has a damaged {path.name}", "valid JSON", f"{path}: {error}") from error
-    if isinstance(content, dict) and "hash" in content and content["hash"] == _hash(content):
-        return content
-    raise fail("folder", f"has a damaged {path.name}", "what was written", f"{path}, which has another hash, or none")
-
-
 def _check_shards(folder: Path, shards: dict[int, dict]) -> None:
     """Every array exists and has its hash."""
     for index, shard in shards.items():
-        for name in _ARRAYS:
+        for name in ARRAYS:
             if not (path := _path(folder, name, index)).is_file():
                 raise fail("folder", "is damaged", f"a file {path.name}", f"none in {folder}")
             if _file_hash(path) != shard["hashes"][name]:
