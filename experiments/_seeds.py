@@ -41,12 +41,14 @@ def growth_exponent(sizes: ArrayLike, values: ArrayLike) -> Spread:
     return spread(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
-def with_interval(values: ArrayLike, form: str = ".1f", scale: float = 1.0) -> str:
+def with_interval(values: ArrayLike, form: str = ".1f", scale: float = 1.0, largest: float = np.inf) -> str:
     """The mean and half the width of its interval, as text: `4.2 ± 0.3`.
 
-    Of percentages, by a scale of 100, which are not below 0, an interval that is has its ends named: `3.8 [0.0, 11.4]`.
+    An interval that leaves the possible has its ends named: `3.8 [0.0, 11.4]`. Percentages, by a scale of 100, are not
+    below 0, and shares are not above their largest value.
     """
     mean, low, high = spread(scale * np.asarray(values, float))
-    if scale == 100 and low < 0 <= mean:
-        return f"{mean:{form}} [{0:{form}}, {high:{form}}]"
+    smallest = 0 if scale == 100 else -np.inf
+    if low < smallest <= mean or high > largest >= mean:
+        return f"{mean:{form}} [{max(low, smallest):{form}}, {min(high, largest):{form}}]"
     return f"{mean:{form}}" if np.isnan(low) else f"{mean:{form}} ± {(high - low) / 2:{form}}"

@@ -281,7 +281,7 @@ def describe(rows: list[dict]) -> str:
         return [name, *(write(row, form) for row in rows for form in FORMS)]
 
     def percent(values):
-        return "-" if values[0] is None else with_interval(values, scale=100) + " %"
+        return "-" if values[0] is None else with_interval(values, scale=100, largest=100) + " %"
 
     def judged(name):
         return lambda row: percent([each[name] for each in row["competition"]])

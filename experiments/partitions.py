@@ -182,18 +182,18 @@ def verdict(rows: list[dict]) -> str:
 def describe(rows: list[dict]) -> str:
     """One line for each number of partitions and each self-excitation."""
 
-    def cells(row: dict, name: str, scale: float = 100, form: str = ".1f") -> list[str]:
+    def cells(row: dict, name: str, scale: float = 100, form: str = ".1f", largest: float = np.inf) -> list[str]:
         values = [row[each][name] for each in FORMS]
-        return ["-" if value[0] is None else with_interval(value, form, scale=scale) for value in values]
+        return ["-" if value[0] is None else with_interval(value, form, scale, largest) for value in values]
 
     lines = [
         [
             f"{row['num_partitions']}, {row['self_excitation']:g}",
             *cells(row, "nrmse"),
             f"{100 * spread(row['trivial_agreement']).mean:.1f}",
-            *cells(row, "agreement"),
+            *cells(row, "agreement", largest=100),
             f"{100 * spread(row['trivial_set_agreement']).mean:.1f}",
-            *cells(row, "set_agreement"),
+            *cells(row, "set_agreement", largest=100),
             "-" if row["gain_recurrent"][0] is None else f"{spread(row['gain_recurrent']).mean:.2f}",
             *cells(row, "gain", 1, ".2f"),
         ]
