@@ -19,7 +19,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from experiments._fit import fit_both, solve_each
+from experiments._fit import errors_of, fit_both, solve_each
 from experiments._forms import FORMS, TWO_LAYERS, WITH_SWEEPS
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
@@ -29,7 +29,7 @@ from rnn2ff.data import Pairs, SampleStimulus, key_for, sample_from, sample_stim
 from rnn2ff.networks import RecurrentNetwork, partition_competition, partition_means
 from rnn2ff.records import Seconds, time_interleaved
 from rnn2ff.steady_state import Candidate, Plan, Rollout, solve_steady_states
-from rnn2ff.training import accuracy, competition
+from rnn2ff.training import competition
 
 CLAIM = "Winners suppress losers in one feed-forward pass."
 
@@ -170,13 +170,11 @@ def _means(task: Task, *activities: Array) -> Iterator[np.ndarray]:
 def _judge(task: Task, approximator: Approximator, test: Pairs) -> dict:
     predicted_rates = predict(approximator, test.stimuli)
     predicted, target, drive = _means(task, predicted_rates, test.rates, test.stimuli)
-    judged = accuracy(predicted_rates, test.rates)
     return {
         "width": approximator.width,
         "num_sweeps": getattr(approximator, "num_sweeps", 0),
         "num_products": approximator.num_products,
-        "nrmse": judged.nrmse,
-        "worst_unit_nrmse": judged.unit_nrmse[judged.worst_unit],
+        **errors_of(predicted_rates, test.rates),
         "competition": competition(predicted, target, drive),
         "digit_accuracy": _digit_accuracy(task, drive, target, predicted),
         "status_counts": test.status_counts,
@@ -294,6 +292,8 @@ def describe(rows: list[dict]) -> str:
         row_of("hidden units, sweeps", lambda row: f"{row['width'][0]}, {row['num_sweeps'][0]}"),
         row_of("products", lambda row: f"{row['num_products'][0]}"),
         row_of("error of the rates (NRMSE)", lambda row: percent(row["nrmse"])),
+        row_of("... of the worst unit", lambda row: percent(row["worst_unit_nrmse"])),
+        row_of("one stimulus in 20 is off by", lambda row: percent(row["percentile_95"])),
         row_of("same winner as the recurrent network", judged("agreement")),
         row_of("... of the trivial guess, largest stimulus", judged("trivial_agreement")),
         row_of("same active partitions, all of them", judged("set_agreement")),

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from experiments._executors import Compute, serially
-from experiments._fit import fit_both, solve_all
+from experiments._fit import errors_of, fit_both, solve_all
 from experiments._forms import FORMS, TWO_LAYERS, WITH_SWEEPS
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
@@ -26,7 +26,7 @@ from experiments.drawings import partitions as drawing
 from rnn2ff.approximators import predict
 from rnn2ff.data import SampleStimulus, key_for, sample_stimuli
 from rnn2ff.networks import partition_competition, partition_means
-from rnn2ff.training import accuracy, competition
+from rnn2ff.training import competition
 
 CLAIM = "Winners suppress losers among up to 16 partitions, from soft to hard competitions."
 
@@ -108,7 +108,7 @@ def _measure(num_partitions: int, self_excitation: float, config: Config) -> dic
             result |= {"trivial_set_agreement": judged.trivial_set_agreement}
             result[form] = {
                 "num_products": approximator.num_products,
-                "nrmse": accuracy(rates[test], pairs.rates[test]).nrmse,
+                **errors_of(rates[test], pairs.rates[test]),
                 "agreement": judged.agreement,
                 "set_agreement": judged.set_agreement,
                 "gain": _gain(drive[two_active], predicted[two_active]) if is_soft else None,
@@ -201,9 +201,19 @@ def describe(rows: list[dict]) -> str:
     ]
     header = ["partitions, a", "error (%): two layers", "sweeps", "winner (%): trivial", "two layers", "sweeps"]
     header += ["active set (%): trivial", "two layers", "sweeps", "gain: recurrent", "two layers", "sweeps"]
+    tails = [
+        [
+            f"{row['num_partitions']}, {row['self_excitation']:g}",
+            *cells(row, "worst_unit_nrmse"),
+            *cells(row, "percentile_95"),
+        ]
+        for row in rows
+    ]
+    header_of_tails = ["partitions, a", "error of the worst unit (%): two layers", "sweeps"]
+    header_of_tails += ["one stimulus in 20 is off by (%): two layers", "sweeps"]
     lost = max(max(row["share_lost"]) for row in rows)
     return (
-        f"{table(header, lines)}\n\n"
+        f"{table(header, lines)}\n\n{table(header_of_tails, tails)}\n\n"
         f"Means and 95 % intervals over {len(rows[0]['share_lost'])} seeds. Two layers of 4 N hidden units, and a "
         "quarter of N with sweeps at no more products; the trivial guess is that the largest stimulus wins alone; the "
         f"gain should be 1 / (1 - a). Stimuli without a steady state: at most {lost:.1%}."
