@@ -68,6 +68,11 @@ def in_full_precision(function: Callable) -> Callable:
     return run
 
 
+def compiled(function: Callable) -> Callable:
+    """A compiled function of trees of arrays, in full precision."""
+    return eqx.filter_jit(in_full_precision(function))
+
+
 def in_batches(
     function: Callable, constants: object, arrays: tuple[np.ndarray, ...], num_rows: int, *settings
 ) -> PyTree[np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Complex, Float
 
 from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_shape, check_stimulus, fail
 from rnn2ff.analysis.newton import LARGEST_DENSE, finite_jacobians, map_rows
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import (
     RecurrentNetwork,
     eigenvalues_of,
@@ -123,14 +122,12 @@ def modes(
     return growth_rates_of_map(factors) if network.is_map else eigenvalues_of(jacobians), np.abs(factors).max(axis=-1)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _jacobian(network, state, stimulus) -> Float[Array, "state state"]:
     return finite_jacobians(lambda state: network.velocity(state, stimulus), state[None])[0]
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _push(network, state, stimulus, vector):
     return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (vector,))[1]
 

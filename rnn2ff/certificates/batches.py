@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +13,7 @@ from rnn2ff.approximators import Approximator, Refined
 from rnn2ff.certificates.bounds import Certificate, certify, unit_bounds
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.refinement import as_prediction
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import chunks_of, in_tiles, on_each_device, placed_on
 
@@ -147,8 +146,7 @@ def call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None =
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _call(function, constants, arrays, num_rows, layout, mesh):
     def call(constants, arrays, num_rows):
         return function(*constants, *arrays, num_rows, layout)

@@ -7,13 +7,12 @@ second order. A motion that slows down by the same factor in equal times takes s
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 from rnn2ff.steady_state.watched import ESCAPE
 
@@ -36,8 +35,7 @@ class Ends(NamedTuple):
     is_diverging: Bool[Array, " batch"]
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def creep(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],

@@ -7,14 +7,13 @@ the same test of stability as everything else.
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.compiling import in_batches, in_full_precision
+from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, time_scales
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
@@ -129,8 +128,7 @@ def finish(
     )
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _judge(network, stimuli, states, tolerance) -> SteadyState:
     layout = layout_for(jax.default_backend(), len(stimuli), network.state_size)
     return judge_rows(network, stimuli, states, tolerance=tolerance, layout=layout)
@@ -142,8 +140,7 @@ class _Ends(NamedTuple):
     is_diverging: Bool[Array, " batch"]
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) -> _Ends:
     def roll_out(stimulus, initial_state):
         end = STIFF.search(network, stimulus, initial_state, tolerance=tolerance, max_steps=max_steps)
@@ -161,8 +158,7 @@ def _affordable_newton_steps(network, stimuli, states) -> Float[np.ndarray, " ba
     return lengths
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _newton_steps(network, stimuli, states) -> Float[Array, " batch"]:
     """The largest entry of a Newton step toward rest: about how far a slow sample still has to go.
 

@@ -10,13 +10,12 @@ size.
 
 import dataclasses
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork, residual
 from rnn2ff.steady_state.motion import Motions
 from rnn2ff.steady_state.watched import ESCAPE, has_no_trend
@@ -136,8 +135,7 @@ def _move(
         _judge(sample, paths[i].astype(float), others[i].astype(float), float(residuals[i]), ahead[i], tolerance)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _iterate(network, stimuli, states, copies):
     """All states of a window, first and last included, of samples and copies; residuals, and velocities far ahead."""
 

@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import diffrax as dfx
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.compiling import in_batches, in_full_precision
+from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 from rnn2ff.steady_state.cycles import judge_returns, search_return
 from rnn2ff.steady_state.watched import (
@@ -204,8 +203,7 @@ def _num_together(num_rows: int, entry_size: int, state_size: int) -> int:
     return _FEW_ROWS if num_rows <= _FEW_ROWS or affordable < _MANY_ROWS else _MANY_ROWS
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _measure(network, stimuli, states):
     """The longest time scale, the speed and the residual of each sample."""
 
@@ -216,8 +214,7 @@ def _measure(network, stimuli, states):
     return jax.vmap(measure)(stimuli, states)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _integrate(network, stimuli, states, times, time_units, scales, sizes, errors) -> Window:
     """A window of time of each sample, with adaptive steps."""
     rounding = jnp.finfo(states.dtype).eps

@@ -18,7 +18,7 @@ from rnn2ff._checks import (
     fail,
     is_known,
 )
-from rnn2ff.compiling import in_full_precision, jit_for_device
+from rnn2ff.compiling import compiled, in_full_precision, jit_for_device
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.hard import finish
@@ -110,8 +110,7 @@ def solve_steady_state(
     return found
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def solve_one(network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, *, throw) -> SteadyState:
     # The search and the verdict see constants: no derivative passes through them.
     network_, stimulus_, initial_state_ = constants_of(network, stimulus, initial_state)

@@ -22,7 +22,7 @@ from rnn2ff._checks import (
     is_known,
     shape_of,
 )
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
@@ -146,8 +146,7 @@ def _at(stimulus, time: Scalar) -> Float[Array, " stimulus"]:
     return stimulus(time) if callable(stimulus) else stimulus
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, max_steps) -> Trajectory:
     longest = jnp.max(jnp.diff(times)) if callable(stimulus) else None
     solution = dfx.diffeqsolve(
@@ -170,8 +169,7 @@ def _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, m
     return Trajectory(times, states, jax.vmap(network.rates)(states), is_complete & jnp.all(is_saved))
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _iterate(network, stimulus, initial_state, times, steps: tuple[int, ...]) -> Trajectory:
     def step(state, index):
         time = times[0] + index.astype(times.dtype)
