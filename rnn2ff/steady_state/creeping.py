@@ -5,34 +5,19 @@ what it solves, may be as long as the motion is straight; two of half the length
 second order. A motion that slows down by the same factor in equal times takes some hundred steps, whatever the factor.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
+from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.watched import ESCAPE
 
 MOST_STEPS = 512
 _LOCAL_ERROR = 3e-5  # of a step, relative to 1 + max |x|; that of the engine
 _FIRST_STEP, _LARGEST_CHANGE = 0.1, 5.0  # in the longest time scale; factor from one step to the next
-
-
-class Ends(NamedTuple):
-    """Where the motions end.
-
-    Attributes:
-        state: the last state.
-        num_steps: implicit ones.
-        is_diverging: whether the state grew without bound.
-    """
-
-    state: Float[Array, "batch state"]
-    num_steps: Int[Array, " batch"]
-    is_diverging: Bool[Array, " batch"]
 
 
 @compiled
@@ -41,7 +26,7 @@ def creep(
     stimuli: Float[Array, "batch stimulus"],
     states: Float[Array, "batch state"],
     tolerance: float,
-) -> Ends:
+) -> Candidate:
     """Follow motions by implicit steps until they rest, or have grown by many orders of magnitude.
 
     Args:
@@ -50,10 +35,10 @@ def creep(
         states: where to start.
         tolerance: the largest residual that counts as rest.
     """
-    return Ends(*jax.vmap(lambda stimulus, state: _creep(network, stimulus, state, tolerance))(stimuli, states))
+    return jax.vmap(lambda stimulus, state: _creep(network, stimulus, state, tolerance))(stimuli, states)
 
 
-def _creep(network, stimulus, start, tolerance):
+def _creep(network, stimulus, start, tolerance) -> Candidate:
     identity = jnp.eye(network.state_size, dtype=start.dtype)
     scale = 1 + jnp.max(jnp.abs(stimulus)) + jnp.max(jnp.abs(start))
     bound = ESCAPE * scale
@@ -84,4 +69,4 @@ def _creep(network, stimulus, start, tolerance):
 
     carry = (start, _FIRST_STEP * slowest, jnp.zeros((), jnp.int32))
     state, _, num_steps = jax.lax.while_loop(goes_on, take_step, carry)
-    return state, num_steps, jnp.max(jnp.abs(state)) > bound
+    return Candidate(state, num_steps, jnp.max(jnp.abs(state)) > bound)

@@ -5,13 +5,11 @@ out of steps, and not of time, is integrated again by a stiff method. Whatever c
 the same test of stability as everything else.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, time_scales
@@ -22,6 +20,7 @@ from rnn2ff.steady_state.method import apart
 from rnn2ff.steady_state.motion import Motions, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import SAFETY
+from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.solvers.rollout import STIFF
 from rnn2ff.steady_state.tiles import layout_for
 
@@ -134,19 +133,10 @@ def _judge(network, stimuli, states, tolerance) -> SteadyState:
     return judge_rows(network, stimuli, states, tolerance=tolerance, layout=layout)
 
 
-class _Ends(NamedTuple):
-    state: Float[Array, "batch state"]
-    num_steps: Int[Array, " batch"]
-    is_diverging: Bool[Array, " batch"]
-
-
 @compiled
-def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) -> _Ends:
-    def roll_out(stimulus, initial_state):
-        end = STIFF.search(network, stimulus, initial_state, tolerance=tolerance, max_steps=max_steps)
-        return _Ends(end.state, end.num_steps, end.is_diverging)
-
-    return jax.vmap(roll_out)(stimuli, initial_states)
+def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) -> Candidate:
+    limits = {"tolerance": tolerance, "max_steps": max_steps}
+    return jax.vmap(lambda stimulus, start: STIFF.search(network, stimulus, start, **limits))(stimuli, initial_states)
 
 
 def _affordable_newton_steps(network, stimuli, states) -> Float[np.ndarray, " batch"]:

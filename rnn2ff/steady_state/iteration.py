@@ -62,6 +62,12 @@ class _Sample:
     num_turns: int = 0
     verdict: str = ""
     period: float = np.nan
+    time_unit = 1.0  # a step
+
+    @property
+    def num_steps(self) -> int:
+        """Steps so far."""
+        return len(self.speeds)
 
 
 def observe_iterations(
@@ -110,16 +116,7 @@ def observe_iterations(
     for sample in samples:
         if not sample.verdict and _keeps_moving(sample):
             sample.verdict = "oscillating"
-    verdicts = np.array([sample.verdict for sample in samples], "<U11")
-    return Motions(
-        is_at_rest=verdicts == "at_rest",
-        is_oscillating=verdicts == "oscillating",
-        is_diverging=verdicts == "diverging",
-        period=np.array([sample.period for sample in samples], dtype),
-        state=np.array([sample.state for sample in samples], dtype).reshape(states.shape),
-        num_steps=np.array([len(sample.speeds) for sample in samples], int),
-        num_turns=np.array([sample.num_turns for sample in samples], int),
-    )
+    return Motions.of(samples, states)
 
 
 def _move(

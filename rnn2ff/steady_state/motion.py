@@ -9,7 +9,7 @@ ends, and a spiral that decays slowly also comes nearly back. So a copy of the m
 cycle is believed once the copy has come back to the motion, so quickly that what drift is left cannot add up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import diffrax as dfx
@@ -66,6 +66,20 @@ class Motions(NamedTuple):
     num_steps: Int[np.ndarray, " batch"]
     num_turns: Int[np.ndarray, " batch"]
 
+    @staticmethod
+    def of(samples: Sequence, states: Float[np.ndarray, "batch state"]) -> "Motions":
+        """What is known of samples, of the shape and dtype of the states where they started."""
+        verdicts = np.array([sample.verdict for sample in samples], "<U11")
+        return Motions(
+            is_at_rest=verdicts == "at_rest",
+            is_oscillating=verdicts == "oscillating",
+            is_diverging=verdicts == "diverging",
+            period=np.array([sample.period * sample.time_unit for sample in samples], states.dtype),
+            state=np.array([sample.state for sample in samples], states.dtype).reshape(states.shape),
+            num_steps=np.array([sample.num_steps for sample in samples], int),
+            num_turns=np.array([sample.num_turns for sample in samples], int),
+        )
+
 
 def observe_motions(
     network: RecurrentNetwork,
@@ -116,16 +130,7 @@ def observe_motions(
     for sample in samples:
         if not sample.verdict and keeps_moving(sample):
             sample.verdict = "oscillating"
-    verdicts = np.array([sample.verdict for sample in samples], "<U11")
-    return Motions(
-        is_at_rest=verdicts == "at_rest",
-        is_oscillating=verdicts == "oscillating",
-        is_diverging=verdicts == "diverging",
-        period=np.array([sample.period * sample.time_unit for sample in samples], dtype),
-        state=np.array([sample.state for sample in samples], dtype).reshape(states.shape),
-        num_steps=np.array([sample.num_steps for sample in samples], int),
-        num_turns=np.array([np.ptp(sample.history[-1][2]) if sample.history else 0 for sample in samples], int),
-    )
+    return Motions.of(samples, states)
 
 
 def _start(row: int, state: np.ndarray, stimulus: np.ndarray, time_unit: float, speed: float) -> Sample:

@@ -114,6 +114,11 @@ class Sample:
     verdict: str = ""
     period: float = np.nan
 
+    @property
+    def num_turns(self) -> int:
+        """How often the unit that moved most turned in the last window."""
+        return int(np.ptp(self.history[-1][2])) if self.history else 0
+
 
 def record(sample: Sample, window: Window) -> None:
     """Where the motion is, how large it was, how far it came and how often it turned."""
