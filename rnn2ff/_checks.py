@@ -66,6 +66,19 @@ def check_shape(name: str, array: object, expected: Sequence[int]) -> None:
         raise fail(name, "has the wrong shape", tuple(expected), shape)
 
 
+def check_array(name: str, array: object, expected: Sequence[int]) -> None:
+    """Finite numbers of a shape."""
+    check_shape(name, array, expected)
+    check_finite(name, array)
+
+
+def check_units(name: str, values: object, size: int) -> None:
+    """A finite number for all units, or one for each."""
+    if shape_of(name, values) != ():
+        check_shape(name, values, (size,))
+    check_finite(name, values)
+
+
 def check_weights(name: str, weights: object) -> None:
     """A square, finite, two-dimensional matrix, dense or sparse."""
     if hasattr(weights, "tocsr"):
@@ -131,8 +144,7 @@ def check_text(name: str, value: object) -> None:
 
 def check_number(name: str, value: object) -> None:
     """A finite number, and no array of them."""
-    check_shape(name, value, ())
-    check_finite(name, value)
+    check_array(name, value, ())
 
 
 def check_positive(name: str, value: object) -> None:
@@ -155,10 +167,11 @@ def check_positive_numbers(**values: object) -> None:
         check_positive(name, value)
 
 
-def check_at_least(name: str, value: object, smallest: int) -> None:
-    """A whole number no smaller than `smallest`."""
+def check_at_least(name: str, value: object, smallest: int) -> int:
+    """A whole number no smaller than `smallest`; as Python's own, which JAX wants."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < smallest:
         raise fail(name, "is out of range", f"a whole number of at least {smallest}", repr(value))
+    return int(value)
 
 
 def check_sizes(**sizes: object) -> None:
@@ -175,8 +188,7 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def check_stimulus(stimulus: object, size: int) -> None:
-    check_shape("stimulus", stimulus, (size,))
-    check_finite("stimulus", stimulus)
+    check_array("stimulus", stimulus, (size,))
 
 
 def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:

@@ -18,11 +18,10 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Complex, Float, Int, PRNGKeyArray
 
 from rnn2ff._checks import (
+    check_array,
     check_at_least,
-    check_finite,
     check_key,
     check_on_host,
-    check_shape,
     check_stimulus,
     check_tolerance,
     fail,
@@ -187,11 +186,9 @@ def find_fixed_points(
     if size > LARGEST_DENSE:
         raise fail("network", "is too large for its Jacobians", f"at most {LARGEST_DENSE} units", size)
     given = np.zeros((0, size)) if starts is None else starts
-    check_shape("starts", given, (*shape_of("starts", given)[:1], size))
-    check_finite("starts", given)
+    check_array("starts", given, (*shape_of("starts", given)[:1], size))
     if box is not None:
-        check_shape("box", box, (2,))
-        check_finite("box", box)
+        check_array("box", box, (2,))
     if box is not None and not box[0] < box[1]:
         raise fail("box", "is empty", "two finite numbers, the smaller first", box)
     is_small = is_threshold_linear(network) and size <= MOST_UNITS

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
-from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_shape, check_stimulus, fail
+from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimulus, fail
 from rnn2ff.analysis.newton import LARGEST_DENSE, finite_jacobians, map_rows
 from rnn2ff.compiling import compiled
 from rnn2ff.networks import (
@@ -90,8 +90,7 @@ def linearize(
         RuntimeError: if the Krylov method does not converge to any.
     """
     check_on_host("linearize", "use `jax.jacfwd(network.velocity)`", network, state, stimulus)
-    check_shape("state", state, (network.state_size,))
-    check_finite("state", state)
+    check_array("state", state, (network.state_size,))
     check_stimulus(stimulus, network.stimulus_size)
     state, stimulus = (jnp.asarray(array, network.dtype) for array in (state, stimulus))
     if num_eigenvalues is None and network.state_size <= LARGEST_DENSE:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
-from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_positive, check_shape, check_stimuli
+from rnn2ff._checks import check_array, check_at_least, check_on_host, check_positive, check_stimuli
 from rnn2ff.approximators import Approximator, Refined
 from rnn2ff.certificates.batches import call_in_chunks, check_predicts_all_units, in_chunks, predict_all
 from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
@@ -148,11 +148,9 @@ def predict_or_solve(
     check_stimuli(stimuli, network.stimulus_size)
     size = len(stimuli)
     if initial_states is not None:
-        check_shape("initial_states", initial_states, (size, network.state_size))
-        check_finite("initial_states", initial_states)
+        check_array("initial_states", initial_states, (size, network.state_size))
     if stimulus_range is not None:
-        check_shape("stimulus_range", stimulus_range, (2, network.stimulus_size))
-        check_finite("stimulus_range", stimulus_range)
+        check_array("stimulus_range", stimulus_range, (2, network.stimulus_size))
     check_predicts_all_units(network, approximator)
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli = np.asarray(stimuli, network.dtype)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from rnn2ff import __version__
-from rnn2ff._checks import check_finite, check_shape, check_stimuli, check_text, fail
+from rnn2ff._checks import check_array, check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.card import stated_error
 from rnn2ff.export.fixed_point import GAIN_BITS, STEP_BITS, IntegerModel
@@ -88,8 +88,7 @@ def _range_in(stimuli: Mapping[str, object] | None, model) -> Float[np.ndarray, 
     if not stimuli:
         return None
     ends = [stimuli["smallest"], stimuli["largest"]]
-    check_shape("range of the stimuli in the card", ends, (2, _stimulus_size(model)))
-    check_finite("range of the stimuli in the card", ends)
+    check_array("range of the stimuli in the card", ends, (2, _stimulus_size(model)))
     return np.asarray(ends, np.float32)
 
 

@@ -14,21 +14,14 @@ from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float, Int
 from tqdm.auto import tqdm
 
-from rnn2ff._checks import (
-    check_at_least,
-    check_finite,
-    check_on_host,
-    check_shape,
-    check_stimuli,
-    check_tolerance,
-)
+from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimuli, check_tolerance
 from rnn2ff.compiling import compiler_options
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
 from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
-from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses
+from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses, on_device, put_rows
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver
 from rnn2ff.steady_state.single import solve_each
@@ -152,8 +145,7 @@ class _Samples(NamedTuple):
 
     def put(self, rows: np.ndarray, part: Solved) -> None:
         """Take over the end of some rows."""
-        for name, values in vars(part.steady).items():
-            getattr(self.solved, name)[rows] = values
+        put_rows(self.solved, rows, part.steady)
         self.found_by[rows] = part.found_by
 
 
@@ -166,14 +158,12 @@ def _solve_states(
     mesh = check_mesh(mesh)
     is_planned = solver is None or isinstance(solver, Plan)
     tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
-    check_at_least("max_steps", max_steps, 1)
-    max_steps = int(max_steps)  # which JAX wants to be Python's own
+    max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
     num_samples = len(stimuli)
     if initial_states is None:
         initial_states = np.zeros((num_samples, network.state_size), network.dtype)
-    check_shape("initial_states", initial_states, (num_samples, network.state_size))
-    check_finite("initial_states", initial_states)
+    check_array("initial_states", initial_states, (num_samples, network.state_size))
     stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
     own = in_own_units(network, stimuli, initial_states)
     if own is not None:
@@ -184,10 +174,8 @@ def _solve_states(
         return solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
     network = with_padded_rows(network)
 
-    floats = (np.full(num_samples, np.nan, network.dtype) for _ in range(3))
-    residual, distance, period = floats
-    whole = (np.zeros(num_samples, np.int32) for _ in range(3))
-    status, num_steps, found_by = whole
+    residual, distance, period = np.full((3, num_samples), np.nan, network.dtype)
+    status, num_steps, found_by = np.zeros((3, num_samples), np.int32)
     solved = SteadyState(np.array(initial_states), status, residual, num_steps, distance, period)
     samples = _Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh)
     rows, plan = np.arange(num_samples), solver
@@ -203,8 +191,7 @@ def _solve_states(
         _solve_some(samples, rows, plan, bar)
     is_found = solved.status == Status.converged
     counts = Counter(FOUND_BY[each] for each in found_by[is_found])
-    arrays = jax.device_put([getattr(solved, name) for name in vars(solved)])
-    return SteadyStates(**dict(zip(vars(solved), arrays)), plan=plan, finished_by=dict(counts))
+    return on_device(solved, plan, dict(counts))
 
 
 def _choose_method(samples: _Samples, probe: np.ndarray, first: Plan) -> Plan:

@@ -134,6 +134,17 @@ class SteadyStates(eqx.Module):
     _repr_html_ = as_html
 
 
+def put_rows(whole: SteadyState, rows: Int[np.ndarray, " row"], part: SteadyState) -> None:
+    """Take over the end of some rows of a batch; arrays on the host."""
+    for name, values in vars(part).items():
+        getattr(whole, name)[rows] = values
+
+
+def on_device(whole: SteadyState, plan: Plan | None, finished_by: dict[str, int]) -> SteadyStates:
+    """The end of a batch, from arrays on the host, and how it was found."""
+    return SteadyStates(**jax.device_put(vars(whole)), plan=plan, finished_by=finished_by)
+
+
 def _rates(network: RecurrentNetwork, states: Float[ArrayLike, "*batch state"]) -> Float[Array, "*batch rate"]:
     states, function = jnp.asarray(states), network.rates
     for _ in range(states.ndim - 1):

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
 
 from rnn2ff._checks import (
+    check_array,
     check_at_least,
     check_finite,
     check_on_host,
-    check_shape,
     check_stimulus,
     check_tolerance,
     fail,
@@ -102,8 +102,7 @@ def simulate(
     if not callable(stimulus):
         check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", stimulus)
     tolerance = check_tolerance(tolerance, network.dtype)
-    check_at_least("max_steps", max_steps, 1)
-    max_steps = int(max_steps)  # which JAX wants to be Python's own
+    max_steps = check_at_least("max_steps", max_steps, 1)
     shape = shape_of("times", times)
     if len(shape) != 1 or shape[0] < 2:
         raise fail("times", "are no grid", "a vector of at least 2 times", f"shape {shape}")
@@ -112,8 +111,7 @@ def simulate(
         raise fail("times", "do not increase", "each time after the one before", "an order that does not")
     if initial_state is None:
         initial_state = jnp.zeros(network.state_size, network.dtype)
-    check_shape("initial_state", initial_state, (network.state_size,))
-    check_finite("initial_state", initial_state)
+    check_array("initial_state", initial_state, (network.state_size,))
     initial_state = jnp.asarray(initial_state, network.dtype)
     if callable(stimulus):
         _check_function(stimulus, network)
