@@ -1,4 +1,6 @@
-"""Argument checks. Each says what is wrong, what was expected and what was received, before any work.
+"""Checks of arguments, and of libraries that only some functions need.
+
+Each says what is wrong, what was expected and what was received, before any work.
 
 Values can only be checked where they are known: inside `jit`, `vmap` or `grad` an array is a tracer, and checks of
 values are skipped, while checks of shapes still apply. JAX is not imported to check plain numbers, so that reading
@@ -6,9 +8,11 @@ files and drawing figures do not load it.
 """
 
 import functools
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -135,6 +139,35 @@ def _all_finite():
     import jax.numpy as jnp
 
     return sys.modules["jax"].jit(lambda array: jnp.all(jnp.isfinite(array)))
+
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def needs_extra(extra: str, *libraries: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Make a function call `require_extra` before it runs."""
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @functools.wraps(function)
+        def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            require_extra(extra, *libraries)
+            return function(*args, **kwargs)
+
+        return guarded
+
+    return decorate
+
+
+def require_extra(extra: str, *libraries: str) -> None:
+    """Raise a `ModuleNotFoundError` that names the extra, if one of its libraries is missing."""
+    for library in libraries:
+        try:
+            importlib.import_module(library)
+        except ModuleNotFoundError as error:
+            message = f"This needs {library}. Install the extra {extra}: pip install 'rnn2ff[{extra}]'"
+            message += f", or in a checkout pip install -e '.[{extra}]'"
+            raise ModuleNotFoundError(message) from error
 
 
 def check_text(name: str, value: object) -> None:

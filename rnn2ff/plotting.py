@@ -4,11 +4,12 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rnn2ff._checks import Parameters, Result, needs_extra
 from rnn2ff.files import replacing
 
 if TYPE_CHECKING:
@@ -46,10 +47,6 @@ _STYLE = {
 }
 
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
-
 def house_style(draw: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Make a function draw in the house style, and leave matplotlib's own settings as they are.
 
@@ -58,12 +55,10 @@ def house_style(draw: Callable[Parameters, Result]) -> Callable[Parameters, Resu
     """
 
     @functools.wraps(draw)
+    @needs_extra("plot", "matplotlib")
     def styled(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        try:
-            import matplotlib
-        except ModuleNotFoundError as error:
-            message = "Figures need matplotlib. Install the extra: pip install 'rnn2ff[plot]'"
-            raise ModuleNotFoundError(message) from error
+        import matplotlib
+
         with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from rnn2ff._checks import fail
+from rnn2ff._checks import fail, needs_extra
 from rnn2ff.export.c import MARK, to_c
-from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.fixed_point import IntegerLayer, IntegerModel, IntegerSweeps
 from rnn2ff.export.onnx import NETWORK_HASH, STIMULUS_RANGE, open_session
 
