@@ -177,7 +177,7 @@ class TestActiveSet:
 
 def verdicts(network, states, stimuli):
     """The engine's test of stability, of states that need not be fixed points."""
-    layout = layout_for("cpu", len(states), network.state_size)
+    layout = layout_for("cpu", len(states))
     judge = eqx.filter_jit(lambda *each: judge_rows(*each, tolerance=1e9, layout=layout))
     return judge(network, jnp.asarray(stimuli), jnp.asarray(states))
 

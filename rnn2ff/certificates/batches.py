@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_on_host, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Approximator, Refined
@@ -15,7 +17,7 @@ from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.refinement import as_prediction
 from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state import chunks_of, in_tiles, on_each_device, placed_on
+from rnn2ff.steady_state import Layout, chunks_of, in_tiles, on_each_device, placed_on
 
 
 def predict_all_units(
@@ -128,9 +130,15 @@ def in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None
 def _map_rows(function, constants, *arrays_and_layout):
     *arrays, num_rows, layout = arrays_and_layout
 
+    return map_tiles(lambda *row: function(*constants, *row), arrays, num_rows, layout)
+
+
+def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
+    """A function of one sample for the first rows of arrays, tile after tile; zeros for those beyond."""
+
     def work(rows, arrays):
         del rows
-        return jax.vmap(lambda *row: function(*constants, *row))(*arrays)
+        return jax.vmap(function)(*arrays)
 
     shapes = jax.eval_shape(work, None, arrays)
     rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

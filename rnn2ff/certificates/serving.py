@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_positive, check_stimuli
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certificates.batches import call_in_chunks, check_predicts_all_units, in_chunks, predict_all
+from rnn2ff.certificates.batches import call_in_chunks, check_predicts_all_units, in_chunks, map_tiles, predict_all
 from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
@@ -32,7 +32,6 @@ from rnn2ff.steady_state import (
     check_mesh,
     count_statuses,
     in_dense_tiles,
-    in_tiles,
     solve_steady_states,
 )
 
@@ -265,9 +264,8 @@ def _predict_and_refine(
     def judge(stimulus, rates):
         return _judge(network, certifier, tolerance, makes_step, stimulus, rates)
 
-    def predict(rows, stimuli):
-        del rows
-        return jax.vmap(lambda stimulus: judge(stimulus, predict_all(network, approximator, stimulus)))(stimuli)
+    def predict(stimulus):
+        return judge(stimulus, predict_all(network, approximator, stimulus))
 
     def sweep_and_judge(stimulus, rates):
         rates = refine(network, stimulus, rates, sweep=sweep, num_steps=num_steps)
@@ -277,9 +275,7 @@ def _predict_and_refine(
         del is_mine, may_wait
         return jax.vmap(sweep_and_judge)(stimuli, rows.rates)
 
-    shapes = jax.eval_shape(predict, None, stimuli)
-    rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    rows = in_tiles(predict, rows, stimuli, layout.wide_tile or layout.tiles[0], num_rows)
+    rows = map_tiles(predict, (stimuli,), num_rows, layout)
     is_open = ~rows.is_within & ~rows.is_rounding_limited & (jnp.arange(len(stimuli), dtype=jnp.int32) < num_rows)
     return in_dense_tiles(sweep_rows, rows, stimuli, is_open, layout.tiles)
 

@@ -83,7 +83,7 @@ def _range_in(stimuli: Mapping[str, object] | None, model) -> Float[np.ndarray, 
     if not stimuli:
         return None
     ends = [stimuli["smallest"], stimuli["largest"]]
-    check_array("range of the stimuli in the card", ends, (2, _stimulus_size(model)))
+    check_array("range of the stimuli in the card", ends, (2, model.stimulus_size))
     return np.asarray(ends, np.float32)
 
 
@@ -125,7 +125,7 @@ def _range(model, name: str, ends: Float[np.ndarray, "2 stimulus"]) -> str:
 
 def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: ArrayLike) -> str:
     is_integer = isinstance(model, IntegerModel)
-    check_stimuli(test_stimuli, _stimulus_size(model), "test_stimuli")
+    check_stimuli(test_stimuli, model.stimulus_size, "test_stimuli")
     if is_integer:
         stimuli = model.quantize_stimuli(np.asarray(test_stimuli)[:_NUM_TESTED])
         rates, kind = model(stimuli), "int16_t"
@@ -146,10 +146,6 @@ def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: Arra
         "is_wrong": is_wrong,
     }
     return template("self_test.h").substitute(fields)
-
-
-def _stimulus_size(model: Approximator | IntegerModel) -> int:
-    return model.hidden.weights.shape[1] if isinstance(model, IntegerModel) else model.stimulus_size
 
 
 def footprint(model: Approximator | IntegerModel) -> Footprint:

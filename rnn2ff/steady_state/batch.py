@@ -55,18 +55,7 @@ def solve_rows(
     num_rows: int | Int[Array, ""],
     layout: Layout,
 ) -> Solved:
-    """The engine; pure.
-
-    Args:
-        network: the network.
-        stimuli: one a row.
-        plan: how to solve; None to follow the dynamics.
-        initial_states: where the dynamics start, one a row.
-        tolerance: the largest residual that counts as rest.
-        max_steps: bound on the steps of the dynamics.
-        num_rows: rows that matter; those beyond are given no work.
-        layout: how many rows are worked on together.
-    """
+    """The engine; pure. Without a plan the dynamics are followed; rows beyond `num_rows` are given no work."""
     task = Task(network, plan, _scalar(tolerance, network.dtype), _scalar(max_steps, jnp.int32), layout)
     num_rows = _scalar(num_rows, jnp.int32)
     known = Known(jnp.asarray(stimuli), jnp.asarray(initial_states))
@@ -88,13 +77,6 @@ def judge_rows(
     """The verdict on states from elsewhere, none of which is moved; pure.
 
     What is not at rest is `max_steps_reached`, or `nonfinite`.
-
-    Args:
-        network: the network.
-        stimuli: one a row.
-        states: one a row.
-        tolerance: the largest residual that counts as rest.
-        layout: how many rows are worked on together.
     """
     task = Task(network, None, _scalar(tolerance, network.dtype), _scalar(0, jnp.int32), layout)
     known = Known(jnp.asarray(stimuli), jnp.asarray(states))
@@ -117,14 +99,7 @@ def _scalar(value, dtype) -> Scalar:
 
 
 def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
-    """Rounds of dense tiles, until every sample has a verdict.
-
-    Args:
-        task: what all stages need.
-        rows: the samples.
-        known: their stimuli and initial states.
-        moves: whether states may be moved; otherwise only their stability is asked for.
-    """
+    """Rounds of dense tiles, until every sample has a verdict; only that on its stability, unless it `moves`."""
     network, layout, batch_size = task.network, task.layout, len(known.stimuli)
     has_blocks = task.has_blocks and moves
     stages = [stage for stage in _WORK if moves or stage == Stage.prove]

@@ -29,11 +29,7 @@ def creep(
 ) -> Candidate:
     """Follow motions by implicit steps until they rest, or have grown by many orders of magnitude.
 
-    Args:
-        network: the network; each step factors two matrices of its size.
-        stimuli: one a row.
-        states: where to start.
-        tolerance: the largest residual that counts as rest.
+    Each step factors two matrices of the size of the network.
     """
     return jax.vmap(lambda stimulus, state: _creep(network, stimulus, state, tolerance))(stimuli, states)
 

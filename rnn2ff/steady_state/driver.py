@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -15,7 +14,7 @@ from jaxtyping import ArrayLike, Float, Int
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimuli, check_tolerance
-from rnn2ff.compiling import compiler_options
+from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
 from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.hard import finish
@@ -288,9 +287,7 @@ def _run(
         for chunk in chunks_of(len(rows), network.state_size, mesh):
             chosen = rows[chunk.rows]
             given = tuple(chunk.place(array) for array in (samples.stimuli[chosen], starts[chunk.rows]))
-            solved = _engine(jax.default_backend())(
-                constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh
-            )
+            solved = _engine(constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh)
             parts.append(chunk.take(solved))
             if bar is not None:
                 bar.set_postfix_str("", refresh=False)
@@ -298,8 +295,9 @@ def _run(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _solve_chunk_of_rows(constants, given, num_rows, *, structure, layout, mesh) -> Solved:
-    # A tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call.
+# A tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call.
+@functools.partial(jit_for_device, jit=jax.jit, static_argnames=("structure", "layout", "mesh"))
+def _engine(constants, given, num_rows, *, structure, layout, mesh) -> Solved:
     def solve(constants, given, num_rows):
         leaves, (tolerance, max_steps) = constants
         stimuli, initial_states = given
@@ -308,10 +306,3 @@ def _solve_chunk_of_rows(constants, given, num_rows, *, structure, layout, mesh)
         return solve_rows(network, stimuli, plan, initial_states, **limits, num_rows=num_rows, layout=layout)
 
     return on_each_device(solve, mesh)(constants, given, num_rows)
-
-
-@functools.cache
-def _engine(backend: str) -> Callable:
-    del backend
-    static = ("structure", "layout", "mesh")
-    return jax.jit(_solve_chunk_of_rows, static_argnames=static, compiler_options=compiler_options())

@@ -49,13 +49,7 @@ class Field(NamedTuple):
 def make_field(
     network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], states: Float[Array, "batch state"]
 ) -> Field:
-    """The dynamics of a batch.
-
-    Args:
-        network: the network.
-        stimuli: one a row.
-        states: where the time scales of a network that declares none are read off.
-    """
+    """The dynamics of a batch. The time scales of a network that declares none are read off at the states."""
     if isinstance(network, RateNetwork):
         return _rate_field(network, stimuli)
     taus = jax.vmap(lambda state, stimulus: time_scales(network, state, stimulus))(states, stimuli)

@@ -45,16 +45,9 @@ def finish(
     max_steps: int,
     is_stiff_tried: bool = True,
 ) -> SteadyState:
-    """Find out what becomes of samples that have not come to rest; arrays on the host.
+    """Find out what becomes of samples that have not come to rest and are now at `states`; arrays on the host.
 
-    Args:
-        network: the network.
-        stimuli: one a row.
-        initial_states: where the dynamics started.
-        states: where they are.
-        tolerance: the largest residual that counts as rest.
-        max_steps: bound on the steps of each method.
-        is_stiff_tried: whether a stiff integrator is tried where steps run out.
+    `max_steps` bounds each method; a stiff integrator is tried where steps run out, if `is_stiff_tried`.
     """
     if 2 * max_steps < _FEWEST_WATCHED:
         no, unknown = np.zeros(len(states), bool), np.full(len(states), np.nan)
@@ -129,7 +122,7 @@ def finish(
 
 @compiled
 def _judge(network, stimuli, states, tolerance) -> SteadyState:
-    layout = layout_for(jax.default_backend(), len(stimuli), network.state_size)
+    layout = layout_for(jax.default_backend(), len(stimuli))
     return judge_rows(network, stimuli, states, tolerance=tolerance, layout=layout)
 
 

@@ -97,15 +97,10 @@ def observe_motions(
     its size; the drift that is left must not add up to more than a fraction of that size. A motion without a period
     counts as oscillating if all of the time given, and at least 250 of the longest time scale, shows no trend of its
     speed. What decays, or grows, slowly is undecided until it arrives. No finite time tells chaos that lasts from chaos
-    that will die out.
+    that will die out. The nearer to the end of the transient a motion starts, the less it costs.
 
-    Args:
-        network: the network.
-        stimuli: one a row.
-        states: where to start, e.g. the ends of a search. The nearer to the end of the transient, the less it costs.
-        tolerance: the largest residual that counts as rest.
-        max_time: how long to follow the dynamics, in the longest time scale at the start of each sample.
-        max_steps: of time, refused ones included; looked at between windows of at most 8192 steps.
+    `max_time` is in the longest time scale at the start of each sample; `max_steps` counts refused steps as well, and
+    is looked at between windows of at most 8192.
     """
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)

@@ -56,7 +56,7 @@ def decide_rows(task: Task, rows: Rows, known: Known, is_mine, may_wait, *, move
     del may_wait
     field = make_field(task.network, known.stimuli, rows.state)
     stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
-    return _judge(task, rows, known, stability, moves=moves)
+    return _judge(rows, known, stability, moves=moves)
 
 
 def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Rows:
@@ -111,7 +111,7 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Row
         status=jnp.full_like(rows.status, Status.converged),
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index("active set")),
     )
-    judged = _judge(task, choose_rows(is_taken, exactly, rows), known, stability)
+    judged = _judge(choose_rows(is_taken, exactly, rows), known, stability)
     is_decided = ~is_consistent | (is_ahead & (is_near | ~stability.is_stable))
     onward = rows._replace(
         stage=jnp.full_like(rows.stage, Stage.follow),
@@ -122,7 +122,7 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Row
     return choose_rows(is_at_rest | is_taken, judged, onward)
 
 
-def _judge(task: Task, rows: Rows, known: Known, stability: Stability, *, moves: bool = True) -> Rows:
+def _judge(rows: Rows, known: Known, stability: Stability, *, moves: bool = True) -> Rows:
     """End what attracts or is not decided; send on what is at rest and does not attract."""
     lower = 0.1 * rows.residual
     # At the floor of rounding nothing moves it any more: the dynamics rest at a point that they would leave.

@@ -134,7 +134,7 @@ def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tol
 
     @jax.custom_batching.custom_vmap
     def judge_batch(arrays, stimuli, states):
-        layout = layout_for(jax.default_backend(), len(stimuli), network.state_size)
+        layout = layout_for(jax.default_backend(), len(stimuli))
         return judge_rows(eqx.combine(arrays, static), stimuli, states, tolerance=tolerance, layout=layout)
 
     @judge_batch.def_vmap

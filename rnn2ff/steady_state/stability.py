@@ -92,14 +92,7 @@ def shrink(
 
     Starts with `1 + z`, which is the best polynomial for eigenvalues in a disk about -1, such as those of random
     weights. A sample whose vector does not shrink begins anew with `1 + s z + (s z)^2 / 2`, which decides modes that
-    turn, at s = 1 and then, for fast ones, at s = 1/2.
-
-    Args:
-        field: the dynamics.
-        states: fixed points.
-        is_needed: which samples to decide.
-        powers: to go on with; those with fewer than 0 checks are begun.
-        most_open: may be left open.
+    turn, at s = 1 and then, for fast ones, at s = 1/2. Powers with fewer than 0 checks are begun.
     """
     push = field.push(states)
     powers = vary_like(powers, states)
