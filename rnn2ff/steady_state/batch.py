@@ -33,7 +33,7 @@ from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.proving import decide_rows, prove_rows, solve_blocks
 from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import BLOCK, LARGEST_STEP, SAFETY, Known, Rows, Solved, Stage, Task
-from rnn2ff.steady_state.stability import num_factored
+from rnn2ff.steady_state.stability import Powers, num_factored
 from rnn2ff.steady_state.sweeping import accelerate_rows, sweep_rows
 from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, packing_of, vary_like
 
@@ -178,7 +178,7 @@ def _first_rows(task: Task, known: Known) -> Rows:
         stage = jnp.where(is_swept & task.plan.starts_with_sweeps, Stage.sweep, stage)
     rows = Rows(
         state=known.initial_states,
-        memory=jnp.zeros_like(known.initial_states),
+        powers=Powers(jnp.zeros_like(known.initial_states), zero, zero, zero, none - 1),
         stage=stage,
         status=jnp.full(size, Status.max_steps_reached, jnp.int32),
         residual=zero + jnp.inf,
@@ -192,10 +192,6 @@ def _first_rows(task: Task, known: Known) -> Rows:
         num_quiet=none,
         tried=jnp.zeros(size, jnp.uint32),
         is_followed=no,
-        norm=zero,
-        decay=zero,
-        power_step=zero,
-        num_checks=none - 1,
         found_by=none,
     )
     return vary_like(rows, known.stimuli)

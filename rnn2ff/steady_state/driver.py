@@ -231,9 +231,7 @@ def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> N
     _follow_slow_ones(samples, samples.rows_that(Status.max_steps_reached, rows), plan)
     left = samples.rows_that(Status.max_steps_reached, rows)
     if len(left):
-        num_steps = samples.solved.num_steps[left]
         samples.put(left, _watched(samples, left, samples.solved.state[left]))
-        samples.solved.num_steps[left] += num_steps
     # Where the velocity grows fast, as before a blow-up, the engine's steps may end in infinity.
     lost = samples.rows_that(Status.nonfinite, rows)[:_LOST_ROWS]
     if len(lost):
@@ -251,11 +249,10 @@ def _follow_slow_ones(samples: _Samples, left: np.ndarray, plan: Plan) -> None:
     is_slow = samples.solved.residual[left] < _NEARLY_AT_REST * (1 + np.abs(samples.solved.state[left]).max(axis=1))
     rows, steps_left = left[is_slow], samples.max_steps - samples.first_steps
     if len(rows) and steps_left > 0:
-        num_steps, states = samples.solved.num_steps[rows], samples.solved.state[rows]
+        states = samples.solved.state[rows]
         dynamics = eqx.tree_at(lambda plan: plan.starts_with_sweeps, plan, jax.device_put(np.asarray(False)))
         found = _run(samples, rows, dynamics, states, steps_left)
         samples.put(rows, found)
-        samples.solved.num_steps[rows] += num_steps
         is_far = ~(np.abs(found.steady.state - states).max(axis=1) < _NEAR * (1 + np.abs(states).max(axis=1)))
         samples.solved.status[rows[is_far & (found.steady.status == Status.converged)]] = Status.max_steps_reached
 

@@ -205,12 +205,12 @@ def _unused_sweep(network: RecurrentNetwork) -> AbstractSweep:
     """Zeros of the type of sweep that a probe makes, so that a plan that uses it later is the same program."""
     dtype, size = network.dtype, network.state_size
     if _has_split(network):
-        shapes = (size,), (size, size), (size, size), (size,)
-        return SplitSweep(*jax.device_put((*(np.zeros(shape, dtype) for shape in shapes), np.ones((), dtype))))
-    if _has_mean_jacobian(network):
-        shapes = (size, size), (network.stimulus_size, size), (size,)
-        return JacobianSweep(*jax.device_put((*(np.zeros(shape, dtype) for shape in shapes), np.ones((), dtype))))
-    return damped_sweep(network)
+        kind, shapes = SplitSweep, [(size,), (size, size), (size, size), (size,)]
+    elif _has_mean_jacobian(network):
+        kind, shapes = JacobianSweep, [(size, size), (network.stimulus_size, size), (size,)]
+    else:
+        return damped_sweep(network)
+    return kind(*jax.device_put([*(np.zeros(shape, dtype) for shape in shapes), np.ones((), dtype)]))
 
 
 def sweep_from_probe(network: RecurrentNetwork, states: np.ndarray, stimuli: np.ndarray) -> AbstractSweep:

@@ -19,7 +19,7 @@ from rnn2ff.steady_state.rows import (
     restart,
     set_code,
 )
-from rnn2ff.steady_state.stability import Powers, Stability, decay_rates, decide, shrink, transform_powers
+from rnn2ff.steady_state.stability import Stability, decay_rates, decide, shrink, transform_powers
 
 
 def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""]) -> Rows:
@@ -28,16 +28,8 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""]) -> Row
 
     def run(rows):
         field = make_field(task.network, known.stimuli, rows.state)
-        begun = Powers(rows.memory, rows.norm, rows.decay, rows.power_step, rows.num_checks)
-        powers = shrink(field, rows.state, is_mine, begun, most_open=few)
+        powers = shrink(field, rows.state, is_mine, rows.powers, most_open=few)
         is_left = is_mine & powers.is_open
-        going_on = rows._replace(
-            memory=powers.vectors,
-            norm=powers.norms,
-            decay=powers.decay,
-            power_step=powers.step,
-            num_checks=powers.num_checks,
-        )
         stage = jnp.full_like(rows.stage, Stage.decide)
         if task.has_blocks:
             active = active_units(task, field, rows.state, jnp.zeros_like(rows.state))
@@ -46,7 +38,7 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""]) -> Row
             stage = jnp.where(has_block(task, active), Stage.block, stage)
         stage = jnp.where(powers.is_proved, Stage.done, stage)
         ended = rows._replace(stage=stage, decay_rate=decay_rates(field, powers))
-        return choose_rows(is_left, going_on, choose_rows(is_mine, ended, rows))
+        return choose_rows(is_left, rows._replace(powers=powers), choose_rows(is_mine, ended, rows))
 
     return jax.lax.cond(jnp.sum(is_mine, dtype=jnp.int32) > few, run, lambda rows: rows, rows)
 

@@ -135,9 +135,11 @@ class SteadyStates(eqx.Module):
 
 
 def put_rows(whole: SteadyState, rows: Int[np.ndarray, " row"], part: SteadyState) -> None:
-    """Take over the end of some rows of a batch; arrays on the host."""
+    """Take over the end of some rows of a batch, whose steps are added to those before; arrays on the host."""
+    num_steps = whole.num_steps[rows] + part.num_steps
     for name, values in vars(part).items():
         getattr(whole, name)[rows] = values
+    whole.num_steps[rows] = num_steps
 
 
 def on_device(whole: SteadyState, plan: Plan | None, finished_by: dict[str, int]) -> SteadyStates:

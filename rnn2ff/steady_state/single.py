@@ -92,7 +92,9 @@ def solve_steady_state(
     if not is_outside or not is_known(found.status):
         return found
     if int(found.status) == Status.max_steps_reached and isinstance(solver, Rollout):
-        found = _watch(network, stimulus, found, tolerance, max_steps)
+        alone = jax.tree.map(lambda leaf: np.array(leaf)[None], found)
+        _watch(network, np.asarray(stimulus)[None], alone.state, alone, tolerance, max_steps)
+        found = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), alone)
     if throw and int(found.status) != Status.converged:
         status = Status(int(found.status))
         msg = f"No steady state ({status.name}): {ADVICE[status]}."
@@ -165,15 +167,13 @@ def _one_by_one(function, axis_size: int, is_batched, *arguments):
     return jax.lax.map(lambda i: function(*at(i)), jnp.arange(axis_size))
 
 
-def _watch(network, stimulus, found: SteadyState, tolerance: float, max_steps: int) -> SteadyState:
-    """See whether a motion that did not come to rest goes on for ever."""
-    state = np.asarray(found.state)[None]
-    finished = finish(
-        network, np.asarray(stimulus)[None], state, state,
-        tolerance=tolerance, max_steps=max_steps, is_stiff_tried=False,
-    )  # fmt: skip
-    finished = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), finished)
-    return eqx.tree_at(lambda one: one.num_steps, finished, found.num_steps + finished.num_steps)
+def _watch(network, stimuli, initial_states, whole: SteadyState, tolerance: float, max_steps: int) -> None:
+    """See whether motions of a batch that did not come to rest go on for ever; arrays on the host, updated in place."""
+    left = np.flatnonzero(whole.status == Status.max_steps_reached)
+    if len(left):
+        given = stimuli[left], initial_states[left], whole.state[left]
+        limits = {"tolerance": tolerance, "max_steps": max_steps}
+        put_rows(whole, left, finish(network, *given, **limits, is_stiff_tried=False))
 
 
 def solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress) -> SteadyStates:
@@ -192,15 +192,8 @@ def solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, m
             return solved
 
         whole = in_batches(solve_chunk, constants, (stimuli, initial_states), chunk_size)
-    left = np.flatnonzero(whole.status == Status.max_steps_reached)
-    if isinstance(solver, Rollout) and len(left):
-        finished = finish(
-            network, stimuli[left], initial_states[left], whole.state[left],
-            tolerance=tolerance, max_steps=max_steps, is_stiff_tried=False,
-        )  # fmt: skip
-        num_steps = whole.num_steps[left] + finished.num_steps
-        put_rows(whole, left, finished)
-        whole.num_steps[left] = num_steps
+    if isinstance(solver, Rollout):
+        _watch(network, stimuli, initial_states, whole, tolerance, max_steps)
     return on_device(whole, None, {type(solver).__name__: int(whole.is_converged.sum())})
 
 

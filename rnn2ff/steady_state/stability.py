@@ -67,7 +67,11 @@ class Powers(NamedTuple):
     norms: Float[Array, " batch"]  # theirs; infinite once they are lost, which is never proved
     decay: Float[Array, " batch"]  # of the norm, per product
     step: Float[Array, " batch"]  # s of the second polynomial; 0 where p is the first
-    num_checks: Int[Array, " batch"]  # since the vector was begun
+    num_checks: Int[Array, " batch"]  # since the vector was begun; below 0 before
+
+    def to_be_begun(self) -> "Powers":
+        """The same, to be begun anew."""
+        return self._replace(num_checks=jnp.full_like(self.num_checks, -1))
 
     @property
     def is_proved(self) -> Bool[Array, " batch"]:
@@ -92,7 +96,7 @@ def shrink(
 
     Starts with `1 + z`, which is the best polynomial for eigenvalues in a disk about -1, such as those of random
     weights. A sample whose vector does not shrink begins anew with `1 + s z + (s z)^2 / 2`, which decides modes that
-    turn, at s = 1 and then, for fast ones, at s = 1/2. Powers with fewer than 0 checks are begun.
+    turn, at s = 1 and then, for fast ones, at s = 1/2.
     """
     push = field.push(states)
     powers = vary_like(powers, states)
