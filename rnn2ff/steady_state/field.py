@@ -68,7 +68,8 @@ def make_field(
 
         return push
 
-    return Field(scaled, push_at, _as_it_is, time_unit, taus / time_unit[:, None], network.is_map)
+    seen = lambda states, velocity: velocity  # noqa: E731
+    return Field(scaled, push_at, seen, time_unit, taus / time_unit[:, None], network.is_map)
 
 
 def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
@@ -106,11 +107,6 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
         jnp.broadcast_to(1 / share, (size, network.state_size)),
         network.is_map,
     )
-
-
-def _as_it_is(states, velocity):
-    del states
-    return velocity
 
 
 def _with_differences(exact, velocity, states, vectors):

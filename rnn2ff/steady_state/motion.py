@@ -104,16 +104,13 @@ def observe_motions(
     """
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
-    if not len(states):
-        measured = np.zeros((3, 0), dtype)
-    else:
-        measured = in_batches(_measure, network, (stimuli, states), _MANY_ROWS)
-    samples = [
-        _start(row, state, stimuli[row], *(float(array[row]) for array in measured[:2]))
-        for row, state in enumerate(states)
-    ]
-    moving = []
-    for sample, rest in zip(samples, measured[2]):
+    measured = in_batches(_measure, network, (stimuli, states), _MANY_ROWS) if len(states) else np.zeros((3, 0), dtype)
+    samples, moving = [], []
+    for row, (state, time_unit, speed, rest) in enumerate(zip(states, *measured)):
+        scale = 1 + float(np.abs(state).max() + np.abs(stimuli[row]).max())
+        size = min(scale, float(speed) * float(time_unit))
+        sample = Sample(row, state, float(time_unit), scale, size)
+        samples.append(sample)
         if rest < tolerance:
             sample.verdict = "at_rest"
         elif np.isfinite(rest) and max_time > 0 and max_steps > 0:
@@ -126,11 +123,6 @@ def observe_motions(
         if not sample.verdict and keeps_moving(sample):
             sample.verdict = "oscillating"
     return Motions.of(samples, states)
-
-
-def _start(row: int, state: np.ndarray, stimulus: np.ndarray, time_unit: float, speed: float) -> Sample:
-    scale = 1 + float(np.abs(state).max() + np.abs(stimulus).max())
-    return Sample(row, state, time_unit, scale, size=min(scale, speed * time_unit))
 
 
 def _is_open(sample: Sample, max_time: float, max_steps: int) -> bool:
