@@ -140,7 +140,9 @@ def _write(
         drawn = f"<p>{html.escape(str(error))}</p>"
     else:
         words = "Predicted against steady rates; the tails of the errors"
-        drawn = _image(figure, words + (", and the course of the training" if training else ""))
+        words += ", and the course of the training" if training else ""
+        content = base64.b64encode(to_svg(figure)).decode()
+        drawn = f'<img alt="{html.escape(words)}" src="data:image/svg+xml;base64,{content}">'
     sections = "\n".join(
         f"<section><h2>{html.escape(name)}</h2>{html_table(lines)}</section>" for name, lines in tables.items()
     )
@@ -162,8 +164,3 @@ def _draw(
     if training is not None:
         plot_learning(axes[2], training, variance=float(target.var(axis=0).mean()), test_nrmse=nrmse)
     return figure
-
-
-def _image(figure: "Figure", words: str) -> str:
-    content = base64.b64encode(to_svg(figure)).decode()
-    return f'<img alt="{html.escape(words)}" src="data:image/svg+xml;base64,{content}">'

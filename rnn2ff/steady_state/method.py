@@ -139,16 +139,11 @@ def proved_rate(network: RecurrentNetwork) -> float:
         is_even = np.ptp(np.asarray(network.time_constants)) == 0
         margins.append(1 - np.linalg.norm(scaled, 2) if is_even else 0.0)
     else:
-        margins.append(_smallest_if_positive(np.eye(len(weights)) - (scaled + scaled.T) / 2))
+        symmetric = np.eye(len(weights)) - (scaled + scaled.T) / 2
+        with contextlib.suppress(np.linalg.LinAlgError):  # most fail here, at a tenth of the cost of eigenvalues
+            np.linalg.cholesky(symmetric)
+            margins.append(np.linalg.eigvalsh(symmetric)[0])
     return max(0.0, min(1.0, float(max(margins)))) / slowest
-
-
-def _smallest_if_positive(matrix: Float[np.ndarray, "unit unit"]) -> float:
-    """The smallest eigenvalue of a symmetric matrix; 0 if it is not positive."""
-    with contextlib.suppress(np.linalg.LinAlgError):  # most fail here, at a tenth of the cost of eigenvalues
-        np.linalg.cholesky(matrix)
-        return float(np.linalg.eigvalsh(matrix)[0])
-    return 0.0
 
 
 def first_plan(network: RecurrentNetwork) -> Plan:
