@@ -33,13 +33,7 @@ from rnn2ff.analysis.linearization import modes
 from rnn2ff.analysis.multistart import MultistartSearch
 from rnn2ff.analysis.newton import LANES, LARGEST_DENSE
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
-from rnn2ff.networks import (
-    RateNetwork,
-    RecurrentNetwork,
-    blas_threads,
-    in_precision,
-    is_threshold_linear,
-)
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, blas_threads, in_precision, is_threshold_linear
 from rnn2ff.plotting import COLUMN_WIDTH, new_figure, plot_in_principal_components
 from rnn2ff.records import as_html, as_text, names_of_fields
 from rnn2ff.steady_state import neutral_growth, proved_rate

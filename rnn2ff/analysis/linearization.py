@@ -12,13 +12,7 @@ from jaxtyping import Array, ArrayLike, Complex, Float
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimulus, fail
 from rnn2ff.analysis.newton import LARGEST_DENSE, finite_jacobians, map_rows
 from rnn2ff.compiling import compiled
-from rnn2ff.networks import (
-    RecurrentNetwork,
-    eigenvalues_of,
-    growth_rates_of_map,
-    leading_eigenvalues,
-    with_padded_rows,
-)
+from rnn2ff.networks import RecurrentNetwork, eigenvalues_of, growth_rates_of_map, leading_eigenvalues, with_padded_rows
 from rnn2ff.records import as_html, as_text, names_of_fields
 
 

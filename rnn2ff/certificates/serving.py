@@ -25,15 +25,7 @@ from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
 from rnn2ff.records import as_html, as_text, is_shown
-from rnn2ff.steady_state import (
-    Layout,
-    Plan,
-    Status,
-    check_mesh,
-    count_statuses,
-    in_dense_tiles,
-    solve_steady_states,
-)
+from rnn2ff.steady_state import Layout, Plan, Status, check_mesh, count_statuses, in_dense_tiles, solve_steady_states
 
 
 class Source(enum.IntEnum):

@@ -111,10 +111,6 @@ class StateForm(_Form):
         """The state of the fixed point with this total input."""
         return total_input
 
-    def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
-        return self.nonlinearity(state)
-
 
 class RateForm(_Form):
     """The vector field `(-r + phi(W r + B u + b)) / tau`; the state is the rate.
@@ -136,10 +132,6 @@ class RateForm(_Form):
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
         """The state of the fixed point with this total input."""
         return self.nonlinearity(total_input)
-
-    def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
-        return state
 
 
 class RateNetwork(RecurrentNetwork):
@@ -186,8 +178,8 @@ class RateNetwork(RecurrentNetwork):
         return self.rate_function == self.vector_field.rate_function
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The rates of all units, which the weights multiply."""
-        return self.vector_field.unit_rates(state)
+        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
+        return self.vector_field.rate_function(self.params, state)
 
     def total_input(self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """`W r + B u + b`, r being the rates of all units in this state."""
