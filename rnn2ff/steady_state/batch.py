@@ -35,7 +35,7 @@ from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import BLOCK, LARGEST_STEP, SAFETY, Known, Rows, Solved, Stage, Task
 from rnn2ff.steady_state.stability import Powers, num_factored
 from rnn2ff.steady_state.sweeping import accelerate_rows, sweep_rows
-from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, packing_of, vary_like
+from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, layout_for, packing_of, vary_like
 
 _SHARE_LEFT = 4  # one in so many rows of a tile may wait for the next round; more than there are stages that wait
 _MOST_ROUNDS = 1000  # more than any sample needs; a bound, so that the program ends
@@ -70,14 +70,13 @@ def judge_rows(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],
     states: Float[Array, "batch state"],
-    *,
     tolerance: float | Scalar,
-    layout: Layout,
 ) -> SteadyState:
     """The verdict on states from elsewhere, none of which is moved; pure.
 
     What is not at rest is `max_steps_reached`, or `nonfinite`.
     """
+    layout = layout_for(jax.default_backend(), len(stimuli))
     task = Task(network, None, _scalar(tolerance, network.dtype), _scalar(0, jnp.int32), layout)
     known = Known(jnp.asarray(stimuli), jnp.asarray(states))
     rows = _first_rows(task, known)

@@ -22,8 +22,8 @@ from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import SAFETY
 from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.solvers.rollout import STIFF
-from rnn2ff.steady_state.tiles import layout_for
 
+_judge_rows = compiled(judge_rows)
 _ROWS = 64  # of a sub-batch
 _FEWEST_WATCHED = 128  # steps; a motion that is watched for fewer tells nothing
 _TIME = 1000.0  # longest time scales; from the start twice as many, as the engine and a motion after it have together
@@ -95,7 +95,7 @@ def finish(
         states[rows[is_end]], num_steps[rows] = ends.state[is_end], num_steps[rows] + ends.num_steps
         status[rows[ends.is_diverging]] = Status.diverging
 
-    judged = in_batches(_judge, network, (stimuli, states), _ROWS, tolerance)
+    judged = in_batches(_judge_rows, network, (stimuli, states), _ROWS, tolerance)
     # What rests has a verdict of its own. Of what does not, the word of the motion holds.
     is_judged = (judged.status != Status.max_steps_reached) & (status == Status.max_steps_reached)
     is_judged &= ~(is_creeping & (judged.status == Status.undecided))
@@ -118,12 +118,6 @@ def finish(
         distance=distance.astype(states.dtype),
         period=np.asarray(motions.period, states.dtype),
     )
-
-
-@compiled
-def _judge(network, stimuli, states, tolerance) -> SteadyState:
-    layout = layout_for(jax.default_backend(), len(stimuli))
-    return judge_rows(network, stimuli, states, tolerance=tolerance, layout=layout)
 
 
 @compiled

@@ -19,7 +19,7 @@ from rnn2ff.steady_state.meshes import divided_over, on_each_device, placed_on
 from rnn2ff.steady_state.result import ADVICE, Status, SteadyState, SteadyStates, on_device, put_rows
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 from rnn2ff.steady_state.solvers.rollout import Rollout
-from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split, layout_for
+from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
 
 _SOLVED_ALONE = 256  # samples of a program that uses a solver for each
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
@@ -136,8 +136,7 @@ def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tol
 
     @jax.custom_batching.custom_vmap
     def judge_batch(arrays, stimuli, states):
-        layout = layout_for(jax.default_backend(), len(stimuli))
-        return judge_rows(eqx.combine(arrays, static), stimuli, states, tolerance=tolerance, layout=layout)
+        return judge_rows(eqx.combine(arrays, static), stimuli, states, tolerance)
 
     @judge_batch.def_vmap
     def judge_batches(axis_size, in_batched, arrays, stimuli, states):
