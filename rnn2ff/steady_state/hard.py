@@ -67,8 +67,7 @@ def finish(
                 network, stimuli[rows], initial_states[rows], **settings, max_time=2 * longer * _TIME
             )
             # Out of time on the way to the same state, it is not another one.
-            is_open = ~(again.is_at_rest | again.is_oscillating | again.is_diverging)
-            is_other = ~is_open | apart(again.state, motions.state[rows])
+            is_other = ~again.is_open | apart(again.state, motions.state[rows])
             for array, values in zip(motions, again):
                 array[rows[is_other]] = values[is_other]
     states, num_steps = np.array(motions.state), np.array(motions.num_steps, np.int32)
@@ -76,8 +75,7 @@ def finish(
     status[motions.is_oscillating] = Status.oscillating
     status[motions.is_diverging] = Status.diverging
 
-    is_open = ~(motions.is_at_rest | motions.is_oscillating | motions.is_diverging)
-    rows = np.flatnonzero(is_open & (num_steps >= 2 * max_steps))
+    rows = np.flatnonzero(motions.is_open & (num_steps >= 2 * max_steps))
     if len(rows) and is_stiff_tried and not network.is_map and network.state_size <= _LARGEST_STIFF:
         ends = in_batches(
             _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), _STIFF_ROWS, tolerance, max_steps
@@ -86,7 +84,7 @@ def finish(
         status[rows[ends.is_diverging]] = Status.diverging
 
     # What creeps straight on decays, or grows, very slowly: implicit steps soon see the end.
-    is_creeping = is_open & (motions.num_turns == 0) & (num_steps < 2 * max_steps) & (num_steps > 0)
+    is_creeping = motions.is_open & (motions.num_turns == 0) & (num_steps < 2 * max_steps) & (num_steps > 0)
     rows = np.flatnonzero(is_creeping)[:_CREEPING_ROWS]
     is_affordable = max_steps >= MOST_STEPS and network.state_size <= _LARGEST_STIFF
     if len(rows) and not network.is_map and is_affordable:

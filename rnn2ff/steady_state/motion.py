@@ -66,6 +66,11 @@ class Motions(NamedTuple):
     num_steps: Int[np.ndarray, " batch"]
     num_turns: Int[np.ndarray, " batch"]
 
+    @property
+    def is_open(self) -> Bool[np.ndarray, " batch"]:
+        """Whether there is no verdict."""
+        return ~(self.is_at_rest | self.is_oscillating | self.is_diverging)
+
     @staticmethod
     def of(samples: Sequence, states: Float[np.ndarray, "batch state"]) -> "Motions":
         """What is known of samples, of the shape and dtype of the states where they started."""

@@ -208,7 +208,9 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     matrices = jnp.where((is_finite & is_needed)[:, None, None], matrices, -identity)
 
     def norm_of(matrices):
-        return jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2)))
+        norm = jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2)))
+        # The power of a map may be zero: what is silent forgets its state in one step.
+        return jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
 
     # So that typical eigenvalues end up far inside the unit circle.
     largest_scale = 1 / (size * jnp.finfo(dtype).tiny)  # of a matrix that is zero
@@ -216,8 +218,6 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     scaled = scale[:, None, None] * matrices
     power = identity + matrices if is_map else jnp.linalg.solve(identity - scaled, identity + scaled)
     norm = norm_of(power)
-    # The power of a map may be zero: what is silent forgets its state in one step.
-    norm = jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
 
     def is_undecided(log_norm, num_squarings):
         return (log_norm > _SURE_DECAY) & (log_norm < _SURE_GROWTH) & (num_squarings < max_squarings)
@@ -231,7 +231,6 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
         is_open = is_undecided(log_norm, num_squarings)
         squared = power @ power
         norm = norm_of(squared)
-        norm = jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
         squared = squared / norm[:, None, None]
         log_norm = jnp.where(is_open, 2 * log_norm + jnp.log(norm), log_norm)
         return (

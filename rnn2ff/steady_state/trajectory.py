@@ -97,10 +97,9 @@ def simulate(
             rnn2ff.plotting.plot_trajectory(axes, moved.times, moved.rates)
     """
     instead = "`jit` of arrays on a mesh with automatic axes, or `check_vma=False`"
-    check_not_in_shard("simulate", instead, network, times, initial_state, *([] if callable(stimulus) else [stimulus]))
-    check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", initial_state, times)
-    if not callable(stimulus):
-        check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", stimulus)
+    given = (times, initial_state) if callable(stimulus) else (times, initial_state, stimulus)
+    check_not_in_shard("simulate", instead, network, *given)
+    check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", *given)
     tolerance = check_tolerance(tolerance, network.dtype)
     max_steps = check_at_least("max_steps", max_steps, 1)
     shape = shape_of("times", times)

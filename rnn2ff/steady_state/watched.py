@@ -176,9 +176,7 @@ def keeps_moving(sample: Sample) -> bool:
 def has_no_trend(speeds: Float[np.ndarray, " stretches"], sure: float) -> bool:
     """Whether speeds, over successive stretches of time, neither fall nor rise as far as their scatter tells.
 
-    Args:
-        speeds: of each stretch.
-        sure: of how many standard errors a small trend must be to be one.
+    A small trend is one from `sure` standard errors on.
     """
     count = len(speeds)
     logarithms = np.log(np.maximum(speeds, np.finfo(float).tiny))
