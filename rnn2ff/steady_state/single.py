@@ -141,7 +141,12 @@ def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tol
     @judge_batch.def_vmap
     def judge_batches(axis_size, in_batched, arrays, stimuli, states):
         if any(jax.tree.leaves(in_batched[0])):
-            found = _one_by_one(judge_batch, axis_size, in_batched, arrays, stimuli, states)
+            # A batch of networks, whose samples do not share products.
+            def judge_at(i):
+                given = (arrays, stimuli, states), tuple(in_batched)
+                return judge_batch(*jax.tree.map(lambda leaf, batched: leaf[i] if batched else leaf, *given))
+
+            found = jax.lax.map(judge_at, jnp.arange(axis_size))
         else:
             rows = [
                 array if is_batched else jnp.broadcast_to(array, (axis_size, *array.shape))
@@ -155,15 +160,6 @@ def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tol
     is_diverging = candidate.is_diverging & (found.status == Status.max_steps_reached)
     status = jnp.where(is_diverging, Status.diverging, found.status)
     return eqx.tree_at(lambda record: (record.status, record.num_steps), found, (status, candidate.num_steps))
-
-
-def _one_by_one(function, axis_size: int, is_batched, *arguments):
-    """A batch of networks: their samples do not share products."""
-
-    def at(i):
-        return jax.tree.map(lambda leaf, batched: leaf[i] if batched else leaf, arguments, tuple(is_batched))
-
-    return jax.lax.map(lambda i: function(*at(i)), jnp.arange(axis_size))
 
 
 def _watch(network, stimuli, initial_states, whole: SteadyState, tolerance: float, max_steps: int) -> None:
