@@ -92,6 +92,24 @@ def test_two_layers_that_start_at_the_boundaries_have_the_winner_before_any_trai
     assert errors[1] < 0.5 * errors[0]
 
 
+def test_outputs_that_few_samples_leave_active_are_fitted_as_well_on_others():
+    """Each is fitted to an eighth of the samples, by nearly as many hidden units."""
+    network = partition_competition(8, 2, self_excitation=1.1, inhibition=1.5)
+    drive_key, noise_key = jr.split(jr.key(1))
+    drives = jnp.repeat(jr.uniform(drive_key, (3000, 8)), 2, axis=1)
+    pairs = solve_pairs(network, drives + 0.2 * jr.normal(noise_key, drives.shape))
+    training, test = pairs.take(slice(1000)), pairs.take(slice(1000, None))
+    symmetries = find_symmetries(network, training.stimuli)
+    boundaries = find_boundaries(network, training, symmetries=symmetries, num_pairs=128)
+    width = 4 * network.rate_size
+    start = initialize_two_layer(
+        network, training.states, training.stimuli, width, boundaries=boundaries, key=jr.key(1)
+    )
+    errors = [accuracy(predict(start, each.stimuli), each.rates).nrmse for each in (training, test)]
+    assert errors[0] < 0.35
+    assert errors[1] < 1.5 * errors[0]
+
+
 def test_the_better_of_both_initializations_is_kept():
     network = partition_competition(3, 2, self_excitation=1.3)
     key = jr.key(1)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +188,23 @@ store_steady_states({str(folder)!r}, NETWORK, sample, **SETTINGS)
         with pytest.raises(ValueError, match="unfinished.*Expected 6 shards, got 2"):
             open_steady_states(folder, NETWORK)
         assert len(contents(folder)) == 1 + 2 * 4 + 2  # with a whole file and a temporary one of the third
+        store_steady_states(folder, NETWORK, sample, **SETTINGS)
+        assert contents(folder) == contents(stored.folder)
+
+    def test_one_that_was_killed_once_it_was_whole_is_tidied_by_the_next_call(self, stored, tmp_path, monkeypatch):
+        folder, unlink = tmp_path / "set", Path.unlink
+
+        def killed(path, *args, **kwargs):
+            if path.name.startswith("counts-000002"):
+                raise KeyboardInterrupt
+            unlink(path, *args, **kwargs)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", killed)
+            with pytest.raises(KeyboardInterrupt):
+                store_steady_states(folder, NETWORK, sample, **SETTINGS)
+        assert len(open_steady_states(folder, NETWORK)) == len(stored)
+        assert "counts-000002.json" in contents(folder)
         store_steady_states(folder, NETWORK, sample, **SETTINGS)
         assert contents(folder) == contents(stored.folder)
 

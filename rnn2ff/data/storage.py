@@ -172,6 +172,9 @@ def _generate(folder, manifest, network, sample_stimulus, settings, progress) ->
         _write_sealed(_path(folder, _COUNTS, batch.index), _write_arrays(folder, batch))
     if not is_finished:
         _finish(folder, manifest, num_shards, is_first=process == 0)
+    if process == 0:  # also after a call that was killed once the manifest was whole
+        for path in folder.glob(f"{_COUNTS}-*"):
+            path.unlink()
 
 
 def _begin(folder: Path, manifest: dict[str, object]) -> None:
@@ -224,8 +227,6 @@ def _finish(folder: Path, manifest: dict[str, object], num_shards: int, *, is_fi
     _wait("the shards of all processes", lambda: num_done() == num_shards, num_done)
     counts = _counts(folder, range(num_shards))
     _write_sealed(folder / _MANIFEST, {**manifest, "shards": list(counts.values())})
-    for index in counts:
-        _path(folder, _COUNTS, index).unlink()
 
 
 def _wait(what: str, is_there: Callable[[], bool], progress: Callable[[], int]) -> None:

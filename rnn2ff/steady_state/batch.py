@@ -19,7 +19,6 @@ Nothing here looks at a value on the host, so that it runs under `jit`, in a `sc
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state.field import make_field, max_norm
+from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
 from rnn2ff.steady_state.following import follow_rows
 from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.proving import decide_rows, prove_rows, solve_blocks
@@ -109,7 +108,30 @@ def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
     pack, unpack = packing_of(rows)
 
     def packed(work):
-        return lambda rows, *others: pack(work(task, unpack(rows), *others))
+        return lambda arrays, *others: pack(work(task, unpack(arrays), *others))
+
+    def in_turn(stages):
+        """The work on a tile: what it holds of each stage in turn. A few rows may wait, to share one of the next round.
+
+        Rows are chosen when they are packed, which is one kernel for all numbers of a dtype.
+        """
+
+        def work(arrays, known, is_mine, may_wait):
+            few = _few(is_mine, may_wait)
+            for stage in stages:
+                is_chosen = is_mine & (unpack(arrays).stage == stage)
+
+                def run(arrays, stage=stage, is_chosen=is_chosen):
+                    done = _WORK[stage](task, unpack(arrays), known, few, is_chosen)
+                    return choose_rows(is_chosen, pack(done), arrays)
+
+                # Plain sweeps are few, whatever they end with; the other stages begin what they will go on with.
+                least = 0 if stage == Stage.sweep else few
+                is_due = jnp.sum(is_chosen, dtype=jnp.int32) > least
+                arrays = jax.lax.cond(is_due, run, lambda arrays: arrays, arrays)
+            return arrays
+
+        return work
 
     def is_in(stage, *stages):
         return functools.reduce(jnp.logical_or, (stage == each for each in stages))
@@ -123,12 +145,12 @@ def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
         stage = unpack(arrays).stage
         if layout.wide_tile:
             arrays = in_dense_tiles(
-                packed(_in_turn(wide)), arrays, known, is_in(stage, *wide), (layout.wide_tile,),
+                in_turn(wide), arrays, known, is_in(stage, *wide), (layout.wide_tile,),
                 kind=stage, num_kinds=int(Stage.prove) + 1, few=Few.left,
             )  # fmt: skip
             stage = unpack(arrays).stage
         arrays = in_dense_tiles(
-            packed(_in_turn(stages)), arrays, known, is_in(stage, *stages), layout.tiles,
+            in_turn(stages), arrays, known, is_in(stage, *stages), layout.tiles,
             kind=stage, num_kinds=int(Stage.prove) + 1, few=Few.done_if_alone,
         )  # fmt: skip
         if has_blocks:
@@ -194,19 +216,6 @@ def _first_rows(task: Task, known: Known) -> Rows:
         found_by=none,
     )
     return vary_like(rows, known.stimuli)
-
-
-def _in_turn(stages: list[Stage]) -> Callable:
-    """The work on a tile: what it holds of each stage in turn. A few rows may wait, to share one of the next round."""
-
-    def work(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " tile"], may_wait: Bool[Array, ""]):
-        rows = rows._replace(stage=jnp.where(is_mine, rows.stage, Stage.done))
-        few = _few(is_mine, may_wait)
-        for stage in stages:
-            rows = _WORK[stage](task, rows, known, few)
-        return rows
-
-    return work
 
 
 def _few(is_mine: Bool[Array, " tile"], may_wait: Bool[Array, ""]) -> Int[Array, ""]:

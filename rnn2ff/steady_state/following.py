@@ -25,7 +25,7 @@ from rnn2ff.steady_state.rows import (
     next_at_rest,
     set_code,
 )
-from rnn2ff.steady_state.tiles import vary_like
+from rnn2ff.steady_state.tiles import packing_of, vary_like
 
 # What the third order adds to a step, relative to 1 + max |x|. At 1e-3, 1 in 8,192 competitions changed basin; at 1e-4
 # none did, but 1 in 6,099 samples of `benchmarks.honest_failures`, whose weights are the largest there, and which did
@@ -75,13 +75,6 @@ class _Motion(NamedTuple):
     is_open: Bool[Array, " tile"]
 
 
-def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""]) -> Rows:
-    """Steps of time until no more than a few are moving."""
-    is_mine = rows.stage == Stage.follow
-    run = lambda rows: _follow_some(task, rows, known, few, is_mine)  # noqa: E731
-    return jax.lax.cond(jnp.sum(is_mine, dtype=jnp.int32) > few, run, lambda rows: rows, rows)
-
-
 class _Weights(NamedTuple):
     """What the velocity now, the one before, and the one before that are multiplied by in a step."""
 
@@ -119,7 +112,8 @@ def _choose_step(motion: _Motion) -> Float[Array, " tile"]:
     return jnp.minimum(step, jnp.minimum(2 * last, motion.largest_step))
 
 
-def _follow_some(task: Task, rows: Rows, known: Known, few, is_mine) -> Rows:
+def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
+    """Steps of time until no more than a few are moving."""
     field = make_field(task.network, known.stimuli, rows.state)
     bound = _ESCAPE * (1 + max_norm(known.stimuli) + max_norm(known.initial_states))
     is_begun = rows.step > 0
@@ -131,10 +125,11 @@ def _follow_some(task: Task, rows: Rows, known: Known, few, is_mine) -> Rows:
         active = active_units(task, field, states, velocity)
         return jnp.where(has_block(task, active), set_code(active), 0)
 
-    def goes_on(motion):
-        return jnp.sum(motion.is_open, dtype=jnp.int32) > few
+    def goes_on(arrays):
+        return jnp.sum(unpack(arrays).is_open, dtype=jnp.int32) > few
 
-    def two_steps(motion):
+    def two_steps(arrays):
+        motion = unpack(arrays)
         state, velocity = motion.state, motion.velocity
         # A step of one is Euler's, and that of a map itself.
         step = jnp.ones_like(motion.step) if field.is_map else _choose_step(motion)
@@ -192,7 +187,7 @@ def _follow_some(task: Task, rows: Rows, known: Known, few, is_mine) -> Rows:
         )
         # Rows that are done stay where they are, and so need no choice between whole states.
         same = motion._replace(state=arrived, velocity=velocity_arrived, before=velocity_between, earlier=velocity)
-        return choose_rows(motion.is_open, new, same)
+        return choose_rows(motion.is_open, pack(new), pack(same))
 
     residual = field.residual(rows.state, velocity)
     start = _Motion(
@@ -214,7 +209,8 @@ def _follow_some(task: Task, rows: Rows, known: Known, few, is_mine) -> Rows:
         active=active_set(rows.state, velocity),
         is_open=is_mine & (residual >= rows.rest),
     )
-    end = jax.lax.while_loop(goes_on, two_steps, vary_like(start, rows.state))
+    pack, unpack = packing_of(start)
+    end = unpack(jax.lax.while_loop(goes_on, two_steps, vary_like(pack(start), rows.state)))
     if not isinstance(task.network, RateNetwork):
         # The scales of a field that declares none are those of the state.
         field = make_field(task.network, known.stimuli, end.state)
@@ -228,7 +224,7 @@ def _follow_some(task: Task, rows: Rows, known: Known, few, is_mine) -> Rows:
     stage = jnp.where(is_at_rest & ~is_escaped, next_at_rest(task, end.state), stage)
     is_finite = jnp.all(jnp.isfinite(end.state), axis=1)
     status = jnp.where(is_escaped, jnp.where(is_finite, Status.diverging, Status.nonfinite), Status.max_steps_reached)
-    new = rows._replace(
+    return rows._replace(
         state=end.state,
         stage=stage,
         status=jnp.where(is_at_rest & ~is_escaped, Status.converged, status),
@@ -245,4 +241,3 @@ def _follow_some(task: Task, rows: Rows, known: Known, few, is_mine) -> Rows:
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index("dynamics")),
         powers=rows.powers.to_be_begun(),
     )
-    return choose_rows(is_mine, new, rows)

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from rnn2ff.networks import StateForm
 from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
@@ -22,25 +22,19 @@ from rnn2ff.steady_state.rows import (
 from rnn2ff.steady_state.stability import Stability, decay_rates, decide, shrink, transform_powers
 
 
-def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""]) -> Rows:
+def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
     """Powers on a random vector, until no more than a few are open."""
-    is_mine = rows.stage == Stage.prove
-
-    def run(rows):
-        field = make_field(task.network, known.stimuli, rows.state)
-        powers = shrink(field, rows.state, is_mine, rows.powers, most_open=few)
-        is_left = is_mine & powers.is_open
-        stage = jnp.full_like(rows.stage, Stage.decide)
-        if task.has_blocks:
-            active = active_units(task, field, rows.state, jnp.zeros_like(rows.state))
-            if not isinstance(task.network.vector_field, StateForm):
-                active = active_units(task, field, rows.state, field.velocity(rows.state))
-            stage = jnp.where(has_block(task, active), Stage.block, stage)
-        stage = jnp.where(powers.is_proved, Stage.done, stage)
-        ended = rows._replace(stage=stage, decay_rate=decay_rates(field, powers))
-        return choose_rows(is_left, rows._replace(powers=powers), choose_rows(is_mine, ended, rows))
-
-    return jax.lax.cond(jnp.sum(is_mine, dtype=jnp.int32) > few, run, lambda rows: rows, rows)
+    field = make_field(task.network, known.stimuli, rows.state)
+    powers = shrink(field, rows.state, is_mine, rows.powers, most_open=few)
+    stage = jnp.full_like(rows.stage, Stage.decide)
+    if task.has_blocks:
+        active = active_units(task, field, rows.state, jnp.zeros_like(rows.state))
+        if not isinstance(task.network.vector_field, StateForm):
+            active = active_units(task, field, rows.state, field.velocity(rows.state))
+        stage = jnp.where(has_block(task, active), Stage.block, stage)
+    stage = jnp.where(powers.is_proved, Stage.done, stage)
+    ended = rows._replace(stage=stage, decay_rate=decay_rates(field, powers))
+    return choose_rows(powers.is_open, rows._replace(powers=powers), ended)
 
 
 def decide_rows(task: Task, rows: Rows, known: Known, is_mine, may_wait, *, moves: bool) -> Rows:

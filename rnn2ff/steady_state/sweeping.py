@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
+from rnn2ff.steady_state.field import make_field, max_norm
 from rnn2ff.steady_state.result import Status
 from rnn2ff.steady_state.rows import FOUND_BY, MEMORY, SAFETY, Known, Rows, Stage, Task, next_at_rest, restart
 from rnn2ff.steady_state.solvers.anderson import accelerate, begin_history, default_regularization
@@ -14,15 +14,8 @@ _SWEEPS_PER_CHECK, _MOST_SWEEPS, _WORTH = 3, 30, 9.0  # plain sweeps; how many m
 _MOST_ACCELERATIONS = 16  # how often the memory is filled
 
 
-def sweep_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""]) -> Rows:
+def sweep_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
     """Plain sweeps, as long as they are about to finish more than a few."""
-    is_mine = rows.stage == Stage.sweep
-    return jax.lax.cond(
-        jnp.any(is_mine), lambda rows: _sweep_some(task, rows, known, few, is_mine), lambda rows: rows, rows
-    )
-
-
-def _sweep_some(task: Task, rows: Rows, known: Known, few, is_mine) -> Rows:
     network, sweep = task.network, task.plan.sweep
     is_zero = jnp.all(known.initial_states == 0, axis=1)
     drives = jax.vmap(lambda stimulus: sweep.drive(network, stimulus))(known.stimuli)
@@ -57,14 +50,12 @@ def _sweep_some(task: Task, rows: Rows, known: Known, few, is_mine) -> Rows:
     one = jnp.ones_like(rows.residual)
     start = vary_like((starts, one * jnp.inf, one, jnp.zeros((), jnp.int32)), starts)
     points, _, _, num_sweeps = jax.lax.while_loop(goes_on, check, start)
-    swept = _arrive(task, rows, known, points, is_mine, FOUND_BY[0])
-    return swept._replace(num_steps=jnp.where(is_mine, rows.num_steps + num_sweeps, rows.num_steps))
+    return _arrive(task, rows, known, points, FOUND_BY[0])._replace(num_steps=rows.num_steps + num_sweeps)
 
 
-def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""]) -> Rows:
+def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
     """Anderson acceleration of the sweeps; what it leaves open is followed from the initial state."""
     network, sweep = task.network, task.plan.sweep
-    is_mine = rows.stage == Stage.accelerate
     drives = jax.vmap(lambda stimulus: sweep.drive(network, stimulus))(known.stimuli)
     regularization = default_regularization(rows.state.dtype)
 
@@ -86,24 +77,19 @@ def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""]) -
         is_open = is_open & ~is_close & jnp.all(jnp.isfinite(new), axis=1)
         return points, histories, is_open, num_turns + 1
 
-    def run(rows):
-        images = jax.vmap(lambda drive, point: sweep(network, drive, point))(drives, rows.state)
-        histories = jax.vmap(lambda point, image: begin_history(point, image, MEMORY))(rows.state, images)
-        start = vary_like((images, histories, is_mine, jnp.zeros((), jnp.int32)), rows.state)
-        points, _, is_open, num_turns = jax.lax.while_loop(goes_on, turn, start)
-        # One plain sweep at the end takes away what a combination leaves of rounding.
-        points = jax.vmap(lambda drive, point: sweep(network, drive, point))(drives, points)
-        arrived = _arrive(task, rows, known, points, is_mine, FOUND_BY[1])
-        is_given_up = (num_turns >= _MOST_ACCELERATIONS) | ~is_open
-        is_lost = is_mine & (arrived.stage == Stage.accelerate) & is_given_up
-        arrived = restart(arrived, known, is_lost)
-        num_steps = rows.num_steps + 2 + MEMORY * num_turns
-        return arrived._replace(num_steps=jnp.where(is_mine, num_steps, rows.num_steps))
-
-    return jax.lax.cond(jnp.sum(is_mine, dtype=jnp.int32) > few, run, lambda rows: rows, rows)
+    images = jax.vmap(lambda drive, point: sweep(network, drive, point))(drives, rows.state)
+    histories = jax.vmap(lambda point, image: begin_history(point, image, MEMORY))(rows.state, images)
+    start = vary_like((images, histories, is_mine, jnp.zeros((), jnp.int32)), rows.state)
+    points, _, is_open, num_turns = jax.lax.while_loop(goes_on, turn, start)
+    # One plain sweep at the end takes away what a combination leaves of rounding.
+    points = jax.vmap(lambda drive, point: sweep(network, drive, point))(drives, points)
+    arrived = _arrive(task, rows, known, points, FOUND_BY[1])
+    is_given_up = (num_turns >= _MOST_ACCELERATIONS) | ~is_open
+    arrived = restart(arrived, known, (arrived.stage == Stage.accelerate) & is_given_up)
+    return arrived._replace(num_steps=rows.num_steps + 2 + MEMORY * num_turns)
 
 
-def _arrive(task: Task, rows: Rows, known: Known, points, is_mine: Bool[Array, " tile"], by: str) -> Rows:
+def _arrive(task: Task, rows: Rows, known: Known, points: Float[Array, "tile state"], by: str) -> Rows:
     """The states that sweeps have come to, and what comes next. What is open keeps its point in place of a state."""
     network, sweep = task.network, task.plan.sweep
     states = jax.vmap(lambda point: sweep.to_state(network, point))(points)
@@ -112,7 +98,7 @@ def _arrive(task: Task, rows: Rows, known: Known, points, is_mine: Bool[Array, "
     residual = field.residual(states, velocity)
     is_at_rest = residual < rows.rest
     stage = jnp.where(is_at_rest, next_at_rest(task, states), Stage.accelerate)
-    new = rows._replace(
+    return rows._replace(
         state=jnp.where(is_at_rest[:, None], states, points),
         stage=stage,
         status=jnp.where(is_at_rest, Status.converged, rows.status),
@@ -121,4 +107,3 @@ def _arrive(task: Task, rows: Rows, known: Known, points, is_mine: Bool[Array, "
         decay_rate=jnp.broadcast_to(task.proved_rate, residual.shape),
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index(by)),
     )
-    return choose_rows(is_mine, new, rows)

@@ -125,23 +125,25 @@ def check_not_split(name: str, instead: str, *trees: PyTree) -> None:
 def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
     """Functions that pack a tree of arrays like these, with one leading axis, into few arrays, and unpack it.
 
-    Numbers of one sample become the columns of a matrix for each dtype: a gather or a scatter of 20 arrays is 20
-    kernels to compile and to call.
+    Real numbers of one sample become the columns of one matrix, and whole ones, of 32 bits, those of another: a gather
+    or a scatter of 20 arrays is 20 kernels to compile and to call.
     """
     leaves, structure = jax.tree.flatten(tree)
-    dtypes = sorted({leaf.dtype.name for leaf in leaves if leaf.ndim == 1})
-    columns = {
-        dtype: [i for i, leaf in enumerate(leaves) if leaf.ndim == 1 and leaf.dtype == dtype] for dtype in dtypes
-    }
+    is_real = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+    reals = [i for i, leaf in enumerate(leaves) if leaf.ndim == 1 and is_real[i]]
+    wholes = [i for i, leaf in enumerate(leaves) if leaf.ndim == 1 and not is_real[i]]
 
     def pack(tree):
         leaves = jax.tree.leaves(tree)
-        matrices = [jnp.stack([leaves[i] for i in columns[dtype]], axis=1) for dtype in dtypes]
-        return [*matrices, *(leaf for leaf in leaves if leaf.ndim > 1)]
+        columns = jnp.stack([leaves[i] for i in reals], axis=1)
+        whole_columns = jnp.stack([leaves[i].astype(jnp.int32) for i in wholes], axis=1)
+        return [columns, whole_columns, *(leaf for leaf in leaves if leaf.ndim > 1)]
 
     def unpack(arrays):
-        matrices, others = dict(zip(dtypes, arrays)), iter(arrays[len(dtypes) :])
-        numbers = {i: matrices[dtype][:, k] for dtype in dtypes for k, i in enumerate(columns[dtype])}
+        columns, whole_columns, *others = arrays
+        numbers = {i: columns[:, k] for k, i in enumerate(reals)}
+        numbers |= {i: whole_columns[:, k].astype(leaves[i].dtype) for k, i in enumerate(wholes)}
+        others = iter(others)
         return jax.tree.unflatten(structure, [numbers[i] if i in numbers else next(others) for i in range(len(leaves))])
 
     return pack, unpack

@@ -23,6 +23,7 @@ from rnn2ff.training.symmetries import find_symmetries
 
 _VALIDATION_SHARE = 0.1  # as `train` holds out by default
 _NUM_INITIAL = 8192  # pairs of the initial fit of the readout
+_NUM_INITIAL_AT_BOUNDARIES = 2**15  # the same where each output is fitted to those alone that leave it active
 _SMALLEST_BATCH, _LARGEST_BATCH = 256, 1024  # powers of two, which devices can share
 _MOST_PRODUCTS = 2**25  # of a minibatch, for it to be larger than the smallest: some milliseconds a step on two cores
 _MOST_EVALUATIONS = 20  # the default of `train`
@@ -33,9 +34,9 @@ _WIDTH_BEFORE_SWEEPS = 0.25  # of two layers before sweeps, likewise: few units,
 _MOST_SWEEPS = 8  # of the best of a cost: those of small networks cost little, but take long to compile
 _STEPS_THROUGH_SWEEPS = 0.5  # of the steps of two layers: they take longer, and start from a good approximator
 
-# The first learning rate from boundaries, whose large weights a larger one destroys: the error of 16 partitions after
-# 5,000 steps was 37 % (a = 1.1) and 31 % (1.3), with Adam 39 and 31 %; at a = 1.1 and 3,000 steps it was 37 % with
-# rates of .0015 and .003, and 46 % with .01.
+# The first learning rate from boundaries, whose large weights a larger one destroys: with this and with twice this the
+# error of 16 partitions after 5,000 steps was 33 % (a = 1.1) and 29 % (1.3). With three times this, it was larger by
+# 5 to 7 % of itself after 1,500 steps (a = 1.1).
 _RATE_FROM_BOUNDARIES = 2e-3
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
@@ -120,11 +121,11 @@ class Trainer:
 
     def two_layer(self, width: int) -> Trained:
         """Two layers alone. If states jump, two initializations are tried, and the better on validation is kept."""
-        initial = self.kept.take(slice(_NUM_INITIAL))
         key = key_for(self.key, f"two layers of {width}")
         tried = []
         for boundaries in (None,) if self.boundaries is None else (None, self.boundaries):
             started = time.perf_counter()
+            initial = self.kept.take(slice(_NUM_INITIAL if boundaries is None else _NUM_INITIAL_AT_BOUNDARIES))
             start = initialize_two_layer(
                 self.network,
                 initial.states,
