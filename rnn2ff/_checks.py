@@ -1,4 +1,6 @@
-"""Argument checks. Each says what is wrong, what was expected and what was received, before any work.
+"""Checks of arguments, and of libraries that only some functions need.
+
+Each says what is wrong, what was expected and what was received, before any work.
 
 Values can only be checked where they are known: inside `jit`, `vmap` or `grad` an array is a tracer, and checks of
 values are skipped, while checks of shapes still apply. JAX is not imported to check plain numbers, so that reading
@@ -6,9 +8,11 @@ files and drawing figures do not load it.
 """
 
 import functools
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -64,6 +68,19 @@ def check_shape(name: str, array: object, expected: Sequence[int]) -> None:
     shape = shape_of(name, array)
     if shape != tuple(expected):
         raise fail(name, "has the wrong shape", tuple(expected), shape)
+
+
+def check_array(name: str, array: object, expected: Sequence[int]) -> None:
+    """Finite numbers of a shape."""
+    check_shape(name, array, expected)
+    check_finite(name, array)
+
+
+def check_units(name: str, values: object, size: int) -> None:
+    """A finite number for all units, or one for each."""
+    if shape_of(name, values) != ():
+        check_shape(name, values, (size,))
+    check_finite(name, values)
 
 
 def check_weights(name: str, weights: object) -> None:
@@ -124,6 +141,35 @@ def _all_finite():
     return sys.modules["jax"].jit(lambda array: jnp.all(jnp.isfinite(array)))
 
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def needs_extra(extra: str, *libraries: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Make a function call `require_extra` before it runs."""
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @functools.wraps(function)
+        def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            require_extra(extra, *libraries)
+            return function(*args, **kwargs)
+
+        return guarded
+
+    return decorate
+
+
+def require_extra(extra: str, *libraries: str) -> None:
+    """Raise a `ModuleNotFoundError` that names the extra, if one of its libraries is missing."""
+    for library in libraries:
+        try:
+            importlib.import_module(library)
+        except ModuleNotFoundError as error:
+            message = f"This needs {library}. Install the extra {extra}: pip install 'rnn2ff[{extra}]'"
+            message += f", or in a checkout pip install -e '.[{extra}]'"
+            raise ModuleNotFoundError(message) from error
+
+
 def check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise fail(name, "is no text", "a string", repr(value))
@@ -131,8 +177,7 @@ def check_text(name: str, value: object) -> None:
 
 def check_number(name: str, value: object) -> None:
     """A finite number, and no array of them."""
-    check_shape(name, value, ())
-    check_finite(name, value)
+    check_array(name, value, ())
 
 
 def check_positive(name: str, value: object) -> None:
@@ -155,10 +200,11 @@ def check_positive_numbers(**values: object) -> None:
         check_positive(name, value)
 
 
-def check_at_least(name: str, value: object, smallest: int) -> None:
-    """A whole number no smaller than `smallest`."""
+def check_at_least(name: str, value: object, smallest: int) -> int:
+    """A whole number no smaller than `smallest`; as Python's own, which JAX wants."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < smallest:
         raise fail(name, "is out of range", f"a whole number of at least {smallest}", repr(value))
+    return int(value)
 
 
 def check_sizes(**sizes: object) -> None:
@@ -175,8 +221,7 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def check_stimulus(stimulus: object, size: int) -> None:
-    check_shape("stimulus", stimulus, (size,))
-    check_finite("stimulus", stimulus)
+    check_array("stimulus", stimulus, (size,))
 
 
 def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:

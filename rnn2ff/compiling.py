@@ -23,20 +23,14 @@ _LARGEST_CACHE = 2**30  # bytes
 _KEPT_SECONDS = 0.1  # of compilation; faster ones are not cached
 
 
-def compiler_options() -> dict | None:
-    """Options of XLA for the default device, or None."""
-    return _OPTIONS.get(jax.default_backend())
-
-
-def jit_for_device(function: Callable) -> Callable:
-    """`eqx.filter_jit` with the options for the device, or without inside another program, where none are allowed."""
-    plain = eqx.filter_jit(function)
+def jit_for_device(function: Callable, jit: Callable = eqx.filter_jit, **settings: object) -> Callable:
+    """Compile with the options for the device, or without inside another program, where none are allowed."""
+    plain = jit(function, **settings)
 
     @functools.cache
     def with_options(backend: str) -> Callable:
-        del backend
-        options = compiler_options()
-        return plain if options is None else eqx.filter_jit(function, compiler_options=options)
+        options = _OPTIONS.get(backend)
+        return plain if options is None else jit(function, compiler_options=options, **settings)
 
     @functools.wraps(function)
     def run(*args, **kwargs):
@@ -66,6 +60,11 @@ def in_full_precision(function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return run
+
+
+def compiled(function: Callable) -> Callable:
+    """A compiled function of trees of arrays, in full precision."""
+    return eqx.filter_jit(in_full_precision(function))
 
 
 def in_batches(

@@ -206,9 +206,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
-        raise fail(
-            "path", "cannot be written", "a folder that exists and may be written to", f"{path.parent}"
-        ) from error
+        expected = "a folder that exists and may be written to"
+        raise fail("path", "cannot be written", expected, f"{path.parent}") from error
     os.close(handle)
     try:
         yield Path(temporary)
@@ -218,6 +217,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file completely or not at all; text in UTF-8."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def tensors_content(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
@@ -270,8 +275,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def write_json(path: str | Path, content: object) -> None:
     """Write a record as JSON, whole or not at all; arrays become lists, and NaN and infinities become null."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -302,8 +306,7 @@ def _columns(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         parts = {name: array.real, f"{name}_imaginary": array.imag} if array.dtype.kind == "c" else {name: array}
         for part, values in parts.items():
-            by_column = {part: values} if values.ndim == 1 else {f"{part}_{i}": each for i, each in enumerate(values.T)}
-            columns |= by_column
+            columns |= {part: values} if values.ndim == 1 else {f"{part}_{i}": each for i, each in enumerate(values.T)}
     return columns
 
 

@@ -4,17 +4,17 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rnn2ff._checks import Parameters, Result, needs_extra
 from rnn2ff.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.5, 7.2  # inches, of a two-column page
 _MOST_DOTS = 3000  # of a scatter plot 2.5 inches wide, in which more would only cover each other
@@ -46,10 +46,6 @@ _STYLE = {
 }
 
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
-
 def house_style(draw: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Make a function draw in the house style, and leave matplotlib's own settings as they are.
 
@@ -58,12 +54,10 @@ def house_style(draw: Callable[Parameters, Result]) -> Callable[Parameters, Resu
     """
 
     @functools.wraps(draw)
+    @needs_extra("plot", "matplotlib")
     def styled(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        try:
-            import matplotlib
-        except ModuleNotFoundError as error:
-            message = "Figures need matplotlib. Install the extra: pip install 'rnn2ff[plot]'"
-            raise ModuleNotFoundError(message) from error
+        import matplotlib
+
         with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
@@ -138,6 +132,8 @@ def plot_learning(
         variance: of the steady rates about per-unit means; turns errors into NRMSE.
         test_nrmse: on stimuli of the test, a dashed line.
     """
+    from matplotlib.ticker import LogLocator
+
     nrmse = 100 * np.sqrt(np.asarray(training["validation_errors"]) / variance)
     axes.plot(np.asarray(training["steps"]), nrmse, color=COLORS["feed-forward"], marker="o", markersize=2)
     axes.set(xlabel="optimizer steps", ylabel="error on held-out pairs (NRMSE, %)")
@@ -149,16 +145,9 @@ def plot_learning(
         axes.set_ylim(bottom=0)
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(_ticks())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
-
-
-def _ticks() -> "LogLocator":
-    """At 1, 2 and 5 times the powers of ten."""
-    from matplotlib.ticker import LogLocator
-
-    return LogLocator(subs=(1, 2, 5))
 
 
 @house_style

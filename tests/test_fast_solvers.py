@@ -30,7 +30,7 @@ from rnn2ff import (
     threshold_linear_rate,
     winner_take_all,
 )
-from rnn2ff.steady_state import layout_for, proved_rate, repeat_accelerated
+from rnn2ff.steady_state import proved_rate, repeat_accelerated
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.stability import transform_powers
 
@@ -177,8 +177,7 @@ class TestActiveSet:
 
 def verdicts(network, states, stimuli):
     """The engine's test of stability, of states that need not be fixed points."""
-    layout = layout_for("cpu", len(states), network.state_size)
-    judge = eqx.filter_jit(lambda *each: judge_rows(*each, tolerance=1e9, layout=layout))
+    judge = eqx.filter_jit(lambda *each: judge_rows(*each, tolerance=1e9))
     return judge(network, jnp.asarray(stimuli), jnp.asarray(states))
 
 

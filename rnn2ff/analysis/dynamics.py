@@ -6,14 +6,13 @@ Reichelt), with the step sizes of each sample; of a map, its own steps.
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from rnn2ff.analysis.newton import by_lanes, finite_jacobians
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 
 _WINDOWS = (1, 2, 3, 6, 12, 24, 48, 96, 192, 384)  # of time, in the longest time scale; after each, states are visited
@@ -80,8 +79,7 @@ def follow(network: RecurrentNetwork, stimulus: Array, starts: np.ndarray) -> Fo
     return Followed(visited[np.isfinite(visited).all(axis=1)], ends, is_stiff)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _advance(network, stimulus, states, duration, take_step, max_steps):
     """Follow the dynamics for a time, in each sample's longest time scale, by steps that keep to the tolerance."""
     scales = jax.vmap(lambda state: time_scales(network, state, stimulus))(states)
@@ -118,8 +116,7 @@ def _advance(network, stimulus, states, duration, take_step, max_steps):
     return _Advanced(states, residuals, times >= ends)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _iterate(network, stimulus, states, num_steps):
     """Move by the steps of a map."""
     move = jax.vmap(lambda state: state + network.velocity(state, stimulus))

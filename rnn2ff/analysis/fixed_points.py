@@ -18,11 +18,10 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Complex, Float, Int, PRNGKeyArray
 
 from rnn2ff._checks import (
+    check_array,
     check_at_least,
-    check_finite,
     check_key,
     check_on_host,
-    check_shape,
     check_stimulus,
     check_tolerance,
     fail,
@@ -34,13 +33,7 @@ from rnn2ff.analysis.linearization import modes
 from rnn2ff.analysis.multistart import MultistartSearch
 from rnn2ff.analysis.newton import LANES, LARGEST_DENSE
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
-from rnn2ff.networks import (
-    RateNetwork,
-    RecurrentNetwork,
-    blas_threads,
-    in_precision,
-    is_threshold_linear,
-)
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, blas_threads, in_precision, is_threshold_linear
 from rnn2ff.plotting import COLUMN_WIDTH, new_figure, plot_in_principal_components
 from rnn2ff.records import as_html, as_text, names_of_fields
 from rnn2ff.steady_state import neutral_growth, proved_rate
@@ -187,11 +180,9 @@ def find_fixed_points(
     if size > LARGEST_DENSE:
         raise fail("network", "is too large for its Jacobians", f"at most {LARGEST_DENSE} units", size)
     given = np.zeros((0, size)) if starts is None else starts
-    check_shape("starts", given, (*shape_of("starts", given)[:1], size))
-    check_finite("starts", given)
+    check_array("starts", given, (*shape_of("starts", given)[:1], size))
     if box is not None:
-        check_shape("box", box, (2,))
-        check_finite("box", box)
+        check_array("box", box, (2,))
     if box is not None and not box[0] < box[1]:
         raise fail("box", "is empty", "two finite numbers, the smaller first", box)
     is_small = is_threshold_linear(network) and size <= MOST_UNITS

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
-from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_shape, check_stimulus, fail
+from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimulus, fail
 from rnn2ff.analysis.newton import LARGEST_DENSE, finite_jacobians, map_rows
-from rnn2ff.compiling import in_full_precision
-from rnn2ff.networks import (
-    RecurrentNetwork,
-    eigenvalues_of,
-    growth_rates_of_map,
-    leading_eigenvalues,
-    with_padded_rows,
-)
+from rnn2ff.compiling import compiled
+from rnn2ff.networks import RecurrentNetwork, eigenvalues_of, growth_rates_of_map, leading_eigenvalues, with_padded_rows
 from rnn2ff.records import as_html, as_text, names_of_fields
 
 
@@ -91,8 +84,7 @@ def linearize(
         RuntimeError: if the Krylov method does not converge to any.
     """
     check_on_host("linearize", "use `jax.jacfwd(network.velocity)`", network, state, stimulus)
-    check_shape("state", state, (network.state_size,))
-    check_finite("state", state)
+    check_array("state", state, (network.state_size,))
     check_stimulus(stimulus, network.stimulus_size)
     state, stimulus = (jnp.asarray(array, network.dtype) for array in (state, stimulus))
     if num_eigenvalues is None and network.state_size <= LARGEST_DENSE:
@@ -123,14 +115,12 @@ def modes(
     return growth_rates_of_map(factors) if network.is_map else eigenvalues_of(jacobians), np.abs(factors).max(axis=-1)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _jacobian(network, state, stimulus) -> Float[Array, "state state"]:
     return finite_jacobians(lambda state: network.velocity(state, stimulus), state[None])[0]
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _push(network, state, stimulus, vector):
     return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (vector,))[1]
 

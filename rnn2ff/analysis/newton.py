@@ -11,14 +11,13 @@ declares none. J is exact wherever it is finite; elsewhere, as for a norm at 0, 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from rnn2ff.compiling import in_batches, in_full_precision
+from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual, time_scales, to_state
 
 LANES = 64  # searches that share a program
@@ -109,8 +108,7 @@ def map_rows(
     return by_lanes(_mapped, network, stimulus, rows, function)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _mapped(network, stimulus, rows, function):
     return jax.vmap(lambda row: function(network, row, stimulus))(rows)
 
@@ -154,8 +152,7 @@ def search(
     return Searched(ends, is_zero, is_stuck)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _take_turn(network, stimulus, points, dampings, num_steps, is_done, tolerance, max_steps):
     """A few steps of every search that is not finished."""
     excess = _excess(network, stimulus)
@@ -209,8 +206,7 @@ def polish(
     return Polished(*by_lanes(_polish, network, stimulus, points))
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _polish(network, stimulus, points):
     excess = _excess(network, stimulus)
     scales = _scales(network, stimulus, points)

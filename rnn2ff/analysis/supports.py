@@ -10,14 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnn2ff.networks import (
-    RateNetwork,
-    StateForm,
-    all_supports,
-    are_singular,
-    in_pieces,
-    principal_blocks,
-)
+from rnn2ff.networks import RateNetwork, StateForm, all_supports, are_singular, in_pieces, principal_blocks
 
 MOST_UNITS = 16  # whose supports are tried: 65536 of them
 _ROUNDING = 1e-12  # relative distance to a threshold, or to a singular matrix, that counts as degenerate

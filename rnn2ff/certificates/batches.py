@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import equinox as eqx
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_on_host, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Approximator, Refined
 from rnn2ff.certificates.bounds import Certificate, certify, unit_bounds
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.refinement import as_prediction
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state import chunks_of, in_tiles, on_each_device, placed_on
+from rnn2ff.steady_state import Layout, chunks_of, in_tiles, on_each_device, placed_on
 
 
 def predict_all_units(
@@ -129,9 +130,15 @@ def in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None
 def _map_rows(function, constants, *arrays_and_layout):
     *arrays, num_rows, layout = arrays_and_layout
 
+    return map_tiles(lambda *row: function(*constants, *row), arrays, num_rows, layout)
+
+
+def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
+    """A function of one sample for the first rows of arrays, tile after tile; zeros for those beyond."""
+
     def work(rows, arrays):
         del rows
-        return jax.vmap(lambda *row: function(*constants, *row))(*arrays)
+        return jax.vmap(function)(*arrays)
 
     shapes = jax.eval_shape(work, None, arrays)
     rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -147,8 +154,7 @@ def call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None =
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _call(function, constants, arrays, num_rows, layout, mesh):
     def call(constants, arrays, num_rows):
         return function(*constants, *arrays, num_rows, layout)

@@ -32,7 +32,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 from rnn2ff._checks import check_shape
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
-from rnn2ff.compiling import evaluated_now
+from rnn2ff.compiling import evaluated_now, in_full_precision
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual
 from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state import check_not_split
@@ -113,6 +113,7 @@ def quantiles(values: Float[ArrayLike, " batch"]) -> str:
     return f"{np.median(values):.3g} in the median, {values.max():.3g} at most" if len(values) else "none"
 
 
+@in_full_precision  # by default, accelerators round more than the bounds allow for
 def certify(
     network: RecurrentNetwork,
     stimulus: Float[ArrayLike, " stimulus"],
@@ -136,30 +137,30 @@ def certify(
     """
     check_not_split("certify", "`bound_error`, or a mesh with `axis_types=(AxisType.Auto,)`", stimulus, prediction)
     stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
-    with jax.default_matmul_precision("highest"):  # by default, accelerators round more than the bounds allow for
-        if not isinstance(network, RateNetwork):
-            return _estimate(network, stimulus, prediction)
-        measured = _measure(network, stimulus, prediction, certifier)
-        bound, theorem = _bound(network, measured, certifier)
-        if network.state_size > LARGEST_FACTORED and certifier.factors is None:
-            unknown, infinite, no = jnp.full_like(bound, jnp.nan), jnp.full_like(bound, jnp.inf), jnp.zeros((), bool)
-            return Certificate(measured.residual, bound, unknown, no, theorem, prediction, no, infinite, no)
-        local = newton_bound(network, measured, certifier)
-        # On the right piece, and close as well: with an approximate inverse, a long step misses the fixed point.
-        rounding = _EXACT * jnp.finfo(network.dtype).eps * (1 + jnp.linalg.norm(local.refined))
-        return Certificate(
-            residual=measured.residual,
-            error_bound=jnp.minimum(bound, local.bound),
-            error_estimate=local.step_length,
-            is_exact=local.is_on_piece & local.is_step_rounding & (local.bound <= rounding),
-            theorem=jnp.where(local.bound < bound, jnp.int32(Theorem.newton), theorem),
-            refined=local.refined,
-            is_refined_exact=local.is_on_piece & (local.refined_bound <= rounding),
-            refined_error_bound=local.refined_bound,
-            is_attracting=local.is_attracting,
-        )
+    if not isinstance(network, RateNetwork):
+        return _estimate(network, stimulus, prediction)
+    measured = _measure(network, stimulus, prediction, certifier)
+    bound, theorem = _bound(network, measured, certifier)
+    if network.state_size > LARGEST_FACTORED and certifier.factors is None:
+        unknown, infinite, no = jnp.full_like(bound, jnp.nan), jnp.full_like(bound, jnp.inf), jnp.zeros((), bool)
+        return Certificate(measured.residual, bound, unknown, no, theorem, prediction, no, infinite, no)
+    local = newton_bound(network, measured, certifier)
+    # On the right piece, and close as well: with an approximate inverse, a long step misses the fixed point.
+    rounding = _EXACT * jnp.finfo(network.dtype).eps * (1 + jnp.linalg.norm(local.refined))
+    return Certificate(
+        residual=measured.residual,
+        error_bound=jnp.minimum(bound, local.bound),
+        error_estimate=local.step_length,
+        is_exact=local.is_on_piece & local.is_step_rounding & (local.bound <= rounding),
+        theorem=jnp.where(local.bound < bound, jnp.int32(Theorem.newton), theorem),
+        refined=local.refined,
+        is_refined_exact=local.is_on_piece & (local.refined_bound <= rounding),
+        refined_error_bound=local.refined_bound,
+        is_attracting=local.is_attracting,
+    )
 
 
+@in_full_precision
 def bound_error(
     network: RecurrentNetwork,
     stimulus: Float[ArrayLike, " stimulus"],
@@ -170,10 +171,10 @@ def bound_error(
     stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     if not isinstance(network, RateNetwork):
         return jnp.asarray(jnp.inf, network.dtype), jnp.asarray(Theorem.none, jnp.int32)
-    with jax.default_matmul_precision("highest"):
-        return _bound(network, _measure(network, stimulus, prediction, certifier), certifier)
+    return _bound(network, _measure(network, stimulus, prediction, certifier), certifier)
 
 
+@in_full_precision
 def bound_and_floor(
     network: RecurrentNetwork,
     stimulus: Float[ArrayLike, " stimulus"],
@@ -188,14 +189,14 @@ def bound_and_floor(
     if not isinstance(network, RateNetwork):
         infinite = jnp.asarray(jnp.inf, network.dtype)
         return infinite, infinite
-    with jax.default_matmul_precision("highest"):
-        measured = _measure(network, stimulus, prediction, certifier)
-        bound, _ = _bound(network, measured, certifier, makes_step=False)
-        rounding = norm(measured.rounding)
-        floor, _ = _from_sizes(rounding, certifier.recurrent_norms * rounding, certifier)
-        return bound, floor
+    measured = _measure(network, stimulus, prediction, certifier)
+    bound, _ = _bound(network, measured, certifier, makes_step=False)
+    rounding = norm(measured.rounding)
+    floor, _ = _from_sizes(rounding, certifier.recurrent_norms * rounding, certifier)
+    return bound, floor
 
 
+@in_full_precision
 def unit_bounds(
     network: RecurrentNetwork,
     stimulus: Float[ArrayLike, " stimulus"],
@@ -213,20 +214,19 @@ def unit_bounds(
     if not isinstance(network, RateNetwork):
         return jnp.full(network.state_size, error_bound)
     info, size = jnp.finfo(network.dtype), network.state_size
-    with jax.default_matmul_precision("highest"):
-        measured = _measure(network, stimulus, prediction, certifier)
-        own = jnp.abs(measured.error) + measured.rounding
-        pushed = network.params.recurrent_input(measured.error)
-        rounding = norm(measured.rounding) + size * info.eps * norm(measured.error)
-        pushed = jnp.abs(pushed) + certifier.recurrent_norms * rounding + size * info.tiny
-        moved = [certifier.recurrent_norms * error_bound]
-        scale, root = certifier.contraction_scale, certifier.metric_root
-        if certifier.is_contracting:
-            moved.append(scale * jnp.max(pushed / scale) / certifier.contraction_gap)
-        if certifier.is_monotone:
-            moved.append(norm(root * pushed) / (certifier.monotonicity * root))
-        bounds = proved((own[None] + certifier.slope * jnp.stack(moved)) * (1 + SLACK * info.eps))
-        return jnp.minimum(jnp.min(bounds, axis=0), error_bound)
+    measured = _measure(network, stimulus, prediction, certifier)
+    own = jnp.abs(measured.error) + measured.rounding
+    pushed = network.params.recurrent_input(measured.error)
+    rounding = norm(measured.rounding) + size * info.eps * norm(measured.error)
+    pushed = jnp.abs(pushed) + certifier.recurrent_norms * rounding + size * info.tiny
+    moved = [certifier.recurrent_norms * error_bound]
+    scale, root = certifier.contraction_scale, certifier.metric_root
+    if certifier.is_contracting:
+        moved.append(scale * jnp.max(pushed / scale) / certifier.contraction_gap)
+    if certifier.is_monotone:
+        moved.append(norm(root * pushed) / (certifier.monotonicity * root))
+    bounds = proved((own[None] + certifier.slope * jnp.stack(moved)) * (1 + SLACK * info.eps))
+    return jnp.minimum(jnp.min(bounds, axis=0), error_bound)
 
 
 def _checked(network, stimulus, prediction, certifier):

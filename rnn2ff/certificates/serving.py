@@ -16,25 +16,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
-from rnn2ff._checks import check_at_least, check_finite, check_on_host, check_positive, check_shape, check_stimuli
+from rnn2ff._checks import check_array, check_at_least, check_on_host, check_positive, check_stimuli
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certificates.batches import call_in_chunks, check_predicts_all_units, in_chunks, predict_all
+from rnn2ff.certificates.batches import call_in_chunks, check_predicts_all_units, in_chunks, map_tiles, predict_all
 from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
 from rnn2ff.records import as_html, as_text, is_shown
-from rnn2ff.steady_state import (
-    Layout,
-    Plan,
-    Status,
-    check_mesh,
-    count_statuses,
-    in_dense_tiles,
-    in_tiles,
-    solve_steady_states,
-)
+from rnn2ff.steady_state import Layout, Plan, Status, check_mesh, count_statuses, in_dense_tiles, solve_steady_states
 
 
 class Source(enum.IntEnum):
@@ -148,11 +139,9 @@ def predict_or_solve(
     check_stimuli(stimuli, network.stimulus_size)
     size = len(stimuli)
     if initial_states is not None:
-        check_shape("initial_states", initial_states, (size, network.state_size))
-        check_finite("initial_states", initial_states)
+        check_array("initial_states", initial_states, (size, network.state_size))
     if stimulus_range is not None:
-        check_shape("stimulus_range", stimulus_range, (2, network.stimulus_size))
-        check_finite("stimulus_range", stimulus_range)
+        check_array("stimulus_range", stimulus_range, (2, network.stimulus_size))
     check_predicts_all_units(network, approximator)
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli = np.asarray(stimuli, network.dtype)
@@ -267,9 +256,8 @@ def _predict_and_refine(
     def judge(stimulus, rates):
         return _judge(network, certifier, tolerance, makes_step, stimulus, rates)
 
-    def predict(rows, stimuli):
-        del rows
-        return jax.vmap(lambda stimulus: judge(stimulus, predict_all(network, approximator, stimulus)))(stimuli)
+    def predict(stimulus):
+        return judge(stimulus, predict_all(network, approximator, stimulus))
 
     def sweep_and_judge(stimulus, rates):
         rates = refine(network, stimulus, rates, sweep=sweep, num_steps=num_steps)
@@ -279,9 +267,7 @@ def _predict_and_refine(
         del is_mine, may_wait
         return jax.vmap(sweep_and_judge)(stimuli, rows.rates)
 
-    shapes = jax.eval_shape(predict, None, stimuli)
-    rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    rows = in_tiles(predict, rows, stimuli, layout.wide_tile or layout.tiles[0], num_rows)
+    rows = map_tiles(predict, (stimuli,), num_rows, layout)
     is_open = ~rows.is_within & ~rows.is_rounding_limited & (jnp.arange(len(stimuli), dtype=jnp.int32) < num_rows)
     return in_dense_tiles(sweep_rows, rows, stimuli, is_open, layout.tiles)
 

@@ -1,11 +1,14 @@
 """The predictions that a command evaluates: an approximator's, or those of an exported file."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from rnn2ff.cli.options import read_approximator
+import tyro
+
+from rnn2ff.cli.options import OptionalPath, read_approximator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,22 +38,37 @@ class Answers(NamedTuple):
         return lines
 
 
-def read_answers(
-    network: "RecurrentNetwork", stimuli: "np.ndarray", approximator: Path | None, model: Path | None, route: Route
-) -> Answers:
-    """What an approximator answers, by a route, or a file; both must be of this network."""
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Whose predictions are meant."""
+
+    approximator: OptionalPath = None
+    """The file approximator.safetensors of a distillation."""
+    model: OptionalPath = None
+    """Instead, an exported file: .onnx, or the .h of the routes c-int8 and c-int16."""
+    route: Route = "float"
+    """Which predictions of an approximator: its own in float, or those of an integer export made now, calibrated on
+    these stimuli. For a file that was exported before, use --model."""
+
+    def read(self, network: "RecurrentNetwork", stimuli: "np.ndarray") -> Answers:
+        """What the approximator answers, by a route, or the file; both must be of this network."""
+        from rnn2ff._checks import fail
+
+        if (self.approximator is None) == (self.model is None):
+            received = "neither" if self.model is None else "both"
+            raise fail("approximator", "or `model` is what to evaluate", "one of --approximator and --model", received)
+        if self.model is None:
+            return _by_route(network, stimuli, self.approximator, self.route)
+        if self.route != "float":
+            raise fail("route", "does not go with a file", "no --route beside --model", self.route)
+        return _of_file(network, stimuli, self.model)
+
+
+def _of_file(network, stimuli, model: Path) -> Answers:
     from rnn2ff._checks import fail
+    from rnn2ff.export import read_exported, share_outside
     from rnn2ff.networks import network_hash
-
-    if (approximator is None) == (model is None):
-        received = "neither" if model is None else "both"
-        raise fail("approximator", "or `model` is what to evaluate", "one of --approximator and --model", received)
-    if model is None:
-        return _by_route(network, stimuli, approximator, route)
-    if route != "float":
-        raise fail("route", "does not go with a file", "no --route beside --model", route)
-
-    from rnn2ff.export import read_exported
 
     found, expected = read_exported(model), network_hash(network)
     if found.network_hash not in (None, expected):
@@ -59,13 +77,8 @@ def read_answers(
     if (found.stimulus_size, found.rate_size) != (network.stimulus_size, network.rate_size):
         sizes = f"{network.stimulus_size} channels and {network.rate_size} rates"
         raise fail("model", "does not fit the network", sizes, f"{found.stimulus_size} and {found.rate_size}")
-    return Answers(found.predict, _outside(found.stimulus_range, stimuli), None)
-
-
-def _outside(stimulus_range, stimuli: "np.ndarray") -> float | None:
-    from rnn2ff.export import share_outside
-
-    return None if stimulus_range is None else share_outside(stimulus_range, stimuli)
+    limits = found.stimulus_range
+    return Answers(found.predict, None if limits is None else share_outside(limits, stimuli), None)
 
 
 def _by_route(network, stimuli, path: Path, route: Route) -> Answers:

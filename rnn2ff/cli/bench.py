@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
 from rnn2ff.cli.options import Json, NetworkFiles, check_differ, read_approximator, read_network, show, stages
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ class Bench:
     Example: rnn2ff bench --approximator run1/approximator.safetensors --weights W.npy --stimuli U.npy
     """
 
-    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
+    network: NetworkFiles
     approximator: Path
     """The file approximator.safetensors of a distillation."""
     batch_size: int = 256

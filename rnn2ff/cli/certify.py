@@ -3,9 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from rnn2ff.cli.answers import Route, read_answers
+from rnn2ff.cli.answers import Predictions
 from rnn2ff.cli.options import (
     Json,
     NetworkFiles,
@@ -45,14 +43,8 @@ class Certify:
     Example: rnn2ff certify --model deploy/rnn2ff_int8.h --weights W.npy --stimuli field.npy --tolerance 0.1
     """
 
-    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
-    approximator: OptionalPath = None
-    """The file approximator.safetensors of a distillation."""
-    model: OptionalPath = None
-    """Instead, an exported file: .onnx, or the .h of the routes c-int8 and c-int16."""
-    route: Route = "float"
-    """Which predictions of an approximator: its own in float, or those of an integer export made now, calibrated on
-    these stimuli. For a file that was exported before, use --model."""
+    network: NetworkFiles
+    predictions: Predictions
     tolerance: OptionalFloat = None
     """The largest error of the rates that is good enough, in their own units."""
     norm: Literal["all", "unit"] = "all"
@@ -81,13 +73,13 @@ class Certify:
         from rnn2ff._checks import fail
         from rnn2ff.certificates import Theorem, bound_units, certify_predictions, make_certifier
         from rnn2ff.export import bound_to_c, check_name
-        from rnn2ff.files import replacing, write_arrays
+        from rnn2ff.files import write_arrays, write_whole
 
         if self.header is not None:  # refused before any work
             check_name(self.header.stem)
         with stages(3, shows=self.network.shows_progress) as begin:
             begin("predicting")
-            answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
+            answers = self.predictions.read(network, stimuli)
             predictions = np.asarray(answers.predict(stimuli)).astype(network.dtype)
             if predictions.shape[1] != network.state_size:
                 expected = f"the rates of all {network.state_size} units"
@@ -112,8 +104,7 @@ class Certify:
             }
             write_arrays(self.out, arrays)
         if self.header is not None:
-            with replacing(self.header) as temporary:
-                temporary.write_text(bound_to_c(network, name=self.header.stem))
+            write_whole(self.header, bound_to_c(network, name=self.header.stem))
         is_bounded, lengths = np.isfinite(found.error_bound), np.linalg.norm(predictions, axis=1)
         worst_units, of_all = unit_bounds.max(axis=1), np.asarray(found.error_bound)
         judged = worst_units if self.norm == "unit" else of_all

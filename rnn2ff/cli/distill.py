@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
 from rnn2ff.cli.options import (
     Json,
     NetworkFiles,
@@ -41,7 +39,7 @@ class Distill:
     Example: rnn2ff distill --weights W.npy --stimuli U.npy --out run1 --tolerance 0.02
     """
 
-    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
+    network: NetworkFiles
     out: Path
     """Folder for the results; made if it does not exist."""
     tolerance: OptionalFloat = None

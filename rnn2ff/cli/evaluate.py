@@ -2,9 +2,7 @@
 
 import dataclasses
 
-import tyro
-
-from rnn2ff.cli.answers import Route, read_answers
+from rnn2ff.cli.answers import Predictions
 from rnn2ff.cli.options import (
     Json,
     NetworkFiles,
@@ -30,14 +28,8 @@ class Evaluate:
     Example: rnn2ff evaluate --model deploy/rnn2ff_int8.h --weights W.npy --stimuli new.npy
     """
 
-    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
-    approximator: OptionalPath = None
-    """The file approximator.safetensors of a distillation."""
-    model: OptionalPath = None
-    """Instead, an exported file: .onnx, or the .h of the routes c-int8 and c-int16."""
-    route: Route = "float"
-    """Which predictions of an approximator: its own in float, or those of an integer export calibrated on these
-    stimuli."""
+    network: NetworkFiles
+    predictions: Predictions
     report: OptionalPath = None
     """An .html file to write: the errors of units and of stimuli, with figures, on one page."""
     overwrite: Overwrite = False
@@ -49,7 +41,7 @@ class Evaluate:
             check_new_file(self.report, (".html",), overwrite=self.overwrite, name="report")
         network, stimuli = read_network(self.network)
         check_differ(stimuli)
-        answers = read_answers(network, stimuli, self.approximator, self.model, self.route)
+        answers = self.predictions.read(network, stimuli)
 
         from rnn2ff.data import solve_pairs
         from rnn2ff.training import accuracy

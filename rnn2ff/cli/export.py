@@ -153,9 +153,9 @@ class Export:
 
 
 def _file_name(route: str, name: str) -> str:
-    endings = {"onnx": ".onnx", "c": ".h", "stablehlo": ".stablehlo", "torch": "_torch.safetensors", "nir": ".nir"}
     kind, _, bits = route.partition("-")
-    return name + (f"_{bits}" if bits else "") + (endings | {"mat": ".mat"})[kind]
+    ending = {"c": ".h", "torch": "_torch.safetensors"}.get(kind, f".{kind}")
+    return name + (f"_{bits}" if bits else "") + ending
 
 
 def _added_error(

@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import tyro
-
 from rnn2ff.cli.options import Json, NetworkFiles, Overwrite, check_new_file, read_network, show, stages
 
 
@@ -17,7 +15,7 @@ class FixedPoints:
     Example: rnn2ff fixed-points --weights W.npy --stimuli U.npy --row 3 --out fixed_points.npz
     """
 
-    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
+    network: NetworkFiles
     out: Path
     """The .npz, .mat or .csv file to write."""
     row: int = 0

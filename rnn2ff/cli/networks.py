@@ -4,12 +4,8 @@ import dataclasses
 import itertools
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rnn2ff.cli.options import Json, OptionalPath, OptionalText, check_folder, show
-
-if TYPE_CHECKING:
-    from rnn2ff.networks import RecurrentNetwork
 
 _NUM_STIMULI = 5000  # 4000 to train on and 1000 for the test, by the default share of `rnn2ff distill`
 
@@ -54,8 +50,7 @@ class Networks:
     def _list(self) -> int:
         from rnn2ff import networks
 
-        names = [name for name in dir(networks) if _is_constructor(name, getattr(networks, name))]
-        names = [name for name in names if _comes_with_the_package(name, getattr(networks, name))]
+        names = [name for name in dir(networks) if _comes_with_the_package(name, getattr(networks, name))]
         summaries = {name: getattr(networks, name).__doc__.partition("\n")[0] for name in names}
         record = {name: {"summary": text, "writable": name in _WRITABLE} for name, text in summaries.items()}
         lines = {name: text + (" (--write)" if name in _WRITABLE else "") for name, text in summaries.items()}
@@ -66,10 +61,11 @@ class Networks:
         import jax.random as jr
         import numpy as np
 
+        from rnn2ff import networks
         from rnn2ff.files import replacing
-        from rnn2ff.networks import RATE_FORM
 
-        network = _writable(self.write, self.seed)
+        randomness = {"key": jr.key(self.seed)} if self.write.startswith("random_") else {}
+        network = getattr(networks, self.write)(*_WRITABLE[self.write], **randomness)
         params = network.params
         arrays = {
             "weights": ("W", params.recurrent_weights),
@@ -83,7 +79,7 @@ class Networks:
         for name, array in arrays.values():
             with replacing(out / f"{name}.npy") as temporary, temporary.open("wb") as file:
                 np.save(file, np.asarray(array))
-        form = "rate" if network.vector_field == RATE_FORM else "state"
+        form = "rate" if network.vector_field == networks.RATE_FORM else "state"
         options = " ".join(f"--{option} {shlex.quote(str(out / name))}.npy" for option, (name, _) in arrays.items())
         free = next(f"run{number}" for number in itertools.count(1) if not Path(f"run{number}").exists())
         command = f"rnn2ff distill {options} --form {form} --out {free}"
@@ -92,15 +88,12 @@ class Networks:
         return 0
 
 
-def _is_constructor(name: str, value: object) -> bool:
-    """Whether a name stands for a function that returns a network."""
+def _comes_with_the_package(name: str, value: object) -> bool:
+    """Whether a name stands for a function that makes a network of itself, and not of the user's weights or files."""
     returned = getattr(value, "__annotations__", {}).get("return")
-    return not name.startswith("_") and getattr(returned, "__name__", returned) in ("RateNetwork", "RecurrentNetwork")
-
-
-def _comes_with_the_package(name: str, constructor: object) -> bool:
-    """Whether it makes a network of itself, and not of the user's weights or files."""
-    return constructor.__module__.startswith("rnn2ff.networks.zoo.") or name.startswith("random_")
+    if name.startswith("_") or getattr(returned, "__name__", returned) not in ("RateNetwork", "RecurrentNetwork"):
+        return False
+    return value.__module__.startswith("rnn2ff.networks.zoo.") or name.startswith("random_")
 
 
 # Threshold-linear networks, which the files of the command line can hold, and their sizes.
@@ -110,12 +103,3 @@ _WRITABLE = {
     "ring_attractor": (32,),
     "random_threshold_linear": (64,),
 }
-
-
-def _writable(name: str, seed: int) -> "RecurrentNetwork":
-    import jax.random as jr
-
-    from rnn2ff import networks
-
-    randomness = {"key": jr.key(seed)} if name.startswith("random_") else {}
-    return getattr(networks, name)(*_WRITABLE[name], **randomness)

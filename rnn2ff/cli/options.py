@@ -30,6 +30,7 @@ Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the results as JSO
 Overwrite = Annotated[bool, tyro.conf.arg(help="Replace the file if it exists.")]
 
 
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclasses.dataclass(frozen=True)
 class NetworkFiles:
     """A rate network, `tau x' = -x + W [x]_+ + B u + b`, and stimuli u; --nonlinearity puts another in place of [x]_+.

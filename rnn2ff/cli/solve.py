@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import tyro
-
 from rnn2ff.cli.options import Json, NetworkFiles, OptionalFloat, Overwrite, check_new_file, read_network, show
 
 
@@ -18,7 +16,7 @@ class Solve:
     Example: rnn2ff solve --weights W.npy --stimuli U.npy --out states.npz
     """
 
-    network: tyro.conf.OmitArgPrefixes[NetworkFiles]
+    network: NetworkFiles
     out: Path
     """The .npz, .mat or .csv file to write."""
     tolerance: OptionalFloat = None

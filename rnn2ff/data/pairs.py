@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from rnn2ff._checks import (
+    check_array,
     check_at_least,
     check_finite,
     check_fraction,
     check_key,
-    check_shape,
     check_stimuli,
     fail,
     is_known,
@@ -298,5 +298,4 @@ def check_pairs(stimuli: Array, rates: Array) -> None:
     """Stimuli and rates with the same number of rows, all finite."""
     shape = shape_of("rates", rates)
     check_stimuli(stimuli, (0, *shape_of("stimuli", stimuli))[-1])
-    check_shape("rates", rates, (len(stimuli), (0, *shape)[-1]))
-    check_finite("rates", rates)
+    check_array("rates", rates, (len(stimuli), (0, *shape)[-1]))

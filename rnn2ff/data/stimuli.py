@@ -23,9 +23,9 @@ from rnn2ff._checks import (
     check_numbers,
     check_positive,
     check_positive_numbers,
-    check_shape,
     check_sizes,
     check_stimuli,
+    check_units,
     fail,
     shape_of,
 )
@@ -47,11 +47,9 @@ def gaussian_stimuli(size: int, *, mean: ArrayLike = 0.0, deviation: ArrayLike =
         ValueError: if there is no channel, a mean is not finite, or a deviation is not positive.
     """
     check_sizes(size=size)
-    check_finite("mean", mean)
+    check_units("mean", mean, size)
+    check_units("deviation", deviation, size)
     check_positive("deviation", deviation)
-    for name, values in (("mean", mean), ("deviation", deviation)):
-        if np.ndim(values) != 0:
-            check_shape(name, values, (size,))
     mean, deviation = (jnp.broadcast_to(jnp.asarray(value, float), (size,)) for value in (mean, deviation))
     return lambda key: mean + deviation * jr.normal(key, (size,), mean.dtype)
 

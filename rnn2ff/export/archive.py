@@ -17,7 +17,7 @@ from rnn2ff._checks import fail
 from rnn2ff.approximators import Approximator, Refined, TwoLayer
 from rnn2ff.export.card import Distilled, check_same_network, describe, model_card
 from rnn2ff.export.plain import check_deployable, check_exportable
-from rnn2ff.files import plain, replacing, tensors_content
+from rnn2ff.files import plain, tensors_content, write_whole
 from rnn2ff.networks import (
     RateForm,
     RateNetwork,
@@ -63,8 +63,7 @@ def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapp
     arrays, metadata = _take_apart(approximator)
     metadata["card"] = json.dumps(plain(card or {}), allow_nan=False)
     metadata["hash"] = _hash(arrays, metadata)
-    with replacing(path) as temporary:
-        temporary.write_bytes(tensors_content(arrays, metadata))
+    write_whole(path, tensors_content(arrays, metadata))
 
 
 def load(path: str | Path, *, network: RecurrentNetwork | None = None) -> tuple[Approximator, dict[str, object]]:

@@ -4,14 +4,12 @@ The theorems are those of contraction and of monotonicity in `docs/certificates.
 that of double precision. The header is the template beside this module, filled in.
 """
 
-from importlib import resources
-from string import Template
-
 import numpy as np
 
 from rnn2ff import __version__
 from rnn2ff._checks import check_on_host, fail
 from rnn2ff.export.c import array_definition, check_name
+from rnn2ff.export.plain import template
 from rnn2ff.networks import RecurrentNetwork, is_threshold_linear, network_hash
 
 _ABOVE = 1 + 1e-12  # rounds a quotient in double precision up, by far more than its 1e-16
@@ -69,5 +67,4 @@ def bound_to_c(network: RecurrentNetwork, *, name: str = "rnn2ff_bound") -> str:
         "contraction_factor": repr(float(_ABOVE * np.linalg.norm(scale) / gap)) if certifier.is_contracting else "0.0",
         "monotonicity_factor": repr(float(_ABOVE / (modulus * root.min()))) if certifier.is_monotone else "0.0",
     }
-    template = resources.files("rnn2ff.export").joinpath("templates", "bound.h").read_text()
-    return Template(template).substitute(fields)
+    return template("bound.h").substitute(fields)

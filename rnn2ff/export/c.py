@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from string import Template
 from typing import NamedTuple
 
@@ -18,11 +17,11 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from rnn2ff import __version__
-from rnn2ff._checks import check_finite, check_shape, check_stimuli, check_text, fail
+from rnn2ff._checks import check_array, check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.card import stated_error
 from rnn2ff.export.fixed_point import GAIN_BITS, STEP_BITS, IntegerModel
-from rnn2ff.export.plain import plain_arrays
+from rnn2ff.export.plain import plain_arrays, template
 
 _TYPES = {"float32": "float", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 _LINE = 110  # characters of numbers on a line
@@ -75,12 +74,8 @@ def to_c(
     written["extras"] = _extras(model, name, (card or {}).get("network"), stimulus_range, test_stimuli)
     names = {"name": name, "NAME": name.upper(), "version": __version__}
     fields = {**parts.fields, **footprint(model)._asdict(), **written, **names, "arrays": arrays}
-    fields["code"] = _template(parts.code).substitute(fields)
-    return _template("model.h").substitute(fields, scales=Template(parts.scales).substitute(fields))
-
-
-def _template(name: str) -> Template:
-    return Template(resources.files("rnn2ff.export").joinpath("templates", name).read_text())
+    fields["code"] = template(parts.code).substitute(fields)
+    return template("model.h").substitute(fields, scales=Template(parts.scales).substitute(fields))
 
 
 def _range_in(stimuli: Mapping[str, object] | None, model) -> Float[np.ndarray, "2 stimulus"] | None:
@@ -88,8 +83,7 @@ def _range_in(stimuli: Mapping[str, object] | None, model) -> Float[np.ndarray, 
     if not stimuli:
         return None
     ends = [stimuli["smallest"], stimuli["largest"]]
-    check_shape("range of the stimuli in the card", ends, (2, _stimulus_size(model)))
-    check_finite("range of the stimuli in the card", ends)
+    check_array("range of the stimuli in the card", ends, (2, model.stimulus_size))
     return np.asarray(ends, np.float32)
 
 
@@ -126,12 +120,12 @@ def _range(model, name: str, ends: Float[np.ndarray, "2 stimulus"]) -> str:
         ends = model.quantize_stimuli(ends)
     signal = _TYPES[ends.dtype.name]
     low, high = (array_definition(each, end) for each, end in zip(("low", "high"), ends))
-    return _template("range.h").substitute(name=name, NAME=name.upper(), signal=signal, low=low, high=high)
+    return template("range.h").substitute(name=name, NAME=name.upper(), signal=signal, low=low, high=high)
 
 
 def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: ArrayLike) -> str:
     is_integer = isinstance(model, IntegerModel)
-    check_stimuli(test_stimuli, _stimulus_size(model), "test_stimuli")
+    check_stimuli(test_stimuli, model.stimulus_size, "test_stimuli")
     if is_integer:
         stimuli = model.quantize_stimuli(np.asarray(test_stimuli)[:_NUM_TESTED])
         rates, kind = model(stimuli), "int16_t"
@@ -151,11 +145,7 @@ def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: Arra
         "kind": kind,
         "is_wrong": is_wrong,
     }
-    return _template("self_test.h").substitute(fields)
-
-
-def _stimulus_size(model: Approximator | IntegerModel) -> int:
-    return model.hidden.weights.shape[1] if isinstance(model, IntegerModel) else model.stimulus_size
+    return template("self_test.h").substitute(fields)
 
 
 def footprint(model: Approximator | IntegerModel) -> Footprint:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Float
 
 from rnn2ff._checks import check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator
@@ -49,6 +49,7 @@ def model_card(
     if license is not None:
         check_text("license", license)
     stimuli = np.asarray(stimuli, np.float64)
+    some = np.unique(np.linspace(0, len(stimuli) - 1, _MOST_FINGERPRINTS).astype(int))
     smallest, largest = getattr(report, "stimulus_range", (stimuli.min(axis=0), stimuli.max(axis=0)))
     return plain(
         {
@@ -59,7 +60,7 @@ def model_card(
                 "largest": largest,
                 "mean": stimuli.mean(axis=0),
                 "standard_deviation": stimuli.std(axis=0),
-                "some_rows": _fingerprints(stimuli[_some_of(len(stimuli))]),
+                "some_rows": _fingerprints(stimuli[some]),
             },
             "report": report.summary() if hasattr(report, "summary") else report,
             "license": license,
@@ -126,10 +127,6 @@ def stated_error(card: Mapping[str, object]) -> dict[str, str]:
     counts = (report.get("status_counts") or {}).get("test") or {"converged": accuracy.num_samples}
     lines = {"error": accuracy.headline(sum(counts.values())), **accuracy.lines()}
     return lines | ({"tested on": report["tested_on"]} if "tested_on" in report else {})
-
-
-def _some_of(number: int) -> Int[np.ndarray, " chosen"]:
-    return np.unique(np.linspace(0, number - 1, _MOST_FINGERPRINTS).astype(int))
 
 
 def _fingerprints(stimuli: Float[np.ndarray, "batch stimulus"]) -> list[str]:

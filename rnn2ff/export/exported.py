@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from rnn2ff._checks import fail
+from rnn2ff._checks import fail, needs_extra
 from rnn2ff.export.c import MARK, to_c
-from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.fixed_point import IntegerLayer, IntegerModel, IntegerSweeps
 from rnn2ff.export.onnx import NETWORK_HASH, STIMULUS_RANGE, open_session
 
@@ -103,13 +102,13 @@ def _read_header(path: Path) -> Exported:
         expected = "a header as this version of rnn2ff writes it; export it anew"
         raise fail("model", "was changed after it was written, or by another version", expected, f"{path}")
     network_hash = re.search(r'_NETWORK_HASH "([0-9a-f]+)"', text)
-    stimulus_size = model.hidden.weights.shape[1]
     ends = re.findall(r"static const int16_t (?:low|high)\[\d+\] = \{([-\d\s,]*)\};", text)
-    units = _parsed_range("[" + ", ".join(f"[{end.strip().rstrip(',')}]" for end in ends) + "]", stimulus_size)
+    units = _parsed_range("[" + ", ".join(f"[{end.strip().rstrip(',')}]" for end in ends) + "]", model.stimulus_size)
     # What is rounded to the ends is inside.
     half = np.array([[-0.5], [0.5]])
     stimulus_range = None if units is None else (units + half) * model.stimulus_scale
-    return Exported(model.predict, stimulus_size, model.rate_size, network_hash and network_hash[1], stimulus_range)
+    hashed = network_hash and network_hash[1]
+    return Exported(model.predict, model.stimulus_size, model.rate_size, hashed, stimulus_range)
 
 
 def _body(text: str) -> str:

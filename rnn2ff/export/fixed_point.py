@@ -81,7 +81,7 @@ class IntegerModel(NamedTuple):
     rate_size: int
 
     def _describe(self) -> tuple[str, dict[str, object]]:
-        title = f"IntegerModel, {self.hidden.weights.shape[1]} channels to {self.rate_size} rates"
+        title = f"IntegerModel, {self.stimulus_size} channels to {self.rate_size} rates"
         return title, {
             "hidden units": len(self.hidden.weights),
             "sweeps": 0 if self.sweeps is None else len(self.sweeps.steps),
@@ -93,13 +93,18 @@ class IntegerModel(NamedTuple):
     _repr_html_ = as_html
     __dir__ = names_of_fields
 
+    @property
+    def stimulus_size(self) -> int:
+        """Number of stimulus channels."""
+        return self.hidden.weights.shape[1]
+
     def predict(self, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch rate"]:
         """The rates for a batch of stimuli, quantized on the way in and scaled on the way out.
 
         Raises:
             ValueError: if the stimuli do not fit.
         """
-        check_stimuli(stimuli, self.hidden.weights.shape[1])
+        check_stimuli(stimuli, self.stimulus_size)
         return self(self.quantize_stimuli(stimuli)) * np.float32(self.rate_scale)
 
     def quantize_stimuli(self, stimuli: Float[ArrayLike, "batch stimulus"]) -> Int16[np.ndarray, "batch stimulus"]:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn2ff._checks import check_positive, fail
+from rnn2ff._checks import check_positive, fail, needs_extra
 from rnn2ff.approximators import Approximator
-from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.plain import plain_arrays
 from rnn2ff.files import replacing
 

@@ -16,10 +16,9 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from rnn2ff import __version__
-from rnn2ff._checks import check_stimuli, fail
+from rnn2ff._checks import check_stimuli, fail, needs_extra
 from rnn2ff.approximators import Approximator
 from rnn2ff.export.card import stated_error
-from rnn2ff.export.extras import needs_extra
 from rnn2ff.export.plain import Plain, plain_arrays
 
 NETWORK_HASH = "rnn2ff.network_hash"  # in the metadata of a file

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Literal, NamedTuple
@@ -21,8 +20,8 @@ from rnn2ff import __version__
 from rnn2ff._checks import check_stimuli, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.c import footprint
-from rnn2ff.export.plain import check_first_rates, dtype_of, plain_arrays
-from rnn2ff.files import replacing
+from rnn2ff.export.plain import check_first_rates, dtype_of, plain_arrays, template
+from rnn2ff.files import write_whole
 from rnn2ff.networks import RATE_FORM, RecurrentNetwork
 
 _NUM_ROWS = 40  # stimuli that the page can step through
@@ -71,15 +70,13 @@ def write_page(path: str | Path, scenes: Sequence[Scene]) -> None:
         raise fail("scenes", "are missing", "at least one", "none")
     # Without a "<", no title or text can end the element that the data are in, or begin a comment or another in it.
     data = json.dumps([_record(scene) for scene in scenes], allow_nan=False).replace("<", "\\u003c")
-    template = resources.files("rnn2ff.export").joinpath("templates", "page.html").read_text(encoding="utf-8")
-    page = Template(template).substitute(data=data, version=__version__, policy=_policy(template))
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    page = template("page.html")
+    write_whole(path, page.substitute(data=data, version=__version__, policy=_policy(page.template)))
 
 
-def _policy(template: str) -> str:
+def _policy(page: str) -> str:
     """What a browser may do for the page: run its own script, apply its own styles, and fetch nothing."""
-    script = Template(template.partition("<script>")[2].partition("</script>")[0]).substitute()
+    script = Template(page.partition("<script>")[2].partition("</script>")[0]).substitute()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; base-uri 'none'"
 

@@ -9,6 +9,8 @@ and, with sweeps, x starts from `x + d`, with `d = A u + c` computed once, and e
 The rates are `[x]_+`, or x itself where they are not rectified.
 """
 
+from importlib import resources
+from string import Template
 from typing import NamedTuple
 
 import equinox as eqx
@@ -123,6 +125,11 @@ def _plain_sweeps(approximator: Refined) -> PlainSweeps:
         steps=_float32(approximator.step_sizes),
         momenta=_float32(approximator.momenta),
     )
+
+
+def template(name: str) -> Template:
+    """The text of a file in `templates`, to be filled in."""
+    return Template(resources.files("rnn2ff.export").joinpath("templates", name).read_text(encoding="utf-8"))
 
 
 def _float32(array: object) -> Float[np.ndarray, "..."]:

@@ -7,9 +7,7 @@ import base64
 import html
 import math
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +16,8 @@ from jaxtyping import ArrayLike, Float
 from rnn2ff import __version__
 from rnn2ff.approximators import predict
 from rnn2ff.export.card import Distilled, describe
-from rnn2ff.files import replacing
+from rnn2ff.export.plain import template
+from rnn2ff.files import write_whole
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates, plot_tails, to_svg
 from rnn2ff.records import html_table, in_percent
@@ -141,15 +140,15 @@ def _write(
         drawn = f"<p>{html.escape(str(error))}</p>"
     else:
         words = "Predicted against steady rates; the tails of the errors"
-        drawn = _image(figure, words + (", and the course of the training" if training else ""))
-    template = resources.files("rnn2ff.export").joinpath("templates", "report.html").read_text(encoding="utf-8")
+        words += ", and the course of the training" if training else ""
+        content = base64.b64encode(to_svg(figure)).decode()
+        drawn = f'<img alt="{html.escape(words)}" src="data:image/svg+xml;base64,{content}">'
     sections = "\n".join(
         f"<section><h2>{html.escape(name)}</h2>{html_table(lines)}</section>" for name, lines in tables.items()
     )
     title = f"A feed-forward network for a recurrent one of {network.state_size} units"
-    page = Template(template).substitute(title=title, version=__version__, figure=drawn, sections=sections)
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    fields = {"title": title, "version": __version__, "figure": drawn, "sections": sections}
+    write_whole(path, template("report.html").substitute(fields))
 
 
 def _draw(
@@ -165,8 +164,3 @@ def _draw(
     if training is not None:
         plot_learning(axes[2], training, variance=float(target.var(axis=0).mean()), test_nrmse=nrmse)
     return figure
-
-
-def _image(figure: "Figure", words: str) -> str:
-    content = base64.b64encode(to_svg(figure)).decode()
-    return f'<img alt="{html.escape(words)}" src="data:image/svg+xml;base64,{content}">'

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn2ff._checks import fail
+from rnn2ff._checks import fail, require_extra
 from rnn2ff.approximators import Approximator
-from rnn2ff.export.extras import require_extra
 from rnn2ff.export.plain import plain_arrays
-from rnn2ff.files import replacing, tensors_content
+from rnn2ff.files import tensors_content, write_whole
 
 
 def to_torch_state_dict(approximator: Approximator, *, as_tensors: bool = False) -> dict[str, object]:
@@ -52,6 +51,4 @@ def to_torch_state_dict(approximator: Approximator, *, as_tensors: bool = False)
 
 def write_torch(path: str | Path, approximator: Approximator) -> None:
     """Write the state dict as a safetensors file, for `safetensors.torch.load_file`, completely or not at all."""
-    arrays = to_torch_state_dict(approximator)
-    with replacing(path) as temporary:
-        temporary.write_bytes(tensors_content(arrays, {"format": "pt"}))
+    write_whole(path, tensors_content(to_torch_state_dict(approximator), {"format": "pt"}))

@@ -133,8 +133,9 @@ def hidden_of_lstm(params: GatedParams, state: Float[Array, " state"]) -> Float[
     return state[: len(state) // 2]
 
 
-def gated_network(params: GatedParams) -> RecurrentNetwork:
-    """The map of a gated recurrent unit or, with four gates, of an LSTM, whose rates are h."""
+def gated_network(*arrays: np.ndarray) -> RecurrentNetwork:
+    """The map of a gated recurrent unit or, with four gates, of an LSTM, whose rates are h; from its parameters."""
+    params = GatedParams(*map(jnp.asarray, arrays))
     num_rows, size = params.recurrent_weights.shape
     stimulus_size = params.stimulus_weights.shape[1]
     if num_rows == 3 * size:
@@ -218,7 +219,7 @@ def from_torch(
         check_shape(name, bias, (num_rows,))
     if num_rows == state_size:
         return rnn_network(recurrent, driven, biases[0] + biases[1], nonlinearity)
-    return gated_network(GatedParams(*(jnp.asarray(each) for each in (recurrent, driven, *biases))))
+    return gated_network(recurrent, driven, *biases)
 
 
 def from_files(

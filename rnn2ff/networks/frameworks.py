@@ -13,7 +13,7 @@ from jaxtyping import ArrayLike
 
 from rnn2ff._checks import check_finite, fail
 from rnn2ff.networks.base import RecurrentNetwork
-from rnn2ff.networks.cells import GatedParams, gated_network, rnn_network
+from rnn2ff.networks.cells import gated_network, rnn_network
 from rnn2ff.networks.nonlinearities import Nonlinearity
 
 # Gates of Flax by the names of their layers, in the order of the cells here.
@@ -139,4 +139,4 @@ def _gated(
     arrays = (recurrent, driven, recurrent_bias, driven_bias)
     for name, array in zip(names, arrays):
         check_finite(name, array)
-    return gated_network(GatedParams(*(jnp.asarray(each) for each in arrays)))
+    return gated_network(*arrays)

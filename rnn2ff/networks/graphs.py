@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jax.experimental.sparse import BCOO
 from jaxtyping import ArrayLike
 
@@ -67,13 +68,9 @@ def from_connectome(
         raise fail("connectome", "is of an unknown kind", "a networkx graph or a scipy sparse matrix", type(connectome))
     if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise fail("connectome", "is not a square matrix", "shape (units, units)", f"shape {matrix.shape}")
-    if is_sparse:
-        entries = matrix.tocsr().tocoo()  # entries of the same place are added up
-        rows, columns = (np.asarray(each, np.int32) for each in (entries.row, entries.col))
-        values = np.asarray(entries.data, float)
-    else:
-        rows, columns = np.nonzero(matrix)
-        values = matrix[rows, columns]
+    entries = scipy.sparse.csr_array(matrix).tocoo()  # entries of the same place are added up
+    rows, columns = (np.asarray(each, np.int32) for each in entries.coords)
+    values = np.asarray(entries.data, float)
     check_finite("connectome", values)
     if is_symmetric:
         _check_symmetric(rows, columns, values)

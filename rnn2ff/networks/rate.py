@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO, BCSR, JAXSparse
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_finite, check_positive, check_shape, check_weights, fail, shape_of
+from rnn2ff._checks import check_array, check_positive, check_units, check_weights, fail, shape_of
 from rnn2ff.networks.base import RecurrentNetwork, in_precision, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
 
@@ -111,10 +111,6 @@ class StateForm(_Form):
         """The state of the fixed point with this total input."""
         return total_input
 
-    def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
-        return self.nonlinearity(state)
-
 
 class RateForm(_Form):
     """The vector field `(-r + phi(W r + B u + b)) / tau`; the state is the rate.
@@ -136,10 +132,6 @@ class RateForm(_Form):
     def from_total_input(self, total_input: Float[Array, " state"]) -> Float[Array, " state"]:
         """The state of the fixed point with this total input."""
         return self.nonlinearity(total_input)
-
-    def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
-        return state
 
 
 class RateNetwork(RecurrentNetwork):
@@ -186,8 +178,8 @@ class RateNetwork(RecurrentNetwork):
         return self.rate_function == self.vector_field.rate_function
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The rates of all units, which the weights multiply."""
-        return self.vector_field.unit_rates(state)
+        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
+        return self.vector_field.rate_function(self.params, state)
 
     def total_input(self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """`W r + B u + b`, r being the rates of all units in this state."""
@@ -249,22 +241,20 @@ def rate_network(
     state_size = weights.shape[0]
     if stimulus_weights is not None:
         shape = shape_of("stimulus_weights", stimulus_weights)
-        check_shape("stimulus_weights", stimulus_weights, (state_size, shape[-1] if len(shape) == 2 else -1))
-        check_finite("stimulus_weights", stimulus_weights)
+        check_array("stimulus_weights", stimulus_weights, (state_size, shape[-1] if len(shape) == 2 else -1))
         stimulus_weights = in_precision("stimulus_weights", stimulus_weights, weights.dtype)
     bias = jnp.zeros(state_size, weights.dtype) if bias is None else bias
-    check_shape("bias", bias, (state_size,))
-    check_finite("bias", bias)
-    _check_units("time_constants", time_constants, state_size)
+    check_array("bias", bias, (state_size,))
+    check_units("time_constants", time_constants, state_size)
     check_positive("time_constants", time_constants)
     if is_map and np.min(time_constants) < 1:
         raise fail("time_constants", "are shorter than the step of a map", "at least 1", np.min(time_constants))
     bias = in_precision("bias", bias, weights.dtype)
     if thresholds is not None:
-        _check_units("thresholds", thresholds, state_size)
+        check_units("thresholds", thresholds, state_size)
         bias = bias - in_precision("thresholds", thresholds, weights.dtype)
     if gains is not None:
-        _check_units("gains", gains, state_size)
+        check_units("gains", gains, state_size)
         check_positive("gains", gains)
         gains = jnp.broadcast_to(in_precision("gains", gains, weights.dtype), (state_size,))
         weights = _scale_rows(weights, gains)
@@ -285,13 +275,6 @@ def rate_network(
         rate_function=form.rate_function,
         is_map=is_map,
     )
-
-
-def _check_units(name: str, values: ArrayLike, size: int) -> None:
-    """A finite number for all units, or one for each."""
-    if shape_of(name, values) != ():
-        check_shape(name, values, (size,))
-    check_finite(name, values)
 
 
 def _scale_rows(weights: Float[Array, "state state"] | BCOO, factors: Float[Array, " state"]) -> Array | BCOO:

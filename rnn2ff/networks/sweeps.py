@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 
-from rnn2ff._checks import check_finite, check_shape, fail, is_known, shape_of
+from rnn2ff._checks import check_units, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork, as_samples
 from rnn2ff.networks.rate import RateNetwork, check_rate_network
 
@@ -143,9 +143,7 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
     """
     network = check_rate_network(network)
     dtype, size = network.dtype, network.state_size
-    if shape_of("mean_slopes", mean_slopes) != ():
-        check_shape("mean_slopes", mean_slopes, (size,))
-    check_finite("mean_slopes", mean_slopes)
+    check_units("mean_slopes", mean_slopes, size)
     weights = network.dense_weights
     xp, working_dtype = (np, np.float64) if is_known(weights) else (jnp, dtype)  # once per network: in full precision
     weights = xp.asarray(weights, working_dtype)

@@ -168,7 +168,8 @@ def _read_graphml(path: Path, weight: str) -> _Graph:
     graph = root.find(f"{_GRAPHML}graph")
     if graph is None:
         raise fail("connectome", "holds no graph", "a GraphML file", f"{path}")
-    keys = {key.get("id") for key in root.iter(f"{_GRAPHML}key") if _is_weight(key, weight)}
+    of_edges = [key for key in root.iter(f"{_GRAPHML}key") if key.get("for") in ("edge", "all")]
+    keys = {key.get("id") for key in of_edges if key.get("attr.name") == weight}
     names = [node.get("id", "") for node in graph.iter(f"{_GRAPHML}node")]
     known = set(names)
     if len(known) < len(names):
@@ -186,7 +187,3 @@ def _read_graphml(path: Path, weight: str) -> _Graph:
             ends.append(each)
             weights.append(value)
     return _Graph(names, [source for source, _ in ends], [target for _, target in ends], weights)
-
-
-def _is_weight(key: ElementTree.Element, weight: str) -> bool:
-    return key.get("for") in ("edge", "all") and key.get("attr.name") == weight

@@ -28,6 +28,5 @@ from rnn2ff.steady_state.tiles import Layout as Layout
 from rnn2ff.steady_state.tiles import check_not_split as check_not_split
 from rnn2ff.steady_state.tiles import in_dense_tiles as in_dense_tiles
 from rnn2ff.steady_state.tiles import in_tiles as in_tiles
-from rnn2ff.steady_state.tiles import layout_for as layout_for
 from rnn2ff.steady_state.trajectory import Trajectory as Trajectory
 from rnn2ff.steady_state.trajectory import simulate as simulate

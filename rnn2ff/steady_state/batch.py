@@ -32,9 +32,9 @@ from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.proving import decide_rows, prove_rows, solve_blocks
 from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import BLOCK, LARGEST_STEP, SAFETY, Known, Rows, Solved, Stage, Task
-from rnn2ff.steady_state.stability import num_factored
+from rnn2ff.steady_state.stability import Powers, num_factored
 from rnn2ff.steady_state.sweeping import accelerate_rows, sweep_rows
-from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, packing_of, vary_like
+from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, layout_for, packing_of, vary_like
 
 _SHARE_LEFT = 4  # one in so many rows of a tile may wait for the next round; more than there are stages that wait
 _MOST_ROUNDS = 1000  # more than any sample needs; a bound, so that the program ends
@@ -54,18 +54,7 @@ def solve_rows(
     num_rows: int | Int[Array, ""],
     layout: Layout,
 ) -> Solved:
-    """The engine; pure.
-
-    Args:
-        network: the network.
-        stimuli: one a row.
-        plan: how to solve; None to follow the dynamics.
-        initial_states: where the dynamics start, one a row.
-        tolerance: the largest residual that counts as rest.
-        max_steps: bound on the steps of the dynamics.
-        num_rows: rows that matter; those beyond are given no work.
-        layout: how many rows are worked on together.
-    """
+    """The engine; pure. Without a plan the dynamics are followed; rows beyond `num_rows` are given no work."""
     task = Task(network, plan, _scalar(tolerance, network.dtype), _scalar(max_steps, jnp.int32), layout)
     num_rows = _scalar(num_rows, jnp.int32)
     known = Known(jnp.asarray(stimuli), jnp.asarray(initial_states))
@@ -80,21 +69,13 @@ def judge_rows(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],
     states: Float[Array, "batch state"],
-    *,
     tolerance: float | Scalar,
-    layout: Layout,
 ) -> SteadyState:
     """The verdict on states from elsewhere, none of which is moved; pure.
 
     What is not at rest is `max_steps_reached`, or `nonfinite`.
-
-    Args:
-        network: the network.
-        stimuli: one a row.
-        states: one a row.
-        tolerance: the largest residual that counts as rest.
-        layout: how many rows are worked on together.
     """
+    layout = layout_for(jax.default_backend(), len(stimuli))
     task = Task(network, None, _scalar(tolerance, network.dtype), _scalar(0, jnp.int32), layout)
     known = Known(jnp.asarray(stimuli), jnp.asarray(states))
     rows = _first_rows(task, known)
@@ -116,14 +97,7 @@ def _scalar(value, dtype) -> Scalar:
 
 
 def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
-    """Rounds of dense tiles, until every sample has a verdict.
-
-    Args:
-        task: what all stages need.
-        rows: the samples.
-        known: their stimuli and initial states.
-        moves: whether states may be moved; otherwise only their stability is asked for.
-    """
+    """Rounds of dense tiles, until every sample has a verdict; only that on its stability, unless it `moves`."""
     network, layout, batch_size = task.network, task.layout, len(known.stimuli)
     has_blocks = task.has_blocks and moves
     stages = [stage for stage in _WORK if moves or stage == Stage.prove]
@@ -225,7 +199,7 @@ def _first_rows(task: Task, known: Known) -> Rows:
         stage = jnp.where(is_swept & task.plan.starts_with_sweeps, Stage.sweep, stage)
     rows = Rows(
         state=known.initial_states,
-        memory=jnp.zeros_like(known.initial_states),
+        powers=Powers(jnp.zeros_like(known.initial_states), zero, zero, zero, none - 1),
         stage=stage,
         status=jnp.full(size, Status.max_steps_reached, jnp.int32),
         residual=zero + jnp.inf,
@@ -239,10 +213,6 @@ def _first_rows(task: Task, known: Known) -> Rows:
         num_quiet=none,
         tried=jnp.zeros(size, jnp.uint32),
         is_followed=no,
-        norm=zero,
-        decay=zero,
-        power_step=zero,
-        num_checks=none - 1,
         found_by=none,
     )
     return vary_like(rows, known.stimuli)

@@ -5,16 +5,14 @@ what it solves, may be as long as the motion is straight; two of half the length
 second order. A motion that slows down by the same factor in equal times takes some hundred steps, whatever the factor.
 """
 
-from typing import NamedTuple
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
+from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.watched import ESCAPE
 
 MOST_STEPS = 512
@@ -22,40 +20,21 @@ _LOCAL_ERROR = 3e-5  # of a step, relative to 1 + max |x|; that of the engine
 _FIRST_STEP, _LARGEST_CHANGE = 0.1, 5.0  # in the longest time scale; factor from one step to the next
 
 
-class Ends(NamedTuple):
-    """Where the motions end.
-
-    Attributes:
-        state: the last state.
-        num_steps: implicit ones.
-        is_diverging: whether the state grew without bound.
-    """
-
-    state: Float[Array, "batch state"]
-    num_steps: Int[Array, " batch"]
-    is_diverging: Bool[Array, " batch"]
-
-
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def creep(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],
     states: Float[Array, "batch state"],
     tolerance: float,
-) -> Ends:
+) -> Candidate:
     """Follow motions by implicit steps until they rest, or have grown by many orders of magnitude.
 
-    Args:
-        network: the network; each step factors two matrices of its size.
-        stimuli: one a row.
-        states: where to start.
-        tolerance: the largest residual that counts as rest.
+    Each step factors two matrices of the size of the network.
     """
-    return Ends(*jax.vmap(lambda stimulus, state: _creep(network, stimulus, state, tolerance))(stimuli, states))
+    return jax.vmap(lambda stimulus, state: _creep(network, stimulus, state, tolerance))(stimuli, states)
 
 
-def _creep(network, stimulus, start, tolerance):
+def _creep(network, stimulus, start, tolerance) -> Candidate:
     identity = jnp.eye(network.state_size, dtype=start.dtype)
     scale = 1 + jnp.max(jnp.abs(stimulus)) + jnp.max(jnp.abs(start))
     bound = ESCAPE * scale
@@ -86,4 +65,4 @@ def _creep(network, stimulus, start, tolerance):
 
     carry = (start, _FIRST_STEP * slowest, jnp.zeros((), jnp.int32))
     state, _, num_steps = jax.lax.while_loop(goes_on, take_step, carry)
-    return state, num_steps, jnp.max(jnp.abs(state)) > bound
+    return Candidate(state, num_steps, jnp.max(jnp.abs(state)) > bound)

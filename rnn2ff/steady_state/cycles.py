@@ -11,15 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnn2ff.steady_state.watched import SHRINK, STEPS_PER_WINDOW, Sample, Window, finest_of
+from rnn2ff.steady_state.watched import (
+    LARGEST_CONTRACTION,
+    LARGEST_REMAINDER,
+    SHRINK,
+    STEPS_PER_WINDOW,
+    Sample,
+    Window,
+    finest_of,
+)
 
 _STEPS_PER_SEARCH = 3000  # about as many as the grid resolves: three steps from one saved state to the next
 _NEAR = 5e-3  # a return that is worth a closer look
 _LOOPS_APART = 1e-2  # loops of one cycle that come nearer to each other than this are looked at one by one
 _FEWEST_RETURNS = 3
 _SHORTEST_EVIDENCE = 10.0  # of returns
-_LARGEST_CONTRACTION = 0.9  # of the push, in the later half of the returns
-_LARGEST_REMAINDER = 3e-3  # that a cycle may still drift
 _LARGEST_DRIFT_OF_PERIOD = 2e-3
 
 
@@ -153,10 +159,10 @@ def judge_returns(sample: Sample, window: Window, copy: Window) -> None:
     if distances[-1] > max(3 * distances[0], distances[count // 2]):
         return
     nearest = min(np.abs(places[-1] - places[-1 - loops]).max() for loops in range(1, 1 + max(1, count // 2)))
-    if nearest > 0.3 * _LARGEST_REMAINDER:
+    if nearest > 0.3 * LARGEST_REMAINDER:
         sample.wait = sample.span = 3 * count * sample.cycle
     else:
-        sample.num_returns = count * (2 if distances[-1] <= _LARGEST_CONTRACTION * distances[0] else 4)
+        sample.num_returns = count * (2 if distances[-1] <= LARGEST_CONTRACTION * distances[0] else 4)
 
 
 def _pick_returns(
@@ -192,12 +198,12 @@ def _confirmed_period(returns: _Returns, separation: float) -> float | None:
         before, after = distances[-1 - later * loops], distances[-later * loops :].max()
         if after <= noise <= 0.3 * distances[0]:
             contraction = noise / distances[0]
-        elif after <= before and before - distances[-1] >= max(roughness, (1 - _LARGEST_CONTRACTION) * before):
+        elif after <= before and before - distances[-1] >= max(roughness, (1 - LARGEST_CONTRACTION) * before):
             contraction = distances[-1] / before
         else:
             contraction = 1.0
         remainder = drift / (1 - contraction) if contraction < 1 else np.inf
-        has_settled = remainder <= _LARGEST_REMAINDER and gaps[-1] <= max(1.2 * contraction * gaps[0], noise)
+        has_settled = remainder <= LARGEST_REMAINDER and gaps[-1] <= max(1.2 * contraction * gaps[0], noise)
         periods = (times[-1] - times[-1 - later]) / later, (times[-1] - times[0]) / (len(times) - 1)
         is_steady = abs(periods[0] - periods[1]) <= _LARGEST_DRIFT_OF_PERIOD * periods[0]
         if has_settled and is_steady and 10 * max(remainder, 0.5 * noise) <= separation:

@@ -24,13 +24,9 @@ def find_drift(
 ) -> Drift:
     """Divide velocities by whether they decay.
 
-    A high power is c P, where P projects on what neither grows nor decays, and c is the ratio of the traces of its
-    square and itself. Without these directions `J - P` is invertible, and its inverse is that of J on all others.
-
-    Args:
-        power: a high power of the Cayley transform of the Jacobian, normalized.
-        jacobian: J.
-        velocity: at the state where J is taken.
+    A high power of the Cayley transform of the Jacobian J, normalized, is c P, where P projects on what neither grows
+    nor decays, and c is the ratio of the traces of its square and itself. Without these directions `J - P` is
+    invertible, and its inverse is that of J on all others.
     """
     trace = jnp.trace(power, axis1=1, axis2=2)
     ratio = jnp.sum(power * jnp.matrix_transpose(power), axis=(1, 2)) / trace

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -14,21 +13,14 @@ from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float, Int
 from tqdm.auto import tqdm
 
-from rnn2ff._checks import (
-    check_at_least,
-    check_finite,
-    check_on_host,
-    check_shape,
-    check_stimuli,
-    check_tolerance,
-)
-from rnn2ff.compiling import compiler_options
+from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimuli, check_tolerance
+from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
 from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
-from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses
+from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses, on_device, put_rows
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver
 from rnn2ff.steady_state.single import solve_each
@@ -152,8 +144,7 @@ class _Samples(NamedTuple):
 
     def put(self, rows: np.ndarray, part: Solved) -> None:
         """Take over the end of some rows."""
-        for name, values in vars(part.steady).items():
-            getattr(self.solved, name)[rows] = values
+        put_rows(self.solved, rows, part.steady)
         self.found_by[rows] = part.found_by
 
 
@@ -166,14 +157,12 @@ def _solve_states(
     mesh = check_mesh(mesh)
     is_planned = solver is None or isinstance(solver, Plan)
     tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
-    check_at_least("max_steps", max_steps, 1)
-    max_steps = int(max_steps)  # which JAX wants to be Python's own
+    max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
     num_samples = len(stimuli)
     if initial_states is None:
         initial_states = np.zeros((num_samples, network.state_size), network.dtype)
-    check_shape("initial_states", initial_states, (num_samples, network.state_size))
-    check_finite("initial_states", initial_states)
+    check_array("initial_states", initial_states, (num_samples, network.state_size))
     stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
     own = in_own_units(network, stimuli, initial_states)
     if own is not None:
@@ -184,10 +173,8 @@ def _solve_states(
         return solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
     network = with_padded_rows(network)
 
-    floats = (np.full(num_samples, np.nan, network.dtype) for _ in range(3))
-    residual, distance, period = floats
-    whole = (np.zeros(num_samples, np.int32) for _ in range(3))
-    status, num_steps, found_by = whole
+    residual, distance, period = np.full((3, num_samples), np.nan, network.dtype)
+    status, num_steps, found_by = np.zeros((3, num_samples), np.int32)
     solved = SteadyState(np.array(initial_states), status, residual, num_steps, distance, period)
     samples = _Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh)
     rows, plan = np.arange(num_samples), solver
@@ -203,8 +190,7 @@ def _solve_states(
         _solve_some(samples, rows, plan, bar)
     is_found = solved.status == Status.converged
     counts = Counter(FOUND_BY[each] for each in found_by[is_found])
-    arrays = jax.device_put([getattr(solved, name) for name in vars(solved)])
-    return SteadyStates(**dict(zip(vars(solved), arrays)), plan=plan, finished_by=dict(counts))
+    return on_device(solved, plan, dict(counts))
 
 
 def _choose_method(samples: _Samples, probe: np.ndarray, first: Plan) -> Plan:
@@ -245,9 +231,7 @@ def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> N
     _follow_slow_ones(samples, samples.rows_that(Status.max_steps_reached, rows), plan)
     left = samples.rows_that(Status.max_steps_reached, rows)
     if len(left):
-        num_steps = samples.solved.num_steps[left]
         samples.put(left, _watched(samples, left, samples.solved.state[left]))
-        samples.solved.num_steps[left] += num_steps
     # Where the velocity grows fast, as before a blow-up, the engine's steps may end in infinity.
     lost = samples.rows_that(Status.nonfinite, rows)[:_LOST_ROWS]
     if len(lost):
@@ -265,11 +249,10 @@ def _follow_slow_ones(samples: _Samples, left: np.ndarray, plan: Plan) -> None:
     is_slow = samples.solved.residual[left] < _NEARLY_AT_REST * (1 + np.abs(samples.solved.state[left]).max(axis=1))
     rows, steps_left = left[is_slow], samples.max_steps - samples.first_steps
     if len(rows) and steps_left > 0:
-        num_steps, states = samples.solved.num_steps[rows], samples.solved.state[rows]
+        states = samples.solved.state[rows]
         dynamics = eqx.tree_at(lambda plan: plan.starts_with_sweeps, plan, jax.device_put(np.asarray(False)))
         found = _run(samples, rows, dynamics, states, steps_left)
         samples.put(rows, found)
-        samples.solved.num_steps[rows] += num_steps
         is_far = ~(np.abs(found.steady.state - states).max(axis=1) < _NEAR * (1 + np.abs(states).max(axis=1)))
         samples.solved.status[rows[is_far & (found.steady.status == Status.converged)]] = Status.max_steps_reached
 
@@ -301,9 +284,7 @@ def _run(
         for chunk in chunks_of(len(rows), network.state_size, mesh):
             chosen = rows[chunk.rows]
             given = tuple(chunk.place(array) for array in (samples.stimuli[chosen], starts[chunk.rows]))
-            solved = _engine(jax.default_backend())(
-                constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh
-            )
+            solved = _engine(constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh)
             parts.append(chunk.take(solved))
             if bar is not None:
                 bar.set_postfix_str("", refresh=False)
@@ -311,8 +292,9 @@ def _run(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _solve_chunk_of_rows(constants, given, num_rows, *, structure, layout, mesh) -> Solved:
-    # A tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call.
+# A tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call.
+@functools.partial(jit_for_device, jit=jax.jit, static_argnames=("structure", "layout", "mesh"))
+def _engine(constants, given, num_rows, *, structure, layout, mesh) -> Solved:
     def solve(constants, given, num_rows):
         leaves, (tolerance, max_steps) = constants
         stimuli, initial_states = given
@@ -321,10 +303,3 @@ def _solve_chunk_of_rows(constants, given, num_rows, *, structure, layout, mesh)
         return solve_rows(network, stimuli, plan, initial_states, **limits, num_rows=num_rows, layout=layout)
 
     return on_each_device(solve, mesh)(constants, given, num_rows)
-
-
-@functools.cache
-def _engine(backend: str) -> Callable:
-    del backend
-    static = ("structure", "layout", "mesh")
-    return jax.jit(_solve_chunk_of_rows, static_argnames=static, compiler_options=compiler_options())

@@ -49,13 +49,7 @@ class Field(NamedTuple):
 def make_field(
     network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], states: Float[Array, "batch state"]
 ) -> Field:
-    """The dynamics of a batch.
-
-    Args:
-        network: the network.
-        stimuli: one a row.
-        states: where the time scales of a network that declares none are read off.
-    """
+    """The dynamics of a batch. The time scales of a network that declares none are read off at the states."""
     if isinstance(network, RateNetwork):
         return _rate_field(network, stimuli)
     taus = jax.vmap(lambda state, stimulus: time_scales(network, state, stimulus))(states, stimuli)
@@ -74,7 +68,8 @@ def make_field(
 
         return push
 
-    return Field(scaled, push_at, _as_it_is, time_unit, taus / time_unit[:, None], network.is_map)
+    seen = lambda states, velocity: velocity  # noqa: E731
+    return Field(scaled, push_at, seen, time_unit, taus / time_unit[:, None], network.is_map)
 
 
 def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
@@ -112,11 +107,6 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
         jnp.broadcast_to(1 / share, (size, network.state_size)),
         network.is_map,
     )
-
-
-def _as_it_is(states, velocity):
-    del states
-    return velocity
 
 
 def _with_differences(exact, velocity, states, vectors):

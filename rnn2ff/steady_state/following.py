@@ -239,5 +239,5 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
         num_quiet=end.num_quiet,
         is_followed=jnp.ones_like(rows.is_followed),
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index("dynamics")),
-        num_checks=jnp.full_like(rows.num_checks, -1),
+        powers=rows.powers.to_be_begun(),
     )

@@ -5,16 +5,13 @@ out of steps, and not of time, is integrated again by a stiff method. Whatever c
 the same test of stability as everything else.
 """
 
-from typing import NamedTuple
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from rnn2ff.compiling import in_batches, in_full_precision
+from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, time_scales
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
@@ -23,9 +20,10 @@ from rnn2ff.steady_state.method import apart
 from rnn2ff.steady_state.motion import Motions, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import SAFETY
+from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.solvers.rollout import STIFF
-from rnn2ff.steady_state.tiles import layout_for
 
+_judge_rows = compiled(judge_rows)
 _ROWS = 64  # of a sub-batch
 _FEWEST_WATCHED = 128  # steps; a motion that is watched for fewer tells nothing
 _TIME = 1000.0  # longest time scales; from the start twice as many, as the engine and a motion after it have together
@@ -47,16 +45,9 @@ def finish(
     max_steps: int,
     is_stiff_tried: bool = True,
 ) -> SteadyState:
-    """Find out what becomes of samples that have not come to rest; arrays on the host.
+    """Find out what becomes of samples that have not come to rest and are now at `states`; arrays on the host.
 
-    Args:
-        network: the network.
-        stimuli: one a row.
-        initial_states: where the dynamics started.
-        states: where they are.
-        tolerance: the largest residual that counts as rest.
-        max_steps: bound on the steps of each method.
-        is_stiff_tried: whether a stiff integrator is tried where steps run out.
+    `max_steps` bounds each method; a stiff integrator is tried where steps run out, if `is_stiff_tried`.
     """
     if 2 * max_steps < _FEWEST_WATCHED:
         no, unknown = np.zeros(len(states), bool), np.full(len(states), np.nan)
@@ -76,8 +67,7 @@ def finish(
                 network, stimuli[rows], initial_states[rows], **settings, max_time=2 * longer * _TIME
             )
             # Out of time on the way to the same state, it is not another one.
-            is_open = ~(again.is_at_rest | again.is_oscillating | again.is_diverging)
-            is_other = ~is_open | apart(again.state, motions.state[rows])
+            is_other = ~again.is_open | apart(again.state, motions.state[rows])
             for array, values in zip(motions, again):
                 array[rows[is_other]] = values[is_other]
     states, num_steps = np.array(motions.state), np.array(motions.num_steps, np.int32)
@@ -85,8 +75,7 @@ def finish(
     status[motions.is_oscillating] = Status.oscillating
     status[motions.is_diverging] = Status.diverging
 
-    is_open = ~(motions.is_at_rest | motions.is_oscillating | motions.is_diverging)
-    rows = np.flatnonzero(is_open & (num_steps >= 2 * max_steps))
+    rows = np.flatnonzero(motions.is_open & (num_steps >= 2 * max_steps))
     if len(rows) and is_stiff_tried and not network.is_map and network.state_size <= _LARGEST_STIFF:
         ends = in_batches(
             _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), _STIFF_ROWS, tolerance, max_steps
@@ -95,7 +84,7 @@ def finish(
         status[rows[ends.is_diverging]] = Status.diverging
 
     # What creeps straight on decays, or grows, very slowly: implicit steps soon see the end.
-    is_creeping = is_open & (motions.num_turns == 0) & (num_steps < 2 * max_steps) & (num_steps > 0)
+    is_creeping = motions.is_open & (motions.num_turns == 0) & (num_steps < 2 * max_steps) & (num_steps > 0)
     rows = np.flatnonzero(is_creeping)[:_CREEPING_ROWS]
     is_affordable = max_steps >= MOST_STEPS and network.state_size <= _LARGEST_STIFF
     if len(rows) and not network.is_map and is_affordable:
@@ -104,7 +93,7 @@ def finish(
         states[rows[is_end]], num_steps[rows] = ends.state[is_end], num_steps[rows] + ends.num_steps
         status[rows[ends.is_diverging]] = Status.diverging
 
-    judged = in_batches(_judge, network, (stimuli, states), _ROWS, tolerance)
+    judged = in_batches(_judge_rows, network, (stimuli, states), _ROWS, tolerance)
     # What rests has a verdict of its own. Of what does not, the word of the motion holds.
     is_judged = (judged.status != Status.max_steps_reached) & (status == Status.max_steps_reached)
     is_judged &= ~(is_creeping & (judged.status == Status.undecided))
@@ -129,27 +118,10 @@ def finish(
     )
 
 
-@eqx.filter_jit
-@in_full_precision
-def _judge(network, stimuli, states, tolerance) -> SteadyState:
-    layout = layout_for(jax.default_backend(), len(stimuli), network.state_size)
-    return judge_rows(network, stimuli, states, tolerance=tolerance, layout=layout)
-
-
-class _Ends(NamedTuple):
-    state: Float[Array, "batch state"]
-    num_steps: Int[Array, " batch"]
-    is_diverging: Bool[Array, " batch"]
-
-
-@eqx.filter_jit
-@in_full_precision
-def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) -> _Ends:
-    def roll_out(stimulus, initial_state):
-        end = STIFF.search(network, stimulus, initial_state, tolerance=tolerance, max_steps=max_steps)
-        return _Ends(end.state, end.num_steps, end.is_diverging)
-
-    return jax.vmap(roll_out)(stimuli, initial_states)
+@compiled
+def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) -> Candidate:
+    limits = {"tolerance": tolerance, "max_steps": max_steps}
+    return jax.vmap(lambda stimulus, start: STIFF.search(network, stimulus, start, **limits))(stimuli, initial_states)
 
 
 def _affordable_newton_steps(network, stimuli, states) -> Float[np.ndarray, " batch"]:
@@ -161,8 +133,7 @@ def _affordable_newton_steps(network, stimuli, states) -> Float[np.ndarray, " ba
     return lengths
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _newton_steps(network, stimuli, states) -> Float[Array, " batch"]:
     """The largest entry of a Newton step toward rest: about how far a slow sample still has to go.
 

@@ -44,12 +44,6 @@ def with_implicit_derivatives(
     Two limits where a Jacobian is singular: a loss that does not depend on the undetermined direction may still get a
     derivative; and reverse mode over reverse mode differentiates rows that the loss ignores, so that these are NaN,
     while forward mode over reverse mode does not.
-
-    Args:
-        network: differentiated by its parameters.
-        stimuli: differentiated; one a row.
-        states: the steady states, taken as constants.
-        is_steady: whether each is one.
     """
     return _attach(network, stimuli, states, is_steady, Way.together)
 
@@ -65,14 +59,7 @@ def with_implicit_derivative(
 
     Forward and reverse mode, to any order. The derivative of a state that is not steady is NaN, in its own sample
     alone; a sample that a loss ignores contributes zero. On a continuous attractor the derivative is undefined: the
-    linear solve fails, with an error.
-
-    Args:
-        network: differentiated by its parameters.
-        stimulus: differentiated.
-        state: the steady state, taken as a constant.
-        is_steady: whether `state` is one.
-        is_matrix_free: whether the linear system is solved from products with the Jacobian, by GMRES, and not by LU.
+    linear solve fails, with an error. It is by LU or, if `is_matrix_free`, by GMRES from products with the Jacobian.
     """
     way = Way.products if is_matrix_free else Way.factors
     return _attach(network, stimulus[None], state[None], is_steady[None], way)[0]

@@ -10,30 +10,33 @@ size.
 
 import dataclasses
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork, residual
 from rnn2ff.steady_state.motion import Motions
-from rnn2ff.steady_state.watched import ESCAPE, has_no_trend
+from rnn2ff.steady_state.watched import (
+    ESCAPE,
+    FEWEST_TURNS,
+    LARGEST_CONTRACTION,
+    LARGEST_REMAINDER,
+    NUM_RADII,
+    NUM_STRETCHES,
+    has_no_trend,
+)
 
 _WINDOW = 512  # steps; cycles of up to a quarter of it are told from motion without a period
 _ROWS = 32  # samples that are moved together, each with its copy
 _LARGEST_PATHS = 2**27  # bytes of the states that a window of them keeps
 _PUSH = 5e-3  # of the copy, in the size of the motion
 _SMALLEST_CYCLE = 800.0  # in rounding, so that the push is above it too
-_LARGEST_REMAINDER = 3e-3  # that a cycle may still drift, in the size of the motion
-_LARGEST_CONTRACTION = 0.9  # of the push, in a window
 _SHORTEST_WATCH = 1024  # steps, for a verdict on a motion without a period
-_FEWEST_TURNS = 8
-_NUM_STRETCHES = 12  # of time, whose speeds are compared
 # Standard errors. Steps are exact, and so is a decay; chaos alone has a scatter, and slow changes of its own.
 _SURE_TREND = 8.0
-_STRAIGHT, _NUM_RADII = 1e-3, 27  # relative change of a velocity that counts as none; powers of two up to `ESCAPE`
+_STRAIGHT = 1e-3  # relative change of a velocity that counts as none
 
 
 @dataclasses.dataclass
@@ -63,6 +66,12 @@ class _Sample:
     num_turns: int = 0
     verdict: str = ""
     period: float = np.nan
+    time_unit = 1.0  # a step
+
+    @property
+    def num_steps(self) -> int:
+        """Steps so far."""
+        return len(self.speeds)
 
 
 def observe_iterations(
@@ -78,14 +87,8 @@ def observe_iterations(
     A verdict needs evidence. A cycle has a period of whole steps; what is left of its drift does not add up to more
     than a fraction of its size; and a copy that was pushed off by a two-hundredth of its size comes back. A
     motion without a period, or of a longer one, counts as oscillating if all steps, and at least 1024, show no trend of
-    its speed. What decays, or grows, slowly is undecided until it arrives.
-
-    Args:
-        network: a map.
-        stimuli: one a row.
-        states: where to start.
-        tolerance: the largest residual that counts as rest.
-        max_steps: bound on the steps, looked at between windows of 512.
+    its speed. What decays, or grows, slowly is undecided until it arrives. The bound on the steps is looked at between
+    windows of 512.
     """
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
@@ -111,16 +114,7 @@ def observe_iterations(
     for sample in samples:
         if not sample.verdict and _keeps_moving(sample):
             sample.verdict = "oscillating"
-    verdicts = np.array([sample.verdict for sample in samples], "<U11")
-    return Motions(
-        is_at_rest=verdicts == "at_rest",
-        is_oscillating=verdicts == "oscillating",
-        is_diverging=verdicts == "diverging",
-        period=np.array([sample.period for sample in samples], dtype),
-        state=np.array([sample.state for sample in samples], dtype).reshape(states.shape),
-        num_steps=np.array([len(sample.speeds) for sample in samples], int),
-        num_turns=np.array([sample.num_turns for sample in samples], int),
-    )
+    return Motions.of(samples, states)
 
 
 def _move(
@@ -136,8 +130,7 @@ def _move(
         _judge(sample, paths[i].astype(float), others[i].astype(float), float(residuals[i]), ahead[i], tolerance)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _iterate(network, stimuli, states, copies):
     """All states of a window, first and last included, of samples and copies; residuals, and velocities far ahead."""
 
@@ -150,7 +143,7 @@ def _iterate(network, stimuli, states, copies):
 
     def look(stimulus, state):
         velocity = network.velocity(state, stimulus)
-        radii = (1 + jnp.max(jnp.abs(stimulus))) * 2.0 ** jnp.arange(_NUM_RADII, dtype=state.dtype)
+        radii = (1 + jnp.max(jnp.abs(stimulus))) * 2.0 ** jnp.arange(NUM_RADII, dtype=state.dtype)
         direction = velocity / jnp.max(jnp.abs(velocity))
         beyond = jax.vmap(lambda radius: network.velocity(state + radius * direction, stimulus))(radii)
         # How far the velocity on the ray ahead advances, as a multiple of the velocity here.
@@ -192,7 +185,7 @@ def _judge(
         return
     period = _period_of(path, size, noise)
     strayed = np.abs(other[-1] - path[-1]).max()
-    if period is not None and strayed <= max(_LARGEST_CONTRACTION * sample.push, noise):
+    if period is not None and strayed <= max(LARGEST_CONTRACTION * sample.push, noise):
         sample.verdict, sample.period = "oscillating", float(period)
     elif strayed > 0.1 * size or strayed < noise:
         _push_off(sample, size)
@@ -213,7 +206,7 @@ def _period_of(path: np.ndarray, size: float, noise: float) -> int | None:
     if not size > _SMALLEST_CYCLE * noise:
         return None
     gaps = np.abs(path[-1] - path[-2 : -2 - count // 4 : -1]).max(axis=1)  # after 1, 2, ... steps
-    for period in 1 + np.flatnonzero(gaps <= _LARGEST_REMAINDER * size):
+    for period in 1 + np.flatnonzero(gaps <= LARGEST_REMAINDER * size):
         if period == 1:
             return None  # it is slow, and does not turn
         returns = path[::-1][::period]
@@ -223,7 +216,7 @@ def _period_of(path: np.ndarray, size: float, noise: float) -> int | None:
         if np.abs(returns[: later + 1] - returns[0]).max() <= noise:
             return int(period)
         contraction = (last / before) ** (1 / later) if before > 0 else 0.0
-        if contraction < 1 and last / (1 - contraction) <= _LARGEST_REMAINDER * size:
+        if contraction < 1 and last / (1 - contraction) <= LARGEST_REMAINDER * size:
             return int(period)
     return None
 
@@ -237,15 +230,15 @@ def _goes_straight_on(steps: np.ndarray, unit: float, ahead: np.ndarray, dtype: 
         return False
     # Farther out, a velocity that does not change cannot be told from rounding.
     reach = min(ESCAPE, 0.1 / float(np.finfo(dtype).eps) * speed / unit)
-    is_near = 2.0 ** np.arange(_NUM_RADII) <= reach
+    is_near = 2.0 ** np.arange(NUM_RADII) <= reach
     return bool(reach >= 1e3 and (ahead[is_near] >= 0.5).all())
 
 
 def _keeps_moving(sample: _Sample) -> bool:
     """Whether the motion turned again and again, its speed shows no trend, and it is more than jitter."""
     jitter = 2000 * float(np.finfo(sample.state.dtype).eps) * (1 + np.abs(sample.state).max())
-    if len(sample.speeds) < _SHORTEST_WATCH or sample.num_turns < _FEWEST_TURNS:
+    if len(sample.speeds) < _SHORTEST_WATCH or sample.num_turns < FEWEST_TURNS:
         return False
-    width = int(0.75 * len(sample.speeds)) // _NUM_STRETCHES
-    stretches = sample.speeds[-width * _NUM_STRETCHES :].reshape(_NUM_STRETCHES, width).mean(axis=1)
+    width = int(0.75 * len(sample.speeds)) // NUM_STRETCHES
+    stretches = sample.speeds[-width * NUM_STRETCHES :].reshape(NUM_STRETCHES, width).mean(axis=1)
     return bool(stretches.min() > jitter and has_no_trend(stretches, _SURE_TREND))

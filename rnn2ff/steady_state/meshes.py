@@ -107,7 +107,7 @@ def chunks_of(num_rows: int, width: int, mesh: Mesh | None = None) -> Iterator[C
     num_devices = 1 if mesh is None else mesh.devices.size
     backend = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     size = chunk_size(backend, -(-num_rows // num_devices), width)
-    layout = layout_for(backend, size, width)
+    layout = layout_for(backend, size)
     for start in range(0, num_rows, num_devices * size):
         end = min(start + num_devices * size, num_rows)
         counts = [len(share) for share in np.array_split(np.arange(start, end), num_devices)]

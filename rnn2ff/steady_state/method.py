@@ -139,16 +139,11 @@ def proved_rate(network: RecurrentNetwork) -> float:
         is_even = np.ptp(np.asarray(network.time_constants)) == 0
         margins.append(1 - np.linalg.norm(scaled, 2) if is_even else 0.0)
     else:
-        margins.append(_smallest_if_positive(np.eye(len(weights)) - (scaled + scaled.T) / 2))
+        symmetric = np.eye(len(weights)) - (scaled + scaled.T) / 2
+        with contextlib.suppress(np.linalg.LinAlgError):  # most fail here, at a tenth of the cost of eigenvalues
+            np.linalg.cholesky(symmetric)
+            margins.append(np.linalg.eigvalsh(symmetric)[0])
     return max(0.0, min(1.0, float(max(margins)))) / slowest
-
-
-def _smallest_if_positive(matrix: Float[np.ndarray, "unit unit"]) -> float:
-    """The smallest eigenvalue of a symmetric matrix; 0 if it is not positive."""
-    with contextlib.suppress(np.linalg.LinAlgError):  # most fail here, at a tenth of the cost of eigenvalues
-        np.linalg.cholesky(matrix)
-        return float(np.linalg.eigvalsh(matrix)[0])
-    return 0.0
 
 
 def first_plan(network: RecurrentNetwork) -> Plan:
@@ -205,12 +200,12 @@ def _unused_sweep(network: RecurrentNetwork) -> AbstractSweep:
     """Zeros of the type of sweep that a probe makes, so that a plan that uses it later is the same program."""
     dtype, size = network.dtype, network.state_size
     if _has_split(network):
-        shapes = (size,), (size, size), (size, size), (size,)
-        return SplitSweep(*jax.device_put((*(np.zeros(shape, dtype) for shape in shapes), np.ones((), dtype))))
-    if _has_mean_jacobian(network):
-        shapes = (size, size), (network.stimulus_size, size), (size,)
-        return JacobianSweep(*jax.device_put((*(np.zeros(shape, dtype) for shape in shapes), np.ones((), dtype))))
-    return damped_sweep(network)
+        kind, shapes = SplitSweep, [(size,), (size, size), (size, size), (size,)]
+    elif _has_mean_jacobian(network):
+        kind, shapes = JacobianSweep, [(size, size), (network.stimulus_size, size), (size,)]
+    else:
+        return damped_sweep(network)
+    return kind(*jax.device_put([*(np.zeros(shape, dtype) for shape in shapes), np.ones((), dtype)]))
 
 
 def sweep_from_probe(network: RecurrentNetwork, states: np.ndarray, stimuli: np.ndarray) -> AbstractSweep:

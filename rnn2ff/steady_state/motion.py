@@ -9,17 +9,16 @@ ends, and a spiral that decays slowly also comes nearly back. So a copy of the m
 cycle is believed once the copy has come back to the motion, so quickly that what drift is left cannot add up.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import diffrax as dfx
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rnn2ff.compiling import in_batches, in_full_precision
+from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 from rnn2ff.steady_state.cycles import judge_returns, search_return
 from rnn2ff.steady_state.watched import (
@@ -67,6 +66,25 @@ class Motions(NamedTuple):
     num_steps: Int[np.ndarray, " batch"]
     num_turns: Int[np.ndarray, " batch"]
 
+    @property
+    def is_open(self) -> Bool[np.ndarray, " batch"]:
+        """Whether there is no verdict."""
+        return ~(self.is_at_rest | self.is_oscillating | self.is_diverging)
+
+    @staticmethod
+    def of(samples: Sequence, states: Float[np.ndarray, "batch state"]) -> "Motions":
+        """What is known of samples, of the shape and dtype of the states where they started."""
+        verdicts = np.array([sample.verdict for sample in samples], "<U11")
+        return Motions(
+            is_at_rest=verdicts == "at_rest",
+            is_oscillating=verdicts == "oscillating",
+            is_diverging=verdicts == "diverging",
+            period=np.array([sample.period * sample.time_unit for sample in samples], states.dtype),
+            state=np.array([sample.state for sample in samples], states.dtype).reshape(states.shape),
+            num_steps=np.array([sample.num_steps for sample in samples], int),
+            num_turns=np.array([sample.num_turns for sample in samples], int),
+        )
+
 
 def observe_motions(
     network: RecurrentNetwork,
@@ -84,28 +102,20 @@ def observe_motions(
     its size; the drift that is left must not add up to more than a fraction of that size. A motion without a period
     counts as oscillating if all of the time given, and at least 250 of the longest time scale, shows no trend of its
     speed. What decays, or grows, slowly is undecided until it arrives. No finite time tells chaos that lasts from chaos
-    that will die out.
+    that will die out. The nearer to the end of the transient a motion starts, the less it costs.
 
-    Args:
-        network: the network.
-        stimuli: one a row.
-        states: where to start, e.g. the ends of a search. The nearer to the end of the transient, the less it costs.
-        tolerance: the largest residual that counts as rest.
-        max_time: how long to follow the dynamics, in the longest time scale at the start of each sample.
-        max_steps: of time, refused ones included; looked at between windows of at most 8192 steps.
+    `max_time` is in the longest time scale at the start of each sample; `max_steps` counts refused steps as well, and
+    is looked at between windows of at most 8192.
     """
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
-    if not len(states):
-        measured = np.zeros((3, 0), dtype)
-    else:
-        measured = in_batches(_measure, network, (stimuli, states), _MANY_ROWS)
-    samples = [
-        _start(row, state, stimuli[row], *(float(array[row]) for array in measured[:2]))
-        for row, state in enumerate(states)
-    ]
-    moving = []
-    for sample, rest in zip(samples, measured[2]):
+    measured = in_batches(_measure, network, (stimuli, states), _MANY_ROWS) if len(states) else np.zeros((3, 0), dtype)
+    samples, moving = [], []
+    for row, (state, time_unit, speed, rest) in enumerate(zip(states, *measured)):
+        scale = 1 + float(np.abs(state).max() + np.abs(stimuli[row]).max())
+        size = min(scale, float(speed) * float(time_unit))
+        sample = Sample(row, state, float(time_unit), scale, size)
+        samples.append(sample)
         if rest < tolerance:
             sample.verdict = "at_rest"
         elif np.isfinite(rest) and max_time > 0 and max_steps > 0:
@@ -117,21 +127,7 @@ def observe_motions(
     for sample in samples:
         if not sample.verdict and keeps_moving(sample):
             sample.verdict = "oscillating"
-    verdicts = np.array([sample.verdict for sample in samples], "<U11")
-    return Motions(
-        is_at_rest=verdicts == "at_rest",
-        is_oscillating=verdicts == "oscillating",
-        is_diverging=verdicts == "diverging",
-        period=np.array([sample.period * sample.time_unit for sample in samples], dtype),
-        state=np.array([sample.state for sample in samples], dtype).reshape(states.shape),
-        num_steps=np.array([sample.num_steps for sample in samples], int),
-        num_turns=np.array([np.ptp(sample.history[-1][2]) if sample.history else 0 for sample in samples], int),
-    )
-
-
-def _start(row: int, state: np.ndarray, stimulus: np.ndarray, time_unit: float, speed: float) -> Sample:
-    scale = 1 + float(np.abs(state).max() + np.abs(stimulus).max())
-    return Sample(row, state, time_unit, scale, size=min(scale, speed * time_unit))
+    return Motions.of(samples, states)
 
 
 def _is_open(sample: Sample, max_time: float, max_steps: int) -> bool:
@@ -204,8 +200,7 @@ def _num_together(num_rows: int, entry_size: int, state_size: int) -> int:
     return _FEW_ROWS if num_rows <= _FEW_ROWS or affordable < _MANY_ROWS else _MANY_ROWS
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _measure(network, stimuli, states):
     """The longest time scale, the speed and the residual of each sample."""
 
@@ -216,8 +211,7 @@ def _measure(network, stimuli, states):
     return jax.vmap(measure)(stimuli, states)
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _integrate(network, stimuli, states, times, time_units, scales, sizes, errors) -> Window:
     """A window of time of each sample, with adaptive steps."""
     rounding = jnp.finfo(states.dtype).eps

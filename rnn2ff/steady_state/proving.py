@@ -19,21 +19,13 @@ from rnn2ff.steady_state.rows import (
     restart,
     set_code,
 )
-from rnn2ff.steady_state.stability import Powers, Stability, decay_rates, decide, shrink, transform_powers
+from rnn2ff.steady_state.stability import Stability, decay_rates, decide, shrink, transform_powers
 
 
 def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
     """Powers on a random vector, until no more than a few are open."""
     field = make_field(task.network, known.stimuli, rows.state)
-    begun = Powers(rows.memory, rows.norm, rows.decay, rows.power_step, rows.num_checks)
-    powers = shrink(field, rows.state, is_mine, begun, most_open=few)
-    going_on = rows._replace(
-        memory=powers.vectors,
-        norm=powers.norms,
-        decay=powers.decay,
-        power_step=powers.step,
-        num_checks=powers.num_checks,
-    )
+    powers = shrink(field, rows.state, is_mine, rows.powers, most_open=few)
     stage = jnp.full_like(rows.stage, Stage.decide)
     if task.has_blocks:
         active = active_units(task, field, rows.state, jnp.zeros_like(rows.state))
@@ -42,7 +34,7 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
         stage = jnp.where(has_block(task, active), Stage.block, stage)
     stage = jnp.where(powers.is_proved, Stage.done, stage)
     ended = rows._replace(stage=stage, decay_rate=decay_rates(field, powers))
-    return choose_rows(powers.is_open, going_on, ended)
+    return choose_rows(powers.is_open, rows._replace(powers=powers), ended)
 
 
 def decide_rows(task: Task, rows: Rows, known: Known, is_mine, may_wait, *, moves: bool) -> Rows:
@@ -50,7 +42,7 @@ def decide_rows(task: Task, rows: Rows, known: Known, is_mine, may_wait, *, move
     del may_wait
     field = make_field(task.network, known.stimuli, rows.state)
     stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
-    return _judge(task, rows, known, stability, moves=moves)
+    return _judge(rows, known, stability, moves=moves)
 
 
 def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Rows:
@@ -105,7 +97,7 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Row
         status=jnp.full_like(rows.status, Status.converged),
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index("active set")),
     )
-    judged = _judge(task, choose_rows(is_taken, exactly, rows), known, stability)
+    judged = _judge(choose_rows(is_taken, exactly, rows), known, stability)
     is_decided = ~is_consistent | (is_ahead & (is_near | ~stability.is_stable))
     onward = rows._replace(
         stage=jnp.full_like(rows.stage, Stage.follow),
@@ -116,7 +108,7 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Row
     return choose_rows(is_at_rest | is_taken, judged, onward)
 
 
-def _judge(task: Task, rows: Rows, known: Known, stability: Stability, *, moves: bool = True) -> Rows:
+def _judge(rows: Rows, known: Known, stability: Stability, *, moves: bool = True) -> Rows:
     """End what attracts or is not decided; send on what is at rest and does not attract."""
     lower = 0.1 * rows.residual
     # At the floor of rounding nothing moves it any more: the dynamics rest at a point that they would leave.

@@ -42,7 +42,34 @@ ADVICE = {
 }
 
 
-class SteadyState(eqx.Module):
+class AbstractEnd(eqx.Module):
+    """What the end of one solve and those of a batch have in common."""
+
+    state: eqx.AbstractVar[Float[ArrayLike, "*batch state"]]
+    status: eqx.AbstractVar[Int[ArrayLike, "*batch"]]
+
+    @property
+    def is_converged(self) -> Bool[ArrayLike, "*batch"]:
+        """Whether the state is a steady state, per sample."""
+        return self.status == Status.converged
+
+    @property
+    def verdict(self) -> str | list:
+        """The name of the status; of a batch, a list of them."""
+        return np.array([each.name for each in Status])[np.asarray(self.status)].tolist()
+
+    def rates(self, network: RecurrentNetwork) -> Float[Array, "*batch rate"]:
+        """What downstream units of the network see of the states."""
+        states, function = jnp.asarray(self.state), network.rates
+        for _ in range(states.ndim - 1):
+            function = jax.vmap(function)
+        return function(states)
+
+    __repr__ = as_text
+    _repr_html_ = as_html
+
+
+class SteadyState(AbstractEnd):
     """The end of a solve; for a batch, each field has a leading axis.
 
     Attributes:
@@ -65,28 +92,11 @@ class SteadyState(eqx.Module):
     distance: Float[ArrayLike, "*batch"]
     period: Float[ArrayLike, "*batch"]
 
-    @property
-    def is_converged(self) -> Bool[ArrayLike, "*batch"]:
-        """Whether the state is a steady state, per sample."""
-        return self.status == Status.converged
-
-    @property
-    def verdict(self) -> str | list:
-        """The name of the status; of a batch, a list of them."""
-        return _names(self.status)
-
-    def rates(self, network: RecurrentNetwork) -> Float[Array, "*batch rate"]:
-        """What downstream units of the network see of the states."""
-        return _rates(network, self.state)
-
     def _describe(self) -> tuple[str, dict[str, object]] | None:
         return _described(self) if is_shown(*vars(self).values()) else None
 
-    __repr__ = as_text
-    _repr_html_ = as_html
 
-
-class SteadyStates(eqx.Module):
+class SteadyStates(AbstractEnd):
     """The end of a batch: the fields of `SteadyState` with a leading axis, and how they were found.
 
     Attributes:
@@ -109,20 +119,6 @@ class SteadyStates(eqx.Module):
     plan: Plan | None
     finished_by: dict[str, int] = eqx.field(static=True)
 
-    @property
-    def is_converged(self) -> Array:
-        """Whether the state is a steady state, per sample."""
-        return self.status == Status.converged
-
-    @property
-    def verdict(self) -> list[str]:
-        """The names of the statuses."""
-        return _names(self.status)
-
-    def rates(self, network: RecurrentNetwork) -> Float[Array, "batch rate"]:
-        """What downstream units of the network see of the states."""
-        return _rates(network, self.state)
-
     def _describe(self) -> tuple[str, dict[str, object]] | None:
         if not is_shown(self.state, self.status, self.residual, self.num_steps):
             return None
@@ -130,20 +126,18 @@ class SteadyStates(eqx.Module):
         more = {"found": found_by} if found_by else {}
         return _described(self, **more, **({} if self.plan is None else {"plan": self.plan.reason}))
 
-    __repr__ = as_text
-    _repr_html_ = as_html
+
+def put_rows(whole: SteadyState, rows: Int[np.ndarray, " row"], part: SteadyState) -> None:
+    """Take over the end of some rows of a batch, whose steps are added to those before; arrays on the host."""
+    num_steps = whole.num_steps[rows] + part.num_steps
+    for name, values in vars(part).items():
+        getattr(whole, name)[rows] = values
+    whole.num_steps[rows] = num_steps
 
 
-def _rates(network: RecurrentNetwork, states: Float[ArrayLike, "*batch state"]) -> Float[Array, "*batch rate"]:
-    states, function = jnp.asarray(states), network.rates
-    for _ in range(states.ndim - 1):
-        function = jax.vmap(function)
-    return function(states)
-
-
-def _names(status: Int[ArrayLike, "*batch"]) -> str | list:
-    names = np.array([each.name for each in Status])
-    return names[np.asarray(status)].tolist()
+def on_device(whole: SteadyState, plan: Plan | None, finished_by: dict[str, int]) -> SteadyStates:
+    """The end of a batch, from arrays on the host, and how it was found."""
+    return SteadyStates(**jax.device_put(vars(whole)), plan=plan, finished_by=finished_by)
 
 
 def _described(solved: SteadyState | SteadyStates, **more: object) -> tuple[str, dict[str, object]]:

@@ -11,6 +11,7 @@ from rnn2ff.networks import RecurrentNetwork, StateForm, is_threshold_linear
 from rnn2ff.steady_state.field import Field, choose_rows
 from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.result import Status, SteadyState
+from rnn2ff.steady_state.stability import Powers
 from rnn2ff.steady_state.tiles import Layout
 
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
@@ -38,7 +39,7 @@ class Rows(NamedTuple):
 
     Attributes:
         state: the last state.
-        memory: the vector of the powers, while stability is being proved.
+        powers: while stability is being proved.
         stage: what comes next, a `Stage`.
         status: a `Status`; meaningful once the stage is `done`.
         residual: of the state.
@@ -52,15 +53,11 @@ class Rows(NamedTuple):
         num_quiet: pairs of steps with the same active units.
         tried: a hash of the active units that were last solved for.
         is_followed: whether the state was reached by the dynamics from the initial state.
-        norm: of the vector of the powers.
-        decay: of that norm, per product.
-        power_step: which polynomial the powers are of.
-        num_checks: of the powers.
         found_by: what brought the state to rest, an index into `FOUND_BY`.
     """
 
     state: Float[Array, "batch state"]
-    memory: Float[Array, "batch state"]
+    powers: Powers
     stage: Int[Array, " batch"]
     status: Int[Array, " batch"]
     residual: Float[Array, " batch"]
@@ -74,10 +71,6 @@ class Rows(NamedTuple):
     num_quiet: Int[Array, " batch"]
     tried: UInt32[Array, " batch"]
     is_followed: Bool[Array, " batch"]
-    norm: Float[Array, " batch"]
-    decay: Float[Array, " batch"]
-    power_step: Float[Array, " batch"]
-    num_checks: Int[Array, " batch"]
     found_by: Int[Array, " batch"]
 
 
@@ -137,7 +130,7 @@ def restart(rows: Rows, known: Known, is_lost: Bool[Array, " tile"]) -> Rows:
         stage=jnp.full_like(rows.stage, Stage.follow),
         status=jnp.full_like(rows.status, Status.max_steps_reached),
         step=jnp.zeros_like(rows.step),
-        num_checks=jnp.full_like(rows.num_checks, -1),
+        powers=rows.powers.to_be_begun(),
     )
     return choose_rows(is_lost, new, rows)
 

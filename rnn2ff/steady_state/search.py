@@ -3,17 +3,17 @@
 from abc import abstractmethod
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff.networks import RecurrentNetwork
 
 
 class Candidate(eqx.Module):
-    """The end of a search. The verdict tests its state again."""
+    """The end of a search; of a batch, with a leading axis. The verdict tests its state again."""
 
-    state: Float[Array, " state"]
-    num_steps: Int[Array, ""]
-    is_diverging: Bool[Array, ""]
+    state: Float[ArrayLike, "*batch state"]
+    num_steps: Int[ArrayLike, "*batch"]
+    is_diverging: Bool[ArrayLike, "*batch"]  # whether the state grew without bound
 
 
 class AbstractSteadyStateSolver(eqx.Module):

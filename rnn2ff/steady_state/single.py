@@ -9,25 +9,17 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 from tqdm.auto import tqdm
 
-from rnn2ff._checks import (
-    check_at_least,
-    check_finite,
-    check_shape,
-    check_stimulus,
-    check_tolerance,
-    fail,
-    is_known,
-)
-from rnn2ff.compiling import in_full_precision, jit_for_device
+from rnn2ff._checks import check_array, check_at_least, check_stimulus, check_tolerance, fail, is_known
+from rnn2ff.compiling import compiled, in_batches, in_full_precision, jit_for_device
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import with_implicit_derivative
 from rnn2ff.steady_state.meshes import divided_over, on_each_device, placed_on
-from rnn2ff.steady_state.result import ADVICE, Status, SteadyState, SteadyStates
+from rnn2ff.steady_state.result import ADVICE, Status, SteadyState, SteadyStates, on_device, put_rows
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 from rnn2ff.steady_state.solvers.rollout import Rollout
-from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split, layout_for
+from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
 
 _SOLVED_ALONE = 256  # samples of a program that uses a solver for each
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
@@ -85,13 +77,11 @@ def solve_steady_state(
     check_not_in_shard("solve_steady_state", "`solve_batch`, which does", network, stimulus, initial_state)
     check_not_split("solve_steady_state", "`solve_batch`, which does", stimulus, initial_state)
     tolerance = check_tolerance(solver.tolerance, network.dtype)
-    check_at_least("max_steps", max_steps, 1)
-    max_steps = int(max_steps)  # which JAX wants to be Python's own
+    max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimulus(stimulus, network.stimulus_size)
     if initial_state is None:
         initial_state = jnp.zeros(network.state_size, network.dtype)
-    check_shape("initial_state", initial_state, (network.state_size,))
-    check_finite("initial_state", initial_state)
+    check_array("initial_state", initial_state, (network.state_size,))
     stimulus, initial_state = (jnp.asarray(each, network.dtype) for each in (stimulus, initial_state))
     if matrix_free is None:
         matrix_free = network.state_size > _LARGEST_FACTORED or network.has_sparse_weights
@@ -102,7 +92,9 @@ def solve_steady_state(
     if not is_outside or not is_known(found.status):
         return found
     if int(found.status) == Status.max_steps_reached and isinstance(solver, Rollout):
-        found = _watch(network, stimulus, found, tolerance, max_steps)
+        alone = jax.tree.map(lambda leaf: np.array(leaf)[None], found)
+        _watch(network, np.asarray(stimulus)[None], alone.state, alone, tolerance, max_steps)
+        found = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), alone)
     if throw and int(found.status) != Status.converged:
         status = Status(int(found.status))
         msg = f"No steady state ({status.name}): {ADVICE[status]}."
@@ -110,8 +102,7 @@ def solve_steady_state(
     return found
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def solve_one(network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, *, throw) -> SteadyState:
     # The search and the verdict see constants: no derivative passes through them.
     network_, stimulus_, initial_state_ = constants_of(network, stimulus, initial_state)
@@ -143,66 +134,41 @@ def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tol
     """The verdict on one sample, from the candidate's state alone; of all samples together under `vmap`."""
     arrays, static = eqx.partition(network, eqx.is_array)
 
-    def judge_all(arrays, stimuli, states):
-        layout = layout_for(jax.default_backend(), len(stimuli), network.state_size)
-        return judge_rows(eqx.combine(arrays, static), stimuli, states, tolerance=tolerance, layout=layout)
-
     @jax.custom_batching.custom_vmap
     def judge_batch(arrays, stimuli, states):
-        return judge_all(arrays, stimuli, states)
+        return judge_rows(eqx.combine(arrays, static), stimuli, states, tolerance)
 
     @judge_batch.def_vmap
     def judge_batches(axis_size, in_batched, arrays, stimuli, states):
         if any(jax.tree.leaves(in_batched[0])):
-            return _one_by_one(judge_batch, axis_size, in_batched, arrays, stimuli, states)
-        stimuli, states = _broadcast(axis_size, in_batched[1:], (stimuli, states))
-        flat = judge_batch(arrays, *(each.reshape(-1, each.shape[-1]) for each in (stimuli, states)))
-        found = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), flat)
+            # A batch of networks, whose samples do not share products.
+            def judge_at(i):
+                given = (arrays, stimuli, states), tuple(in_batched)
+                return judge_batch(*jax.tree.map(lambda leaf, batched: leaf[i] if batched else leaf, *given))
+
+            found = jax.lax.map(judge_at, jnp.arange(axis_size))
+        else:
+            rows = [
+                array if is_batched else jnp.broadcast_to(array, (axis_size, *array.shape))
+                for array, is_batched in zip((stimuli, states), in_batched[1:])
+            ]
+            flat = judge_batch(arrays, *(each.reshape(-1, each.shape[-1]) for each in rows))
+            found = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), flat)
         return found, jax.tree.map(lambda _: True, found)
 
-    @jax.custom_batching.custom_vmap
-    def judge_one(arrays, stimulus, state):
-        return jax.tree.map(lambda leaf: leaf[0], judge_all(arrays, stimulus[None], state[None]))
-
-    @judge_one.def_vmap
-    def judge_ones(axis_size, in_batched, arrays, stimuli, states):
-        if any(jax.tree.leaves(in_batched[0])):
-            return _one_by_one(judge_one, axis_size, in_batched, arrays, stimuli, states)
-        found = judge_batch(arrays, *_broadcast(axis_size, in_batched[1:], (stimuli, states)))
-        return found, jax.tree.map(lambda _: True, found)
-
-    found = judge_one(arrays, stimulus, candidate.state)
+    found = jax.tree.map(lambda leaf: leaf[0], judge_batch(arrays, stimulus[None], candidate.state[None]))
     is_diverging = candidate.is_diverging & (found.status == Status.max_steps_reached)
     status = jnp.where(is_diverging, Status.diverging, found.status)
     return eqx.tree_at(lambda record: (record.status, record.num_steps), found, (status, candidate.num_steps))
 
 
-def _broadcast(axis_size: int, is_batched, arrays):
-    return [
-        array if batched else jnp.broadcast_to(array, (axis_size, *array.shape))
-        for array, batched in zip(arrays, is_batched)
-    ]
-
-
-def _one_by_one(function, axis_size: int, is_batched, *arguments):
-    """A batch of networks: their samples do not share products."""
-
-    def at(i):
-        return jax.tree.map(lambda leaf, batched: leaf[i] if batched else leaf, arguments, tuple(is_batched))
-
-    found = jax.lax.map(lambda i: function(*at(i)), jnp.arange(axis_size))
-    return found, jax.tree.map(lambda _: True, found)
-
-
-def _watch(network, stimulus, found: SteadyState, tolerance: float, max_steps: int) -> SteadyState:
-    """See whether a motion that did not come to rest goes on for ever."""
-    state = np.asarray(found.state)[None]
-    finished = finish(
-        network, np.asarray(stimulus)[None], state, state,
-        tolerance=tolerance, max_steps=max_steps, is_stiff_tried=False,
-    )  # fmt: skip
-    finished = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), finished)
-    return eqx.tree_at(lambda one: one.num_steps, finished, found.num_steps + finished.num_steps)
+def _watch(network, stimuli, initial_states, whole: SteadyState, tolerance: float, max_steps: int) -> None:
+    """See whether motions of a batch that did not come to rest go on for ever; arrays on the host, updated in place."""
+    left = np.flatnonzero(whole.status == Status.max_steps_reached)
+    if len(left):
+        given = stimuli[left], initial_states[left], whole.state[left]
+        limits = {"tolerance": tolerance, "max_steps": max_steps}
+        put_rows(whole, left, finish(network, *given, **limits, is_stiff_tried=False))
 
 
 def solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress) -> SteadyStates:
@@ -212,26 +178,18 @@ def solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, m
     chunk_size = num_devices * min(-(-num_samples // num_devices), _SOLVED_ALONE)
     constants = placed_on(mesh, (network, solver, tolerance, max_steps))
     nothing = divided_over(mesh, np.zeros(num_devices, np.int32))  # every row matters
-    chunks = []
-    starts = range(0, num_samples, chunk_size)
-    for start in tqdm(starts, desc="steady states", unit="chunk", disable=not progress):
-        rows = np.minimum(np.arange(start, start + chunk_size), num_samples - 1)  # the last chunk repeats a row
-        chunk = _solve_chunk(constants, divided_over(mesh, (stimuli[rows], initial_states[rows])), nothing, mesh)
-        chunks.append(jax.device_get(chunk))
-    whole = jax.tree.map(lambda *parts: np.array(np.concatenate(parts)[:num_samples]), *chunks)
-    left = np.flatnonzero(whole.status == Status.max_steps_reached)
-    if isinstance(solver, Rollout) and len(left):
-        finished = finish(
-            network, stimuli[left], initial_states[left], whole.state[left],
-            tolerance=tolerance, max_steps=max_steps, is_stiff_tried=False,
-        )  # fmt: skip
-        num_steps = whole.num_steps[left] + finished.num_steps
-        for name, values in vars(finished).items():
-            getattr(whole, name)[left] = values
-        whole.num_steps[left] = num_steps
-    num_converged = int(whole.is_converged.sum())
-    arrays = jax.device_put(list(vars(whole).values()))
-    return SteadyStates(**dict(zip(vars(whole), arrays)), plan=None, finished_by={type(solver).__name__: num_converged})
+    total = -(-num_samples // chunk_size)
+    with tqdm(total=total, desc="steady states", unit="chunk", disable=not progress) as bar:
+
+        def solve_chunk(constants, *rows):
+            solved = jax.device_get(_solve_chunk(constants, divided_over(mesh, rows), nothing, mesh))
+            bar.update()
+            return solved
+
+        whole = in_batches(solve_chunk, constants, (stimuli, initial_states), chunk_size)
+    if isinstance(solver, Rollout):
+        _watch(network, stimuli, initial_states, whole, tolerance, max_steps)
+    return on_device(whole, None, {type(solver).__name__: int(whole.is_converged.sum())})
 
 
 @jit_for_device

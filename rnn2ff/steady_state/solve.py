@@ -9,13 +9,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import (
-    check_at_least,
-    check_finite,
-    check_shape,
-    check_stimuli,
-    check_tolerance,
-)
+from rnn2ff._checks import check_array, check_at_least, check_stimuli, check_tolerance
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import solve_rows
@@ -57,13 +51,11 @@ def solve_batch(
         ValueError: if shapes do not fit, a value is not finite, or the tolerance is below what the dtype can reach.
     """
     tolerance = check_tolerance(tolerance, network.dtype)
-    check_at_least("max_steps", max_steps, 1)
-    max_steps = int(max_steps)  # which JAX wants to be Python's own
+    max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
     stimuli = jnp.asarray(stimuli, network.dtype)
     if initial_states is not None:
-        check_shape("initial_states", initial_states, (len(stimuli), network.state_size))
-        check_finite("initial_states", initial_states)
+        check_array("initial_states", initial_states, (len(stimuli), network.state_size))
         initial_states = jnp.asarray(initial_states, network.dtype)
     settings = (np.asarray(tolerance, network.dtype), np.asarray(max_steps, np.int32))
     return _solve_batch(network, stimuli, plan, initial_states, *settings)
@@ -85,36 +77,22 @@ def _solve_batch(network, stimuli, plan, initial_states, tolerance, max_steps) -
     mesh, axes = explicit
     arrays, static = eqx.partition((network, plan), eqx.is_array)
 
-    def solve(arrays, stimuli, initial_states):
+    def solve(arrays, rows):
         network, plan = eqx.combine(arrays, static)
+        stimuli, initial_states = rows
         return _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps)
 
     split, whole = PartitionSpec(axes), PartitionSpec()
-    if initial_states is None:
-        solve_from_zero = lambda arrays, stimuli: solve(arrays, stimuli, None)  # noqa: E731
-        return jax.shard_map(solve_from_zero, mesh=mesh, in_specs=(whole, split), out_specs=split)(arrays, stimuli)
-    return jax.shard_map(solve, mesh=mesh, in_specs=(whole, split, split), out_specs=split)(
-        arrays, stimuli, initial_states
-    )
+    run = jax.shard_map(solve, mesh=mesh, in_specs=(whole, split), out_specs=split)
+    return run(arrays, (stimuli, initial_states))
 
 
 def _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps) -> SteadyState:
     if initial_states is None:
         initial_states = jnp.zeros((len(stimuli), network.state_size), network.dtype)
-    constants = constants_of(network, stimuli, plan, initial_states)
-    network_, stimuli_, plan_, initial_states_ = constants
-    batch_size = len(stimuli)
-    layout = layout_for(jax.default_backend(), batch_size, network.state_size)
-    solved = solve_rows(
-        network_,
-        stimuli_,
-        plan_,
-        initial_states_,
-        tolerance=tolerance,
-        max_steps=max_steps,
-        num_rows=batch_size,
-        layout=layout,
-    ).steady
+    layout = layout_for(jax.default_backend(), len(stimuli))
+    limits = {"tolerance": tolerance, "max_steps": max_steps, "num_rows": len(stimuli)}
+    solved = solve_rows(*constants_of(network, stimuli, plan, initial_states), **limits, layout=layout).steady
     network = without_time_constants(network)
     state = with_implicit_derivatives(network, stimuli, solved.state, solved.is_converged)
     return eqx.tree_at(lambda record: record.state, solved, state)

@@ -67,7 +67,11 @@ class Powers(NamedTuple):
     norms: Float[Array, " batch"]  # theirs; infinite once they are lost, which is never proved
     decay: Float[Array, " batch"]  # of the norm, per product
     step: Float[Array, " batch"]  # s of the second polynomial; 0 where p is the first
-    num_checks: Int[Array, " batch"]  # since the vector was begun
+    num_checks: Int[Array, " batch"]  # since the vector was begun; below 0 before
+
+    def to_be_begun(self) -> "Powers":
+        """The same, to be begun anew."""
+        return self._replace(num_checks=jnp.full_like(self.num_checks, -1))
 
     @property
     def is_proved(self) -> Bool[Array, " batch"]:
@@ -93,13 +97,6 @@ def shrink(
     Starts with `1 + z`, which is the best polynomial for eigenvalues in a disk about -1, such as those of random
     weights. A sample whose vector does not shrink begins anew with `1 + s z + (s z)^2 / 2`, which decides modes that
     turn, at s = 1 and then, for fast ones, at s = 1/2.
-
-    Args:
-        field: the dynamics.
-        states: fixed points.
-        is_needed: which samples to decide.
-        powers: to go on with; those with fewer than 0 checks are begun.
-        most_open: may be left open.
     """
     push = field.push(states)
     powers = vary_like(powers, states)
@@ -211,7 +208,9 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     matrices = jnp.where((is_finite & is_needed)[:, None, None], matrices, -identity)
 
     def norm_of(matrices):
-        return jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2)))
+        norm = jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2)))
+        # The power of a map may be zero: what is silent forgets its state in one step.
+        return jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
 
     # So that typical eigenvalues end up far inside the unit circle.
     largest_scale = 1 / (size * jnp.finfo(dtype).tiny)  # of a matrix that is zero
@@ -219,8 +218,6 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     scaled = scale[:, None, None] * matrices
     power = identity + matrices if is_map else jnp.linalg.solve(identity - scaled, identity + scaled)
     norm = norm_of(power)
-    # The power of a map may be zero: what is silent forgets its state in one step.
-    norm = jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
 
     def is_undecided(log_norm, num_squarings):
         return (log_norm > _SURE_DECAY) & (log_norm < _SURE_GROWTH) & (num_squarings < max_squarings)
@@ -234,7 +231,6 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
         is_open = is_undecided(log_norm, num_squarings)
         squared = power @ power
         norm = norm_of(squared)
-        norm = jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
         squared = squared / norm[:, None, None]
         log_norm = jnp.where(is_open, 2 * log_norm + jnp.log(norm), log_norm)
         return (

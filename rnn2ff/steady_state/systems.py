@@ -112,7 +112,10 @@ def solve(systems: Systems, right: Rows, way: Way) -> Rows:
     sizes = jnp.where(is_solvable & is_nonzero, sizes, 1)
     known = jnp.where(is_solvable[:, None], right / sizes[:, None], 0)  # squares neither overflow nor vanish
     if way is Way.together:
-        solution = _solve_together(systems, known)
+        network = systems.network
+        is_factored = network.has_dense_weights or network.state_size <= LARGEST_FACTORED
+        solution = refine(bicgstab, systems.multiply, known, _MAX_ROUNDS, _GAIN)
+        solution = _solve_rest(systems, known, solution, is_factored=is_factored)
         is_solvable &= solution.is_solved
         rows = solution.rows
     else:
@@ -120,14 +123,6 @@ def solve(systems: Systems, right: Rows, way: Way) -> Rows:
         solution = _solve_rest(systems, known, unsolved, is_factored=way is Way.factors)
         rows = eqx.error_if(solution.rows, ~solution.is_solved, _UNSOLVED)
     return jnp.where(is_nonzero[:, None], jnp.where(is_solvable[:, None], sizes[:, None] * rows, jnp.nan), 0)
-
-
-def _solve_together(systems: Systems, known: Rows) -> Solution:
-    """Solve all rows at once by products, and what these leave by factors or by GMRES."""
-    network = systems.network
-    is_factored = network.has_dense_weights or network.state_size <= LARGEST_FACTORED
-    solution = refine(bicgstab, systems.multiply, known, _MAX_ROUNDS, _GAIN)
-    return _solve_rest(systems, known, solution, is_factored=is_factored)
 
 
 def _solve_rest(systems: Systems, known: Rows, solution: Solution, *, is_factored: bool) -> Solution:

@@ -38,17 +38,12 @@ class Layout(NamedTuple):
     factors_one_by_one: bool
 
 
-def layout_for(backend: str, batch_size: int, state_size: int) -> Layout:
-    """The tiles for a device.
+def layout_for(backend: str, batch_size: int) -> Layout:
+    """The tiles for a device, "cpu" or any other.
 
     On a processor XLA divides the products of 1,024 rows among its threads, on two cores nearly twice as fast; and
     tiles of 64 rows stay in the cache of a core, with few rows that wait for the slowest. Elsewhere the whole batch is
     one tile, and what is left of it is worked on in eighths.
-
-    Args:
-        backend: "cpu", or any other.
-        batch_size: rows in all.
-        state_size: units.
     """
     if backend == "cpu":
         return Layout((min(_TILE, batch_size),), _WIDE_TILE if batch_size >= _WIDE_TILE else 0, True)
@@ -61,11 +56,6 @@ def chunk_size(backend: str, num_rows: int, state_size: int) -> int:
 
     On a processor one size for a network, so that a batch of another size compiles nothing; rows that are missing cost
     nothing but their memory. Elsewhere the next power of two.
-
-    Args:
-        backend: "cpu", or any other.
-        num_rows: rows in all.
-        state_size: units.
     """
     if backend == "cpu":
         rows = int(np.clip(_CHUNK_ENTRIES // state_size, _WIDE_TILE, _LARGEST_CHUNK))
@@ -133,13 +123,10 @@ def check_not_split(name: str, instead: str, *trees: PyTree) -> None:
 
 
 def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
-    """Functions that pack a tree of arrays with one leading axis into few arrays, and unpack it.
+    """Functions that pack a tree of arrays like these, with one leading axis, into few arrays, and unpack it.
 
-    Real numbers of one sample become the columns of one matrix, and whole ones those of another: a gather or a scatter
-    of 20 arrays is 20 kernels to compile and to call.
-
-    Args:
-        tree: arrays, of which only shapes and dtypes matter; whole numbers have 32 bits.
+    Real numbers of one sample become the columns of one matrix, and whole ones, of 32 bits, those of another: a gather
+    or a scatter of 20 arrays is 20 kernels to compile and to call.
     """
     leaves, structure = jax.tree.flatten(tree)
     is_real = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]

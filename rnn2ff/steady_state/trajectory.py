@@ -12,17 +12,17 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Scalar
 
 from rnn2ff._checks import (
+    check_array,
     check_at_least,
     check_finite,
     check_on_host,
-    check_shape,
     check_stimulus,
     check_tolerance,
     fail,
     is_known,
     shape_of,
 )
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
@@ -97,13 +97,11 @@ def simulate(
             rnn2ff.plotting.plot_trajectory(axes, moved.times, moved.rates)
     """
     instead = "`jit` of arrays on a mesh with automatic axes, or `check_vma=False`"
-    check_not_in_shard("simulate", instead, network, times, initial_state, *([] if callable(stimulus) else [stimulus]))
-    check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", initial_state, times)
-    if not callable(stimulus):
-        check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", stimulus)
+    given = (times, initial_state) if callable(stimulus) else (times, initial_state, stimulus)
+    check_not_in_shard("simulate", instead, network, *given)
+    check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", *given)
     tolerance = check_tolerance(tolerance, network.dtype)
-    check_at_least("max_steps", max_steps, 1)
-    max_steps = int(max_steps)  # which JAX wants to be Python's own
+    max_steps = check_at_least("max_steps", max_steps, 1)
     shape = shape_of("times", times)
     if len(shape) != 1 or shape[0] < 2:
         raise fail("times", "are no grid", "a vector of at least 2 times", f"shape {shape}")
@@ -112,8 +110,7 @@ def simulate(
         raise fail("times", "do not increase", "each time after the one before", "an order that does not")
     if initial_state is None:
         initial_state = jnp.zeros(network.state_size, network.dtype)
-    check_shape("initial_state", initial_state, (network.state_size,))
-    check_finite("initial_state", initial_state)
+    check_array("initial_state", initial_state, (network.state_size,))
     initial_state = jnp.asarray(initial_state, network.dtype)
     if callable(stimulus):
         _check_function(stimulus, network)
@@ -146,8 +143,7 @@ def _at(stimulus, time: Scalar) -> Float[Array, " stimulus"]:
     return stimulus(time) if callable(stimulus) else stimulus
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, max_steps) -> Trajectory:
     longest = jnp.max(jnp.diff(times)) if callable(stimulus) else None
     solution = dfx.diffeqsolve(
@@ -170,8 +166,7 @@ def _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, m
     return Trajectory(times, states, jax.vmap(network.rates)(states), is_complete & jnp.all(is_saved))
 
 
-@eqx.filter_jit
-@in_full_precision
+@compiled
 def _iterate(network, stimulus, initial_state, times, steps: tuple[int, ...]) -> Trajectory:
     def step(state, index):
         time = times[0] + index.astype(times.dtype)

@@ -16,8 +16,10 @@ NUM_RADII = 27  # powers of two up to it
 _FARTHEST_STILL = 0.01  # of the scale of the state: a way on which a constant speed tells nothing yet
 
 _SHORTEST_WATCH = 250.0  # for a verdict on a motion without a period
-_FEWEST_TURNS = 8
-_NUM_STRETCHES = 12  # of time, whose speeds are compared
+FEWEST_TURNS = 8
+NUM_STRETCHES = 12  # of time, whose speeds are compared
+LARGEST_REMAINDER = 3e-3  # that a cycle may still drift
+LARGEST_CONTRACTION = 0.9  # of the push of a copy, in the later half of the returns, or in a window of a map
 _LARGEST_TREND, _SMALLEST_TREND = 0.4, 1e-3  # of the logarithm of the speed
 _SURE_TREND = 4.0  # standard errors
 
@@ -114,6 +116,11 @@ class Sample:
     verdict: str = ""
     period: float = np.nan
 
+    @property
+    def num_turns(self) -> int:
+        """How often the unit that moved most turned in the last window."""
+        return int(np.ptp(self.history[-1][2])) if self.history else 0
+
 
 def record(sample: Sample, window: Window) -> None:
     """Where the motion is, how large it was, how far it came and how often it turned."""
@@ -156,12 +163,12 @@ def keeps_moving(sample: Sample) -> bool:
     dtype = jnp.finfo(sample.state.dtype)
     # Rounding, once a step, can sustain a motion that decays over some hundreds of steps.
     jitter = 2000 * float(dtype.eps) * (1 + np.abs(sample.state).max())
-    width = 0.75 * times[-1] / _NUM_STRETCHES
+    width = 0.75 * times[-1] / NUM_STRETCHES
     if sample.cycle < width:  # whole periods, which are alike
         width = np.floor(width / sample.cycle) * sample.cycle
-    edges = times[-1] - width * np.arange(_NUM_STRETCHES, -1, -1)
+    edges = times[-1] - width * np.arange(NUM_STRETCHES, -1, -1)
     num_turns = np.ptp(np.interp(edges[[0, -1]], times, turns))
-    if times[-1] < _SHORTEST_WATCH or num_turns < _FEWEST_TURNS or not sample.size > jitter:
+    if times[-1] < _SHORTEST_WATCH or num_turns < FEWEST_TURNS or not sample.size > jitter:
         return False
     return has_no_trend(np.diff(np.interp(edges, times, lengths)), _SURE_TREND)
 
@@ -169,9 +176,7 @@ def keeps_moving(sample: Sample) -> bool:
 def has_no_trend(speeds: Float[np.ndarray, " stretches"], sure: float) -> bool:
     """Whether speeds, over successive stretches of time, neither fall nor rise as far as their scatter tells.
 
-    Args:
-        speeds: of each stretch.
-        sure: of how many standard errors a small trend must be to be one.
+    A small trend is one from `sure` standard errors on.
     """
     count = len(speeds)
     logarithms = np.log(np.maximum(speeds, np.finfo(float).tiny))

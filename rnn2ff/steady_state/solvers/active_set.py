@@ -38,7 +38,8 @@ class ActiveSet(AbstractSteadyStateSolver):
     ) -> Candidate:
         """Look for a consistent active set; raises a ValueError for a network that is not threshold-linear."""
         del tolerance
-        check_threshold_linear(network)
+        if not is_threshold_linear(network):
+            raise fail("network", "has no active set", "a threshold-linear network", f"{network.vector_field}")
         weights, drive = network.dense_weights, network.params.feedforward_input(stimulus)
         identity = jnp.eye(network.state_size, dtype=drive.dtype)
 
@@ -66,9 +67,3 @@ class ActiveSet(AbstractSteadyStateSolver):
             goes_on, step, (is_active, start, is_active, zero, jnp.zeros((), bool))
         )
         return Candidate(network.state_from_total_input(point), num_steps, jnp.zeros((), bool))
-
-
-def check_threshold_linear(network: RecurrentNetwork) -> None:
-    """Raises a ValueError for a network that is not threshold-linear."""
-    if not is_threshold_linear(network):
-        raise fail("network", "has no active set", "a threshold-linear network", f"{network.vector_field}")
