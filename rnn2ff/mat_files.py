@@ -111,11 +111,7 @@ def _array(content: memoryview, order: str) -> tuple[str, dict[str, np.ndarray]]
         return name, _fields(parts, order)
     if kind == _SPARSE:
         rows, begins = (_numbers(_next(parts), order) for _ in range(2))
-        values = _values(parts, order, bool(flags & _COMPLEX))
-        counts = np.diff(begins.astype(int))  # of each column
-        if (counts < 0).any() or counts.sum() > len(values):
-            raise ValueError("it holds a sparse array whose parts do not fit each other")
-        return name, {"": _full(rows, np.repeat(np.arange(len(counts)), counts), values, shape)}
+        return name, {"": _by_columns(rows, begins, _values(parts, order, bool(flags & _COMPLEX)), shape)}
     if kind not in _NUMERIC:
         return name, {"": _TEXT}
     values = _values(parts, order, bool(flags & _COMPLEX))
@@ -157,9 +153,18 @@ def _fields(parts: Iterator[_Element], order: str) -> dict[str, np.ndarray]:
     return found
 
 
+def _by_columns(rows: np.ndarray, begins: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A full matrix from the entries of a sparse one, column after column, and where each column begins."""
+    counts = np.diff(begins.astype(int))
+    if begins[:1].any() or (counts < 0).any() or counts.sum() > len(values):
+        raise ValueError("it holds a sparse array whose parts do not fit each other")
+    return _full(rows, np.repeat(np.arange(len(counts)), counts), values, shape)
+
+
 def _full(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A full matrix from the entries of a sparse one."""
-    _check_may_be_full(shape)
+    if math.prod(shape) > _MOST_ENTRIES:
+        raise ValueError(f"it holds a sparse array of shape {shape}, too large to be made full")
     rows, values = rows[: len(columns)], values[: len(columns)]
     if len(shape) != 2 or not len(rows) == len(columns) == len(values):
         raise ValueError("it holds a sparse array whose parts do not fit each other")
@@ -168,11 +173,6 @@ def _full(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tupl
         raise ValueError("it holds a sparse array with entries outside of it")
     np.add.at(full, (rows, columns), values)
     return full
-
-
-def _check_may_be_full(shape: tuple[int, ...]) -> None:
-    if math.prod(shape) > _MOST_ENTRIES:
-        raise ValueError(f"it holds a sparse array of shape {shape}, too large to be made full")
 
 
 def _version_4(content: memoryview) -> Iterator[tuple[str, np.ndarray]]:
@@ -227,14 +227,11 @@ def _version_73(path: Path) -> dict[str, np.ndarray]:
 def _nodes(name: str, node: object) -> dict[str, np.ndarray]:
     """An array of HDF5, a sparse matrix, or the arrays in a struct, as `struct.field`; only what holds numbers."""
     if "MATLAB_sparse" in node.attrs:
-        from scipy.sparse import csc_array
-
-        columns = np.asarray(node["jc"])
+        begins = np.asarray(node["jc"])
         parts = (node["data"], node["ir"]) if "data" in node else ([], [])  # a matrix of zeros has none
-        data, rows = (np.asarray(each) for each in parts)
-        shape = (int(node.attrs["MATLAB_sparse"]), len(columns) - 1)
-        _check_may_be_full(shape)
-        return {name: csc_array((data, rows.astype(int), columns.astype(int)), shape=shape).toarray()}
+        values, rows = (np.asarray(each) for each in parts)
+        shape = (int(node.attrs["MATLAB_sparse"]), len(begins) - 1)
+        return {name: _by_columns(rows.astype(int), begins, values, shape)}
     if hasattr(node, "keys"):
         found = {}
         for field, inner in node.items():

@@ -291,6 +291,16 @@ class TestMatlab73:
         with pytest.raises(ValueError, match=r"one of: S, W, net.tau"):
             read_array(f"{path}:name", "name")
 
+    @pytest.mark.parametrize(
+        ("part", "values"),
+        [("ir", [9, 0]), ("ir", [-1, 0]), ("jc", [1, 1, 2, 2]), ("jc", [0, 3, 1, 2]), ("jc", [0, 1, 2, 9])],
+    )
+    def test_a_sparse_matrix_whose_entries_are_outside_of_it_is_refused(self, part, values, path):
+        with h5py.File(path, "r+") as file:
+            file["S"][part][...] = values
+        with pytest.raises(ValueError, match="it holds a sparse array"):
+            read_array(f"{path}:S", "S")
+
     def test_without_h5py_the_cure_is_told(self, path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "h5py", None)
         with pytest.raises(
