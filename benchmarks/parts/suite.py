@@ -29,6 +29,7 @@ SUITE = (
     Benchmark("scaling", tuple(_QUICK_SCALING.split())),
     Benchmark("steady_states"),
     Benchmark("first_call"),
+    Benchmark("large_networks"),
     Benchmark("fitting"),
     Benchmark("fixed_points"),
     Benchmark("honest_failures"),
