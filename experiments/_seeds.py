@@ -50,5 +50,7 @@ def with_interval(values: ArrayLike, form: str = ".1f", scale: float = 1.0, larg
     mean, low, high = spread(scale * np.asarray(values, float))
     smallest = 0 if scale == 100 else -np.inf
     if low < smallest <= mean or high > largest >= mean:
-        return f"{mean:{form}} [{max(low, smallest):{form}}, {min(high, largest):{form}}]"
+        ends = f"[{max(low, smallest):{form}}, {min(high, largest):{form}}]"
+        if ends != f"[{mean:{form}}, {mean:{form}}]":
+            return f"{mean:{form}} {ends}"
     return f"{mean:{form}}" if np.isnan(low) else f"{mean:{form}} ± {(high - low) / 2:{form}}"

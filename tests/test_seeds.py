@@ -32,6 +32,7 @@ def test_an_interval_of_percentages_does_not_go_below_zero():
     assert with_interval([-1.0, 1.0]) == "0.0 ± 12.7"  # no percentage
     assert with_interval([0.97, 0.99], ".1f", 100, largest=100) == "98.0 [85.3, 100.0]"
     assert with_interval([0.97, 0.99], ".1f", 100) == "98.0 ± 12.7"  # an error may be larger
+    assert with_interval([0.99999, 1.0], ".1f", 100, largest=100) == "100.0 ± 0.0"
 
 
 def test_a_power_law_is_found_with_an_interval_of_no_width():
