@@ -134,10 +134,9 @@ def run(config: Config) -> Iterator[dict]:
             yield pool.submit(_measure, name, config).result()
 
 
-def describe(rows: list[dict]) -> str:
-    """The costs, and the marks."""
+def summarize(rows: list[dict]) -> str:
+    """The table that `docs/scale.md` shows."""
     header = ["network", "units", "connections", "stimuli", "converged", "first call, s", "next call, s", "GiB"]
-    header.append("share of the GEMM rate")
     lines = [
         [
             row["network"],
@@ -152,7 +151,12 @@ def describe(rows: list[dict]) -> str:
         ]
         for row in rows
     ]
-    return f"{table(header, lines)}\n\n{marks_table(marks(rows))}"
+    return table([*header, "share of the GEMM rate"], lines)
+
+
+def describe(rows: list[dict]) -> str:
+    """The costs, and the marks."""
+    return f"{summarize(rows)}\n\n{marks_table(marks(rows))}"
 
 
 def _share(row: dict) -> float:

@@ -10,7 +10,14 @@ from types import ModuleType
 from experiments.figures import NAMES
 
 _ROOT = Path(__file__).parent.parent
-_PAGES = ("README.md", "docs/deploy.md", "docs/evidence.md", "experiments/README.md", "benchmarks/README.md")
+_PAGES = (
+    "README.md",
+    "docs/deploy.md",
+    "docs/evidence.md",
+    "docs/scale.md",
+    "experiments/README.md",
+    "benchmarks/README.md",
+)
 _FOLDERS = ("experiments", "benchmarks")
 _UNITS, _BATCH, _WIDTH = 128, 256, 4  # of the table of results; the width is in hidden units a unit
 
