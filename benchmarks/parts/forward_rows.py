@@ -18,7 +18,7 @@ from benchmarks.parts.contenders import TOLERANCE, Contender
 from benchmarks.parts.forward_config import Config
 from benchmarks.parts.passes import Pass
 from benchmarks.parts.problems import Problem, make_problem, residuals64
-from rnn2ff import accuracy
+from experiments._fit import errors_of
 from rnn2ff.export import load, quantize_onnx, save, to_onnx
 from rnn2ff.records import num_threads, timed
 from rnn2ff.steady_state import Plan
@@ -181,8 +181,8 @@ def _judge(entry: _Entry, setting: Setting) -> dict:
         rates = np.asarray(jax.vmap(network.rates)(jnp.asarray(states)))
     num_judged = min(len(rates), len(setting.states))
     exact = jnp.asarray(setting.states[:num_judged], network.dtype)
-    error = accuracy(rates[:num_judged], jax.vmap(network.rates)(exact)).nrmse
-    return judged | {"nrmse": error, "num_judged": num_judged}
+    errors = errors_of(rates[:num_judged], jax.vmap(network.rates)(exact))
+    return judged | errors | {"num_judged": num_judged}
 
 
 def _outputs(entry: _Entry, some: np.ndarray) -> object:

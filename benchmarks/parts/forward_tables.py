@@ -87,8 +87,8 @@ def _title(place: tuple) -> str:
 
 
 def _plane(rows: list[dict]) -> str:
-    header = ["method", "us a stimulus", "quartiles", "rounds", "error (NRMSE)", "converged", "steps", "GEMM share",
-              "compile s"]  # fmt: skip
+    header = ["method", "us a stimulus", "quartiles", "rounds", "error (NRMSE)", "worst unit", "1 in 20 above",
+              "converged", "steps", "GEMM share", "compile s"]  # fmt: skip
     lines = []
     for row in sorted(rows, key=lambda row: row.get("microseconds", [float("inf")])[0]):
         if row["kind"] == "not run":
@@ -103,7 +103,7 @@ def _plane(rows: list[dict]) -> str:
                 f"{median:.3g}",
                 f"{lower:.3g} - {upper:.3g}",
                 row["num_rounds"],
-                _percent(row.get("nrmse")),
+                *(_percent(row.get(name)) for name in ("nrmse", "worst_unit_nrmse", "percentile_95")),
                 _percent(row.get("share_converged")),
                 "-" if steps is None else f"{steps[1]} ({steps[0]} - {steps[2]})",
                 _percent(row.get("gemm_share")),
