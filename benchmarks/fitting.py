@@ -347,11 +347,9 @@ def _judged(method: str, target: Target, data: Data, trained: Trained, seconds: 
 
 def _judged_rates(method: str, target: Target, data: Data, rates: jax.Array) -> dict:
     rates = np.asarray(rates, np.float64)
-    judged = accuracy(rates, data.test_rates)
     row = {
         "method": method,
-        "nrmse": judged.nrmse,
-        "worst_unit_nrmse": float(np.nanmax(judged.unit_nrmse)),
+        **errors_of(rates, data.test_rates),
         "num_dead_units": int(((np.ptp(rates, axis=0) == 0) & (np.ptp(data.test_rates, axis=0) > 0)).sum()),
         "num_test_samples": len(rates),
         "num_without_steady_state": data.num_without,

@@ -6,8 +6,8 @@ the process, JAX and the weights included. Of dense weights, the time is compare
 with the weights, of which every sweep has one.
 
 * **random**: sparse weights at random places, Gaussian.
-* **connectome**: as in one. The numbers of inputs and of outputs of a unit and the strengths of connections are
-  lognormal, and a fifth of the units is inhibitory.
+* **connectome**: the numbers of inputs and of outputs of a unit and the strengths of connections are lognormal, as in
+  brains, and a fifth of the units is inhibitory.
 * **dense**: Gaussian weights.
 """
 
@@ -17,9 +17,9 @@ import multiprocessing
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sps
 
 from benchmarks.parts.marks import marks_table
 from experiments._script import run_script, table
@@ -35,9 +35,9 @@ class Config:
     seed: int = 0
     """Of the weights and the stimuli."""
     gain: float = 0.8
-    """Spectral radius of random weights, about."""
+    """Approximate spectral radius of the random weights."""
     random_size: int = 10_000
-    """Units of the random network, each of which hears a hundredth of all."""
+    """Units of the random network, each with inputs from a hundredth of them."""
     connectome_size: int = 20_000
     """Units of the connectome."""
     num_inputs: int = 90
@@ -46,6 +46,8 @@ class Config:
     """Stimuli of sparse networks."""
     dense_size: int = 2048
     """Units of the dense network."""
+    dense_gain: float = 0.9
+    """Approximate spectral radius of the dense weights."""
     dense_batch_size: int = 4096
     """Stimuli of the dense network."""
 
@@ -55,40 +57,25 @@ class Config:
         return dataclasses.replace(self, **small, dense_size=32, dense_batch_size=64)
 
 
-class _Graph(NamedTuple):
-    """A sparse matrix: the weight to unit `to` from unit `of`."""
-
-    weights: np.ndarray
-    to: np.ndarray
-    of: np.ndarray
-    size: int
-
-    def network(self) -> object:
-        import scipy.sparse as sps
-
-        import rnn2ff
-
-        matrix = sps.csr_array((self.weights.astype(np.float32), (self.to, self.of)), shape=(self.size, self.size))
-        matrix.sum_duplicates()
-        return rnn2ff.from_connectome(matrix)
-
-
-def _random(config: Config, rng: np.random.Generator) -> _Graph:
+def _random(config: Config, rng: np.random.Generator) -> sps.csr_array:
+    """Gaussian weights at random places, W[i, j] from unit j to unit i."""
     size = config.random_size
     num_inputs = max(1, size // 100)
-    weights = config.gain / num_inputs**0.5 * rng.normal(size=size * num_inputs)
-    return _Graph(weights, np.repeat(np.arange(size), num_inputs), rng.integers(size, size=len(weights)), size)
+    to = np.repeat(np.arange(size), num_inputs)
+    weights = config.gain / num_inputs**0.5 * rng.normal(size=len(to))
+    return sps.csr_array((weights, (to, rng.integers(size, size=len(to)))), shape=(size, size))
 
 
-def _connectome(config: Config, rng: np.random.Generator) -> _Graph:
+def _connectome(config: Config, rng: np.random.Generator) -> sps.csr_array:
+    """Each row, the weights to one unit, has a Euclidean norm of about 0.5."""
     size, spread = config.connectome_size, 0.8
     num_inputs = 1 + (config.num_inputs * rng.lognormal(-(spread**2) / 2, spread, size)).astype(int)
     num_outputs = rng.lognormal(0, spread, size)
     to = np.repeat(np.arange(size), num_inputs)
     of = rng.choice(size, len(to), p=num_outputs / num_outputs.sum())
-    strengths = rng.lognormal(0, 1, len(to)) * np.where(of % 5 == 0, -4.0, 1.0)
-    lengths = np.sqrt(np.bincount(to, strengths**2, size))
-    return _Graph(0.5 * strengths / lengths.mean(), to, of, size)
+    weights = rng.lognormal(0, 1, len(to)) * np.where(of % 5 == 0, -4.0, 1.0)
+    lengths = np.sqrt(np.bincount(to, weights**2, size))
+    return sps.csr_array((0.5 * weights / lengths.mean(), (to, of)), shape=(size, size))
 
 
 def _measure(name: str, config: Config) -> dict:
@@ -101,17 +88,18 @@ def _measure(name: str, config: Config) -> dict:
 
     rng, row = np.random.default_rng(config.seed), {"network": name}
     if name == "dense":
-        network = rnn2ff.random_threshold_linear(config.dense_size, gain=0.9, key=jr.key(config.seed))
+        network = rnn2ff.random_threshold_linear(config.dense_size, gain=config.dense_gain, key=jr.key(config.seed))
         stimuli = rng.normal(size=(config.dense_batch_size, config.dense_size)).astype(np.float32)
         weights, states = network.params.recurrent_weights, jax.device_put(stimuli)
         multiply = jax.jit(lambda states: states @ weights.T).lower(states).compile()
         row["product_seconds"] = min(timed(lambda: multiply(states)).seconds for _ in range(_NUM_PRODUCTS))
         row["num_connections"] = weights.size
     else:
-        graph = (_random if name == "random" else _connectome)(config, rng)
-        network, row["num_connections"] = graph.network(), len(graph.weights)
-        row["most_inputs"] = int(np.bincount(graph.to).max())
-        stimuli = rng.normal(size=(config.batch_size, graph.size)).astype(np.float32)
+        weights = (_random if name == "random" else _connectome)(config, rng)
+        weights.sum_duplicates()
+        network = rnn2ff.from_connectome(weights.astype(np.float32))
+        row |= {"num_connections": weights.nnz, "most_inputs": int(np.diff(weights.indptr).max())}
+        stimuli = rng.normal(size=(config.batch_size, network.state_size)).astype(np.float32)
     first = timed(lambda: rnn2ff.solve_steady_states(network, stimuli))
     again = timed(lambda: rnn2ff.solve_steady_states(network, stimuli, solver=first.result.plan))
     return {

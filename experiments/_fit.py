@@ -11,7 +11,7 @@ from rnn2ff.approximators import Approximator
 from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
-from rnn2ff.training import Trainer, accuracy
+from rnn2ff.training import Trainer
 
 
 class Solved(NamedTuple):
@@ -67,13 +67,6 @@ def fit_both(
     """
     trained = Trainer(network, pairs, num_steps=num_steps, key=key).best_of_its_cost(width)
     return {name: each.approximator for name, each in zip(FORMS, trained)}
-
-
-def errors_of(predicted: Float[Array, "batch rate"], rates: Float[Array, "batch rate"]) -> dict[str, float]:
-    """The error of rates, that of the worst unit, and what one sample in 20 is off by or more."""
-    judged = accuracy(predicted, rates)
-    worst = float(judged.unit_nrmse[judged.worst_unit])
-    return {"nrmse": judged.nrmse, "worst_unit_nrmse": worst, "percentile_95": judged.percentile_95}
 
 
 def width_of_sweeps(network: RecurrentNetwork, num_sweeps: int) -> int:

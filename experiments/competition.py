@@ -19,7 +19,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
-from experiments._fit import errors_of, fit_both, solve_each
+from experiments._errors import errors_of
+from experiments._fit import fit_both, solve_each
 from experiments._forms import FORMS, TWO_LAYERS, WITH_SWEEPS
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval

@@ -17,8 +17,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from experiments._errors import errors_of
 from experiments._executors import Compute, serially
-from experiments._fit import errors_of, fit_both, solve_all
+from experiments._fit import fit_both, solve_all
 from experiments._forms import FORMS, TWO_LAYERS, WITH_SWEEPS
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval

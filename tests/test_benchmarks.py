@@ -20,7 +20,7 @@ from jax import export
 from problems import assert_close
 
 from benchmarks import __main__ as suite
-from benchmarks import first_call, honest_failures, rollout_vs_forward, steady_states
+from benchmarks import first_call, honest_failures, large_networks, rollout_vs_forward, steady_states
 from benchmarks.compare import compare
 from benchmarks.parts import contenders, forward_tables, method
 from benchmarks.parts.marks import marks_table
@@ -431,6 +431,16 @@ time.sleep(60)
     assert suite._run([sys.executable, "-c", "raise ValueError('no rows')"], dict(os.environ), None) == (
         "ValueError: no rows"
     )
+
+
+def test_marks_of_large_networks_see_a_slow_a_large_and_a_wrong_one():
+    row = {"size": 8, "num_connections": 9, "batch_size": 10, "num_steps": 20.0, "counts": {"converged": 10}}
+    row |= {"first_seconds": 59.0, "next_seconds": 4.0, "gibibytes": 3.9}
+    good = [row | {"network": "random"}, row | {"network": "dense", "product_seconds": 0.1}]  # 20 x 0.1 of 4 s: a half
+    assert all(mark["is_met"] for mark in large_networks.marks(good))
+    worse = {"first_seconds": 61.0, "next_seconds": 4.1, "gibibytes": 4.1, "counts": {"converged": 9}}
+    assert not any(mark["is_met"] for mark in large_networks.marks([each | worse for each in good]))
+    assert "50%" in large_networks.describe(good)
 
 
 def test_every_benchmark_is_in_the_suite():

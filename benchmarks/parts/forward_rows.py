@@ -18,7 +18,7 @@ from benchmarks.parts.contenders import TOLERANCE, Contender
 from benchmarks.parts.forward_config import Config
 from benchmarks.parts.passes import Pass
 from benchmarks.parts.problems import Problem, make_problem, residuals64
-from experiments._fit import errors_of
+from experiments._errors import errors_of
 from rnn2ff.export import load, quantize_onnx, save, to_onnx
 from rnn2ff.records import num_threads, timed
 from rnn2ff.steady_state import Plan

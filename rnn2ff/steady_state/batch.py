@@ -113,7 +113,7 @@ def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
     def in_turn(stages):
         """The work on a tile: what it holds of each stage in turn. A few rows may wait, to share one of the next round.
 
-        Rows are chosen when they are packed, which is one kernel for all numbers of a dtype.
+        Rows are chosen in packed form: one kernel for all real and one for all whole numbers, not one for each field.
         """
 
         def work(arrays, known, is_mine, may_wait):
@@ -125,7 +125,7 @@ def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
                     done = _WORK[stage](task, unpack(arrays), known, few, is_chosen)
                     return choose_rows(is_chosen, pack(done), arrays)
 
-                # Plain sweeps are few, whatever they end with; the other stages begin what they will go on with.
+                # Sweeps cost little and are made for any row; the other stages wait until more than a few need them.
                 least = 0 if stage == Stage.sweep else few
                 is_due = jnp.sum(is_chosen, dtype=jnp.int32) > least
                 arrays = jax.lax.cond(is_due, run, lambda arrays: arrays, arrays)

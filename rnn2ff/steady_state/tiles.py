@@ -136,6 +136,7 @@ def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
     def pack(tree):
         leaves = jax.tree.leaves(tree)
         columns = jnp.stack([leaves[i] for i in reals], axis=1)
+        # Unsigned numbers wrap around, here and back.
         whole_columns = jnp.stack([leaves[i].astype(jnp.int32) for i in wholes], axis=1)
         return [columns, whole_columns, *(leaf for leaf in leaves if leaf.ndim > 1)]
 
