@@ -11,6 +11,6 @@ from rnn2ff.cli.fixed_points import FixedPoints
 from rnn2ff.cli.networks import Networks
 from rnn2ff.cli.solve import Solve
 
-# Each command is a frozen dataclass, of whose name its own is made: its fields are the options, and `run` returns the
-# exit code.
+# Each command is a frozen dataclass: its fields are the options, and `run` returns the exit code. The name of the class
+# becomes that of the command, as in `fixed-points`.
 Command = Networks | Solve | FixedPoints | Distill | Evaluate | Certify | Export | Bench | Demo | Doctor

@@ -176,7 +176,7 @@ def keeps_moving(sample: Sample) -> bool:
 def has_no_trend(speeds: Float[np.ndarray, " stretches"], sure: float) -> bool:
     """Whether speeds, over successive stretches of time, neither fall nor rise as far as their scatter tells.
 
-    A small trend is one from `sure` standard errors on.
+    A small trend counts if it is at least `sure` standard errors.
     """
     count = len(speeds)
     logarithms = np.log(np.maximum(speeds, np.finfo(float).tiny))
