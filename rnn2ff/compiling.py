@@ -15,9 +15,18 @@ from jaxtyping import PyTree
 
 from rnn2ff.records import processor_features
 
-# XLA times some fifty Triton kernels for each shape of a product in full precision. On an H100 the engine's first call
-# took 36 s with them and 8 s without, and the calls after it 15 and 20 ms (65,536 samples of 128 units).
-_OPTIONS = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
+# On a GPU XLA times some fifty Triton kernels for each shape of a product in full precision. On an H100 the engine's first
+# call took 36 s with them and 8 s without, and the calls after it 15 and 20 ms (65,536 samples of 128 units). On a
+# processor the engine's work is in products, which are a library's, and its first call is the compilation of some
+# hundred small kernels: these options take a quarter of it away (7.7 -> 5.5 s on two cores), and nothing from the speed.
+_OPTIONS = {
+    "gpu": {"xla_gpu_enable_triton_gemm": False},
+    "cpu": {
+        "xla_backend_optimization_level": 1,
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_disable_hlo_passes": "tree_reduction_rewriter",
+    },
+}
 _OUTSIDE = get_opaque_trace_state()
 _LARGEST_CACHE = 2**30  # bytes
 _KEPT_SECONDS = 0.1  # of compilation; faster ones are not cached
@@ -64,7 +73,7 @@ def in_full_precision(function: Callable) -> Callable:
 
 def compiled(function: Callable) -> Callable:
     """A compiled function of trees of arrays, in full precision."""
-    return eqx.filter_jit(in_full_precision(function))
+    return jit_for_device(in_full_precision(function))
 
 
 def in_batches(

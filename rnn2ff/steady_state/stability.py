@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.steady_state.drifting import find_drift
@@ -100,7 +100,7 @@ def shrink(
     """
     push = field.push(states)
     powers = vary_like(powers, states)
-    first = jr.normal(jr.key(0), (1, states.shape[1]), states.dtype)
+    first = jnp.asarray(np.random.default_rng(0).standard_normal((1, states.shape[1])), states.dtype)
     first_norm = jnp.linalg.norm(first)
     overflow = 1 / jnp.finfo(states.dtype).eps
 
