@@ -199,7 +199,7 @@ def _first_rows(task: Task, known: Known) -> Rows:
         stage = jnp.where(is_swept & task.plan.starts_with_sweeps, Stage.sweep, stage)
     rows = Rows(
         state=known.initial_states,
-        powers=Powers(jnp.zeros_like(known.initial_states), zero, zero, zero, none - 1),
+        powers=Powers(jnp.zeros_like(known.initial_states), zero, zero, zero, zero - 1),
         stage=stage,
         status=jnp.full(size, Status.max_steps_reached, jnp.int32),
         residual=zero + jnp.inf,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import equinox as eqx
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Float
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimuli, check_tolerance
@@ -18,15 +18,22 @@ from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
 from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.hard import finish
-from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on
+from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on, zeros_to_share
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
-from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses, on_device, put_rows
+from rnn2ff.steady_state.result import (
+    Status,
+    SteadyState,
+    SteadyStates,
+    count_statuses,
+    in_one_piece,
+    on_device,
+)
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
+from rnn2ff.steady_state.samples import Samples
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver
 from rnn2ff.steady_state.single import solve_each
 from rnn2ff.steady_state.units import in_common_units, in_own_units
 
-_FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
 _NEARLY_AT_REST = 0.05  # relative; what is so slow after those steps may take all steps of the engine
 _NEAR = 0.25  # relative; how far a decay may lead from there
 _LOST_ROWS = 64  # samples at most whose search ended in infinity, and that are watched from their start
@@ -110,44 +117,6 @@ def plan_steady_states(
     return solved.plan
 
 
-class _Samples(NamedTuple):
-    """A batch on the host; arrays are changed in place.
-
-    Attributes:
-        network: the network.
-        stimuli: one a row.
-        initial_states: one a row.
-        tolerance: the largest residual that counts as rest.
-        max_steps: of each method.
-        solved: the fields of `SteadyState`.
-        found_by: an index into `FOUND_BY` for each sample.
-        mesh: the devices; None for JAX's own.
-    """
-
-    network: RecurrentNetwork
-    stimuli: Float[np.ndarray, "batch stimulus"]
-    initial_states: Float[np.ndarray, "batch state"]
-    tolerance: float
-    max_steps: int
-    solved: SteadyState
-    found_by: Int[np.ndarray, " batch"]
-    mesh: Mesh | None
-
-    @property
-    def first_steps(self) -> int:
-        """Of the engine, before a sample that moves on is watched."""
-        return min(self.max_steps, _FOLLOWED_STEPS)
-
-    def rows_that(self, ended: Status, rows: np.ndarray) -> np.ndarray:
-        """Those of some rows that ended so."""
-        return rows[self.solved.status[rows] == ended]
-
-    def put(self, rows: np.ndarray, part: Solved) -> None:
-        """Take over the end of some rows."""
-        put_rows(self.solved, rows, part.steady)
-        self.found_by[rows] = part.found_by
-
-
 def _solve_states(
     network, stimuli, solver, initial_states, tolerance, max_steps, mesh=None, progress=False, is_probe=False
 ) -> SteadyStates:
@@ -159,24 +128,27 @@ def _solve_states(
     tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
     max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
-    num_samples = len(stimuli)
-    if initial_states is None:
-        initial_states = np.zeros((num_samples, network.state_size), network.dtype)
-    check_array("initial_states", initial_states, (num_samples, network.state_size))
-    stimuli, initial_states = (np.asarray(each, network.dtype) for each in (stimuli, initial_states))
+    num_samples, dtype = len(stimuli), network.dtype
+    stimuli = np.asarray(stimuli, dtype)
+    if initial_states is not None:
+        check_array("initial_states", initial_states, (num_samples, network.state_size))
+        initial_states = np.asarray(initial_states, dtype)
     own = in_own_units(network, stimuli, initial_states)
     if own is not None:
         starts = own.initial_states
         solved = _solve_states(own.network, own.stimuli, solver, starts, tolerance, max_steps, mesh, progress, is_probe)
         return in_common_units(solved, own.units)
     if not is_planned:
+        if initial_states is None:
+            initial_states = np.zeros((num_samples, network.state_size), dtype)
         return solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress)
     network = with_padded_rows(network)
 
-    residual, distance, period = np.full((3, num_samples), np.nan, network.dtype)
+    state = zeros_to_share((num_samples, network.state_size), dtype)
+    residual, distance, period = np.full((3, num_samples), np.nan, dtype)
     status, num_steps, found_by = np.zeros((3, num_samples), np.int32)
-    solved = SteadyState(np.array(initial_states), status, residual, num_steps, distance, period)
-    samples = _Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh)
+    solved = SteadyState(state, status, residual, num_steps, distance, period)
+    samples = Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh)
     rows, plan = np.arange(num_samples), solver
     with tqdm(total=num_samples, desc="steady states", unit="stimuli", disable=not progress) as bar:
         bar.set_postfix_str("compiling")
@@ -193,7 +165,7 @@ def _solve_states(
     return on_device(solved, plan, dict(counts))
 
 
-def _choose_method(samples: _Samples, probe: np.ndarray, first: Plan) -> Plan:
+def _choose_method(samples: Samples, probe: np.ndarray, first: Plan) -> Plan:
     """Compare sweeps with the dynamics on a probe, from zero, and from the steady states of other stimuli."""
     network, status = samples.network, samples.solved.status[probe]
     settled = probe[status == Status.converged]
@@ -208,7 +180,7 @@ def _choose_method(samples: _Samples, probe: np.ndarray, first: Plan) -> Plan:
     candidate = make_plan(network, sweep, Method.agreed, num_probed=len(probe))
     candidate = eqx.tree_at(lambda plan: plan.starts_anywhere, candidate, jax.device_put(np.asarray(True)))
     starts = np.concatenate([np.zeros_like(states), np.roll(states, 1, axis=0)])
-    ends = _run(samples, np.concatenate([settled, settled]), candidate, starts, samples.first_steps)
+    ends = _run_whole(samples, np.concatenate([settled, settled]), candidate, starts, samples.first_steps)
     status, found = np.split(ends.steady.status, 2), np.split(ends.steady.state, 2)
     is_other = [(one == Status.converged) & apart(state, states) for one, state in zip(status, found)]
     is_swept = ends.found_by[: len(settled)] < FOUND_BY.index("dynamics")
@@ -223,11 +195,13 @@ def _choose_method(samples: _Samples, probe: np.ndarray, first: Plan) -> Plan:
     return make_plan(network, sweep, method, agreement=agreement, num_probed=len(probe))
 
 
-def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> None:
+def _solve_some(samples: Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> None:
     """Solve rows of a batch, and find out about those that the engine leaves open."""
     if not len(rows):
         return
-    samples.put(rows, _run(samples, rows, plan, samples.initial_states[rows], samples.first_steps, bar))
+    starts = None if samples.initial_states is None else samples.starts(rows)
+    for part, solved in _run(samples, rows, plan, starts, samples.first_steps, bar):
+        samples.put(rows[part], solved)
     _follow_slow_ones(samples, samples.rows_that(Status.max_steps_reached, rows), plan)
     left = samples.rows_that(Status.max_steps_reached, rows)
     if len(left):
@@ -235,12 +209,12 @@ def _solve_some(samples: _Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> N
     # Where the velocity grows fast, as before a blow-up, the engine's steps may end in infinity.
     lost = samples.rows_that(Status.nonfinite, rows)[:_LOST_ROWS]
     if len(lost):
-        solved = _watched(samples, lost, samples.initial_states[lost])
+        solved = _watched(samples, lost, samples.starts(lost))
         is_known = ~np.isin(solved.steady.status, (Status.max_steps_reached, Status.undecided, Status.nonfinite))
         samples.put(lost[is_known], jax.tree.map(lambda array: array[is_known], solved))
 
 
-def _follow_slow_ones(samples: _Samples, left: np.ndarray, plan: Plan) -> None:
+def _follow_slow_ones(samples: Samples, left: np.ndarray, plan: Plan) -> None:
     """A long decay costs the engine a fraction of what it costs to watch it; a cycle is not as slow.
 
     What comes to rest far from where it was slow, as after a passage along a saddle, was a long motion, and stays open:
@@ -251,18 +225,18 @@ def _follow_slow_ones(samples: _Samples, left: np.ndarray, plan: Plan) -> None:
     if len(rows) and steps_left > 0:
         states = samples.solved.state[rows]
         dynamics = eqx.tree_at(lambda plan: plan.starts_with_sweeps, plan, jax.device_put(np.asarray(False)))
-        found = _run(samples, rows, dynamics, states, steps_left)
+        found = _run_whole(samples, rows, dynamics, states, steps_left)
         samples.put(rows, found)
         is_far = ~(np.abs(found.steady.state - states).max(axis=1) < _NEAR * (1 + np.abs(states).max(axis=1)))
         samples.solved.status[rows[is_far & (found.steady.status == Status.converged)]] = Status.max_steps_reached
 
 
-def _watched(samples: _Samples, rows: np.ndarray, states: np.ndarray) -> Solved:
+def _watched(samples: Samples, rows: np.ndarray, states: np.ndarray) -> Solved:
     """Where the dynamics go from there: to rest after all, round a cycle, or to infinity."""
     steady = finish(
         samples.network,
         samples.stimuli[rows],
-        samples.initial_states[rows],
+        samples.starts(rows),
         states,
         tolerance=samples.tolerance,
         max_steps=samples.max_steps,
@@ -271,24 +245,37 @@ def _watched(samples: _Samples, rows: np.ndarray, states: np.ndarray) -> Solved:
 
 
 def _run(
-    samples: _Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, max_steps: int, bar: tqdm | None = None
-) -> Solved:
-    """The engine, in chunks of one size, on all cores."""
+    samples: Samples,
+    rows: np.ndarray,
+    plan: Plan,
+    starts: np.ndarray | None,
+    max_steps: int,
+    bar: tqdm | None = None,
+) -> Iterator[tuple[slice, Solved]]:
+    """The engine, in chunks of one size, on all cores; from zero, without starts. Which of the rows, and their end."""
     network, mesh = samples.network, samples.mesh
-    limits = np.asarray(samples.tolerance, network.dtype), np.asarray(max_steps, np.int32)
+    dtype, zeros = network.dtype, None
+    limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
     leaves, structure = jax.tree.flatten((network, plan))
-    constants, parts = placed_on(mesh, (leaves, limits)), []
+    constants = placed_on(mesh, (leaves, limits))
     # One after the other: XLA's own threads share the work of a program, and two programs at once may each wait for a
     # thread that the other holds, for ever. BLAS, which factors a few matrices, must not start threads of its own.
     with blas_threads(network.state_size):
         for chunk in chunks_of(len(rows), network.state_size, mesh):
-            chosen = rows[chunk.rows]
-            given = tuple(chunk.place(array) for array in (samples.stimuli[chosen], starts[chunk.rows]))
+            stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
+            if starts is None and zeros is None:
+                zeros = chunk.zeros(network.state_size, dtype)
+            given = (stimuli, zeros if starts is None else chunk.place(starts[chunk.rows]))
             solved = _engine(constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh)
-            parts.append(chunk.take(solved))
+            yield chunk.rows, chunk.take(solved)
             if bar is not None:
                 bar.set_postfix_str("", refresh=False)
-                bar.update(len(chosen))
+                bar.update(chunk.rows.stop - chunk.rows.start)
+
+
+def _run_whole(samples: Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, max_steps: int) -> Solved:
+    """The same in one piece."""
+    parts = [solved for _, solved in _run(samples, rows, plan, starts, max_steps)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 

@@ -16,6 +16,8 @@ from jaxtyping import Array, Int, PyTree, Shaped
 from rnn2ff._checks import fail
 from rnn2ff.steady_state.tiles import Layout, chunk_size, filled, layout_for
 
+_ALIGNMENT = 64  # bytes
+
 
 def check_mesh(mesh: object) -> Mesh | None:
     """A mesh of devices of this process, whose axes JAX divides arrays over by itself; None for the device it takes."""
@@ -32,8 +34,19 @@ def check_mesh(mesh: object) -> Mesh | None:
 
 def placed_on(mesh: Mesh | None, tree: PyTree) -> PyTree:
     """A tree whose arrays are on every device of a mesh, or on the one that JAX takes by itself."""
+    if mesh is None:  # most are there already, and to ask takes as long as to solve ten samples
+        return jax.tree.map(lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
     arrays, others = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.device_put(arrays, None if mesh is None else NamedSharding(mesh, PartitionSpec())), others)
+    return eqx.combine(jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())), others)
+
+
+def zeros_to_share(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros on the host that JAX takes without a copy: it does if they begin at a multiple of 64 bytes."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def divided_over(mesh: Mesh | None, rows: PyTree) -> PyTree:
@@ -85,6 +98,10 @@ class Chunk(NamedTuple):
             return filled(array, self.size)
         shares = np.split(array, np.cumsum(self.counts)[:-1])
         return divided_over(self.mesh, np.concatenate([filled(share, self.size) for share in shares]))
+
+    def zeros(self, width: int, dtype: np.dtype) -> Array:
+        """Rows of zeros where the chunk is worked on; every chunk of a batch may have the same."""
+        return divided_over(self.mesh, jax.device_put(zeros_to_share((len(self.counts) * self.size, width), dtype)))
 
     @property
     def num_rows(self) -> np.int32 | Int[Array, " device"]:

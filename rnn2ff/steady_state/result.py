@@ -127,8 +127,16 @@ class SteadyStates(AbstractEnd):
         return _described(self, **more, **({} if self.plan is None else {"plan": self.plan.reason}))
 
 
+def in_one_piece(rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"] | slice:
+    """Indices as a slice where they are consecutive, with which NumPy looks at an array without a copy."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
+
+
 def put_rows(whole: SteadyState, rows: Int[np.ndarray, " row"], part: SteadyState) -> None:
     """Take over the end of some rows of a batch, whose steps are added to those before; arrays on the host."""
+    rows = in_one_piece(rows)
     num_steps = whole.num_steps[rows] + part.num_steps
     for name, values in vars(part).items():
         getattr(whole, name)[rows] = values

@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.steady_state.drifting import find_drift
 from rnn2ff.steady_state.field import Field, choose_rows, jacobians, max_norm
-from rnn2ff.steady_state.tiles import vary_like
+from rnn2ff.steady_state.tiles import packing_of, vary_like
 
 PROOF = 1e-3  # the norm to shrink to
 LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
@@ -67,7 +67,7 @@ class Powers(NamedTuple):
     norms: Float[Array, " batch"]  # theirs; infinite once they are lost, which is never proved
     decay: Float[Array, " batch"]  # of the norm, per product
     step: Float[Array, " batch"]  # s of the second polynomial; 0 where p is the first
-    num_checks: Int[Array, " batch"]  # since the vector was begun; below 0 before
+    num_checks: Float[Array, " batch"]  # since the vector was begun; below 0 before
 
     def to_be_begun(self) -> "Powers":
         """The same, to be begun anew."""
@@ -103,6 +103,7 @@ def shrink(
     first = jnp.asarray(np.random.default_rng(0).standard_normal((1, states.shape[1])), states.dtype)
     first_norm = jnp.linalg.norm(first)
     overflow = 1 / jnp.finfo(states.dtype).eps
+    pack, unpack = packing_of(powers)
 
     def begun(vectors, steps):
         return Powers(
@@ -116,7 +117,8 @@ def shrink(
     def open_rows(powers):
         return is_needed & powers.is_open
 
-    def check(powers):
+    def check(arrays):
+        powers = unpack(arrays)
         # Two products are two steps of the first polynomial, or one of the second.
         is_linear = powers.step == _STEPS[0]
         slope = jnp.where(is_linear, 2, powers.step)[:, None]
@@ -139,13 +141,15 @@ def shrink(
             step=powers.step,
             num_checks=num_checks,
         )
-        return choose_rows(open_rows(powers), choose_rows(is_begun, again, new), powers)
+        return choose_rows(open_rows(powers), choose_rows(is_begun, pack(again), pack(new)), arrays)
+
+    def goes_on(arrays):
+        return jnp.sum(open_rows(unpack(arrays)), dtype=jnp.int32) > most_open
 
     # The first vector is the same for all, so that its product is that of one row.
-    start = choose_rows(powers.num_checks < 0, begun(first + push(first), jnp.zeros_like(powers.step)), powers)
-    return jax.lax.while_loop(
-        lambda powers: jnp.sum(open_rows(powers), dtype=jnp.int32) > most_open, check, vary_like(start, states)
-    )
+    anew = begun(jnp.broadcast_to(first + push(first), states.shape), jnp.zeros_like(powers.step))
+    start = choose_rows(powers.num_checks < 0, pack(anew), pack(powers))
+    return unpack(jax.lax.while_loop(goes_on, check, vary_like(start, states)))
 
 
 def decay_rates(field: Field, powers: Powers) -> Float[Array, " batch"]:

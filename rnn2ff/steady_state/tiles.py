@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from rnn2ff._checks import fail
-from rnn2ff.steady_state.field import choose_rows
 
 _WIDE_TILE, _TILE = 1024, 64  # rows, on a processor
 _FILLED = 5 / 8  # of a tile; with fewer rows it is not worth its work, if there is another way
@@ -136,15 +135,16 @@ def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
     def pack(tree):
         leaves = jax.tree.leaves(tree)
         # Unsigned numbers wrap around, here and back.
-        whole_columns = _side_by_side([leaves[i].astype(jnp.int32) for i in wholes])
-        return [_side_by_side([leaves[i] for i in reals]), whole_columns, *(leaf for leaf in leaves if leaf.ndim > 1)]
+        kinds = [leaves[i] for i in reals], [leaves[i].astype(jnp.int32) for i in wholes]
+        return [_side_by_side(kind) for kind in kinds if kind] + [leaf for leaf in leaves if leaf.ndim > 1]
 
     def unpack(arrays):
-        columns, whole_columns, *others = arrays
-        numbers = {i: columns[:, k] for k, i in enumerate(reals)}
-        numbers |= {i: whole_columns[:, k].astype(leaves[i].dtype) for k, i in enumerate(wholes)}
-        others = iter(others)
-        return jax.tree.unflatten(structure, [numbers[i] if i in numbers else next(others) for i in range(len(leaves))])
+        arrays = iter(arrays)
+        numbers = {}
+        for kind in filter(None, (reals, wholes)):
+            columns = next(arrays)
+            numbers |= {i: columns[:, k].astype(leaves[i].dtype) for k, i in enumerate(kind)}
+        return jax.tree.unflatten(structure, [numbers[i] if i in numbers else next(arrays) for i in range(len(leaves))])
 
     return pack, unpack
 
@@ -244,8 +244,11 @@ def in_dense_tiles(
         position = first + jnp.arange(tile, dtype=jnp.int32)
         is_mine = (position >= begin) & (position < count)
         part, known = jax.tree.map(lambda array: array[chosen], (rows, constants))
-        done = choose_rows(is_mine, work(part, known, is_mine, may_wait), part)
-        return jax.tree.map(lambda array, new: array.at[chosen].set(new, unique_indices=True), rows, done), begin + tile
+        done = work(part, known, is_mine, may_wait)
+        # What is outside is not written.
+        target = jnp.where(is_mine, chosen, batch_size + position)
+        put = functools.partial(_put, target=target)
+        return jax.tree.map(put, rows, done), begin + tile
 
     def goes_on(carry, tile):
         _, begin = carry
@@ -259,6 +262,11 @@ def in_dense_tiles(
     for tile in tiles:
         carry = jax.lax.while_loop(functools.partial(goes_on, tile=tile), functools.partial(one_tile, tile=tile), carry)
     return carry[0]
+
+
+def _put(array: Array, new: Array, *, target: Int[Array, " tile"]) -> Array:
+    """Write rows, but for those that go beyond the array."""
+    return array.at[target].set(new, mode="drop", unique_indices=True, wrap_negative_indices=False)
 
 
 def _order_by_kind(kind: Int[Array, " batch"], num_kinds: int) -> Int[Array, " batch"]:

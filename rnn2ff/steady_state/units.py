@@ -18,6 +18,7 @@ from rnn2ff.networks import RateNetwork, RecurrentNetwork, is_threshold_linear
 from rnn2ff.steady_state.result import SteadyStates
 
 _SMALLEST = 2.0**-7  # of the inputs and the start of a sample, which the usual tolerance of 1e-5 tells to .1 %
+_BLOCK = 1024  # rows that are looked at together
 _SMALLEST_UNIT = 2.0**-100  # in float32, what is smaller than 2^-126 is rounded
 
 
@@ -27,39 +28,56 @@ class OwnUnits(NamedTuple):
     Attributes:
         network: driven by the whole input to each unit, biases included.
         stimuli: these inputs.
-        initial_states: where the dynamics start.
+        initial_states: where the dynamics start; None for zero.
         units: of rates, one a row; 1 where nothing is tiny.
     """
 
     network: RateNetwork
     stimuli: Float[np.ndarray, "batch state"]
-    initial_states: Float[np.ndarray, "batch state"]
+    initial_states: Float[np.ndarray, "batch state"] | None
     units: Float[np.ndarray, " batch"]
 
 
 def in_own_units(
     network: RecurrentNetwork,
     stimuli: Float[np.ndarray, "batch stimulus"],
-    initial_states: Float[np.ndarray, "batch state"],
+    initial_states: Float[np.ndarray, "batch state"] | None,
 ) -> OwnUnits | None:
     """The same problem with tiny samples in units of their own; None if none is tiny, or units matter."""
     if not is_threshold_linear(network) or not len(stimuli):
         return None
     params = network.params
-    weights = params.stimulus_weights
-    inputs = (stimuli if weights is None else stimuli @ np.asarray(weights).T) + np.asarray(params.bias)
-    sizes = np.maximum(np.abs(inputs).max(axis=1), np.abs(initial_states).max(axis=1))
+    weights = None if params.stimulus_weights is None else np.asarray(params.stimulus_weights).T
+    bias = np.asarray(params.bias)
+
+    def inputs_of(stimuli):
+        return (stimuli if weights is None else stimuli @ weights) + bias
+
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(stimuli), _BLOCK)]  # that stay in the cache
+    sizes = np.concatenate([_sizes(inputs_of(stimuli[block])) for block in blocks])
+    if initial_states is not None:
+        sizes = np.maximum(sizes, _sizes(initial_states))
     is_tiny = (sizes > 0) & (sizes < _SMALLEST)
     if not is_tiny.any():
         return None
+    inputs = inputs_of(stimuli)
     _, exponents = np.frexp(np.where(is_tiny, np.maximum(sizes, _SMALLEST_UNIT), 1))
     units = np.where(is_tiny, np.ldexp(1.0, exponents), 1).astype(inputs.dtype)
-    bias = jax.device_put(np.zeros(network.state_size, network.dtype))
+    no_bias = jax.device_put(np.zeros(network.state_size, network.dtype))
     params = eqx.tree_at(
-        lambda params: (params.stimulus_weights, params.bias), params, (None, bias), is_leaf=lambda leaf: leaf is None
+        lambda params: (params.stimulus_weights, params.bias),
+        params,
+        (None, no_bias),
+        is_leaf=lambda leaf: leaf is None,
     )
     driven = dataclasses.replace(network, params=params, stimulus_size=network.state_size)
-    return OwnUnits(driven, inputs / units[:, None], initial_states / units[:, None], units)
+    starts = None if initial_states is None else initial_states / units[:, None]
+    return OwnUnits(driven, inputs / units[:, None], starts, units)
+
+
+def _sizes(rows: Float[np.ndarray, "row unit"]) -> Float[np.ndarray, " row"]:
+    """The largest absolute value of each row."""
+    return np.maximum(rows.max(axis=1), -rows.min(axis=1))
 
 
 def in_common_units(solved: SteadyStates, units: Float[np.ndarray, " batch"]) -> SteadyStates:
