@@ -38,6 +38,7 @@ from benchmarks.parts.fitting_marks import (
 from benchmarks.parts.fitting_marks import marks as marks
 from benchmarks.parts.problems import in_float64
 from benchmarks.parts.targets import NAMES, NUM_PARTITIONS, UNITS_PER_PARTITION, Target, make_target
+from experiments._errors import errors_of
 from experiments._script import run_script
 from rnn2ff.approximators import Approximator, TwoLayer, predict
 from rnn2ff.data import key_for, sample_stimuli, solve_pairs
