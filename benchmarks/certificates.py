@@ -34,7 +34,7 @@ from rnn2ff.data import key_for, sample_stimuli, solve_pairs
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.records import time_interleaved
 from rnn2ff.steady_state import plan_steady_states, solve_steady_states
-from rnn2ff.training import Trainer, accuracy
+from rnn2ff.training import Trainer, accuracy, further_pairs
 
 KINDS = ("pass", "near", "adversarial", "random", "huge", "not finite")
 _FACTORED = 20_000  # predictions whose certificate needs the inverse of a full matrix; the others are cheap
@@ -116,7 +116,8 @@ def _train(target: Target, key: jax.Array, config: Config) -> dict[str, Approxim
     num_samples = min(config.num_samples, target.num_samples)
     stimuli = sample_stimuli(target.sample_stimulus, num_samples, key=key_for(key, "training stimuli"))
     pairs = solve_pairs(target.network, stimuli)
-    trainer = Trainer(target.network, pairs, num_steps=config.num_steps, key=key)
+    further = further_pairs(target.network, target.sample_stimulus)
+    trainer = Trainer(target.network, pairs, num_steps=config.num_steps, further=further, key=key)
     widths = [max(4, round(each * target.unit_width)) for each in (config.width, config.refined_width)]
     return {
         "two layers": trainer.two_layer(widths[0]).approximator,

@@ -38,13 +38,14 @@ from benchmarks.parts.fitting_marks import (
 from benchmarks.parts.fitting_marks import marks as marks
 from benchmarks.parts.problems import in_float64
 from benchmarks.parts.targets import NAMES, NUM_PARTITIONS, UNITS_PER_PARTITION, Target, make_target
+from experiments._errors import errors_of
 from experiments._script import run_script
 from rnn2ff.approximators import Approximator, TwoLayer, predict
 from rnn2ff.data import key_for, sample_stimuli, solve_pairs
 from rnn2ff.files import plain, write_json
 from rnn2ff.networks import partition_means
 from rnn2ff.steady_state import Rollout, solve_steady_states
-from rnn2ff.training import Trained, Trainer, TrainingRun, accuracy, adam, competition, distill, train
+from rnn2ff.training import Trained, Trainer, TrainingRun, accuracy, adam, competition, distill, further_pairs, train
 
 _WIDE_TARGETS = ("random09",)
 _LONG_TARGETS = ("large09", "relation")  # for the first seed alone, and without sweeps after layers of 4 N
@@ -197,7 +198,8 @@ def _data(target: Target, seed: int, config: Config) -> Data:
     with jax.enable_x64(True):
         test = solve_pairs(in_float64(target.network), np.asarray(stimuli, np.float64))
         test_stimuli, test_rates = np.asarray(test.stimuli, np.float32), np.asarray(test.rates)
-    trainer = Trainer(target.network, pairs, num_steps=config.num_steps, key=key)
+    further = further_pairs(target.network, target.sample_stimulus)
+    trainer = Trainer(target.network, pairs, num_steps=config.num_steps, further=further, key=key)
     num_without = num_samples - len(pairs) + len(stimuli) - len(test)
     return Data(trainer, jnp.asarray(test_stimuli), test_rates, seconds, num_without)
 

@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from experiments._forms import FORMS
 from rnn2ff.approximators import Approximator
-from rnn2ff.data import Pairs
+from rnn2ff.data import Pairs, SampleStimulus
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import Plan, count_statuses, solve_steady_states
-from rnn2ff.training import Trainer
+from rnn2ff.training import Trainer, further_pairs
 
 
 class Solved(NamedTuple):
@@ -51,7 +51,13 @@ def solve_each(
 
 
 def fit_both(
-    network: RecurrentNetwork, pairs: Pairs, width: int | None = None, *, num_steps: int, key: PRNGKeyArray
+    network: RecurrentNetwork,
+    pairs: Pairs,
+    width: int | None = None,
+    *,
+    num_steps: int,
+    sample_stimulus: SampleStimulus | None = None,
+    key: PRNGKeyArray,
 ) -> dict[str, Approximator]:
     """Two layers alone, and fewer hidden units with sweeps at no more products, by name; as `distill` does.
 
@@ -60,12 +66,14 @@ def fit_both(
         pairs: solved; a tenth are for validation.
         width: hidden units of the two layers alone, by default 4 for each rate.
         num_steps: optimizer steps of the two layers alone.
+        sample_stimulus: draws further stimuli to train on, where the pairs come to be fitted better than others.
         key: a PRNG key.
 
     Returns:
         Two layers alone where the cost allows no sweep (`width_of_sweeps`).
     """
-    trained = Trainer(network, pairs, num_steps=num_steps, key=key).best_of_its_cost(width)
+    further = None if sample_stimulus is None else further_pairs(network, sample_stimulus)
+    trained = Trainer(network, pairs, num_steps=num_steps, further=further, key=key).best_of_its_cost(width)
     return {name: each.approximator for name, each in zip(FORMS, trained)}
 
 

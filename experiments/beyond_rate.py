@@ -121,7 +121,8 @@ def _measure(name: str, config: Config) -> dict:
         number = config.num_samples if task.is_steady else config.num_unsteady_samples
         stimuli = sample_stimuli(task.sample_stimulus, number + config.num_test_samples, key=key_for(key, "stimuli"))
         solved, test = _solve(network, stimuli, number)
-        fitted = fit_both(network, solved.pairs, config.width, num_steps=config.num_steps, key=key)
+        training = {"num_steps": config.num_steps, "sample_stimulus": task.sample_stimulus, "key": key}
+        fitted = fit_both(network, solved.pairs, config.width, **training)
         approximator = fitted[TWO_LAYERS]
         swept = predict(fitted[WITH_SWEEPS], test.pairs.stimuli)
         judged = _judge(network, approximator, solved, test, readout)

@@ -141,7 +141,8 @@ def _run_task(task: Task, config: Config, key: Array) -> dict:
         # All at once, so that a plan is made once and each shape is compiled once.
         pairs, plan = solve_each(task.network, jnp.concatenate([training, test]), plan)
         pairs, tested = pairs.take(slice(len(training))), pairs.take(slice(len(training), None))
-        fitted = fit_both(task.network, pairs, num_steps=config.num_steps, key=seed_key)
+        training = {"num_steps": config.num_steps, "sample_stimulus": task.sample_stimulus, "key": seed_key}
+        fitted = fit_both(task.network, pairs, **training)
         results.append({name: _judge(task, each, tested) for name, each in fitted.items()})
         first = first or _Trained(fitted, tested, plan)
     return {

@@ -128,7 +128,8 @@ def _judge_all(task: Task, config: Config, key: Array) -> dict[str, dict[str, di
     training_stimuli = sample_stimuli(task.sample_stimulus, config.num_samples, key=key_for(key, "training stimuli"))
     pairs = solve_pairs(network, training_stimuli)
     judged: dict[str, dict[str, dict]] = {}
-    for form, approximator in fit_both(network, pairs, num_steps=config.num_steps, key=key).items():
+    training = {"num_steps": config.num_steps, "sample_stimulus": task.sample_stimulus, "key": key}
+    for form, approximator in fit_both(network, pairs, **training).items():
         stimuli = _test_stimuli(task, network, approximator, training_stimuli, config, key)
         measured = _measure(network, approximator, stimuli)
         for name, each in measured.items():

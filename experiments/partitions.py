@@ -95,7 +95,8 @@ def _measure(num_partitions: int, self_excitation: float, config: Config) -> dic
         pairs, is_steady, plan = solve_all(network, stimuli, plan)
         steady = np.flatnonzero(is_steady[:num_random])
         test, two_active = steady[num_kept:], num_random + np.flatnonzero(is_steady[num_random:])
-        fitted = fit_both(network, pairs.take(steady[:num_kept]), num_steps=config.num_steps, key=seed_key)
+        training = {"num_steps": config.num_steps, "sample_stimulus": sample, "key": seed_key}
+        fitted = fit_both(network, pairs.take(steady[:num_kept]), **training)
         drive, target = (np.asarray(partition_means(each, num_partitions, size)) for each in (stimuli, pairs.rates))
         result = {
             "share_lost": 1 - is_steady.mean(),

@@ -25,7 +25,7 @@ from experiments.drawings.random_networks import TARGETS, USUAL_COST, errors_at,
 from rnn2ff.approximators import predict
 from rnn2ff.data import Pairs, gaussian_stimuli, key_for, sample_stimuli, solve_pairs
 from rnn2ff.networks import RecurrentNetwork, random_threshold_linear, threshold_linear
-from rnn2ff.training import Trainer, accuracy
+from rnn2ff.training import Trainer, accuracy, further_pairs
 
 CLAIM = "Two layers embody the steady states of random recurrent networks."
 
@@ -78,7 +78,8 @@ def _measure(size: int, gain: float, config: Config) -> dict:
         lost.append(share_lost)
         test = pairs.take(slice(config.num_test_samples))
         training = pairs.take(slice(config.num_test_samples, None))
-        trainer = Trainer(network, training, num_steps=config.num_steps, key=key)
+        further = further_pairs(network, gaussian_stimuli(size))
+        trainer = Trainer(network, training, num_steps=config.num_steps, further=further, key=key)
         for row, cost in enumerate(costs):
             for form, trained in zip(FORMS, trainer.best_of_its_cost(round(cost * size / 2)), strict=True):
                 error = accuracy(predict(trained.approximator, test.stimuli), test.rates).nrmse

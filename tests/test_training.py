@@ -15,8 +15,10 @@ import pytest
 from problems import assert_close
 
 from rnn2ff import (
+    PowerLaw,
     RecurrentNetwork,
     Refined,
+    StateForm,
     TwoLayer,
     accuracy,
     exact_pairs,
@@ -25,6 +27,7 @@ from rnn2ff import (
     initialize_two_layer,
     mix_pairs,
     partition_competition,
+    rate_network,
     solve_steady_state,
     threshold_linear,
     train,
@@ -137,6 +140,18 @@ class TestInitialization:
         )
         known, unknown = (initialize_two_layer(each, states, pairs[0], 12, key=jr.key(0)) for each in (network, field))
         assert_close(unknown.hidden_weights, known.hidden_weights, 1e-4)
+
+    def test_smooth_rates_are_approximated_by_hidden_units_that_turn_on_among_the_stimuli(self):
+        """A unit without recurrent input whose rate is a square bends everywhere, and not at its threshold alone."""
+        network = rate_network(StateForm(PowerLaw(1.0, 2.0)), np.zeros((2, 2)))
+        stimuli = jr.uniform(jr.key(1), (500, 2), minval=0.5, maxval=3.0)
+        states = solve_pairs(network, stimuli).states
+        rates = jax.vmap(network.rates)(states)
+        made = initialize_two_layer(network, states, stimuli, 24, key=jr.key(0))
+        totals = np.asarray(stimuli) @ np.asarray(made.hidden_weights).T + np.asarray(made.hidden_bias)
+        turns_on = (totals > 0).any(axis=0) & (totals < 0).any(axis=0)
+        assert turns_on.mean() > 0.8
+        assert accuracy(predict(made, stimuli), rates).nrmse < 0.02
 
     def test_sweeps_start_from_points(self, network, states, pairs):
         stimuli, rates = pairs

@@ -4,6 +4,7 @@ from rnn2ff.training.distillation import distill as distill
 from rnn2ff.training.evaluation import competition as competition
 from rnn2ff.training.evaluation import information_transformation as information_transformation
 from rnn2ff.training.evaluation import noise_rejection as noise_rejection
+from rnn2ff.training.further import further_pairs as further_pairs
 from rnn2ff.training.initialization import fit_readout as fit_readout
 from rnn2ff.training.initialization import initialize_refined as initialize_refined
 from rnn2ff.training.initialization import initialize_two_layer as initialize_two_layer

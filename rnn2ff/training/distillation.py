@@ -16,6 +16,7 @@ from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli
 from rnn2ff.files import alone_in, make_folder
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, check_mesh
+from rnn2ff.training.further import further_pairs
 from rnn2ff.training.nrmse import accuracy, check_varies, nrmse_interval
 from rnn2ff.training.result import Distillation, Report
 from rnn2ff.training.trainer import (
@@ -126,13 +127,16 @@ def distill(
     check_stimuli(test_stimuli, network.stimulus_size, "test_stimuli")
     check_at_least("number of stimuli to train on", len(training_stimuli), _FEWEST_PAIRS)
 
+    options = {"solver": solver, "max_steps": max_steps, "mesh": mesh}
+    further = further_pairs(network, stimuli, **options) if callable(stimuli) else None
+
     def solve(which: ArrayLike) -> Pairs:
-        return solve_pairs(network, which, solver=solver, max_steps=max_steps, mesh=mesh, progress=progress)
+        return solve_pairs(network, which, **options, progress=progress)
 
     def trainer_on(pairs: Pairs) -> Trainer:
         check_at_least("number of steady states to train on", len(pairs), _FEWEST_PAIRS)
         settings = {"num_steps": num_steps, "bypass": bypass, "checkpoints": checkpoints, "progress": progress}
-        return Trainer(network, pairs, **settings, mesh=mesh, key=key)
+        return Trainer(network, pairs, **settings, further=further, mesh=mesh, key=key)
 
     if checkpoints is not None:
         checkpoints = Path(checkpoints)

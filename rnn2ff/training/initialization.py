@@ -1,10 +1,8 @@
 """Where training starts: hidden units from the network itself, and the readout that fits them best.
 
-Hidden units are half-planes of stimuli. Those of the network are known: around each steady state the point of rest
-follows the stimulus linearly, `x(u) = G u + g`, and unit i turns on where its row of that is zero. So hidden units are
-rows of such maps, with either sign, beside those of the one linear map that fits best. Where the steady state jumps,
-it does so elsewhere, and most hidden units start at these boundaries, if they are given. What is left to find, the
-readout, is a linear problem.
+Hidden units are half-planes of stimuli, which the linearizations of the network give (`hidden_units.py`). Where the
+steady state jumps, it does so elsewhere, and most hidden units start at these boundaries, if they are given. What is
+left to find, the readout, is a linear problem.
 """
 
 from __future__ import annotations
@@ -13,24 +11,20 @@ from collections.abc import Iterable
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_key, check_on_host, check_positive, check_shape, check_stimuli, fail
-from rnn2ff.approximators import Refined, TwoLayer
-from rnn2ff.compiling import in_batches
+from rnn2ff._checks import check_at_least, check_positive, fail
+from rnn2ff.approximators import Refined, TwoLayer, predict
 from rnn2ff.networks import (
-    RateNetwork,
     RecurrentNetwork,
     as_samples,
     batch_rates,
     best_sweep,
     has_rectified_rates,
-    to_point,
 )
 from rnn2ff.training.boundaries import Boundaries, Planes
+from rnn2ff.training.hidden_units import hidden_layers, shape_of_two_layer
 
 _NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
 _AT_BOUNDARIES = 0.95  # largest share of hidden units at boundaries
@@ -41,8 +35,6 @@ _RIDGE = 1e-6  # of a readout's weights, as a share of the mean square of the hi
 # The same where outputs are fitted one by one, each to the few samples at which nothing silences it. The error of 16
 # partitions (a = 1.1) after 1,500 steps was 42 % with the ridge above and 34 % with 1e-5 or 1e-4, other things equal.
 _RIDGE_OF_FEW = 3e-5
-_LINEARIZED, _LINEARIZED_ENTRIES = 64, 2**23  # steady states linearized together, and entries of their Jacobians
-_LARGEST_LINEARIZED = 4096  # units; beyond, a Jacobian takes minutes, and all rows are of the best linear map
 _CHUNK = 4096  # samples whose hidden activity is held at once
 
 
@@ -74,13 +66,13 @@ def initialize_two_layer(
     """
     states, stimuli = as_samples(network, states, stimuli)
     edges = _edges(boundaries, width)
-    two_layer = _from_hyperplanes(
-        network, states, stimuli, width, network.rate_size, has_rectified_rates(network), bypass, edges, key
-    )
+    is_rectified = has_rectified_rates(network)
+    shape = shape_of_two_layer(network, width, network.rate_size, is_rectified=is_rectified, bypass=bypass, key=key)
+    made = hidden_layers(network, states, stimuli, shape, edges, key)
     rates = batch_rates(network, states)
-    if edges is not None and two_layer.is_rectified:
-        return _silenced(two_layer, edges, stimuli, rates)
-    return fit_readout(two_layer, _chunks(stimuli, rates), num_rounds=num_rounds)
+    if edges is not None and is_rectified:
+        return _silenced(made[0], edges, stimuli, rates)
+    return _best_fitted(made, _chunks(stimuli, rates), num_rounds)
 
 
 def initialize_refined(
@@ -106,10 +98,11 @@ def initialize_refined(
         ValueError: as for `initialize_two_layer`; or if the network cannot be swept, or `num_sweeps` is below 1.
     """
     states, stimuli = as_samples(network, states, stimuli)
-    two_layer = _from_hyperplanes(network, states, stimuli, width, network.state_size, False, False, None, key)
+    shape = shape_of_two_layer(network, width, network.state_size, is_rectified=False, bypass=False, key=key)
+    made = hidden_layers(network, states, stimuli, shape, None, key)
     sweep = best_sweep(network, *(np.asarray(each)[:_NUM_SWEEP_SAMPLES] for each in (states, stimuli)))
     points, starts = _points_and_starts(network, sweep, states, stimuli)
-    two_layer = fit_readout(two_layer, _chunks(stimuli, np.asarray(points) - np.asarray(starts)))
+    two_layer = _best_fitted(made, _chunks(stimuli, np.asarray(points) - np.asarray(starts)), 0)
     return Refined(two_layer, network, sweep, num_sweeps=num_sweeps)
 
 
@@ -163,6 +156,16 @@ def fit_readout(
             moments += features.T @ np.where(targets > 0, targets, np.minimum(features @ ahead, 0))
         before, coefficients = coefficients, inverse @ moments
     return _with_readout(two_layer, coefficients)
+
+
+def _best_fitted(made: list[TwoLayer], batches: list[tuple[np.ndarray, np.ndarray]], num_rounds: int) -> TwoLayer:
+    """The one of several hidden layers whose best readout has the smallest error."""
+    fitted = [fit_readout(each, batches, num_rounds=num_rounds) for each in made]
+    return fitted[0] if len(fitted) == 1 else min(fitted, key=lambda each: _error(each, batches))
+
+
+def _error(two_layer: TwoLayer, batches: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    return sum(np.sum((np.asarray(predict(two_layer, stimuli)) - targets) ** 2) for stimuli, targets in batches)
 
 
 def _features(two_layer: TwoLayer, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch feature"]:
@@ -239,91 +242,3 @@ def _silenced(two_layer: TwoLayer, edges: Planes, stimuli: Array, rates: Array) 
     strength = min(rates.std() * np.asarray(_STRENGTHS), key=error)
     coefficients[first:width] -= strength * silences
     return _with_readout(two_layer, coefficients)
-
-
-# --- the hidden layer -------------------------------------------------------------------------------------------------
-
-
-def _from_hyperplanes(
-    network, states, stimuli, width, rate_size, is_rectified, bypass, edges: Planes | None, key
-) -> TwoLayer:
-    check_at_least("width", width, 1)
-    check_on_host("the start of a training", "make it outside", network, states, stimuli, key)
-    check_key(key)
-    check_stimuli(stimuli, network.stimulus_size)
-    check_shape("states", states, (len(stimuli), network.state_size))
-    points = _points(network, states, stimuli)
-    generator = np.random.default_rng(
-        np.asarray(jr.key_data(key))
-    )  # on the host, because jax.random compiles for each shape
-    num_left = width - (0 if edges is None else len(edges.normals))
-    is_linearized = network.state_size <= _LARGEST_LINEARIZED
-    num_linear = min(2 * network.state_size, num_left // 2 if is_linearized else num_left)
-    chosen = generator.permutation(2 * network.state_size)[:num_linear]
-    signs = np.where(chosen < network.state_size, 1.0, -1.0)
-    linear_weights, linear_bias = _best_linear_map(stimuli, np.asarray(points)[:, chosen % network.state_size])
-    local_weights, local_bias = _local_rows(network, points, states, stimuli, num_left - num_linear, generator)
-    weights = np.concatenate([signs[:, None] * linear_weights, local_weights])
-    bias = np.concatenate([signs * linear_bias, local_bias])
-    if edges is not None:
-        weights, bias = np.concatenate([weights, edges.normals]), np.concatenate([bias, edges.offsets])
-    # All of size 1, so that training steps have one scale; the readout is scaled inversely.
-    sizes = np.sqrt(((np.asarray(stimuli, np.float64) @ weights.T + bias) ** 2).mean(axis=0))
-    sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, 1.0)
-    weights, bias = weights / sizes[:, None], bias / sizes
-    shapes = eqx.filter_eval_shape(
-        TwoLayer, network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=key
-    )
-    two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, network.dtype), shapes))
-    made = jax.device_put(tuple(np.asarray(array, network.dtype) for array in (weights, bias)))
-    return eqx.tree_at(lambda two_layer: (two_layer.hidden_weights, two_layer.hidden_bias), two_layer, made)
-
-
-@eqx.filter_jit
-def _points(network, states, stimuli) -> Array:
-    """Total inputs, which cross zero where a unit turns on; without a weight matrix, the states."""
-    return jax.vmap(lambda state, stimulus: to_point(network, state, stimulus))(states, stimuli)
-
-
-def _best_linear_map(stimuli: Array, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The affine map from stimuli to points with the least squared error."""
-    stimuli, points = np.asarray(stimuli, np.float64), np.asarray(points, np.float64)
-    mean_stimulus, mean_point = stimuli.mean(axis=0), points.mean(axis=0)
-    weights = np.linalg.lstsq(stimuli - mean_stimulus, points - mean_point, rcond=1e-6)[0].T
-    return weights, mean_point - weights @ mean_stimulus
-
-
-def _local_rows(network, points, states, stimuli, num_rows, generator) -> tuple[np.ndarray, np.ndarray]:
-    """One row, of either sign, of the linearization at each of `num_rows` sampled steady states."""
-    samples = generator.integers(len(stimuli), size=num_rows)
-    units = generator.permutation(num_rows) % network.state_size
-    points, states, stimuli = (np.asarray(rows)[samples] for rows in (points, states, stimuli))
-    if not num_rows:
-        return np.zeros((0, network.stimulus_size)), np.zeros(0)
-    num_together = max(1, min(_LINEARIZED, _LINEARIZED_ENTRIES // network.state_size**2))
-    rows = in_batches(_linearized_rows, network, (points, states, stimuli, units), num_together).astype(np.float64)
-    offsets = np.take_along_axis(points, units[:, None], axis=1)[:, 0]
-    bias = offsets.astype(np.float64) - (rows * stimuli).sum(axis=1)
-    signs = generator.choice([-1.0, 1.0], size=num_rows)
-    is_usable = np.isfinite(rows).all(axis=1)  # the Jacobian of a sample may be singular
-    return np.where(is_usable[:, None], signs[:, None] * rows, 0), np.where(is_usable, signs * bias, 0)
-
-
-@eqx.filter_jit
-def _linearized_rows(network, points, states, stimuli, units):
-    """Row `unit` of d point / d stimulus at each sample."""
-
-    def of_rate_network(point, state, stimulus, unit):
-        del state
-        gains = network.slopes(point)
-        matrix = jnp.eye(network.state_size, dtype=point.dtype) - network.dense_weights * gains[None, :]
-        row = jnp.linalg.solve(matrix.T, jax.nn.one_hot(unit, network.state_size, dtype=point.dtype))
-        return jax.vjp(network.params.feedforward_input, stimulus)[1](row)[0]
-
-    def of_any(point, state, stimulus, unit):
-        del point
-        jacobian = jax.jacfwd(network.velocity)(state, stimulus)
-        row = jnp.linalg.solve(jacobian.T, jax.nn.one_hot(unit, network.state_size, dtype=state.dtype))
-        return -jax.vjp(lambda stimulus: network.velocity(state, stimulus), stimulus)[1](row)[0]
-
-    return jax.vmap(of_rate_network if isinstance(network, RateNetwork) else of_any)(points, states, stimuli, units)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from rnn2ff.files import replacing, sealed, unsealed
 from rnn2ff.networks import as_floats
 from rnn2ff.records import names_of_fields
 from rnn2ff.steady_state import check_mesh, placed_on
+from rnn2ff.training.further import have_parted
 from rnn2ff.training.losses import Loss, mean_squared_error, rate_error
 from rnn2ff.training.mixing import Mixing
 from rnn2ff.training.optimizers import muon
@@ -71,6 +73,7 @@ def train(
     loss: Loss = rate_error,
     symmetries: Symmetries | None = None,
     mixing: Mixing | None = None,
+    further: Callable[[PRNGKeyArray], tuple[Array, Array]] | None = None,
     validation: tuple[Float[Array, "held_out stimulus"], Float[Array, "held_out rate"]] | None = None,
     validation_fraction: float = 0.1,
     num_evaluations: int = 20,
@@ -94,6 +97,8 @@ def train(
         loss: what to minimize.
         symmetries: relabels the pairs of each minibatch at random, in ways that keep them exact.
         mixing: makes fresh exact pairs from those of each minibatch.
+        further: draws stimuli and rates of the same shapes, which replace those given at each evaluation from the first
+            on at which these are fitted better, by more than 5 %, than those that validate.
         validation: stimuli and rates that choose the best evaluation, by default a part of the pairs, held out. Give
             them where the approximator was initialized from the pairs, whose error is then biased.
         validation_fraction: that part's share.
@@ -137,18 +142,22 @@ def train(
     task = _Task(loss, symmetries, mixing, mesh, batch_size, interval)
     fingerprint = ""
     if checkpoint is not None:
-        fingerprint = _fingerprint((weights, constants, training, validation, key), (task, num_evaluations))
+        settings = task, num_evaluations, further is not None
+        fingerprint = _fingerprint((weights, constants, training, validation, key), settings)
         state = _restored(Path(checkpoint), state, fingerprint)
 
     deviation = float(np.sqrt(np.asarray(validation[1]).var(axis=0).mean()))
-    fixed = placed_on(mesh, (constants, optimizer, training, validation, task))
+    training = placed_on(mesh, training)
+    constants, *fixed = placed_on(mesh, (constants, optimizer, validation, task))
     state = placed_on(mesh, state)
     desc = f"training {type(approximator).__name__}"
     bar = tqdm(range(int(state.num_done), num_evaluations), desc=desc, unit="evaluation", disable=not progress)
     bar.set_postfix_str("compiling")
     for i in bar:
         interval_key = placed_on(mesh, jr.fold_in(key_for(key, "minibatches"), i))
-        state = _train_interval(state, *fixed, interval_key)
+        if further is not None and have_parted(state.training_errors, state.validation_errors):
+            training = placed_on(mesh, further(jr.fold_in(key_for(key, "further pairs"), i)))
+        state = _train_interval(state, constants, training, *fixed, interval_key)
         if checkpoint is not None:
             _save(Path(checkpoint), state, fingerprint)
         error = np.sqrt(np.asarray(state.validation_errors)[i + 1])
@@ -225,7 +234,7 @@ def _started(state, constants, optimizer, validation) -> _Progress:
 
 
 @jit_for_device
-def _train_interval(state, constants, optimizer, training, validation, task, key) -> _Progress:
+def _train_interval(state, constants, training, optimizer, validation, task, key) -> _Progress:
     state = _started(state, constants, optimizer, validation)
     symmetry_key, step_key = jr.split(key)
     relabelings = None  # drawn for all steps at once, as to draw them takes longer than the rest of a step
@@ -281,8 +290,8 @@ def _fingerprint(arrays: PyTree, settings: PyTree) -> str:
         leaf = jr.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         digest.update(f"{leaf.dtype}{leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    task, num_evaluations = settings
-    options = (task.loss.__qualname__, task.batch_size, task.num_steps, num_evaluations)
+    task, *others = settings
+    options = (task.loss.__qualname__, task.batch_size, task.num_steps, *others)
     digest.update(f"{options}{jax.tree.leaves((task.symmetries, task.mixing))}".encode())
     return digest.hexdigest()
 

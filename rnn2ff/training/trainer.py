@@ -13,6 +13,7 @@ from rnn2ff.data import Pairs, key_for, split_rows
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, plan_steady_states, proved_rate
 from rnn2ff.training.boundaries import find_boundaries
+from rnn2ff.training.further import Further, exactly
 from rnn2ff.training.initialization import initialize_refined, initialize_two_layer
 from rnn2ff.training.jumps import ErrorByMargin, error_by_margin, find_jumps
 from rnn2ff.training.loop import TrainingRun, train
@@ -90,6 +91,7 @@ class Trainer:
         *,
         num_steps: int,
         bypass: bool = False,
+        further: Further | None = None,
         checkpoints: Path | None = None,
         mesh: Mesh | None = None,
         progress: bool = False,
@@ -102,6 +104,7 @@ class Trainer:
             pairs: solved; a tenth are for validation.
             num_steps: optimizer steps of each training.
             bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
+            further: draws and solves as many more pairs, where the training comes to fit its own better than others.
             checkpoints: a folder for the checkpoint of each training, from which it resumes.
             mesh: devices that divide each minibatch, as for `train`.
             progress: whether to show progress bars, on standard error.
@@ -109,7 +112,7 @@ class Trainer:
         """
         kept, held_out = split_rows(len(pairs), _VALIDATION_SHARE, key=key_for(key, "validation"))
         self.network, self.num_steps, self.bypass, self.progress, self.key = network, num_steps, bypass, progress, key
-        self.checkpoints, self.mesh = checkpoints, mesh
+        self.checkpoints, self.mesh, self.further = checkpoints, mesh, further
         self.held_out = pairs.take(held_out)
         self.kept = pairs.take(kept)
         self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
@@ -126,16 +129,8 @@ class Trainer:
         for boundaries in (None,) if self.boundaries is None else (None, self.boundaries):
             started = time.perf_counter()
             initial = self.kept.take(slice(_NUM_INITIAL if boundaries is None else _NUM_INITIAL_AT_BOUNDARIES))
-            start = initialize_two_layer(
-                self.network,
-                initial.states,
-                initial.stimuli,
-                width,
-                bypass=self.bypass,
-                num_rounds=0,
-                boundaries=boundaries,
-                key=key,
-            )
+            given = {"bypass": self.bypass, "num_rounds": 0, "boundaries": boundaries, "key": key}
+            start = initialize_two_layer(self.network, initial.states, initial.stimuli, width, **given)
             optimizer = None
             if boundaries is not None:
                 data = {"stimuli": self.kept.stimuli, "rates": self.kept.rates, "num_steps": self.num_steps}
@@ -199,6 +194,7 @@ class Trainer:
             num_evaluations=min(max(1, num_trained // num_evaluated), _MOST_EVALUATIONS),
             symmetries=self.symmetries,
             mixing=self.mixing,
+            further=None if self.further is None else exactly(self.further, len(self.kept)),
             validation=(self.held_out.stimuli, self.held_out.rates),
             checkpoint=None if self.checkpoints is None else self.checkpoints / f"training-{name}.checkpoint",
             mesh=self.mesh,

@@ -1,0 +1,145 @@
+"""Hidden units at the start of a training: half-planes of stimuli, from the network itself.
+
+Around each steady state the point of rest follows the stimulus linearly, `x(u) = G u + g`. Hidden units are rows of
+such maps, with either sign, beside those of the one linear map that fits best. Where rates are rectified, they bend
+where their rows are zero, and hidden units turn on there. Smooth rates bend everywhere: hidden units with the same rows
+turn on at random ones of the stimuli, so that they are spread as these are. On the target `ssn` of the benchmarks the
+error of the start is then 3.1 % instead of 11.2 %, after 5,000 steps 1.2 instead of 3.0 %, and with 4 sweeps .07
+instead of .18 %.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rnn2ff._checks import check_at_least, check_key, check_on_host, check_shape, check_stimuli
+from rnn2ff.approximators import TwoLayer
+from rnn2ff.compiling import in_batches
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, has_rectified_rates, to_point
+from rnn2ff.training.boundaries import Planes
+
+_LINEARIZED, _LINEARIZED_ENTRIES = 64, 2**23  # steady states linearized together, and entries of their Jacobians
+_LARGEST_LINEARIZED = 4096  # units; beyond, a Jacobian takes minutes, and all rows are of the best linear map
+
+
+def hidden_layers(
+    network: RecurrentNetwork,
+    states: Float[Array, "batch state"],
+    stimuli: Float[Array, "batch stimulus"],
+    shape: TwoLayer,
+    edges: Planes | None,
+    key: PRNGKeyArray,
+) -> list[TwoLayer]:
+    """Two layers with a readout of zeros, one for each place where hidden units may turn on: the readout tells which.
+
+    Where the rates are known to be rectified, there is one. The last hidden units are those at boundaries.
+
+    Args:
+        network: the network.
+        states: steady states, one a row.
+        stimuli: their stimuli.
+        shape: two layers of the sizes and kind to make, as `shape_of_two_layer` gives them.
+        edges: boundaries at which hidden units turn on.
+        key: a PRNG key: which steady states, units and stimuli.
+    """
+    width = shape.width
+    check_on_host("the start of a training", "make it outside", network, states, stimuli, key)
+    check_stimuli(stimuli, network.stimulus_size)
+    check_shape("states", states, (len(stimuli), network.state_size))
+    points = _points(network, states, stimuli)
+    generator = np.random.default_rng(
+        np.asarray(jr.key_data(key))
+    )  # on the host, because jax.random compiles for each shape
+    num_left = width - (0 if edges is None else len(edges.normals))
+    is_linearized = network.state_size <= _LARGEST_LINEARIZED
+    num_linear = min(2 * network.state_size, num_left // 2 if is_linearized else num_left)
+    chosen = generator.permutation(2 * network.state_size)[:num_linear]
+    signs = np.where(chosen < network.state_size, 1.0, -1.0)
+    linear_weights, linear_bias = _best_linear_map(stimuli, np.asarray(points)[:, chosen % network.state_size])
+    local_weights, local_bias = _local_rows(network, points, states, stimuli, num_left - num_linear, generator)
+    weights = np.concatenate([signs[:, None] * linear_weights, local_weights])
+    biases = [np.concatenate([signs * linear_bias, local_bias])]
+    if not has_rectified_rates(network):
+        samples = np.asarray(stimuli, np.float64)[generator.integers(len(stimuli), size=num_left)]
+        biases.append(-(weights * samples).sum(axis=1))
+    if edges is not None:
+        weights = np.concatenate([weights, edges.normals])
+        biases = [np.concatenate([bias, edges.offsets]) for bias in biases]
+    return [_with_hidden(shape, stimuli, weights, bias) for bias in biases]
+
+
+def shape_of_two_layer(
+    network: RecurrentNetwork, width: int, rate_size: int, *, is_rectified: bool, bypass: bool, key: PRNGKeyArray
+) -> TwoLayer:
+    """Two layers that are shapes alone."""
+    check_at_least("width", width, 1)
+    check_key(key)
+    shapes = eqx.filter_eval_shape(
+        TwoLayer, network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=key
+    )
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, network.dtype), shapes)
+
+
+def _with_hidden(shape: TwoLayer, stimuli: Array, weights: np.ndarray, bias: np.ndarray) -> TwoLayer:
+    """These hidden units, all of size 1, so that training steps have one scale; the readout is scaled inversely."""
+    sizes = np.sqrt(((np.asarray(stimuli, np.float64) @ weights.T + bias) ** 2).mean(axis=0))
+    sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, 1.0)
+    weights, bias = weights / sizes[:, None], bias / sizes
+    two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape))
+    made = jax.device_put(tuple(np.asarray(array, shape.hidden_weights.dtype) for array in (weights, bias)))
+    return eqx.tree_at(lambda two_layer: (two_layer.hidden_weights, two_layer.hidden_bias), two_layer, made)
+
+
+@eqx.filter_jit
+def _points(network, states, stimuli) -> Array:
+    """Total inputs, which cross zero where a unit turns on; without a weight matrix, the states."""
+    return jax.vmap(lambda state, stimulus: to_point(network, state, stimulus))(states, stimuli)
+
+
+def _best_linear_map(stimuli: Array, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The affine map from stimuli to points with the least squared error."""
+    stimuli, points = np.asarray(stimuli, np.float64), np.asarray(points, np.float64)
+    mean_stimulus, mean_point = stimuli.mean(axis=0), points.mean(axis=0)
+    weights = np.linalg.lstsq(stimuli - mean_stimulus, points - mean_point, rcond=1e-6)[0].T
+    return weights, mean_point - weights @ mean_stimulus
+
+
+def _local_rows(network, points, states, stimuli, num_rows, generator) -> tuple[np.ndarray, np.ndarray]:
+    """One row, of either sign, of the linearization at each of `num_rows` sampled steady states."""
+    samples = generator.integers(len(stimuli), size=num_rows)
+    units = generator.permutation(num_rows) % network.state_size
+    points, states, stimuli = (np.asarray(rows)[samples] for rows in (points, states, stimuli))
+    if not num_rows:
+        return np.zeros((0, network.stimulus_size)), np.zeros(0)
+    num_together = max(1, min(_LINEARIZED, _LINEARIZED_ENTRIES // network.state_size**2))
+    rows = in_batches(_linearized_rows, network, (points, states, stimuli, units), num_together).astype(np.float64)
+    offsets = np.take_along_axis(points, units[:, None], axis=1)[:, 0]
+    bias = offsets.astype(np.float64) - (rows * stimuli).sum(axis=1)
+    signs = generator.choice([-1.0, 1.0], size=num_rows)
+    is_usable = np.isfinite(rows).all(axis=1)  # the Jacobian of a sample may be singular
+    return np.where(is_usable[:, None], signs[:, None] * rows, 0), np.where(is_usable, signs * bias, 0)
+
+
+@eqx.filter_jit
+def _linearized_rows(network, points, states, stimuli, units):
+    """Row `unit` of d point / d stimulus at each sample."""
+
+    def of_rate_network(point, state, stimulus, unit):
+        del state
+        gains = network.slopes(point)
+        matrix = jnp.eye(network.state_size, dtype=point.dtype) - network.dense_weights * gains[None, :]
+        row = jnp.linalg.solve(matrix.T, jax.nn.one_hot(unit, network.state_size, dtype=point.dtype))
+        return jax.vjp(network.params.feedforward_input, stimulus)[1](row)[0]
+
+    def of_any(point, state, stimulus, unit):
+        del point
+        jacobian = jax.jacfwd(network.velocity)(state, stimulus)
+        row = jnp.linalg.solve(jacobian.T, jax.nn.one_hot(unit, network.state_size, dtype=state.dtype))
+        return -jax.vjp(lambda stimulus: network.velocity(state, stimulus), stimulus)[1](row)[0]
+
+    return jax.vmap(of_rate_network if isinstance(network, RateNetwork) else of_any)(points, states, stimuli, units)

@@ -1,0 +1,136 @@
+"""Further pairs in the course of a training."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import rnn2ff
+from rnn2ff import TwoLayer, accuracy, threshold_linear, train
+from rnn2ff.approximators import predict
+from rnn2ff.data import solve_pairs
+from rnn2ff.training import Trainer, distillation, further_pairs
+from rnn2ff.training.further import exactly, have_parted
+
+NETWORK = threshold_linear(np.array([[0.2, -0.6, 0.1], [0.5, 0.1, -0.4], [-0.3, 0.2, 0.3]]))
+
+
+def sample(key):
+    return jr.normal(key, (3,))
+
+
+def true_rates(stimuli):
+    return jax.nn.relu(stimuli[:, :2] * stimuli[:, 1:])
+
+
+def draw(key, number=24):
+    stimuli = jr.normal(key, (number, 3))
+    return stimuli, true_rates(stimuli)
+
+
+def training(further=draw, **changes):
+    settings = {
+        "num_steps": 300,
+        "num_evaluations": 10,
+        "validation": draw(jr.key(2), 400),
+        "key": jr.key(3),
+        **changes,
+    }
+    return train(TwoLayer(3, 24, 2, key=jr.key(4)), *draw(jr.key(1)), further=further, **settings)
+
+
+class TestWhenTheyAreDrawn:
+    def test_errors_have_parted_from_one_evaluation_on_and_unknown_ones_do_not_count(self):
+        nan = float("nan")
+        assert not have_parted(jnp.array([nan, 1.0, nan]), jnp.array([3.0, 1.05, nan]))
+        assert have_parted(jnp.array([nan, 1.0, 1.0, nan]), jnp.array([3.0, 1.2, 1.0, nan]))
+
+    def test_few_pairs_that_are_fitted_better_than_others_are_replaced_and_the_error_is_smaller(self):
+        weights = 0.9 * np.random.default_rng(0).normal(size=(8, 8)) / 8**0.5
+        draw_pairs = further_pairs(threshold_linear(weights), lambda key: jr.normal(key, (8,)))
+        pairs, others = draw_pairs(60, jr.key(1)), draw_pairs(1000, jr.key(2))
+
+        def error(further):
+            trainer = Trainer(threshold_linear(weights), pairs, num_steps=300, further=further, key=jr.key(3))
+            trained = trainer.two_layer(32)
+            assert have_parted(trained.run.training_errors, trained.run.validation_errors)
+            return accuracy(predict(trained.approximator, others.stimuli), others.rates).nrmse
+
+        assert error(draw_pairs) < 0.95 * error(None)
+
+    def test_pairs_that_are_not_are_kept(self):
+        calls = []
+        key = jr.key(1)
+        arguments = {"validation": draw(key), "num_steps": 20, "num_evaluations": 4}
+        run = training(further=calls.append, **arguments)  # validated on the pairs that it is trained on
+        assert not calls
+        assert jnp.array_equal(run.validation_errors, training(further=None, **arguments).validation_errors)
+
+    def test_a_resumed_training_draws_the_same(self, tmp_path):
+        calls = []
+
+        def interrupted(key):
+            calls.append(key)
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+            return draw(key)
+
+        path = tmp_path / "training.checkpoint"
+        with pytest.raises(KeyboardInterrupt):
+            training(further=interrupted, checkpoint=path)
+        resumed, whole = training(checkpoint=path), training()
+        assert jnp.array_equal(resumed.validation_errors, whole.validation_errors)
+        with pytest.raises(ValueError, match="another training"):
+            training(further=None, checkpoint=path)
+
+
+class TestWhatIsDrawn:
+    def test_they_are_steady_states_of_fresh_stimuli(self):
+        draw = further_pairs(NETWORK, sample)
+        pairs, others = draw(5, jr.key(0)), draw(5, jr.key(1))
+        assert len(pairs) == 5
+        assert not np.isin(pairs.stimuli, others.stimuli).any()
+        expected = jax.vmap(NETWORK.rates)(solve_pairs(NETWORK, pairs.stimuli).states)
+        np.testing.assert_allclose(pairs.rates, expected, atol=1e-5)
+
+    def test_there_are_as_many_as_asked_for_also_where_some_have_no_steady_state(self):
+        def some(number, key):
+            return solve_pairs(NETWORK, jr.normal(key, (number, 3))).take(slice(number // 2))
+
+        stimuli, rates = exactly(some, 7)(jr.key(0))
+        assert stimuli.shape == rates.shape == (7, 3)
+        assert jnp.array_equal(stimuli[:3], stimuli[3:6])
+
+
+class TestTheRecipe:
+    def test_it_takes_them_for_two_layers_and_with_sweeps(self, monkeypatch):
+        monkeypatch.setattr("rnn2ff.training.loop.have_parted", lambda *errors: True)
+        numbers = []
+
+        def further(number, key):
+            numbers.append(number)
+            return further_pairs(NETWORK, sample)(number, key)
+
+        pairs = further_pairs(NETWORK, sample)(40, jr.key(0))
+        trainer = Trainer(NETWORK, pairs, num_steps=2, further=further, key=jr.key(1))
+        trainer.best_of_its_cost(12)
+        assert len(trainer.kept) == 36
+        assert len(numbers) >= 2
+        assert set(numbers) == {36}
+
+    def test_distillation_draws_them_from_a_sampler_and_has_none_for_a_set(self, monkeypatch):
+        given = []
+
+        class Spied(Trainer):
+            def __init__(self, *arguments, further, **options):
+                given.append(further)
+                super().__init__(*arguments, further=further, **options)
+
+        monkeypatch.setattr(distillation, "Trainer", Spied)
+        options = {"num_samples": 40, "num_test_samples": 10, "num_steps": 2, "width": 4, "key": jr.key(0)}
+        rnn2ff.distill(NETWORK, sample, **options)
+        rnn2ff.distill(NETWORK, jr.normal(jr.key(1), (40, 3)), **options)
+        drawn = given[0](6, jr.key(2))
+        assert len(drawn) == 6
+        assert given[1] is None
