@@ -20,8 +20,8 @@ if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 # Three solvers and the engine compile in 5.0 s of processor time in float32 as they are shipped, in 3.5 s with these
-# options, and in 1.7 s with the fewest optimizations, which is what float64 takes.
-if os.environ.get("RNN2FF_X64", "1") == "0":
+# options, and in 1.7 s with the fewest optimizations, as in float64. A call that sets the variable keeps those shipped.
+if os.environ.get("RNN2FF_X64", "1") == "0" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
     os.environ["XLA_FLAGS"] += " --xla_disable_hlo_passes=tree_reduction_rewriter"
 
