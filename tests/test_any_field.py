@@ -320,9 +320,9 @@ class TestSlowness:
         assert np.abs(np.asarray(found.state)[::3] - across).max() < 1e-3
 
     def test_a_drift_that_ends_in_the_rounding_of_a_large_state_is_not_rest(self):
-        """x' = u, in a formula that rounds u away at x of some ten thousand, beside a unit that comes to rest."""
-        network = rate_network(StateForm(identity), np.diag([0.0, 1.0]).astype(DTYPE))
-        found = solve_steady_states(network, np.array([[1.0, 1e-3], [1.0, 1e-4]], DTYPE))
+        """x' = u, in a formula that rounds u away at x of some ten thousand, beside units that come to rest."""
+        network = rate_network(StateForm(identity), np.diag([0.0, 1.0, 0.0, 0.0]).astype(DTYPE))
+        found = solve_steady_states(network, np.array([[1.0, 1e-3, 0, 0], [1.0, 1e-4, 0, 0]], DTYPE))
         assert not (np.asarray(found.status) == Status.converged).any()
         assert np.isinf(np.asarray(found.distance)[found.status == Status.max_steps_reached]).all()
 
