@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -17,6 +18,8 @@ from rnn2ff import (
     Rollout,
     RootFind,
     partition_competition,
+    rate_network,
+    residual,
     threshold_linear,
     threshold_linear_rate,
     winner_take_all,
@@ -51,6 +54,12 @@ def problems_tolerance() -> float:
 def assert_close(received, expected, tolerance=None):
     tolerance = closeness() if tolerance is None else tolerance
     np.testing.assert_allclose(np.asarray(received), np.asarray(expected), rtol=tolerance, atol=tolerance)
+
+
+@eqx.filter_jit
+def residuals(network, states, stimuli):
+    """Of many states, in one program."""
+    return jax.vmap(lambda state, stimulus: residual(network, state, stimulus))(states, stimuli)
 
 
 @contextlib.contextmanager
@@ -127,6 +136,32 @@ def _problems():
         stimulus_size=2,
     )
     yield Problem("a user's field, cube root", own_field, jnp.asarray([1.0, 0.125]), np.array([1.0, 0.5]), multistable)
+
+
+def among_silent_units(problem: Problem, state_size: int, stimulus_size: int) -> Problem:
+    """The problem in a larger network, whose other units have no weights and stay silent.
+
+    Problems of one size share their programs: to compile them takes longer than to solve them.
+    """
+    network, num_units = problem.network, problem.network.state_size
+    params = network.params
+
+    def padded(array, *shape, value=0.0):
+        whole = np.full(shape, value, array.dtype)
+        whole[tuple(map(slice, array.shape))] = array
+        return whole
+
+    weights = params.stimulus_weights
+    larger = rate_network(
+        network.vector_field,
+        jax.device_put(padded(params.recurrent_weights, state_size, state_size)),
+        stimulus_weights=None if weights is None else padded(weights, state_size, stimulus_size),
+        bias=padded(params.bias, state_size, value=-1.0),
+        time_constants=padded(params.time_constants, state_size, value=1.0),
+    )
+    stimulus = jax.device_put(padded(np.asarray(problem.stimulus), stimulus_size))
+    rates = np.pad(np.asarray(problem.rates), (0, state_size - num_units))
+    return problem._replace(network=larger, stimulus=stimulus, rates=rates)
 
 
 PROBLEMS = {problem.name: problem for problem in _problems()}

@@ -60,12 +60,12 @@ class TestTheBoundaryOfTwoUnits:
 
 
 def test_a_network_whose_state_changes_gradually_has_no_jumps():
-    network = threshold_linear(-0.5 * (1 - np.eye(3)))
+    network = threshold_linear(-0.5 * (1 - np.eye(5)))
     assert find_boundaries(network, pairs_of(network), num_pairs=64) is None
 
 
 def test_a_network_whose_units_are_always_active_has_no_boundaries():
-    network = threshold_linear(np.zeros((3, 3)))
+    network = threshold_linear(np.zeros((5, 5)))
     assert find_boundaries(network, pairs_of(network), num_pairs=64) is None
 
 

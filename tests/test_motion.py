@@ -84,6 +84,21 @@ def torus_field(params, state, stimulus):
     )
 
 
+# Of the module, so that tests of several parameters share their programs.
+
+
+def decaying_field(decay, state, stimulus):
+    return stimulus - decay * state
+
+
+def power_field(power, state, stimulus):
+    return state**power + stimulus
+
+
+def square_field(growth, state, stimulus):
+    return growth * state**2 - state + stimulus
+
+
 def of_field(field, params, state_size, stimulus_size=1):
     return RecurrentNetwork(field, jnp.asarray(params, float), state_size=state_size, stimulus_size=stimulus_size)
 
@@ -229,7 +244,7 @@ class TestGrowth:
     @pytest.mark.parametrize(("speed", "start"), [(1.0, 300.0), (0.1, 20.0)])
     def test_a_perfect_integrator_grows_for_ever_at_a_constant_speed(self, speed, start):
         """In the plane, beside a direction that decays; however far it has come already."""
-        network = of_field(lambda decay, state, stimulus: stimulus - decay * state, [1.0, 0.0], 2, 2)
+        network = of_field(decaying_field, [1.0, 0.0], 2, 2)
         assert verdict(motion_of(network, [1.0, speed], [1.0, start])) == "diverging"
 
     def test_an_integrator_that_saturates_far_away_does_not_grow_for_ever(self):
@@ -238,7 +253,7 @@ class TestGrowth:
 
     @pytest.mark.parametrize("power", [2.0, 3.0, 4.0])
     def test_growth_to_infinity_in_finite_time_is_diverging(self, power):
-        network = of_field(lambda params, state, stimulus: state**params + stimulus, power, 1)
+        network = of_field(power_field, power, 1)
         assert verdict(motion_of(network, [0.1], [0.0])) == "diverging"
 
     def test_a_field_that_ends_in_nan_is_undecided(self):
@@ -249,7 +264,7 @@ class TestGrowth:
 
     @pytest.mark.parametrize(("growth", "drive"), [(1.0, 5.0), (5.0, 5.0)])
     def test_a_blow_up_is_diverging_whatever_the_precision(self, growth, drive):
-        network = of_field(lambda params, state, stimulus: params * state**2 - state + stimulus, growth, 1)
+        network = of_field(square_field, growth, 1)
         assert verdict(motion_of(network, [drive], [0.0])) == "diverging"
 
 
@@ -271,9 +286,9 @@ class TestBatch:
         assert received.period == pytest.approx(11.24 * unit, rel=1e-3)
 
     def test_units_that_do_not_move_do_not_disturb(self):
-        weights = np.full((7, 7), -1.5)
+        weights = np.full((9, 9), -1.5)
         weights[:3, :3] = np.asarray(combinatorial("001;100;010").params.recurrent_weights)
         np.fill_diagonal(weights, 0)
-        stimulus = np.array([1.0, 1, 1, -1, -1, -1, -1])
-        received = motion_of(threshold_linear_rate(jnp.asarray(weights, float)), stimulus, [0.3, 0.2, 0.1, 0, 0, 0, 0])
+        stimulus, start = np.repeat([1.0, -1.0], [3, 6]), np.pad([0.3, 0.2, 0.1], (0, 6))
+        received = motion_of(threshold_linear_rate(jnp.asarray(weights, float)), stimulus, start)
         assert received.period == pytest.approx(11.24, rel=1e-3)
