@@ -52,9 +52,8 @@ def hidden_layers(
     check_stimuli(stimuli, network.stimulus_size)
     check_shape("states", states, (len(stimuli), network.state_size))
     points = _points(network, states, stimuli)
-    generator = np.random.default_rng(
-        np.asarray(jr.key_data(key))
-    )  # on the host, because jax.random compiles for each shape
+    # On the host, because jax.random compiles for each shape.
+    generator = np.random.default_rng(np.asarray(jr.key_data(key)))
     num_left = width - (0 if edges is None else len(edges.normals))
     is_linearized = network.state_size <= _LARGEST_LINEARIZED
     num_linear = min(2 * network.state_size, num_left // 2 if is_linearized else num_left)
