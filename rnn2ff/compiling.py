@@ -37,13 +37,16 @@ def jit_for_device(function: Callable, jit: Callable = eqx.filter_jit, **setting
     plain = jit(function, **settings)
 
     @functools.cache
-    def with_options(backend: str) -> Callable:
-        options = _OPTIONS.get(backend)
+    def with_options(backend: str, has_fewest: bool) -> Callable:
+        options = None if has_fewest and backend == "cpu" else _OPTIONS.get(backend)
         return plain if options is None else jit(function, compiler_options=options, **settings)
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        return (with_options(jax.default_backend()) if _is_outside() else plain)(*args, **kwargs)
+        if not _is_outside():
+            return plain(*args, **kwargs)
+        has_fewest = bool(jax.config.values.get("jax_disable_most_optimizations"))  # ours would ask for more
+        return with_options(jax.default_backend(), has_fewest)(*args, **kwargs)
 
     return run
 
