@@ -303,7 +303,7 @@ class TestBatch:
 
     def test_scaling_the_stimulus_scales_the_rates(self, key):
         network = random_threshold_linear(12, gain=0.7, key=key)
-        stimuli = np.resize(jr.normal(key, (4, 12)), (60, 12))
+        stimuli = jr.normal(key, (60, 12))
         received, scaled = (solve_steady_states(network, scale * stimuli, solver=RootFind()) for scale in (1.0, 1e4))
         assert_close(scaled.state / 1e4, received.state, 10 * closeness())
         assert scaled.num_steps.max() < 50  # an end that is in sight, in float32 as well

@@ -38,12 +38,18 @@ class RootFind(AbstractSteadyStateSolver):
         tolerance: float,
         max_steps: int,
     ) -> Candidate:
+        enough = tolerance / 10  # more than is needed
+
         def relative_velocity(state, args):
             del args
             # In units of the state, as the residual is: with an absolute tolerance, large states in float32 never end.
             # The size is a constant to the derivative, so the steps of Newton's method stay what they are.
             size = jax.lax.stop_gradient(1 + jnp.max(jnp.abs(state)))
-            return network.time_constants * network.velocity(state, stimulus) / size
+            velocity = network.time_constants * network.velocity(state, stimulus) / size
+            # What is found counts as exactly zero: a root finder stops on its step as well, entry by entry, and entries
+            # that are small beside others move by rounding for ever. Its derivative stays what it is.
+            is_found = jnp.max(jnp.abs(velocity)) < enough
+            return velocity - jax.lax.stop_gradient(jnp.where(is_found, velocity, 0))
 
         # Where the derivative of the formula is not a number, as that of a norm at 0, the search starts beside. If this
         # is a root already, that is all; a solver that derives it again would lose it.
@@ -54,14 +60,13 @@ class RootFind(AbstractSteadyStateSolver):
         aside = jnp.cbrt(info.eps) * (1 + jnp.max(jnp.abs(initial_state))) / jnp.maximum(speed, info.tiny) * drift
         solution = optx.root_find(
             relative_velocity,
-            # A root finder stops on its step as well as on its residual: ask for more than is needed.
-            self.root_finder(tolerance / 10, tolerance / 10),
+            self.root_finder(enough, enough),
             jnp.where(is_smooth, initial_state, initial_state + aside),
             max_steps=max_steps,
             throw=False,
         )
         return Candidate(
-            state=jnp.where(is_smooth | (speed >= tolerance / 10), solution.value, initial_state),
+            state=jnp.where(is_smooth | (speed >= enough), solution.value, initial_state),
             num_steps=solution.stats["num_steps"].astype(jnp.int32),
             is_diverging=jnp.zeros((), bool),
         )
