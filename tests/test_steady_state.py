@@ -15,6 +15,7 @@ from problems import (
     among_silent_units,
     assert_close,
     closeness,
+    compiled_programs,
     default_float,
     linear,
     partition_stimulus,
@@ -84,6 +85,18 @@ def test_a_rollout_takes_any_adaptive_integrator(ode_solver):
     problem = PROBLEMS["soft competition, both active"]
     received = solve_steady_state(problem.network, problem.stimulus, Rollout(tolerance=1e-5, ode_solver=ode_solver))
     assert_close(problem.network.rates(received.state), problem.rates, 1e-4)
+
+
+@pytest.mark.parametrize("solver", [Rollout, RootFind], ids=lambda each: each.__name__)
+def test_another_tolerance_is_met_and_compiles_nothing(solver):
+    problem = PROBLEMS["soft competition, both active"]
+    exact = solve_steady_state(problem.network, problem.stimulus, solver(1e-5))
+    with compiled_programs() as programs:
+        received = solve_steady_state(problem.network, problem.stimulus, solver(1e-3))
+    assert not programs
+    assert exact.residual < 1e-5
+    assert received.residual < 1e-3
+    assert received.num_steps <= exact.num_steps
 
 
 @pytest.mark.parametrize("root_finder", [optx.Newton, optx.Dogleg, optx.LevenbergMarquardt])

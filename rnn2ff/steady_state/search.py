@@ -3,7 +3,7 @@
 from abc import abstractmethod
 
 import equinox as eqx
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
 from rnn2ff.networks import RecurrentNetwork
 
@@ -32,7 +32,7 @@ class AbstractSteadyStateSolver(eqx.Module):
         stimulus: Float[Array, " stimulus"],
         initial_state: Float[Array, " state"],
         *,
-        tolerance: float,
+        tolerance: float | Scalar,
         max_steps: int,
     ) -> Candidate:
-        """Search for a state at rest, without a verdict."""
+        """Search for a state at rest, without a verdict; the tolerance may be an array, the number of steps is not."""

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Scalar
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_array, check_at_least, check_stimulus, check_tolerance, fail, is_known
@@ -86,9 +86,9 @@ def solve_steady_state(
     if matrix_free is None:
         matrix_free = network.state_size > _LARGEST_FACTORED or network.has_sparse_weights
     is_outside = all(map(is_known, jax.tree.leaves((network, stimulus, initial_state))))
-    found = solve_one(
-        network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, throw=throw and not is_outside
-    )
+    limit = np.asarray(tolerance, network.dtype)
+    given = network, stimulus, _without_tolerance(solver), initial_state, limit, max_steps, matrix_free
+    found = solve_one(*given, throw=throw and not is_outside)
     if not is_outside or not is_known(found.status):
         return found
     if int(found.status) == Status.max_steps_reached and isinstance(solver, Rollout):
@@ -116,6 +116,11 @@ def solve_one(network, stimulus, solver, initial_state, tolerance, max_steps, ma
     return eqx.tree_at(lambda record: record.state, found, state)
 
 
+def _without_tolerance(solver: AbstractSteadyStateSolver) -> AbstractSteadyStateSolver:
+    """The same with its tolerance left to the search, where it is an array: another one compiles nothing."""
+    return eqx.tree_at(lambda each: each.tolerance, solver, None, is_leaf=lambda leaf: leaf is None)
+
+
 def constants_of(*trees):
     """The same values, of which no derivative is taken."""
     constants = jax.lax.stop_gradient(eqx.filter(trees, eqx.is_array))
@@ -130,13 +135,14 @@ def without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
     return eqx.tree_at(lambda each: each.params.time_constants, network, jax.lax.stop_gradient(tau))
 
 
-def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tolerance: float) -> SteadyState:
+def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tolerance: float | Scalar) -> SteadyState:
     """The verdict on one sample, from the candidate's state alone; of all samples together under `vmap`."""
-    arrays, static = eqx.partition(network, eqx.is_array)
+    arrays, static = eqx.partition((network, tolerance), eqx.is_array)
 
     @jax.custom_batching.custom_vmap
     def judge_batch(arrays, stimuli, states):
-        return judge_rows(eqx.combine(arrays, static), stimuli, states, tolerance)
+        network, tolerance = eqx.combine(arrays, static)
+        return judge_rows(network, stimuli, states, tolerance)
 
     @judge_batch.def_vmap
     def judge_batches(axis_size, in_batched, arrays, stimuli, states):
@@ -176,7 +182,8 @@ def solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, m
     num_samples = len(stimuli)
     num_devices = 1 if mesh is None else mesh.devices.size
     chunk_size = num_devices * min(-(-num_samples // num_devices), _SOLVED_ALONE)
-    constants = placed_on(mesh, (network, solver, tolerance, max_steps))
+    limit = np.asarray(tolerance, network.dtype)
+    constants = placed_on(mesh, (network, _without_tolerance(solver), limit, max_steps))
     nothing = divided_over(mesh, np.zeros(num_devices, np.int32))  # every row matters
     total = -(-num_samples // chunk_size)
     with tqdm(total=total, desc="steady states", unit="chunk", disable=not progress) as bar:

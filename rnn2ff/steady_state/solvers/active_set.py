@@ -7,7 +7,7 @@ is exact to rounding. A set that comes back means that the guesses go in circles
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Scalar
 
 from rnn2ff._checks import fail
 from rnn2ff.networks import RecurrentNetwork, is_threshold_linear
@@ -33,7 +33,7 @@ class ActiveSet(AbstractSteadyStateSolver):
         stimulus: Float[Array, " stimulus"],
         initial_state: Float[Array, " state"],
         *,
-        tolerance: float,
+        tolerance: float | Scalar,
         max_steps: int,
     ) -> Candidate:
         """Look for a consistent active set; raises a ValueError for a network that is not threshold-linear."""

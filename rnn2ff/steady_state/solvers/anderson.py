@@ -288,7 +288,7 @@ class Anderson(AbstractSteadyStateSolver):
         stimulus: Float[Array, " stimulus"],
         initial_state: Float[Array, " state"],
         *,
-        tolerance: float,
+        tolerance: float | Scalar,
         max_steps: int,
     ) -> Candidate:
         if self.sweep is not None:

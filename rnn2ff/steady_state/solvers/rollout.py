@@ -3,7 +3,7 @@
 import diffrax as dfx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Scalar
 
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
@@ -38,7 +38,7 @@ class Rollout(AbstractSteadyStateSolver):
         stimulus: Float[Array, " stimulus"],
         initial_state: Float[Array, " state"],
         *,
-        tolerance: float,
+        tolerance: float | Scalar,
         max_steps: int,
     ) -> Candidate:
         bound = self.max_state * (1 + jnp.max(jnp.abs(stimulus)) + jnp.max(jnp.abs(initial_state)))

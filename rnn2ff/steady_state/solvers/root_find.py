@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Scalar
 
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
@@ -35,7 +35,7 @@ class RootFind(AbstractSteadyStateSolver):
         stimulus: Float[Array, " stimulus"],
         initial_state: Float[Array, " state"],
         *,
-        tolerance: float,
+        tolerance: float | Scalar,
         max_steps: int,
     ) -> Candidate:
         enough = tolerance / 10  # more than is needed
