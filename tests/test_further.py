@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rnn2ff
-from rnn2ff import TwoLayer, accuracy, threshold_linear, train
+from rnn2ff import TwoLayer, accuracy, plan_steady_states, threshold_linear, train
 from rnn2ff.approximators import predict
 from rnn2ff.data import solve_pairs
 from rnn2ff.training import Trainer, distillation, further_pairs
@@ -93,6 +93,21 @@ class TestWhatIsDrawn:
         assert not np.isin(pairs.stimuli, others.stimuli).any()
         expected = jax.vmap(NETWORK.rates)(solve_pairs(NETWORK, pairs.stimuli).states)
         np.testing.assert_allclose(pairs.rates, expected, atol=1e-5)
+
+    def test_one_plan_serves_all_draws_and_is_the_same_in_a_training_that_resumes(self, monkeypatch):
+        plans = []
+
+        def noted(*arguments, **options):
+            plans.append(plan_steady_states(*arguments, **options))
+            return plans[-1]
+
+        monkeypatch.setattr("rnn2ff.training.further.plan_steady_states", noted)
+        network = rnn2ff.random_threshold_linear(3, gain=1.1, key=jr.key(2))
+        draw = further_pairs(network, sample)
+        draw(5, jr.key(0))
+        last = draw(5, jr.key(1))
+        assert len(plans) == 1
+        assert jnp.array_equal(last.rates, further_pairs(network, sample)(5, jr.key(1)).rates)
 
     def test_there_are_as_many_as_asked_for_also_where_some_have_no_steady_state(self):
         def some(number, key):

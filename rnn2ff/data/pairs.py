@@ -163,7 +163,7 @@ def solve_pairs(
     network: RecurrentNetwork,
     stimuli: Float[ArrayLike, "batch stimulus"],
     *,
-    solver: AbstractSteadyStateSolver | None = None,
+    solver: AbstractSteadyStateSolver | Plan | None = None,
     max_steps: int = 4096,
     mesh: Mesh | None = None,
     progress: bool = False,

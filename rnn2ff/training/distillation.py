@@ -15,7 +15,7 @@ from rnn2ff.approximators import predict
 from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli, solve_pairs
 from rnn2ff.files import alone_in, make_folder
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state import AbstractSteadyStateSolver, check_mesh
+from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, check_mesh
 from rnn2ff.training.further import further_pairs
 from rnn2ff.training.nrmse import accuracy, check_varies, nrmse_interval
 from rnn2ff.training.result import Distillation, Report
@@ -51,7 +51,7 @@ def distill(
     num_steps: int = 5_000,
     bypass: bool = False,
     max_seconds: float = 600.0,
-    solver: AbstractSteadyStateSolver | None = None,
+    solver: AbstractSteadyStateSolver | Plan | None = None,
     max_steps: int = 4096,
     checkpoints: str | Path | None = None,
     mesh: Mesh | None = None,

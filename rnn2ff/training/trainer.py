@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray
 from rnn2ff.approximators import Approximator, Refined, TwoLayer, predict
 from rnn2ff.data import Pairs, key_for, split_rows
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state import AbstractSteadyStateSolver, plan_steady_states, proved_rate
+from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, plan_steady_states, proved_rate
 from rnn2ff.training.boundaries import find_boundaries
 from rnn2ff.training.further import Further, exactly
 from rnn2ff.training.initialization import initialize_refined, initialize_two_layer
@@ -289,7 +289,7 @@ def look_for_jumps(
     trained: Trained,
     pairs: Pairs,
     test: Pairs,
-    solver: AbstractSteadyStateSolver | None,
+    solver: AbstractSteadyStateSolver | Plan | None,
 ) -> tuple[str | None, ErrorByMargin]:
     """The reason in words, if the error is concentrated at jumps, and the error by the distance to a jump."""
     some = test.take(slice(_NUM_PROBED))
