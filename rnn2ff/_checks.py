@@ -103,7 +103,7 @@ def check_finite(name: str, array: object) -> None:
         return
     values = real_numbers(name, array)
     with np.errstate(invalid="ignore", over="ignore"):
-        if np.isfinite(np.sum(values)):  # as it is only if every value is, unless it overflows
+        if np.isfinite(np.sum(values)):  # then so is every value; a sum may overflow, and is no proof of the contrary
             return
     bad = ~np.isfinite(values)
     if not bad.any():

@@ -34,7 +34,7 @@ def check_mesh(mesh: object) -> Mesh | None:
 
 def placed_on(mesh: Mesh | None, tree: PyTree) -> PyTree:
     """A tree whose arrays are on every device of a mesh, or on the one that JAX takes by itself."""
-    if mesh is None:  # most are there already, and to ask takes as long as to solve ten samples
+    if mesh is None:  # most are there already; a `device_put` of those would take .4 ms in each call
         return jax.tree.map(lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
     arrays, others = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())), others)
