@@ -165,7 +165,8 @@ def _best_fitted(made: list[TwoLayer], batches: list[tuple[np.ndarray, np.ndarra
 
 
 def _error(two_layer: TwoLayer, batches: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    return sum(np.sum((np.asarray(predict(two_layer, stimuli)) - targets) ** 2) for stimuli, targets in batches)
+    squares = (np.sum((np.asarray(predict(two_layer, stimuli)) - targets) ** 2) for stimuli, targets in batches)
+    return float(sum(squares))
 
 
 def _features(two_layer: TwoLayer, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch feature"]:
