@@ -28,7 +28,7 @@ from rnn2ff.files import replacing, sealed, unsealed
 from rnn2ff.networks import as_floats
 from rnn2ff.records import names_of_fields
 from rnn2ff.steady_state import check_mesh, placed_on
-from rnn2ff.training.further import have_parted
+from rnn2ff.training.further import last_parted
 from rnn2ff.training.losses import Loss, mean_squared_error, rate_error
 from rnn2ff.training.mixing import Mixing
 from rnn2ff.training.optimizers import muon
@@ -97,8 +97,8 @@ def train(
         loss: what to minimize.
         symmetries: relabels the pairs of each minibatch at random, in ways that keep them exact.
         mixing: makes fresh exact pairs from those of each minibatch.
-        further: draws stimuli and rates of the same shapes, which replace those given at each evaluation from the first
-            on at which these are fitted better, by more than 5 %, than those that validate.
+        further: draws stimuli and rates of the same shapes, which replace those in use at each evaluation at which
+            they are fitted better, by more than 2 %, than those that validate.
         validation: stimuli and rates that choose the best evaluation, by default a part of the pairs, held out. Give
             them where the approximator was initialized from the pairs, whose error is then biased.
         validation_fraction: that part's share.
@@ -153,10 +153,13 @@ def train(
     desc = f"training {type(approximator).__name__}"
     bar = tqdm(range(int(state.num_done), num_evaluations), desc=desc, unit="evaluation", disable=not progress)
     bar.set_postfix_str("compiling")
+    drawn = None  # the evaluation at which the present pairs were drawn
     for i in bar:
         interval_key = placed_on(mesh, jr.fold_in(key_for(key, "minibatches"), i))
-        if further is not None and have_parted(state.training_errors, state.validation_errors):
-            training = placed_on(mesh, further(jr.fold_in(key_for(key, "further pairs"), i)))
+        parted = None if further is None else last_parted(state.training_errors, state.validation_errors)
+        if parted != drawn:
+            training = placed_on(mesh, further(jr.fold_in(key_for(key, "further pairs"), parted)))
+            drawn = parted
         state = _train_interval(state, constants, training, *fixed, interval_key)
         if checkpoint is not None:
             _save(Path(checkpoint), state, fingerprint)
