@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_array, check_at_least, check_stimuli, check_tolerance
+from rnn2ff._checks import check_array, check_at_least, check_stimuli, check_tolerance, fail
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import solve_rows
@@ -50,6 +50,9 @@ def solve_batch(
     Raises:
         ValueError: if shapes do not fit, a value is not finite, or the tolerance is below what the dtype can reach.
     """
+    if not (plan is None or isinstance(plan, Plan)):
+        expected = "a plan from `plan_steady_states`; a solver of one sample goes to `solve_steady_states`"
+        raise fail("plan", "is not a plan", expected, type(plan).__name__)
     tolerance = check_tolerance(tolerance, network.dtype)
     max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
