@@ -69,8 +69,10 @@ def newton_bound(network: RateNetwork, measured: Measured, certifier: Certifier)
     info, size = jnp.finfo(network.dtype), network.state_size
     is_active = measured.total > 0
     slope_at = is_active.astype(network.dtype) if certifier.is_rectified else network.slopes(measured.total)
-    invert = _invert if certifier.factors is None else _invert_thin
-    inverse = invert(network, certifier, slope_at, measured.error)
+    if certifier.factors is None:
+        inverse = _invert(network, slope_at, measured.error)
+    else:
+        inverse = _invert_thin(certifier, slope_at, measured.error)
     slope_rounding = certifier.curvature * jnp.max(measured.total_rounding) + certifier.value_error
     slope_rounding = slope_rounding + certifier.relative_error * jnp.max(slope_at)
     defect = inverse.defect + inverse.size * slope_rounding * certifier.recurrent_norm + SLACK * info.eps
@@ -113,9 +115,8 @@ def newton_bound(network: RateNetwork, measured: Measured, certifier: Certifier)
     )
 
 
-def _invert(network, certifier: Certifier, slope_at: Float[Array, " state"], error) -> _Inverse:
+def _invert(network, slope_at: Float[Array, " state"], error) -> _Inverse:
     """By LU factorization of the full matrix."""
-    del certifier
     info, size = jnp.finfo(network.dtype), network.state_size
     weights, identity = network.dense_weights, jnp.eye(size, dtype=network.dtype)
     system = identity - slope_at[:, None] * weights
@@ -132,14 +133,14 @@ def _invert(network, certifier: Certifier, slope_at: Float[Array, " state"], err
     )
 
 
-def _invert_thin(network, certifier: Certifier, slope_at: Float[Array, " state"], error) -> _Inverse:
+def _invert_thin(certifier: Certifier, slope_at: Float[Array, " state"], error) -> _Inverse:
     """By Woodbury's identity: two products with thin matrices, and the inverse of a small one."""
-    info, size = jnp.finfo(network.dtype), network.state_size
+    info, size = jnp.finfo(error.dtype), len(error)
     left, right = certifier.factors.left, certifier.factors.right
     rank = left.shape[1]
     # Written such that `vmap` makes one product for the whole batch.
     small = (slope_at @ (right[:, :, None] * left[:, None, :]).reshape(size, -1)).reshape(rank, rank)
-    identity = jnp.eye(rank, dtype=network.dtype)
+    identity = jnp.eye(rank, dtype=error.dtype)
     inner = _invert_small(identity - small)
     scaled_norm = norm(slope_at * jnp.sqrt(jnp.sum(left**2, axis=1))) * (1 + (rank + 8) * info.eps)
     right_norm, right_size, inner_norm = certifier.factors.right_norm, norm(right), norm(inner)

@@ -39,6 +39,9 @@ def solve_batch(
     What does not come to rest within `max_steps` is `max_steps_reached`; whether it moves in a cycle, and more,
     `solve_steady_states` finds out on the host.
 
+    The tolerance is relative to `1 + max |x|`, and says little of a sample whose stimulus and states are far below 1:
+    give it in a smaller unit, as `solve_steady_states` does by itself for threshold-linear networks.
+
     Args:
         network: the network.
         stimuli: one a row.
