@@ -38,9 +38,9 @@ def check_on_host(name: str, instead: str, *trees: object) -> None:
 
 
 def check_key(key: object) -> None:
-    """A PRNG key, of the new kind or the old."""
-    dtype = getattr(key, "dtype", None)
-    is_key = dtype is not None and (str(dtype).startswith("key<") or (dtype == np.uint32 and np.shape(key) == (2,)))
+    """One PRNG key, of the new kind or the old."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    is_key = (str(dtype).startswith("key<") and shape == ()) or (dtype == np.uint32 and shape == (2,))
     if not is_key:
         raise fail("key", "is not a PRNG key", "one such as `jax.random.key(0)`", repr(key))
 

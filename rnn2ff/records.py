@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -104,12 +104,7 @@ def _processor_fields() -> dict[str, str]:
 # --- results in words -------------------------------------------------------------------------------------------------
 
 
-@runtime_checkable
-class Described(Protocol):
-    """A result that can say what people want to know of it."""
-
-    def _describe(self) -> tuple[str | None, Mapping[str, object]] | None:
-        """A title, and values by name; None of placeholders, as inside `jit`."""
+# Results have a method `_describe`: a title, and values by name; None of placeholders, as inside `jit`.
 
 
 def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
@@ -123,7 +118,7 @@ def in_percent(share: float) -> str:
     return f"{100 * share:.2g}" if 0 < share < 0.0001 else f"{100 * share:.2f}"
 
 
-def as_text(result: "Described") -> str:
+def as_text(result: object) -> str:
     """A result in a few lines of text; the `__repr__` of results. One of placeholders is printed by its shapes."""
     described = result._describe()
     if described is None:
@@ -134,7 +129,7 @@ def as_text(result: "Described") -> str:
     return table(lines, title=title)
 
 
-def as_html(result: "Described") -> str:
+def as_html(result: object) -> str:
     """The same lines as a table of HTML, every word escaped; the `_repr_html_` of results, which notebooks call."""
     described = result._describe()
     if described is None:

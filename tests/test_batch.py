@@ -155,6 +155,17 @@ class TestPlan:
         with pytest.raises(RuntimeError, match="'diverging': 3"):
             plan_steady_states(alone(1.5), np.ones((3, 16)))
 
+    def test_a_plan_for_more_stimuli_than_a_probe_without_a_steady_state_is_an_error_too(self):
+        with pytest.raises(RuntimeError, match="'diverging': 256"):
+            plan_steady_states(alone(1.5), np.ones((300, 16)))
+
+    def test_integrators_are_not_proved_to_have_a_steady_state(self):
+        """The rounding of an eigenvalue that is exactly 1 is no margin: with a drive along its mode nothing rests."""
+        network = threshold_linear(np.ones((16, 16)) / 16)
+        plan = plan_steady_states(network, -np.ones((3, 16)))
+        assert plan.method != Method.proved
+        assert not solve_batch(network, np.full((3, 16), 1e-2), plan).is_converged.any()
+
     def test_a_split_that_is_singular_is_followed_and_says_so(self):
         network = threshold_linear(jnp.array([[2.0]]))  # with half of the samples active, I - W D is zero
         states = np.array([[1.0], [-1.0]] * 5, network.dtype)

@@ -194,6 +194,8 @@ class TestUnits:
             (lambda: rnn2ff.rate_network(rnn2ff.StateForm(jnp.tanh), np.eye(2), gains=[1, 0]), "gains.*not positive"),
             (lambda: rnn2ff.rate_network(rnn2ff.StateForm(jnp.tanh), np.eye(2), thresholds=[1]), r"thresholds.*\(2,\)"),
             (lambda: rnn2ff.low_rank_weights(np.ones((3, 1)), np.ones((2, 1))), r"right.*\(3, 1\)"),
+            (lambda: rnn2ff.low_rank_weights(1.0, 1.0), r"left.*\(units, rank\).*got \(\)"),
+            (lambda: rnn2ff.low_rank_weights([], []), r"left.*\(units, rank\).*got \(0,\)"),
         ],
     )
     def test_what_makes_no_units_is_refused(self, make, message):

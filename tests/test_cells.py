@@ -51,6 +51,16 @@ def state_dict(gates, *, layer=0, prefix="", gain=1.0, seed=0, inputs=INPUTS):
     }
 
 
+def test_a_cell_in_half_precision_is_solved_in_the_default_one():
+    half = {name: array.astype(np.float16) for name, array in state_dict(3, gain=0.5).items()}
+    network = from_torch(half)
+    assert network.dtype == DTYPE
+    full = from_torch({name: array.astype(DTYPE) for name, array in half.items()})
+    received, expected = (solve_steady_states(each, np.zeros((1, INPUTS))) for each in (network, full))
+    assert received.is_converged.all()
+    assert_close(received.state, expected.state, 0)
+
+
 def logistic(x):
     return 1 / (1 + np.exp(-x))
 

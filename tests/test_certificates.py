@@ -16,6 +16,7 @@ from rnn2ff import (
     Theorem,
     bound_error,
     certify,
+    linearize,
     make_certifier,
     partition_competition,
     rate_network,
@@ -359,6 +360,21 @@ def test_weights_of_low_rank_give_the_certificate_of_the_whole_inverse_and_tell_
         block = np.asarray(network.params.recurrent_weights, np.float64)[np.ix_(active, active)]
         assert bool(received.is_attracting[row]) == (np.linalg.eigvals(block).real.max() < 1)
     assert 0 < received.is_attracting[exact].sum() < len(exact)
+
+
+@pytest.mark.parametrize(("growth", "distance", "expected"), [(0.002, 0.01, False), (-0.1, 0.001, True)])
+def test_a_fixed_point_beside_a_prediction_with_smaller_slopes_is_not_called_attracting(growth, distance, expected):
+    """Units at rates of 1/2 and slopes of 3/4; a turning mode, and one that moves all units together."""
+    size = 12
+    modes = np.linalg.qr(np.column_stack([np.ones(size), np.arange(size), np.arange(size) ** 2]))[0]
+    gain = (1 + growth) / 0.75
+    turning = modes[:, 1:] @ np.array([[gain, -1], [1, gain]]) @ modes[:, 1:].T
+    network = rate_network(RateForm(jnp.tanh), turning - np.full((size, size), 1 / size))
+    stimulus, fixed_point = np.full(size, np.arctanh(0.5) + 0.5), np.full(size, 0.5)
+    assert (linearize(network, fixed_point, stimulus).spectral_abscissa < 0) == expected
+    received = certify_one(network, stimulus, fixed_point - distance)
+    assert distance * size**0.5 <= received.error_bound < np.inf
+    assert bool(received.is_attracting) == expected
 
 
 def test_weights_of_low_rank_up_to_rounding_make_no_distant_point_exact():

@@ -233,6 +233,19 @@ class TestStability:
         received = verdicts(network, jnp.zeros((1, 3)), jnp.zeros((1, 3)))
         assert received.status[0] == (Status.converged if growth < 0 else Status.unstable)
 
+    @pytest.mark.parametrize(
+        ("growth", "expected"),
+        [(-50.0, Status.converged), (-0.005, Status.undecided), (0.005, Status.undecided), (50.0, Status.unstable)],
+    )
+    def test_a_slow_mode_whose_sign_is_lost_in_rounding_beside_fast_ones_is_not_decided(self, growth, expected):
+        def field(params, state, stimulus):
+            return params["factors"] * state / params["time_constants"]
+
+        slowest = 0.1 / float(jnp.finfo(float).eps)
+        params = {"factors": jnp.array([-1.0, -1.0, growth]), "time_constants": jnp.array([1.0, 1.0, slowest])}
+        network = RecurrentNetwork(field, params, state_size=3, stimulus_size=3)
+        assert verdicts(network, jnp.zeros((1, 3)), jnp.zeros((1, 3))).status[0] == expected
+
     @pytest.mark.parametrize("tau", [1.0, 5.0])
     def test_the_distance_follows_from_the_slowest_decay(self, tau):
         network = threshold_linear(jnp.diag(jnp.array([0.9, 0.5])), time_constants=tau)

@@ -111,6 +111,14 @@ class TestKnownLists:
         assert_close(found.spectral_radii, [2], SIX_DIGITS)
         assert (found.is_stable.tolist(), found.is_stable_map.tolist()) == ([True], [False])
 
+    def test_a_saddle_is_one_however_slow_its_unit_is_beside_others(self, key):
+        """x' = -x + 1.5 [x]_+ - .1 rests at -.1, and leaves .2 in twice its own time constant."""
+        network = threshold_linear(jnp.diag(jnp.array([0.0, 1.5])), time_constants=np.array([1.0, 1e13]))
+        found = find_fixed_points(network, np.array([0.5, -0.1]), num_starts=8, key=key)
+        assert_close(found.states, [[0.5, -0.1], [0.5, 0.2]], closeness())
+        assert found.is_stable.tolist() == [True, False]
+        assert_close(found.spectral_radii, [0, 1.5], SIX_DIGITS)
+
 
 class TestSupports:
     @pytest.mark.parametrize("form", [threshold_linear, threshold_linear_rate])

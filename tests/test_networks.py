@@ -137,6 +137,13 @@ def test_time_constants_are_found_by_attribute_or_key_and_are_one_without():
     assert_close(network(taus).time_constants, 1, 0)
 
 
+def test_a_map_is_made_inside_a_program_too():
+    def made(weights, taus):
+        return rate_network(RateForm(jnp.tanh), weights, time_constants=taus, is_map=True).params.time_constants
+
+    assert jax.eval_shape(made, jnp.zeros((2, 2)), jnp.ones(2)).shape == (2,)
+
+
 @pytest.mark.usefixtures("as_a_user")
 class TestBadInput:
     @pytest.mark.parametrize("constructor", [threshold_linear, threshold_linear_rate])

@@ -167,6 +167,24 @@ LAYERS = rnn2ff.TwoLayer(2, 3, 2, key=jr.key(0))
         (lambda: rnn2ff.solve_steady_states(NETWORK, np.ones((1, 2)), tolerance=2.0), "`tolerance` takes any state"),
         (lambda: rnn2ff.solve_steady_states(NETWORK, np.ones((1, 2)), tolerance="1"), "`tolerance` does not hold numb"),
         (lambda: rnn2ff.find_fixed_points(NETWORK, np.ones(2), box="ab", key=jr.key(0)), "`box` has the wrong shape"),
+        (lambda: rnn2ff.find_fixed_points(NETWORK, np.ones(2), key=jr.split(jr.key(0))), "`key` is not a PRNG key"),
+        (lambda: rnn2ff.solve_steady_states(NETWORK, np.ones((1, 2)), solver="Rollout"), "`solver` does not search"),
+        (lambda: rnn2ff.solve_steady_states(NETWORK, np.ones((1, 2)), solver=rnn2ff.Rollout), "`solver` does not sea"),
+        (lambda: rnn2ff.solve_batch(NETWORK, np.ones((1, 2)), rnn2ff.Rollout()), "`plan` is not a plan"),
+        (lambda: rnn2ff.Rollout(max_time=-1.0), "`max_time` is not positive"),
+        (
+            lambda: rnn2ff.predict_or_solve(NETWORK, LAYERS, np.ones((2, 2)), tolerance=np.ones(2)),
+            r"`tolerance` has the wrong shape. Expected \(\), got \(2,\)",
+        ),
+        (
+            lambda: rnn2ff.RecurrentNetwork(
+                lambda params, x, u: x - u,
+                {"time_constants": jax.numpy.array([-1.0, 1.0])},
+                state_size=2,
+                stimulus_size=2,
+            ),
+            "`time_constants` is not positive",
+        ),
     ],
 )
 def test_odd_arguments_are_refused_in_one_sentence(call, message, tmp_path, monkeypatch):

@@ -87,6 +87,7 @@ def test_times_that_were_not_reached_are_nan_and_reported():
     ("arguments", "message"),
     [
         ({"times": [0.0, 1.0, 1.0]}, "`times` do not increase"),
+        ({"times": [1e17, 1e17 + 4, 1e17 + 64]}, "`times` do not increase.*in float"),
         ({"times": [1.0]}, "`times` are no grid.*at least 2"),
         ({"times": [0.0, np.nan]}, "`times` holds NaN"),
         ({"stimulus": np.ones(3)}, "`stimulus` has the wrong shape"),

@@ -233,6 +233,8 @@ class MultistartSearch:
         if not len(self.states):
             return np.ones_like(self.states)
         scales = map_rows(time_scales, self.network, self.stimulus, self.states)
+        if self.network.has_time_constants:
+            return scales
         return np.minimum(scales, MOST_SCALES_APART * scales.min(axis=1, keepdims=True))
 
     def match(self, ends: np.ndarray) -> np.ndarray:

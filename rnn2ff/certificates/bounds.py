@@ -66,9 +66,8 @@ class Certificate(eqx.Module):
         is_refined_exact: whether `refined` is proved to be a fixed point up to rounding, as `is_exact`.
         refined_error_bound: `|refined - r*|` is at most this, for the fixed point of `newton`; infinite where that does
             not apply.
-        is_attracting: whether small perturbations are proved to decay at a fixed point with the slopes of the
-            prediction, as one with the same active units has. Computed only where weights are of low rank, time
-            constants equal and the fixed point is proved to exist; otherwise False.
+        is_attracting: whether small perturbations are proved to decay at the fixed point that `newton` proves. Computed
+            only where weights are of low rank and time constants equal; otherwise False.
     """
 
     residual: Float[Array, "*batch"]

@@ -56,8 +56,7 @@ class _Inverse(eqx.Module):
     step_rounding: Scalar  # a bound of the rounding error of the step, for an exact e
     size: Scalar  # an upper bound of |R|
     defect: Scalar  # an upper bound of `|I - R (I - S W)|`, with the computed slopes
-    # Whether the eigenvalues of `S W` are proved to have real parts below 1; of a map, sizes below 1.
-    is_attracting: Bool[Array, ""]
+    core: Float[Array, "rank rank"] | None  # `V' S U`, with the eigenvalues of `S W` other than 0; None without factors
 
 
 def has_cheap_local_bound(certifier: Certifier) -> bool:
@@ -70,8 +69,10 @@ def newton_bound(network: RateNetwork, measured: Measured, certifier: Certifier)
     info, size = jnp.finfo(network.dtype), network.state_size
     is_active = measured.total > 0
     slope_at = is_active.astype(network.dtype) if certifier.is_rectified else network.slopes(measured.total)
-    invert = _invert if certifier.factors is None else _invert_thin
-    inverse = invert(network, certifier, slope_at, measured.error)
+    if certifier.factors is None:
+        inverse = _invert(network, slope_at, measured.error)
+    else:
+        inverse = _invert_thin(certifier, slope_at, measured.error)
     slope_rounding = certifier.curvature * jnp.max(measured.total_rounding) + certifier.value_error
     slope_rounding = slope_rounding + certifier.relative_error * jnp.max(slope_at)
     defect = inverse.defect + inverse.size * slope_rounding * certifier.recurrent_norm + SLACK * info.eps
@@ -96,6 +97,12 @@ def newton_bound(network: RateNetwork, measured: Measured, certifier: Certifier)
         on_its_side = jnp.where(is_active, total > margin, total < -margin)
         is_on_piece = is_proved = is_proved & jnp.all(on_its_side) & jnp.isfinite(bound)
         refined = jnp.where(is_active, refined, 0.0)
+    is_attracting = jnp.zeros((), bool)
+    if inverse.core is not None and not certifier.has_global_bound:  # a unique fixed point needs no local proof
+        # At the fixed point slopes differ from those here, and so does the core.
+        slope_change = certifier.curvature * jnp.max(certifier.recurrent_norms) * bound + slope_rounding
+        core_change = certifier.factors.right_norm * slope_change * norm(certifier.factors.left)
+        is_attracting = _attracts(inverse.core, core_change, certifier.is_map)
     refined_bound = (uncertainty + info.eps * (norm(measured.rates) + norm(step))) * (1 + SLACK * info.eps)
     return Local(
         bound=proved(jnp.where(is_proved, bound, jnp.inf)),
@@ -104,13 +111,12 @@ def newton_bound(network: RateNetwork, measured: Measured, certifier: Certifier)
         refined=refined,
         is_on_piece=is_on_piece,
         is_step_rounding=jnp.linalg.norm(step) <= step_rounding,
-        is_attracting=inverse.is_attracting & is_proved,
+        is_attracting=is_attracting & is_proved,
     )
 
 
-def _invert(network, certifier: Certifier, slope_at: Float[Array, " state"], error) -> _Inverse:
+def _invert(network, slope_at: Float[Array, " state"], error) -> _Inverse:
     """By LU factorization of the full matrix."""
-    del certifier
     info, size = jnp.finfo(network.dtype), network.state_size
     weights, identity = network.dense_weights, jnp.eye(size, dtype=network.dtype)
     system = identity - slope_at[:, None] * weights
@@ -123,18 +129,18 @@ def _invert(network, certifier: Certifier, slope_at: Float[Array, " state"], err
         step_rounding=size * info.eps * norm(inverse) * norm(error),
         size=inverse_size,
         defect=norm(identity - inverse @ system) + 2 * norm(inverse) * system_rounding,
-        is_attracting=jnp.zeros((), bool),
+        core=None,
     )
 
 
-def _invert_thin(network, certifier: Certifier, slope_at: Float[Array, " state"], error) -> _Inverse:
+def _invert_thin(certifier: Certifier, slope_at: Float[Array, " state"], error) -> _Inverse:
     """By Woodbury's identity: two products with thin matrices, and the inverse of a small one."""
-    info, size = jnp.finfo(network.dtype), network.state_size
+    info, size = jnp.finfo(error.dtype), len(error)
     left, right = certifier.factors.left, certifier.factors.right
     rank = left.shape[1]
     # Written such that `vmap` makes one product for the whole batch.
     small = (slope_at @ (right[:, :, None] * left[:, None, :]).reshape(size, -1)).reshape(rank, rank)
-    identity = jnp.eye(rank, dtype=network.dtype)
+    identity = jnp.eye(rank, dtype=error.dtype)
     inner = _invert_small(identity - small)
     scaled_norm = norm(slope_at * jnp.sqrt(jnp.sum(left**2, axis=1))) * (1 + (rank + 8) * info.eps)
     right_norm, right_size, inner_norm = certifier.factors.right_norm, norm(right), norm(inner)
@@ -153,32 +159,40 @@ def _invert_thin(network, certifier: Certifier, slope_at: Float[Array, " state"]
         step_rounding=(size + 2 * rank + 8) * info.eps * norm(error) * (1 + thin * right_size),
         size=inverse_size,
         defect=scaled_norm * miss * right_norm + inverse_size * jnp.max(slope_at) * certifier.factors.remainder,
-        # A unique fixed point needs no local proof that it attracts.
-        is_attracting=jnp.zeros((), bool) if certifier.has_global_bound else _attracts(small, certifier.is_map),
+        core=small,
     )
 
 
-def _attracts(matrix: Float[Array, "rank rank"], is_map: bool) -> Bool[Array, ""]:
-    """Whether all eigenvalues have real parts below 1, by powers of `(2 I - B)^-1 B`.
+def _attracts(matrix: Float[Array, "rank rank"], change: Scalar, is_map: bool) -> Bool[Array, ""]:
+    """Whether all eigenvalues of B, and of any matrix that differs by so little, have real parts below 1.
 
-    The transform maps that half-plane into the unit circle (Cayley), and a power with a norm below 1/2 proves that the
-    eigenvalues are inside. Those of a map must be inside the circle themselves; a leak only moves them toward 1.
+    By powers of `(2 I - B)^-1 B`. The transform maps that half-plane into the unit circle (Cayley), and a power with a
+    norm below 1/2 proves that the eigenvalues are inside. Those of a map must be inside the circle themselves; a leak
+    only moves them toward 1. `change` is an upper bound of the norm of the difference.
     """
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    power = matrix if is_map else _product(_invert_small(2 * identity - matrix), matrix)
+    power = matrix
+    if not is_map:
+        resolvent = _invert_small(2 * identity - matrix)
+        power, length = _product(resolvent, matrix), norm(resolvent)
+        left = 1 - length * change  # of a Neumann series for the other resolvent
+        change = jnp.where(left > 0, 2 * length**2 * change / left, jnp.inf)
+
+    def size_of(power):
+        return jnp.sqrt(jnp.sum(power**2))
 
     def is_undecided(carry):
-        _, size, num_squarings = carry
-        return (size >= 0.5) & (size < 1e9) & (num_squarings < _NUM_SQUARINGS)
+        _, size, change, num_squarings = carry
+        return (size + change >= 0.5) & (size < 1e9) & (num_squarings < _NUM_SQUARINGS)
 
     def square(carry):
-        power, _, num_squarings = carry
+        power, size, change, num_squarings = carry
         power = _product(power, power)
-        return power, jnp.sqrt(jnp.sum(power**2)), num_squarings + 1
+        return power, size_of(power), change * (2 * size + change), num_squarings + 1
 
-    start = (power, jnp.sqrt(jnp.sum(power**2)), jnp.zeros((), jnp.int32))
-    _, size, _ = jax.lax.while_loop(is_undecided, square, start)
-    return size < 0.5  # False if NaN
+    start = (power, size_of(power), change, jnp.zeros((), jnp.int32))
+    _, size, change, _ = jax.lax.while_loop(is_undecided, square, start)
+    return size + change < 0.5  # False if NaN
 
 
 def _product(one: Float[Array, "rank rank"], other: Float[Array, "rank rank"]) -> Float[Array, "rank rank"]:

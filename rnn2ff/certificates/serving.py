@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 
-from rnn2ff._checks import check_array, check_at_least, check_on_host, check_positive, check_stimuli
+from rnn2ff._checks import check_array, check_at_least, check_on_host, check_positive_numbers, check_stimuli
 from rnn2ff.approximators import Approximator, Refined
 from rnn2ff.certificates.batches import call_in_chunks, check_predicts_all_units, in_chunks, map_tiles, predict_all
 from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
@@ -134,7 +134,7 @@ def predict_or_solve(
     instead = "use `jax.vmap` of the approximator and of `certify`, or `solve_batch`"
     check_on_host("predict_or_solve", instead, network, approximator, stimuli, certifier, plan, initial_states)
     mesh = check_mesh(mesh)
-    check_positive("tolerance", tolerance)
+    check_positive_numbers(tolerance=tolerance)
     check_at_least("num_steps", num_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
     size = len(stimuli)

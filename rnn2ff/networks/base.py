@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
-from rnn2ff._checks import check_finite, check_shape, check_sizes, check_stimuli, fail, is_known, real_numbers
+from rnn2ff._checks import (
+    check_finite,
+    check_positive,
+    check_shape,
+    check_sizes,
+    check_stimuli,
+    fail,
+    is_known,
+    real_numbers,
+)
 from rnn2ff.compiling import in_batches
 
 # The right-hand side of `dx/dt = f(params, x, u)`: pure, for one sample.
@@ -47,8 +56,8 @@ class RecurrentNetwork(eqx.Module):
             eigenvalues of `I + J` are inside the unit circle. `in_continuous_time` makes it the flow.
 
     Raises:
-        ValueError: if the field or the rate function cannot be evaluated for these sizes, or the velocity has
-            another shape or dtype than the state.
+        ValueError: if the field or the rate function cannot be evaluated for these sizes, the velocity has another
+            shape or dtype than the state, or a time constant is not positive.
     """
 
     vector_field: VectorField = eqx.field(static=True)
@@ -90,6 +99,8 @@ class RecurrentNetwork(eqx.Module):
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             problem = f"failed for a state of {self.state_size} units and a stimulus of {self.stimulus_size} channels"
             raise fail("vector_field", problem, "a velocity of the state's shape", repr(error)) from error
+        if self.has_time_constants:
+            check_positive("time_constants", self._declared_time_constants)
         received = f"{jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), velocity)}"
         if not isinstance(velocity, jax.ShapeDtypeStruct) or velocity.shape != state.shape:
             raise fail("vector_field", "returns the wrong shape", f"{state.shape}", received)

@@ -24,7 +24,7 @@ from rnn2ff._checks import check_at_least, check_finite, check_shape, check_size
 from rnn2ff.files import read_array, read_tensors
 from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
-from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
+from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, as_floats, rate_network
 from rnn2ff.networks.weights import read_weights
 
 # One step of a cell: `(params, state, stimulus) -> state`, pure, for one sample.
@@ -135,7 +135,7 @@ def hidden_of_lstm(params: GatedParams, state: Float[Array, " state"]) -> Float[
 
 def gated_network(*arrays: np.ndarray) -> RecurrentNetwork:
     """The map of a gated recurrent unit or, with four gates, of an LSTM, whose rates are h; from its parameters."""
-    params = GatedParams(*map(jnp.asarray, arrays))
+    params = GatedParams(*map(as_floats, arrays))
     num_rows, size = params.recurrent_weights.shape
     stimulus_size = params.stimulus_weights.shape[1]
     if num_rows == 3 * size:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental.sparse import BCOO, BCSR, JAXSparse
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_array, check_positive, check_units, check_weights, fail, shape_of
+from rnn2ff._checks import check_array, check_positive, check_units, check_weights, fail, is_known, shape_of
 from rnn2ff.networks.base import RecurrentNetwork, in_precision, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
 
@@ -217,7 +217,8 @@ def rate_network(
 
     Args:
         form: `StateForm(phi)` or `RateForm(phi)`.
-        recurrent_weights: W, square, from column to row; its dtype is the network's. Dense, `BCOO` or `BCSR`.
+        recurrent_weights: W, square, from column to row; its dtype is the network's (half precision becomes the default
+            float). Dense, `BCOO` or `BCSR`.
         stimulus_weights: B, shape (state, stimulus). By default the stimulus drives each unit directly.
         bias: b, a constant input to each unit, by default 0.
         gains: g, positive, one for all units or one for each, by default 1: the rates are `phi(g (x - theta))` of the
@@ -247,7 +248,7 @@ def rate_network(
     check_array("bias", bias, (state_size,))
     check_units("time_constants", time_constants, state_size)
     check_positive("time_constants", time_constants)
-    if is_map and np.min(time_constants) < 1:
+    if is_map and is_known(time_constants) and np.min(time_constants) < 1:
         raise fail("time_constants", "are shorter than the step of a map", "at least 1", np.min(time_constants))
     bias = in_precision("bias", bias, weights.dtype)
     if thresholds is not None:
@@ -266,7 +267,6 @@ def rate_network(
         bias=bias,
         time_constants=jnp.broadcast_to(in_precision("time_constants", time_constants, weights.dtype), (state_size,)),
     )
-    check_positive("time_constants", params.time_constants)
     return RateNetwork(
         form,
         params,
@@ -284,11 +284,12 @@ def _scale_rows(weights: Float[Array, "state state"] | BCOO, factors: Float[Arra
 
 
 def as_floats(array: ArrayLike) -> Float[Array, "..."]:
-    """As a JAX array of floats; whole numbers, and floats that JAX does not have, become the default float."""
+    """As a JAX array of floats; other numbers, and floats that solvers do not have, become the default float."""
     if not isinstance(array, jax.Array):
         array = np.asarray(array)
-        is_known_float = array.dtype.kind == "f" and array.dtype.itemsize <= 8
+        is_known_float = array.dtype.kind == "f" and array.dtype.itemsize in (4, 8)
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
             dtype = jax.dtypes.canonicalize_dtype(array.dtype.type if is_known_float else float)
             return jax.device_put(array.astype(dtype))
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+    is_known_float = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 4
+    return array if is_known_float else array.astype(float)

@@ -99,13 +99,15 @@ def low_rank_weights(
         right: n, of the same shape.
 
     Raises:
-        ValueError: if the shapes differ, or a value is not finite.
+        ValueError: if the shapes differ or are of no matrix, or a value is not finite.
 
     References:
         Mastrogiuseppe and Ostojic, Linking connectivity, dynamics, and computations in low-rank recurrent neural
         networks, Neuron 99, 2018.
     """
     left, right = np.asarray(left), np.asarray(right)
+    if left.ndim not in (1, 2) or 0 in left.shape:
+        raise fail("left", "has the wrong shape", "(units, rank), or (units,)", left.shape)
     check_shape("right", right, left.shape)
     check_finite("left", left)
     check_finite("right", right)

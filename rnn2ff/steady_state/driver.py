@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import ArrayLike, Float
 from tqdm.auto import tqdm
 
-from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimuli, check_tolerance
+from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimuli, check_tolerance, fail
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
 from rnn2ff.steady_state.batch import solve_rows
@@ -111,7 +111,7 @@ def plan_steady_states(
         RuntimeError: if no stimulus leads to a steady state, with the counts of what happened instead.
     """
     solved = _solve_states(network, stimuli, None, None, tolerance, max_steps, is_probe=True)
-    if not bool(solved.is_converged.any()):
+    if not solved.plan.has_one_fixed_point and not bool(solved.is_converged.any()):
         msg = f"No stimulus leads to a steady state, so there is nothing to plan for: {count_statuses(solved.status)}."
         raise RuntimeError(msg)
     return solved.plan
@@ -125,11 +125,18 @@ def _solve_states(
     check_on_host(name, instead, network, stimuli, initial_states)
     mesh = check_mesh(mesh)
     is_planned = solver is None or isinstance(solver, Plan)
+    if not is_planned and not isinstance(solver, AbstractSteadyStateSolver):
+        raise fail(
+            "solver", "does not search for steady states", "a plan, or a solver such as `Rollout()`", repr(solver)
+        )
     tolerance = check_tolerance(solver.tolerance if tolerance is None and not is_planned else tolerance, network.dtype)
     max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
-    num_samples, dtype = len(stimuli), network.dtype
+    dtype = network.dtype
     stimuli = np.asarray(stimuli, dtype)
+    if is_probe:
+        stimuli = stimuli[_probe_of(len(stimuli))]
+    num_samples = len(stimuli)
     if initial_states is not None:
         check_array("initial_states", initial_states, (num_samples, network.state_size))
         initial_states = np.asarray(initial_states, dtype)
@@ -146,7 +153,8 @@ def _solve_states(
 
     state = zeros_to_share((num_samples, network.state_size), dtype)
     residual, distance, period = np.full((3, num_samples), np.nan, dtype)
-    status, num_steps, found_by = np.zeros((3, num_samples), np.int32)
+    status = np.full(num_samples, Status.max_steps_reached, np.int32)
+    num_steps, found_by = np.zeros((2, num_samples), np.int32)
     solved = SteadyState(state, status, residual, num_steps, distance, period)
     samples = Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh)
     rows, plan = np.arange(num_samples), solver
@@ -154,15 +162,22 @@ def _solve_states(
         bar.set_postfix_str("compiling")
         if plan is None:
             plan = first_plan(network)
-            if not plan.has_one_fixed_point and (num_samples > NUM_PROBED or is_probe):
-                probe = np.unique(np.linspace(0, num_samples - 1, min(NUM_PROBED, num_samples)).astype(int))
+            if plan.has_one_fixed_point:
+                rows = rows[:0] if is_probe else rows
+            elif num_samples > NUM_PROBED or is_probe:
+                probe = _probe_of(num_samples)
                 _solve_some(samples, probe, plan, bar)
                 plan = _choose_method(samples, probe, plan)
-                rows = np.array([], int) if is_probe else np.setdiff1d(rows, probe)
+                rows = np.setdiff1d(rows, probe)
         _solve_some(samples, rows, plan, bar)
     is_found = solved.status == Status.converged
     counts = Counter(FOUND_BY[each] for each in found_by[is_found])
     return on_device(solved, plan, dict(counts))
+
+
+def _probe_of(num_samples: int) -> np.ndarray:
+    """Evenly spaced rows of a batch; all of a small one."""
+    return np.unique(np.linspace(0, num_samples - 1, min(NUM_PROBED, num_samples)).astype(int))
 
 
 def _choose_method(samples: Samples, probe: np.ndarray, first: Plan) -> Plan:

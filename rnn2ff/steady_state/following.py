@@ -1,8 +1,4 @@
-"""Stage of the engine: the dynamics themselves, by steps of third order whose length follows their local error.
-
-Steps are those of Adams and Bashforth, one matrix product each. Longer ones are of second order, and in the end they
-are Euler steps, which is the damped fixed-point iteration; a map is followed by its own steps.
-"""
+"""Stage of the engine: the dynamics themselves, by steps of third order whose length follows their local error."""
 
 from typing import NamedTuple
 

@@ -33,6 +33,7 @@ from rnn2ff.networks import (
     split_sweep,
 )
 from rnn2ff.records import as_html, as_text, is_shown
+from rnn2ff.steady_state.stability import neutral_growth
 
 NUM_PROBED = 256
 _SAME = 1e-3  # two states closer than this, relative to 1 + max |x|, are the same
@@ -118,7 +119,8 @@ def proved_rate(network: RecurrentNetwork) -> float:
     """A decay rate that every fixed point of the network has, whatever the stimulus, over time; 0 where none is known.
 
     For rectifiers and tanh, whose slopes are in [0, 1]: if the spectral radius of |W| is below 1, or the symmetric part
-    of W is below the identity in a positive diagonal metric. It holds for all time constants.
+    of W is below the identity in a positive diagonal metric. It holds for all time constants. A margin within rounding
+    of zero (`neutral_growth`) counts as none: what decays so slowly cannot be told from what drifts.
 
     A map has it if it contracts: if the spectral radius of |W| is below 1, or the norm of W is in such a metric, and no
     time constant is shorter than its step.
@@ -143,7 +145,8 @@ def proved_rate(network: RecurrentNetwork) -> float:
         with contextlib.suppress(np.linalg.LinAlgError):  # most fail here, at a tenth of the cost of eigenvalues
             np.linalg.cholesky(symmetric)
             margins.append(np.linalg.eigvalsh(symmetric)[0])
-    return max(0.0, min(1.0, float(max(margins)))) / slowest
+    margin = min(1.0, float(max(margins)))
+    return margin / slowest if margin > neutral_growth(network.dtype) else 0.0
 
 
 def first_plan(network: RecurrentNetwork) -> Plan:

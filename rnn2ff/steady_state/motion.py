@@ -3,10 +3,6 @@
 On the host: diffrax integrates a few samples over windows of time, and NumPy looks at what they did. Time is counted in
 the longest time scale of each sample, and each window starts at time 0 and at displacement 0, so that neither the unit
 of time, nor late times, nor a large state around which little moves take digits away.
-
-A cycle is a motion that comes back to where it was, again and again. One that does not attract is not where a motion
-ends, and a spiral that decays slowly also comes nearly back. So a copy of the motion is pushed off a little, and the
-cycle is believed once the copy has come back to the motion, so quickly that what drift is left cannot add up.
 """
 
 from collections.abc import Iterator, Sequence

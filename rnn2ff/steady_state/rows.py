@@ -144,7 +144,7 @@ def next_at_rest(task: Task, states) -> Int[Array, " tile"]:
 
 
 def active_units(task: Task, field: Field, states, velocity) -> Bool[Array, "tile state"]:
-    """Units that the weights hear: with a positive state or, in the rate form, a positive total input."""
+    """Units above threshold: with a positive state or, in the rate form, a positive total input."""
     if isinstance(task.network.vector_field, StateForm):
         return states > 0
     return states + field.scales * velocity > 0

@@ -42,7 +42,7 @@ def solve_steady_state(
     `solve_batch`.
 
     A motion that does not come to rest is watched for cycles where its values are known, that is outside of `jit` and
-    `vmap`; inside, it is `max_steps_reached`.
+    `vmap`; inside, it is `max_steps_reached`. Numbers far below 1 want a smaller unit, as for `solve_batch`.
 
     Args:
         network: the network.

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, ArrayLike, Float
 
-from rnn2ff._checks import check_array, check_at_least, check_stimuli, check_tolerance
+from rnn2ff._checks import check_array, check_at_least, check_stimuli, check_tolerance, fail
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import solve_rows
@@ -39,6 +39,9 @@ def solve_batch(
     What does not come to rest within `max_steps` is `max_steps_reached`; whether it moves in a cycle, and more,
     `solve_steady_states` finds out on the host.
 
+    The tolerance is relative to `1 + max |x|`, and says little of a sample whose stimulus and states are far below 1:
+    give it in a smaller unit, as `solve_steady_states` does by itself for threshold-linear networks.
+
     Args:
         network: the network.
         stimuli: one a row.
@@ -50,6 +53,9 @@ def solve_batch(
     Raises:
         ValueError: if shapes do not fit, a value is not finite, or the tolerance is below what the dtype can reach.
     """
+    if not (plan is None or isinstance(plan, Plan)):
+        expected = "a plan from `plan_steady_states`; a solver of one sample goes to `solve_steady_states`"
+        raise fail("plan", "is not a plan", expected, type(plan).__name__)
     tolerance = check_tolerance(tolerance, network.dtype)
     max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)

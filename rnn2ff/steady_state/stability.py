@@ -17,7 +17,8 @@ itself, and it takes the place of the Cayley transform.
 
 A growth rate below `neutral_growth`, per longest time scale or step of a map, is within rounding of none, and counts as
 none: on a continuous attractor perturbations stay, and that is stable. What drifts along such a direction faster than
-rounding allows is not decided (`drifting.py`).
+rounding allows is not decided (`drifting.py`); nor is a mode so much slower than others that the sign of its growth is
+lost in rounding.
 """
 
 from typing import NamedTuple
@@ -33,6 +34,7 @@ from rnn2ff.steady_state.tiles import packing_of, vary_like
 
 PROOF = 1e-3  # the norm to shrink to
 LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
+_LARGEST_UNSEEN = 1e-3  # growth, per longest time scale, that rounding may hide in a verdict
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; transient growth stays below e^60 = 1e26
 _LARGEST_BATCHED = 48  # units; products of so small matrices are fast in batches on any device
 _MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of the matrices that are factored together; on an accelerator
@@ -250,12 +252,14 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     # Of a map the largest factor but one; otherwise the transform is inverted, for a real eigenvalue.
     growth = jnp.expm1(mean_log) if is_map else jnp.tanh(mean_log / 2) / scale
     amplification = 2 * jnp.exp(jnp.maximum(largest, 0))  # 2 for the powers between those that are squared
-    is_known = is_finite & is_needed & jnp.isfinite(log_norm)
+    # Beside much faster units a slow growth, or decay, may be lost in the rounding of each factor of the power.
+    rounding_of_mean = 8 * jnp.finfo(dtype).eps
+    is_rounding = jnp.abs(mean_log) < rounding_of_mean
+    unseen = slowest * (rounding_of_mean if is_map else rounding_of_mean / 2 / scale)
+    is_known = is_finite & is_needed & jnp.isfinite(log_norm) & ~(is_rounding & (unseen > _LARGEST_UNSEEN))
     is_stable = (log_norm <= _SURE_DECAY) | ((log_norm < _SURE_GROWTH) & (growth * slowest < neutral_growth(dtype)))
     decay_rate, is_drifting = jnp.maximum(-growth, 0), jnp.zeros_like(is_known)
     if velocity is not None:
-        # Beside much faster units a decay may also be that of rounding, in each factor of the power.
-        is_rounding = jnp.abs(mean_log) < 8 * jnp.finfo(dtype).eps
         is_neutral = is_rounding | ((log_norm > _SURE_DECAY) & (decay_rate * slowest < neutral_growth(dtype)))
         drift = find_drift(power, matrices, velocity)
         is_drifting = is_neutral & is_stable & ~jnp.all(jnp.abs(drift.staying) <= rounding, axis=1)

@@ -106,8 +106,10 @@ def simulate(
     if len(shape) != 1 or shape[0] < 2:
         raise fail("times", "are no grid", "a vector of at least 2 times", f"shape {shape}")
     check_finite("times", times)
-    if is_known(times) and not (np.diff(np.asarray(times)) > 0).all():
-        raise fail("times", "do not increase", "each time after the one before", "an order that does not")
+    dtype = np.float64 if network.is_map else network.dtype
+    if is_known(times) and not (np.diff(np.asarray(times, dtype)) > 0).all():
+        expected = f"each time after the one before, in {np.dtype(dtype).name}"
+        raise fail("times", "do not increase", expected, "an order that does not")
     if initial_state is None:
         initial_state = jnp.zeros(network.state_size, network.dtype)
     check_array("initial_state", initial_state, (network.state_size,))

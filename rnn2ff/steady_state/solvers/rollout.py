@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Scalar
 
+from rnn2ff._checks import check_positive_numbers
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 
@@ -25,12 +26,18 @@ class Rollout(AbstractSteadyStateSolver):
         ode_solver: any adaptive diffrax solver: `Tsit5()` for most networks, `Kvaerno5()` for stiff ones.
         max_time: give up after this many of the longest time scale.
         max_state: a state this many times larger than 1 + max |u| + max |initial state| is diverging.
+
+    Raises:
+        ValueError: if `max_time` or `max_state` is not a positive number.
     """
 
     tolerance: float | None = None
     ode_solver: dfx.AbstractSolver = dfx.Tsit5()
     max_time: float = 1000.0
     max_state: float = 1e8
+
+    def __check_init__(self):
+        check_positive_numbers(max_time=self.max_time, max_state=self.max_state)
 
     def search(
         self,
