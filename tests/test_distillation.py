@@ -209,6 +209,18 @@ class TestTolerance:
         best = min(report.attempts, key=lambda each: each.validation_nrmse)
         assert (report.width, report.num_sweeps) == (best.width, best.num_sweeps)
 
+    def test_where_pairs_are_missing_the_best_is_trained_again_on_four_times_as_many(self, tmp_path, monkeypatch, key):
+        monkeypatch.setattr("rnn2ff.training.distillation.is_data_limited", lambda trained: True)
+        arguments = {"kind": "two_layers", "tolerance": 1e-6, "num_samples": 60, "num_steps": 5, "key": key}
+        found = distill(NETWORK, sample, checkpoints=tmp_path, **arguments)
+        *before, last = found.report.attempts
+        assert last.num_training_pairs > 3 * before[0].num_training_pairs
+        assert last.width == min(before, key=lambda each: each.validation_nrmse).width
+        checkpoints = list(tmp_path.iterdir())
+        assert len(checkpoints) == len(before) + 1
+        resumed = distill(NETWORK, sample, checkpoints=tmp_path, **arguments)
+        assert jnp.array_equal(resumed.approximator.hidden_weights, found.approximator.hidden_weights)
+
     @pytest.mark.parametrize(
         ("errors", "is_in_time", "word"),
         [((0.1, 0.3), True, "data limited"), ((0.3, 0.3), True, "plateau"), ((0.1, 0.3), False, "out of time")],
