@@ -268,7 +268,7 @@ class TestSaddles:
     @pytest.mark.parametrize("rate", [1.0, 0.1, 0.01, 0.001])
     def test_a_tie_is_never_called_a_steady_state(self, rate, size):
         """Convergence is no verdict: along a tie the velocity has no part that would leave the saddle."""
-        gaps = np.resize([0.0, 1e-8, 1e-6, 1e-4, 1e-2, 0.1], 21)  # as many rows as in the next test
+        gaps = np.append([0.0, 1e-8, 1e-6, 1e-4, 1e-2], np.full(16, 0.1))  # as many rows as in the next test
         stimuli = np.zeros((len(gaps), size))
         stimuli[:, 0], stimuli[:, 1] = 1.0, 1 - gaps
         network = rivals(rate, size)
