@@ -108,6 +108,11 @@ class TestReadout:
         with pytest.raises(ValueError, match="batches.*empty"):
             fit_readout(TwoLayer(3, 6, 2, key=key), [])
 
+    @pytest.mark.usefixtures("as_a_user")
+    def test_targets_of_another_size_are_refused(self, key):
+        with pytest.raises(ValueError, match=r"targets.*\(4, 2\), got \(4, 1\)"):
+            fit_readout(TwoLayer(3, 6, 2, key=key), [(jnp.ones((4, 3)), jnp.ones((4, 1)))])
+
 
 class TestInitialization:
     def test_it_is_nearer_than_random_weights_with_the_best_readout(self, network, states, pairs):
@@ -308,6 +313,9 @@ class TestTraining:
             ({"validation_fraction": 1.0}, "validation_fraction.*below 1, got 1"),
             ({"stimuli": np.full((4, 3), np.nan)}, "stimuli.*not finite"),
             ({"stimuli": np.ones((1, 3)), "rates": np.ones((1, 2))}, "number of pairs.*at least 2"),
+            ({"stimuli": np.ones((4, 2))}, r"stimuli.*\(samples, 3\).*got \(4, 2\)"),
+            ({"rates": np.ones((4, 1))}, r"rates.*\(4, 2\), got \(4, 1\)"),
+            ({"validation": (np.ones((2, 3)), np.ones((2, 1)))}, r"rates.*\(2, 2\), got \(2, 1\)"),
         ],
     )
     @pytest.mark.usefixtures("as_a_user")
