@@ -195,8 +195,10 @@ class TestExactPairs:
 
     def test_they_are_not_if_there_are_two_or_no_pairs_to_mix(self, key):
         """Between a state in which the one wins and a state in which the other does lies a saddle."""
-        rivals = threshold_linear(-1.2 * np.eye(2)[::-1])
-        pairs = solve_pairs(rivals, 1 + jr.normal(key, (300, 2)))
+        weights = np.zeros((3, 3))  # of two rivals, and a unit of its own: the size of the network above
+        weights[[0, 1], [1, 0]] = -1.2
+        rivals = threshold_linear(weights)
+        pairs = solve_pairs(rivals, 1 + jr.normal(key, (400, 3)))
         assert mixing_for(rivals, pairs.stimuli, pairs.rates, key=key) is None
         assert mixing_for(rivals, pairs.stimuli[:1], pairs.rates[:1], key=key) is None
         assert mixing_for(partition_competition(2, 2), jr.normal(key, (3, 4)), jnp.ones((3, 4)), key=key) is None
