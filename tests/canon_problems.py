@@ -34,7 +34,7 @@ def as_floats(network, stimulus):
     return weights, drive + bias
 
 
-def settled(network, stimulus, nonlinearity, *, step=0.05, num_steps=20_000):
+def settled(network, stimulus, nonlinearity, *, step=0.05, num_steps=5_000):
     """Steady rates of the rate form from zero: small steps of time, then a root finder from where they end."""
     weights, drive = as_floats(network, stimulus)
     taus = np.asarray(network.time_constants, np.float64)

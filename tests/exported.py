@@ -28,11 +28,15 @@ def approximator_of(key, *, width=4, rate_size=2, **options):
     return jax.tree.unflatten(structure, [normal(key, leaf.shape) for key, leaf in zip(keys, leaves)])
 
 
+def network_of(constructor, **more):
+    """Four units with random weights, driven through three channels."""
+    weights, stimulus_weights = 0.2 * normal(jr.key(0), (4, 4)), normal(jr.key(1), (4, 3))
+    return constructor(weights, stimulus_weights=stimulus_weights, bias=jnp.ones(4), **more)
+
+
 def refined_of(constructor, *, rate_size=4, **more):
     """A refined approximator in which every array is random."""
-    whole = network = constructor(
-        0.2 * normal(jr.key(0), (4, 4)), stimulus_weights=normal(jr.key(1), (4, 3)), bias=jnp.ones(4), **more
-    )
+    whole = network = network_of(constructor, **more)
     if rate_size < 4:
         network = dataclasses.replace(network, rate_function=lambda params, state: jax.nn.relu(state[:rate_size]))
     sweep = mean_slope_sweep(whole, normal(jr.key(2), (20, 4)), normal(jr.key(3), (20, 3)))

@@ -283,26 +283,26 @@ def test_every_network_has_its_fixed_points_found(name, key):
     assert (found.basin_counts[~found.is_stable] == 0).all()
 
 
+def linear(matrix, state, stimulus):
+    return matrix @ state + stimulus
+
+
+def solve_linear(matrix, stimulus, **options):
+    network = RecurrentNetwork(linear, jnp.asarray(matrix, DTYPE), state_size=4, stimulus_size=4)
+    return solve_steady_states(network, np.asarray(stimulus, DTYPE)[None], **options)
+
+
 class TestSlowness:
     def test_an_integrator_with_a_slow_leak_comes_to_rest_and_one_without_is_never_called_steady(self):
         """x' = -x + k v v' x + u: along v it decays at a rate of 1 - k, or grows by u . v for ever."""
-        direction = np.array([0.5, -0.5, 0.5, 0.5], DTYPE)  # of length 1 in either precision
-        stimulus, leak = np.array([1.0, -0.5, 0.25, 1.0], DTYPE), 1e-3
-
-        def field(gain, state, stimulus):
-            along = jnp.asarray(direction)
-            return stimulus - state + gain * along * (along @ state)
-
-        def solve(gain, stimulus):
-            network = RecurrentNetwork(field, jnp.asarray(gain, DTYPE), state_size=4, stimulus_size=4)
-            return solve_steady_states(network, np.asarray(stimulus, DTYPE)[None])
-
-        leaky = solve(1 - leak, stimulus)
+        direction = np.array([0.5, -0.5, 0.5, 0.5])  # of length 1 in either precision
+        stimulus, leak = np.array([1.0, -0.5, 0.25, 1.0]), 1e-3
+        weights = np.outer(direction, direction)
+        leaky = solve_linear((1 - leak) * weights - np.eye(4), stimulus)
         assert int(leaky.status[0]) == Status.converged
-        weights = (1 - leak) * np.outer(direction, direction)
-        exact = np.linalg.solve(np.eye(4) - weights, stimulus)
+        exact = np.linalg.solve(np.eye(4) - (1 - leak) * weights, stimulus)
         assert np.abs(np.asarray(leaky.state[0]) - exact).max() < 1.1 * float(leaky.distance[0]) + 1e-3
-        perfect = solve(1.0, stimulus)
+        perfect = solve_linear(weights - np.eye(4), stimulus)
         # In float32 it hangs on rounding, and so on the compiler, whether a constant speed is told from one that falls.
         honest = {Status.diverging} if DTYPE.itemsize == 8 else {Status.diverging, Status.max_steps_reached}
         assert int(perfect.status[0]) in honest
@@ -336,19 +336,12 @@ class TestSlowness:
 
     def test_more_steps_are_more_time(self):
         """A spring with little friction, x'' = 1 - x - .005 x', is at rest after some thousand of its time scales."""
-        network = RecurrentNetwork(
-            lambda friction, state, stimulus: jnp.stack([state[1], stimulus[0] - state[0] - friction * state[1]]),
-            jnp.asarray(5e-3, DTYPE),
-            state_size=2,
-            stimulus_size=1,
-        )
-        few, many = (
-            solve_steady_states(network, np.ones((1, 1), DTYPE), tolerance=1e-4, max_steps=steps)
-            for steps in (4096, 40960)
-        )
+        matrix = -np.eye(4)  # of position and velocity, and two units more, to share a program
+        matrix[:2, :2] = [[0, 1], [-1, -5e-3]]
+        few, many = (solve_linear(matrix, np.eye(4)[1], tolerance=1e-4, max_steps=steps) for steps in (4096, 40960))
         assert int(few.status[0]) == Status.max_steps_reached
         assert int(many.status[0]) == Status.converged
-        assert_close(many.state, [[1, 0]], 1e-3)
+        assert_close(many.state, [[1, 0, 0, 0]], 1e-3)
 
 
 class TestRates:

@@ -46,6 +46,12 @@ def folder(tmp_path, monkeypatch):
     jax.config.update("jax_enable_x64", x64)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """To draw the two figures of a run takes longer than to train it."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
 def command(verb, *more, weights="W.npy", stimuli="U.npy", out=None):
     out = {"solve": "states.npz", "distill": "run"}[verb] if out is None else out
     short = SHORT if verb == "distill" else ()
@@ -130,12 +136,6 @@ class TestSolve:
             received = network.velocity(jax.numpy.asarray(rates), jax.numpy.asarray(stimulus))
             np.testing.assert_allclose(received, expected, rtol=1e-7, atol=1e-8)
 
-    def test_a_network_of_one_unit_may_have_a_bias(self, run):
-        for name, array in {"W": [[0.5]], "U": [[1.0]], "b": [0.5]}.items():
-            np.save(f"{name}.npy", array)
-        assert run(*command("solve", "--bias", "b.npy"))[0] == 0
-        np.testing.assert_allclose(np.load("states.npz")["rates"], [[3.0]], rtol=1e-4)
-
     def test_without_any_steady_state_the_verdicts_are_written_and_the_exit_code_is_1(self, run):
         np.save("W.npy", DOUBLING)
         code, out, _ = run(*command("solve"))
@@ -176,6 +176,7 @@ class TestDistill:
         assert predict(approximator, np.ones((3, 2), np.float32)).shape == (3, 2)
         assert (folder / "run" / "report.png").read_bytes().startswith(b"\x89PNG")
 
+    @pytest.mark.usefixtures("no_figures")
     def test_the_seed_decides_the_weights(self, run):
         for name, seed in [("first", 3), ("again", 3), ("other", 4)]:
             assert run(*command("distill", "--seed", seed, "--jitter", "0.1", "--num-samples", "50", out=name))[0] == 0
@@ -197,6 +198,7 @@ class TestDistill:
         assert after.keys() == before.keys()
         assert all(after[folder / "run" / name] != before[folder / "run" / name] for name in FILES)
 
+    @pytest.mark.usefixtures("no_figures")
     def test_an_overwrite_that_breaks_off_leaves_no_report_of_the_run_before(self, folder, run, monkeypatch):
         run(*command("distill"))
         monkeypatch.setattr("rnn2ff.cli.distill.draw", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
@@ -206,6 +208,7 @@ class TestDistill:
         load(folder / "run" / "approximator.safetensors")
         assert not (folder / "run" / "report.json").exists()
 
+    @pytest.mark.usefixtures("no_figures")
     def test_an_interrupted_run_resumes_with_the_same_result(self, folder, run, monkeypatch):
         run(*command("distill"))
         whole = (folder / "run" / "approximator.safetensors").read_bytes()
@@ -216,21 +219,22 @@ class TestDistill:
         code, _, err = run(*command("distill", "--seed", "1", out="other"))
         assert code == 2
         assert "`out` holds an unfinished run with other options. Expected the same options, or --overwrite" in err
-        assert run(*command("distill", out="other"))[0] == 0
+        assert run(*command("distill", "--no-progress", "--no-cache", out="other"))[0] == 0
         assert not (folder / "other" / "unfinished").exists()
         arrays = [load(folder / name / "approximator.safetensors")[0] for name in ("run", "other")]
         for one, other in zip(*map(jax.tree.leaves, arrays)):
             assert np.array_equal(one, other)
         assert whole == (folder / "run" / "approximator.safetensors").read_bytes()
 
+    @pytest.mark.usefixtures("no_figures")
     def test_a_tolerance_that_is_not_reached_says_why_and_exits_with_1(self, folder, run):
         code, out, _ = run(*command("distill", "--kind", "two-layers", "--tolerance", "0.0001"))
         assert code == 1
         assert "tolerance" in out
         assert "not reached: " in out
 
-    def test_without_matplotlib_there_is_no_figure_and_it_says_so(self, folder, run, monkeypatch):
-        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    @pytest.mark.usefixtures("no_figures")
+    def test_without_matplotlib_there_is_no_figure_and_it_says_so(self, folder, run):
         code, out, err = run(*command("distill"))
         assert code == 0
         assert "report.png" not in out
@@ -439,6 +443,12 @@ class TestNetworkOptions:
         velocity = (-rates + 3 * inputs / (1 + inputs)) / [1, 3]
         found = network.velocity(*map(jax.numpy.asarray, (rates, stimulus)))
         np.testing.assert_allclose(found, velocity, rtol=1e-9)
+
+    def test_a_network_of_one_unit_may_have_a_bias(self):
+        for name, array in {"W": [[0.5]], "U": [[1.0]], "b": [0.5]}.items():
+            np.save(f"{name}.npy", array)
+        velocity = self.read(bias="b.npy").velocity(*map(jax.numpy.asarray, ([3.0], [1.0])))
+        np.testing.assert_allclose(velocity, [0.0], atol=1e-12)  # it rests at (1 + .5) / (1 - .5)
 
     def test_weights_are_a_graph_or_factors_times_a_scale_with_signs(self, folder):
         (folder / "edges.csv").write_text("pre,post,count\n1,2,4\n2,1,6\n")

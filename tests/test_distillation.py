@@ -19,6 +19,7 @@ from rnn2ff.training.trainer import Attempt, reason_of
 
 NETWORK = partition_competition(2, 2)
 HARD = partition_competition(2, 1, self_excitation=1.3)
+FEW = {"num_samples": 60, "num_test_samples": 60, "num_steps": 5}
 
 
 def sample(key):
@@ -91,9 +92,7 @@ class TestDistill:
     def test_two_layers_alone_can_be_requested_with_and_without_a_tolerance(self, monkeypatch, key):
         monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))
         for tolerance in (None, 1e-3):
-            received = distill(
-                NETWORK, sample, kind="two_layers", tolerance=tolerance, num_samples=60, num_steps=5, key=key
-            )
+            received = distill(NETWORK, sample, kind="two_layers", tolerance=tolerance, **FEW, key=key)
             assert all(attempt.num_sweeps == 0 for attempt in received.report.attempts)
 
     def test_an_interrupted_one_resumes_with_the_same_result(self, tmp_path, key):
@@ -208,6 +207,18 @@ class TestTolerance:
         assert errors[0] > 2 * errors[4]
         best = min(report.attempts, key=lambda each: each.validation_nrmse)
         assert (report.width, report.num_sweeps) == (best.width, best.num_sweeps)
+
+    def test_where_pairs_are_missing_the_best_is_trained_again_on_four_times_as_many(self, tmp_path, monkeypatch, key):
+        monkeypatch.setattr("rnn2ff.training.distillation.is_data_limited", lambda trained: True)
+        arguments = {"kind": "two_layers", "tolerance": 1e-6, **FEW, "key": key}
+        found = distill(NETWORK, sample, checkpoints=tmp_path, **arguments)
+        *before, last = found.report.attempts
+        assert last.num_training_pairs > 3 * before[0].num_training_pairs
+        assert last.width == min(before, key=lambda each: each.validation_nrmse).width
+        checkpoints = list(tmp_path.iterdir())
+        assert len(checkpoints) == len(before) + 1
+        resumed = distill(NETWORK, sample, checkpoints=tmp_path, **arguments)
+        assert jnp.array_equal(resumed.approximator.hidden_weights, found.approximator.hidden_weights)
 
     @pytest.mark.parametrize(
         ("errors", "is_in_time", "word"),

@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from browser import open_browser
-from exported import STIMULI, approximator_of, example, refined_of
+from exported import STIMULI, approximator_of, example, network_of
 
 import rnn2ff
 from rnn2ff import (
@@ -26,8 +26,7 @@ from rnn2ff.approximators import predict
 from rnn2ff.export import Scene, write_page
 from rnn2ff.export.plain import plain_arrays
 
-NETWORK = refined_of(threshold_linear).network
-RATE_NETWORK = refined_of(threshold_linear_rate).network
+NETWORK, RATE_NETWORK = network_of(threshold_linear), network_of(threshold_linear_rate)
 
 
 def scene_of(approximator, network=NETWORK, **options):

@@ -108,6 +108,11 @@ class TestReadout:
         with pytest.raises(ValueError, match="batches.*empty"):
             fit_readout(TwoLayer(3, 6, 2, key=key), [])
 
+    @pytest.mark.usefixtures("as_a_user")
+    def test_targets_of_another_size_are_refused(self, key):
+        with pytest.raises(ValueError, match=r"targets.*\(4, 2\), got \(4, 1\)"):
+            fit_readout(TwoLayer(3, 6, 2, key=key), [(jnp.ones((4, 3)), jnp.ones((4, 1)))])
+
 
 class TestInitialization:
     def test_it_is_nearer_than_random_weights_with_the_best_readout(self, network, states, pairs):
@@ -190,8 +195,10 @@ class TestExactPairs:
 
     def test_they_are_not_if_there_are_two_or_no_pairs_to_mix(self, key):
         """Between a state in which the one wins and a state in which the other does lies a saddle."""
-        rivals = threshold_linear(-1.2 * np.eye(2)[::-1])
-        pairs = solve_pairs(rivals, 1 + jr.normal(key, (300, 2)))
+        weights = np.zeros((3, 3))  # of two rivals, and a unit of its own: the size of the network above
+        weights[[0, 1], [1, 0]] = -1.2
+        rivals = threshold_linear(weights)
+        pairs = solve_pairs(rivals, 1 + jr.normal(key, (400, 3)))
         assert mixing_for(rivals, pairs.stimuli, pairs.rates, key=key) is None
         assert mixing_for(rivals, pairs.stimuli[:1], pairs.rates[:1], key=key) is None
         assert mixing_for(partition_competition(2, 2), jr.normal(key, (3, 4)), jnp.ones((3, 4)), key=key) is None
@@ -308,6 +315,9 @@ class TestTraining:
             ({"validation_fraction": 1.0}, "validation_fraction.*below 1, got 1"),
             ({"stimuli": np.full((4, 3), np.nan)}, "stimuli.*not finite"),
             ({"stimuli": np.ones((1, 3)), "rates": np.ones((1, 2))}, "number of pairs.*at least 2"),
+            ({"stimuli": np.ones((4, 2))}, r"stimuli.*\(samples, 3\).*got \(4, 2\)"),
+            ({"rates": np.ones((4, 1))}, r"rates.*\(4, 2\), got \(4, 1\)"),
+            ({"validation": (np.ones((2, 3)), np.ones((2, 1)))}, r"rates.*\(2, 2\), got \(2, 1\)"),
         ],
     )
     @pytest.mark.usefixtures("as_a_user")

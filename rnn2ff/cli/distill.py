@@ -169,7 +169,9 @@ class Distill:
         folder = self.out / "unfinished"
         if self.overwrite:
             shutil.rmtree(folder, ignore_errors=True)
-        settings = plain(dataclasses.asdict(dataclasses.replace(self, overwrite=False, as_json=False)))
+        network = dataclasses.replace(self.network, progress=True, cache=True)  # as these change no result
+        options = dataclasses.replace(self, network=network, overwrite=False, as_json=False)
+        settings = plain(dataclasses.asdict(options))
         kept = folder / "command.json"
         if not kept.exists():
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """Distributions of stimuli, and pairs of stimuli and steady states: in memory, streamed, on disk."""
 
 from rnn2ff.data.pairs import Pairs as Pairs
-from rnn2ff.data.pairs import check_pairs as check_pairs
 from rnn2ff.data.pairs import hold_out as hold_out
 from rnn2ff.data.pairs import key_for as key_for
 from rnn2ff.data.pairs import sample_stimuli as sample_stimuli

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 
 from rnn2ff._checks import (
-    check_array,
     check_at_least,
     check_finite,
     check_fraction,
@@ -24,7 +23,6 @@ from rnn2ff._checks import (
     check_stimuli,
     fail,
     is_known,
-    shape_of,
 )
 from rnn2ff.compiling import in_batches
 from rnn2ff.data.stimuli import SampleStimulus
@@ -292,10 +290,3 @@ def stream_plan(
     probed = sample_stimuli(sample_stimulus, _NUM_PLANNED, key=key_for(key, "plan"))
     check_stimuli(probed, network.stimulus_size, "sample_stimulus")
     return plan_steady_states(network, probed, max_steps=max_steps)
-
-
-def check_pairs(stimuli: Array, rates: Array) -> None:
-    """Stimuli and rates with the same number of rows, all finite."""
-    shape = shape_of("rates", rates)
-    check_stimuli(stimuli, (0, *shape_of("stimuli", stimuli))[-1])
-    check_array("rates", rates, (len(stimuli), (0, *shape)[-1]))

@@ -14,15 +14,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_positive, fail
+from rnn2ff._checks import check_array, check_at_least, check_positive, check_stimuli, fail
 from rnn2ff.approximators import Refined, TwoLayer, predict
-from rnn2ff.networks import (
-    RecurrentNetwork,
-    as_samples,
-    batch_rates,
-    best_sweep,
-    has_rectified_rates,
-)
+from rnn2ff.networks import RecurrentNetwork, as_samples, batch_rates, best_sweep, has_rectified_rates
 from rnn2ff.training.boundaries import Boundaries, Planes
 from rnn2ff.training.hidden_units import hidden_layers, shape_of_two_layer
 
@@ -126,7 +120,8 @@ def fit_readout(
         num_rounds: how often the fit is repeated, if the output is rectified.
 
     Raises:
-        ValueError: if there is no batch, `ridge` is not positive, or `num_rounds` is below 0.
+        ValueError: if there is no batch, one does not fit the two layers, `ridge` is not positive, or `num_rounds` is
+            below 0.
     """
     check_positive("ridge", ridge)
     check_at_least("num_rounds", num_rounds, 0)
@@ -138,6 +133,8 @@ def fit_readout(
     width = two_layer.width + 1 + (0 if two_layer.bypass_weights is None else two_layer.stimulus_size)
     gram, moments, count = np.zeros((width, width)), np.zeros((width, two_layer.rate_size)), 0
     for stimuli, targets in batches:
+        check_stimuli(stimuli, two_layer.stimulus_size)
+        check_array("targets", targets, (len(stimuli), two_layer.rate_size))
         features = _features(two_layer, stimuli)
         gram += features.T @ features
         moments += features.T @ np.asarray(targets, np.float64)

@@ -18,7 +18,7 @@ from rnn2ff.networks import RecurrentNetwork, batch_rates
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, solve_steady_states
 
 _NUM_HALVINGS = 14  # solves, one for each
-PART = 0.47  # of the remaining segment, at which it is cut; not the midpoint, a tie between mirror images
+PART = 0.47  # of the remaining segment, at which it is cut; not the midpoint, often a tie that has no steady state
 IS_JUMP = 0.1  # of the deviation, across the last piece: 0.53^14 = 1/7,200 of the segment at most
 _NUM_BINS = 5  # of samples near a jump, by the distance to it
 
@@ -61,27 +61,26 @@ def find_jumps(
     check_stimuli(others.stimuli, network.stimulus_size, "others.stimuli")
     stimulus_deviation = np.asarray(others.stimuli, np.float64).std() + np.finfo(np.float32).tiny
     rate_deviation = np.sqrt(np.asarray(others.rates, np.float64).var(axis=0).mean())
-    margin = np.full(len(pairs), np.inf)
-    for neighbor in _nearest(pairs.stimuli, others.stimuli, num_neighbors).T:
-        start, segment = np.asarray(pairs.stimuli), np.asarray(others.stimuli)[neighbor] - np.asarray(pairs.stimuli)
-        low, high = np.zeros(len(start)), np.ones(len(start))
-        low_rates, high_rates = np.asarray(pairs.rates), np.asarray(others.rates)[neighbor]
-        is_steady = np.ones(len(start), bool)
-        for _ in range(_NUM_HALVINGS):
-            # Not the midpoint, which may be a tie between mirror images, where there may be no steady state.
-            middle = low + PART * (high - low)
-            solved = solve_steady_states(
-                network, start + middle[:, None].astype(segment.dtype) * segment, solver=solver
-            )
-            rates = np.asarray(batch_rates(network, solved.state))
-            is_steady &= np.asarray(solved.is_converged)
-            is_lower = _distance(rates, low_rates) > _distance(rates, high_rates)
-            high, low = np.where(is_lower, middle, high), np.where(is_lower, low, middle)
-            high_rates = np.where(is_lower[:, None], rates, high_rates)
-            low_rates = np.where(is_lower[:, None], low_rates, rates)
-        is_jump = is_steady & (_distance(low_rates, high_rates) > IS_JUMP * rate_deviation)
-        distance = high * np.sqrt((segment.astype(np.float64) ** 2).mean(axis=1)) / stimulus_deviation
-        margin = np.where(is_jump, np.minimum(margin, distance), margin)
+    # One segment for each stimulus and neighbor.
+    own = np.repeat(np.arange(len(pairs)), num_neighbors)
+    neighbor = _nearest(pairs.stimuli, others.stimuli, num_neighbors).ravel()
+    start = np.asarray(pairs.stimuli)[own]
+    segment = np.asarray(others.stimuli)[neighbor] - start
+    low, high = np.zeros(len(own)), np.ones(len(own))
+    low_rates, high_rates = np.asarray(pairs.rates)[own], np.asarray(others.rates)[neighbor]
+    is_steady = np.ones(len(own), bool)
+    for _ in range(_NUM_HALVINGS):
+        middle = low + PART * (high - low)
+        solved = solve_steady_states(network, start + middle[:, None].astype(segment.dtype) * segment, solver=solver)
+        rates = np.asarray(batch_rates(network, solved.state))
+        is_steady &= np.asarray(solved.is_converged)
+        is_lower = _distance(rates, low_rates) > _distance(rates, high_rates)
+        high, low = np.where(is_lower, middle, high), np.where(is_lower, low, middle)
+        high_rates = np.where(is_lower[:, None], rates, high_rates)
+        low_rates = np.where(is_lower[:, None], low_rates, rates)
+    is_jump = is_steady & (_distance(low_rates, high_rates) > IS_JUMP * rate_deviation)
+    distance = high * np.sqrt((segment.astype(np.float64) ** 2).mean(axis=1)) / stimulus_deviation
+    margin = np.where(is_jump, distance, np.inf).reshape(-1, num_neighbors).min(axis=1)
     return Jumps(margin, np.isfinite(margin))
 
 

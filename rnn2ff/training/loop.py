@@ -17,13 +17,22 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from tqdm.auto import tqdm
 
-from rnn2ff._checks import check_at_least, check_fraction, check_key, check_on_host, fail
+from rnn2ff._checks import (
+    check_array,
+    check_at_least,
+    check_fraction,
+    check_key,
+    check_on_host,
+    check_sizes,
+    check_stimuli,
+    fail,
+)
 from rnn2ff.approximators import Approximator, trainable
 from rnn2ff.compiling import jit_for_device
-from rnn2ff.data import check_pairs, key_for, split_rows, take_rows
+from rnn2ff.data import key_for, split_rows, take_rows
 from rnn2ff.files import replacing, sealed, unsealed
 from rnn2ff.networks import as_floats
 from rnn2ff.records import names_of_fields
@@ -118,12 +127,15 @@ def train(
     check_on_host("train", "train with optax, or call it outside", approximator, stimuli, rates, key)
     check_key(key)
     mesh = check_mesh(mesh)
-    _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction)
+    _check_pairs(approximator, stimuli, rates)
+    check_sizes(num_steps=num_steps, batch_size=batch_size, num_evaluations=num_evaluations)
+    check_fraction("validation_fraction", validation_fraction)
+    check_at_least("number of pairs", len(stimuli), 2)
     if not (isinstance(stimuli, jax.Array) and isinstance(rates, jax.Array)):
         stimuli, rates = as_floats(stimuli), as_floats(rates)
-        check_pairs(stimuli, rates)  # which may not fit the precision
+        _check_pairs(approximator, stimuli, rates)  # which may not fit the precision
     if validation is not None:
-        check_pairs(*validation)
+        _check_pairs(approximator, *validation)
     num_steps, batch_size = int(num_steps), int(batch_size)  # not NumPy's, which overflow
     num_evaluations = min(int(num_evaluations), num_steps)
     interval = -(-num_steps // num_evaluations)
@@ -271,16 +283,9 @@ def _train_interval(state, constants, training, optimizer, validation, task, key
     )
 
 
-def _check_options(stimuli, rates, num_steps, batch_size, num_evaluations, validation_fraction) -> None:
-    check_pairs(stimuli, rates)
-    for name, value in [
-        ("num_steps", num_steps),
-        ("batch_size", batch_size),
-        ("num_evaluations", num_evaluations),
-    ]:
-        check_at_least(name, value, 1)
-    check_fraction("validation_fraction", validation_fraction)
-    check_at_least("number of pairs", len(stimuli), 2)
+def _check_pairs(approximator: Approximator, stimuli: ArrayLike, rates: ArrayLike) -> None:
+    check_stimuli(stimuli, approximator.stimulus_size)
+    check_array("rates", rates, (len(stimuli), approximator.rate_size))
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------

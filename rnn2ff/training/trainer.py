@@ -181,7 +181,9 @@ class Trainer:
 
     def _train(self, start: Approximator, started: float, name: str, *, optimizer=None, num_steps=None) -> Trained:
         num_steps = self.num_steps if num_steps is None else num_steps
-        batch_size = _batch_size(start.num_products, len(self.kept))
+        num_pairs = len(self.kept)
+        batch_size = _batch_size(start.num_products, num_pairs)
+        checkpoint = None if self.checkpoints is None else self.checkpoints / f"training-{name}-{num_pairs}.checkpoint"
         num_trained, num_evaluated = num_steps * batch_size, _EVALUATION_COST * len(self.held_out)
         run = train(
             start,
@@ -193,9 +195,9 @@ class Trainer:
             num_evaluations=min(max(1, num_trained // num_evaluated), _MOST_EVALUATIONS),
             symmetries=self.symmetries,
             mixing=self.mixing,
-            further=None if self.further is None else exactly(self.further, len(self.kept)),
+            further=None if self.further is None else exactly(self.further, num_pairs),
             validation=(self.held_out.stimuli, self.held_out.rates),
-            checkpoint=None if self.checkpoints is None else self.checkpoints / f"training-{name}.checkpoint",
+            checkpoint=checkpoint,
             mesh=self.mesh,
             progress=self.progress,
             key=key_for(self.key, "training"),
@@ -205,7 +207,7 @@ class Trainer:
             width=start.width,
             num_sweeps=0 if isinstance(start, TwoLayer) else start.num_sweeps,
             num_products=start.num_products,
-            num_training_pairs=len(self.kept),
+            num_training_pairs=num_pairs,
             training_nrmse=float(np.asarray(run.training_errors)[-1]) ** 0.5 / deviation,
             validation_nrmse=float(np.nanmin(run.validation_errors)) ** 0.5 / deviation,
             seconds=time.perf_counter() - started,
