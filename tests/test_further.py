@@ -10,7 +10,7 @@ import rnn2ff
 from rnn2ff import TwoLayer, plan_steady_states, threshold_linear, train
 from rnn2ff.data import solve_pairs
 from rnn2ff.training import Trainer, distillation, further_pairs
-from rnn2ff.training.further import exactly, last_parted
+from rnn2ff.training.further import exactly, last_draw
 
 NETWORK = threshold_linear(np.array([[0.2, -0.6, 0.1], [0.5, 0.1, -0.4], [-0.3, 0.2, 0.3]]))
 
@@ -40,15 +40,20 @@ def training(further=draw, **changes):
 
 
 class TestWhenTheyAreDrawn:
-    def test_errors_part_at_the_last_evaluation_that_says_so_and_unknown_ones_do_not_count(self):
+    def test_they_are_drawn_at_the_last_evaluation_at_which_errors_part_and_unknown_ones_do_not_count(self):
         nan = float("nan")
-        assert last_parted(jnp.array([nan, 1.0, nan]), jnp.array([3.0, 1.03, nan])) is None
-        assert last_parted(jnp.array([nan, 1.0, 1.0, 1.0, nan]), jnp.array([3.0, 1.2, 1.2, 1.0, nan])) == 2
+        assert last_draw(jnp.array([nan, 1.0, nan]), jnp.array([3.0, 1.03, nan]), 40, 10) is None
+        assert last_draw(jnp.array([nan, 1.0, 1.0, 1.0, nan]), jnp.array([3.0, 1.2, 1.2, 1.0, nan]), 40, 10) == 2
+
+    def test_pairs_are_used_four_times_each_before_they_are_replaced(self):
+        training_errors, validation_errors = jnp.ones(10), jnp.full(10, 1.2)
+        assert last_draw(training_errors, validation_errors, 10, 10) == 8  # after 4, and 8
+        assert last_draw(training_errors, validation_errors, 9, 10) == 5
 
     def test_few_pairs_that_are_fitted_better_than_others_are_replaced_and_the_error_is_smaller(self):
         often = {"num_steps": 1000, "num_evaluations": 100}
         fixed, fresh = training(further=None, **often), training(**often)
-        assert last_parted(fixed.training_errors, fixed.validation_errors) is not None
+        assert last_draw(fixed.training_errors, fixed.validation_errors, 256 * 10, 24) is not None
         assert fresh.validation_errors.min() < 0.9 * fixed.validation_errors.min()  # of six keys, .05 to .8
 
     def test_pairs_that_are_not_are_kept(self):
@@ -112,7 +117,7 @@ class TestWhatIsDrawn:
 
 class TestTheRecipe:
     def test_it_takes_them_for_two_layers_and_with_sweeps(self, monkeypatch):
-        monkeypatch.setattr("rnn2ff.training.loop.last_parted", lambda training, _: int(jnp.isfinite(training).sum()))
+        monkeypatch.setattr("rnn2ff.training.loop.last_draw", lambda errors, *_: int(jnp.isfinite(errors).sum()))
         numbers = []
 
         def further(number, key):

@@ -24,6 +24,9 @@ from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, plan_steady_sta
 Further = Callable[[int, PRNGKeyArray], Pairs]  # draws and solves a number of stimuli
 _NUM_PROBED = 256  # stimuli that a plan is made from
 _PARTED = 1.02  # ratio of validation to training error, from which the pairs are fitted better than others
+# How often pairs are used before they are replaced. Up to four times, those seen before are nearly as good as others
+# (Muennighoff et al., Scaling data-constrained language models, NeurIPS 2023).
+_FEWEST_USES = 4
 
 
 def further_pairs(
@@ -65,10 +68,24 @@ def exactly(further: Further, number: int) -> Callable[[PRNGKeyArray], tuple[Arr
     return draw
 
 
-def last_parted(
-    training_errors: Float[jax.Array, " evaluation"], validation_errors: Float[jax.Array, " evaluation"]
+def last_draw(
+    training_errors: Float[jax.Array, " evaluation"],
+    validation_errors: Float[jax.Array, " evaluation"],
+    num_samples: int,
+    num_pairs: int,
 ) -> int | None:
-    """The last evaluation at which the training error was well below the validation error, both mean squares."""
+    """The evaluation at which the present pairs are drawn; None for those at the beginning.
+
+    Args:
+        training_errors: mean squares; unknown ones, which count as equal, are NaN.
+        validation_errors: likewise.
+        num_samples: that are trained on between two evaluations.
+        num_pairs: among which these are chosen.
+    """
     with np.errstate(invalid="ignore"):  # of evaluations that are still to come
-        parted = np.flatnonzero(np.asarray(validation_errors) > _PARTED**2 * np.asarray(training_errors))
-    return int(parted[-1]) if len(parted) else None
+        have_parted = np.asarray(validation_errors) > _PARTED**2 * np.asarray(training_errors)
+    drawn = None
+    for i in np.flatnonzero(have_parted):
+        if (i - (drawn or 0)) * num_samples >= _FEWEST_USES * num_pairs:
+            drawn = int(i)
+    return drawn

@@ -37,7 +37,7 @@ from rnn2ff.files import replacing, sealed, unsealed
 from rnn2ff.networks import as_floats
 from rnn2ff.records import names_of_fields
 from rnn2ff.steady_state import check_mesh, placed_on
-from rnn2ff.training.further import last_parted
+from rnn2ff.training.further import last_draw
 from rnn2ff.training.losses import Loss, mean_squared_error, rate_error
 from rnn2ff.training.mixing import Mixing
 from rnn2ff.training.optimizers import muon
@@ -107,7 +107,7 @@ def train(
         symmetries: relabels the pairs of each minibatch at random, in ways that keep them exact.
         mixing: makes fresh exact pairs from those of each minibatch.
         further: draws stimuli and rates of the same shapes, which replace those in use at each evaluation at which
-            they are fitted better, by more than 2 %, than those that validate.
+            they are fitted better, by more than 2 %, than those that validate, and have each been used four times.
         validation: stimuli and rates that choose the best evaluation, by default a part of the pairs, held out. Give
             them where the approximator was initialized from the pairs, whose error is then biased.
         validation_fraction: that part's share.
@@ -168,10 +168,11 @@ def train(
     drawn = None  # the evaluation at which the present pairs were drawn
     for i in bar:
         interval_key = placed_on(mesh, jr.fold_in(key_for(key, "minibatches"), i))
-        parted = None if further is None else last_parted(state.training_errors, state.validation_errors)
-        if parted != drawn:
-            training = placed_on(mesh, further(jr.fold_in(key_for(key, "further pairs"), parted)))
-            drawn = parted
+        errors = state.training_errors, state.validation_errors
+        last = None if further is None else last_draw(*errors, interval * batch_size, len(stimuli))
+        if last != drawn:
+            training = placed_on(mesh, further(jr.fold_in(key_for(key, "further pairs"), last)))
+            drawn = last
         state = _train_interval(state, constants, training, *fixed, interval_key)
         if checkpoint is not None:
             _save(Path(checkpoint), state, fingerprint)

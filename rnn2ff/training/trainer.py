@@ -35,10 +35,6 @@ _WIDTH_BEFORE_SWEEPS = 0.25  # of two layers before sweeps, likewise: few units,
 _MOST_SWEEPS = 8  # of the best of a cost: those of small networks cost little, but take long to compile
 _STEPS_THROUGH_SWEEPS = 0.5  # of the steps of two layers: they take longer, and start from a good approximator
 
-# The first learning rate from boundaries. Of .012, .024 and .04 the second was best for 4 partitions (a = 1.1 and 1.3)
-# after 10,000 steps, and .04 left 1 % less of the error of 16 (a = 1.1). It was .024 after 3,000 steps as well.
-_RATE_FROM_BOUNDARIES = 2.4e-2
-
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
 _SWEEPS = (2, 4, 8, 16)  # after two layers of the first width
 _PLATEAU = 0.8  # share of the error left by doubling the width, or the sweeps, from which on there is no progress
@@ -133,7 +129,7 @@ class Trainer:
             optimizer = None
             if boundaries is not None:
                 data = {"stimuli": self.kept.stimuli, "rates": self.kept.rates, "num_steps": self.num_steps}
-                optimizer = muon(start, **data, learning_rate=_RATE_FROM_BOUNDARIES)
+                optimizer = muon(start, **data, at_jumps=True)
             way = "plain" if boundaries is None else "boundaries"
             tried.append(self._train(start, started, f"{width}-{way}", optimizer=optimizer))
         seconds = sum(trained.attempt.seconds for trained in tried)
