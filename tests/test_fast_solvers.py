@@ -241,7 +241,7 @@ class TestStability:
         def field(params, state, stimulus):
             return params["factors"] * state / params["time_constants"]
 
-        slowest = 0.1 / float(jnp.finfo(float).eps)
+        slowest = 0.1 / float(jnp.finfo(default_float()).eps)
         params = {"factors": jnp.array([-1.0, -1.0, growth]), "time_constants": jnp.array([1.0, 1.0, slowest])}
         network = RecurrentNetwork(field, params, state_size=3, stimulus_size=3)
         assert verdicts(network, jnp.zeros((1, 3)), jnp.zeros((1, 3))).status[0] == expected
