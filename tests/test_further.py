@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import rnn2ff
-from rnn2ff import TwoLayer, plan_steady_states, threshold_linear, train
-from rnn2ff.data import solve_pairs
+from rnn2ff import TwoLayer, threshold_linear, train
+from rnn2ff.data import solve_pairs, stream_plan
 from rnn2ff.training import Trainer, distillation, further_pairs
 from rnn2ff.training.further import exactly, last_draw
 
@@ -95,10 +95,10 @@ class TestWhatIsDrawn:
         plans = []
 
         def noted(*arguments, **options):
-            plans.append(plan_steady_states(*arguments, **options))
+            plans.append(stream_plan(*arguments, **options))
             return plans[-1]
 
-        monkeypatch.setattr("rnn2ff.training.further.plan_steady_states", noted)
+        monkeypatch.setattr("rnn2ff.training.further.stream_plan", noted)
         network = rnn2ff.random_threshold_linear(3, gain=1.1, key=jr.key(2))
         draw = further_pairs(network, sample)
         draw(5, jr.key(0))

@@ -368,16 +368,35 @@ class TestTraining:
         many, long = (first_step_of_muon(64, 256, num_steps) for num_steps in (2_000, 8_000))
         assert many == pytest.approx(long, rel=0.001)
 
+    def test_at_jumps_a_hidden_unit_takes_steps_in_inverse_proportion_to_large_readout_weights(self):
+        """Those of random weights are smaller than the rates, so that 1,000 times as large ones are large."""
+        sizes = jnp.ones((1, 64)).at[0, 5].set(1e3)
+        step = biases_after_a_step_of_muon(32, 64, sizes=sizes, at_jumps=True)
+        assert_close(jnp.delete(step, 5), jnp.full(63, step[0]), 1e-5)
+        two_layer, stimuli = two_layer_and_stimuli(32, 64)
+        size = 1e3 * jnp.linalg.norm(two_layer.readout_weights[:, 5]) / jnp.sqrt(jnp.mean(stimuli**2))
+        assert_close(step[5], step[0] * 2 / size, 1e-5)
+        elsewhere = biases_after_a_step_of_muon(32, 64, sizes=sizes)
+        assert_close(elsewhere, jnp.full(64, elsewhere[0]), 1e-5)
+
 
 def first_step_of_muon(num_channels, width, num_steps=2_000):
+    return float(jnp.abs(biases_after_a_step_of_muon(num_channels, width, num_steps)).max())
+
+
+def two_layer_and_stimuli(num_channels, width):
+    return TwoLayer(num_channels, width, num_channels, key=jr.key(1)), jr.normal(jr.key(0), (8, num_channels))
+
+
+def biases_after_a_step_of_muon(num_channels, width, num_steps=2_000, *, sizes=1.0, at_jumps=False):
     """A first step of Adam, which the biases are trained by, is proportional to the rate."""
-    stimuli = jr.normal(jr.key(0), (8, num_channels))
-    two_layer = TwoLayer(num_channels, width, num_channels, key=jr.key(1))
-    optimizer = muon(two_layer, stimuli, stimuli, num_steps=num_steps)
+    two_layer, stimuli = two_layer_and_stimuli(num_channels, width)
+    two_layer = eqx.tree_at(lambda each: each.readout_weights, two_layer, two_layer.readout_weights * sizes)
+    optimizer = muon(two_layer, stimuli, stimuli, num_steps=num_steps, at_jumps=at_jumps)
     ones = jax.tree.map(jnp.ones_like, two_layer)
     with jax.numpy_dtype_promotion("standard"):
         step, _ = optimizer.update(ones, optimizer.init(two_layer), two_layer)
-    return float(jnp.abs(step.hidden_bias).max())
+    return step.hidden_bias
 
 
 class TestTrainer:

@@ -6,6 +6,7 @@ from rnn2ff.data.pairs import key_for as key_for
 from rnn2ff.data.pairs import sample_stimuli as sample_stimuli
 from rnn2ff.data.pairs import solve_pairs as solve_pairs
 from rnn2ff.data.pairs import split_rows as split_rows
+from rnn2ff.data.pairs import stream_plan as stream_plan
 from rnn2ff.data.pairs import stream_steady_states as stream_steady_states
 from rnn2ff.data.pairs import take_rows as take_rows
 from rnn2ff.data.stimuli import SampleStimulus as SampleStimulus

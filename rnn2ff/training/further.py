@@ -2,9 +2,10 @@
 
 Training on a fixed set ends in one of two ways: the error on it and the error on others fall together, and more pairs
 would change nothing; or they part, and each further pair is worth more than a further step. In the second case, and
-where stimuli can be drawn, they are replaced by fresh ones, as often as they part again: 128 units (gain .9) had an
-error of 15.2 % after 10,000 steps on 13,500 pairs, of 14.6 % with fresh ones, and of 14.5 % if each of 20 stretches had
-its own. A model of relations (180 units), whose pairs take five seconds, was as good with 2 draws as with 15.
+where stimuli can be drawn, the pairs are replaced by fresh ones, as often as the errors part again: 128 units (gain .9)
+had an error of 15.2 % after 10,000 steps on 13,500 pairs, of 14.6 % with fresh ones, and of 14.5 % if each of 20
+stretches had its own. A model of relations (180 units), whose pairs take five seconds, was as good with 2 draws as
+with 15.
 """
 
 import contextlib
@@ -17,12 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnn2ff.data import Pairs, SampleStimulus, sample_stimuli, solve_pairs, take_rows
+from rnn2ff.data import Pairs, SampleStimulus, sample_stimuli, solve_pairs, stream_plan, take_rows
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, plan_steady_states
+from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan
 
 Further = Callable[[int, PRNGKeyArray], Pairs]  # draws and solves a number of stimuli
-_NUM_PROBED = 256  # stimuli that a plan is made from
 _PARTED = 1.02  # ratio of validation to training error, from which the pairs are fitted better than others
 # How often pairs are used before they are replaced. Up to four times, those seen before are nearly as good as others
 # (Muennighoff et al., Scaling data-constrained language models, NeurIPS 2023).
@@ -42,9 +42,8 @@ def further_pairs(
     @functools.cache
     def plan() -> Plan | None:
         # From stimuli of its own, so that a training that resumes has the same.
-        probe = sample_stimuli(sample_stimulus, _NUM_PROBED, key=jr.key(0))
         with contextlib.suppress(RuntimeError):  # no steady state among them
-            return plan_steady_states(network, probe, max_steps=max_steps)
+            return stream_plan(network, sample_stimulus, max_steps=max_steps, key=jr.key(0))
         return None
 
     def draw(number: int, key: PRNGKeyArray) -> Pairs:

@@ -55,16 +55,18 @@ def muon(
         num_steps: until the learning rate is zero.
         learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2 for 2,000 steps, less
             in proportion where there are more than 32 channels and more than 128 hidden units, less as the square root
-            of more steps and up to twice that for fewer, and 5e-3 through sweeps, which are good from the start.
-        at_jumps: whether hidden units start where rates jump. Their readout weights are large, and steps of a hidden
-            unit are then shorter in inverse proportion to these, so that outputs change by as much.
+            of more steps and up to twice that for fewer; 5e-3 through sweeps, which are good from the start; and 2.4e-2
+            at jumps.
+        at_jumps: of two layers alone, whether hidden units start where rates jump. Their readout weights are large, and
+            steps of a hidden unit are then shorter in inverse proportion to these, so that outputs change by as much.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; for two layers with polynomials of
         Amsel et al., The Polar Express: optimal matrix sign methods and their application to Muon, arXiv 2505.16932.
     """
     if learning_rate is None:
-        learning_rate = _default_learning_rate(approximator, stimuli.shape[1], num_steps, at_jumps)
+        default = _default_learning_rate(approximator, stimuli.shape[1], num_steps)
+        learning_rate = _RATE_AT_JUMPS if at_jumps else default
     polynomials = _THREE_STEPS if isinstance(approximator, TwoLayer) else _FIVE_STEPS
     sizes = (float(np.sqrt(np.mean(np.asarray(values) ** 2))) or 1.0 for values in (stimuli, rates))
     stimulus_size, rate_size, learning_rate = jax.device_put(
@@ -74,9 +76,7 @@ def muon(
     return optax.GradientTransformation(recipe.init, recipe.update)
 
 
-def _default_learning_rate(approximator: Approximator, num_channels: int, num_steps: int, at_jumps: bool) -> float:
-    if at_jumps:
-        return _RATE_AT_JUMPS
+def _default_learning_rate(approximator: Approximator, num_channels: int, num_steps: int) -> float:
     if not isinstance(approximator, TwoLayer):
         return 5e-3
     length_factor = min((2_000 / num_steps) ** 0.5, 2)
