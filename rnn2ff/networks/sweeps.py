@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Scalar
 from rnn2ff._checks import check_units, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork, as_samples
 from rnn2ff.networks.rate import RateNetwork, check_rate_network
+from rnn2ff.networks.spectra import blas_threads
 
 _NUM_AVERAGED = 512  # steady states whose slopes are averaged
 LARGEST_CONDITION = 1e10  # of I - W D: 6 digits of float64 are left; beyond, a split counts as singular
@@ -150,7 +151,8 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
     diagonal = xp.broadcast_to(xp.asarray(mean_slopes, working_dtype), (size,))
     matrix = xp.eye(size, dtype=working_dtype) - weights * diagonal[None, :]
     try:
-        inverse = xp.linalg.inv(matrix)
+        with blas_threads(size):
+            inverse = xp.linalg.inv(matrix)
     except np.linalg.LinAlgError:
         inverse = np.full_like(matrix, np.inf)
     if xp is np:
