@@ -8,7 +8,8 @@ import pytest
 from problems import default_float
 from scipy.integrate import solve_ivp
 
-from rnn2ff import RecurrentNetwork, threshold_linear, threshold_linear_rate
+from benchmarks.honest_failures import make_case
+from rnn2ff import RecurrentNetwork, Status, solve_steady_states, threshold_linear, threshold_linear_rate
 from rnn2ff.networks import StateForm, rate_network
 from rnn2ff.steady_state.motion import observe_motions
 
@@ -161,6 +162,15 @@ class TestCycle:
     def test_a_cycle_is_found_from_inside_and_from_outside(self):
         for radius in (0.01, 1.0):
             assert motion_of(hopf(0.04), [0, 0], [radius, 0]).period == pytest.approx(np.pi, rel=1e-3)
+
+    def test_a_cycle_that_attracts_slowly_is_followed_until_its_period_is_known(self):
+        case = make_case("random tanh, gain 1.2", 1, 24)
+        network = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), case.network)
+        stimulus, start = (np.asarray(each[19], float) for each in (case.stimuli, case.initial_states))
+        solved = solve_steady_states(network, stimulus[None], initial_states=start[None])
+        assert solved.status.tolist() == [Status.oscillating]
+        settled = np.asarray(solved.state[0])
+        assert float(solved.period[0]) == pytest.approx(period_by_scipy(network, stimulus, settled), rel=1e-3)
 
     def test_a_relaxation_oscillator_has_its_published_period(self):
         received = motion_of(of_field(van_der_pol_field, 5.0, 2), [0], [2, 0])
