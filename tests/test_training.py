@@ -362,11 +362,10 @@ class TestTraining:
         assert narrow == pytest.approx(2 * wide, rel=0.001)
         assert wider == pytest.approx(wide, rel=0.001)
 
-    def test_longer_trainings_take_smaller_steps_where_those_are_not_small_already(self):
-        few, long = (first_step_of_muon(32, 128, num_steps) for num_steps in (2_000, 8_000))
-        assert few == pytest.approx(2 * long, rel=0.001)
-        many, long = (first_step_of_muon(64, 256, num_steps) for num_steps in (2_000, 8_000))
-        assert many == pytest.approx(long, rel=0.001)
+    def test_short_trainings_take_larger_steps_and_long_ones_no_smaller_ones(self):
+        short, usual, long = (first_step_of_muon(32, 128, num_steps) for num_steps in (500, 2_000, 8_000))
+        assert short == pytest.approx(2 * usual, rel=0.001)
+        assert long == pytest.approx(usual, rel=0.001)
 
     def test_at_jumps_a_hidden_unit_takes_steps_in_inverse_proportion_to_large_readout_weights(self):
         """Those of random weights are smaller than the rates, so that 1,000 times as large ones are large."""
@@ -420,6 +419,15 @@ class TestTrainer:
             trainer.key = jr.key(seed)
             rates = predict(trainer.two_layer(4 * network.rate_size).approximator, pairs.stimuli)
             assert (np.ptp(rates, axis=0) > 0).all(), f"seed {seed}"
+
+    def test_an_initialization_that_a_short_training_tells_to_be_the_worse_is_not_trained_to_the_end(self, tmp_path):
+        network = partition_competition(6, 2, self_excitation=1.3)
+        drives = jnp.repeat(jr.uniform(jr.key(1), (2_000, 6)), 2, axis=1)
+        pairs = solve_pairs(network, drives + 0.1 * jr.normal(jr.key(2), drives.shape))
+        trainer = Trainer(network, pairs, num_steps=400, checkpoints=tmp_path, key=jr.key(3))
+        trainer.two_layer(4 * network.rate_size)
+        trainings = {path.name.removeprefix("training-56-").rsplit("-", 1)[0] for path in tmp_path.iterdir()}
+        assert trainings == {"plain-short", "boundaries-short", "boundaries"}
 
 
 def training(checkpoint=None, **changes):

@@ -17,6 +17,7 @@ from rnn2ff.files import alone_in, make_folder
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, check_mesh
 from rnn2ff.training.further import further_pairs
+from rnn2ff.training.jumps import look_for_jumps
 from rnn2ff.training.nrmse import accuracy, check_varies, nrmse_interval
 from rnn2ff.training.result import Distillation, Report
 from rnn2ff.training.trainer import (
@@ -25,7 +26,6 @@ from rnn2ff.training.trainer import (
     escalate,
     is_data_limited,
     is_within,
-    look_for_jumps,
     reason_of,
 )
 
@@ -160,7 +160,7 @@ def distill(
         clock.add("training")
         reason = by_margin = None
         if not is_within(tried[-1], test, tolerance):
-            reason, by_margin = look_for_jumps(network, best_of(tried), pairs, test, solver)
+            reason, by_margin = look_for_jumps(network, best_of(tried).approximator, pairs, test, solver)
             clock.add("explaining")
             is_in_time = is_in_time and clock.elapsed < max_seconds
             if reason is None and is_in_time and callable(stimuli) and is_data_limited(best_of(tried)):

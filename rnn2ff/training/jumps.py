@@ -13,14 +13,18 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from rnn2ff._checks import check_at_least, check_shape, check_stimuli
+from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork, batch_rates
-from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, solve_steady_states
+from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, plan_steady_states, solve_steady_states
 
 _NUM_HALVINGS = 14  # solves, one for each
 PART = 0.47  # of the remaining segment, at which it is cut; not the midpoint, often a tie that has no steady state
 IS_JUMP = 0.1  # of the deviation, across the last piece: 0.53^14 = 1/7,200 of the segment at most
 _NUM_BINS = 5  # of samples near a jump, by the distance to it
+_NUM_PROBED = 1024  # test samples near which jumps are searched for
+_FEWEST_JUMPS = 0.05  # share of these near a jump, from which jumps may explain the error
+_CONCENTRATED = 2  # ratio of the errors near and far from jumps, from which jumps explain the error
 
 
 class Jumps(NamedTuple):
@@ -110,3 +114,30 @@ def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         values = np.sqrt(((np.asarray(one, np.float64) - other) ** 2).mean(axis=1))
     return np.where(np.isfinite(values), values, np.inf)
+
+
+def look_for_jumps(
+    network: RecurrentNetwork,
+    approximator: Approximator,
+    pairs: Pairs,
+    test: Pairs,
+    solver: AbstractSteadyStateSolver | Plan | None,
+) -> tuple[str | None, ErrorByMargin]:
+    """The reason in words, if the error is concentrated at jumps, and the error by the distance to a jump."""
+    some = test.take(slice(_NUM_PROBED))
+    if solver is None:
+        solver = plan_steady_states(network, pairs.stimuli[:_NUM_PROBED])
+    jumps = find_jumps(network, some, pairs, num_neighbors=min(3, len(pairs)), solver=solver)
+    by_margin = error_by_margin(predict(approximator, some.stimuli), some.rates, jumps)
+    share = float(jumps.is_found.mean())
+    if share < _FEWEST_JUMPS:
+        return None, by_margin
+    known = [error for error in by_margin.nrmse if np.isfinite(error)]
+    if known[0] < _CONCENTRATED * known[-1]:
+        return None, by_margin
+    reason = (
+        f"discontinuous: between near stimuli the steady state jumps, which no continuous approximator can follow; "
+        f"jumps were found near {share:.0%} of the test stimuli, and the error is {known[0]:.1%} within "
+        f"{by_margin.margin[0]:.2g} deviations of one, and {known[-1]:.1%} far from any"
+    )
+    return reason, by_margin

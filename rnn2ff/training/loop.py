@@ -44,6 +44,7 @@ from rnn2ff.training.optimizers import muon
 from rnn2ff.training.symmetries import Symmetries
 
 _NUM_RELABELINGS = 1024  # symmetries that the steps between two evaluations share
+_FEWEST_KEPT = 20  # errors of evaluations, so that shorter trainings with intervals as long are the same program
 
 
 class TrainingRun(NamedTuple):
@@ -148,7 +149,7 @@ def train(
         training, validation = take_rows(training, kept), take_rows((stimuli, rates), held_out)
 
     weights, constants = eqx.partition(approximator, trainable(approximator))
-    errors = np.full(num_evaluations + 1, np.nan, rates.dtype)
+    errors = np.full(max(num_evaluations, _FEWEST_KEPT) + 1, np.nan, rates.dtype)
     state = _begin(weights, optimizer, errors)
     batch_size = batch_size if mesh is None else -(-batch_size // mesh.devices.size) * mesh.devices.size
     task = _Task(loss, symmetries, mixing, mesh, batch_size, interval)
@@ -184,8 +185,8 @@ def train(
         approximator=eqx.combine(state.best, constants),
         best_evaluation=int(np.nanargmin(state.validation_errors)),
         steps=jax.device_put(interval * np.arange(num_evaluations + 1)),
-        training_errors=state.training_errors,
-        validation_errors=state.validation_errors,
+        training_errors=jax.device_put(np.asarray(state.training_errors)[: num_evaluations + 1]),
+        validation_errors=jax.device_put(np.asarray(state.validation_errors)[: num_evaluations + 1]),
     )
 
 

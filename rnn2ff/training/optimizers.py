@@ -53,10 +53,9 @@ def muon(
         stimuli: of the training.
         rates: of the training.
         num_steps: until the learning rate is zero.
-        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2 for 2,000 steps, less
-            in proportion where there are more than 32 channels and more than 128 hidden units, less as the square root
-            of more steps and up to twice that for fewer; 5e-3 through sweeps, which are good from the start; and 2.4e-2
-            at jumps.
+        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, less in proportion
+            where there are more than 32 channels and more than 128 hidden units, and up to twice that for fewer than
+            2,000 steps; 5e-3 through sweeps, which are good from the start; and 2.4e-2 at jumps.
         at_jumps: of two layers alone, whether hidden units start where rates jump. Their readout weights are large, and
             steps of a hidden unit are then shorter in inverse proportion to these, so that outputs change by as much.
 
@@ -69,20 +68,18 @@ def muon(
         learning_rate = _RATE_AT_JUMPS if at_jumps else default
     polynomials = _THREE_STEPS if isinstance(approximator, TwoLayer) else _FIVE_STEPS
     sizes = (float(np.sqrt(np.mean(np.asarray(values) ** 2))) or 1.0 for values in (stimuli, rates))
-    stimulus_size, rate_size, learning_rate = jax.device_put(
-        [np.asarray(value, rates.dtype) for value in (*sizes, learning_rate)]
-    )
-    recipe = _InUnits(stimulus_size, rate_size, learning_rate, num_steps, polynomials, at_jumps)
+    numbers = jax.device_put([np.asarray(value, rates.dtype) for value in (*sizes, learning_rate, num_steps)])
+    recipe = _InUnits(*numbers, polynomials, at_jumps)
     return optax.GradientTransformation(recipe.init, recipe.update)
 
 
 def _default_learning_rate(approximator: Approximator, num_channels: int, num_steps: int) -> float:
     if not isinstance(approximator, TwoLayer):
         return 5e-3
-    length_factor = min((2_000 / num_steps) ** 0.5, 2)
+    shortness = max(1, min((2_000 / num_steps) ** 0.5, 2))
     # Up to four hidden units per channel, fewer units start further from the optimum, and need larger steps.
     size_factor = min(1, max(32 / num_channels, 128 / approximator.width))
-    return 2e-2 * min(size_factor * max(1, length_factor), length_factor)
+    return 2e-2 * size_factor * shortness
 
 
 class _InUnits(eqx.Module):
@@ -91,7 +88,7 @@ class _InUnits(eqx.Module):
     stimulus_size: Scalar
     rate_size: Scalar
     learning_rate: Scalar
-    num_steps: int = eqx.field(static=True)
+    num_steps: Scalar
     polynomials: tuple[tuple[float, float, float], ...] = eqx.field(static=True)
     at_jumps: bool = eqx.field(static=True)
 
@@ -118,7 +115,9 @@ class _InUnits(eqx.Module):
                 lambda updates, _: jax.tree.map(lambda update, name: update * factor(name), updates, names)
             )
 
-        schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_steps)
+        def schedule(count):
+            return self.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / self.num_steps, 1)))
+
         # A function, because optax would call an approximator that is passed as a tree.
         descent = optax.contrib.muon(
             schedule, ns_coeffs=self.polynomials, muon_weight_dimension_numbers=lambda _: dimensions
