@@ -110,13 +110,15 @@ def test_outputs_that_few_samples_leave_active_are_fitted_as_well_on_others():
     assert errors[1] < 1.5 * errors[0]
 
 
-def test_the_better_of_both_initializations_is_kept():
+def test_the_better_of_both_initializations_is_kept_and_the_other_not_trained_to_the_end(tmp_path):
     network = partition_competition(3, 2, self_excitation=1.3)
     key = jr.key(1)
     drives = jnp.repeat(jr.uniform(key, (600, 3)), 2, axis=1)
-    trainer = Trainer(network, solve_pairs(network, drives), num_steps=20, key=key)
+    trainer = Trainer(network, solve_pairs(network, drives), num_steps=20, checkpoints=tmp_path, key=key)
     assert trainer.boundaries is not None
     kept = trainer.two_layer(24).attempt.validation_nrmse
+    trainings = {path.name.removeprefix("training-24-").rsplit("-", 1)[0] for path in tmp_path.iterdir()}
+    assert trainings == {"plain-short", "boundaries-short", "boundaries"}
     trainer.boundaries = None
     assert kept < trainer.two_layer(24).attempt.validation_nrmse
 

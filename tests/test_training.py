@@ -420,15 +420,6 @@ class TestTrainer:
             rates = predict(trainer.two_layer(4 * network.rate_size).approximator, pairs.stimuli)
             assert (np.ptp(rates, axis=0) > 0).all(), f"seed {seed}"
 
-    def test_an_initialization_that_a_short_training_tells_to_be_the_worse_is_not_trained_to_the_end(self, tmp_path):
-        network = partition_competition(6, 2, self_excitation=1.3)
-        drives = jnp.repeat(jr.uniform(jr.key(1), (2_000, 6)), 2, axis=1)
-        pairs = solve_pairs(network, drives + 0.1 * jr.normal(jr.key(2), drives.shape))
-        trainer = Trainer(network, pairs, num_steps=400, checkpoints=tmp_path, key=jr.key(3))
-        trainer.two_layer(4 * network.rate_size)
-        trainings = {path.name.removeprefix("training-56-").rsplit("-", 1)[0] for path in tmp_path.iterdir()}
-        assert trainings == {"plain-short", "boundaries-short", "boundaries"}
-
 
 def training(checkpoint=None, **changes):
     key = jr.key(5)
