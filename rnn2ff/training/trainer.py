@@ -130,7 +130,7 @@ class Trainer:
         if len(starts) > 1 and num_short:
             short = {way: self._train_two_layer(start, way, num_short) for way, start in starts.items()}
             errors = {way: trained.attempt.validation_nrmse for way, trained in short.items()}
-            starts = {way: start for way, start in starts.items() if errors[way] <= _CLOSE * min(errors.values())}
+            starts = {way: start for way, start in starts.items() if not errors[way] > _CLOSE * min(errors.values())}
         best = best_of([self._train_two_layer(start, way) for way, start in starts.items()])
         return best._replace(attempt=best.attempt._replace(seconds=time.perf_counter() - started))
 
