@@ -177,6 +177,16 @@ class RateNetwork(RecurrentNetwork):
         """Whether the network's own rate function is that of its form: the rates of all units."""
         return self.rate_function == self.vector_field.rate_function
 
+    @property
+    def shows_first_rates(self) -> bool:
+        """Whether the network's rates are those of its first units, in their order, or of all; on the host."""
+        if self.shows_all_rates:
+            return True
+        shown, all_rates = map(
+            np.asarray, _shown_and_all_rates(self, np.arange(1, self.state_size + 1, dtype=self.dtype))
+        )
+        return len(shown) <= len(all_rates) and np.array_equal(shown, all_rates[: len(shown)])
+
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
         """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
         return self.vector_field.rate_function(self.params, state)
@@ -275,6 +285,11 @@ def rate_network(
         rate_function=form.rate_function,
         is_map=is_map,
     )
+
+
+@eqx.filter_jit
+def _shown_and_all_rates(network: RateNetwork, state: Array) -> tuple[Array, Array]:
+    return network.rates(state), network.unit_rates(state)
 
 
 def _scale_rows(weights: Float[Array, "state state"] | BCOO, factors: Float[Array, " state"]) -> Array | BCOO:

@@ -106,11 +106,6 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     return Symmetries(*jax.device_put((pools, permutations, channel_units, unit_channels)), rate_size)
 
 
-@eqx.filter_jit
-def _shown_and_all_rates(network: RateNetwork, state: Array) -> tuple[Array, Array]:
-    return network.rates(state), network.unit_rates(state)
-
-
 class _Invariants(NamedTuple):
     """What a symmetry preserves."""
 
@@ -125,7 +120,7 @@ def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:
     if not isinstance(network, RateNetwork) or network.state_size > _MOST_UNITS:
         return None
     size, params = network.state_size, network.params
-    if not _shows_first_units(network):
+    if not network.shows_first_rates:
         return None
     rate_size = network.rate_size
     channels, strengths = np.arange(size), np.ones(size)
@@ -142,15 +137,6 @@ def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:
     weights = 2 * _codes(network.dense_weights) + is_together
     colors = np.unique(features, axis=0, return_inverse=True)[1].ravel()
     return _Invariants(weights, colors, channels, rate_size)
-
-
-def _shows_first_units(network: RateNetwork) -> bool:
-    """Whether the rates are those of the first units, or of all."""
-    if network.shows_all_rates:
-        return True
-    states = np.arange(1, network.state_size + 1, dtype=network.dtype)
-    shown, whole = map(np.asarray, _shown_and_all_rates(network, states))
-    return len(shown) <= len(whole) and np.array_equal(shown, whole[: len(shown)])
 
 
 def _codes(values: ArrayLike) -> np.ndarray:
