@@ -78,6 +78,8 @@ def _default_learning_rate(approximator: Approximator, num_channels: int, num_st
         return 5e-3
     shortness = max(1, min((2_000 / num_steps) ** 0.5, 2))
     # Up to four hidden units per channel, fewer units start further from the optimum, and need larger steps.
+    # The end depends little on the rate: with a quarter of it to twice it, with four times the steps, and from random
+    # hidden units, 128 of them have errors of 13.4 to 13.6 % on 32 random units (gain .9).
     size_factor = min(1, max(32 / num_channels, 128 / approximator.width))
     return 2e-2 * size_factor * shortness
 
