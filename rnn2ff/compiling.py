@@ -9,6 +9,7 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
 from jaxtyping import PyTree
@@ -77,6 +78,17 @@ def in_full_precision(function: Callable) -> Callable:
 def compiled(function: Callable) -> Callable:
     """A compiled function of trees of arrays, in full precision."""
     return jit_for_device(in_full_precision(function))
+
+
+def only_after(earlier: jax.Array, later: jax.Array) -> jax.Array:
+    """The later array, unchanged, for a factorization that is not to begin before the earlier array is there.
+
+    XLA runs at once what does not depend on each other. jaxlib 0.10 divides a batch of LU or Cholesky factorizations
+    among the threads of a processor, and waits for the parts in a thread of the same pool: with as many batches at once
+    as threads, two on two cores, all wait for ever. XLA drops barriers, but not a product with zero, which may be NaN.
+    """
+    entry = earlier.reshape(-1)[0]
+    return later + (0 * jnp.where(jnp.isfinite(entry), entry, 0)).astype(later.dtype)
 
 
 def in_batches(

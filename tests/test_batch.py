@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from factorizations import pairs_at_once
 from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from problems import assert_close, compiled_programs, default_float, residuals
@@ -24,12 +25,15 @@ from rnn2ff import (
     random_threshold_linear,
     rate_network,
     solve_batch,
+    solve_steady_state,
     solve_steady_states,
     threshold_linear,
     threshold_linear_rate,
     winner_take_all,
 )
+from rnn2ff.compiling import only_after
 from rnn2ff.steady_state import Method, hard, in_dense_tiles, in_tiles
+from rnn2ff.steady_state.creeping import creep
 from rnn2ff.steady_state.method import sweep_from_probe
 from rnn2ff.steady_state.motion import Motions
 from rnn2ff.steady_state.tiles import Few, packing_of
@@ -530,3 +534,51 @@ class TestTiles:
     def test_no_work_is_done_beyond_the_rows_that_matter(self):
         done = in_tiles(lambda rows, known: rows + known, jnp.zeros(12), jnp.ones(12), 4, jnp.asarray(5))
         np.testing.assert_array_equal(done, [1.0] * 8 + [0.0] * 4)
+
+
+class TestThreads:
+    """As many divided batches of factorizations at once as there are threads wait for each other for ever."""
+
+    def test_two_that_do_not_wait_for_each_other_are_seen(self):
+        def apart(matrices):
+            return jnp.linalg.inv(matrices), jnp.linalg.cholesky(matrices)
+
+        def in_turn(matrices):
+            inverse = jnp.linalg.inv(matrices)
+            return inverse, jnp.linalg.cholesky(only_after(inverse, matrices))
+
+        matrices = np.tile(4 * np.eye(2), (3, 1, 1))
+        assert pairs_at_once(apart, matrices)
+        assert not pairs_at_once(in_turn, matrices)
+        for one, other in zip(jax.jit(in_turn)(matrices), apart(matrices)):
+            np.testing.assert_array_equal(one, other)
+
+    def test_what_is_not_finite_holds_nothing_up(self):
+        for entry in (np.inf, np.nan, 1e300):
+            np.testing.assert_array_equal(jax.jit(only_after)(jnp.full((2, 2), entry), jnp.arange(3.0)), np.arange(3.0))
+
+    @pytest.mark.parametrize("has_weights", [True, False])
+    def test_no_program_makes_two_at_once(self, has_weights, random_network):
+        network = random_network[0]
+        if not has_weights:
+            network = RecurrentNetwork(
+                lambda scale, state, stimulus: stimulus - scale * state, jnp.ones(()), state_size=16, stimulus_size=16
+            )
+        stimuli = np.ones((8, 16), default_float())
+        plan, limit = plan_steady_states(network, stimuli), 1e-4
+
+        def one_by_one(stimuli):
+            return jax.vmap(lambda stimulus: solve_steady_state(network, stimulus).state)(stimuli)
+
+        def in_a_batch(stimuli):
+            return solve_batch(network, stimuli, plan).state
+
+        programs = {
+            "the engine": (lambda stimuli: solve_batch(network, stimuli), stimuli),
+            "the engine with a plan": (in_a_batch, stimuli),
+            "one sample, mapped": (one_by_one, stimuli),
+            "derivatives of a batch": (jax.grad(lambda stimuli: jnp.sum(in_a_batch(stimuli) ** 2)), stimuli),
+            "derivatives of samples": (jax.grad(lambda stimuli: jnp.sum(one_by_one(stimuli) ** 2)), stimuli),
+            "slow motions": (lambda *rows: creep(network, *rows, limit), stimuli, stimuli),
+        }
+        assert [name for name, program in programs.items() if pairs_at_once(*program)] == []

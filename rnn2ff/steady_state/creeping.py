@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 from jaxtyping import Array, Float
 
-from rnn2ff.compiling import compiled
+from rnn2ff.compiling import compiled, only_after
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.watched import ESCAPE
@@ -54,7 +54,7 @@ def _creep(network, stimulus, start, tolerance) -> Candidate:
         state, step, num_steps = carry
         jacobian, speed = jax.jacfwd(velocity)(state), velocity(state)
         whole = state + step * jnp.linalg.solve(identity - step * jacobian, speed)
-        half = jsl.lu_factor(identity - step / 2 * jacobian)
+        half = jsl.lu_factor(only_after(whole, identity - step / 2 * jacobian))
         middle = state + step / 2 * jsl.lu_solve(half, speed)
         twice = middle + step / 2 * jsl.lu_solve(half, velocity(middle))
         error = jnp.max(jnp.abs(twice - whole)) / (_LOCAL_ERROR * (1 + jnp.max(jnp.abs(state))))

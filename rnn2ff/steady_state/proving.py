@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from rnn2ff.compiling import only_after
 from rnn2ff.networks import StateForm
 from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
 from rnn2ff.steady_state.result import Status
@@ -73,7 +74,8 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Row
 
     drive = jax.vmap(params.feedforward_input)(known.stimuli)
     driven = jnp.where(is_unit, jnp.take_along_axis(drive, units, axis=1), 0)
-    solution = jnp.linalg.solve(identity - weights, driven[:, :, None])[:, :, 0]
+    matrices = only_after(stability.amplification, identity - weights)
+    solution = jnp.linalg.solve(matrices, driven[:, :, None])[:, :, 0]
     rates = jnp.zeros_like(drive).at[jnp.arange(len(drive))[:, None], units].set(jnp.where(is_unit, solution, 0))
     total = jax.vmap(params.recurrent_input)(rates) + drive
     exact = jax.vmap(network.state_from_total_input)(total)
