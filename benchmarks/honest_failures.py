@@ -15,6 +15,7 @@ Beside the entry point stands the engine alone, `solve_batch` under `jit`: no ho
 
 import dataclasses
 import functools
+import itertools
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from benchmarks.parts.problems import (
     ssn_ring,
     ssn_weights,
 )
+from experiments._executors import Compute, serially
 from experiments._script import run_script, table
 from rnn2ff.networks import (
     RecurrentNetwork,
@@ -500,22 +502,37 @@ def find_period(times: np.ndarray, path: np.ndarray) -> float:
 # --- the answers ------------------------------------------------------------------------------------------------------
 
 
-def run(config: Config) -> list[dict]:
+def run(config: Config, compute: Compute = serially) -> Iterator[dict]:
     """One row a family and dtype, with every wrong answer listed."""
+    groups = itertools.groupby(config.families or FAMILIES, functools.partial(_program_of, config=config))
+    for found in compute(functools.partial(_of_families, tuple(families), config) for _, families in groups):
+        yield from found["rows"]
+
+
+def _cases(family: str, config: Config) -> list[Case]:
+    is_large = family == _COMPETITION
+    seeds = range(config.seed, config.seed + (1 if is_large else config.num_networks))
+    return [make_case(family, seed, config.num_competing if is_large else config.num_stimuli) for seed in seeds]
+
+
+def _program_of(family: str, config: Config) -> tuple:
+    """Equal for families that share what is compiled."""
+    case = _cases(family, config)[0]
+    return case.network.vector_field, case.stimuli.shape
+
+
+def _of_families(families: tuple[str, ...], config: Config) -> dict:
+    """The rows of families that share what is compiled."""
+    jax.clear_caches()  # what was compiled for others would only fill the memory
     rows = []
-    shape = None
-    for family in config.families or FAMILIES:
-        is_large = family == _COMPETITION
-        seeds = range(config.seed, config.seed + (1 if is_large else config.num_networks))
-        cases = [make_case(family, seed, config.num_competing if is_large else config.num_stimuli) for seed in seeds]
-        before, shape = shape, (cases[0].network.vector_field, cases[0].stimuli.shape)
-        if shape != before:  # what was compiled for another shape would only fill the memory
-            jax.clear_caches()
+    for family in families:
+        cases = _cases(family, config)
+        seeds = range(config.seed, config.seed + len(cases))
         truths = find_truth(cases, config)
         for dtype in config.dtypes:
             answers = [solve(case, dtype, _other_stimuli(family, seed)) for seed, case in zip(seeds, cases)]
             rows.append(judge(family, dtype, list(zip(seeds, cases, truths, answers))))
-    return rows
+    return {"rows": rows}
 
 
 def _other_stimuli(family: str, seed: int) -> np.ndarray:
