@@ -1,5 +1,7 @@
 """Which factorizations of a program XLA may run at the same time."""
 
+import math
+
 import jax
 
 _FACTORS = ("lu", "cholesky", "triangular_solve", "qr", "geqrf", "householder_product", "svd", "eig", "eigh", "schur")
@@ -8,6 +10,20 @@ _FACTORS = ("lu", "cholesky", "triangular_solve", "qr", "geqrf", "householder_pr
 def pairs_at_once(function, *args):
     """Pairs of factorizations, or of parts with one in them, neither of which waits for the other; by name."""
     return _pairs(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def largest_batch(function, *args):
+    """The most matrices that are factored together; 0 without any."""
+    return _largest(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _largest(jaxpr):
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _FACTORS:
+            sizes.append(math.prod(equation.invars[0].aval.shape[:-2]))
+        sizes += [_largest(part) for value in equation.params.values() for part in _jaxprs(value)]
+    return max(sizes)
 
 
 def _pairs(jaxpr):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from factorizations import pairs_at_once
+from factorizations import largest_batch, pairs_at_once
 from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from problems import assert_close, compiled_programs, default_float, residuals
@@ -582,3 +582,15 @@ class TestThreads:
             "slow motions": (lambda *rows: creep(network, *rows, limit), stimuli, stimuli),
         }
         assert [name for name, program in programs.items() if pairs_at_once(*program)] == []
+
+    def test_devices_of_one_processor_factor_one_matrix_at_a_time(self, random_network):
+        network = random_network[0]
+        stimuli = np.ones((8, 16), default_float())
+        split = PartitionSpec("batch")
+        mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+
+        def solve(stimuli):
+            return solve_batch(network, stimuli).state
+
+        assert largest_batch(solve, stimuli) == 8
+        assert largest_batch(jax.shard_map(solve, mesh=mesh, in_specs=split, out_specs=split), stimuli) == 1

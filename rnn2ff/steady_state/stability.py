@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.steady_state.drifting import find_drift
 from rnn2ff.steady_state.field import Field, choose_rows, jacobians, max_norm
-from rnn2ff.steady_state.tiles import packing_of, vary_like
+from rnn2ff.steady_state.tiles import packing_of, vary_like, varying_axes
 
 PROOF = 1e-3  # the norm to shrink to
 LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
@@ -184,7 +184,9 @@ def transform_powers(
         velocity: which the matrices are derivatives of, at the states; None where a drift is of no interest.
         rounding: of the velocity; what drifts no faster along a neutral direction is at rest.
     """
-    if not one_by_one or matrices.shape[-1] <= _LARGEST_BATCHED:
+    # Devices of one processor share its threads, and must not divide batches at the same time (`only_after`).
+    is_batched = matrices.shape[-1] <= _LARGEST_BATCHED and not varying_axes(matrices)
+    if not one_by_one or is_batched:
         return _transform_powers(matrices, slowest, is_needed, is_map, velocity, rounding)
 
     def decide_one(sample):
