@@ -83,9 +83,10 @@ def compiled(function: Callable) -> Callable:
 def only_after(earlier: jax.Array, later: jax.Array) -> jax.Array:
     """The later array, unchanged, for a factorization that is not to begin before the earlier array is there.
 
-    XLA runs at once what does not depend on each other. jaxlib 0.10 divides a batch of LU or Cholesky factorizations
-    among the threads of a processor, and waits for the parts in a thread of the same pool: with as many batches at once
-    as threads, two on two cores, all wait for ever. XLA drops barriers, but not a product with zero, which may be NaN.
+    XLA computes independent operations concurrently. jaxlib 0.10 divides a batch of LU or Cholesky factorizations among
+    the threads of a processor, and waits for the parts in a thread of the same pool: with as many batches at once as
+    threads, two on two cores, it deadlocks. XLA drops `optimization_barrier`, but not a product with zero, which may be
+    NaN. Later versions are reported not to need it.
     """
     entry = earlier.reshape(-1)[0]
     return later + (0 * jnp.where(jnp.isfinite(entry), entry, 0)).astype(later.dtype)

@@ -537,7 +537,7 @@ class TestTiles:
 
 
 class TestThreads:
-    """As many divided batches of factorizations at once as there are threads wait for each other for ever."""
+    """With jaxlib 0.10, as many batches of factorizations at once as there are threads deadlock."""
 
     def test_two_that_do_not_wait_for_each_other_are_seen(self):
         def apart(matrices):

@@ -141,7 +141,7 @@ class Trainer:
         return initialize_two_layer(self.network, initial.states, initial.stimuli, width, **given, key=key)
 
     def _train_two_layer(self, start: TwoLayer, way: str, num_evaluations: int | None = None) -> Trained:
-        """Train two layers from an initialization, to the end or to one of the first evaluations."""
+        """Train two layers from an initialization: by default fully, or for so many evaluations, as far apart."""
         usual = self._num_evaluations(start, self.num_steps)
         num_steps = -(-self.num_steps // usual) * (usual if num_evaluations is None else num_evaluations)
         data = {"stimuli": self.kept.stimuli, "rates": self.kept.rates}
