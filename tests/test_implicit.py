@@ -229,6 +229,18 @@ class TestHigherDerivatives:
         assert jnp.abs(expected).max() > 0.1
         assert_close(received, expected, 10 * EXACT)
 
+    @pytest.mark.parametrize("rule", RULES)
+    def test_in_forward_mode_twice_where_nothing_of_the_linear_systems_changes(self, rule):
+        """By the stimulus alone, with rectified units: `x* = (1 - W)^-1 u` while the same are active."""
+        weights = np.array([[0.2, -0.3], [0.1, 0.4]])
+
+        def loss(stimulus):
+            return jnp.sum(solved(threshold_linear(weights), stimulus[None], rule=RULES[rule]) ** 2)
+
+        received = jax.jit(jax.jacfwd(jax.jacfwd(loss)))(jnp.ones(2))
+        inverse = np.linalg.inv(np.eye(2) - weights)
+        assert_close(received, 2 * inverse.T @ inverse, EXACT)
+
     def test_finite_differences_of_the_gradient_are_products_with_that_hessian(self):
         gradient = jax.jit(jax.grad(functools.partial(self.loss_of_vector, solved)))
         direction = jnp.cos(jnp.arange(self.vector.size, dtype=self.vector.dtype))

@@ -97,8 +97,13 @@ def _attached_jvp(primals, tangents):
             is_usable = points.is_usable[:, None]
             return jnp.where(is_usable, pull_back(jnp.where(is_usable, rows, 0)), rows)
 
+        # Solutions have their derivative by `multiply` and `push`. If the solver had one as well, JAX would fail where
+        # these have none, as with rectified units.
+        where = jax.lax.stop_gradient((eqx.filter(network, eqx.is_inexact_array), points))
+        where = eqx.combine(where[0], network), where[1]
+
         def solver(is_transposed: bool) -> Callable[[Linear, Rows], Rows]:
-            return lambda multiply, right: solve(Systems(network, points, multiply, is_transposed), right, way)
+            return lambda multiply, right: solve(Systems(*where, multiply, is_transposed), right, way)
 
         # Both directions are given, and not left to transposition, which would turn a NaN into a zero.
         response = jax.lax.custom_linear_solve(
