@@ -201,6 +201,20 @@ class TestVerdicts:
         assert_close(received.period[0], 11.24, 1e-3)
         assert np.isnan(received.period[1])
 
+    @pytest.mark.parametrize("solver", [None, Rollout()])
+    def test_without_being_watched_what_never_settles_is_left_open_and_all_else_is_the_same(self, solver):
+        stimuli = jnp.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.9, 1.0]])
+        starts = jnp.array([[0.3, 0.2, 0.1], [0, 0, 0], [0, 0, 0]])
+        watched, received = (
+            solve_steady_states(CYCLE, stimuli, solver=solver, initial_states=starts, watch=watch)
+            for watch in (True, False)
+        )
+        assert list(watched.status) == [Status.oscillating, Status.converged, Status.oscillating]
+        assert list(received.status) == [Status.max_steps_reached, Status.converged, Status.max_steps_reached]
+        np.testing.assert_array_equal(received.state[1], watched.state[1])
+        assert jnp.isnan(received.period).all()
+        assert (received.residual[jnp.array([0, 2])] > 1e-3).all()
+
     def test_growth_a_tie_and_a_neutral_state(self):
         first = np.eye(1, 16)
         growing = solve_steady_states(alone(1.5), np.array([[1.0], [-1.0]]) * first)

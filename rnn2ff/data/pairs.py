@@ -163,6 +163,7 @@ def solve_pairs(
     *,
     solver: AbstractSteadyStateSolver | Plan | None = None,
     max_steps: int = 4096,
+    watch: bool = True,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> Pairs:
@@ -173,6 +174,7 @@ def solve_pairs(
         stimuli: one a row.
         solver: as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
+        watch: as for `solve_steady_states`; without it the counts of what has no steady state are not told apart.
         mesh: devices that divide the batch, as for `solve_steady_states`.
         progress: whether to show a progress bar.
 
@@ -180,7 +182,8 @@ def solve_pairs(
         ValueError: if the stimuli do not fit.
         RuntimeError: if no stimulus reaches a steady state, with the counts.
     """
-    solved = solve_steady_states(network, stimuli, solver=solver, max_steps=max_steps, mesh=mesh, progress=progress)
+    settings = {"max_steps": max_steps, "watch": watch, "mesh": mesh, "progress": progress}
+    solved = solve_steady_states(network, stimuli, solver=solver, **settings)
     pairs = _batch(network, 0, stimuli, solved).pairs
     if not len(pairs):
         counts = pairs.status_counts

@@ -25,6 +25,7 @@ class Samples(NamedTuple):
         solved: the fields of `SteadyState`.
         found_by: an index into `FOUND_BY` for each sample.
         mesh: the devices; None for JAX's own.
+        watch: whether what does not come to rest is watched.
     """
 
     network: RecurrentNetwork
@@ -35,10 +36,11 @@ class Samples(NamedTuple):
     solved: SteadyState
     found_by: Int[np.ndarray, " batch"]
     mesh: Mesh | None
+    watch: bool
 
     @property
     def first_steps(self) -> int:
-        """Of the engine, before a sample that moves on is watched."""
+        """Of the engine, before a sample that moves on is watched, or left: later, long steps may take it elsewhere."""
         return min(self.max_steps, _FOLLOWED_STEPS)
 
     def starts(self, rows: np.ndarray) -> Float[np.ndarray, "row state"]:

@@ -177,7 +177,9 @@ def _watch(network, stimuli, initial_states, whole: SteadyState, tolerance: floa
         put_rows(whole, left, finish(network, *given, **limits, is_stiff_tried=False))
 
 
-def solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress) -> SteadyStates:
+def solve_each(
+    network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress, *, watch
+) -> SteadyStates:
     """A batch by a solver for single samples."""
     num_samples = len(stimuli)
     num_devices = 1 if mesh is None else mesh.devices.size
@@ -194,7 +196,7 @@ def solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, m
             return solved
 
         whole = in_batches(solve_chunk, constants, (stimuli, initial_states), chunk_size)
-    if isinstance(solver, Rollout):
+    if watch and isinstance(solver, Rollout):
         _watch(network, stimuli, initial_states, whole, tolerance, max_steps)
     return on_device(whole, None, {type(solver).__name__: int(whole.is_converged.sum())})
 
