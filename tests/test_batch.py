@@ -193,10 +193,11 @@ class TestPlan:
 
 
 class TestVerdicts:
-    def test_one_batch_may_hold_every_kind_of_end(self):
+    def test_one_batch_may_hold_every_kind_of_end(self, capfd):
         stimuli = jnp.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.9, 1.0]])
         starts = jnp.array([[0.3, 0.2, 0.1], [0, 0, 0], [0, 0, 0]])
-        received = solve_steady_states(CYCLE, stimuli, initial_states=starts)
+        received = solve_steady_states(CYCLE, stimuli, initial_states=starts, progress=True)
+        assert "watching 2 that move on" in capfd.readouterr().err
         assert list(received.status) == [Status.oscillating, Status.converged, Status.oscillating]
         assert_close(received.period[0], 11.24, 1e-3)
         assert np.isnan(received.period[1])

@@ -237,6 +237,7 @@ def _solve_some(samples: Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> No
         return
     left = samples.rows_that(Status.max_steps_reached, rows)
     if len(left):
+        bar.set_postfix_str(f"watching {len(left)} that move on")
         samples.put(left, _watched(samples, left, samples.solved.state[left]))
     # Where the velocity grows fast, as before a blow-up, the engine's steps may end in infinity.
     lost = samples.rows_that(Status.nonfinite, rows)[:_LOST_ROWS]
