@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from rnn2ff.records import processor_features
 
@@ -44,7 +44,7 @@ def jit_for_device(function: Callable, jit: Callable = eqx.filter_jit, **setting
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        if not _is_outside():
+        if not is_outside():
             return plain(*args, **kwargs)
         has_fewest = bool(jax.config.values.get("jax_disable_most_optimizations"))  # ours would ask for more
         return with_options(jax.default_backend(), has_fewest)(*args, **kwargs)
@@ -52,7 +52,8 @@ def jit_for_device(function: Callable, jit: Callable = eqx.filter_jit, **setting
     return run
 
 
-def _is_outside() -> bool:
+def is_outside() -> bool:
+    """Whether nothing is being traced."""
     return get_opaque_trace_state() == _OUTSIDE
 
 
@@ -61,7 +62,7 @@ def evaluated_now() -> AbstractContextManager:
 
     Outside it does nothing, as `jax.ensure_compile_time_eval` would compile again what is compiled already.
     """
-    return nullcontext() if _is_outside() else jax.ensure_compile_time_eval()
+    return nullcontext() if is_outside() else jax.ensure_compile_time_eval()
 
 
 def in_full_precision(function: Callable) -> Callable:
@@ -90,6 +91,15 @@ def only_after(earlier: jax.Array, later: jax.Array) -> jax.Array:
     """
     entry = earlier.reshape(-1)[0]
     return later + (0 * jnp.where(jnp.isfinite(entry), entry, 0)).astype(later.dtype)
+
+
+def solve_systems(
+    matrices: Float[jax.Array, "batch size size"], right: Float[jax.Array, "batch size right"], *, one_by_one: bool
+) -> Float[jax.Array, "batch size right"]:
+    """Solve linear systems together, or one by one, so that programs at once do not deadlock (`only_after`)."""
+    if one_by_one:
+        return jax.lax.map(lambda system: jnp.linalg.solve(*system), (matrices, right))
+    return jnp.linalg.solve(matrices, right)
 
 
 def in_batches(

@@ -34,6 +34,7 @@ from rnn2ff import (
 from rnn2ff.compiling import only_after
 from rnn2ff.steady_state import Method, hard, in_dense_tiles, in_tiles
 from rnn2ff.steady_state.creeping import creep
+from rnn2ff.steady_state.lanes import num_lanes
 from rnn2ff.steady_state.method import sweep_from_probe
 from rnn2ff.steady_state.motion import Motions
 from rnn2ff.steady_state.tiles import Few, packing_of
@@ -598,14 +599,40 @@ class TestThreads:
         }
         assert [name for name, program in programs.items() if pairs_at_once(*program)] == []
 
-    def test_devices_of_one_processor_factor_one_matrix_at_a_time(self, random_network):
-        network = random_network[0]
-        stimuli = np.ones((8, 16), default_float())
+    @pytest.mark.parametrize("size", [16, 64])
+    def test_a_processor_factors_one_matrix_at_a_time(self, size):
+        network = threshold_linear(np.diag(np.full(size, 0.5)))
+        stimuli = np.ones((8, size), default_float())
         split = PartitionSpec("batch")
         mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
 
         def solve(stimuli):
             return solve_batch(network, stimuli).state
 
-        assert largest_batch(solve, stimuli) == 8
+        assert largest_batch(solve, stimuli) == 1
         assert largest_batch(jax.shard_map(solve, mesh=mesh, in_specs=split, out_specs=split), stimuli) == 1
+
+    def test_the_number_of_cores_changes_no_bit(self, monkeypatch):
+        network = rivals(0.5, 16)
+        stimuli = np.random.default_rng(0).normal(size=(1500, 16))
+        alone, divided = [], []
+        for num_cores, received in ((1, alone), (3, divided)):
+            monkeypatch.setattr("rnn2ff.steady_state.lanes.num_threads", lambda num_cores=num_cores: num_cores)
+            received.extend(jax.tree.leaves(solve_steady_states(network, stimuli)))
+        for one, other in zip(alone, divided, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_in_the_context_of_a_thread_nothing_is_compiled_twice(self, monkeypatch, random_network):
+        monkeypatch.setattr("rnn2ff.steady_state.lanes.num_threads", lambda: 2)
+        network, stimuli = random_network[0], np.ones((1500, 16), default_float())
+        with jax.default_matmul_precision("highest"):
+            expected = solve_steady_states(network, stimuli)
+            with compiled_programs() as programs:
+                received = solve_steady_states(network, stimuli, solver=expected.plan)
+        assert not programs
+        np.testing.assert_array_equal(received.status, expected.status)
+
+    def test_a_field_of_a_user_which_may_factor_matrices_is_solved_in_one_thread(self, random_network):
+        field = RecurrentNetwork(lambda params, x, u: u - params * x, jnp.ones(()), state_size=2, stimulus_size=2)
+        assert num_lanes(field, None) == 1
+        assert num_lanes(random_network[0], None) >= 1

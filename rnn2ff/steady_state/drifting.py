@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rnn2ff.compiling import solve_systems
+
 
 class Drift(NamedTuple):
     """A velocity in two parts."""
@@ -21,8 +23,10 @@ def find_drift(
     power: Float[Array, "batch state state"],
     jacobian: Float[Array, "batch state state"],
     velocity: Float[Array, "batch state"],
+    *,
+    one_by_one: bool,
 ) -> Drift:
-    """Divide velocities by whether they decay.
+    """Divide velocities by whether they decay; `one_by_one` as for `transform_powers`.
 
     A high power of the Cayley transform of the Jacobian J, normalized, is c P, where P projects on what neither grows
     nor decays, and c is the ratio of the traces of its square and itself. Without these directions `J - P` is
@@ -34,5 +38,5 @@ def find_drift(
     ratio = jnp.clip(jnp.abs(ratio), 1e-3, 1)
     projection = power / ratio[:, None, None]
     staying = jnp.einsum("bij,bj->bi", projection, velocity)
-    way = jnp.linalg.solve(jacobian - projection, (velocity - staying)[..., None])[..., 0]
+    way = solve_systems(jacobian - projection, (velocity - staying)[..., None], one_by_one=one_by_one)[..., 0]
     return Drift(staying, jnp.max(jnp.abs(way), axis=1))

@@ -18,7 +18,8 @@ from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
 from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.hard import finish
-from rnn2ff.steady_state.meshes import check_mesh, chunks_of, on_each_device, placed_on, zeros_to_share
+from rnn2ff.steady_state.lanes import in_lanes, num_lanes
+from rnn2ff.steady_state.meshes import Chunk, check_mesh, chunks_of, on_each_device, placed_on, zeros_to_share
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
 from rnn2ff.steady_state.result import (
     Status,
@@ -287,20 +288,22 @@ def _run(
 ) -> Iterator[tuple[slice, Solved]]:
     """The engine, in chunks of one size, on all cores; from zero, without starts. Which of the rows, and their end."""
     network, mesh = samples.network, samples.mesh
-    dtype, zeros = network.dtype, None
+    dtype = network.dtype
     limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
     leaves, structure = jax.tree.flatten((network, plan))
     constants = placed_on(mesh, (leaves, limits))
-    # One after the other: XLA's own threads share the work of a program, and two programs at once may each wait for a
-    # thread that the other holds, for ever. BLAS, which factors a few matrices, must not start threads of its own.
+    chunks = list(chunks_of(len(rows), network.state_size, mesh, is_long=not plan.starts_with_sweeps))
+    zeros = chunks[0].zeros(network.state_size, dtype) if starts is None and chunks else None
+
+    def begin(chunk: Chunk) -> Solved:
+        stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
+        given = (stimuli, zeros if starts is None else chunk.place(starts[chunk.rows]))
+        return _engine(constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh)
+
+    # BLAS, which factors a few matrices, must not start threads of its own.
     with blas_threads(network.state_size):
-        for chunk in chunks_of(len(rows), network.state_size, mesh):
-            stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
-            if starts is None and zeros is None:
-                zeros = chunk.zeros(network.state_size, dtype)
-            given = (stimuli, zeros if starts is None else chunk.place(starts[chunk.rows]))
-            solved = _engine(constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh)
-            yield chunk.rows, chunk.take(solved)
+        for chunk, solved in in_lanes(begin, chunks, num_lanes(network, mesh)):
+            yield chunk.rows, solved
             if bar is not None:
                 bar.set_postfix_str("", refresh=False)
                 bar.update(chunk.rows.stop - chunk.rows.start)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from rnn2ff._checks import fail
-from rnn2ff.steady_state.tiles import Layout, chunk_size, filled, layout_for
+from rnn2ff.steady_state.tiles import Layout, chunk_size, filled, layout_for, rows_at_once
 
 _ALIGNMENT = 64  # bytes
 
@@ -119,13 +119,17 @@ class Chunk(NamedTuple):
         return jax.tree.map(take, tree)
 
 
-def chunks_of(num_rows: int, width: int, mesh: Mesh | None = None) -> Iterator[Chunk]:
-    """A batch of rows with `width` entries in chunks, divided evenly among the devices of a mesh."""
+def chunks_of(num_rows: int, width: int, mesh: Mesh | None = None, *, is_long: bool = False) -> Iterator[Chunk]:
+    """A batch of rows with `width` entries in chunks, divided evenly among the devices of a mesh.
+
+    `is_long` as for `rows_at_once`.
+    """
     num_devices = 1 if mesh is None else mesh.devices.size
     backend = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     size = chunk_size(backend, -(-num_rows // num_devices), width)
     layout = layout_for(backend, size)
-    for start in range(0, num_rows, num_devices * size):
-        end = min(start + num_devices * size, num_rows)
+    step = num_devices * size if mesh is not None else rows_at_once(backend, num_rows, size, is_long=is_long)
+    for start in range(0, num_rows, step):
+        end = min(start + step, num_rows)
         counts = [len(share) for share in np.array_split(np.arange(start, end), num_devices)]
         yield Chunk(slice(start, end), np.array(counts, np.int32), size, layout, mesh)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from rnn2ff.compiling import only_after
+from rnn2ff.compiling import only_after, solve_systems
 from rnn2ff.networks import StateForm
 from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
 from rnn2ff.steady_state.result import Status
@@ -21,7 +21,6 @@ from rnn2ff.steady_state.rows import (
     set_code,
 )
 from rnn2ff.steady_state.stability import Stability, decay_rates, decide, shrink, transform_powers
-from rnn2ff.steady_state.tiles import varying_axes
 
 
 def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
@@ -75,11 +74,8 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Row
 
     drive = jax.vmap(params.feedforward_input)(known.stimuli)
     driven = jnp.where(is_unit, jnp.take_along_axis(drive, units, axis=1), 0)
-    systems = only_after(stability.amplification, identity - weights), driven
-    if task.layout.factors_one_by_one and varying_axes(driven):  # as for `transform_powers`
-        solution = jax.lax.map(lambda system: jnp.linalg.solve(*system), systems)
-    else:
-        solution = jax.vmap(jnp.linalg.solve)(*systems)
+    systems = only_after(stability.amplification, identity - weights), driven[..., None]
+    solution = solve_systems(*systems, one_by_one=task.layout.factors_one_by_one)[..., 0]
     rates = jnp.zeros_like(drive).at[jnp.arange(len(drive))[:, None], units].set(jnp.where(is_unit, solution, 0))
     total = jax.vmap(params.recurrent_input)(rates) + drive
     exact = jax.vmap(network.state_from_total_input)(total)

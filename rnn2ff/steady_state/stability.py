@@ -28,9 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from rnn2ff.compiling import solve_systems
 from rnn2ff.steady_state.drifting import find_drift
 from rnn2ff.steady_state.field import Field, choose_rows, jacobians, max_norm
-from rnn2ff.steady_state.tiles import packing_of, vary_like, varying_axes
+from rnn2ff.steady_state.tiles import packing_of, vary_like
 
 PROOF = 1e-3  # the norm to shrink to
 LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
@@ -178,23 +179,22 @@ def transform_powers(
         matrices: Jacobians, in any unit of time.
         slowest: the longest time scale, in that unit.
         is_needed: which samples to decide.
-        one_by_one: whether each sample is worked on for itself, which a processor does several times faster than a
-            batch of small products; an accelerator wants the batch.
+        one_by_one: whether each sample is worked on for itself, as on a processor: its threads are shared with other
+            programs, and it makes products of larger matrices faster one by one. An accelerator wants the batch.
         is_map: whether the matrices are what a step of a map adds.
         velocity: which the matrices are derivatives of, at the states; None where a drift is of no interest.
         rounding: of the velocity; what drifts no faster along a neutral direction is at rest.
     """
-    # Devices of one processor share its threads, and must not divide batches at the same time (`only_after`).
-    is_batched = matrices.shape[-1] <= _LARGEST_BATCHED and not varying_axes(matrices)
-    if not one_by_one or is_batched:
-        return _transform_powers(matrices, slowest, is_needed, is_map, velocity, rounding)
+    settings = {"one_by_one": one_by_one, "is_map": is_map}
+    if not one_by_one or matrices.shape[-1] <= _LARGEST_BATCHED:
+        return _transform_powers(matrices, slowest, is_needed, velocity, rounding, **settings)
 
     def decide_one(sample):
         matrix, slowest, velocity, rounding, is_needed = sample
 
         def run(_):
             more = () if velocity is None else (velocity[None], rounding[None])
-            found = _transform_powers(matrix[None], slowest[None], is_needed[None], is_map, *more)
+            found = _transform_powers(matrix[None], slowest[None], is_needed[None], *more, **settings)
             return jax.tree.map(lambda leaf: leaf[0], found)
 
         def skip(_):
@@ -207,7 +207,9 @@ def transform_powers(
     return jax.lax.map(decide_one, (matrices, slowest, velocity, rounding, is_needed))
 
 
-def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, rounding=None) -> Stability:
+def _transform_powers(
+    matrices, slowest, is_needed, velocity=None, rounding=None, *, one_by_one: bool, is_map: bool
+) -> Stability:
     dtype, size = matrices.dtype, matrices.shape[-1]
     identity = jnp.eye(size, dtype=dtype)[None]
     # A norm doubles its logarithm with each squaring: so many tell the smallest growth that counts from none.
@@ -224,7 +226,10 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     largest_scale = 1 / (size * jnp.finfo(dtype).tiny)  # of a matrix that is zero
     scale = jnp.minimum(size**0.5 / norm_of(matrices), largest_scale)
     scaled = scale[:, None, None] * matrices
-    power = identity + matrices if is_map else jnp.linalg.solve(identity - scaled, identity + scaled)
+    if is_map:
+        power = identity + matrices
+    else:
+        power = solve_systems(identity - scaled, identity + scaled, one_by_one=one_by_one)
     norm = norm_of(power)
 
     def is_undecided(log_norm, num_squarings):
@@ -263,7 +268,7 @@ def _transform_powers(matrices, slowest, is_needed, is_map, velocity=None, round
     decay_rate, is_drifting = jnp.maximum(-growth, 0), jnp.zeros_like(is_known)
     if velocity is not None:
         is_neutral = is_rounding | ((log_norm > _SURE_DECAY) & (decay_rate * slowest < neutral_growth(dtype)))
-        drift = find_drift(power, matrices, velocity)
+        drift = find_drift(power, matrices, velocity, one_by_one=one_by_one)
         is_drifting = is_neutral & is_stable & ~jnp.all(jnp.abs(drift.staying) <= rounding, axis=1)
         speed = jnp.max(jnp.abs(velocity), axis=1)
         # Units that are silent, and so not seen, decay with their own time constants.

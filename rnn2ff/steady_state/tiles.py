@@ -19,7 +19,7 @@ from rnn2ff._checks import fail
 
 _WIDE_TILE, _TILE = 1024, 64  # rows, on a processor
 _FILLED = 5 / 8  # of a tile; with fewer rows it is not worth its work, if there is another way
-_CHUNK_ENTRIES, _LARGEST_CHUNK = 2**19, 4096  # states, and rows, of a call on a processor
+_FEWEST_HALVED = 256  # rows of a chunk that is divided for two cores
 _SMALLEST_DEVICE_CHUNK, _LARGEST_DEVICE_CHUNK = 256, 2**23  # rows, and entries of their states, on an accelerator
 
 
@@ -53,14 +53,25 @@ def layout_for(backend: str, batch_size: int) -> Layout:
 def chunk_size(backend: str, num_rows: int, state_size: int) -> int:
     """Rows of one call of a program that is called from the host for batches of all sizes.
 
-    On a processor one size for a network, so that a batch of another size compiles nothing; rows that are missing cost
-    nothing but their memory. Elsewhere the next power of two.
+    On a processor always the same, so that a batch of another size compiles nothing; rows that are missing cost nothing
+    but their memory. Elsewhere the next power of two.
     """
     if backend == "cpu":
-        rows = int(np.clip(_CHUNK_ENTRIES // state_size, _WIDE_TILE, _LARGEST_CHUNK))
-        return rows // _WIDE_TILE * _WIDE_TILE
+        return _WIDE_TILE
     largest = max(_SMALLEST_DEVICE_CHUNK, _LARGEST_DEVICE_CHUNK // state_size)
     return min(2 ** int(np.ceil(np.log2(max(num_rows, _SMALLEST_DEVICE_CHUNK)))), largest)
+
+
+def rows_at_once(backend: str, num_rows: int, size: int, *, is_long: bool) -> int:
+    """Of a batch, how many rows a call works on: nearly even parts, which fit a chunk of this size.
+
+    The same for any number of cores, so that these do not change results. What takes long (`is_long`) is worth a
+    thread for half a chunk; sweeps are not, whose products of a chunk are divided anyway.
+    """
+    if backend != "cpu":
+        return size
+    num_parts = max(2 if is_long and num_rows >= _FEWEST_HALVED else 1, -(-num_rows // size))
+    return _TILE * -(-num_rows // (num_parts * _TILE))
 
 
 def filled(array: np.ndarray, num_rows: int) -> np.ndarray:
