@@ -1,5 +1,7 @@
 """Batches: the plan, what it promises, and what becomes of those it does not serve."""
 
+import threading
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -32,9 +34,9 @@ from rnn2ff import (
     winner_take_all,
 )
 from rnn2ff.compiling import only_after
-from rnn2ff.steady_state import Method, hard, in_dense_tiles, in_tiles
+from rnn2ff.steady_state import Method, chunks_of, hard, in_dense_tiles, in_tiles
 from rnn2ff.steady_state.creeping import creep
-from rnn2ff.steady_state.lanes import num_lanes
+from rnn2ff.steady_state.lanes import in_lanes, num_lanes
 from rnn2ff.steady_state.method import sweep_from_probe
 from rnn2ff.steady_state.motion import Motions
 from rnn2ff.steady_state.tiles import Few, packing_of
@@ -622,15 +624,24 @@ class TestThreads:
         for one, other in zip(alone, divided, strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def test_in_the_context_of_a_thread_nothing_is_compiled_twice(self, monkeypatch, random_network):
-        monkeypatch.setattr("rnn2ff.steady_state.lanes.num_threads", lambda: 2)
-        network, stimuli = random_network[0], np.ones((1500, 16), default_float())
+    def test_chunks_are_worked_on_in_threads_but_where_a_context_is_of_this_thread(self):
+        chunks = list(chunks_of(3000, 16))
+
+        def begin(chunk):
+            return np.full(chunk.size, threading.get_ident())
+
+        def threads():
+            done = list(in_lanes(begin, chunks, 2))
+            assert [chunk.rows for chunk, _ in done] == [chunk.rows for chunk in chunks]
+            assert sum(len(result) for _, result in done) == 3000
+            return [result[0] for _, result in done]
+
+        first, *others = threads()
+        assert first == threading.get_ident()
+        assert len(others) == 2
+        assert first not in others
         with jax.default_matmul_precision("highest"):
-            expected = solve_steady_states(network, stimuli)
-            with compiled_programs() as programs:
-                received = solve_steady_states(network, stimuli, solver=expected.plan)
-        assert not programs
-        np.testing.assert_array_equal(received.status, expected.status)
+            assert threads() == [first] * 3
 
     def test_a_field_of_a_user_which_may_factor_matrices_is_solved_in_one_thread(self, random_network):
         field = RecurrentNetwork(lambda params, x, u: u - params * x, jnp.ones(()), state_size=2, stimulus_size=2)

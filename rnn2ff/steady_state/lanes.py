@@ -28,20 +28,20 @@ def num_lanes(network: RecurrentNetwork, mesh: Mesh | None) -> int:
 
 
 def in_lanes(
-    begin: Callable[[Chunk], PyTree], chunks: Sequence[Chunk], num_lanes: int
+    begin: Callable[[Chunk], PyTree], chunks: Sequence[Chunk], num_at_once: int
 ) -> Iterator[tuple[Chunk, PyTree]]:
     """Chunks and their results, on the host, in order.
 
     Args:
         begin: calls a compiled function for a chunk.
         chunks: of a batch.
-        num_lanes: how many calls there are at once, at most.
+        num_at_once: calls at once, at most.
     """
     if not chunks:
         return
     first = begin(chunks[0])  # which compiles, once
-    with ThreadPoolExecutor(max(1, min(num_lanes, len(chunks) - 1))) as pool:
-        is_divided = num_lanes > 1 and len(chunks) > 1
+    with ThreadPoolExecutor(max(1, min(num_at_once, len(chunks) - 1))) as pool:
+        is_divided = num_at_once > 1 and len(chunks) > 1
         # Contexts such as `jax.default_matmul_precision` are of one thread; in another the program would be another.
         if is_divided and pool.submit(lambda: jax.config.values).result() == jax.config.values:
             others = pool.map(lambda chunk: chunk.take(begin(chunk)), chunks[1:])
