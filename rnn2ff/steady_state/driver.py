@@ -71,8 +71,8 @@ def solve_steady_states(
         tolerance: the largest residual that counts as rest; by default the solver's, or the dtype's.
         max_steps: bound on the steps of each search.
         watch: whether to find out what becomes of samples that move on after 1,200 steps. Where steady states alone
-            matter, do without: they are `max_steps_reached`, a few that settle late among them, and a batch of which a
-            sixth never settles takes less than a tenth of the time.
+            matter, do without: they are `max_steps_reached`, those that would settle later among them, and a batch of
+            which a sixth never settles takes about a tenth of the time. A probe, where there is no plan, is watched.
         mesh: devices, such as `jax.make_mesh((4,), ("batch",))`, over all of which the batch is divided, whatever the
             axes; by default JAX's own. Any batch fits: what a device lacks is filled up. Every sample ends where it
             does on one device, within the tolerance.
