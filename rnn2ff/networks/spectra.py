@@ -39,7 +39,8 @@ def blas_threads(size: int) -> contextlib.AbstractContextManager:
     """A context in which matrices of up to 1024 units are factorized with one BLAS thread, and larger ones as usual.
 
     The threads that BLAS starts for each of many small factorizations wait for each other in busy loops, for long if
-    other processes use the cores.
+    other processes use the cores. They wait so for more work after the last one too: a product of 128 units on the host
+    made the program after it, of 26 ms, take 44.
     """
     if size > _LARGEST_ON_ONE_THREAD:
         return contextlib.nullcontext()

@@ -150,11 +150,12 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
     weights = xp.asarray(weights, working_dtype)
     diagonal = xp.broadcast_to(xp.asarray(mean_slopes, working_dtype), (size,))
     matrix = xp.eye(size, dtype=working_dtype) - weights * diagonal[None, :]
-    try:
-        with blas_threads(size):
+    with blas_threads(size), np.errstate(invalid="ignore"):
+        try:
             inverse = xp.linalg.inv(matrix)
-    except np.linalg.LinAlgError:
-        inverse = np.full_like(matrix, np.inf)
+        except np.linalg.LinAlgError:
+            inverse = np.full_like(matrix, np.inf)
+        recurrent_map = inverse @ weights
     if xp is np:
         with np.errstate(invalid="ignore"):
             condition = np.abs(matrix).sum(1).max() * np.abs(inverse).sum(1).max()
@@ -167,7 +168,7 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
             (
                 xp.asarray(diagonal, dtype).copy(),
                 xp.asarray(inverse.T, dtype).copy(),
-                xp.asarray((inverse @ weights).T, dtype).copy(),
+                xp.asarray(recurrent_map.T, dtype).copy(),
                 xp.zeros(size, dtype),
                 xp.asarray(xp.max(xp.linalg.norm(matrix, axis=1)), dtype),
             )

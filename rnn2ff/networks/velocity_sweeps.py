@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Scalar
 from rnn2ff._checks import check_positive_numbers, fail
 from rnn2ff.networks.base import RecurrentNetwork, as_samples
 from rnn2ff.networks.rate import RateNetwork
+from rnn2ff.networks.spectra import blas_threads
 from rnn2ff.networks.sweeps import LARGEST_CONDITION, AbstractSweep, SplitSweep, mean_slope_sweep
 
 
@@ -107,12 +108,13 @@ def mean_jacobian_sweep(
     states, stimuli = as_samples(network, states, stimuli)
     by_state, by_stimulus = _mean_jacobians(network, states, stimuli)
     by_state, by_stimulus = np.asarray(by_state, np.float64), np.asarray(by_stimulus, np.float64)
-    condition = np.linalg.cond(by_state) if np.isfinite(by_state).all() else np.inf
-    if not condition < LARGEST_CONDITION:
-        expected = f"a condition number below {LARGEST_CONDITION:.0e}"
-        raise fail("states", "have a singular mean Jacobian", expected, f"{condition:.1e}")
-    inverse = -np.linalg.inv(by_state)
-    stimulus_map = (inverse @ by_stimulus).T
+    with blas_threads(network.state_size):
+        condition = np.linalg.cond(by_state) if np.isfinite(by_state).all() else np.inf
+        if not condition < LARGEST_CONDITION:
+            expected = f"a condition number below {LARGEST_CONDITION:.0e}"
+            raise fail("states", "have a singular mean Jacobian", expected, f"{condition:.1e}")
+        inverse = -np.linalg.inv(by_state)
+        stimulus_map = (inverse @ by_stimulus).T
     mean_state, mean_stimulus = (np.asarray(rows, np.float64).mean(axis=0) for rows in (states, stimuli))
     scaled = np.asarray(network.time_constants).reshape(-1, 1) * by_state
     return JacobianSweep(

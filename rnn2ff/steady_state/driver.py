@@ -155,7 +155,8 @@ def _solve_states(
     if initial_states is not None:
         check_array("initial_states", initial_states, (num_samples, network.state_size))
         initial_states = np.asarray(initial_states, dtype)
-    own = in_own_units(network, stimuli, initial_states)
+    with blas_threads(network.state_size):
+        own = in_own_units(network, stimuli, initial_states)
     if own is not None:
         more = {"watch": watch, "is_probe": is_probe}
         given = own.network, own.stimuli, solver, own.initial_states
@@ -174,7 +175,8 @@ def _solve_states(
     solved = SteadyState(state, status, residual, num_steps, distance, period)
     samples = Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh, watch)
     rows, plan = np.arange(num_samples), solver
-    with tqdm(total=num_samples, desc="steady states", unit="stimuli", disable=not progress) as bar:
+    progress_bar = tqdm(total=num_samples, desc="steady states", unit="stimuli", disable=not progress)
+    with progress_bar as bar, blas_threads(network.state_size):
         bar.set_postfix_str("compiling")
         if plan is None:
             plan = first_plan(network)
@@ -300,13 +302,11 @@ def _run(
         given = (stimuli, zeros if starts is None else chunk.place(starts[chunk.rows]))
         return _engine(constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh)
 
-    # BLAS, which factors a few matrices, must not start threads of its own.
-    with blas_threads(network.state_size):
-        for chunk, solved in in_lanes(begin, chunks, num_lanes(network, mesh)):
-            yield chunk.rows, solved
-            if bar is not None:
-                bar.set_postfix_str("", refresh=False)
-                bar.update(chunk.rows.stop - chunk.rows.start)
+    for chunk, solved in in_lanes(begin, chunks, num_lanes(network, mesh)):
+        yield chunk.rows, solved
+        if bar is not None:
+            bar.set_postfix_str("", refresh=False)
+            bar.update(chunk.rows.stop - chunk.rows.start)
 
 
 def _run_whole(samples: Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, max_steps: int) -> Solved:

@@ -25,7 +25,6 @@ from rnn2ff.networks import (
     RecurrentNetwork,
     SplitSweep,
     balancing_scale,
-    blas_threads,
     damped_sweep,
     mean_jacobian_sweep,
     mean_slope_sweep,
@@ -151,11 +150,10 @@ def proved_rate(network: RecurrentNetwork) -> float:
 
 def first_plan(network: RecurrentNetwork) -> Plan:
     """What the weights alone say: sweeps where they prove one fixed point, and otherwise the dynamics."""
-    with blas_threads(network.state_size):
-        rate = proved_rate(network)
-        if rate > 0:
-            return make_plan(network, _sweep_of_weights(network), Method.proved, rate=rate)
-        return make_plan(network, _unused_sweep(network), Method.followed)
+    rate = proved_rate(network)
+    if rate > 0:
+        return make_plan(network, _sweep_of_weights(network), Method.proved, rate=rate)
+    return make_plan(network, _unused_sweep(network), Method.followed)
 
 
 def _sweep_of_weights(network: RecurrentNetwork) -> AbstractSweep:
