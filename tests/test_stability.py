@@ -26,7 +26,7 @@ from rnn2ff import (
     wong_wang,
 )
 from rnn2ff.analysis import linearize, velocities_on_plane
-from rnn2ff.networks import best_metric, blas_threads, is_p_matrix, perron_bound, stability_constants
+from rnn2ff.networks import best_metric, blas_threads, is_p_matrix, perron_bound, split_sweep, stability_constants
 
 PRECISION = 1e-6 if default_float() == jnp.float64 else 1e-5  # of weights that are rounded to float32
 
@@ -146,6 +146,20 @@ class TestThreads:
             with contextlib.suppress(ZeroDivisionError), blas_threads(50):
                 _ = 1 / 0
             assert numbers_of_blas_threads() == {2}
+
+    def test_are_one_for_the_product_of_a_sweep_as_well(self, monkeypatch):
+        """After it they would still wait in their loops while the solver runs."""
+        seen, invert = set(), np.linalg.inv
+
+        class Watched(np.ndarray):
+            def __matmul__(self, other):
+                seen.update(numbers_of_blas_threads())
+                return np.asarray(self) @ other
+
+        monkeypatch.setattr(np.linalg, "inv", lambda matrix: invert(matrix).view(Watched))
+        with threadpool_limits(limits=2, user_api="blas"):
+            split_sweep(threshold_linear(jnp.eye(8) / 2))
+        assert seen == {1}
 
     def test_change_no_constant(self, monkeypatch):
         """The calls to LAPACK all see one thread, and the metric is the same with any number around them."""
