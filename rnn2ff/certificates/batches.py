@@ -16,7 +16,7 @@ from rnn2ff.certificates.bounds import Certificate, certify, unit_bounds
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.refinement import as_prediction
 from rnn2ff.compiling import compiled
-from rnn2ff.networks import RecurrentNetwork, blas_threads
+from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import Layout, chunks_of, in_tiles, on_each_device, placed_on
 
 
@@ -148,11 +148,9 @@ def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
 def call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None):
     """Call a program for a batch, in chunks of one size, of which each device of a mesh has one at a time."""
     constants, parts = placed_on(mesh, constants), []
-    width = max(array.shape[1] for array in arrays)
-    with blas_threads(width):
-        for chunk in chunks_of(len(arrays[0]), width, mesh):
-            given = tuple(chunk.place(array[chunk.rows]) for array in arrays)
-            parts.append(chunk.take(_call(function, constants, given, chunk.num_rows, chunk.layout, mesh)))
+    for chunk in chunks_of(len(arrays[0]), max(array.shape[1] for array in arrays), mesh):
+        given = tuple(chunk.place(array[chunk.rows]) for array in arrays)
+        parts.append(chunk.take(_call(function, constants, given, chunk.num_rows, chunk.layout, mesh)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 

@@ -155,13 +155,12 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
             inverse = xp.linalg.inv(matrix)
         except np.linalg.LinAlgError:
             inverse = np.full_like(matrix, np.inf)
-        recurrent_map = inverse @ weights
-    if xp is np:
-        with np.errstate(invalid="ignore"):
+        if xp is np:
             condition = np.abs(matrix).sum(1).max() * np.abs(inverse).sum(1).max()
-        if not condition < LARGEST_CONDITION:
-            expected = f"a condition number below {LARGEST_CONDITION:.0e}"
-            raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
+            if not condition < LARGEST_CONDITION:
+                expected = f"a condition number below {LARGEST_CONDITION:.0e}"
+                raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
+        recurrent_map = inverse @ weights
     return SplitSweep(
         # Known values are converted on the host, where nothing is compiled.
         *jax.device_put(

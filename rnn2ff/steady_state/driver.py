@@ -157,40 +157,41 @@ def _solve_states(
         initial_states = np.asarray(initial_states, dtype)
     with blas_threads(network.state_size):
         own = in_own_units(network, stimuli, initial_states)
-    if own is not None:
-        more = {"watch": watch, "is_probe": is_probe}
-        given = own.network, own.stimuli, solver, own.initial_states
-        solved = _solve_states(*given, tolerance, max_steps, mesh, progress, **more)
-        return in_common_units(solved, own.units)
-    if not is_planned:
-        if initial_states is None:
-            initial_states = np.zeros((num_samples, network.state_size), dtype)
-        return solve_each(network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress, watch=watch)
-    network = with_padded_rows(network)
+        if own is not None:
+            more = {"watch": watch, "is_probe": is_probe}
+            given = own.network, own.stimuli, solver, own.initial_states
+            solved = _solve_states(*given, tolerance, max_steps, mesh, progress, **more)
+            return in_common_units(solved, own.units)
+        if not is_planned:
+            if initial_states is None:
+                initial_states = np.zeros((num_samples, network.state_size), dtype)
+            return solve_each(
+                network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress, watch=watch
+            )
+        network = with_padded_rows(network)
 
-    state = zeros_to_share((num_samples, network.state_size), dtype)
-    residual, distance, period = np.full((3, num_samples), np.nan, dtype)
-    status = np.full(num_samples, Status.max_steps_reached, np.int32)
-    num_steps, found_by = np.zeros((2, num_samples), np.int32)
-    solved = SteadyState(state, status, residual, num_steps, distance, period)
-    samples = Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh, watch)
-    rows, plan = np.arange(num_samples), solver
-    progress_bar = tqdm(total=num_samples, desc="steady states", unit="stimuli", disable=not progress)
-    with progress_bar as bar, blas_threads(network.state_size):
-        bar.set_postfix_str("compiling")
-        if plan is None:
-            plan = first_plan(network)
-            if plan.has_one_fixed_point:
-                rows = rows[:0] if is_probe else rows
-            elif num_samples > NUM_PROBED or is_probe:
-                probe = _probe_of(num_samples)
-                _solve_some(samples._replace(watch=True), probe, plan, bar)
-                plan = _choose_method(samples, probe, plan)
-                rows = np.setdiff1d(rows, probe)
-        _solve_some(samples, rows, plan, bar)
-    is_found = solved.status == Status.converged
-    counts = Counter(FOUND_BY[each] for each in found_by[is_found])
-    return on_device(solved, plan, dict(counts))
+        state = zeros_to_share((num_samples, network.state_size), dtype)
+        residual, distance, period = np.full((3, num_samples), np.nan, dtype)
+        status = np.full(num_samples, Status.max_steps_reached, np.int32)
+        num_steps, found_by = np.zeros((2, num_samples), np.int32)
+        solved = SteadyState(state, status, residual, num_steps, distance, period)
+        samples = Samples(network, stimuli, initial_states, tolerance, max_steps, solved, found_by, mesh, watch)
+        rows, plan = np.arange(num_samples), solver
+        with tqdm(total=num_samples, desc="steady states", unit="stimuli", disable=not progress) as bar:
+            bar.set_postfix_str("compiling")
+            if plan is None:
+                plan = first_plan(network)
+                if plan.has_one_fixed_point:
+                    rows = rows[:0] if is_probe else rows
+                elif num_samples > NUM_PROBED or is_probe:
+                    probe = _probe_of(num_samples)
+                    _solve_some(samples._replace(watch=True), probe, plan, bar)
+                    plan = _choose_method(samples, probe, plan)
+                    rows = np.setdiff1d(rows, probe)
+            _solve_some(samples, rows, plan, bar)
+        is_found = solved.status == Status.converged
+        counts = Counter(FOUND_BY[each] for each in found_by[is_found])
+        return on_device(solved, plan, dict(counts))
 
 
 def _probe_of(num_samples: int) -> np.ndarray:
