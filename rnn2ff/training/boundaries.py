@@ -227,6 +227,7 @@ def _search(network, lows, highs, units, least, jump) -> _Places:
         when = jnp.argmax(distance > _SEPARATED * distance[-1])  # when the trajectories separate
         direction = low_path[when] - high_path[when]
         normal = -jax.grad(lambda stimulus: trajectory(stimulus)[when] @ direction)(low)
+        normal = normal / jnp.max(jnp.abs(normal))  # where rates run away, squares would overflow
         return _Places(
             normals=normal / jnp.linalg.norm(normal),
             points=(low + high) / 2,
