@@ -60,9 +60,9 @@ def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], i
     regularization = default_regularization(rows.state.dtype)
 
     def through_memory(drive, point, history):
-        for slot in range(MEMORY):
+        for _ in range(MEMORY):  # unrolled: one by one, each would copy the history
             image = sweep(network, drive, point)
-            point, _, history = accelerate(history, point, image, slot=slot, regularization=regularization)
+            point, _, history = accelerate(history, point, image, regularization=regularization)
         return point, jnp.max(jnp.abs(history.step)), history
 
     def goes_on(carry):

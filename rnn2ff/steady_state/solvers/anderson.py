@@ -25,9 +25,9 @@ from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 
 
 class History(eqx.Module):
-    """The last steps of one sample, in any order, since a combination has none.
+    """The last steps of one sample, the newest first.
 
-    Arrays of their own and not rows of one, so that a step replaces one without copying the others.
+    Arrays of their own and not rows of one, so that an unrolled loop moves none.
 
     Attributes:
         step_changes: the columns of dF.
@@ -51,50 +51,25 @@ def begin_history(point: Float[Array, " state"], image: Float[Array, " state"], 
 
 
 def accelerate(
-    history: History,
-    point: Float[Array, " state"],
-    image: Float[Array, " state"],
-    *,
-    slot: int | Int[Array, ""],
-    regularization: float,
+    history: History, point: Float[Array, " state"], image: Float[Array, " state"], *, regularization: float
 ) -> tuple[Float[Array, " state"], Float[Array, " state"], History]:
-    """The combined image, the combined step, and the new history.
+    """The combined image, the combined step, and the new history, without the oldest step.
 
     Args:
         history: the last steps.
         point: where the sweep was.
         image: where it led.
-        slot: which of the history to replace; counts up, modulo the memory.
         regularization: of the least-squares problem, relative.
     """
     step = image - point
-    memory = len(history.step_changes)
-    is_new = [slot == j for j in range(memory)]
-    step_changes = _replace(history.step_changes, step - history.step, is_new)
-    image_changes = _replace(history.image_changes, image - history.image, is_new)
-    new_change = step - history.step
-    products = [jnp.sum(each * new_change) for each in step_changes]
-    gram = tuple(
-        tuple(
-            _choose(is_new[i], products[j], _choose(is_new[j], products[i], history.gram[i][j])) for j in range(memory)
-        )
-        for i in range(memory)
-    )
+    step_changes = (step - history.step, *history.step_changes[:-1])
+    image_changes = (image - history.image, *history.image_changes[:-1])
+    newest = tuple(jnp.sum(each * step_changes[0]) for each in step_changes)
+    gram = (newest, *((product, *row[:-1]) for product, row in zip(newest[1:], history.gram)))
     coefficients = _solve_small(gram, [jnp.sum(each * step) for each in step_changes], regularization)
     combined_image = image - sum(c * change for c, change in zip(coefficients, image_changes))
     combined_step = step - sum(c * change for c, change in zip(coefficients, step_changes))
     return combined_image, combined_step, History(step_changes, image_changes, gram, step, image)
-
-
-def _replace(columns: tuple[Array, ...], new: Array, is_new: list) -> tuple[Array, ...]:
-    return tuple(_choose(chosen, new, column) for column, chosen in zip(columns, is_new))
-
-
-def _choose(condition, one: Array, other: Array) -> Array:
-    """One or the other; a condition that is known when compiled costs nothing."""
-    if isinstance(condition, bool):
-        return one if condition else other
-    return jnp.where(condition, one, other)
 
 
 def _solve_small(gram: tuple[tuple[Scalar, ...], ...], right: list[Scalar], regularization: float) -> list[Scalar]:
@@ -150,9 +125,9 @@ def repeat_accelerated(
 
     def through_memory(_, carry):
         point, history = carry
-        for slot in range(memory):  # known when compiled, so that no row is moved
+        for _ in range(memory):  # after which none of the steps is left, so that none is moved
             image = sweep(network, drive, point)
-            point, _, history = accelerate(history, point, image, slot=slot, regularization=regularization)
+            point, _, history = accelerate(history, point, image, regularization=regularization)
         return point, history
 
     image = sweep(network, drive, point)
@@ -224,7 +199,6 @@ class AndersonAcceleration(optx.AbstractFixedPointSolver):
             state.history,
             point,
             image,
-            slot=jnp.maximum(state.num_steps - 1, 0) % self.memory,
             regularization=self.regularization or default_regularization(point.dtype),
         )
         combined = combined - (1 - state.damping) * combined_step
