@@ -62,7 +62,7 @@ class Config:
     """The same for `predict_or_solve`."""
     num_distilled: tuple[int, int] = (20_000, 15_000)
     """Samples of `distill`; the first is its default."""
-    num_training_steps: int = 10_000
+    num_training_steps: int = 5_000
     """Of `distill`, by default."""
     num_starts: tuple[int, int] = (256, 200)
     """Starts of `find_fixed_points`."""

@@ -36,9 +36,11 @@ from rnn2ff import (
 from rnn2ff.compiling import only_after
 from rnn2ff.steady_state import Method, chunks_of, hard, in_dense_tiles, in_tiles
 from rnn2ff.steady_state.creeping import creep
-from rnn2ff.steady_state.lanes import in_lanes, num_lanes
+from rnn2ff.steady_state.lanes import _by_factorizations, in_lanes, num_lanes
+from rnn2ff.steady_state.meshes import Chunk
 from rnn2ff.steady_state.method import sweep_from_probe
 from rnn2ff.steady_state.motion import Motions
+from rnn2ff.steady_state.rows import Stage
 from rnn2ff.steady_state.tiles import Few, packing_of
 
 CLOSE = 1e-7 if default_float() == jnp.float64 else 1e-3
@@ -631,7 +633,7 @@ class TestThreads:
             return np.full(chunk.size, threading.get_ident())
 
         def threads():
-            done = list(in_lanes(begin, chunks, 2))
+            done = list(in_lanes(begin, Chunk.take, chunks, 2))
             assert [chunk.rows for chunk, _ in done] == [chunk.rows for chunk in chunks]
             assert sum(len(result) for _, result in done) == 3000
             return [result[0] for _, result in done]
@@ -642,6 +644,30 @@ class TestThreads:
         assert first not in others
         with jax.default_matmul_precision("highest"):
             assert threads() == [first] * 3
+
+    @pytest.mark.parametrize(
+        ("network", "stimulus", "expected"),
+        [
+            (threshold_linear(np.diag(np.full(16, 0.5))), np.ones(16), set()),
+            (rivals(0.5, 16), np.eye(16)[0] + np.eye(16)[1], {Stage.block}),  # a tie
+            (rate_network(StateForm(jnp.tanh), jnp.array([[2.0]])), np.zeros(1), {Stage.decide}),  # between two others
+        ],
+    )
+    def test_what_factorizes_is_a_program_of_its_own_that_is_called_where_samples_need_it(
+        self, network, stimulus, expected, monkeypatch
+    ):
+        called = set()
+
+        def note(*arguments, stage, **more):
+            called.add(stage)
+            return _by_factorizations(*arguments, stage=stage, **more)
+
+        monkeypatch.setattr("rnn2ff.steady_state.lanes._by_factorizations", note)
+        stimuli = np.stack([stimulus, 0.5 * stimulus])
+        found, at_once = solve_steady_states(network, stimuli), solve_batch(network, stimuli)
+        assert called == expected
+        np.testing.assert_array_equal(found.status, at_once.status)
+        assert_close(found.state, at_once.state, CLOSE)
 
     def test_a_field_of_a_user_which_may_factor_matrices_is_solved_in_one_thread(self, random_network):
         field = RecurrentNetwork(lambda params, x, u: u - params * x, jnp.ones(()), state_size=2, stimulus_size=2)

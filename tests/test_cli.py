@@ -309,7 +309,7 @@ def test_bad_input_exits_with_2_one_line_of_what_expected_got_and_no_file(
     np.savez("two.npz", a=np.ones(2), b=np.ones(2))
     (folder / "folder.npz").mkdir()
     before = sorted(folder.rglob("*"))
-    monkeypatch.setattr("rnn2ff.steady_state.driver._engine", None)  # no work is done
+    monkeypatch.setattr("rnn2ff.steady_state.lanes._by_products", None)  # no work is done
     code, out, err = run(*command(verb, *options))
     assert (code, out) == (2, "")
     assert err.count("\n") == 1

@@ -471,7 +471,7 @@ def test_bench_times_all_on_the_same_batch_and_shows_the_error_beside(run):
 @pytest.mark.parametrize("verb", ["bench", "evaluate"])
 def test_an_error_of_one_stimulus_is_refused_before_any_work(verb, run, folder, monkeypatch):
     np.save("one.npy", np.repeat(STIMULI[:1], 2, axis=0))
-    monkeypatch.setattr("rnn2ff.steady_state.driver._engine", None)  # no work is done
+    monkeypatch.setattr("rnn2ff.steady_state.lanes._by_products", None)  # no work is done
     code, out, err = run(verb, *NETWORK, *APPROXIMATOR, "--stimuli", "one.npy")
     assert (code, out) == (2, "")
     assert "`stimuli` are all the same. Expected at least two that differ" in err

@@ -15,31 +15,53 @@ Every sample goes through stages, on the device, until it has a verdict:
 What is open is gathered into dense tiles (`tiles.py`), round after round. A fixed point that turns out to be unstable
 is left by the dynamics, and the sample is followed further.
 
-Nothing here looks at a value on the host, so that it runs under `jit`, in a `scan`, and under `shard_map`.
+`block` and `decide` factorize, the other stages take products. As one function of arrays (`solve_rows`) the engine does
+both in turn, and nothing looks at a value on the host, so that it runs under `jit`, in a `scan`, and under `shard_map`.
+The host calls `by_products` and `by_factorizations` as programs of their own: many networks need the first alone, few
+both stages of the second, and these take as long to compile as all others.
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Scalar
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Scalar, Shaped
 
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
 from rnn2ff.steady_state.following import follow_rows
+from rnn2ff.steady_state.meshes import zeros_to_share
 from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.proving import decide_rows, prove_rows, solve_blocks
 from rnn2ff.steady_state.result import Status, SteadyState
-from rnn2ff.steady_state.rows import BLOCK, LARGEST_STEP, SAFETY, Known, Rows, Solved, Stage, Task
-from rnn2ff.steady_state.stability import Powers, num_factored
+from rnn2ff.steady_state.rows import BLOCK, LARGEST_STEP, SAFETY, Known, Rows, Solved, Stage, Task, blank_rows
+from rnn2ff.steady_state.stability import num_factored
 from rnn2ff.steady_state.sweeping import accelerate_rows, sweep_rows
 from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, layout_for, packing_of, vary_like
 
 _SHARE_LEFT = 4  # one in so many rows of a tile may wait for the next round; more than there are stages that wait
-_MOST_ROUNDS = 1000  # more than any sample needs; a bound, so that the program ends
+MOST_ROUNDS = 1000  # more than any sample needs; a bound, so that the program ends
 
 _WORK = {Stage.sweep: sweep_rows, Stage.accelerate: accelerate_rows, Stage.follow: follow_rows, Stage.prove: prove_rows}
+FACTORIZATIONS = (Stage.block, Stage.decide)
+
+
+class Work(NamedTuple):
+    """A batch after all that products can do.
+
+    Attributes:
+        solved: the verdicts, as far as they are known.
+        arrays: the samples on their way, packed.
+        is_waited_for: whether any sample waits for each stage of `FACTORIZATIONS`.
+    """
+
+    solved: Solved
+    arrays: list[Shaped[Array, "batch ..."]]
+    is_waited_for: Bool[Array, "device stage"]
 
 
 @in_full_precision
@@ -51,17 +73,47 @@ def solve_rows(
     *,
     tolerance: float | Scalar,
     max_steps: int | Int[Array, ""],
-    num_rows: int | Int[Array, ""],
     layout: Layout,
 ) -> Solved:
-    """The engine; pure. Without a plan the dynamics are followed; rows beyond `num_rows` are given no work."""
-    task = Task(network, plan, _scalar(tolerance, network.dtype), _scalar(max_steps, jnp.int32), layout)
-    num_rows = _scalar(num_rows, jnp.int32)
+    """The engine; pure. Without a plan the dynamics are followed."""
+    task = _task_of(network, plan, tolerance, max_steps, layout)
     known = Known(jnp.asarray(stimuli), jnp.asarray(initial_states))
+    return _conclude(task, _in_rounds(task, _first_rows(task, known), known, moves=True))
+
+
+@in_full_precision
+def by_products(task: Task, known: Known, arrays: list[Array], num_rows: Int[Array, ""]) -> Work:
+    """What products can do; pure. Rows beyond `num_rows` are given no work."""
+    task = _task_of(*task)
     rows = _first_rows(task, known)
-    is_filling = jnp.arange(len(stimuli), dtype=jnp.int32) >= num_rows
+    is_filling = jnp.arange(len(known.stimuli), dtype=jnp.int32) >= num_rows
     rows = rows._replace(stage=jnp.where(is_filling, Stage.done, rows.stage))
-    return _conclude(task, _in_rounds(task, rows, known, moves=True))
+    pack, unpack = packing_of(rows)
+    arrays = choose_rows(unpack(arrays).stage == Stage.begin, pack(rows), arrays)
+    arrays = _do_products(task, arrays, known, unpack, moves=True)
+    rows = unpack(arrays)
+    is_waited_for = jnp.stack([jnp.any(rows.stage == stage) for stage in FACTORIZATIONS])
+    return Work(_conclude(task, rows), arrays, is_waited_for[None])
+
+
+@in_full_precision
+def by_factorizations(task: Task, known: Known, arrays: list[Array], stage: Stage) -> list[Array]:
+    """One of `FACTORIZATIONS`, once for every sample that waits for it; pure."""
+    task = _task_of(*task)
+    _, unpack = packing_of(_first_rows(task, known))
+    return _do_factorizations(task, arrays, known, unpack, (stage,), moves=True)
+
+
+@functools.cache
+def rows_to_begin(num_rows: int, dtype: np.dtype) -> list[np.ndarray]:
+    """The numbers of packed samples that are still to begin. Their states follow, and may be any."""
+
+    def pack(states):
+        rows = blank_rows(states)
+        return packing_of(rows)[0](rows)
+
+    *numbers, _, _ = jax.eval_shape(pack, jax.ShapeDtypeStruct((num_rows, 1), dtype))
+    return [zeros_to_share(each.shape, each.dtype) for each in numbers]
 
 
 @in_full_precision
@@ -76,7 +128,7 @@ def judge_rows(
     What is not at rest is `max_steps_reached`, or `nonfinite`.
     """
     layout = layout_for(jax.default_backend(), len(stimuli))
-    task = Task(network, None, _scalar(tolerance, network.dtype), _scalar(0, jnp.int32), layout)
+    task = _task_of(network, None, tolerance, 0, layout)
     known = Known(jnp.asarray(stimuli), jnp.asarray(states))
     rows = _first_rows(task, known)
     field = make_field(network, known.stimuli, rows.state)
@@ -92,23 +144,41 @@ def judge_rows(
     return _conclude(task, _in_rounds(task, rows, known, moves=False)).steady
 
 
-def _scalar(value, dtype) -> Scalar:
-    return jnp.asarray(value).astype(dtype)
+def _task_of(network, plan, tolerance, max_steps, layout) -> Task:
+    tolerance, max_steps = jnp.asarray(tolerance).astype(network.dtype), jnp.asarray(max_steps).astype(jnp.int32)
+    return Task(network, plan, tolerance, max_steps, layout)
+
+
+def _is_in(stage: Int[Array, " batch"], *stages: Stage) -> Bool[Array, " batch"]:
+    return functools.reduce(jnp.logical_or, (stage == each for each in stages))
 
 
 def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
-    """Rounds of dense tiles, until every sample has a verdict; only that on its stability, unless it `moves`."""
-    network, layout, batch_size = task.network, task.layout, len(known.stimuli)
-    has_blocks = task.has_blocks and moves
+    """Both halves in turn, until every sample has a verdict; only that on its stability, unless it `moves`."""
+    pack, unpack = packing_of(rows)
+
+    def goes_on(carry):
+        arrays, num_rounds = carry
+        return jnp.any(unpack(arrays).stage != Stage.done) & (num_rounds < MOST_ROUNDS)
+
+    def one_round(carry):
+        arrays, num_rounds = carry
+        arrays = _do_products(task, arrays, known, unpack, moves=moves)
+        return _do_factorizations(task, arrays, known, unpack, FACTORIZATIONS, moves=moves), num_rounds + 1
+
+    start = vary_like((pack(rows), jnp.zeros((), jnp.int32)), known.stimuli)
+    return unpack(jax.lax.while_loop(goes_on, one_round, start)[0])
+
+
+def _do_products(task: Task, arrays: list[Array], known: Known, unpack: Callable, *, moves: bool) -> list[Array]:
+    """Rounds of dense tiles, until no sample waits for a product."""
+    layout = task.layout
     stages = [stage for stage in _WORK if moves or stage == Stage.prove]
     if task.plan is None:
         stages = [stage for stage in stages if stage not in (Stage.sweep, Stage.accelerate)]
     # With a plan little is accelerated or followed, or its samples take so different times that wide tiles are no gain.
     wide = [stage for stage in stages if task.plan is None or stage in (Stage.sweep, Stage.prove)]
-    pack, unpack = packing_of(rows)
-
-    def packed(work):
-        return lambda arrays, *others: pack(work(task, unpack(arrays), *others))
+    pack, _ = packing_of(unpack(arrays))
 
     def in_turn(stages):
         """The work on a tile: what it holds of each stage in turn. A few rows may wait, to share one of the next round.
@@ -133,37 +203,49 @@ def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
 
         return work
 
-    def is_in(stage, *stages):
-        return functools.reduce(jnp.logical_or, (stage == each for each in stages))
-
     def goes_on(carry):
         arrays, num_rounds = carry
-        return jnp.any(unpack(arrays).stage != Stage.done) & (num_rounds < _MOST_ROUNDS)
+        return jnp.any(_is_in(unpack(arrays).stage, *stages)) & (num_rounds < MOST_ROUNDS)
 
     def one_round(carry):
         arrays, num_rounds = carry
         stage = unpack(arrays).stage
         if layout.wide_tile:
             arrays = in_dense_tiles(
-                in_turn(wide), arrays, known, is_in(stage, *wide), (layout.wide_tile,),
+                in_turn(wide), arrays, known, _is_in(stage, *wide), (layout.wide_tile,),
                 kind=stage, num_kinds=int(Stage.prove) + 1, few=Few.left,
             )  # fmt: skip
             stage = unpack(arrays).stage
         arrays = in_dense_tiles(
-            in_turn(stages), arrays, known, is_in(stage, *stages), layout.tiles,
+            in_turn(stages), arrays, known, _is_in(stage, *stages), layout.tiles,
             kind=stage, num_kinds=int(Stage.prove) + 1, few=Few.done_if_alone,
         )  # fmt: skip
-        if has_blocks:
-            size = min(num_factored(min(BLOCK, network.state_size), one_by_one=layout.factors_one_by_one), batch_size)
-            is_left = is_in(unpack(arrays).stage, Stage.block)
-            arrays = in_dense_tiles(packed(solve_blocks), arrays, known, is_left, (size,))
-        size = min(num_factored(network.state_size, one_by_one=layout.factors_one_by_one), batch_size)
-        is_left = is_in(unpack(arrays).stage, Stage.decide, *(() if has_blocks else (Stage.block,)))
-        arrays = in_dense_tiles(packed(functools.partial(decide_rows, moves=moves)), arrays, known, is_left, (size,))
         return arrays, num_rounds + 1
 
-    start = vary_like((pack(rows), jnp.zeros((), jnp.int32)), known.stimuli)
-    return unpack(jax.lax.while_loop(goes_on, one_round, start)[0])
+    start = vary_like((arrays, jnp.zeros((), jnp.int32)), known.stimuli)
+    return jax.lax.while_loop(goes_on, one_round, start)[0]
+
+
+def _do_factorizations(
+    task: Task, arrays: list[Array], known: Known, unpack: Callable, stages: tuple[Stage, ...], *, moves: bool
+) -> list[Array]:
+    """Dense tiles of the samples that wait for one of these stages."""
+    layout, state_size, batch_size = task.layout, task.network.state_size, len(known.stimuli)
+    has_blocks = task.has_blocks and moves
+    pack, _ = packing_of(unpack(arrays))
+
+    def worked_on(arrays, work, width, *stages):
+        size = min(num_factored(width, one_by_one=layout.factors_one_by_one), batch_size)
+        is_left = _is_in(unpack(arrays).stage, *stages)
+        packed = lambda arrays, *others: pack(work(task, unpack(arrays), *others))  # noqa: E731
+        return in_dense_tiles(packed, arrays, known, is_left, (size,))
+
+    if Stage.block in stages and has_blocks:
+        arrays = worked_on(arrays, solve_blocks, min(BLOCK, state_size), Stage.block)
+    if Stage.decide in stages:
+        others = (Stage.decide,) if has_blocks else FACTORIZATIONS
+        arrays = worked_on(arrays, functools.partial(decide_rows, moves=moves), state_size, *others)
+    return arrays
 
 
 def _conclude(task: Task, rows: Rows) -> Solved:
@@ -189,31 +271,20 @@ def _conclude(task: Task, rows: Rows) -> Solved:
 
 
 def _first_rows(task: Task, known: Known) -> Rows:
-    size = len(known.stimuli)
-    dtype = task.network.dtype
-    zero, none, no = jnp.zeros(size, dtype), jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
-    stage = jnp.full(size, Stage.follow, jnp.int32)
+    stage = jnp.full(len(known.stimuli), Stage.follow, jnp.int32)
     if task.plan is not None:
         # A plan is made from zero. From elsewhere only a network with one steady state is sure to end at the same.
         is_swept = jnp.all(known.initial_states == 0, axis=1) | task.plan.starts_anywhere
         stage = jnp.where(is_swept & task.plan.starts_with_sweeps, Stage.sweep, stage)
-    rows = Rows(
-        state=known.initial_states,
-        powers=Powers(jnp.zeros_like(known.initial_states), zero, zero, zero, zero - 1),
+    rows = blank_rows(known.initial_states)
+    rows = rows._replace(
+        powers=rows.powers._replace(vectors=jnp.zeros_like(rows.state)).to_be_begun(),
         stage=stage,
-        status=jnp.full(size, Status.max_steps_reached, jnp.int32),
-        residual=zero + jnp.inf,
-        speed=zero,
-        decay_rate=zero,
-        num_steps=none,
-        step=zero,
-        largest_step=zero + LARGEST_STEP,
-        lowest_speed=zero + jnp.inf,
-        rest=zero + SAFETY * task.tolerance,
-        num_quiet=none,
-        tried=jnp.zeros(size, jnp.uint32),
-        is_followed=no,
-        found_by=none,
+        status=jnp.full_like(stage, Status.max_steps_reached),
+        residual=rows.residual + jnp.inf,
+        largest_step=rows.largest_step + LARGEST_STEP,
+        lowest_speed=rows.lowest_speed + jnp.inf,
+        rest=rows.rest + SAFETY * task.tolerance,
     )
     return vary_like(rows, known.stimuli)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
-from collections.abc import Iterator
 
 import equinox as eqx
 import jax
@@ -14,19 +12,16 @@ from jaxtyping import ArrayLike, Float
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimuli, check_tolerance, fail
-from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
-from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.hard import finish
-from rnn2ff.steady_state.lanes import in_lanes, num_lanes
-from rnn2ff.steady_state.meshes import Chunk, check_mesh, chunks_of, on_each_device, placed_on, zeros_to_share
+from rnn2ff.steady_state.lanes import run_in_chunks, run_whole
+from rnn2ff.steady_state.meshes import check_mesh, zeros_to_share
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
 from rnn2ff.steady_state.result import (
     Status,
     SteadyState,
     SteadyStates,
     count_statuses,
-    in_one_piece,
     on_device,
 )
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
@@ -58,8 +53,8 @@ def solve_steady_states(
     Without a solver the way is chosen by proof or by measurement (`plan_steady_states`). What was chosen, and why, is
     in `plan`. Pass it as `solver` to solve further batches of the same network, and the probe is spared.
 
-    Runs on the host, around one compiled program that serves batches of all sizes; memory is bounded. The few samples
-    that the program leaves open are watched for cycles, chaos and growth. It never raises for a sample that has no
+    Runs on the host, around compiled programs that serve batches of all sizes; memory is bounded. The few samples
+    that these leave open are watched for cycles, chaos and growth. It never raises for a sample that has no
     steady state: look at `status`. Inside `jit`, `vmap` or `grad` use `solve_batch`.
 
     Args:
@@ -214,7 +209,7 @@ def _choose_method(samples: Samples, probe: np.ndarray, first: Plan) -> Plan:
     candidate = make_plan(network, sweep, Method.agreed, num_probed=len(probe))
     candidate = eqx.tree_at(lambda plan: plan.starts_anywhere, candidate, jax.device_put(np.asarray(True)))
     starts = np.concatenate([np.zeros_like(states), np.roll(states, 1, axis=0)])
-    ends = _run_whole(samples, np.concatenate([settled, settled]), candidate, starts, samples.first_steps)
+    ends = run_whole(samples, np.concatenate([settled, settled]), candidate, starts, samples.first_steps)
     status, found = np.split(ends.steady.status, 2), np.split(ends.steady.state, 2)
     is_other = [(one == Status.converged) & apart(state, states) for one, state in zip(status, found)]
     is_swept = ends.found_by[: len(settled)] < FOUND_BY.index("dynamics")
@@ -234,7 +229,7 @@ def _solve_some(samples: Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> No
     if not len(rows):
         return
     starts = None if samples.initial_states is None else samples.starts(rows)
-    for part, solved in _run(samples, rows, plan, starts, samples.first_steps, bar):
+    for part, solved in run_in_chunks(samples, rows, plan, starts, samples.first_steps, bar):
         samples.put(rows[part], solved)
     _follow_slow_ones(samples, samples.rows_that(Status.max_steps_reached, rows), plan)
     if not samples.watch:
@@ -262,7 +257,7 @@ def _follow_slow_ones(samples: Samples, left: np.ndarray, plan: Plan) -> None:
     if len(rows) and steps_left > 0:
         states = samples.solved.state[rows]
         dynamics = eqx.tree_at(lambda plan: plan.starts_with_sweeps, plan, jax.device_put(np.asarray(False)))
-        found = _run_whole(samples, rows, dynamics, states, steps_left)
+        found = run_whole(samples, rows, dynamics, states, steps_left)
         samples.put(rows, found)
         is_far = ~(np.abs(found.steady.state - states).max(axis=1) < _NEAR * (1 + np.abs(states).max(axis=1)))
         samples.solved.status[rows[is_far & (found.steady.status == Status.converged)]] = Status.max_steps_reached
@@ -279,51 +274,3 @@ def _watched(samples: Samples, rows: np.ndarray, states: np.ndarray) -> Solved:
         max_steps=samples.max_steps,
     )
     return Solved(steady, np.full(len(rows), FOUND_BY.index("dynamics")))
-
-
-def _run(
-    samples: Samples,
-    rows: np.ndarray,
-    plan: Plan,
-    starts: np.ndarray | None,
-    max_steps: int,
-    bar: tqdm | None = None,
-) -> Iterator[tuple[slice, Solved]]:
-    """The engine, in chunks of one size, on all cores; from zero, without starts. Which of the rows, and their end."""
-    network, mesh = samples.network, samples.mesh
-    dtype = network.dtype
-    limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
-    leaves, structure = jax.tree.flatten((network, plan))
-    constants = placed_on(mesh, (leaves, limits))
-    chunks = list(chunks_of(len(rows), network.state_size, mesh, is_long=not plan.starts_with_sweeps))
-    zeros = chunks[0].zeros(network.state_size, dtype) if starts is None and chunks else None
-
-    def begin(chunk: Chunk) -> Solved:
-        stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
-        given = (stimuli, zeros if starts is None else chunk.place(starts[chunk.rows]))
-        return _engine(constants, given, chunk.num_rows, structure=structure, layout=chunk.layout, mesh=mesh)
-
-    for chunk, solved in in_lanes(begin, chunks, num_lanes(network, mesh)):
-        yield chunk.rows, solved
-        if bar is not None:
-            bar.set_postfix_str("", refresh=False)
-            bar.update(chunk.rows.stop - chunk.rows.start)
-
-
-def _run_whole(samples: Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, max_steps: int) -> Solved:
-    """The same in one piece."""
-    parts = [solved for _, solved in _run(samples, rows, plan, starts, max_steps)]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-# A tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call.
-@functools.partial(jit_for_device, jit=jax.jit, static_argnames=("structure", "layout", "mesh"))
-def _engine(constants, given, num_rows, *, structure, layout, mesh) -> Solved:
-    def solve(constants, given, num_rows):
-        leaves, (tolerance, max_steps) = constants
-        stimuli, initial_states = given
-        network, plan = jax.tree.unflatten(structure, leaves)
-        limits = {"tolerance": tolerance, "max_steps": max_steps}
-        return solve_rows(network, stimuli, plan, initial_states, **limits, num_rows=num_rows, layout=layout)
-
-    return on_each_device(solve, mesh)(constants, given, num_rows)

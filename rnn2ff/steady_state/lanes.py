@@ -1,20 +1,92 @@
-"""Chunks of a batch on all cores of a processor: several calls of one program at once, each on its own core.
+"""The engine, called from the host: a batch in chunks, on all cores of a processor.
 
 XLA divides few operations of a program among threads, since most are small, so that a program alone keeps one core busy
-and a half. JAX computes what one thread of Python asks for in turn; so each lane is a thread.
+and a half. JAX computes what one thread of Python asks for in turn; so chunks are in several lanes, each a thread.
 """
 
+import functools
+import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
+from tqdm.auto import tqdm
 
-from rnn2ff.compiling import is_outside
+from rnn2ff.compiling import is_outside, jit_for_device
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 from rnn2ff.records import num_threads
-from rnn2ff.steady_state.meshes import Chunk
+from rnn2ff.steady_state.batch import (
+    FACTORIZATIONS,
+    MOST_ROUNDS,
+    Work,
+    by_factorizations,
+    by_products,
+    rows_to_begin,
+)
+from rnn2ff.steady_state.meshes import Chunk, chunks_of, divided_over, on_each_device, placed_on
+from rnn2ff.steady_state.method import Plan
+from rnn2ff.steady_state.result import in_one_piece
+from rnn2ff.steady_state.rows import Known, Solved, Task
+from rnn2ff.steady_state.samples import Samples
+from rnn2ff.steady_state.tiles import Layout
+
+_ONE_AT_A_TIME = threading.Lock()  # calls of a program that two lanes may be the first to need, and would both compile
+
+
+def run_in_chunks(
+    samples: Samples,
+    rows: np.ndarray,
+    plan: Plan,
+    starts: np.ndarray | None,
+    max_steps: int,
+    bar: tqdm | None = None,
+) -> Iterator[tuple[slice, Solved]]:
+    """The engine, in chunks of one size, on all cores; from zero, without starts. Which of the rows, and their end."""
+    network, mesh = samples.network, samples.mesh
+    dtype = network.dtype
+    limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
+    leaves, structure = jax.tree.flatten((network, plan))
+    constants = placed_on(mesh, (leaves, limits))
+    chunks = list(chunks_of(len(rows), network.state_size, mesh, is_long=not plan.starts_with_sweeps))
+    zeros = chunks[0].zeros(network.state_size, dtype) if starts is None and chunks else None
+
+    def begin(chunk: Chunk) -> tuple[Known, _Static, Work]:
+        stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
+        known = Known(stimuli, zeros if starts is None else chunk.place(starts[chunk.rows]))
+        numbers = divided_over(mesh, rows_to_begin(len(chunk.counts) * chunk.size, dtype))
+        arrays = [*numbers, known.initial_states, known.initial_states]
+        static = _Static(structure, chunk.layout, mesh)
+        return known, static, _by_products(constants, (known, arrays), chunk.num_rows, static=static)
+
+    def finish(chunk: Chunk, begun: tuple[Known, _Static, Work]) -> Solved:
+        known, static, work = begun
+        for _ in range(MOST_ROUNDS):
+            is_waited_for = np.asarray(work.is_waited_for).any(axis=0)
+            if not is_waited_for.any():
+                break
+            arrays = work.arrays
+            for stage in itertools.compress(FACTORIZATIONS, is_waited_for):
+                with _ONE_AT_A_TIME:
+                    arrays = _by_factorizations(constants, (known, arrays), chunk.num_rows, stage=stage, static=static)
+            work = _by_products(constants, (known, arrays), chunk.num_rows, static=static)
+        return chunk.take(work.solved)
+
+    for chunk, solved in in_lanes(begin, finish, chunks, num_lanes(network, mesh)):
+        yield chunk.rows, solved
+        if bar is not None:
+            bar.set_postfix_str("", refresh=False)
+            bar.update(chunk.rows.stop - chunk.rows.start)
+
+
+def run_whole(samples: Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, max_steps: int) -> Solved:
+    """The same in one piece."""
+    parts = [solved for _, solved in run_in_chunks(samples, rows, plan, starts, max_steps)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def num_lanes(network: RecurrentNetwork, mesh: Mesh | None) -> int:
@@ -28,24 +100,61 @@ def num_lanes(network: RecurrentNetwork, mesh: Mesh | None) -> int:
 
 
 def in_lanes(
-    begin: Callable[[Chunk], PyTree], chunks: Sequence[Chunk], num_at_once: int
+    begin: Callable[[Chunk], PyTree],
+    finish: Callable[[Chunk, PyTree], PyTree],
+    chunks: Sequence[Chunk],
+    num_at_once: int,
 ) -> Iterator[tuple[Chunk, PyTree]]:
     """Chunks and their results, on the host, in order.
 
     Args:
-        begin: calls a compiled function for a chunk.
+        begin: calls a compiled function for a chunk, and does not wait for it.
+        finish: waits for it, and gives back the result on the host.
         chunks: of a batch.
         num_at_once: calls at once, at most.
     """
     if not chunks:
         return
     first = begin(chunks[0])  # which compiles, once
-    with ThreadPoolExecutor(max(1, min(num_at_once, len(chunks) - 1))) as pool:
+
+    def work(chunk: Chunk) -> PyTree:
+        return finish(chunk, first if chunk is chunks[0] else begin(chunk))
+
+    with ThreadPoolExecutor(min(num_at_once, len(chunks))) as pool:
         is_divided = num_at_once > 1 and len(chunks) > 1
         # Contexts such as `jax.default_matmul_precision` are of one thread; in another the program would be another.
         if is_divided and pool.submit(lambda: jax.config.values).result() == jax.config.values:
-            others = pool.map(lambda chunk: chunk.take(begin(chunk)), chunks[1:])
+            yield from zip(chunks, pool.map(work, chunks))
         else:
-            others = (chunk.take(begin(chunk)) for chunk in chunks[1:])
-        yield chunks[0], chunks[0].take(first)
-        yield from zip(chunks[1:], others)
+            yield from zip(chunks, map(work, chunks))
+
+
+class _Static(NamedTuple):
+    """What a program is compiled for."""
+
+    structure: jax.tree_util.PyTreeDef  # of the network and the plan
+    layout: Layout
+    mesh: Mesh | None
+
+
+def _task_of(constants, static: _Static) -> Task:
+    """From a tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call."""
+    leaves, (tolerance, max_steps) = constants
+    return Task(*jax.tree.unflatten(static.structure, leaves), tolerance, max_steps, static.layout)
+
+
+@functools.partial(jit_for_device, jit=jax.jit, static_argnames=("static",))
+def _by_products(constants, given, num_rows, *, static) -> Work:
+    def work(constants, given, num_rows):
+        return by_products(_task_of(constants, static), *given, num_rows)
+
+    return on_each_device(work, static.mesh)(constants, given, num_rows)
+
+
+@functools.partial(jit_for_device, jit=jax.jit, static_argnames=("stage", "static"))
+def _by_factorizations(constants, given, num_rows, *, stage, static) -> list[jax.Array]:
+    def work(constants, given, num_rows):
+        del num_rows
+        return by_factorizations(_task_of(constants, static), *given, stage)
+
+    return on_each_device(work, static.mesh)(constants, given, num_rows)

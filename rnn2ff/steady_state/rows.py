@@ -25,13 +25,14 @@ FOUND_BY = ("sweeps", f"Anderson({MEMORY})", "dynamics", "active set")
 class Stage(enum.IntEnum):
     """What comes next for a sample."""
 
-    sweep = 0
-    accelerate = 1
-    follow = 2
-    prove = 3
-    block = 4
-    decide = 5
-    done = 6
+    begin = 0
+    sweep = 1
+    accelerate = 2
+    follow = 3
+    prove = 4
+    block = 5
+    decide = 6
+    done = 7
 
 
 class Rows(NamedTuple):
@@ -121,6 +122,29 @@ class Solved(NamedTuple):
 
     steady: SteadyState
     found_by: Int[Array, " batch"]
+
+
+def blank_rows(states: Float[Array, "batch state"]) -> Rows:
+    """Samples that are still to begin: every number is zero."""
+    zero, whole = jnp.zeros(len(states), states.dtype), jnp.zeros(len(states), jnp.int32)
+    return Rows(
+        state=states,
+        powers=Powers(states, zero, zero, zero, zero),
+        stage=whole,
+        status=whole,
+        residual=zero,
+        speed=zero,
+        decay_rate=zero,
+        num_steps=whole,
+        step=zero,
+        largest_step=zero,
+        lowest_speed=zero,
+        rest=zero,
+        num_quiet=whole,
+        tried=whole.astype(jnp.uint32),
+        is_followed=whole.astype(bool),
+        found_by=whole,
+    )
 
 
 def restart(rows: Rows, known: Known, is_lost: Bool[Array, " tile"]) -> Rows:

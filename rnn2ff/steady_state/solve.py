@@ -97,7 +97,7 @@ def _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps) -
     if initial_states is None:
         initial_states = jnp.zeros((len(stimuli), network.state_size), network.dtype)
     layout = layout_for(jax.default_backend(), len(stimuli))
-    limits = {"tolerance": tolerance, "max_steps": max_steps, "num_rows": len(stimuli)}
+    limits = {"tolerance": tolerance, "max_steps": max_steps}
     solved = solve_rows(*constants_of(network, stimuli, plan, initial_states), **limits, layout=layout).steady
     network = without_time_constants(network)
     state = with_implicit_derivatives(network, stimuli, solved.state, solved.is_converged)
