@@ -4,6 +4,7 @@ XLA divides few operations of a program among threads, since most are small, so 
 and a half. JAX computes what one thread of Python asks for in turn; so chunks are in several lanes, each a thread.
 """
 
+import contextlib
 import functools
 import itertools
 import threading
@@ -120,13 +121,14 @@ def in_lanes(
     def work(chunk: Chunk) -> PyTree:
         return finish(chunk, first if chunk is chunks[0] else begin(chunk))
 
-    with ThreadPoolExecutor(min(num_at_once, len(chunks))) as pool:
-        is_divided = num_at_once > 1 and len(chunks) > 1
-        # Contexts such as `jax.default_matmul_precision` are of one thread; in another the program would be another.
-        if is_divided and pool.submit(lambda: jax.config.values).result() == jax.config.values:
-            yield from zip(chunks, pool.map(work, chunks))
-        else:
-            yield from zip(chunks, map(work, chunks))
+    with contextlib.ExitStack() as stack:
+        run = map
+        if num_at_once > 1 and len(chunks) > 1:
+            pool = stack.enter_context(ThreadPoolExecutor(min(num_at_once, len(chunks))))
+            # Contexts such as `jax.default_matmul_precision` are of one thread; another would compile anew.
+            if pool.submit(lambda: jax.config.values).result() == jax.config.values:
+                run = pool.map
+        yield from zip(chunks, run(work, chunks))
 
 
 class _Static(NamedTuple):
