@@ -128,17 +128,23 @@ def test_the_numbers_in_the_page_are_those_of_the_network_and_the_approximator(p
 
 
 @pytest.mark.parametrize(
-    ("scene", "message"),
+    ("make_scene", "message"),
     [
-        (scene_of(approximator_of(jr.key(0))), "approximator.*3 channels and 4 rates, got 3 and 2"),
-        (scene_of(approximator_of(jr.key(0)), random_rate_network(3, key=jr.key(0))), "`network` cannot be exported"),
-        (scene_of(example("refined")[0])._replace(stimuli=np.ones((2, 5))), r"stimuli.*\(samples, 3\).*\(2, 5\)"),
+        (lambda: scene_of(approximator_of(jr.key(0))), "approximator.*3 channels and 4 rates, got 3 and 2"),
+        (
+            lambda: scene_of(approximator_of(jr.key(0)), random_rate_network(3, key=jr.key(0))),
+            "`network` cannot be exported",
+        ),
+        (
+            lambda: scene_of(example("refined")[0])._replace(stimuli=np.ones((2, 5))),
+            r"stimuli.*\(samples, 3\).*\(2, 5\)",
+        ),
     ],
 )
 @pytest.mark.usefixtures("as_a_user")
-def test_a_scene_that_does_not_fit_is_refused_and_nothing_is_written(scene, message, tmp_path):
+def test_a_scene_that_does_not_fit_is_refused_and_nothing_is_written(make_scene, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        write_page(tmp_path / "index.html", [scene])
+        write_page(tmp_path / "index.html", [make_scene()])
     assert list(tmp_path.iterdir()) == []
 
 
