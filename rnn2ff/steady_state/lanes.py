@@ -50,16 +50,19 @@ def run_in_chunks(
     """The engine, in chunks of one size, on all cores; from zero, without starts. Which of the rows, and their end."""
     network, mesh = samples.network, samples.mesh
     dtype = network.dtype
+    chunks = list(chunks_of(len(rows), network.state_size, mesh, is_long=not plan.starts_with_sweeps))
+    if not chunks:
+        return
     limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
     leaves, structure = jax.tree.flatten((network, plan))
     constants = placed_on(mesh, (leaves, limits))
-    chunks = list(chunks_of(len(rows), network.state_size, mesh, is_long=not plan.starts_with_sweeps))
-    zeros = chunks[0].zeros(network.state_size, dtype) if starts is None and chunks else None
+    # What all chunks have, once.
+    numbers = divided_over(mesh, jax.device_put(rows_to_begin(len(chunks[0].counts) * chunks[0].size, dtype)))
+    zeros = chunks[0].zeros(network.state_size, dtype) if starts is None else None
 
     def begin(chunk: Chunk) -> tuple[Known, _Static, Work]:
         stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
         known = Known(stimuli, zeros if starts is None else chunk.place(starts[chunk.rows]))
-        numbers = divided_over(mesh, rows_to_begin(len(chunk.counts) * chunk.size, dtype))
         arrays = [*numbers, known.initial_states, known.initial_states]
         static = _Static(structure, chunk.layout, mesh)
         return known, static, _by_products(constants, (known, arrays), chunk.num_rows, static=static)
@@ -111,11 +114,9 @@ def in_lanes(
     Args:
         begin: calls a compiled function for a chunk, and does not wait for it.
         finish: waits for it, and gives back the result on the host.
-        chunks: of a batch.
+        chunks: of a batch, at least one.
         num_at_once: calls at once, at most.
     """
-    if not chunks:
-        return
     first = begin(chunks[0])  # which compiles, once
 
     def work(chunk: Chunk) -> PyTree:
