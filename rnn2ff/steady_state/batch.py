@@ -1,4 +1,4 @@
-"""The engine: steady states of a batch, with a verdict for each sample, as one pure function of arrays.
+"""The engine: steady states of a batch, with a verdict for each sample, as pure functions of arrays.
 
 Every sample goes through stages, on the device, until it has a verdict:
 
@@ -104,8 +104,8 @@ def by_factorizations(task: Task, known: Known, arrays: list[Array], stage: Stag
     return _do_factorizations(task, arrays, known, unpack, (stage,), moves=True)
 
 
-@functools.cache
-def rows_to_begin(num_rows: int, dtype: np.dtype) -> list[np.ndarray]:
+@functools.lru_cache(maxsize=8)
+def rows_to_begin(num_rows: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
     """The numbers of packed samples that are still to begin. Their states follow, and may be any."""
 
     def pack(states):
@@ -113,7 +113,7 @@ def rows_to_begin(num_rows: int, dtype: np.dtype) -> list[np.ndarray]:
         return packing_of(rows)[0](rows)
 
     *numbers, _, _ = jax.eval_shape(pack, jax.ShapeDtypeStruct((num_rows, 1), dtype))
-    return [zeros_to_share(each.shape, each.dtype) for each in numbers]
+    return tuple(zeros_to_share(each.shape, each.dtype) for each in numbers)
 
 
 @in_full_precision
@@ -231,7 +231,6 @@ def _do_factorizations(
 ) -> list[Array]:
     """Dense tiles of the samples that wait for one of these stages."""
     layout, state_size, batch_size = task.layout, task.network.state_size, len(known.stimuli)
-    has_blocks = task.has_blocks and moves
     pack, _ = packing_of(unpack(arrays))
 
     def worked_on(arrays, work, width, *stages):
@@ -240,10 +239,10 @@ def _do_factorizations(
         packed = lambda arrays, *others: pack(work(task, unpack(arrays), *others))  # noqa: E731
         return in_dense_tiles(packed, arrays, known, is_left, (size,))
 
-    if Stage.block in stages and has_blocks:
+    if Stage.block in stages and task.has_blocks and moves:
         arrays = worked_on(arrays, solve_blocks, min(BLOCK, state_size), Stage.block)
     if Stage.decide in stages:
-        others = (Stage.decide,) if has_blocks else FACTORIZATIONS
+        others = (Stage.decide,) if moves else FACTORIZATIONS  # a block moves its sample to another state
         arrays = worked_on(arrays, functools.partial(decide_rows, moves=moves), state_size, *others)
     return arrays
 

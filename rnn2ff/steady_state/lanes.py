@@ -29,14 +29,15 @@ from rnn2ff.steady_state.batch import (
     by_products,
     rows_to_begin,
 )
-from rnn2ff.steady_state.meshes import Chunk, chunks_of, divided_over, on_each_device, placed_on
+from rnn2ff.steady_state.meshes import Chunk, chunks_of, divided_over, on_each_device, placed_on, placed_with
 from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.result import in_one_piece
 from rnn2ff.steady_state.rows import Known, Solved, Task
 from rnn2ff.steady_state.samples import Samples
 from rnn2ff.steady_state.tiles import Layout
 
-_ONE_AT_A_TIME = threading.Lock()  # calls of a program that two lanes may be the first to need, and would both compile
+# Calls of a program that two lanes may be the first to need, and would both compile. They do not wait for its end.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def run_in_chunks(
@@ -56,13 +57,14 @@ def run_in_chunks(
     limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
     leaves, structure = jax.tree.flatten((network, plan))
     constants = placed_on(mesh, (leaves, limits))
+    place = functools.partial(placed_with, leaves) if mesh is None else functools.partial(divided_over, mesh)
     # What all chunks have, once.
-    numbers = divided_over(mesh, jax.device_put(rows_to_begin(len(chunks[0].counts) * chunks[0].size, dtype)))
+    numbers = place(rows_to_begin(len(chunks[0].counts) * chunks[0].size, dtype))
     zeros = chunks[0].zeros(network.state_size, dtype) if starts is None else None
 
     def begin(chunk: Chunk) -> tuple[Known, _Static, Work]:
         stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
-        known = Known(stimuli, zeros if starts is None else chunk.place(starts[chunk.rows]))
+        known = place(Known(stimuli, zeros if starts is None else chunk.place(starts[chunk.rows])))
         arrays = [*numbers, known.initial_states, known.initial_states]
         static = _Static(structure, chunk.layout, mesh)
         return known, static, _by_products(constants, (known, arrays), chunk.num_rows, static=static)

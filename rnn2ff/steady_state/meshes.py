@@ -10,7 +10,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from rnn2ff._checks import fail
@@ -38,6 +38,17 @@ def placed_on(mesh: Mesh | None, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
     arrays, others = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.device_put(arrays, NamedSharding(mesh, PartitionSpec())), others)
+
+
+def placed_with(others: list, tree: PyTree) -> PyTree:
+    """A tree of arrays on the device that one of the others is bound to, or on the one that JAX takes by itself.
+
+    What a program gives back is bound to a device if one of its arguments is; and for arguments that are bound, another
+    program is compiled than for those that are not.
+    """
+    bound = (leaf.sharding for leaf in others if isinstance(leaf, jax.Array) and leaf.committed)
+    alone = (sharding for sharding in bound if isinstance(sharding, SingleDeviceSharding))
+    return jax.device_put(tree, next(alone, None))
 
 
 def zeros_to_share(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -125,7 +125,7 @@ def repeat_accelerated(
 
     def through_memory(_, carry):
         point, history = carry
-        for _ in range(memory):  # after which none of the steps is left, so that none is moved
+        for _ in range(memory):  # unrolled: all steps are new at the end, so that none is moved
             image = sweep(network, drive, point)
             point, _, history = accelerate(history, point, image, regularization=regularization)
         return point, history
