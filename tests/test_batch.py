@@ -669,12 +669,12 @@ class TestThreads:
         np.testing.assert_array_equal(found.status, at_once.status)
         assert_close(found.state, at_once.state, CLOSE)
 
-    def test_a_network_that_is_bound_to_a_device_compiles_no_program_twice(self):
+    def test_a_network_that_is_committed_to_a_device_compiles_no_program_twice(self):
         network = rivals(0.5, 6)
-        bound = jax.tree.map(lambda leaf: jax.device_put(leaf, jax.devices()[0]), network)
+        committed = jax.tree.map(lambda leaf: jax.device_put(leaf, jax.devices()[0]), network)
         tie = np.tile(np.eye(6)[0] + np.eye(6)[1], (3, 1))  # which waits for a factorization, and then goes on
         counts = []
-        for each in (network, bound):
+        for each in (network, committed):
             with compiled_programs() as compiled:
                 solve_steady_states(each, tie)
             counts.append(len(compiled))

@@ -48,6 +48,7 @@ MOST_ROUNDS = 1000  # more than any sample needs; a bound, so that the program e
 
 _WORK = {Stage.sweep: sweep_rows, Stage.accelerate: accelerate_rows, Stage.follow: follow_rows, Stage.prove: prove_rows}
 FACTORIZATIONS = (Stage.block, Stage.decide)
+Packing = tuple[Callable, Callable]  # of `packing_of`
 
 
 class Work(NamedTuple):
@@ -88,9 +89,9 @@ def by_products(task: Task, known: Known, arrays: list[Array], num_rows: Int[Arr
     rows = _first_rows(task, known)
     is_filling = jnp.arange(len(known.stimuli), dtype=jnp.int32) >= num_rows
     rows = rows._replace(stage=jnp.where(is_filling, Stage.done, rows.stage))
-    pack, unpack = packing_of(rows)
+    packing = pack, unpack = packing_of(rows)
     arrays = choose_rows(unpack(arrays).stage == Stage.begin, pack(rows), arrays)
-    arrays = _do_products(task, arrays, known, unpack, moves=True)
+    arrays = _do_products(task, arrays, known, packing, moves=True)
     rows = unpack(arrays)
     is_waited_for = jnp.stack([jnp.any(rows.stage == stage) for stage in FACTORIZATIONS])
     return Work(_conclude(task, rows), arrays, is_waited_for[None])
@@ -100,8 +101,8 @@ def by_products(task: Task, known: Known, arrays: list[Array], num_rows: Int[Arr
 def by_factorizations(task: Task, known: Known, arrays: list[Array], stage: Stage) -> list[Array]:
     """One of `FACTORIZATIONS`, once for every sample that waits for it; pure."""
     task = _task_of(*task)
-    _, unpack = packing_of(_first_rows(task, known))
-    return _do_factorizations(task, arrays, known, unpack, (stage,), moves=True)
+    packing = packing_of(_first_rows(task, known))
+    return _do_factorizations(task, arrays, known, packing, (stage,), moves=True)
 
 
 @functools.lru_cache(maxsize=8)
@@ -154,8 +155,8 @@ def _is_in(stage: Int[Array, " batch"], *stages: Stage) -> Bool[Array, " batch"]
 
 
 def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
-    """Both halves in turn, until every sample has a verdict; only that on its stability, unless it `moves`."""
-    pack, unpack = packing_of(rows)
+    """Products and factorizations in turn, until all have a verdict; only that on stability, unless they may move."""
+    packing = pack, unpack = packing_of(rows)
 
     def goes_on(carry):
         arrays, num_rounds = carry
@@ -163,22 +164,21 @@ def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
 
     def one_round(carry):
         arrays, num_rounds = carry
-        arrays = _do_products(task, arrays, known, unpack, moves=moves)
-        return _do_factorizations(task, arrays, known, unpack, FACTORIZATIONS, moves=moves), num_rounds + 1
+        arrays = _do_products(task, arrays, known, packing, moves=moves)
+        return _do_factorizations(task, arrays, known, packing, FACTORIZATIONS, moves=moves), num_rounds + 1
 
     start = vary_like((pack(rows), jnp.zeros((), jnp.int32)), known.stimuli)
     return unpack(jax.lax.while_loop(goes_on, one_round, start)[0])
 
 
-def _do_products(task: Task, arrays: list[Array], known: Known, unpack: Callable, *, moves: bool) -> list[Array]:
+def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing, *, moves: bool) -> list[Array]:
     """Rounds of dense tiles, until no sample waits for a product."""
-    layout = task.layout
+    layout, (pack, unpack) = task.layout, packing
     stages = [stage for stage in _WORK if moves or stage == Stage.prove]
     if task.plan is None:
         stages = [stage for stage in stages if stage not in (Stage.sweep, Stage.accelerate)]
     # With a plan little is accelerated or followed, or its samples take so different times that wide tiles are no gain.
     wide = [stage for stage in stages if task.plan is None or stage in (Stage.sweep, Stage.prove)]
-    pack, _ = packing_of(unpack(arrays))
 
     def in_turn(stages):
         """The work on a tile: what it holds of each stage in turn. A few rows may wait, to share one of the next round.
@@ -227,11 +227,11 @@ def _do_products(task: Task, arrays: list[Array], known: Known, unpack: Callable
 
 
 def _do_factorizations(
-    task: Task, arrays: list[Array], known: Known, unpack: Callable, stages: tuple[Stage, ...], *, moves: bool
+    task: Task, arrays: list[Array], known: Known, packing: Packing, stages: tuple[Stage, ...], *, moves: bool
 ) -> list[Array]:
     """Dense tiles of the samples that wait for one of these stages."""
     layout, state_size, batch_size = task.layout, task.network.state_size, len(known.stimuli)
-    pack, _ = packing_of(unpack(arrays))
+    pack, unpack = packing
 
     def worked_on(arrays, work, width, *stages):
         size = min(num_factored(width, one_by_one=layout.factors_one_by_one), batch_size)

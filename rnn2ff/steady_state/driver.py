@@ -17,13 +17,7 @@ from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.lanes import run_in_chunks, run_whole
 from rnn2ff.steady_state.meshes import check_mesh, zeros_to_share
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
-from rnn2ff.steady_state.result import (
-    Status,
-    SteadyState,
-    SteadyStates,
-    count_statuses,
-    on_device,
-)
+from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses, on_device
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.samples import Samples
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver

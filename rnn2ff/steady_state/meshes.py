@@ -41,13 +41,13 @@ def placed_on(mesh: Mesh | None, tree: PyTree) -> PyTree:
 
 
 def placed_with(others: list, tree: PyTree) -> PyTree:
-    """A tree of arrays on the device that one of the others is bound to, or on the one that JAX takes by itself.
+    """A tree of arrays on the device that one of the others is committed to, or on the one that JAX takes by itself.
 
-    What a program gives back is bound to a device if one of its arguments is; and for arguments that are bound, another
-    program is compiled than for those that are not.
+    What a program gives back is committed if one of its arguments is; and for committed arguments another program is
+    compiled than for those that are not.
     """
-    bound = (leaf.sharding for leaf in others if isinstance(leaf, jax.Array) and leaf.committed)
-    alone = (sharding for sharding in bound if isinstance(sharding, SingleDeviceSharding))
+    committed = (leaf.sharding for leaf in others if isinstance(leaf, jax.Array) and leaf.committed)
+    alone = (sharding for sharding in committed if isinstance(sharding, SingleDeviceSharding))
     return jax.device_put(tree, next(alone, None))
 
 
