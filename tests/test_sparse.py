@@ -8,7 +8,7 @@ import pytest
 from jax.experimental.sparse import BCOO, BCSR
 from problems import assert_close, default_float
 
-from rnn2ff import linearize, make_certifier, threshold_linear
+from rnn2ff import Status, linearize, make_certifier, solve_steady_states, threshold_linear
 from rnn2ff.networks import network_hash, with_padded_rows
 from rnn2ff.networks.sparse import pad_rows
 
@@ -72,3 +72,15 @@ def test_large_networks_have_leading_eigenvalues_and_are_not_certified():
         ValueError, match="`network` is too large to certify. Expected at most 4096 units, .*, got 5000"
     ):
         make_certifier(network)
+
+
+def test_what_oscillates_is_watched_also_where_a_unit_hears_all_others():
+    weights = np.zeros((SIZE, SIZE))
+    weights[:3, :3] = [[0, -1.5, -0.75], [-0.75, 0, -1.5], [-1.5, -0.75, 0]]
+    weights[-1, :-1] = 0.01
+    sparse = BCOO.fromdense(jnp.asarray(weights, float))
+    assert pad_rows(sparse).owners is not None
+    stimuli = np.ones((2, SIZE))
+    stimuli[:, 0] = 0.9
+    found = solve_steady_states(threshold_linear(sparse), stimuli)
+    assert (np.asarray(found.status) == Status.oscillating).all()

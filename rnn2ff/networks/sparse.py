@@ -130,21 +130,26 @@ def _product(num_rows: int, values, columns, owners, rates):
 
 
 def _multiply(num_rows: int, values, columns, owners, rates):
-    def add_parts(parts):
-        """Rows of the matrix from their parts."""
-        if owners is None:
-            return parts
-        return jnp.zeros((num_rows, *parts.shape[1:]), parts.dtype).at[owners].add(parts, indices_are_sorted=True)
+    # Arguments, and none of them a variable from around: in a loop that is one of another trace.
+    given = values, columns, () if owners is None else (owners,)
 
-    @jax.custom_batching.custom_vmap
-    def one(values, columns, rates):
-        return add_parts(jnp.sum(values * rates[columns], axis=0))
+    def add_parts(parts, owners):
+        """Rows of the matrix from their parts."""
+        if not owners:
+            return parts
+        rows = jnp.zeros((num_rows, *parts.shape[1:]), parts.dtype)
+        return rows.at[owners[0]].add(parts, indices_are_sorted=True)
+
+    def multiply_one(values, columns, owners, rates):
+        return add_parts(jnp.sum(values * rates[columns], axis=0), owners)
+
+    one = jax.custom_batching.custom_vmap(multiply_one)
 
     @one.def_vmap
-    def many(axis_size, in_batched, values, columns, rates):
-        if in_batched != [False, False, True]:
-            axes = [0 if each else None for each in in_batched]
-            return jax.vmap(lambda v, c, r: add_parts(jnp.sum(v * r[c], axis=0)), axes)(values, columns, rates), True
+    def many(axis_size, in_batched, values, columns, owners, rates):
+        if jax.tree.leaves(in_batched) != [False, False, *(False for _ in owners), True]:
+            axes = jax.tree.map(lambda each: 0 if each else None, tuple(in_batched))
+            return jax.vmap(multiply_one, axes)(values, columns, owners, rates), True
         turns = tuple(each.reshape(-1, _ENTRIES, each.shape[1]) for each in (values, columns))
 
         def multiply(by_unit):
@@ -153,7 +158,7 @@ def _multiply(num_rows: int, values, columns, owners, rates):
                 return total + sum(entries[1:], entries[0]), None
 
             start = jnp.zeros((values.shape[1], by_unit.shape[1]), values.dtype)
-            return add_parts(jax.lax.scan(add, start, turns)[0])
+            return add_parts(jax.lax.scan(add, start, turns)[0], owners)
 
         if jax.default_backend() == "cpu" and axis_size > _TILE and axis_size % _TILE == 0:
             tiles = rates.reshape(-1, _TILE, rates.shape[1])
@@ -161,4 +166,4 @@ def _multiply(num_rows: int, values, columns, owners, rates):
             return found.reshape(axis_size, num_rows), True
         return multiply(rates.T).T, True
 
-    return one(values, columns, rates)
+    return one(*given, rates)
