@@ -56,7 +56,7 @@ def run_in_chunks(
         return
     limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
     leaves, structure = jax.tree.flatten((network, plan))
-    constants = placed_on(mesh, (leaves, limits))
+    constants = placed_on(mesh, leaves), limits if mesh is None else placed_on(mesh, limits)
     place = functools.partial(placed_with, leaves) if mesh is None else functools.partial(divided_over, mesh)
     # What all chunks have, once.
     numbers = place(rows_to_begin(len(chunks[0].counts) * chunks[0].size, dtype))
@@ -148,7 +148,7 @@ def _task_of(constants, static: _Static) -> Task:
     return Task(*jax.tree.unflatten(static.structure, leaves), tolerance, max_steps, static.layout)
 
 
-@functools.partial(jit_for_device, jit=jax.jit, static_argnames=("static",))
+@functools.partial(jit_for_device, jit=jax.jit, divides_kernels=False, static_argnames=("static",))
 def _by_products(constants, given, num_rows, *, static) -> Work:
     def work(constants, given, num_rows):
         return by_products(_task_of(constants, static), *given, num_rows)
@@ -156,7 +156,7 @@ def _by_products(constants, given, num_rows, *, static) -> Work:
     return on_each_device(work, static.mesh)(constants, given, num_rows)
 
 
-@functools.partial(jit_for_device, jit=jax.jit, static_argnames=("stage", "static"))
+@functools.partial(jit_for_device, jit=jax.jit, divides_kernels=False, static_argnames=("stage", "static"))
 def _by_factorizations(constants, given, num_rows, *, stage, static) -> list[jax.Array]:
     def work(constants, given, num_rows):
         del num_rows

@@ -41,14 +41,15 @@ def placed_on(mesh: Mesh | None, tree: PyTree) -> PyTree:
 
 
 def placed_with(others: list, tree: PyTree) -> PyTree:
-    """A tree of arrays on the device that one of the others is committed to, or on the one that JAX takes by itself.
+    """A tree of arrays on the device that one of the others is committed to; as it is, if none is.
 
     What a program gives back is committed if one of its arguments is; and for committed arguments another program is
-    compiled than for those that are not.
+    compiled than for those that are not. Arrays on the host are not: a program takes them at a tenth of the cost of a
+    `device_put`.
     """
     committed = (leaf.sharding for leaf in others if isinstance(leaf, jax.Array) and leaf.committed)
-    alone = (sharding for sharding in committed if isinstance(sharding, SingleDeviceSharding))
-    return jax.device_put(tree, next(alone, None))
+    alone = next((sharding for sharding in committed if isinstance(sharding, SingleDeviceSharding)), None)
+    return tree if alone is None else jax.device_put(tree, alone)
 
 
 def zeros_to_share(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -110,9 +111,9 @@ class Chunk(NamedTuple):
         shares = np.split(array, np.cumsum(self.counts)[:-1])
         return divided_over(self.mesh, np.concatenate([filled(share, self.size) for share in shares]))
 
-    def zeros(self, width: int, dtype: np.dtype) -> Array:
+    def zeros(self, width: int, dtype: np.dtype) -> Array | np.ndarray:
         """Rows of zeros where the chunk is worked on; every chunk of a batch may have the same."""
-        return divided_over(self.mesh, jax.device_put(zeros_to_share((len(self.counts) * self.size, width), dtype)))
+        return divided_over(self.mesh, zeros_to_share((len(self.counts) * self.size, width), dtype))
 
     @property
     def num_rows(self) -> np.int32 | Int[Array, " device"]:
