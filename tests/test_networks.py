@@ -71,6 +71,23 @@ def test_sparse_weights_give_the_same_velocity(key):
     assert_close(sparse.velocity(state, state), dense.velocity(state, state), EXACT)
 
 
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("form", [StateForm, RateForm])
+def test_the_jacobian_is_the_derivative_of_the_velocity(form, is_sparse, key):
+    keys = jr.split(key, 5)
+    weights = jnp.where(jr.uniform(keys[0], (6, 6)) < 0.5, jr.normal(keys[1], (6, 6)), 0)
+    network = rate_network(
+        form(jnp.tanh),
+        BCOO.fromdense(weights) if is_sparse else weights,
+        stimulus_weights=jr.normal(keys[2], (6, 3)),
+        bias=jnp.full(6, 0.3),
+        time_constants=1 + jr.uniform(keys[3], (6,)),
+    )
+    state, stimulus = jr.normal(keys[4], (6,)), jnp.array([1.0, -2.0, 0.5])
+    expected = jax.jacrev(network.velocity)(state, stimulus)
+    assert_close(network.jacobian(state, stimulus), expected, EXACT)
+
+
 def test_a_network_passes_through_jit_vmap_and_tree_map(key):
     network = random_threshold_linear(4, key=key)
     states = jr.normal(key, (3, 4))

@@ -83,7 +83,7 @@ def linearize(
             method can compute (the number of units minus two).
         RuntimeError: if the Krylov method does not converge to any.
     """
-    check_on_host("linearize", "use `jax.jacfwd(network.velocity)`", network, state, stimulus)
+    check_on_host("linearize", "use `network.jacobian`", network, state, stimulus)
     check_array("state", state, (network.state_size,))
     check_stimulus(stimulus, network.stimulus_size)
     state, stimulus = (jnp.asarray(array, network.dtype) for array in (state, stimulus))

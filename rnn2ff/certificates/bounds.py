@@ -312,7 +312,7 @@ def _estimate(network, stimulus, state) -> Certificate:
     no, infinite = jnp.zeros((), bool), jnp.asarray(jnp.inf, network.dtype)
     length, refined = jnp.asarray(jnp.nan, network.dtype), state
     if network.state_size <= LARGEST_FACTORED:
-        step = jnp.linalg.solve(jax.jacfwd(network.velocity)(state, stimulus), network.velocity(state, stimulus))
+        step = jnp.linalg.solve(network.jacobian(state, stimulus), network.velocity(state, stimulus))
         length, refined = jnp.linalg.norm(step), state - step
     theorem = jnp.asarray(Theorem.none, jnp.int32)
     measured = residual(network, state, stimulus)

@@ -136,6 +136,12 @@ class RecurrentNetwork(eqx.Module):
         """dx/dt, in units of the state over units of time; of a map, what one step adds to the state."""
         return self.vector_field(self.params, state, stimulus)
 
+    def jacobian(
+        self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, "state state"]:
+        """The derivative of the velocity by the state."""
+        return jax.jacfwd(self.velocity)(state, stimulus)
+
     def rates(self, state: Float[Array, " state"]) -> Float[Array, " rate"]:
         """What downstream units see of a state."""
         return self.rate_function(self.params, state)

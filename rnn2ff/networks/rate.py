@@ -203,6 +203,16 @@ class RateNetwork(RecurrentNetwork):
         """`phi'` at the total input to each unit."""
         return jax.jvp(self.nonlinearity, (total_input,), (jnp.ones_like(total_input),))[1]
 
+    def jacobian(
+        self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
+    ) -> Float[Array, "state state"]:
+        """`(W phi' - I) / tau` in the state form, `(phi' W - I) / tau` in the rate form: one pass over the weights."""
+        if isinstance(self.vector_field, StateForm):
+            pushed = self.dense_weights * self.slopes(state)[None, :]
+        else:
+            pushed = self.slopes(self.total_input(state, stimulus))[:, None] * self.dense_weights
+        return (pushed - jnp.eye(self.state_size, dtype=self.dtype)) / self.time_constants[..., None]
+
 
 def check_rate_network(network: RecurrentNetwork) -> RateNetwork:
     """The network, which must have a weight matrix."""

@@ -52,7 +52,7 @@ def _creep(network, stimulus, start, tolerance) -> Candidate:
 
     def take_step(carry):
         state, step, num_steps = carry
-        jacobian, speed = jax.jacfwd(velocity)(state), velocity(state)
+        jacobian, speed = network.jacobian(state, stimulus), velocity(state)
         whole = state + step * jnp.linalg.solve(identity - step * jacobian, speed)
         half = jsl.lu_factor(only_after(whole, identity - step / 2 * jacobian))
         middle = state + step / 2 * jsl.lu_solve(half, speed)

@@ -86,12 +86,15 @@ def finish(
     # What creeps straight on decays, or grows, very slowly: implicit steps soon see the end.
     is_creeping = motions.is_open & (motions.num_turns == 0) & (num_steps < 2 * max_steps) & (num_steps > 0)
     rows = np.flatnonzero(is_creeping)[:_CREEPING_ROWS]
-    is_affordable = max_steps >= MOST_STEPS and network.state_size <= _LARGEST_STIFF
-    if len(rows) and not network.is_map and is_affordable:
-        ends = in_batches(creep, network, (stimuli[rows], states[rows]), _STIFF_ROWS, SAFETY * tolerance)
+    is_affordable = max_steps >= MOST_STEPS and network.state_size <= _LARGEST_STIFF and not network.is_map
+    for start in range(0, len(rows) if is_affordable else 0, _STIFF_ROWS):
+        few = rows[start : start + _STIFF_ROWS]
+        ends = in_batches(creep, network, (stimuli[few], states[few]), _STIFF_ROWS, SAFETY * tolerance)
         is_end = np.isfinite(ends.state).all(axis=1)
-        states[rows[is_end]], num_steps[rows] = ends.state[is_end], num_steps[rows] + ends.num_steps
-        status[rows[ends.is_diverging]] = Status.diverging
+        states[few[is_end]], num_steps[few] = ends.state[is_end], num_steps[few] + ends.num_steps
+        status[few[ends.is_diverging]] = Status.diverging
+        if (ends.num_steps >= MOST_STEPS).all():  # the others would not arrive either
+            break
 
     judged = in_batches(_judge_rows, network, (stimuli, states), _ROWS, tolerance)
     # What rests has a verdict of its own. Of what does not, the word of the motion holds.
@@ -142,7 +145,7 @@ def _newton_steps(network, stimuli, states) -> Float[Array, " batch"]:
 
     def step(stimulus, state):
         velocity = network.velocity(state, stimulus)
-        jacobian = jax.jacfwd(network.velocity)(state, stimulus)
+        jacobian = network.jacobian(state, stimulus)
         signs = jr.rademacher(jr.key(0), state.shape, state.dtype)
         blur = jnp.finfo(state.dtype).eps * (1 + jnp.max(jnp.abs(state))) / time_scales(network, state, stimulus)
         steps = jnp.linalg.solve(jacobian, jnp.stack([velocity, signs * blur], axis=1))

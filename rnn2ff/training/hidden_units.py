@@ -137,7 +137,7 @@ def _linearized_rows(network, points, states, stimuli, units):
 
     def of_any(point, state, stimulus, unit):
         del point
-        jacobian = jax.jacfwd(network.velocity)(state, stimulus)
+        jacobian = network.jacobian(state, stimulus)
         row = jnp.linalg.solve(jacobian.T, jax.nn.one_hot(unit, network.state_size, dtype=state.dtype))
         return -jax.vjp(lambda stimulus: network.velocity(state, stimulus), stimulus)[1](row)[0]
 
