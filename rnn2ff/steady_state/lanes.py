@@ -57,9 +57,9 @@ def run_in_chunks(
     limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
     leaves, structure = jax.tree.flatten((network, plan))
     constants = placed_on(mesh, leaves), limits if mesh is None else placed_on(mesh, limits)
-    place = functools.partial(placed_with, leaves) if mesh is None else functools.partial(divided_over, mesh)
+    place = functools.partial(placed_with, leaves if mesh is None else [])
     # What all chunks have, once.
-    numbers = place(rows_to_begin(len(chunks[0].counts) * chunks[0].size, dtype))
+    numbers = place(divided_over(mesh, rows_to_begin(len(chunks[0].counts) * chunks[0].size, dtype)))
     zeros = chunks[0].zeros(network.state_size, dtype) if starts is None else None
 
     def begin(chunk: Chunk) -> tuple[Known, _Static, Work]:
