@@ -180,13 +180,14 @@ class TestExactPairs:
 
     def test_mixtures_are_exact_and_keep_the_moments(self, network, pairs, key):
         stimuli, rates = pairs
-        mixed, mixed_rates = mix_pairs(network, *pairs)(stimuli, rates, key=key)
+        shares = jr.uniform(key, (len(stimuli),))
+        mixed, mixed_rates = mix_pairs(network, *pairs)(stimuli, rates, shares)
         points = jax.vmap(network.params.total_input)(mixed_rates, mixed)
         assert_close(jax.vmap(network.rates)(points), mixed_rates, 1e-5)
         assert_close(mixed.mean(axis=0), stimuli.mean(axis=0), 0.15)
         assert_close(np.cov(np.asarray(mixed).T), np.cov(np.asarray(stimuli).T), 0.25)
         is_kept = jnp.all(mixed == stimuli, axis=1)
-        shift = mix_pairs(network, *pairs).shift(stimuli, rates, key=key)
+        shift = mix_pairs(network, *pairs).shift(stimuli, rates, shares)
         np.testing.assert_array_equal(is_kept, shift >= 0.5)
         assert jnp.mean(is_kept) < 0.1
 

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, UInt32
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import (
@@ -211,16 +211,14 @@ class _Task(eqx.Module):
     batch_size: int = eqx.field(static=True)
     num_steps: int = eqx.field(static=True)
 
-    def error(self, weights, constants, batch, relabelings, key):
-        """The loss of a minibatch."""
+    def error(self, weights, constants, batch, relabelings, bits):
+        """The loss of a minibatch; random bits for each pair."""
         approximator = eqx.combine(weights, constants)
         stimuli, rates = batch
-        relabel_key, mix_key = jr.split(key)
         if self.symmetries is not None:
-            rows = jr.randint(relabel_key, (len(stimuli),), 0, len(relabelings))
-            stimuli, rates = self.symmetries.relabel(stimuli, rates, relabelings[rows])
+            stimuli, rates = self.symmetries.relabel(stimuli, rates, relabelings[_below(len(relabelings), bits[0])])
         if self.mixing is not None:
-            stimuli, rates = self.mixing(stimuli, rates, key=mix_key)
+            stimuli, rates = self.mixing(stimuli, rates, 2.0**-32 * bits[1].astype(stimuli.dtype))
         return self.loss(approximator, stimuli, rates)
 
 
@@ -260,12 +258,12 @@ def _train_interval(state, constants, training, optimizer, validation, task, key
 
     def step(carry, key):
         weights, opt_state = carry
-        row_key, pair_key = jr.split(key)
-        rows = jr.randint(row_key, (task.batch_size,), 0, len(training[0]))
+        bits = jr.bits(key, (3, task.batch_size), jnp.uint32)  # at once: each draw is some twenty kernels to compile
+        rows = _below(len(training[0]), bits[0])
         batch = jax.tree.map(lambda each: each[rows], training)
         if task.mesh is not None:
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(task.mesh, P(task.mesh.axis_names)))
-        error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, relabelings, pair_key)
+        error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, relabelings, bits[1:])
         with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
             updates, opt_state = optimizer.update(gradient, opt_state, weights)
         return (eqx.apply_updates(weights, updates), opt_state), error
@@ -283,6 +281,11 @@ def _train_interval(state, constants, training, optimizer, validation, task, key
         training_errors=state.training_errors.at[done].set(errors.mean()),
         validation_errors=state.validation_errors.at[done].set(error),
     )
+
+
+def _below(number: int, bits: UInt32[Array, " pair"]) -> UInt32[Array, " pair"]:
+    """Random whole numbers below another; some are more probable, by less than `number / 2^32`."""
+    return bits % jnp.uint32(number)
 
 
 def _check_pairs(approximator: Approximator, stimuli: ArrayLike, rates: ArrayLike) -> None:

@@ -76,26 +76,36 @@ class Mixing(eqx.Module):
     largest_angle: float = eqx.field(static=True)  # of the mixture, in radians
 
     def __call__(
-        self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
+        self,
+        stimuli: Float[Array, "batch state"],
+        rates: Float[Array, "batch state"],
+        shares: Float[Array, " batch"],
     ) -> tuple[Float[Array, "batch state"], Float[Array, "batch state"]]:
-        """As many mixed pairs; a sample whose stimulus would be far from the mixture of its parents stays unmixed."""
-        return self._mixed(stimuli, rates, key)[:2]
+        """Mix each pair with the next; a sample whose stimulus would be far from that of its parents stays unmixed.
+
+        Args:
+            stimuli: one a row, in random order, so that the next pair is any.
+            rates: their steady rates.
+            shares: of the largest angle, random from 0 to 1.
+        """
+        return self._mixed(stimuli, rates, shares)[:2]
 
     def shift(
-        self, stimuli: Float[Array, "batch state"], rates: Float[Array, "batch state"], *, key: PRNGKeyArray
+        self,
+        stimuli: Float[Array, "batch state"],
+        rates: Float[Array, "batch state"],
+        shares: Float[Array, " batch"],
     ) -> Float[Array, " batch"]:
         """The distance of each exact stimulus from the mixture of its parents, in standard deviations of stimuli."""
-        return self._mixed(stimuli, rates, key)[2]
+        return self._mixed(stimuli, rates, shares)[2]
 
     @eqx.filter_jit
-    def _mixed(self, stimuli, rates, key):
-        partner_key, angle_key = jr.split(key)
-        partners = jr.permutation(partner_key, len(stimuli))
-        angles = self.largest_angle * jr.uniform(angle_key, (len(stimuli), 1), stimuli.dtype)
+    def _mixed(self, stimuli, rates, shares):
+        angles = self.largest_angle * shares[:, None]
 
         def mix(values, mean):
             values = values - mean[None]
-            return mean[None] + jnp.cos(angles) * values + jnp.sin(angles) * values[partners]
+            return mean[None] + jnp.cos(angles) * values + jnp.sin(angles) * jnp.roll(values, -1, axis=0)
 
         points = jax.vmap(self.network.params.total_input)(rates, stimuli)
         mixed_stimuli, mixed_rates = _exact_pairs(self.network, mix(points, self.mean_point))
@@ -146,7 +156,8 @@ def mixing_for(
 ) -> Mixing | None:
     """How to mix pairs of stimuli and steady rates, if the network has exact pairs and its dynamics reach the mixtures.
 
-    None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture.
+    None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture. The pairs
+    are to be in random order.
     """
     if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
         return None
@@ -159,8 +170,9 @@ def mixing_for(
 @eqx.filter_jit
 def _moments_and_mixtures(network, stimuli, rates, tried_stimuli, tried_rates, key):
     """What a mixing is made of, and what it makes of some pairs: one program."""
+    shares = jr.uniform(key, (len(tried_stimuli),), stimuli.dtype)
     moments = _moments(network, stimuli, rates)
-    return moments, Mixing(network, *moments, _LARGEST_ANGLE)(tried_stimuli, tried_rates, key=key)
+    return moments, Mixing(network, *moments, _LARGEST_ANGLE)(tried_stimuli, tried_rates, shares)
 
 
 def _leads_to_mixtures(network: RateNetwork, stimuli, rates) -> bool:

@@ -4,6 +4,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
@@ -234,7 +236,9 @@ class Trainer:
         if self.mixing is None:
             return None
         some = self.kept.take(slice(NUM_TRIED))
-        return float(np.median(self.mixing.shift(some.stimuli, some.rates, key=key_for(self.key, "shift"))))
+        generator = np.random.default_rng(np.asarray(jr.key_data(key_for(self.key, "shift"))))
+        shares = jax.device_put(generator.uniform(size=len(some.stimuli)).astype(some.stimuli.dtype))
+        return float(np.median(self.mixing.shift(some.stimuli, some.rates, shares)))
 
 
 def _batch_size(num_products: int, num_pairs: int) -> int:
