@@ -1,6 +1,8 @@
 """Batches: the plan, what it promises, and what becomes of those it does not serve."""
 
+import itertools
 import threading
+import time
 
 import equinox as eqx
 import jax
@@ -627,23 +629,49 @@ class TestThreads:
             np.testing.assert_array_equal(one, other)
 
     def test_chunks_are_worked_on_in_threads_but_where_a_context_is_of_this_thread(self):
-        chunks = list(chunks_of(3000, 16))
+        chunks, meeting = list(chunks_of(3000, 16)), threading.Barrier(2)
 
-        def begin(chunk):
-            return np.full(chunk.size, threading.get_ident())
+        def threads(*, meet):
+            """Of each chunk; of the first two, each waits until the other has begun."""
+            begun = itertools.count()
 
-        def threads():
+            def begin(chunk):
+                if meet and 0 < next(begun) < 3:  # the first is begun before there are lanes
+                    meeting.wait(timeout=60)
+                return np.full(chunk.size, threading.get_ident())
+
             done = list(in_lanes(begin, Chunk.take, chunks, 2))
             assert [chunk.rows for chunk, _ in done] == [chunk.rows for chunk in chunks]
             assert sum(len(result) for _, result in done) == 3000
-            return [result[0] for _, result in done]
+            return {result[0] for _, result in done}
 
-        first, *others = threads()
-        assert first == threading.get_ident()
-        assert len(others) == 2
-        assert first not in others
+        both = threads(meet=True)
+        assert len(both) == 2
+        assert threading.get_ident() in both
         with jax.default_matmul_precision("highest"):
-            assert threads() == [first] * 3
+            assert threads(meet=False) == {threading.get_ident()}
+
+    @pytest.mark.parametrize("is_interrupted", [False, True])
+    def test_nothing_more_is_begun_where_a_batch_breaks_off(self, is_interrupted):
+        chunks, begun = list(chunks_of(50_000, 16)), []
+
+        def begin(chunk):
+            begun.append(chunk)
+            time.sleep(0.01)
+
+        def finish(chunk, _):
+            if is_interrupted and chunk is chunks[2]:
+                raise KeyboardInterrupt
+
+        results = in_lanes(begin, finish, chunks, 2)
+        if is_interrupted:
+            with pytest.raises(KeyboardInterrupt):
+                list(results)
+        else:
+            next(results)
+            results.close()
+        time.sleep(0.1)
+        assert len(begun) < len(chunks) / 2
 
     @pytest.mark.parametrize(
         ("network", "stimulus", "expected"),

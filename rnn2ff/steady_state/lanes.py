@@ -4,12 +4,11 @@ XLA divides few operations of a program among threads, since most are small, so 
 and a half. JAX computes what one thread of Python asks for in turn; so chunks are in several lanes, each a thread.
 """
 
-import contextlib
 import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import jax
@@ -111,7 +110,7 @@ def in_lanes(
     chunks: Sequence[Chunk],
     num_at_once: int,
 ) -> Iterator[tuple[Chunk, PyTree]]:
-    """Chunks and their results, on the host, in order.
+    """Chunks and their results, on the host, in order. The caller's thread is one of the lanes.
 
     Args:
         begin: calls a compiled function for a chunk, and does not wait for it.
@@ -120,18 +119,43 @@ def in_lanes(
         num_at_once: calls at once, at most.
     """
     first = begin(chunks[0])  # which compiles, once
+    ends = [Future() for _ in chunks]
+    order = itertools.count()  # `next` of it is atomic
+    config = jax.config.values
 
-    def work(chunk: Chunk) -> PyTree:
-        return finish(chunk, first if chunk is chunks[0] else begin(chunk))
+    def work_on_next() -> bool:
+        """Whether a chunk was left to work on."""
+        i = next(order)
+        if i >= len(chunks):
+            return False
+        try:
+            ends[i].set_result(finish(chunks[i], begin(chunks[i]) if i else first))
+        except BaseException as error:
+            ends[i].set_exception(error)
+            raise
+        return True
 
-    with contextlib.ExitStack() as stack:
-        run = map
-        if num_at_once > 1 and len(chunks) > 1:
-            pool = stack.enter_context(ThreadPoolExecutor(min(num_at_once, len(chunks))))
-            # Contexts such as `jax.default_matmul_precision` are of one thread; another would compile anew.
-            if pool.submit(lambda: jax.config.values).result() == jax.config.values:
-                run = pool.map
-        yield from zip(chunks, run(work, chunks))
+    def work() -> None:
+        # Contexts such as `jax.default_matmul_precision` are of one thread; another would compile anew.
+        while jax.config.values == config and work_on_next():
+            pass
+
+    num_others = min(num_at_once, len(chunks)) - 1
+    others = [_threads(num_at_once - 1).submit(work) for _ in range(num_others)]
+    try:
+        for chunk, end in zip(chunks, ends):
+            while not end.done() and work_on_next():
+                pass
+            yield chunk, end.result()
+    finally:
+        order = itertools.count(len(chunks))  # where it broke off, nothing more is begun
+        wait([other for other in others if not other.cancel()])
+
+
+@functools.cache
+def _threads(number: int) -> ThreadPoolExecutor:
+    """Threads that stay: to start them takes longer than to solve some hundred samples."""
+    return ThreadPoolExecutor(number, "rnn2ff")
 
 
 class _Static(NamedTuple):

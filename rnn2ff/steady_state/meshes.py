@@ -139,7 +139,7 @@ def chunks_of(num_rows: int, width: int, mesh: Mesh | None = None, *, is_long: b
     num_devices = 1 if mesh is None else mesh.devices.size
     backend = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     size = chunk_size(backend, -(-num_rows // num_devices), width)
-    layout = layout_for(backend, size)
+    layout = layout_for(backend, size, is_alone=False)
     step = num_devices * size if mesh is not None else rows_at_once(backend, num_rows, size, is_long=is_long)
     for start in range(0, num_rows, step):
         end = min(start + step, num_rows)

@@ -17,9 +17,10 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from rnn2ff._checks import fail
 
-_WIDE_TILE, _TILE = 1024, 64  # rows, on a processor
+_CHUNK, _TILE = 1024, 64  # rows, on a processor
+_WIDE_TILE, _WIDE_TILE_OF_LANE = 1024, 512  # rows of a tile of matrix products alone, there
 _FILLED = 5 / 8  # of a tile; with fewer rows it is not worth its work, if there is another way
-_FEWEST_HALVED = 256  # rows of a chunk that is divided for two cores
+_FEWEST_HALVED, _FEWEST_LONG_HALVED = 512, 256  # rows of a chunk that is divided for two cores
 _SMALLEST_DEVICE_CHUNK, _LARGEST_DEVICE_CHUNK = 256, 2**23  # rows, and entries of their states, on an accelerator
 
 
@@ -37,15 +38,17 @@ class Layout(NamedTuple):
     factors_one_by_one: bool
 
 
-def layout_for(backend: str, batch_size: int) -> Layout:
+def layout_for(backend: str, batch_size: int, *, is_alone: bool = True) -> Layout:
     """The tiles for a device, "cpu" or any other.
 
-    On a processor XLA divides the products of 1,024 rows among its threads, on two cores nearly twice as fast; and
-    tiles of 64 rows stay in the cache of a core, with few rows that wait for the slowest. Elsewhere the whole batch is
-    one tile, and what is left of it is worked on in eighths.
+    On a processor XLA divides the products of 1,024 rows among its threads, on two cores nearly twice as fast for a
+    program that is alone; programs that run at once keep their cores busy with half as many. Tiles of 64 rows stay in
+    the cache of a core, with few rows that wait for the slowest. Elsewhere the whole batch is one tile, and what is
+    left of it is worked on in eighths.
     """
     if backend == "cpu":
-        return Layout((min(_TILE, batch_size),), _WIDE_TILE if batch_size >= _WIDE_TILE else 0, True)
+        wide_tile = _WIDE_TILE if is_alone else _WIDE_TILE_OF_LANE
+        return Layout((min(_TILE, batch_size),), wide_tile if batch_size >= wide_tile else 0, True)
     eighth = max(min(batch_size, 1024), -(-batch_size // 8))
     return Layout((batch_size, eighth) if eighth < batch_size else (batch_size,), 0, False)
 
@@ -57,7 +60,7 @@ def chunk_size(backend: str, num_rows: int, state_size: int) -> int:
     but their memory. Elsewhere the next power of two.
     """
     if backend == "cpu":
-        return _WIDE_TILE
+        return _CHUNK
     largest = max(_SMALLEST_DEVICE_CHUNK, _LARGEST_DEVICE_CHUNK // state_size)
     return min(2 ** int(np.ceil(np.log2(max(num_rows, _SMALLEST_DEVICE_CHUNK)))), largest)
 
@@ -65,12 +68,13 @@ def chunk_size(backend: str, num_rows: int, state_size: int) -> int:
 def rows_at_once(backend: str, num_rows: int, size: int, *, is_long: bool) -> int:
     """Of a batch, how many rows a call works on: nearly even parts, which fit a chunk of this size.
 
-    The same for any number of cores, so that these do not change results. What takes long (`is_long`) is worth a
-    thread for half a chunk; sweeps are not, whose products of a chunk are divided anyway.
+    The same for any number of cores, so that these do not change results. Two halves are worth a thread each, those of
+    few rows only if they take long.
     """
     if backend != "cpu":
         return size
-    num_parts = max(2 if is_long and num_rows >= _FEWEST_HALVED else 1, -(-num_rows // size))
+    is_halved = num_rows >= (_FEWEST_LONG_HALVED if is_long else _FEWEST_HALVED)
+    num_parts = max(2 if is_halved else 1, -(-num_rows // size))
     return _TILE * -(-num_rows // (num_parts * _TILE))
 
 
