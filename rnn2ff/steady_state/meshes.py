@@ -41,15 +41,14 @@ def placed_on(mesh: Mesh | None, tree: PyTree) -> PyTree:
 
 
 def placed_with(others: list, tree: PyTree) -> PyTree:
-    """A tree of arrays on the device that one of the others is committed to; as it is, if none is.
+    """A tree of arrays on the device that one of the others is committed to, or on the one that JAX takes by itself.
 
     What a program gives back is committed if one of its arguments is; and for committed arguments another program is
-    compiled than for those that are not. Arrays on the host are not: a program takes them at a tenth of the cost of a
-    `device_put`.
+    compiled than for those that are not.
     """
     committed = (leaf.sharding for leaf in others if isinstance(leaf, jax.Array) and leaf.committed)
-    alone = next((sharding for sharding in committed if isinstance(sharding, SingleDeviceSharding)), None)
-    return tree if alone is None else jax.device_put(tree, alone)
+    alone = (sharding for sharding in committed if isinstance(sharding, SingleDeviceSharding))
+    return jax.device_put(tree, next(alone, None))
 
 
 def zeros_to_share(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
