@@ -16,11 +16,11 @@ from jaxtyping import Float, PyTree
 
 from rnn2ff.records import processor_features
 
+_DISABLED = "xla_disable_hlo_passes"
 # On a GPU XLA times some fifty Triton kernels for each shape of a product in full precision: on an H100 the engine's
 # first call took 36 s with them and 8 s without, and the calls after it 15 and 20 ms (65,536 samples of 128 units).
 # On a processor the engine's work is in products, which are a library's, and its first call is the compilation of some
 # hundred small kernels: these options save a quarter of it (7.7 -> 5.5 s on two cores), and cost no time later.
-_DISABLED = "xla_disable_hlo_passes"
 _OPTIONS = {
     "gpu": {"xla_gpu_enable_triton_gemm": False},
     "cpu": {

@@ -43,6 +43,7 @@ from rnn2ff.steady_state.meshes import Chunk
 from rnn2ff.steady_state.method import sweep_from_probe
 from rnn2ff.steady_state.motion import Motions
 from rnn2ff.steady_state.rows import Stage
+from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.tiles import Few, packing_of
 
 CLOSE = 1e-7 if default_float() == jnp.float64 else 1e-3
@@ -345,6 +346,23 @@ class TestSaddles:
         found = hard.finish(rivals(0.3), stimuli, starts, starts, tolerance=1e-4, max_steps=400)
         assert_close(found.state, 1 / 1.3, 1e-3)
         assert found.status[0] == Status.unstable
+
+    def test_where_the_first_samples_get_nowhere_by_implicit_steps_the_others_are_left(self, monkeypatch):
+        network, tried = threshold_linear(np.array([[1 - 1e-4]])), []
+
+        def get_nowhere(network, stimuli, states, tolerance):
+            tried.append(len(states))
+            steps = np.full(len(states), hard.MOST_STEPS)
+            return Candidate(states, steps, np.zeros(len(states), bool))
+
+        monkeypatch.setattr(hard, "creep", get_nowhere)
+        given = np.ones((20, 1), network.dtype)
+        found = hard.finish(network, given, given, given, tolerance=1e-4, max_steps=4096)
+        assert (found.status == Status.max_steps_reached).all()
+        assert tried == [8]
+        monkeypatch.undo()
+        found = hard.finish(network, given, given, given, tolerance=1e-4, max_steps=4096)
+        assert_close(found.state, np.full((20, 1), 1e4), 20)  # where all rest
 
     def test_what_rests_only_after_an_inaccurate_path_is_followed_from_its_start(self):
         """A point and a cycle both attract; the state is near the point, and the start in the basin of the cycle."""

@@ -139,7 +139,7 @@ class RecurrentNetwork(eqx.Module):
     def jacobian(
         self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, "state state"]:
-        """The derivative of the velocity by the state."""
+        """The derivative of the velocity by the state, over time; of a map, over a step."""
         return jax.jacfwd(self.velocity)(state, stimulus)
 
     def rates(self, state: Float[Array, " state"]) -> Float[Array, " rate"]:
