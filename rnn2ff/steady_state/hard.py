@@ -93,7 +93,7 @@ def finish(
         is_end = np.isfinite(ends.state).all(axis=1)
         states[few[is_end]], num_steps[few] = ends.state[is_end], num_steps[few] + ends.num_steps
         status[few[ends.is_diverging]] = Status.diverging
-        if (ends.num_steps >= MOST_STEPS).all():  # the others would not arrive either
+        if (ends.num_steps >= MOST_STEPS).all():  # the others most likely would not arrive either, and are left open
             break
 
     judged = in_batches(_judge_rows, network, (stimuli, states), _ROWS, tolerance)

@@ -50,7 +50,8 @@ def run_in_chunks(
     """The engine, in chunks of one size, on all cores; from zero, without starts. Which of the rows, and their end."""
     network, mesh = samples.network, samples.mesh
     dtype = network.dtype
-    chunks = list(chunks_of(len(rows), network.state_size, mesh, is_long=not plan.starts_with_sweeps))
+    settings = {"is_alone": not has_lanes(network, mesh), "is_long": not plan.starts_with_sweeps}
+    chunks = list(chunks_of(len(rows), network.state_size, mesh, **settings))
     if not chunks:
         return
     limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
@@ -82,7 +83,8 @@ def run_in_chunks(
             work = _by_products(constants, (known, arrays), chunk.num_rows, static=static)
         return chunk.take(work.solved)
 
-    for chunk, solved in in_lanes(begin, finish, chunks, num_lanes(network, mesh)):
+    num_lanes = num_threads() if has_lanes(network, mesh) else 1
+    for chunk, solved in in_lanes(begin, finish, chunks, num_lanes):
         yield chunk.rows, solved
         if bar is not None:
             bar.set_postfix_str("", refresh=False)
@@ -95,14 +97,13 @@ def run_whole(samples: Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def num_lanes(network: RecurrentNetwork, mesh: Mesh | None) -> int:
-    """How many calls for this network may run at once.
+def has_lanes(network: RecurrentNetwork, mesh: Mesh | None) -> bool:
+    """Whether calls for this network may run at once.
 
     Batches of factorizations in programs that run at once wait for each other for ever (`compiling.only_after`). The
     engine's own are one by one; a vector field of a user may have others.
     """
-    is_alone = mesh is not None or jax.default_backend() != "cpu" or not isinstance(network, RateNetwork)
-    return 1 if is_alone or not is_outside() else num_threads()
+    return mesh is None and jax.default_backend() == "cpu" and isinstance(network, RateNetwork) and is_outside()
 
 
 def in_lanes(
@@ -130,10 +131,11 @@ def in_lanes(
         if i >= len(chunks):
             return False
         try:
-            ends[i].set_result(finish(chunks[i], begin(chunks[i]) if i else first))
+            result = finish(chunks[i], begin(chunks[i]) if i else first)
         except BaseException as error:
             ends[i].set_exception(error)
             raise
+        ends[i].set_result(result)
         return True
 
     def work() -> None:
@@ -141,16 +143,20 @@ def in_lanes(
         while jax.config.values == config and work_on_next():
             pass
 
-    num_others = min(num_at_once, len(chunks)) - 1
-    others = [_threads(num_at_once - 1).submit(work) for _ in range(num_others)]
+    others, caller = [], threading.get_ident()
     try:
-        for chunk, end in zip(chunks, ends):
-            while not end.done() and work_on_next():
+        for _ in range(min(num_at_once, len(chunks)) - 1):
+            others.append(_threads(num_at_once - 1).submit(work))
+        for i, chunk in enumerate(chunks):
+            while not ends[i].done() and work_on_next():
                 pass
-            yield chunk, end.result()
+            result, ends[i] = ends[i].result(), None  # nothing keeps the results of the whole batch
+            yield chunk, result
     finally:
         order = itertools.count(len(chunks))  # where it broke off, nothing more is begun
-        wait([other for other in others if not other.cancel()])
+        running = [other for other in others if not other.cancel()]
+        if threading.get_ident() == caller:  # and not one of those, in which a collector may close what was abandoned
+            wait(running)
 
 
 @functools.cache

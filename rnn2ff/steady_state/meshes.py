@@ -130,16 +130,19 @@ class Chunk(NamedTuple):
         return jax.tree.map(take, tree)
 
 
-def chunks_of(num_rows: int, width: int, mesh: Mesh | None = None, *, is_long: bool = False) -> Iterator[Chunk]:
+def chunks_of(
+    num_rows: int, width: int, mesh: Mesh | None = None, *, is_alone: bool = True, is_long: bool = False
+) -> Iterator[Chunk]:
     """A batch of rows with `width` entries in chunks, divided evenly among the devices of a mesh.
 
-    `is_long` as for `rows_at_once`.
+    `is_alone` and `is_long` as for `rows_at_once`.
     """
     num_devices = 1 if mesh is None else mesh.devices.size
     backend = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     size = chunk_size(backend, -(-num_rows // num_devices), width)
-    layout = layout_for(backend, size, is_alone=False)
-    step = num_devices * size if mesh is not None else rows_at_once(backend, num_rows, size, is_long=is_long)
+    layout = layout_for(backend, size, is_alone=is_alone)
+    kind = {"is_alone": is_alone, "is_long": is_long}
+    step = num_devices * size if mesh is not None else rows_at_once(backend, num_rows, size, **kind)
     for start in range(0, num_rows, step):
         end = min(start + step, num_rows)
         counts = [len(share) for share in np.array_split(np.arange(start, end), num_devices)]

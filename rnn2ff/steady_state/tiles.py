@@ -65,16 +65,16 @@ def chunk_size(backend: str, num_rows: int, state_size: int) -> int:
     return min(2 ** int(np.ceil(np.log2(max(num_rows, _SMALLEST_DEVICE_CHUNK)))), largest)
 
 
-def rows_at_once(backend: str, num_rows: int, size: int, *, is_long: bool) -> int:
+def rows_at_once(backend: str, num_rows: int, size: int, *, is_alone: bool, is_long: bool) -> int:
     """Of a batch, how many rows a call works on: nearly even parts, which fit a chunk of this size.
 
-    The same for any number of cores, so that these do not change results. Two halves are worth a thread each, those of
-    few rows only if they take long.
+    The same for any number of cores, so that these do not change results. Unless calls are made one after the other
+    (`is_alone`), two halves are worth a thread each, those of few rows only if they take long.
     """
     if backend != "cpu":
         return size
     is_halved = num_rows >= (_FEWEST_LONG_HALVED if is_long else _FEWEST_HALVED)
-    num_parts = max(2 if is_halved else 1, -(-num_rows // size))
+    num_parts = max(2 if is_halved and not is_alone else 1, -(-num_rows // size))
     return _TILE * -(-num_rows // (num_parts * _TILE))
 
 

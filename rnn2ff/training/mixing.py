@@ -128,7 +128,7 @@ def mix_pairs(
         network: a network with a weight matrix whose stimulus drives each unit directly.
         stimuli: those solved, one a row.
         rates: their steady rates.
-        largest_angle: of the mixture, in radians; angles are uniform from 0.
+        largest_angle: of the mixture, in radians; in a training angles are uniform from 0.
 
     Raises:
         ValueError: if the network is of another kind, or the angle is not positive.
