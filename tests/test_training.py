@@ -379,6 +379,40 @@ class TestTraining:
         elsewhere = biases_after_a_step_of_muon(32, 64, sizes=sizes)
         assert_close(elsewhere, jnp.full(64, elsewhere[0]), 1e-5)
 
+    @pytest.mark.parametrize("shape", [(6, 24), (24, 6), (12, 12)], ids=["wide", "tall", "square"])
+    def test_the_singular_values_of_a_step_of_weights_are_alike_and_its_singular_vectors_those_of_the_gradient(
+        self, shape, key
+    ):
+        num_hidden, num_channels = shape
+        two_layer = TwoLayer(num_channels, num_hidden, 3, key=key)
+        draws = (jr.normal(each, (size, min(shape))) for each, size in zip(jr.split(key), shape))
+        left, right = (jnp.linalg.qr(draw)[0] for draw in draws)
+        gradient = left @ jnp.diag(jnp.geomspace(1, 0.02, min(shape))) @ right.T
+        gradients = eqx.tree_at(lambda each: each.hidden_weights, jax.tree.map(jnp.ones_like, two_layer), gradient)
+        step = step_of_muon(two_layer, gradients).hidden_weights
+        values = -(left.T @ step @ right) / (2e-2 * max(1, num_channels / num_hidden) ** 0.5)
+        assert_close(values, jnp.diag(jnp.diag(values)), 1e-4)
+        assert 0.15 < float(jnp.diag(values).min()) < float(jnp.diag(values).max()) < 2
+
+    def test_a_minibatch_without_a_finite_gradient_changes_no_weight_at_first_and_no_later_step(self, key):
+        two_layer = TwoLayer(4, 8, 3, key=key)
+        ones = jax.tree.map(jnp.ones_like, two_layer)
+        overflow = eqx.tree_at(lambda each: each.hidden_bias, ones, jnp.full(8, jnp.inf))
+        assert all(not leaf.any() for leaf in jax.tree.leaves(step_of_muon(two_layer, overflow)))
+        step, later = (step_of_muon(two_layer, *gradients) for gradients in ([ones], [overflow, ones]))
+        assert_close(later.readout_weights, step.readout_weights, 1e-4)
+
+
+def step_of_muon(two_layer, *gradients):
+    """The last of some steps, by stimuli and rates of size 1."""
+    ones = jnp.ones((2, two_layer.stimulus_size))
+    optimizer = muon(two_layer, ones, ones, num_steps=1_000_000, learning_rate=2e-2)
+    state = optimizer.init(two_layer)
+    with jax.numpy_dtype_promotion("standard"):
+        for gradient in gradients:
+            step, state = optimizer.update(gradient, state, two_layer)
+    return step
+
 
 def first_step_of_muon(num_channels, width, num_steps=2_000):
     return float(jnp.abs(biases_after_a_step_of_muon(num_channels, width, num_steps)).max())
