@@ -47,8 +47,8 @@ class Config:
     stimulus_noise: float = 0.3
     num_samples: int = 20_000
     num_test_samples: int = 2_000
-    num_steps: int = 20_000
-    """Twice those of `distill`, as 8 partitions and more still gain from them."""
+    num_steps: int = 40_000
+    """Eight times those of `distill`, as 8 partitions and more still gain from them."""
     num_pairs: int = 400
     """Stimuli that keep two partitions active."""
 

@@ -24,6 +24,7 @@ from rnn2ff.networks import RateNetwork, RecurrentNetwork, has_rectified_rates, 
 from rnn2ff.training.boundaries import Planes
 
 _LINEARIZED, _LINEARIZED_ENTRIES = 64, 2**23  # steady states linearized together, and entries of their Jacobians
+_SMALLEST_VARIANCE = 1e-12  # of a direction of the stimuli, as a share of the largest, for the map to depend on it
 _LARGEST_LINEARIZED = 4096  # units; beyond, a Jacobian takes minutes, and all rows are of the best linear map
 
 
@@ -101,10 +102,15 @@ def _points(network, states, stimuli) -> Array:
 
 
 def _best_linear_map(stimuli: Array, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The affine map from stimuli to points with the least squared error."""
+    """The affine map from stimuli to points with the least squared error.
+
+    By the normal equations: a singular value decomposition of the stimuli took longer than all else of a start.
+    """
     stimuli, points = np.asarray(stimuli, np.float64), np.asarray(points, np.float64)
     mean_stimulus, mean_point = stimuli.mean(axis=0), points.mean(axis=0)
-    weights = np.linalg.lstsq(stimuli - mean_stimulus, points - mean_point, rcond=1e-6)[0].T
+    centered = stimuli - mean_stimulus
+    inverse = np.linalg.pinv(centered.T @ centered, rcond=_SMALLEST_VARIANCE, hermitian=True)
+    weights = (inverse @ (centered.T @ (points - mean_point))).T
     return weights, mean_point - weights @ mean_stimulus
 
 
