@@ -1,6 +1,6 @@
 """Checks of arguments, and of libraries that only some functions need.
 
-Each says what is wrong, what was expected and what was received, before any work.
+Each error says what is wrong, what was expected and what was received, before any work is done.
 
 Values can only be checked where they are known: inside `jit`, `vmap` or `grad` an array is a tracer, and checks of
 values are skipped, while checks of shapes still apply. JAX is not imported to check plain numbers, so that reading
@@ -38,7 +38,7 @@ def check_on_host(name: str, instead: str, *trees: object) -> None:
 
 
 def check_key(key: object) -> None:
-    """One PRNG key, of the new kind or the old."""
+    """A single PRNG key, new-style or legacy."""
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     is_key = (str(dtype).startswith("key<") and shape == ()) or (dtype == np.uint32 and shape == (2,))
     if not is_key:
@@ -46,7 +46,7 @@ def check_key(key: object) -> None:
 
 
 def shape_of(name: str, array: object) -> tuple[int, ...]:
-    """The shape of an array; what is none, as rows of different lengths and SciPy's sparse matrices, is refused."""
+    """The shape of an array; anything else, such as ragged rows and SciPy's sparse matrices, is refused."""
     if hasattr(array, "tocsr"):
         raise fail(name, "is sparse", "a dense array (`toarray`)", type(array).__name__)
     try:
@@ -56,7 +56,7 @@ def shape_of(name: str, array: object) -> tuple[int, ...]:
 
 
 def check_one_stimulus(stimulus: object, size: int) -> None:
-    """One stimulus, and not a batch, for which a function of one sample is mapped."""
+    """One stimulus, not a batch; to a batch, a function of one sample is applied by `vmap`."""
     shape = shape_of("stimulus", stimulus)
     if len(shape) > 1:
         expected = f"({size},); for a batch, one a row, `jax.vmap(approximator)(stimuli)`"
@@ -98,7 +98,7 @@ def check_weights(name: str, weights: object) -> None:
 
 
 def check_finite(name: str, array: object) -> None:
-    """Every value is a finite number; of a batch, the rows that are not are named."""
+    """Every value is a finite number; for a batch, the error names the offending rows."""
     if not is_known(array) or _is_finite_on_its_device(array):
         return
     values = real_numbers(name, array)
@@ -128,7 +128,7 @@ def real_numbers(name: str, array: object) -> np.ndarray:
 
 
 def _is_finite_on_its_device(array: object) -> bool:
-    """Whether an accelerator finds all values finite, which saves a transfer of the array; False on a processor."""
+    """Whether an accelerator finds all values finite, which saves a transfer of the array; False on a CPU."""
     jax = sys.modules.get("jax")
     if jax is None or not isinstance(array, jax.Array) or not jax.numpy.issubdtype(array.dtype, jax.numpy.floating):
         return False
@@ -179,7 +179,7 @@ def check_text(name: str, value: object) -> None:
 
 
 def check_number(name: str, value: object) -> None:
-    """A finite number, and no array of them."""
+    """A finite number, not an array."""
     check_array(name, value, ())
 
 
@@ -204,7 +204,7 @@ def check_positive_numbers(**values: object) -> None:
 
 
 def check_at_least(name: str, value: object, smallest: int) -> int:
-    """A whole number no smaller than `smallest`; as Python's own, which JAX wants."""
+    """A whole number no smaller than `smallest`; returned as a Python int, which JAX needs."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < smallest:
         raise fail(name, "is out of range", f"a whole number of at least {smallest}", repr(value))
     return int(value)
@@ -228,7 +228,7 @@ def check_stimulus(stimulus: object, size: int) -> None:
 
 
 def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:
-    """A batch of at least one finite row of the network's width."""
+    """A batch of at least one finite row, of the network's stimulus size."""
     shape = shape_of(name, stimuli)
     if len(shape) != 2 or shape[1] != size:
         is_turned = len(shape) == 2 and shape[0] == size

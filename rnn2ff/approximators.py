@@ -1,4 +1,4 @@
-"""Feed-forward networks that replace the solve: two layers, `r = [W2 [W1 u + b1]_+ + b2 (+ V u)]_+`, or two and sweeps.
+"""Feed-forward networks that replace a solve: two layers, `r = [W2 [W1 u + b1]_+ + b2 (+ V u)]_+`, or with sweeps.
 
 Nothing here loads a solver, so that a deployed approximator stays light.
 """
@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from rnn2ff._checks import check_at_least, check_key, check_one_stimulus, check_sizes, fail
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, has_rectified_rates
 
-_TILE_BYTES = 4 * 2**20  # of the hidden layer of a tile, to fit the cache of a processor
-_SMALLEST_TILE = 256  # rows; products of fewer rows are slower themselves
+_TILE_BYTES = 4 * 2**20  # of the hidden layer of a tile, to fit into a CPU's cache
+_SMALLEST_TILE = 256  # rows; products of fewer rows are slow in themselves
 
 
 class TwoLayer(eqx.Module):
@@ -124,7 +124,7 @@ class Refined(eqx.Module):
         x_(t+1) = x_t + a_t (sweep(x_t) - x_t) + c_t (x_t - x_(t-1)),    t = 0 .. num_sweeps - 1,    x_(-1) = x_0
         r = rates(to_state(x_num_sweeps)),
 
-    products of vectors being unit by unit. In full, for a `SplitSweep`, with `h = B u + b`
+    where products of vectors are taken unit by unit. In full, for a `SplitSweep`, with `h = B u + b`
     (`network.params.feedforward_input(u)`) and the network's nonlinearity phi,
 
         start(u) = h @ sweep.drive_map + sweep.offset
@@ -138,8 +138,8 @@ class Refined(eqx.Module):
 
     Attributes:
         two_layer: the first pass, not rectified, which is added to the initial guess of the sweep.
-        step_sizes: a, one row a sweep; 1 is the plain sweep.
-        momenta: c, one row a sweep; 0 is the plain sweep. The first row has no effect.
+        step_sizes: a, one row per sweep; 1 is the plain sweep.
+        momenta: c, one row per sweep; 0 is the plain sweep. The first row has no effect.
         sweep: the step; held constant in training.
         network: the recurrent network, whose nonlinearity and weights the sweep uses; held constant in training.
         is_rectified: whether the rates are rectified points.
@@ -205,7 +205,7 @@ class Refined(eqx.Module):
         return self.network.rates(self.sweep.to_state(self.network, point))
 
     def lengthened(self, num_sweeps: int) -> "Refined":
-        """The same with more sweeps after the present ones; the new ones have step sizes of 1 and momenta of 0.
+        """A copy with more sweeps after the present ones; the new ones have step sizes of 1 and momenta of 0.
 
         Raises:
             ValueError: if `num_sweeps` is below the present number.
@@ -220,7 +220,7 @@ class Refined(eqx.Module):
 
     @property
     def num_sweeps(self) -> int:
-        """Number of sweeps after the pass."""
+        """Number of sweeps after the first pass."""
         return self.step_sizes.shape[0]
 
     @property
@@ -230,7 +230,7 @@ class Refined(eqx.Module):
 
     @property
     def num_products(self) -> int:
-        """Products of a weight and an activity in one call, sweeps by the network's weights included."""
+        """Products of a weight and an activity in one call, including those of the sweeps."""
         num_per_sweep = self.network.state_size**2
         return self.two_layer.num_products + (self.num_sweeps + 1) * num_per_sweep
 
@@ -249,7 +249,7 @@ Approximator = TwoLayer | Refined
 
 
 def trainable(approximator: Approximator) -> PyTree[bool]:
-    """Which leaves training changes: all weights of the two layers, and the sizes of the steps; not the network."""
+    """Which leaves training changes: all weights of the two layers, step sizes and momenta; not the network."""
     if isinstance(approximator, TwoLayer):
         return jax.tree.map(eqx.is_inexact_array, approximator)
     constant = jax.tree.map(lambda _: False, approximator)
@@ -264,7 +264,7 @@ def trainable(approximator: Approximator) -> PyTree[bool]:
 def predict(approximator: Approximator, stimuli: Float[Array, "batch stimulus"]) -> Float[Array, "batch rate"]:
     """The approximator's rates for a batch, in one compiled pass.
 
-    On a processor, large batches are computed in tiles of rows, so that the hidden layer stays in the cache.
+    On a CPU, large batches are computed in tiles of rows, so that the hidden layer stays in the cache.
     """
     num_rows = max(_SMALLEST_TILE, _TILE_BYTES // (approximator.width * stimuli.dtype.itemsize))
     whole = jax.vmap(approximator)

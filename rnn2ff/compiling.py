@@ -19,8 +19,8 @@ from rnn2ff.records import processor_features
 _DISABLED = "xla_disable_hlo_passes"
 # On a GPU XLA times some fifty Triton kernels for each shape of a product in full precision: on an H100 the engine's
 # first call took 36 s with them and 8 s without, and the calls after it 15 and 20 ms (65,536 samples of 128 units).
-# On a processor the engine's work is in products, which are a library's, and its first call is the compilation of some
-# hundred small kernels: these options save a quarter of it (7.7 -> 5.5 s on two cores), and cost no time later.
+# On a CPU the engine's time goes into products, which a library computes, and its first call compiles about a hundred
+# small kernels: these options save a quarter of that (7.7 -> 5.5 s on two cores), and cost no time later.
 _OPTIONS = {
     "gpu": {"xla_gpu_enable_triton_gemm": False},
     "cpu": {
@@ -31,21 +31,21 @@ _OPTIONS = {
 }
 _OUTSIDE = get_opaque_trace_state()
 _LARGEST_CACHE = 2**30  # bytes
-_KEPT_SECONDS = 0.1  # of compilation; faster ones are not cached
+_KEPT_SECONDS = 0.1  # of compilation; programs that compile faster are not cached
 
 
 def jit_for_device(
     function: Callable, jit: Callable = eqx.filter_jit, *, divides_kernels: bool = True, **settings: object
 ) -> Callable:
-    """Compile with the options for the device, or without inside another program, where none are allowed.
+    """Compile with the options for the device; without them inside another program, where none are allowed.
 
     Args:
-        function: to compile.
-        jit: how.
-        divides_kernels: whether a processor divides kernels among its threads, beside matrix products. Programs that
-            run at once have a core each, and would wait for each other's threads: without, the engine took 25 ms in
-            place of 34 for 4,096 samples of 128 units on two cores, and 3.7 in place of 5.6 for 256.
-        settings: of `jit`.
+        function: the function to compile.
+        jit: what compiles it.
+        divides_kernels: whether a CPU divides kernels other than matrix products among its threads. Concurrent programs
+            have a core each, and would wait for each other's threads: without, the engine took 25 ms instead of 34 for
+            4,096 samples of 128 units on two cores, and 3.7 instead of 5.6 for 256.
+        settings: further arguments of `jit`.
     """
     plain = jit(function, **settings)
 
@@ -60,7 +60,7 @@ def jit_for_device(
     def run(*args, **kwargs):
         if not is_outside():
             return plain(*args, **kwargs)
-        has_fewest = bool(jax.config.values.get("jax_disable_most_optimizations"))  # ours would ask for more
+        has_fewest = bool(jax.config.values.get("jax_disable_most_optimizations"))  # ours would enable more
         return with_options(jax.default_backend(), has_fewest)(*args, **kwargs)
 
     return run
@@ -72,15 +72,15 @@ def is_outside() -> bool:
 
 
 def evaluated_now() -> AbstractContextManager:
-    """A context that evaluates known values inside a program as well.
+    """A context in which known values are evaluated at once, also inside a program.
 
-    Outside it does nothing, as `jax.ensure_compile_time_eval` would compile again what is compiled already.
+    Outside of programs it does nothing, as `jax.ensure_compile_time_eval` would recompile what is compiled already.
     """
     return nullcontext() if is_outside() else jax.ensure_compile_time_eval()
 
 
 def in_full_precision(function: Callable) -> Callable:
-    """With matrix products in the precision of the dtype; the default of accelerators has three digits."""
+    """Run with matrix products in the precision of the dtype; by default, accelerators use three digits."""
 
     @functools.wraps(function)
     def run(*args, **kwargs):
@@ -96,12 +96,12 @@ def compiled(function: Callable) -> Callable:
 
 
 def only_after(earlier: jax.Array, later: jax.Array) -> jax.Array:
-    """The later array, unchanged, for a factorization that is not to begin before the earlier array is there.
+    """The later array, unchanged, for a factorization that must not begin before the earlier array is computed.
 
     XLA computes independent operations concurrently. jaxlib 0.10 divides a batch of LU or Cholesky factorizations among
-    the threads of a processor, and waits for the parts in a thread of the same pool: with as many batches at once as
+    the threads of a processor, and waits for the parts in a thread of the same pool: with as many concurrent batches as
     threads, two on two cores, it deadlocks. XLA drops `optimization_barrier`, but not a product with zero, which may be
-    NaN. Later versions are reported not to need it.
+    NaN. Later versions are reported not to need this.
     """
     entry = earlier.reshape(-1)[0]
     return later + (0 * jnp.where(jnp.isfinite(entry), entry, 0)).astype(later.dtype)
@@ -110,7 +110,7 @@ def only_after(earlier: jax.Array, later: jax.Array) -> jax.Array:
 def solve_systems(
     matrices: Float[jax.Array, "batch size size"], right: Float[jax.Array, "batch size right"], *, one_by_one: bool
 ) -> Float[jax.Array, "batch size right"]:
-    """Solve linear systems together, or one by one, so that programs at once do not deadlock (`only_after`)."""
+    """Solve linear systems together, or one by one, so that concurrent programs do not deadlock (`only_after`)."""
     if one_by_one:
         return jax.lax.map(lambda system: jnp.linalg.solve(*system), (matrices, right))
     return jnp.linalg.solve(matrices, right)
@@ -133,7 +133,7 @@ def in_batches(
 
 
 def keep_programs() -> None:
-    """Keep compiled programs in the user's cache folder, for later processes; only the command line does."""
+    """Keep compiled programs in the user's cache folder, for later processes; only the command line calls this."""
     if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
         return  # the user has chosen
     folder = _made_folder()
@@ -143,7 +143,7 @@ def keep_programs() -> None:
 
 
 def environment_that_keeps_programs() -> dict[str, str]:
-    """The same for processes that are started from this one: what to add to their environment."""
+    """What to add to the environment of child processes, so that they keep programs as well."""
     folder = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else _made_folder()
     if folder is None:
         return {}
@@ -154,7 +154,7 @@ def environment_that_keeps_programs() -> dict[str, str]:
 
 
 def program_folder() -> Path:
-    """A folder for this processor, since machines that share a home may not run each other's programs."""
+    """A folder for this processor, since machines that share a home may be unable to run each other's programs."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "rnn2ff" / hashlib.sha256(processor_features().encode()).hexdigest()[:12]
 
@@ -165,7 +165,7 @@ def _made_folder() -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _prune(folder)
-    except OSError:  # a home that cannot be written to
+    except OSError:  # the home is not writable
         return None
     return folder
 

@@ -1,7 +1,7 @@
-"""Files: arrays that users bring, and results.
+"""Files: arrays that users provide, and results.
 
-A result is written under a temporary name and put in place in one move, so that an interrupted write leaves whatever
-stood there before.
+A result is written under a temporary name and then moved into place, so that an interrupted write leaves the previous
+file.
 """
 
 import csv
@@ -25,7 +25,7 @@ from rnn2ff.mat_files import mat_content, read_mat
 
 FORMATS = ".npy, .npz, .csv, .txt or .mat"
 
-# What readers trip over in a damaged file, found by changing and cutting files at every byte.
+# What readers raise for damaged files, found by changing and truncating files at every byte.
 _DAMAGE = (ValueError, TypeError, LookupError, MemoryError, OSError, EOFError, RuntimeError)
 _DAMAGE += (zipfile.BadZipFile, zlib.error, SyntaxError, tokenize.TokenError)
 
@@ -37,9 +37,9 @@ def read_array(path: str | Path, name: str) -> np.ndarray:
 
     Args:
         path: a `.npy`, `.npz` or MATLAB `.mat` file (of version 7.3 with the extra `hdf5`), or text: `.csv`, `.tsv`,
-            `.txt`, with commas, semicolons, tabs or blanks between numbers, and perhaps a line of names above them.
-            Where a file holds several arrays, its path is followed by `:` and the array's name, as in `network.npz:W`,
-            or `net.mat:net.W` for a field of a struct.
+            `.txt`, with commas, semicolons, tabs or blanks between numbers, and perhaps a header line. If a file holds
+            several arrays, its path is followed by `:` and the array's name, as in `network.npz:W`, or `net.mat:net.W`
+            for a field of a struct.
         name: what the array is for; errors name it.
 
     Raises:
@@ -113,9 +113,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _whole_array(file: io.BufferedIOBase, num_bytes: int) -> np.ndarray:
-    """The array in a `.npy` file of so many bytes; where its header promises more, no memory is taken."""
+    """The array in a `.npy` file of so many bytes; refused, before memory is allocated, if the header promises more."""
     version = np.lib.format.read_magic(file)
-    if version not in _HEADERS:  # those that follow are for arrays of records
+    if version not in _HEADERS:  # later versions are for structured arrays
         raise ValueError("it does not hold numbers")
     shape, _, dtype = _HEADERS[version](file)
     promised, there = math.prod(shape) * dtype.itemsize, num_bytes - file.tell()
@@ -128,7 +128,7 @@ def _whole_array(file: io.BufferedIOBase, num_bytes: int) -> np.ndarray:
 def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, list[str]]:
     """Columns of a text table by their names, as text; the table may have others.
 
-    Entries are separated by commas, semicolons, tabs or blanks, below a line of names.
+    Entries are separated by commas, semicolons, tabs or blanks, below a header line.
     """
     try:
         lines, delimiter = _read_lines(path)
@@ -147,7 +147,7 @@ def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, lis
 
 
 def _read_lines(path: Path) -> tuple[list[str], str | None]:
-    """The lines of a text table without comments, and what stands between entries; None for blanks."""
+    """The lines of a text table without comments, and the delimiter of entries; None for blanks."""
     lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     lines = [line for line in lines if line]
     if not lines:
@@ -156,7 +156,7 @@ def _read_lines(path: Path) -> tuple[list[str], str | None]:
 
 
 def _read_text(path: Path) -> dict[str, np.ndarray]:
-    """Numbers in lines; one line of names above them is passed over."""
+    """The numbers in a text table; a header line is skipped."""
     lines, delimiter = _read_lines(path)
     if delimiter == ";":  # where the comma is the decimal point
         lines = [line.replace(",", ".") for line in lines]
@@ -179,7 +179,7 @@ def _is_number(text: str) -> bool:
 
 
 def _flaw(lines: list[str], delimiter: str | None) -> str:
-    """What is wrong with the first line that is, without citing all of it."""
+    """What is wrong with the first faulty line, without quoting all of it."""
     width = len(lines[0].split(delimiter))
     for number, line in enumerate(lines, 1):
         values = line.split(delimiter)
@@ -201,7 +201,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to; it takes the place of `path` when the block ends without an error."""
+    """A temporary path to write to; it replaces `path` when the block ends without an error."""
     path = Path(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -226,7 +226,7 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 
 
 def tensors_content(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> bytes:
-    """A safetensors file of arrays and texts; the same bytes in every process, while the library's order is random."""
+    """A safetensors file of arrays and texts; the same bytes in every process, though the library's order is random."""
     from safetensors.numpy import save
 
     content = save(dict(arrays), dict(texts))
@@ -237,7 +237,7 @@ def tensors_content(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) 
 
 
 def sealed(content: bytes) -> bytes:
-    """Content and its hash, so that no change of it goes unseen."""
+    """Content followed by its hash, so that any change is detected."""
     return content + hashlib.sha256(content).digest()
 
 
@@ -249,9 +249,9 @@ def unsealed(content: bytes) -> bytes | None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Refuse to work in a folder in which another process is at work; the lock ends with the process.
+    """Lock a folder, or refuse to work in it if another process holds the lock; the lock ends with the process.
 
-    Where the file system cannot lock a folder, nothing is refused.
+    If the file system cannot lock folders, nothing is refused.
     """
     try:
         import fcntl
@@ -281,8 +281,8 @@ def write_json(path: str | Path, content: object) -> None:
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as `.npz`, `.mat` or `.csv`, whole or not at all.
 
-    A `.csv` is one table with a line of names: a column for each vector and for each column of a matrix, as `rates_0`;
-    what has another number of rows than the first array is left out.
+    A `.csv` is one table with a header line: a column for each vector and for each column of a matrix, as `rates_0`;
+    arrays with another number of rows than the first one are left out.
     """
     suffix = Path(path).suffix.lower()
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -311,7 +311,7 @@ def _columns(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def plain(content: object) -> object:
-    """A record with nothing in it but what JSON can say."""
+    """A record reduced to types that JSON can represent."""
     if hasattr(content, "_asdict"):
         content = content._asdict()
     if isinstance(content, Mapping):

@@ -1,7 +1,7 @@
-"""MATLAB's `.mat` files, with every length checked before it is believed; version 7.3, which is HDF5, by h5py.
+"""MATLAB's `.mat` files, with every length checked before it is used; version 7.3, which is HDF5, with h5py.
 
-Only arrays of numbers are read, and what structs hold. SciPy's reader is not used: a changed byte in a file can end the
-process in it (a segmentation fault in `scipy.io.matlab._mio5`, SciPy 1.17), and no error can then be raised.
+Only arrays of numbers are read, also those in structs. SciPy's reader is not used: a changed byte in a file can crash
+the process (a segmentation fault in `scipy.io.matlab._mio5`, SciPy 1.17), and no error can then be raised.
 
 Format: "MAT-File Format", The MathWorks, R2024a.
 """
@@ -22,8 +22,8 @@ _TYPES_OF_4 = ("f8", "f4", "i4", "i2", "u2", "u1")
 _MATRIX, _COMPRESSED = 14, 15  # kinds of elements
 _STRUCT, _SPARSE = 2, 5  # classes of arrays
 _COMPLEX, _LOGICAL = 0x800, 0x200  # flags
-_MOST_ENTRIES = 2**28  # of a sparse array that is made full: 2 GiB, for 16,384 units
-_TEXT = np.array("")  # stands for what holds no numbers
+_MOST_ENTRIES = 2**28  # of a sparse array that is made dense: 2 GiB, for 16,384 units
+_TEXT = np.array("")  # stands for variables without numbers
 
 
 class _Element(NamedTuple):
@@ -34,7 +34,7 @@ class _Element(NamedTuple):
 def read_mat(path: Path) -> dict[str, np.ndarray]:
     """The arrays in a `.mat` file, by name; those in a struct as `struct.field`.
 
-    Variables without numbers are empty texts, or in files of version 7.3 left out.
+    Variables without numbers become empty texts; in files of version 7.3 they are left out.
     """
     content = path.read_bytes()
     is_hdf5 = content[124:128] in (b"\x00\x02IM", b"\x02\x00MI") or content[:8] == b"\x89HDF\r\n\x1a\n"
@@ -53,7 +53,7 @@ def _before_73(content: bytes) -> dict[str, np.ndarray]:
             element = _uncompressed(element.content, order)
         if element.kind == _MATRIX:
             name, found = _array(element.content, order)
-            if name:  # those without are of MATLAB's own
+            if name:  # those without a name are internal to MATLAB
                 arrays |= {f"{name}{field}": array for field, array in found.items()}
     return arrays
 
@@ -68,7 +68,7 @@ def mat_content(arrays: Mapping[str, object]) -> bytes:
 
 
 def _elements(content: memoryview, order: str) -> Iterator[_Element]:
-    """What stands in a row: a kind, a length, and so many bytes."""
+    """Consecutive elements, each with a kind, a length, and that many bytes."""
     while content:
         if len(content) < 8:
             raise ValueError("it ends too early")
@@ -154,7 +154,7 @@ def _fields(parts: Iterator[_Element], order: str) -> dict[str, np.ndarray]:
 
 
 def _by_columns(rows: np.ndarray, begins: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A full matrix from the entries of a sparse one, column after column, and where each column begins."""
+    """A dense matrix from the entries of a sparse one, column by column, and where each column begins."""
     counts = np.diff(begins.astype(int))
     if begins[:1].any() or (counts < 0).any() or counts.sum() > len(values):
         raise ValueError("it holds a sparse array whose parts do not fit each other")
@@ -162,7 +162,7 @@ def _by_columns(rows: np.ndarray, begins: np.ndarray, values: np.ndarray, shape:
 
 
 def _full(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A full matrix from the entries of a sparse one."""
+    """A dense matrix from the entries of a sparse one."""
     if math.prod(shape) > _MOST_ENTRIES:
         raise ValueError(f"it holds a sparse array of shape {shape}, too large to be made full")
     rows, values = rows[: len(columns)], values[: len(columns)]
@@ -199,7 +199,7 @@ def _version_4(content: memoryview) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _sparse_4(entries: np.ndarray) -> np.ndarray:
-    """From rows of row, column and value, counted from 1; the last has the shape."""
+    """A dense matrix from rows of (row, column, value), counted from 1; the last one holds the shape."""
     if entries.ndim != 2 or len(entries) == 0 or entries.shape[1] not in (3, 4):
         raise ValueError("it holds a sparse array whose parts do not fit each other")
     values = entries[:-1, 2] if entries.shape[1] == 3 else entries[:-1, 2] + 1j * entries[:-1, 3]
@@ -210,7 +210,7 @@ def _sparse_4(entries: np.ndarray) -> np.ndarray:
 
 
 def _version_73(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file of version 7.3, which is HDF5 with the axes of each array the other way round."""
+    """The arrays of a file of version 7.3, which is HDF5 with the axes of each array reversed."""
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -219,7 +219,7 @@ def _version_73(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     with h5py.File(path, "r") as file:
         for name, value in file.items():
-            if value is not None and not name.startswith("#"):  # a link that leads nowhere is None
+            if value is not None and not name.startswith("#"):  # a broken link is None
                 arrays |= _nodes(name, value)
     return arrays
 
@@ -237,6 +237,6 @@ def _nodes(name: str, node: object) -> dict[str, np.ndarray]:
         for field, inner in node.items():
             found |= {} if inner is None else _nodes(f"{name}.{field}", inner)
         return found
-    is_empty = "MATLAB_empty" in node.attrs  # then it holds its shape
+    is_empty = "MATLAB_empty" in node.attrs  # then the data are its shape
     holds_numbers = node.dtype.kind in "fiub" and node.attrs.get("MATLAB_class", b"double") not in (b"char", b"cell")
     return {name: np.asarray(node).T} if holds_numbers and not is_empty else {}

@@ -91,7 +91,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 
 @house_style
 def to_svg(figure: "Figure") -> bytes:
-    """A figure as SVG, such as to put into a page; the same figure gives the same bytes."""
+    """A figure as SVG, for example to embed in a page; the same figure gives the same bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
@@ -99,7 +99,7 @@ def to_svg(figure: "Figure") -> bytes:
 
 @house_style
 def plot_rates(axes: "Axes", target: ArrayLike, predicted: ArrayLike, *, nrmse: float) -> None:
-    """Predicted against steady rates, one dot an entry (3000 random ones of more), with the line where they agree.
+    """Predicted against steady rates, one dot per entry (at most 3000, at random), with the line where they agree.
 
     Args:
         axes: where to draw.
@@ -130,7 +130,7 @@ def plot_learning(
         axes: where to draw.
         training: `steps` and `validation_errors`, as in a report.
         variance: of the steady rates about per-unit means; turns errors into NRMSE.
-        test_nrmse: on stimuli of the test, a dashed line.
+        test_nrmse: on the test stimuli, drawn as a dashed line.
     """
     from matplotlib.ticker import LogLocator
 
@@ -156,7 +156,7 @@ def plot_tails(axes: "Axes", errors: Mapping[str, ArrayLike]) -> None:
 
     Args:
         axes: where to draw.
-        errors: by the name of what they are errors of, such as NRMSE of units; what is not finite is left out.
+        errors: errors by the name of what they refer to, such as NRMSE of units; non-finite ones are left out.
     """
     for (name, values), color in zip(errors.items(), (COLORS["recurrent"], COLORS["feed-forward"], COLORS["third"])):
         values = np.sort(np.asarray(values, float)[np.isfinite(values)])
@@ -173,14 +173,14 @@ def plot_tails(axes: "Axes", errors: Mapping[str, ArrayLike]) -> None:
 def plot_trajectory(
     axes: "Axes", times: ArrayLike, rates: ArrayLike, *, steady_rates: ArrayLike | None = None, most_units: int = 8
 ) -> None:
-    """Rates, or states, of a network on their way to rest, one line a unit, named at its end.
+    """Rates, or states, of a network on their way to rest, one line per unit, labeled at its end.
 
     Args:
         axes: where to draw.
-        times: as of `rnn2ff.simulate`.
-        rates: one row a time.
-        steady_rates: where they should end, one of each unit; a dot at the end.
-        most_units: that are drawn in color and named: those that move most. Others are gray.
+        times: as from `rnn2ff.simulate`.
+        rates: one row per time.
+        steady_rates: where they should end, one per unit; drawn as dots at the end.
+        most_units: how many are drawn in color and labeled: those that change most. Others are gray.
     """
     times, rates = np.asarray(times, float), np.asarray(rates, float)
     by_size = np.argsort(-np.ptp(rates, axis=0), kind="stable")
@@ -208,17 +208,17 @@ def plot_phase_plane(
     trajectories: Sequence[ArrayLike] = (),
     num_arrows: int = 13,
 ) -> None:
-    """The plane of a network of two units: where it flows, nullclines, fixed points, and trajectories.
+    """The phase plane of a network of two units: flow, nullclines, fixed points, and trajectories.
 
     Args:
         axes: where to draw.
         first: values of the first unit, evenly spaced.
         second: values of the second unit.
         velocities: shape (second, first, 2), the velocity on this grid; a fine grid gives smooth nullclines.
-        states: fixed points, one a row.
-        is_stable: of each.
+        states: fixed points, one per row.
+        is_stable: whether each is stable.
         trajectories: each with one state a row, in the order of time.
-        num_arrows: along each axis; all of one length, they show the direction alone.
+        num_arrows: along each axis; all have the same length and show only the direction.
     """
     first, second, velocities = (np.asarray(each) for each in (first, second, velocities))
     columns, rows = (np.linspace(0, len(each) - 1, num_arrows + 2)[1:-1].astype(int) for each in (first, second))
@@ -246,8 +246,8 @@ def plot_in_principal_components(
 
     Args:
         axes: where to draw.
-        states: fixed points, one a row.
-        is_stable: of each.
+        states: fixed points, one per row.
+        is_stable: whether each is stable.
         trajectories: each with one state a row, in the order of time.
     """
     states = np.asarray(states, float)
@@ -265,7 +265,7 @@ def plot_in_principal_components(
 
 
 def _plot_fixed_points(axes: "Axes", points: np.ndarray, is_stable: ArrayLike) -> None:
-    """Full dots attract, hollow ones do not."""
+    """Filled dots are stable, hollow ones are not."""
     is_stable = np.asarray(is_stable, bool).reshape(len(points))
     for chosen, face, label in [(is_stable, "black", "stable"), (~is_stable, "white", "unstable")]:
         if chosen.any():

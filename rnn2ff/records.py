@@ -1,4 +1,4 @@
-"""Results in words, as text and as HTML; records of runs with their settings and environment; timings in turns."""
+"""Results in words, as text and as HTML; records of runs with their settings and environment; interleaved timings."""
 
 import dataclasses
 import html
@@ -65,7 +65,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> dict[str, object]:
-    """The commit of the code that runs, and whether anything but results differs from it; None outside a checkout."""
+    """The commit of the running code, and whether anything but results differs from it; None outside a checkout."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
@@ -93,7 +93,7 @@ def _processor() -> str:
 
 
 def _processor_fields() -> dict[str, str]:
-    """What Linux reports of the last core."""
+    """What Linux reports about the last core."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -104,7 +104,7 @@ def _processor_fields() -> dict[str, str]:
 # --- results in words -------------------------------------------------------------------------------------------------
 
 
-# Results have a method `_describe`: a title, and values by name; None of placeholders, as inside `jit`.
+# Results have a method `_describe`, for a title and values by name; None if they are placeholders, as inside `jit`.
 
 
 def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
@@ -114,12 +114,12 @@ def table(lines: Mapping[str, object], *, title: str | None = None) -> str:
 
 
 def in_percent(share: float) -> str:
-    """A share in percent, without the sign: two decimals, and more where they would be zeros."""
+    """A share in percent, without the sign: two decimals, or two digits if those would be zeros."""
     return f"{100 * share:.2g}" if 0 < share < 0.0001 else f"{100 * share:.2f}"
 
 
 def as_text(result: object) -> str:
-    """A result in a few lines of text; the `__repr__` of results. One of placeholders is printed by its shapes."""
+    """A result in a few lines of text; the `__repr__` of results. Placeholders are printed as shapes."""
     described = result._describe()
     if described is None:
         from equinox import tree_pformat
@@ -155,7 +155,7 @@ def names_of_fields(result: object) -> list[str]:
 
 
 def is_shown(*arrays: object) -> bool:
-    """Whether all are arrays of known values, which can be printed, and no placeholders, as inside `jit`."""
+    """Whether all are arrays of known values, which can be printed, not placeholders, as inside `jit`."""
     return all(isinstance(each, np.ndarray) or (hasattr(each, "devices") and is_known(each)) for each in arrays)
 
 
@@ -178,7 +178,7 @@ def time_interleaved(
     Each is first called once, which compiles it, and then repeatedly for `round_seconds` in every round.
 
     Args:
-        functions: without arguments; the arrays that they return are waited for.
+        functions: functions without arguments; timing waits for the arrays that they return.
         num_rounds: how many turns.
         round_seconds: about how long one turn of one function takes.
     """
@@ -197,7 +197,7 @@ class Timed(NamedTuple):
     """A result, and how long it took."""
 
     result: object  # of the last call
-    seconds: float  # of one call, in the mean, until its result is there
+    seconds: float  # mean time of one call, until its result is ready
 
 
 def timed(call: Callable[[], object], num_calls: int = 1) -> Timed:

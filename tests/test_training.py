@@ -409,8 +409,9 @@ def step_of_muon(two_layer, *gradients):
     optimizer = muon(two_layer, ones, ones, num_steps=1_000_000, learning_rate=2e-2)
     state = optimizer.init(two_layer)
     with jax.numpy_dtype_promotion("standard"):
+        update = eqx.filter_jit(optimizer.update)
         for gradient in gradients:
-            step, state = optimizer.update(gradient, state, two_layer)
+            step, state = update(gradient, state, two_layer)
     return step
 
 
@@ -429,7 +430,7 @@ def biases_after_a_step_of_muon(num_channels, width, num_steps=2_000, *, sizes=1
     optimizer = muon(two_layer, stimuli, stimuli, num_steps=num_steps, at_jumps=at_jumps)
     ones = jax.tree.map(jnp.ones_like, two_layer)
     with jax.numpy_dtype_promotion("standard"):
-        step, _ = optimizer.update(ones, optimizer.init(two_layer), two_layer)
+        step, _ = eqx.filter_jit(optimizer.update)(ones, optimizer.init(two_layer), two_layer)
     return step.hidden_bias
 
 

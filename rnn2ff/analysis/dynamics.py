@@ -1,7 +1,7 @@
 """Where the dynamics lead from many states: over growing windows of time, in the network's own time scales.
 
 Explicit steps (Bogacki and Shampine) and, where the dynamics are stiff, implicit ones (`ode23s` of Shampine and
-Reichelt), with the step sizes of each sample; of a map, its own steps.
+Reichelt), with step sizes chosen for each sample; a map takes its own steps.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from rnn2ff.analysis.newton import by_lanes, finite_jacobians
 from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 
-_WINDOWS = (1, 2, 3, 6, 12, 24, 48, 96, 192, 384)  # of time, in the longest time scale; after each, states are visited
-_LONG_WINDOW = 24  # at rest at both ends of such a window, a sample ends: within it, the dynamics leave a saddle
+_WINDOWS = (1, 2, 3, 6, 12, 24, 48, 96, 192, 384)  # of time, in the longest time scale; after each, states are recorded
+_LONG_WINDOW = 24  # a sample that rests at both ends of such a window is done: within it, the dynamics leave a saddle
 _REST = 1e-4  # the residual of a state at rest; from there Newton's method leads to the fixed point
 _SETTLED = 1e-3  # the residual of a state that counts as at rest at the end of all windows
 _STEP_TOLERANCE = 1e-5  # local error, relative to 1 + max |x|; where stability limits the steps, residuals stay below
 _FIRST_STEP = 0.05  # of each window, in the shortest time scale
 _EXPLICIT_STEPS, _IMPLICIT_STEPS = 8192, 512  # of a window at most; dynamics that need more explicit ones are stiff
-MOST_SCALES_APART = 1e6  # the longest time scale counts as so many of the shortest at most
+MOST_SCALES_APART = 1e6  # the longest time scale counts as at most this many of the shortest
 _LARGEST_STATE = 1e8  # times 1 + max |u| + max |start|; beyond, the dynamics diverge
 
 
@@ -81,7 +81,7 @@ def follow(network: RecurrentNetwork, stimulus: Array, starts: np.ndarray) -> Fo
 
 @compiled
 def _advance(network, stimulus, states, duration, take_step, max_steps):
-    """Follow the dynamics for a time, in each sample's longest time scale, by steps that keep to the tolerance."""
+    """Follow the dynamics for a time, in each sample's longest time scale, with local errors within the tolerance."""
     scales = jax.vmap(lambda state: time_scales(network, state, stimulus))(states)
     shortest = jnp.min(scales, axis=1)
     ends = duration * jnp.minimum(jnp.max(scales, axis=1), MOST_SCALES_APART * shortest)
@@ -118,7 +118,7 @@ def _advance(network, stimulus, states, duration, take_step, max_steps):
 
 @compiled
 def _iterate(network, stimulus, states, num_steps):
-    """Move by the steps of a map."""
+    """Iterate a map."""
     move = jax.vmap(lambda state: state + network.velocity(state, stimulus))
     states = jax.lax.fori_loop(0, num_steps, lambda _, states: move(states), states)
     residuals = jax.vmap(lambda state: residual(network, state, stimulus))(states)
@@ -135,7 +135,7 @@ def _explicit_step(velocity, states, slopes, steps):
 
 
 def _implicit_step(velocity, states, slopes, steps):
-    """The same for stiff dynamics, by `ode23s` of Shampine and Reichelt: one linear system a step, and no iteration."""
+    """The same for stiff dynamics, by `ode23s` of Shampine and Reichelt: one linear solve per step, no iteration."""
     matrices = steps[:, :, None] / (2 + 2**0.5) * finite_jacobians(velocity, states)
     inverses = jnp.linalg.inv(jnp.eye(states.shape[1], dtype=states.dtype)[None] - matrices)
 

@@ -45,17 +45,17 @@ _MOST_SHOWN = 8  # stable points of a list that is printed
 
 
 class FixedPoints(NamedTuple):
-    """The fixed points of a network for one stimulus; arrays on the host, one row a fixed point, the stable ones first.
+    """The fixed points of a network for one stimulus; arrays on the host, one row per point, stable ones first.
 
     A network and the map `x+ = x + tau dx/dt` share their fixed points, but not their stability. `is_stable` is that of
     the dynamics in time, `is_stable_map` that of the map. Tau are the time constants or, where a network declares none,
-    the `time_scales` at the fixed point. Of a network that is a map, as a cell from PyTorch, both are that of the cell
-    itself, and so are the basins.
+    the `time_scales` at the fixed point. For a network that is a map, such as a cell from PyTorch, both refer to the
+    cell itself, as do the basins.
 
     Attributes:
         states: the fixed points.
         residuals: `max |tau dx/dt| / (1 + max |x|)`, recomputed on `states`.
-        eigenvalues: of each Jacobian of the velocity, over time, the rightmost first; of a map as in `Linearization`.
+        eigenvalues: of the velocity's Jacobian, per unit of time, rightmost first; for a map as in `Linearization`.
         is_stable: whether perturbations decay, or at least do not grow.
         spectral_radii: of `I + tau J`, the Jacobian of the map.
         is_stable_map: whether no spectral radius is above 1.
@@ -138,25 +138,25 @@ def find_fixed_points(
 ) -> FixedPoints:
     """Find the fixed points of a network for one stimulus, and audit whether the list is complete.
 
-    Runs on the host. Needs Jacobians: for networks of up to some hundred units, and at most 1024.
+    Runs on the host. Needs Jacobians: meant for networks of up to a few hundred units, and at most 1024.
 
     Args:
         network: any network; sparse weights are made dense.
         stimulus: a constant stimulus.
         num_starts: number of random starts.
-        starts: states to start from as well, such as those of a trained cell at work, one a row.
+        starts: additional states to start from, such as those that a trained cell visits, one per row.
         box: the smallest and the largest value of every unit. Random starts are drawn from it, uniformly; searches
             start at 0 (if inside), at its corners and on its low edges as well. Fixed points outside are discarded, and
             if the velocity points inward on all faces, the indices inside must sum to +1. By default -1 to 1 for a GRU,
             and none for others.
         enumerate_supports: whether to try all supports of a threshold-linear network, which gives the complete list; by
             default up to 16 units.
-        tolerance: the largest residual that counts as rest; by default the dtype's.
+        tolerance: the residual below which a state counts as at rest; by default the dtype's.
         key: a PRNG key.
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite, the tolerance is below what the dtype can reach, the
-            box is empty, the network is too large, or supports are to be tried of one that has none or too many.
+            box is empty, the network is too large, or `enumerate_supports` is not possible.
 
     References:
         Sussillo and Barak, Opening the black box: low-dimensional dynamics in high-dimensional recurrent neural

@@ -20,12 +20,12 @@ class Linearization(NamedTuple):
     """The linearized dynamics near one state, `dx/dt = J (x - x*)`; arrays on the host, in float64.
 
     Attributes:
-        eigenvalues: of J, over time, the rightmost first; all of them, or the leading ones that a Krylov method found.
-            Of a map, the logarithms of the eigenvalues of its own Jacobian, `I + J`, which mean the same: decay or
-            growth, and rotation; minus infinity for a mode that vanishes in one step.
-        jacobian: J, of the velocity, or None where it is too large to be made.
-        spectral_radius: of `I + tau J`, the map `x+ = x + tau dx/dt`; of a map, that of its own Jacobian. None where J
-            is not made.
+        eigenvalues: of J, per unit of time, the rightmost first; all of them, or the leading ones that a Krylov method
+            found. For a map, the logarithms of the eigenvalues of its own Jacobian, `I + J`, which mean the same: decay
+            or growth, and rotation; minus infinity for a mode that vanishes in one step.
+        jacobian: J, of the velocity, or None if only its leading eigenvalues were computed.
+        spectral_radius: of `I + tau J`, the map `x+ = x + tau dx/dt`; for a map, of its own Jacobian. None if J is
+            None.
     """
 
     eigenvalues: Complex[np.ndarray, " mode"]

@@ -13,7 +13,7 @@ from rnn2ff.analysis.newton import map_rows, polish, search
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, is_threshold_linear, time_scales, to_point, to_state
 
 _NEAR_REST = 1e-2  # relative; largest distance from a state at rest to its fixed point, along slow directions
-_MOST_ROUNDS = 6  # a bound of the time; rounds end before, once one finds nothing new
+_MOST_ROUNDS = 6  # bounds the time; rounds end earlier, once one finds nothing new
 _MOST_STEPS = 120  # of one search
 _CLOSE = 1e-3  # relative; the longest Newton step at a fixed point
 _ROUNDING = 64  # units of the precision, below which a velocity is indistinguishable from 0
@@ -29,7 +29,7 @@ _SMALLEST_SCALE, _LARGEST_SCALE = 0.05, 4.0  # of random starts
 class Starts(NamedTuple):
     """Where searches and dynamics start."""
 
-    states: Float[np.ndarray, "start state"]  # where the dynamics start, one a row
+    states: Float[np.ndarray, "start state"]  # where the dynamics start, one per row
     points: Float[np.ndarray, "start state"]  # the same in the coordinates of the search
 
 
@@ -149,7 +149,7 @@ class MultistartSearch:
         return ((states >= low) & (states <= high)).all(axis=1)
 
     def is_flat(self, states: np.ndarray, jacobians: np.ndarray) -> np.ndarray:
-        """Whether a zero is close although the Newton step is long: along a flat direction, as of a line attractor.
+        """Whether a zero is close although the Newton step is long, along a flat direction as in a line attractor.
 
         Along such a direction the velocity is within rounding of 0; past a saddle-node bifurcation it is not.
         """
@@ -165,14 +165,14 @@ class MultistartSearch:
         return is_still & (np.abs(steps).max(axis=(1, 2)) < _CLOSE * sizes)
 
     def add(self, states: np.ndarray) -> None:
-        """Add fixed points that were found otherwise."""
+        """Add fixed points that were found by other means."""
         if len(states):
             states, residuals, jacobians, _ = polish(self.network, self.stimulus, self.to_points(states))
             is_known = np.isfinite(jacobians).all(axis=(1, 2))
             self._keep(states[is_known], residuals[is_known], jacobians[is_known])
 
     def _keep(self, states: np.ndarray, residuals: np.ndarray, jacobians: np.ndarray) -> None:
-        """Add new ones; of two that are the same, keep the one with the smaller residual."""
+        """Add new fixed points; of two that are the same, keep the one with the smaller residual."""
         from scipy.spatial import cKDTree
 
         if not len(states):
@@ -220,7 +220,7 @@ class MultistartSearch:
                 break
 
     def indices(self) -> np.ndarray:
-        """Of the fixed points found so far."""
+        """The indices of the fixed points found so far."""
         kinks = None
         if is_threshold_linear(self.network) and len(self.states):
             kinks = self.to_points(self.states)
@@ -229,7 +229,7 @@ class MultistartSearch:
         return np.where(self.is_several, 0, index_signs(scaled, kinks=kinks, dtype=self.network.dtype))
 
     def time_scales(self) -> np.ndarray:
-        """Of the units, at each fixed point found so far."""
+        """The time scales of the units at each fixed point found so far."""
         if not len(self.states):
             return np.ones_like(self.states)
         scales = map_rows(time_scales, self.network, self.stimulus, self.states)

@@ -4,7 +4,7 @@ A search minimizes `|F|^2` by steps `-(J' J + c I)^-1 J' F`, where c falls with 
 at the end, and rises where a step fails. Searches share a fixed number of lanes: one that ends makes room for the next,
 so that one program serves any number of searches, and a slow search does not delay the others.
 
-F is dimensionless: the velocity times the time scales of the units, which are taken anew at each turn where a network
+F is dimensionless: the velocity times the time scales of the units, which are recomputed at each turn if a network
 declares none. J is exact wherever it is finite; elsewhere, as for a norm at 0, it is replaced by difference quotients.
 """
 
@@ -29,7 +29,7 @@ _NUM_POLISHES = 3  # each squares the relative error, so that two suffice from 1
 
 
 class Searched(NamedTuple):
-    """Where searches ended, one a row."""
+    """Where searches ended, one per row."""
 
     points: Float[np.ndarray, "start state"]  # the last ones
     is_zero: Bool[np.ndarray, " start"]  # whether the search ended at a zero
@@ -38,11 +38,11 @@ class Searched(NamedTuple):
 
 
 class Polished(NamedTuple):
-    """Fixed points to rounding, one a row."""
+    """Fixed points, accurate to rounding, one per row."""
 
     states: Float[np.ndarray, "point state"]  # the fixed points
     residuals: Float[np.ndarray, " point"]  # `residual` there
-    jacobians: Float[np.ndarray, "point state state"]  # of the velocity, over time
+    jacobians: Float[np.ndarray, "point state state"]  # of the velocity, per unit of time
     steps: Float[np.ndarray, " point"]  # the largest entry of a further Newton step
 
 

@@ -1,4 +1,4 @@
-"""Certificates of batches, on the host: in chunks of one size, so that a batch of another size compiles nothing."""
+"""Certificates of batches, on the host, in chunks of a fixed size, so that a new batch size needs no compilation."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from rnn2ff.steady_state import Layout, chunks_of, in_tiles, on_each_device, pla
 def predict_all_units(
     network: RecurrentNetwork, approximator: Approximator, stimuli: Float[ArrayLike, "batch stimulus"]
 ) -> Float[np.ndarray, "batch state"]:
-    """The rates of all units that an approximator predicts, as certificates need them; a batch, on the host.
+    """Predict the rates of all units for a batch, as certificates need them; runs on the host.
 
     Args:
         network: the network.
-        approximator: of its rates.
-        stimuli: one a row.
+        approximator: an approximator of its rates.
+        stimuli: one per row.
 
     Returns:
-        the rates of all units; of a network without weights, the states.
+        the rates of all units; for a network without weights, the states.
 
     Raises:
-        ValueError: if the stimuli do not fit or are not finite, or the approximator predicts the rates of some units
-            only.
+        ValueError: if the stimuli do not fit or are not finite, or the approximator predicts the rates of only
+            some units.
     """
     check_on_host("predict_all_units", "use `jax.vmap(approximator)`", network, approximator, stimuli)
     check_stimuli(stimuli, network.stimulus_size)
@@ -49,19 +49,19 @@ def certify_predictions(
     predictions: Float[ArrayLike, "batch state"],
     certifier: Certifier | None = None,
 ) -> Certificate:
-    """The certificates of a batch, on the host; as `certify`, with a leading axis.
+    """Certify a batch of predictions, on the host; like `certify`, with a leading axis.
 
     Args:
         network: the network.
         stimuli: one a row.
-        predictions: from `predict_all_units`, or from elsewhere.
+        predictions: from `predict_all_units`, or from another source.
         certifier: from `make_certifier`; by default made for this call.
 
     Raises:
         ValueError: if the shapes do not fit, or a stimulus is not finite.
 
     Example:
-        Bounds of the errors of an approximator:
+        Bounds on the errors of an approximator:
 
             predictions = rnn2ff.predict_all_units(network, approximator, stimuli)
             bounds = rnn2ff.certify_predictions(network, stimuli, predictions).error_bound
@@ -81,13 +81,13 @@ def bound_units(
     error_bounds: Float[ArrayLike, " batch"],
     certifier: Certifier | None = None,
 ) -> Float[np.ndarray, "batch state"]:
-    """Bounds of the errors of single rates, for a batch, on the host; infinite where there is none.
+    """Bounds on the errors of single rates, for a batch, on the host; infinite where nothing is proved.
 
     Args:
         network: the network.
         stimuli: one a row.
         predictions: the rates of all units.
-        error_bounds: of the rates of each sample together, from `certify_predictions`.
+        error_bounds: for all rates of each sample together, from `certify_predictions`.
         certifier: from `make_certifier`; by default made for this call.
 
     Raises:
@@ -134,7 +134,7 @@ def _map_rows(function, constants, *arrays_and_layout):
 
 
 def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
-    """A function of one sample for the first rows of arrays, tile after tile; zeros for those beyond."""
+    """Apply a function of one sample to the first `num_rows` rows of arrays, tile after tile; the others give zeros."""
 
     def work(rows, arrays):
         del rows
@@ -146,7 +146,7 @@ def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
 
 
 def call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None):
-    """Call a program for a batch, in chunks of one size, of which each device of a mesh has one at a time."""
+    """Call a program on a batch, in chunks of a fixed size; each device of a mesh has one chunk at a time."""
     constants, parts = placed_on(mesh, constants), []
     for chunk in chunks_of(len(arrays[0]), max(array.shape[1] for array in arrays), mesh):
         given = tuple(chunk.place(array[chunk.rows]) for array in arrays)

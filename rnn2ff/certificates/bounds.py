@@ -2,8 +2,8 @@
 
 With r the predicted rates, phi the nonlinearity and h the feedforward input, let `e = r - phi(W r + h)`. Then
 `y = r - e` is an exact fixed point for the input `h + W e`, so the question is how far a fixed point moves when
-the input does. All bounds are of the Euclidean norm `|r - r*|`, so no single rate is further off either. With slopes
-of phi between 0 and s:
+the input does. All bounds are on the Euclidean norm `|r - r*|`, so they also bound the error of each single rate.
+With slopes of phi between 0 and s:
 
     contraction    |e| + s |v| |W e|_v / (1 - s c)                 c: the norm of |W| in max_i |x_i| / v_i
     monotonicity   |e| + s |W e|_D / ((1 - s m) min_i sqrt(D_i))   m: the largest eigenvalue of sym(D^(1/2) W D^(-1/2))
@@ -50,10 +50,10 @@ class Theorem(enum.IntEnum):
 
 
 class Certificate(eqx.Module):
-    """What is proved of one prediction; for a batch, each field has a leading axis. Lengths are in units of the rates.
+    """What is proved for one prediction; for a batch, each field has a leading axis. Lengths are in units of the rates.
 
     Attributes:
-        residual: `max |r - phi(W r + h)| / (1 + max |r|)`; of a network without weights, that of the state.
+        residual: `max |r - phi(W r + h)| / (1 + max |r|)`; for a network without weights, that of the state.
         error_bound: `|r - r*|` is at most this, in the Euclidean norm; infinite where no theorem applies.
         error_estimate: the length of one Newton step: close to the true error, but not a bound. NaN where it is not
             computed, beyond 512 units unless the weights are of low rank.
@@ -107,7 +107,7 @@ class Certificate(eqx.Module):
 
 
 def quantiles(values: Float[ArrayLike, " batch"]) -> str:
-    """The median and the largest of the finite values, in words."""
+    """The median and the largest of the finite values, as text."""
     values = np.asarray(values)[np.isfinite(values)]
     return f"{np.median(values):.3g} in the median, {values.max():.3g} at most" if len(values) else "none"
 
@@ -123,12 +123,12 @@ def certify(
 
     Pure, and safe under `jit` and `vmap`; where the network itself is an argument of the program, pass a certifier made
     outside. A prediction or a stimulus that is not finite is never certified. The Newton step inverts a matrix for each
-    sample, a small one where the weights are of low rank; `bound_error` inverts none.
+    sample, a small one if the weights have low rank; `bound_error` inverts none.
 
     Args:
         network: the network.
         stimulus: one stimulus.
-        prediction: the rates of *all* units, which the weights multiply; of a network without weights, the state.
+        prediction: the rates of *all* units, which the weights multiply; for a network without weights, the state.
         certifier: from `make_certifier`; by default made for this call.
 
     Raises:
@@ -166,7 +166,7 @@ def bound_error(
     prediction: Float[ArrayLike, " state"],
     certifier: Certifier | None = None,
 ) -> tuple[Scalar, Int[Array, ""]]:
-    """The bound by contraction or monotonicity and its theorem, by up to three products; arguments as of `certify`."""
+    """A bound by contraction or monotonicity and its theorem, from up to three products; arguments as for `certify`."""
     stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     if not isinstance(network, RateNetwork):
         return jnp.asarray(jnp.inf, network.dtype), jnp.asarray(Theorem.none, jnp.int32)
@@ -180,9 +180,9 @@ def bound_and_floor(
     prediction: Float[ArrayLike, " state"],
     certifier: Certifier | None = None,
 ) -> tuple[Scalar, Scalar]:
-    """A bound by two products, and the part of it that is rounding: for rates of this size no bound is much smaller.
+    """A bound from two products, and the part of it due to rounding: for rates of this size no bound is much smaller.
 
-    Arguments are as of `certify`. `bound_error` tightens the bound of a rectifier by a third product.
+    Arguments are as for `certify`. For a rectifier, `bound_error` tightens the bound with a third product.
     """
     stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     if not isinstance(network, RateNetwork):
@@ -203,10 +203,10 @@ def unit_bounds(
     error_bound: Float[ArrayLike, ""],
     certifier: Certifier | None = None,
 ) -> Float[Array, " state"]:
-    """Bounds of the error of single rates, `|r_i - r*_i|`, from a bound of `|r - r*|` for the same fixed point r*.
+    """Bounds on the errors of single rates, `|r_i - r*_i|`, from a bound on `|r - r*|` for the same fixed point r*.
 
     The smallest of that bound itself, of `|e_i| + s |W_i| |r - r*|`, with W_i the unit's row of weights, and of the
-    bounds by contraction and monotonicity for a single unit. Arguments are those of `certify`.
+    bounds by contraction and monotonicity for a single unit. Arguments are as for `certify`.
     """
     stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
     error_bound = jnp.asarray(error_bound, network.dtype)
@@ -233,7 +233,7 @@ def _checked(network, stimulus, prediction, certifier):
     check_shape("prediction", prediction, (network.state_size,))
     stimulus, prediction = (jnp.asarray(array, network.dtype) for array in (stimulus, prediction))
     if certifier is None:
-        with evaluated_now():  # inside a program as well, where the network is known there
+        with evaluated_now():  # also inside a compiled program, if the network is a constant of it
             certifier = make_certifier(network)
     return stimulus, prediction, certifier
 
@@ -248,7 +248,7 @@ def _measure(network, stimulus, rates, certifier) -> Measured:
     by_stimulus = jnp.abs(stimulus) if params.stimulus_weights is None else certifier.stimulus_norms * norm(stimulus)
     sizes = certifier.recurrent_norms * norm(rates) + by_stimulus + jnp.abs(params.bias)
     total_rounding = num_terms * (info.eps * sizes + info.tiny)
-    steepest = jnp.where(  # the steepest slope of a power law up to here
+    steepest = jnp.where(  # the steepest slope of a power law up to this total
         jnp.isfinite(certifier.slope), certifier.slope, certifier.curvature * (jax.nn.relu(total) + total_rounding)
     )
     value_rounding = steepest * total_rounding + certifier.value_error + certifier.relative_error * jnp.abs(values)
@@ -273,7 +273,7 @@ def _bound(
         return bound, theorem
 
     def is_beyond(total: Float[Array, " state"], bound: Scalar) -> Bool[Array, " state"]:
-        """Whether totals exceed the threshold so far that they do at the fixed point, too; False for NaN."""
+        """Whether totals exceed the threshold by so much that they also do at the fixed point; False for NaN."""
         return total > (certifier.recurrent_norms * bound + measured.total_rounding) * (1 + SLACK * info.eps)
 
     # A unit that is silent both here and at the fixed point contributes no error.
@@ -281,7 +281,7 @@ def _bound(
     bound, theorem = _from_sizes(error, pushes, certifier)
     if not makes_step:
         return bound, theorem
-    # The rate of a unit that is active at both changes by its input. Take that as a step, and bound the rest.
+    # The rate of a unit that is active at both changes as much as its input. Take this as a step, and bound the rest.
     is_silent, is_active = is_beyond(-measured.total, bound), is_beyond(measured.total, bound)
     step = jnp.where(is_active, pushed, 0)
     left = jnp.abs(network.params.recurrent_input(step) + (pushed - step)) * (1 + 4 * info.eps) + pushed_rounding

@@ -1,4 +1,4 @@
-"""Constants behind the certificates of a network, computed once: of theorems, for rounding, low-rank factors."""
+"""Constants for the certificates of a network, computed once: for the theorems, for rounding, and low-rank factors."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from rnn2ff.networks import (
 
 
 class _Shape(NamedTuple):
-    """What is known of a nonlinearity."""
+    """What is known about a nonlinearity."""
 
-    slope: float  # the steepest
-    curvature: float  # the largest
+    slope: float  # the steepest slope
+    curvature: float  # the largest curvature
     value_error: float = 0.0  # how far off computed values and slopes may be, in units of the dtype's precision
     relative_error: float = 0.0  # the same, relative to their values
 
@@ -38,7 +38,7 @@ _SHAPES = {
     jax.nn.sigmoid: _Shape(0.25, 0.0963, 16.0),  # 1 / (6 sqrt(3)), rounded up
 }
 _LAPACK = 1e-12  # a safe bound of the relative error of computed singular values in float64
-_NEARLY = 1e-6  # of the size of W: the largest remainder of weights that count as low-rank
+_NEARLY = 1e-6  # relative to the size of W: the largest remainder of weights that count as low-rank
 _LARGEST_DECOMPOSED = 2048  # units; beyond, singular values are not computed
 _LARGEST_CERTIFIED = 4096  # units; beyond, the eigenvalues for a metric take hours
 _LOW_RANK = 3  # units per rank, at least, for thin products (2 n r) to replace n^2 with room for the small inverse
@@ -57,18 +57,18 @@ class Certifier(eqx.Module):
     """The constants behind the certificates of a network, from `make_certifier`; each is rounded to the safe side.
 
     Attributes:
-        slope: s, the steepest of the nonlinearity; infinite if unbounded or unknown.
+        slope: s, the steepest slope of the nonlinearity; infinite if unbounded or unknown.
         curvature: the largest second derivative, 0 for a rectifier, whose pieces have none.
-        value_error: a bound of the error of the computed nonlinearity and its slope.
+        value_error: a bound on the error of the computed nonlinearity and its slope.
         relative_error: the same, relative to their values.
         contraction_gap: `1 - s c`; 0 if the map does not contract.
         contraction_scale: v, with a largest entry of 1.
         monotonicity: `1 - s m`; 0 if no metric is known.
         metric_root: the square roots of D.
-        recurrent_norms: of the rows of W.
+        recurrent_norms: the norms of the rows of W.
         recurrent_norm: the spectral norm of W or, for large networks, the Frobenius norm.
-        stimulus_norms: of the rows of B.
-        factors: of W, if it is of low rank up to a small remainder.
+        stimulus_norms: the norms of the rows of B.
+        factors: low-rank factors of W, if it has low rank up to a small remainder.
         is_contracting: whether the contraction gap is positive.
         is_monotone: whether the monotonicity is positive.
         is_rectified: whether the nonlinearity is a rectifier.
@@ -194,17 +194,17 @@ def _growth_in_metric(network: RecurrentNetwork, weights: np.ndarray, metric: np
 
 
 def _shape(network: RecurrentNetwork) -> _Shape | None:
-    """Of a network's nonlinearity; None if unknown."""
+    """The shape of a network's nonlinearity; None if unknown."""
     if not isinstance(network, RateNetwork):
         return None
     nonlinearity = network.nonlinearity
-    if isinstance(nonlinearity, PowerLaw):  # its slope, `2 gain [x]_+`, has no bound, but changes at a bounded rate
+    if isinstance(nonlinearity, PowerLaw):  # its slope, `2 gain [x]_+`, is unbounded, but changes at a bounded rate
         return _Shape(np.inf, 2 * nonlinearity.gain, 0.0, 16.0) if nonlinearity.exponent == 2 else None
     return _SHAPES.get(nonlinearity)
 
 
 def _factors(weights: np.ndarray, up: Callable[[ArrayLike], Array], dtype: jnp.dtype) -> Factors | None:
-    """Of weights of low rank up to a small remainder, in their own precision; None for others."""
+    """Factors of weights with low rank up to a small remainder, in the precision of the weights; None for others."""
     left, sizes, right = np.linalg.svd(weights)
     remainders = np.sqrt(np.cumsum(sizes[::-1] ** 2))[::-1]  # beyond each rank
     rank = max(1, int((remainders > _NEARLY * max(remainders[0], np.finfo(np.float64).tiny)).sum()))

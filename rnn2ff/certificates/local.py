@@ -164,7 +164,7 @@ def _invert_thin(certifier: Certifier, slope_at: Float[Array, " state"], error) 
 
 
 def _attracts(matrix: Float[Array, "rank rank"], change: Scalar, is_map: bool) -> Bool[Array, ""]:
-    """Whether all eigenvalues of B, and of any matrix that differs by so little, have real parts below 1.
+    """Whether all eigenvalues of B, and of any matrix within `change` of it, have real parts below 1.
 
     By powers of `(2 I - B)^-1 B`. The transform maps that half-plane into the unit circle (Cayley), and a power with a
     norm below 1/2 proves that the eigenvalues are inside. Those of a map must be inside the circle themselves; a leak
@@ -216,7 +216,7 @@ def _invert_small(matrix: Float[Array, "rank rank"]) -> Float[Array, "rank rank"
 
 
 def proved(bound: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A bound, infinite instead of NaN."""
+    """A bound, with NaN replaced by infinity."""
     return jnp.where(jnp.isnan(bound), jnp.inf, bound)
 
 

@@ -26,13 +26,13 @@ def refine(
     Args:
         network: the network.
         stimulus: one stimulus.
-        prediction: the rates of all units; of a network without weights, the state.
-        sweep: of that network, from `best_sweep`, `split_sweep` or another.
-        num_steps: sweeps, at least 1; rounded up to a multiple of `memory`, plus one.
-        memory: sweeps that the acceleration combines, by default as many as `Anderson` does; 0 for plain ones.
+        prediction: the rates of all units; for a network without weights, the state.
+        sweep: a sweep of that network, from `best_sweep`, `split_sweep` or another.
+        num_steps: number of sweeps, at least 1; rounded up to a multiple of `memory`, plus one.
+        memory: number of sweeps that the acceleration combines, by default as in `Anderson`; 0 for plain sweeps.
 
     Returns:
-        what `prediction` is, after the sweeps.
+        the refined prediction, in the same form as `prediction`.
 
     Raises:
         ValueError: if shapes do not fit, or `num_steps` is below 1.
@@ -52,14 +52,14 @@ def refine(
 
 
 def as_prediction(network: RecurrentNetwork, state: Float[Array, " state"]) -> Float[Array, " state"]:
-    """The rates of all units; of a network without weights, the state."""
+    """The rates of all units; for a network without weights, the state."""
     return network.unit_rates(state) if isinstance(network, RateNetwork) else state
 
 
 def as_state(
     network: RecurrentNetwork, stimulus: Float[Array, " stimulus"], prediction: Float[Array, " state"]
 ) -> Float[Array, " state"]:
-    """The state that predicted rates lead to; of a network without weights, the prediction itself."""
+    """The state that follows from predicted rates; for a network without weights, the prediction itself."""
     if not isinstance(network, RateNetwork):
         return prediction
     return network.state_from_total_input(network.params.total_input(prediction, stimulus))

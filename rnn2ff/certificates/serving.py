@@ -40,7 +40,7 @@ class Served(eqx.Module):
     """Answers for a batch, with their error bounds.
 
     Attributes:
-        rates: of all units; of a network without weights, its states.
+        rates: the rates of all units; for a network without weights, the states.
         error_bounds: proved, in the Euclidean norm of the rates; infinite where none is proved.
         error_estimates: lengths of a Newton step; for solved samples without a bound, the solver's estimate of the
             largest distance of a state. NaN where a global bound applies.
@@ -48,8 +48,8 @@ class Served(eqx.Module):
         status: a `Status` for each sample, as integers. An answer that is served without a solve has `converged`.
         is_possibly_another_basin: whether the answer is an attracting fixed point that was found without following the
             dynamics, in a network that may have several: the dynamics may reach another one.
-        plan: of the solved samples; pass it for the next batch. None if none was needed yet.
-        is_extrapolated: whether a channel of the stimulus is outside the range that was given; None where none was.
+        plan: the plan of the solver; pass it for the next batch. None if none has been needed yet.
+        is_extrapolated: whether a channel of the stimulus is outside the given range; None if no range was given.
     """
 
     rates: Float[Array, "batch state"]
@@ -96,9 +96,9 @@ def predict_or_solve(
 ) -> Served:
     """Steady rates within a tolerance, by the cheapest method that proves it for each sample.
 
-    One pass of the approximator is certified for all samples. Those within the tolerance are served; if weights are of
-    low rank, also those within it after the Newton step of the certificate. The others are refined by sweeps and
-    certified again, unless the rounding of the equation alone exceeds the tolerance; the rest is solved.
+    One pass of the approximator is certified for all samples. Those within the tolerance are served; if the weights
+    have low rank, also those within it after the Newton step of the certificate. The others are refined by sweeps and
+    certified again, unless the rounding of the equation alone exceeds the tolerance; the remaining ones are solved.
 
     If no constant of the network gives a bound, but its weights are of low rank, the certificate is the local one, and
     a fixed point is served only if it attracts. It may differ from the one that the dynamics reach, and is flagged. For
@@ -106,23 +106,23 @@ def predict_or_solve(
 
     Args:
         network: the network.
-        approximator: of the rates of all units.
+        approximator: an approximator of the rates of all units.
         stimuli: one stimulus a row.
-        tolerance: the largest distance from the steady rates, in the Euclidean norm, in units of the rates. Solved
-            samples have the default tolerance of the solver.
+        tolerance: the largest distance from the steady rates, in the Euclidean norm, in units of the rates. Samples
+            that are solved have the default tolerance of the solver.
         certifier: from `make_certifier`; by default made for this call.
-        plan: of the solver; by default made for this call, if samples remain to be solved.
-        sweep: of the refinement; by default that of the approximator or the plan, if there is one, or the split sweep.
-        num_steps: sweeps of the refinement.
-        initial_states: where the dynamics start, one row a stimulus; by default at zero. In a network that is proved to
+        plan: the plan of the solver; by default made for this call, if samples remain to be solved.
+        sweep: the sweep for refinement; by default that of the approximator or the plan, if any, or the split sweep.
+        num_steps: number of sweeps of the refinement.
+        initial_states: where the dynamics start, one row per stimulus; by default zero. In a network that is proved to
             have one fixed point the solver may start from the prediction instead.
-        mesh: devices, over all of which the batch is divided; as for `solve_steady_states`.
+        mesh: a mesh of devices, over all of which the batch is divided; as for `solve_steady_states`.
         stimulus_range: smallest and largest value of each channel that the approximator was trained on, as
             `report.stimulus_range` of a distillation, or `smallest` and `largest` under `stimuli` in the card of a
             file. Stimuli outside it are flagged; their answers are bounded like all others.
 
     Raises:
-        ValueError: if shapes do not fit, a value is not finite, the approximator predicts the rates of some units only,
+        ValueError: if shapes do not fit, a value is not finite, the approximator predicts the rates of only some units,
             `tolerance` is not positive, or the mesh has devices of other processes.
 
     Example:
@@ -234,7 +234,7 @@ class _Judged(NamedTuple):
 
 
 def _judge(network, certifier, tolerance: Scalar, makes_step: bool, stimulus, rates) -> _Judged:
-    """Whether rates are within the tolerance or, if `makes_step`, are so after a Newton step."""
+    """Whether rates are within the tolerance, either as given or, if `makes_step`, after a Newton step."""
     if not makes_step:
         bound, floor = bound_and_floor(network, stimulus, rates, certifier)
         unknown, no = jnp.full_like(bound, jnp.nan), jnp.zeros((), bool)

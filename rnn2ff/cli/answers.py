@@ -19,14 +19,14 @@ Route = Literal["float", "onnx-int8", "c-int8", "c-int16"]
 
 
 class Answers(NamedTuple):
-    """What is evaluated, and how the stimuli compare with those that it was made for; None where it does not say."""
+    """What is evaluated, and how the stimuli compare with those that it was made for; None where that is unknown."""
 
     predict: "Callable[[np.ndarray], np.ndarray]"  # from stimuli to rates
     share_outside: float | None  # of the stimuli, those outside the range that it was made for
-    share_known: float | None  # of the rows it was made from that it has fingerprints of, those among the stimuli
+    share_known: float | None  # of the rows with fingerprints in its card, those among the stimuli
 
     def lines(self) -> dict[str, str]:
-        """What is to be said of the stimuli, by name."""
+        """Remarks on the stimuli, by name."""
         lines = {}
         if self.share_outside is not None:
             lines["outside its range"] = f"{math.ceil(1e3 * self.share_outside) / 10:.1f} % of the stimuli"
@@ -52,7 +52,7 @@ class Predictions:
     these stimuli. For a file that was exported before, use --model."""
 
     def read(self, network: "RecurrentNetwork", stimuli: "np.ndarray") -> Answers:
-        """What the approximator answers, by a route, or the file; both must be of this network."""
+        """The answers of the approximator by a route, or of the file; either must be for this network."""
         from rnn2ff._checks import fail
 
         if (self.approximator is None) == (self.model is None):

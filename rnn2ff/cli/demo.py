@@ -21,7 +21,7 @@ from rnn2ff.cli.options import (
 if TYPE_CHECKING:
     from rnn2ff.export import Scene
 
-_NUM_SWEEPS = 3  # of the approximators that are made
+_NUM_SWEEPS = 3  # of the example approximators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Demo:
 
 
 def _with_error(scene: "Scene", report: dict, stated: dict[str, str]) -> "Scene":
-    """A scene with what its report says of the error."""
+    """A scene with the error as its report states it."""
     if not stated:
         return scene
     headline, *tails = stated.items()

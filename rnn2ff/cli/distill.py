@@ -147,7 +147,7 @@ class Distill:
         distillation = distillation._replace(report=report)
         card = model_card(network, rows, report, license=self.license)
         card = {"command": dataclasses.asdict(self), **card}
-        # Of an earlier run, which had another approximator.
+        # Left by an earlier run, which had another approximator.
         for name in ("report.json", "report.html", "report.png"):
             (out / name).unlink(missing_ok=True)
         save(out / "approximator.safetensors", distillation.approximator, card=card)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rnn2ff.cli.options import Json, show
 
-# Extras, and the libraries by which they are known.
+# Extras, and the libraries whose presence shows that they are installed.
 EXTRAS = {
     "plot": ("matplotlib",),
     "onnx": ("onnx", "onnxruntime"),
@@ -17,7 +17,7 @@ EXTRAS = {
     "cluster": ("dask", "submitit"),
 }
 _ACCELERATORS = {"nvidia": (Path("/proc/driver/nvidia/version"), "cuda13"), "TPU": (Path("/dev/accel0"), "tpu")}
-_CLOSE = 1e-4  # of a solve in float32
+_CLOSE = 1e-4  # largest error of a solve in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _contents(folder: Path) -> dict[str, object]:
 
 
 def _advice(platform: str) -> str | None:
-    """Where there is an accelerator that JAX does not use, what to install."""
+    """What to install for an accelerator that JAX does not use; None if there is none."""
     if platform != "cpu":
         return None
     found = [(name, extra) for name, (sign, extra) in _ACCELERATORS.items() if sign.exists()]

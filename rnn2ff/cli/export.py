@@ -60,7 +60,7 @@ class Export:
 
     @property
     def _routes(self) -> list[Route]:
-        """Each once, whether they follow one --to or several."""
+        """The routes, each once, whether they follow one --to or several."""
         return list(dict.fromkeys(route for routes in self.to for route in routes))
 
     def run(self) -> int:
@@ -161,7 +161,7 @@ def _file_name(route: str, name: str) -> str:
 def _added_error(
     predict: "Callable[[np.ndarray], np.ndarray]", approximator: "Approximator", stimuli: "np.ndarray"
 ) -> "Accuracy | None":
-    """The error of the rates of an export to those of the approximator itself; None if these never vary."""
+    """The error of the rates of an export with respect to those of the approximator; None if the latter never vary."""
     import jax.numpy as jnp
     import numpy as np
 
@@ -170,6 +170,6 @@ def _added_error(
     from rnn2ff.training import accuracy
 
     expected = np.asarray(approximators.predict(approximator, jnp.asarray(stimuli, dtype_of(approximator))))
-    if not np.ptp(expected, axis=0).any():  # of a single stimulus there is no variation to measure an error by
+    if not np.ptp(expected, axis=0).any():  # a single stimulus has no variation to scale the error by
         return None
     return accuracy(predict(stimuli), expected)

@@ -89,7 +89,7 @@ class Networks:
 
 
 def _comes_with_the_package(name: str, value: object) -> bool:
-    """Whether a name stands for a function that makes a network of itself, and not of the user's weights or files."""
+    """Whether a name is that of a function that makes a network without the user's weights or files."""
     returned = getattr(value, "__annotations__", {}).get("return")
     if name.startswith("_") or getattr(returned, "__name__", returned) not in ("RateNetwork", "RecurrentNetwork"):
         return False

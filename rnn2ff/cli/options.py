@@ -92,7 +92,7 @@ def check_differ(stimuli: "np.ndarray") -> None:
 
 
 def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
-    """The network and the stimuli, checked, in the wanted precision."""
+    """The network and the stimuli, checked, in the requested precision."""
     import jax
     import numpy as np
 
@@ -116,7 +116,7 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
 
     def read(path: str, name: str) -> "np.ndarray":
         array = read_array(path, name)
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+        with np.errstate(over="ignore"):  # values that overflow become infinite, and are refused as such
             return array.astype(files.precision)
 
     def read_vector(path: str | None, name: str) -> "np.ndarray | None":
@@ -168,7 +168,7 @@ def read_approximator(path: Path, network: "RecurrentNetwork | None" = None) -> 
 def check_new_file(
     out: Path, suffixes: tuple[str, ...] = (".npz", ".mat", ".csv"), *, overwrite: bool, name: str = "out"
 ) -> None:
-    """A new file with a known ending, by default one of arrays, in a folder that can be written to."""
+    """Check for a new file with a known suffix, by default one for arrays, in a folder that can be written to."""
     from rnn2ff._checks import fail
 
     if out.suffix not in suffixes:
@@ -198,7 +198,7 @@ def stages(total: int, *, shows: bool) -> "Iterator[Callable[[str], None]]":
 
 
 def check_folder(out: Path) -> None:
-    """A folder that can be written to, or made."""
+    """Check for a folder that can be written to, or created."""
     from rnn2ff._checks import fail
 
     existing = next(folder for folder in (out, *out.parents) if folder.exists())

@@ -1,6 +1,6 @@
-"""The manifest of a data set on disk: JSON with a hash of itself, so that damage is seen.
+"""The manifest of a data set on disk: JSON with a hash of itself, so that damage is detected.
 
-A hash tells damage, but not a file that another program wrote; so types are checked as well.
+A hash reveals damage, but not a file written by another program, so types are checked as well.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 from rnn2ff._checks import fail
 from rnn2ff.files import write_json
 
-ARRAYS = ("stimuli", "states", "rates")  # of a shard, a file each
+ARRAYS = ("stimuli", "states", "rates")  # of a shard, one file each
 MANIFEST = "manifest.json"
 FORMAT = "rnn2ff.steady_states.2"
 _MANIFEST_TYPES = {"network_hash": str, "stimuli": str, "num_samples": int, "shard_size": int, "shards": list}
@@ -43,18 +43,18 @@ def _check_types(path: Path, content: object, types: dict[str, type]) -> None:
 
 
 def write_sealed(path: Path, content: dict[str, object]) -> None:
-    """As JSON, with its hash."""
+    """Write JSON with its hash."""
     write_json(path, {**content, "hash": _hash(content)})
 
 
 def _hash(content: dict[str, object]) -> str:
-    """Of everything but the hash itself."""
+    """The hash of everything but the hash itself."""
     others = {name: value for name, value in content.items() if name != "hash"}
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """What `write_sealed` has written."""
+    """Read what `write_sealed` wrote; anything else is refused."""
     try:
         content = json.loads(path.read_text())
     except ValueError as error:

@@ -39,7 +39,7 @@ from rnn2ff.steady_state import (
     solve_steady_states,
 )
 
-_DRAWN = 512  # stimuli drawn by one call of a program, whatever their number
+_DRAWN = 512  # stimuli drawn per call of the program, whatever the total number
 _NUM_PLANNED = 512  # stimuli of the plan of a stream
 
 
@@ -47,8 +47,8 @@ class Pairs(eqx.Module):
     """Stimuli and the steady rates they lead to; samples without a steady state are left out, and counted.
 
     Attributes:
-        stimuli: one a row.
-        states: the steady states, one row a stimulus.
+        stimuli: one per row.
+        states: the steady states, one row per stimulus.
         rates: the steady rates.
         status_counts: how the solve of every sample ended, those left out included.
     """
@@ -73,7 +73,7 @@ class Pairs(eqx.Module):
 
 
 def take_rows(arrays: PyTree[Array | np.ndarray], rows: slice | Int[ArrayLike, " row"]) -> PyTree[Array]:
-    """Some rows of each array, taken on the host: on a device each number of rows is a program to compile."""
+    """Some rows of each array, taken on the host: on a device, each number of rows would be another program."""
     rows = rows if isinstance(rows, slice) else np.asarray(rows)
     return jax.device_put(jax.tree.map(lambda array: np.asarray(array)[rows], arrays))
 
@@ -81,9 +81,9 @@ def take_rows(arrays: PyTree[Array | np.ndarray], rows: slice | Int[ArrayLike, "
 def split_rows(
     num_rows: int, share: float, *, key: PRNGKeyArray
 ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " held_out"]]:
-    """Random rows to keep and a share to hold out, at least one of each, of at least two.
+    """Random rows to keep and a share to hold out, at least one of each; needs at least two rows.
 
-    Drawn on the host: on a device each size is a program to compile.
+    Drawn on the host: on a device, each size would be another program to compile.
     """
     order = np.random.default_rng(np.asarray(jr.key_data(key))).permutation(num_rows)
     num_held_out = min(max(1, round(share * num_rows)), num_rows - 1)
@@ -124,7 +124,7 @@ def sample_stimuli(
 
 
 def _check_uses_key(sample_stimulus: SampleStimulus, key: PRNGKeyArray) -> None:
-    """Draws depend on the key; those of `numpy.random` are made once, while the sampler is compiled."""
+    """Refuse draws that ignore the key: those of `numpy.random` are made once, while the sampler is compiled."""
     program = jax.make_jaxpr(sample_stimulus)(key).jaxpr
     depends = set(program.invars)
     for equation in program.eqns:
@@ -171,10 +171,10 @@ def solve_pairs(
 
     Args:
         network: the network.
-        stimuli: one a row.
+        stimuli: one per row.
         solver: as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
-        watch: as for `solve_steady_states`; without it the counts of what has no steady state are not told apart.
+        watch: as for `solve_steady_states`; without it, the counts do not say why samples have no steady state.
         mesh: devices that divide the batch, as for `solve_steady_states`.
         progress: whether to show a progress bar.
 
@@ -192,11 +192,11 @@ def solve_pairs(
 
 
 class Batch(NamedTuple):
-    """One batch of a stream: every sample that was drawn, with its verdict.
+    """One batch of a stream: every sample that was drawn, with its status.
 
     Attributes:
         index: of the batch, from 0.
-        stimuli: one a row.
+        stimuli: one per row.
         states: where the search ended; steady states where the status is `converged`.
         rates: of these states.
         status: a `Status` for each sample, as integers.
@@ -234,7 +234,7 @@ def stream_steady_states(
     max_steps: int = 4096,
     key: PRNGKeyArray,
 ) -> Iterator[Batch]:
-    """Draw stimuli and solve them, batch after batch, without an end unless one is given.
+    """Draw stimuli and solve them, batch after batch, indefinitely unless an end is given.
 
     Batch i depends on the network, the key and i alone, so a stream can resume at any batch, and several processes can
     share it: batch i is the same in each of them.
@@ -245,7 +245,7 @@ def stream_steady_states(
         batch_size: samples in a batch.
         num_batches: where to end, counted from batch 0; by default never.
         start: the first batch to make.
-        plan: how to solve, by default as `stream_plan` measures it.
+        plan: how to solve, by default as chosen by `stream_plan`.
         mesh: devices that divide each batch, as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
         key: a PRNG key.
@@ -253,7 +253,7 @@ def stream_steady_states(
     Raises:
         ValueError: if an option is out of range, the stimuli do not fit the network, or the mesh has devices of other
             processes.
-        RuntimeError: if no stimulus of the plan's own draw leads to a steady state.
+        RuntimeError: if no stimulus drawn for the plan leads to a steady state.
     """
     check_at_least("batch_size", batch_size, 1)
     check_at_least("start", start, 0)
@@ -289,7 +289,7 @@ def make_batches(
 def stream_plan(
     network: RecurrentNetwork, sample_stimulus: SampleStimulus, *, max_steps: int = 4096, key: PRNGKeyArray
 ) -> Plan:
-    """The plan of the stream with this key, on which its batches depend."""
+    """The plan for the stream with this key; its batches depend on the plan."""
     probed = sample_stimuli(sample_stimulus, _NUM_PLANNED, key=key_for(key, "plan"))
     check_stimuli(probed, network.stimulus_size, "sample_stimulus")
     return plan_steady_states(network, probed, max_steps=max_steps)

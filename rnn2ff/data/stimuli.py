@@ -1,4 +1,4 @@
-"""Distributions of stimuli: plain functions of a key, and ways to put them together.
+"""Distributions of stimuli: plain functions of a key, and ways to combine them.
 
 A sampler takes a PRNG key and returns one stimulus. Any function will do; those here are the usual ones:
 
@@ -68,7 +68,7 @@ def uniform_stimuli(size: int, *, low: float = 0.0, high: float = 1.0) -> Sample
 
 
 def sparse_stimuli(sample_stimulus: SampleStimulus, *, active_share: float) -> SampleStimulus:
-    """Of another sampler's channels each is kept with the probability `active_share`; the others are zero.
+    """Another sampler's stimuli, with each channel kept with probability `active_share`, and otherwise zero.
 
     Raises:
         ValueError: if `active_share` is not above 0 and at most 1.
@@ -88,7 +88,7 @@ def sparse_stimuli(sample_stimulus: SampleStimulus, *, active_share: float) -> S
 def smooth_stimuli(num_units: int, *, length: float, deviation: float = 1.0) -> SampleStimulus:
     """A Gaussian process around a ring: neighboring units receive similar stimuli.
 
-    The covariance at a distance of angle d is `deviation^2 exp((cos d - 1) / length^2)`, which for short lengths is the
+    The covariance at an angular distance d is `deviation^2 exp((cos d - 1) / length^2)`, which for short lengths is the
     squared exponential.
 
     Args:
@@ -102,7 +102,7 @@ def smooth_stimuli(num_units: int, *, length: float, deviation: float = 1.0) -> 
     check_sizes(num_units=num_units)
     check_positive_numbers(length=length, deviation=deviation)
     angles = np.arange(num_units) * (2 * np.pi / num_units)
-    # On a ring the covariance is circular, and its root is the circular matrix with the roots of its spectrum.
+    # On a ring the covariance is circulant, and its root is the circulant matrix with the roots of its spectrum.
     spectrum = np.fft.fft(np.exp((np.cos(angles) - 1) / length**2)).real
     root = np.fft.ifft(np.sqrt(np.maximum(spectrum, 0))).real
     rows = (np.arange(num_units)[:, None] - np.arange(num_units)) % num_units
@@ -162,7 +162,7 @@ def sample_from(stimuli: Float[ArrayLike, "batch stimulus"] | str | Path, *, jit
     """A sampler that draws a row of an array, plus Gaussian noise.
 
     Args:
-        stimuli: one a row; or a file of them, as `files.read_array` reads it.
+        stimuli: one per row; or the path of a file that `files.read_array` can read.
         jitter: standard deviation of the noise added to each channel, in units of that channel's own standard
             deviation over the rows.
 
@@ -177,7 +177,7 @@ def sample_from(stimuli: Float[ArrayLike, "batch stimulus"] | str | Path, *, jit
         raise fail("jitter", "is out of range", "a finite number of at least 0", repr(jitter))
     stimuli = as_floats(stimuli)
     deviations = jitter * stimuli.std(axis=0)
-    check_finite("deviations of the stimuli", deviations)  # of what is large they may not fit
+    check_finite("deviations of the stimuli", deviations)  # those of large values may overflow
     return ArraySampler(stimuli, deviations)
 
 

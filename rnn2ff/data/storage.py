@@ -2,7 +2,7 @@
 
 A shard is one batch of a stream. Its arrays are written first, each atomically, and then a file of counts with their
 hashes, which marks the shard as complete. When all shards are complete, their counts move to the manifest, which has a
-hash of itself. An interrupted generation therefore resumes where it stopped and leaves the same bytes as an
+hash of itself. An interrupted generation therefore resumes where it stopped and writes the same bytes as an
 uninterrupted one, and changed files are refused. Processes of `jax.distributed` divide the shards by their index modulo
 the number of processes; the first process alone writes the manifest.
 """
@@ -38,7 +38,7 @@ from rnn2ff.steady_state import Status, check_mesh
 
 _COUNTS = "counts"
 _PACKAGES = ("rnn2ff", "jax", "jaxlib", "numpy")
-_PATIENCE, _PAUSE = 600.0, 0.5  # seconds without a new shard of another process, and between two checks
+_PATIENCE, _PAUSE = 600.0, 0.5  # seconds to wait for a new shard of other processes, and between two checks
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -109,7 +109,7 @@ def store_steady_states(
         sample_stimulus: draws one stimulus from a key; pure.
         num_samples: how many to draw, rounded up to whole shards.
         shard_size: samples drawn for each shard.
-        description: the stimuli in words. A function cannot be compared with that of an earlier call; its words are.
+        description: the stimuli in words. These are compared with those of an earlier call, since functions cannot be.
         mesh: devices of this process that divide each shard, as for `solve_steady_states`.
         max_steps: bound on the steps of each solve.
         progress: whether to show a progress bar, on standard error.
@@ -171,7 +171,7 @@ def _generate(folder, manifest, network, sample_stimulus, settings, progress) ->
         write_sealed(_path(folder, _COUNTS, batch.index), _write_arrays(folder, batch))
     if not is_finished:
         _finish(folder, manifest, num_shards, is_first=process == 0)
-    if process == 0:  # also after a call that was killed once the manifest was whole
+    if process == 0:  # also after a call that was killed after it completed the manifest
         for path in folder.glob(f"{_COUNTS}-*"):
             path.unlink()
 

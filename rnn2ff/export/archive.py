@@ -1,4 +1,4 @@
-"""An approximator in one file for keeping, readable by anything that reads safetensors."""
+"""An approximator in one file for long-term storage, readable by anything that reads safetensors."""
 
 import dataclasses
 import hashlib
@@ -40,17 +40,17 @@ def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapp
     """Write an approximator as a safetensors file, completely or not at all.
 
     Args:
-        path: the file; what stands there is replaced.
-        approximator: what to write. With a refined one goes its network, whose sparse weights become dense. Of what
-            `distill` returns, the approximator, with a card of its network, its report, the range
-            of the stimuli it was trained on, and its test stimuli.
-        card: anything JSON can say about it (how it was trained, how good it is), kept in the file's metadata;
-            `model_card` makes one. The command line wants it to name the network.
+        path: the file; an existing one is replaced.
+        approximator: what to write. A refined one is written with its network, whose sparse weights become dense. For
+            what `distill` returns, its approximator is written, with a card of its network, its report, the range of
+            the stimuli it was trained on, and its test stimuli.
+        card: any JSON-serializable information about it (how it was trained, how good it is), kept in the file's
+            metadata; `model_card` makes one. The command line requires it to name the network.
 
     Raises:
-        ValueError: if the folder cannot be written to, it is not two layers, or sweeps refine them that are not
-            the split sweep of a rate network with a rectifier, tanh, the logistic function, softplus, a power law or a
-            `Saturating` function.
+        ValueError: if the folder cannot be written to, the approximator is not `TwoLayer` or `Refined`, or its sweeps
+            are not the split sweep of a rate network with a rectifier, tanh, the logistic function, softplus, a power
+            law or a `Saturating` function.
     """
     if card is not None and not isinstance(card, Mapping):
         raise fail("card", "is no card", "a mapping of what JSON can say", type(card).__name__)
@@ -71,7 +71,7 @@ def load(path: str | Path, *, network: RecurrentNetwork | None = None) -> tuple[
 
     Args:
         path: the file.
-        network: the network that the approximator must stand for, by the hash in a card from `model_card`.
+        network: the network that the approximator must have been made for, by the hash in a card from `model_card`.
 
     Raises:
         ValueError: if the file is missing, damaged, changed since it was written, not an approximator, or one of
@@ -101,7 +101,7 @@ def load(path: str | Path, *, network: RecurrentNetwork | None = None) -> tuple[
 
 
 def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of an approximator, and what else there is to say to put it together again."""
+    """The arrays of an approximator, and the metadata needed to reassemble it."""
     texts = {"format": _FORMATS[type(approximator)], "is_rectified": json.dumps(approximator.is_rectified)}
     if isinstance(approximator, TwoLayer):
         parts = [(approximator, _LAYERS)]
@@ -123,7 +123,7 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
 
 
 def _nonlinearity(network: RecurrentNetwork) -> list | None:
-    """What a file says of a nonlinearity that is no rectifier: its name, and its constants; None if it cannot."""
+    """The name and the constants of a nonlinearity, for the file; None for a rectifier, or if a file cannot hold it."""
     if not isinstance(network, RateNetwork) or not network.shows_all_rates:
         return None
     return None if network.nonlinearity is jax.nn.relu else called(network.nonlinearity)
@@ -167,7 +167,7 @@ class _FirstRates(eqx.Module):
 
 
 def _make(kind: type, arrays: Mapping[str, Array], names: tuple[str, ...], **others: object) -> object:
-    """A module from its parts, and not by its constructor, which would draw random weights."""
+    """A module made from its parts, bypassing its constructor, which would draw random weights."""
     module = object.__new__(kind)
     for name, value in {**{name: arrays.get(name) for name in names}, **others}.items():
         object.__setattr__(module, name, value)
@@ -175,7 +175,7 @@ def _make(kind: type, arrays: Mapping[str, Array], names: tuple[str, ...], **oth
 
 
 def _hash(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """Of everything in the file but the hash itself."""
+    """A hash of everything in the file but the hash itself."""
     texts = {name: text for name, text in metadata.items() if name != "hash"}
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for name in sorted(arrays):

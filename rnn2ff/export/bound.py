@@ -23,11 +23,11 @@ def bound_to_c(network: RecurrentNetwork, *, name: str = "rnn2ff_bound") -> str:
 
     Args:
         network: a threshold-linear network in float32, that contracts or is monotone in a diagonal metric.
-        name: of the function, and prefix of every name in the header.
+        name: the name of the function, and prefix of every name in the header.
 
     Raises:
-        ValueError: if `name` is not the name of a C function, the network is another, or no bound of it holds
-            everywhere; the message says why.
+        ValueError: if `name` is not the name of a C function, the network is of another kind, or has no bound that
+            holds everywhere; the message says why.
     """
     from rnn2ff.certificates import make_certifier
     from rnn2ff.networks import stability_constants

@@ -28,7 +28,7 @@ _LINE = 110  # characters of numbers on a line
 _SCALES = "#define ${NAME}_STIMULUS_SCALE $stimulus_scale\n#define ${NAME}_RATE_SCALE $rate_scale\n"
 MARK = "/* Where it comes from, and a test of itself. */"
 _NUM_TESTED = 4  # stimuli of the self-test
-_LARGEST_ROUNDING = 1e-4  # of a rate in float, relative to 1 + the largest: compilers order sums as they like
+_LARGEST_ROUNDING = 1e-4  # of a rate in float, relative to 1 + the largest: compilers may reorder sums
 
 
 class Footprint(NamedTuple):
@@ -47,18 +47,19 @@ def to_c(
     test_stimuli: Float[ArrayLike, "batch stimulus"] | None = None,
     notes: Sequence[str] = (),
 ) -> str:
-    """An approximator as a C99 header; integer-only for what `quantize` returns, else in float.
+    """Export an approximator as a C99 header; integer-only for what `quantize` returns, otherwise in float.
 
     Args:
         model: what to export.
         name: prefix of every name in the header.
-        card: its model card. The header then says which network it stands for, how good it is and for which stimuli.
-        test_stimuli: one a row. The first few, with their rates, become a self-test, compiled where `NAME_SELF_TEST`
+        card: its model card. The header then states the network, the error, and the range of the stimuli.
+        test_stimuli: one per row. The first few, with their rates, become a self-test, compiled if `NAME_SELF_TEST`
             is defined: `name_self_test()` counts the rates that are wrong on the target machine.
-        notes: more lines for the comment on top.
+        notes: additional lines for the comment at the top.
 
     Raises:
-        ValueError: if `name` is not the name of a C function, the test stimuli do not fit, or a note ends the comment.
+        ValueError: if `name` is not the name of a C function, the test stimuli do not fit, or a note would end the
+            comment.
     """
     check_name(name)
     if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(each, str) for each in notes):
@@ -79,7 +80,7 @@ def to_c(
 
 
 def _range_in(stimuli: Mapping[str, object] | None, model) -> Float[np.ndarray, "2 stimulus"] | None:
-    """The smallest and largest values that a card names, which become code; None where it names none."""
+    """The smallest and largest values in a card, which become code; None if it has none."""
     if not stimuli:
         return None
     ends = [stimuli["smallest"], stimuli["largest"]]
@@ -88,7 +89,7 @@ def _range_in(stimuli: Mapping[str, object] | None, model) -> Float[np.ndarray, 
 
 
 def _notes(card: Mapping[str, object], stimulus_range: Float[np.ndarray, "2 stimulus"] | None) -> list[str]:
-    """Origin, error and range of a model card, in lines."""
+    """Origin, error and stimulus range from a model card, as lines of text."""
     lines, network = [], card.get("network")
     if network and not re.fullmatch("[0-9a-f]+", str(network["hash"])):  # it becomes code
         raise fail("card", "names a network by something else than a hash", "hexadecimal digits", repr(network["hash"]))
@@ -217,14 +218,14 @@ def _integer_arrays(model: IntegerModel) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def check_name(name: str) -> None:
-    """A prefix for names in C."""
+    """Check that a name can be a prefix for names in C."""
     check_text("name", name)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise fail("name", "cannot be the prefix of C names", "lower-case letters, digits and _", repr(name))
 
 
 def array_definition(name: str, array: np.ndarray) -> str:
-    """The definition of an array, its numbers wrapped."""
+    """The definition of an array, with its numbers wrapped into lines."""
     lines, line = [], "   "
     for number in map(_number, array.ravel()):
         if len(line) + len(number) > _LINE:

@@ -40,10 +40,10 @@ def model_card(
 
     Args:
         network: the network that the approximator stands for.
-        stimuli: those it was made for; their number and ranges are described, and fingerprints of some of them.
-        report: how good it is: the report of a distillation, whose range of stimuli is then the one that is named, or
-            any content for JSON.
-        license: under which the weights may be used.
+        stimuli: those it was made for; the card has their number and ranges, and fingerprints of some of them.
+        report: how good it is: the report of a distillation, whose stimulus range then goes into the card, or any
+            JSON-serializable content.
+        license: the license under which the weights may be used.
     """
     check_stimuli(stimuli, network.stimulus_size)
     if license is not None:
@@ -88,7 +88,7 @@ class Familiarity(NamedTuple):
 
 
 def familiarity(card: dict[str, object], stimuli: Float[ArrayLike, "batch stimulus"]) -> Familiarity | None:
-    """Whether stimuli are those of the training, and within their range; None if the card lacks them."""
+    """Compare stimuli with those that a card describes; None if it describes none."""
     described = card.get("stimuli")
     if not isinstance(described, dict) or "some_rows" not in described:
         return None
@@ -102,15 +102,15 @@ def share_outside(
     stimulus_range: Float[ArrayLike, "2 stimulus"],
     stimuli: Float[ArrayLike, "batch stimulus"],
 ) -> float:
-    """Of the stimuli, the share with a channel outside a range, smallest and largest values, compared in float32."""
+    """The share of stimuli with a channel outside a range (smallest and largest values), compared in float32."""
     (low, high), stimuli = np.asarray(stimulus_range, np.float32), np.asarray(stimuli, np.float32)
     return float((~((stimuli >= low) & (stimuli <= high))).any(axis=1).mean())
 
 
 def stated_error(card: Mapping[str, object]) -> dict[str, str]:
-    """How good a card says that its approximator is, by name: the error, its tails, and what was tested on.
+    """The error of an approximator as its card states it, by name: the error, its tails, and what was tested on.
 
-    Empty where the card says nothing of it; where it names the error alone, it is said that the tails are not known.
+    Empty if the card states no error; if it states the error alone, the text says that the tails are not in the card.
     """
     from rnn2ff.training import Accuracy
 
@@ -121,7 +121,7 @@ def stated_error(card: Mapping[str, object]) -> dict[str, str]:
         return {}
     if set(received) != set(Accuracy._fields):
         return {"error": f"{in_percent(received['nrmse'])} % (NRMSE); its tails are not in the card"}
-    # JSON has no infinite numbers: that of a unit which should never vary is none.
+    # JSON has no infinite numbers: the infinite error of a unit that should never vary is stored as null.
     of_units = [math.inf if each is None else each for each in received["unit_nrmse"]]
     accuracy = Accuracy(**{**received, "unit_nrmse": np.asarray(of_units)})
     counts = (report.get("status_counts") or {}).get("test") or {"converged": accuracy.num_samples}
@@ -130,7 +130,7 @@ def stated_error(card: Mapping[str, object]) -> dict[str, str]:
 
 
 def _fingerprints(stimuli: Float[np.ndarray, "batch stimulus"]) -> list[str]:
-    """A hash of each row in float32, the same in either precision."""
+    """A hash of each row, converted to float32 so that it is the same in either precision."""
     return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in np.ascontiguousarray(stimuli, np.float32)]
 
 

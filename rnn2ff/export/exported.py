@@ -1,4 +1,4 @@
-"""Exported files, read again: their predictions, bit for bit, so that the file itself can be evaluated."""
+"""Exported files, read back: their predictions, bit for bit, so that the file itself can be evaluated."""
 
 import json
 import re
@@ -25,7 +25,7 @@ class Exported(NamedTuple):
     predict: Callable[[Float[ArrayLike, "batch stimulus"]], Float[np.ndarray, "batch rate"]]
     stimulus_size: int  # number of stimulus channels
     rate_size: int  # number of rates
-    network_hash: str | None  # of the network that it stands for; None where the file does not say
+    network_hash: str | None  # of the network that it replaces; None if the file does not say
     # Smallest and largest value of each channel among the stimuli it was made for; None where the file does not say.
     stimulus_range: Float[np.ndarray, "2 stimulus"] | None
 
@@ -79,7 +79,7 @@ def _read_onnx(path: Path) -> Exported:
 
 
 def _parsed_range(text: str, size: int) -> Float[np.ndarray, "2 stimulus"] | None:
-    """The two ends of a range in JSON; None where they are not."""
+    """The two ends of a range from JSON; None if the text does not hold them."""
     try:
         ends = np.asarray(json.loads(text), np.float64)
     except (ValueError, TypeError, RecursionError):
@@ -97,14 +97,14 @@ def _read_header(path: Path) -> Exported:
         expected = "an integer header; instead of one in float, evaluate the approximator itself"
         raise fail("model", "depends on how its compiler rounds", expected, f"{path}")
     model = _parsed(text, name)
-    # The code that surrounds the numbers is what the integer model stands for, only if it is ours.
+    # The integer model represents the header only if the code around the numbers is ours.
     if model is None or _body(to_c(model, name=name)) != _body(text):
         expected = "a header as this version of rnn2ff writes it; export it anew"
         raise fail("model", "was changed after it was written, or by another version", expected, f"{path}")
     network_hash = re.search(r'_NETWORK_HASH "([0-9a-f]+)"', text)
     ends = re.findall(r"static const int16_t (?:low|high)\[\d+\] = \{([-\d\s,]*)\};", text)
     units = _parsed_range("[" + ", ".join(f"[{end.strip().rstrip(',')}]" for end in ends) + "]", model.stimulus_size)
-    # What is rounded to the ends is inside.
+    # Values that round to the ends count as inside.
     half = np.array([[-0.5], [0.5]])
     stimulus_range = None if units is None else (units + half) * model.stimulus_scale
     hashed = network_hash and network_hash[1]
@@ -155,5 +155,5 @@ def _parsed(text: str, name: str) -> IntegerModel | None:
             is_rectified=constants["IS_RECTIFIED"] == "1",
             rate_size=sizes["RATE_SIZE"],
         )
-    except (KeyError, ValueError, OverflowError):  # something is missing, or not a number, or not of its size
+    except (KeyError, ValueError, OverflowError):  # something is missing, not a number, or of the wrong size
         return None

@@ -66,7 +66,7 @@ class IntegerModel(NamedTuple):
         hidden: from the stimulus to the hidden units.
         readout: from the hidden units to the state.
         bypass: from the stimulus to the state, or None.
-        sweeps: that refine the pass, or None.
+        sweeps: the sweeps that refine the pass, or None.
         is_rectified: whether the rates are rectified.
         rate_size: number of rates.
     """
@@ -164,7 +164,7 @@ def quantize(
 
     Args:
         approximator: what to quantize.
-        stimuli: one a row, from the distribution of its use: they set the ranges of all signals, with a safety factor
+        stimuli: one per row, from the distribution of use: they set the ranges of all signals, with a safety factor
             of 2. Signals beyond the range saturate.
         weight_bits: 8, or 16, which takes twice the flash and adds hardly any error.
 
@@ -173,7 +173,7 @@ def quantize(
             bits are neither 8 nor 16.
 
     Example:
-        An integer-only header, and its exact twin in numpy:
+        An integer-only header, and its exact equivalent in NumPy:
 
             model = rnn2ff.quantize(approximator, stimuli, weight_bits=16)
             Path("settle.h").write_text(rnn2ff.to_c(model, name="settle"))

@@ -26,8 +26,8 @@ def write_mat(path: str | Path, approximator: Approximator) -> None:
     """Write the matrices in float32, completely or not at all; vectors are columns, sweeps columns of `steps`.
 
     Raises:
-        ValueError: if it is not two layers, sweeps refine them that are not those of a threshold-linear network, or the
-            folder cannot be written to.
+        ValueError: if the approximator is not `TwoLayer` or `Refined`, its sweeps are not those of a threshold-linear
+            network, or the folder cannot be written to.
     """
     plain = plain_arrays(approximator)
     arrays = plain._asdict() | ({} if plain.sweeps is None else plain.sweeps._asdict())

@@ -24,7 +24,7 @@ from rnn2ff.export.plain import Plain, plain_arrays
 NETWORK_HASH = "rnn2ff.network_hash"  # in the metadata of a file
 STIMULUS_RANGE = "rnn2ff.stimulus_range"  # of the stimuli it was made for
 OLDEST_OPSET = 13  # the first whose quantized weights may have a scale for each row
-DEFAULT_OPSET = 17  # of 2022, read by current runtimes
+DEFAULT_OPSET = 17  # from 2022, read by current runtimes
 _IR_VERSION = 8  # of the file; any runtime since 2021 reads it
 
 
@@ -138,7 +138,7 @@ def quantize_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> 
 
     Args:
         model: a float32 model, from `to_onnx`.
-        stimuli: one a row, from the distribution the model will serve: they set the ranges.
+        stimuli: one per row, from the distribution the model will serve: they set the ranges.
 
     Raises:
         ValueError: if the stimuli do not fit the model.
@@ -185,7 +185,7 @@ def _quiet() -> Iterator[None]:
 
 @needs_extra("onnx", "onnx")
 def named_onnx(model: bytes, card: Mapping[str, object]) -> bytes:
-    """The same model, with the network of a card, the error on unseen stimuli and their range in its metadata."""
+    """The same model, with metadata from a card: the network, the error on unseen stimuli, and the stimulus range."""
     import onnx
 
     network, stimuli, errors = card.get("network") or {}, card.get("stimuli"), stated_error(card)

@@ -37,11 +37,11 @@ class Scene(NamedTuple):
         text: what the reader should know about the network.
         network: a threshold-linear network.
         approximator: of its steady rates.
-        stimuli: one a row; the page steps through the first 40 and takes its ranges from all.
+        stimuli: one per row; the page steps through the first 40 and takes its ranges from all.
         nrmse: the approximator's error on fresh stimuli, or None.
         kind: `bars`, each dragged by itself, or `ring`, a bump that is dragged around a circle.
         num_labeled: units labeled by a number; the others are labeled as inhibitory. By default all.
-        tails: what stands beside the error: the worst unit and stimuli, of which share, tested on what.
+        tails: lines beside the error: the share of stimuli it covers, the worst unit and stimuli, what was tested on.
     """
 
     title: str
@@ -60,7 +60,7 @@ def write_page(path: str | Path, scenes: Sequence[Scene]) -> None:
 
     Args:
         path: the `.html` file; an existing one is replaced.
-        scenes: that the reader can choose from; the first is shown.
+        scenes: the scenes that the reader can choose from; the first is shown at the start.
 
     Raises:
         ValueError: if there is no scene, a network is not threshold-linear or is a map, its approximator or stimuli do
@@ -127,7 +127,7 @@ def _record(scene: Scene) -> dict[str, object]:
 
 
 def _constants(network: RecurrentNetwork) -> dict[str, object]:
-    """What certificates need, of the network as the page holds it."""
+    """The constants that certificates need, for the network as it is stored in the page."""
     from rnn2ff.certificates import make_certifier
 
     stored = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), network)
@@ -136,7 +136,7 @@ def _constants(network: RecurrentNetwork) -> dict[str, object]:
 
 
 def _labels(size: int, num_labeled: int | None) -> list[str]:
-    """A number for each unit, or for some of many, and a word for inhibitory ones."""
+    """A number for each unit, or for some units if there are many, and a word for inhibitory ones."""
     between = 1 if size <= _MOST_LABELS else -(-size // _FEW_LABELS)
     labels = [str(i + 1) if i % between == 0 else "" for i in range(size)]
     return labels if num_labeled is None else labels[:num_labeled] + ["inh."] * (size - num_labeled)

@@ -66,7 +66,7 @@ class Plain(NamedTuple):
 
 
 def check_deployable(approximator: Approximator) -> None:
-    """Two layers, with sweeps after them or without."""
+    """Check that an approximator is two layers, with or without sweeps."""
     check_on_host("an export", "use the approximator itself", approximator)
     if not isinstance(approximator, TwoLayer | Refined):
         raise fail("approximator", "cannot be exported", "TwoLayer or Refined", type(approximator).__name__)
@@ -96,14 +96,14 @@ def dtype_of(approximator: Approximator) -> np.dtype:
 
 
 def check_exportable(network: RecurrentNetwork, sweep: object) -> None:
-    """Sweeps of a threshold-linear network, whose rates are those of its first units, or of all."""
+    """Check for sweeps of a threshold-linear network whose rates are those of its first units, or of all."""
     if not isinstance(sweep, SplitSweep):
         raise fail("approximator", "is refined by sweeps that cannot be exported", _EXPECTED, type(sweep).__name__)
     check_first_rates(network)
 
 
 def check_first_rates(network: RecurrentNetwork) -> None:
-    """A threshold-linear network, whose rates are those of its first units, or of all."""
+    """Check for a threshold-linear network whose rates are those of its first units, or of all."""
     if not has_rectified_rates(network):
         raise fail("network", "cannot be exported", _EXPECTED, f"{network.vector_field}")
     if not network.shows_first_rates:

@@ -31,13 +31,13 @@ Tables = dict[str, Mapping[str, object]]
 
 
 def write_report(path: str | Path, found: Distilled) -> None:
-    """Write what a distillation found as one page of HTML, whole or not at all.
+    """Write the result of a distillation as one page of HTML, completely or not at all.
 
     The page has the headline numbers, the error of every form that was tried, how many stimuli came to rest, the
     errors of the worst units and stimuli, and figures, where matplotlib is installed.
 
     Args:
-        path: the `.html` file; what stands there is replaced.
+        path: the `.html` file; an existing one is replaced.
         found: what `distill` returns.
 
     Raises:
@@ -69,9 +69,9 @@ def write_evaluation(
     status_counts: Mapping[str, int],
     lines: Mapping[str, object],
 ) -> None:
-    """The same page for predictions on other stimuli, one row a stimulus.
+    """The same page for predictions on other stimuli, one row per stimulus.
 
-    `status_counts` has how the solve of every stimulus ended, those left out included; `lines` are headline numbers, by
+    `status_counts` has how the solve of each stimulus ended, including those left out; `lines` are headline numbers, by
     name.
     """
     tables = {"At a glance": lines, **_tables(network, predicted, target, {"stimuli": status_counts})}
@@ -122,7 +122,7 @@ def _quantiles(errors: Float[np.ndarray, " many"]) -> dict[str, str]:
 def _shares(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
     others = [f"{count} {name}" for name, count in counts.items() if count and name != "converged"]
-    share = math.floor(1000 * counts["converged"] / max(total, 1)) / 10  # nothing that is left out is rounded away
+    share = math.floor(1000 * counts["converged"] / max(total, 1)) / 10  # rounded down, to hide no failure
     return ", ".join([f"{share:.1f} % of {total}", *others])
 
 

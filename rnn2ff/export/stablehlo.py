@@ -1,7 +1,7 @@
-"""StableHLO, by `jax.export`: one blob for processors, GPUs and TPUs, with a dynamic batch and the weights inside.
+"""StableHLO, by `jax.export`: one program for CPUs, GPUs and TPUs, with a dynamic batch and the weights inside.
 
-JAX keeps such a blob readable for six months of later versions, and for about one of earlier ones: it is for
-deployment. For keeping there is `save`.
+It stays readable by JAX versions up to six months newer and about one month older, so it is for deployment. For
+long-term storage use `save`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def to_stablehlo(approximator: Approximator, *, platforms: Sequence[str] = PLATFORMS) -> bytes:
     """An approximator as a serialized StableHLO program, stimuli (batch, stimulus) to rates (batch, rate).
 
-    It is lowered for every platform here and now, whether one has such a device or not, and keeps the dtype of the
-    weights. A hash follows the program, which `jax.export.deserialize` passes over and `load_stablehlo` checks.
+    It is lowered for every platform at export, whether or not such a device is present, and keeps the dtype of the
+    weights. A hash follows the program, which `jax.export.deserialize` ignores and `load_stablehlo` checks.
 
     Args:
         approximator: what to export.
-        platforms: where it shall run: `cpu`, `cuda`, `rocm`, `tpu`.
+        platforms: where it is to run: `cpu`, `cuda`, `rocm`, `tpu`.
 
     Raises:
-        ValueError: if there is no platform, or one is unknown.
+        ValueError: if no platform is given, or one is unknown.
     """
     known = (*PLATFORMS, "rocm")
     if not platforms or not set(platforms) <= set(known):

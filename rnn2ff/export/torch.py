@@ -1,4 +1,4 @@
-"""PyTorch: a state dict for an `nn.Sequential`; torch is imported only for tensors of its own.
+"""PyTorch: a state dict for an `nn.Sequential`; torch is imported only if torch tensors are requested.
 
 A two-layer approximator fits
 

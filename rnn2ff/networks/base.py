@@ -40,24 +40,24 @@ def state_is_rate(params: PyTree, state: Float[Array, " state"]) -> Float[Array,
 class RecurrentNetwork(eqx.Module):
     """A recurrent network with any vector field.
 
-    A network from the zoo and a user's own differ only in the function.
+    A network from the zoo and a user-defined one differ only in this function.
 
     Attributes:
         vector_field: `(params, state, stimulus) -> velocity`, pure, for one sample.
-        params: a pytree of arrays. Where it carries `time_constants` (as an attribute or a key), these are the units'
-            time scales; otherwise the scales are estimated from the Jacobian (`time_scales`), so that the unit of time
-            does not matter.
+        params: a pytree of arrays. If it has `time_constants` (an attribute or a key), these are the units' time
+            scales; otherwise the scales are estimated from the Jacobian (`time_scales`), so that the unit of time does
+            not matter.
         state_size: number of units.
         stimulus_size: number of stimulus channels.
         rate_function: `(params, state) -> rates`, what downstream units see and an approximator learns. By default
             the state itself; it may have fewer entries than the state, where only some units are of interest.
-        is_map: whether time is discrete, and the next state is `state + velocity`, as in a trained cell. Fixed points
+        is_map: whether time is discrete: the next state is `state + velocity`, as in a trained cell. The fixed points
             are those of the flow with the same velocity, but their stability differs: a fixed point is stable if the
-            eigenvalues of `I + J` are inside the unit circle. `in_continuous_time` makes it the flow.
+            eigenvalues of `I + J` are inside the unit circle. `in_continuous_time` converts a map to the flow.
 
     Raises:
-        ValueError: if the field or the rate function cannot be evaluated for these sizes, the velocity has another
-            shape or dtype than the state, or a time constant is not positive.
+        ValueError: if the field or the rate function cannot be evaluated for these sizes, the velocity differs from the
+            state in shape or dtype, or a time constant is not positive.
     """
 
     vector_field: VectorField = eqx.field(static=True)
@@ -68,7 +68,7 @@ class RecurrentNetwork(eqx.Module):
     is_map: bool = eqx.field(static=True, default=False)
 
     def __new__(cls, vector_field: VectorField | None = None, *args: object, **kwargs: object) -> "RecurrentNetwork":
-        """The vector field of a known kind of network determines its type (`network_type`)."""
+        """Create a network of the vector field's `network_type`, if it declares one."""
         del args, kwargs
         return eqx.Module.__new__(getattr(vector_field, "network_type", cls))
 
@@ -133,13 +133,13 @@ class RecurrentNetwork(eqx.Module):
         return getattr(self.params, "time_constants", None)
 
     def velocity(self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
-        """dx/dt, in units of the state over units of time; of a map, what one step adds to the state."""
+        """dx/dt, in units of the state over units of time; for a map, the change of the state in one step."""
         return self.vector_field(self.params, state, stimulus)
 
     def jacobian(
         self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, "state state"]:
-        """The derivative of the velocity by the state, over time; of a map, over a step."""
+        """The derivative of the velocity with respect to the state, per unit of time; for a map, per step."""
         return jax.jacfwd(self.velocity)(state, stimulus)
 
     def rates(self, state: Float[Array, " state"]) -> Float[Array, " rate"]:
@@ -164,7 +164,7 @@ class RecurrentNetwork(eqx.Module):
 
 
 def batch_rates(network: RecurrentNetwork, states: Float[ArrayLike, "batch state"]) -> Float[Array, "batch rate"]:
-    """The rates at many states, by one program for batches of all sizes."""
+    """The rates at many states, computed by one program whatever the batch size."""
     if not len(states) or not all(map(is_known, jax.tree.leaves((network, states)))):
         return jax.vmap(network.rates)(jnp.asarray(states))
     num_rows = int(np.clip(_BATCH_ENTRIES // network.state_size, 16, 2048))
@@ -177,7 +177,7 @@ def _rates(network: RecurrentNetwork, states: Array) -> Array:
 
 
 def in_continuous_time(network: RecurrentNetwork) -> RecurrentNetwork:
-    """The flow `dx/dt = velocity` in place of the map `x + velocity`; the fixed points stay.
+    """The flow `dx/dt = velocity` in place of the map `x + velocity`; the fixed points stay the same.
 
     Use it if a trained cell discretizes continuous dynamics. Perturbations that overshoot in the map may decay in the
     flow: `h' = tanh(-3 h)` alternates, `dh/dt = tanh(-3 h) - h` converges.
@@ -190,12 +190,12 @@ def time_scales(
 ) -> Float[Array, " state"]:
     """The time scale of each unit, in the network's unit of time.
 
-    The declared time constants or, if a network declares none, one over the norm of each row of the Jacobian, so that
-    results do not depend on the unit of time. A row that is zero or not finite gets the shortest scale of the others; 1
-    if there is no other.
+    The declared time constants or, if there are none, one over the norm of each row of the Jacobian, so that results do
+    not depend on the unit of time. If a row is zero or not finite, the shortest scale of the other units is used, or 1
+    if there is none.
 
     The norm of row i is estimated from products with a few vectors y of random signs, since `E (J y)_i^2` is its
-    square. It is exact for up to 8 units, and at most too large by the ratio of the 1-norm of the row to its 2-norm.
+    square. It is exact for up to 8 units, and too large by at most the ratio of the row's 1-norm to its 2-norm.
     """
     size, dtype = network.state_size, network.dtype
     if network.has_time_constants:
@@ -231,7 +231,7 @@ def residual(network: RecurrentNetwork, state: Float[Array, " state"], stimulus:
 
 
 def as_samples(network: RecurrentNetwork, states: ArrayLike, stimuli: ArrayLike) -> tuple[Array, Array]:
-    """States and their stimuli in the precision of the network, once they are seen to fit it and each other."""
+    """States and their stimuli in the network's precision, after checking that they fit the network and each other."""
     check_stimuli(states, network.state_size, "states")
     check_stimuli(stimuli, network.stimulus_size)
     check_shape("stimuli", stimuli, (len(states), network.stimulus_size))
@@ -239,11 +239,11 @@ def as_samples(network: RecurrentNetwork, states: ArrayLike, stimuli: ArrayLike)
 
 
 def in_precision(name: str, array: ArrayLike, dtype: jnp.dtype) -> Float[Array, "..."]:
-    """As a JAX array in the precision of a network, in which it has to be finite."""
+    """Convert to a JAX array in the precision of a network, in which all values must be finite."""
     if isinstance(array, jax.Array):
         converted = jnp.asarray(array, dtype)
     else:  # converted on the host, where nothing is compiled
         with np.errstate(over="ignore"):
-            converted = jax.device_put(np.array(array, dtype))  # a copy, which nobody changes later
+            converted = jax.device_put(np.array(array, dtype))  # a copy, so that the caller may change the original
     check_finite(name, converted)
     return converted

@@ -1,11 +1,11 @@
-"""Networks that users bring: trained cells, files of weights, connectomes.
+"""User-supplied networks: trained cells, files of weights, connectomes.
 
-A cell is a map `h -> h'`, one step a time. What a step adds, `cell(h, u) - h`, is the velocity of its network, which is
-marked as a map (`is_map`): states are found and judged as the cell, step by step, moves them. In continuous time the
-same velocity has the same fixed points, but not their stability: the map multiplies perturbations by its Jacobian A,
-the flow makes them decay at the decay rates of `A - I`. A fixed point that the map keeps (eigenvalues of A within the
-unit circle) is stable in the flow as well, but not the other way round: an eigenvalue of -2 is fast decay for the flow,
-and growing overshoot for the map. `in_continuous_time` gives the flow.
+A cell is a map `h -> h'` that advances the state by one step. The change in one step, `cell(h, u) - h`, is the velocity
+of the network, which is marked as a map (`is_map`): steady states and their stability are those of the iterated cell.
+In continuous time the same velocity has the same fixed points, but their stability differs: the map multiplies
+perturbations by its Jacobian A, while in the flow they decay at the decay rates of `A - I`. A fixed point that is
+stable for the map (eigenvalues of A within the unit circle) is stable in the flow as well, but not vice versa: an
+eigenvalue of -2 is fast decay for the flow, and growing overshoot for the map. `in_continuous_time` gives the flow.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def discrete_map(
     stimulus_size: int,
     rate_function: Callable[[PyTree, Array], Array] = state_is_rate,
 ) -> RecurrentNetwork:
-    """A trained cell as a network: its fixed points are states that the cell keeps, for a constant stimulus.
+    """A trained cell as a network: its fixed points are states that the cell maps to themselves.
 
-    A steady state is one that the cell comes to, step by step, and returns to after small perturbations; the unit of
-    time is one step. `in_continuous_time` makes it the flow `dh/dt = cell(h, u) - h` instead.
+    A steady state is one to which the cell converges under a constant stimulus, and returns after small perturbations;
+    time is in steps. `in_continuous_time` converts it to the flow `dh/dt = cell(h, u) - h`.
 
     Cells of PyTorch, Flax, equinox and Keras are made by `from_torch`, `from_flax`, `from_equinox` and `from_keras`.
     For any other Flax module, `cell = lambda params, h, u: module.apply(params, h, u)[0]`: the new carry comes first.
@@ -94,12 +94,12 @@ def discrete_map(
 
 
 class GatedParams(eqx.Module):
-    """Parameters of a gated cell, gates stacked as PyTorch does: reset, update, new; or input, forget, new, output."""
+    """Parameters of a gated cell, gates stacked as in PyTorch: reset, update, new; or input, forget, new, output."""
 
     # Shape (3 state, state) of a gated recurrent unit, (4 state, state) of an LSTM.
     recurrent_weights: Float[Array, "gates hidden"]
     stimulus_weights: Float[Array, "gates stimulus"]  # shape (gates, stimulus)
-    # Added to the recurrent input; for the new gate of a gated recurrent unit, inside the reset.
+    # Added to the recurrent input; for the new gate of a gated recurrent unit, before the reset gate multiplies it.
     recurrent_bias: Float[Array, " gates"]
     stimulus_bias: Float[Array, " gates"]  # added to the input from the stimulus
 
@@ -134,7 +134,7 @@ def hidden_of_lstm(params: GatedParams, state: Float[Array, " state"]) -> Float[
 
 
 def gated_network(*arrays: np.ndarray) -> RecurrentNetwork:
-    """The map of a gated recurrent unit or, with four gates, of an LSTM, whose rates are h; from its parameters."""
+    """The map of a gated recurrent unit or, with four gates, an LSTM, made from its parameters; the rates are h."""
     params = GatedParams(*map(as_floats, arrays))
     num_rows, size = params.recurrent_weights.shape
     stimulus_size = params.stimulus_weights.shape[1]
@@ -161,22 +161,22 @@ def from_torch(
     """A layer of `torch.nn.RNN`, `GRU` or `LSTM`, or one of their cells, from its weights; PyTorch is not needed.
 
     An RNN becomes a rate network with the velocity `-h + phi(W_hh h + W_ih u + b_ih + b_hh)`, so that all methods for
-    these apply (with `nonlinearity=jax.nn.relu` the exact ones); a GRU gets the velocity `-h + GRU(h, u)`. The state of
-    an LSTM is h, then c; its rates are h. All are maps (`is_map`): a steady state is one that the cell comes to, step
-    by step, and one that alternates has none. The unit of time is one step. `in_continuous_time` makes it the flow
-    `dh/dt = velocity` instead.
+    rate networks apply (with `nonlinearity=jax.nn.relu`, also the exact ones); a GRU has the velocity `-h + GRU(h, u)`.
+    The state of an LSTM is h, then c; its rates are h. All are maps (`is_map`): a steady state is one to which the
+    iterated cell converges; a cell that alternates has none. The unit of time is one step. `in_continuous_time`
+    converts the map to the flow `dh/dt = velocity`.
 
     Args:
         weights: a state dict, `{name: np.asarray(value) for name, value in module.state_dict().items()}`, or the path
             of a safetensors file.
-        layer: which layer; the stimulus of a layer above the first is h of the one below it. A cell, as
-            `torch.nn.LSTMCell`, has none, and no `_l0` in its names.
-        prefix: what stands before `weight_hh_l0` in the names, as in `"encoder.rnn."`.
-        nonlinearity: of an RNN, which its weights do not tell: `jnp.tanh` or `jax.nn.relu`.
+        layer: which layer; the stimulus of a layer above the first is h of the layer below. Cells such as
+            `torch.nn.LSTMCell` have no layers, and the names of their weights no `_l0`.
+        prefix: what precedes `weight_hh_l0` in the names, as in `"encoder.rnn."`.
+        nonlinearity: of an RNN, which cannot be inferred from its weights: `jnp.tanh` or `jax.nn.relu`.
 
     Raises:
-        ValueError: if weights are missing (the names that are there are listed), do not fit together, or are those of
-            another kind of cell, such as an LSTM with projections.
+        ValueError: if weights are missing (the error lists the names that were found), do not fit together, or are
+            those of another kind of cell, such as an LSTM with projections.
 
     Example:
         A module of PyTorch, and the fixed points of its cell without a stimulus:
@@ -235,13 +235,13 @@ def from_files(
     """A rate network from files of arrays: `.npy`, `.npz`, `.csv` or MATLAB `.mat`; the weights may be a graph.
 
     Args:
-        recurrent_weights: W, from column to row. Where a file holds several arrays, as in `network.mat:W`. Of a graph,
-            `graph.graphml` or `edges.csv:source,target,weight` (`read_connectome`).
+        recurrent_weights: W, from column to row. If a file holds several arrays, name one, as in `network.mat:W`. A
+            graph is given as `graph.graphml` or `edges.csv:source,target,weight` (`read_connectome`).
         stimulus_weights: B, shape (state, stimulus); by default the stimulus drives each unit directly.
-        bias: b, one a unit.
-        gains: as of `rate_network`; one a unit, or a number for all.
+        bias: b, one per unit.
+        gains: as for `rate_network`; one per unit, or a number for all.
         thresholds: likewise.
-        time_constants: one a unit, or a number for all.
+        time_constants: one per unit, or a number for all.
         form: `StateForm(phi)` or `RateForm(phi)`.
 
     Raises:
@@ -259,7 +259,7 @@ def from_files(
         form,
         jnp.asarray(weights, float),
         stimulus_weights=read(stimulus_weights, "stimulus_weights"),
-        bias=read_units(bias, "bias"),  # MATLAB and CSV know no vectors
+        bias=read_units(bias, "bias"),  # MATLAB and CSV have matrices only, no vectors
         gains=read_units(gains, "gains"),
         thresholds=read_units(thresholds, "thresholds"),
         time_constants=read_units(time_constants, "time_constants"),

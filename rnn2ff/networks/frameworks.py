@@ -1,6 +1,6 @@
 """Trained cells of other libraries, from their weights; none of the libraries is needed.
 
-All become the cells of `rnn2ff.networks.cells`: what differs is where the weights lie, and in which order the gates.
+All are converted to the cells of `rnn2ff.networks.cells`; layouts of weights and orders of gates differ.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def from_equinox(cell: object) -> RecurrentNetwork:
     bias = getattr(cell, "bias", None)
     bias = np.zeros(len(recurrent), recurrent.dtype) if bias is None else np.asarray(bias)
     recurrent_bias = np.zeros_like(bias)
-    if getattr(cell, "bias_n", None) is not None:  # of the new gate of a GRU, inside the reset
+    if getattr(cell, "bias_n", None) is not None:  # of the new gate of a GRU, multiplied by the reset gate
         recurrent_bias[2 * recurrent.shape[1] :] = np.asarray(cell.bias_n)
     return _gated(recurrent, driven, recurrent_bias, bias)
 
@@ -55,9 +55,9 @@ def from_flax(
     """A cell of `flax.linen` as a network, a map: `GRUCell`, `LSTMCell`, `OptimizedLSTMCell` or `SimpleCell`.
 
     Args:
-        params: of the cell, `variables["params"]` or the part of it that belongs to the cell: layers with a `kernel`
-            and perhaps a `bias`, by the names that Flax gives them.
-        nonlinearity: of a `SimpleCell`, which its weights do not tell.
+        params: of the cell: `variables["params"]`, or the part of it that belongs to the cell. Layers with a `kernel`
+            and perhaps a `bias`, under the names that Flax gives them.
+        nonlinearity: of a `SimpleCell`, which cannot be inferred from its weights.
 
     Returns:
         the network; as in `from_torch`, its rates are h.
@@ -89,7 +89,7 @@ def from_keras(weights: Sequence[ArrayLike], *, nonlinearity: Nonlinearity = jnp
 
     Args:
         weights: `layer.get_weights()`: the kernel, the recurrent kernel and perhaps the bias.
-        nonlinearity: of a `SimpleRNN`, which its weights do not tell.
+        nonlinearity: of a `SimpleRNN`, which cannot be inferred from its weights.
 
     Returns:
         the network; as in `from_torch`, its rates are h.

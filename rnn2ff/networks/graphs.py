@@ -48,18 +48,18 @@ def from_connectome(
             scipy sparse matrix in this library's orientation, where the entry in row i and column j is the connection
             from j to i. A matrix of counts "from row to column" has to be transposed. A graph becomes a dense weight
             matrix, a sparse matrix a `BCOO`.
-        signs: of the units, 1 for excitatory and -1 for inhibitory ones (Dale's law): all connections that leave a unit
-            have its sign, and the connectome holds strengths of at least 0. By default weights are taken as they are.
+        signs: of the units, 1 for excitatory and -1 for inhibitory ones (Dale's law): all outgoing connections of a
+            unit have its sign, and the connectome holds non-negative strengths. By default weights are kept.
         scale: a factor for all weights, such as the input per synapse.
         weight: the attribute of an edge that holds its weight; edges without it have the weight 1.
-        is_symmetric: whether each connection must be there both ways with the same weight, as for gap junctions, or
-            where theorems on symmetric networks are to hold.
+        is_symmetric: whether to require each connection in both directions with the same weight, as for gap junctions,
+            or for theorems on symmetric networks to hold.
         time_constants: positive, one for all units or one for each.
         form: `StateForm(phi)` or `RateForm(phi)`.
 
     Raises:
         ValueError: if the connectome is neither, is empty or not finite, is not symmetric where it must be, or holds
-            negative strengths beside signs; or if a sign is not 1 or -1.
+            negative strengths although signs are given; or if a sign is not 1 or -1.
     """
     check_numbers(scale=scale)
     matrix = graph_matrix(connectome, weight) if isinstance(connectome, Graph) else connectome
@@ -68,7 +68,7 @@ def from_connectome(
         raise fail("connectome", "is of an unknown kind", "a networkx graph or a scipy sparse matrix", type(connectome))
     if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise fail("connectome", "is not a square matrix", "shape (units, units)", f"shape {matrix.shape}")
-    entries = scipy.sparse.csr_array(matrix).tocoo()  # entries of the same place are added up
+    entries = scipy.sparse.csr_array(matrix).tocoo()  # duplicate entries are summed
     rows, columns = (np.asarray(each, np.int32) for each in entries.coords)
     values = np.asarray(entries.data, float)
     check_finite("connectome", values)

@@ -12,11 +12,11 @@ from jax.experimental.sparse import BCOO, JAXSparse
 from rnn2ff._checks import check_on_host
 from rnn2ff.networks.base import RecurrentNetwork
 
-_BLOCK_ROWS = 1024  # of a sparse matrix, dense at once
+_BLOCK_ROWS = 1024  # rows of a sparse matrix that are made dense at a time
 
 
 def network_hash(network: RecurrentNetwork) -> str:
-    """The same for the same network in any process, in either precision, with dense or sparse weights.
+    """A hash that is the same in every process, in either precision, and for dense and sparse weights.
 
     Functions are identified by their names and, if they are dataclasses such as `PowerLaw`, by their fields: two
     lambdas have the same name, and are not distinguished. Parameters are compared in float32.
@@ -33,9 +33,9 @@ def network_hash(network: RecurrentNetwork) -> str:
 
 
 def _in_blocks(weights: BCOO) -> Iterator[np.ndarray]:
-    """The rows of the dense matrix, a few at a time: all of them may not fit the memory."""
+    """The rows of the dense matrix, a few at a time: the whole matrix may not fit in memory."""
     indices = np.asarray(weights.indices)
-    is_inside = (indices < np.array(weights.shape)).all(axis=1)  # `BCOO` fills up with entries that are outside
+    is_inside = (indices < np.array(weights.shape)).all(axis=1)  # `BCOO` pads with indices out of range
     entries = (np.asarray(weights.data, np.float32)[is_inside], indices[is_inside].T)
     rows = scipy.sparse.coo_array(entries, weights.shape).tocsr()
     for start in range(0, weights.shape[0], _BLOCK_ROWS):
@@ -47,7 +47,7 @@ def _is_sparse(leaf: object) -> bool:
 
 
 def name_of(thing: object) -> str:
-    """A function's name, or a dataclass with those of its fields, as `StateForm(relu)`; the same in every process."""
+    """The name of a function, or of a dataclass and its fields, as `StateForm(relu)`; the same in every process."""
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         fields = ", ".join(name_of(getattr(thing, field.name)) for field in dataclasses.fields(thing))
         return f"{type(thing).__qualname__}({fields})"

@@ -1,7 +1,7 @@
-"""Nonlinearities, from total inputs to rates, unit by unit; those that files and the command line name.
+"""Nonlinearities, from total inputs to rates, unit by unit, and their names in files and on the command line.
 
-Gains and thresholds of single units are no part of them: `rate_network(..., gains=, thresholds=)` puts these into the
-weights, so that whatever is known of a nonlinearity stays known.
+They do not include the gains and thresholds of single units: `rate_network(..., gains=, thresholds=)` absorbs these
+into the weights, so that everything known about a nonlinearity still applies.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ Nonlinearity = Callable[[Float[Array, " state"]], Float[Array, " state"]]
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """The nonlinearity `gain [x]_+^exponent`, in rate over state to the exponent.
+    """The nonlinearity `gain [x]_+^exponent`; the gain is in units of rate / state^exponent.
 
     Attributes:
         gain: positive.
@@ -43,7 +43,7 @@ class PowerLaw:
 class Saturating:
     """The nonlinearity `maximum [x]_+^exponent / (1 + [x]_+^exponent)`, which is half of the maximum at 1.
 
-    The input of half the maximum is set for each unit by a gain of one over it (`rate_network(..., gains=)`).
+    A unit with gain g (`rate_network(..., gains=)`) reaches half of the maximum at the input 1 / g.
 
     Attributes:
         maximum: positive.
@@ -64,7 +64,7 @@ class Saturating:
         _check_exponent(self.exponent)
 
     def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
-        largest = float(jnp.finfo(x.dtype).max) ** (0.5 / self.exponent)  # where nothing is left of the way up
+        largest = float(jnp.finfo(x.dtype).max) ** (0.5 / self.exponent)  # beyond, the value is the maximum to rounding
         power = jnp.minimum(jax.nn.relu(x), largest) ** self.exponent
         return self.maximum * (power / (1 + power))
 
@@ -83,8 +83,8 @@ class Tanh:
 class ShiftedLogistic:
     """The nonlinearity `1 / (1 + exp(-a (x - theta))) - 1 / (1 + exp(a theta))`, which is 0 at 0."""
 
-    gains: tuple[float, ...]  # a, one a unit
-    thresholds: tuple[float, ...]  # theta, one a unit
+    gains: tuple[float, ...]  # a, one per unit
+    thresholds: tuple[float, ...]  # theta, one per unit
 
     def __call__(self, x: Float[Array, " unit"]) -> Float[Array, " unit"]:
         gains, thresholds = (jnp.asarray(each, x.dtype) for each in (self.gains, self.thresholds))
@@ -107,12 +107,12 @@ _WITH_CONSTANTS = {"power-law": PowerLaw, "saturating": Saturating}
 
 
 def nonlinearity_called(name: str, *constants: float) -> Nonlinearity:
-    """The nonlinearity of a name in a file or on the command line; `constants` are its fields, in order."""
+    """The nonlinearity with this name in a file or on the command line; `constants` are its fields, in order."""
     return _WITH_CONSTANTS[name](*constants) if name in _WITH_CONSTANTS else _FUNCTIONS[name]
 
 
 def called(nonlinearity: Nonlinearity) -> list | None:
-    """What a file says of a nonlinearity: its name, then its constants; None of one that has no name."""
+    """How files represent a nonlinearity: its name, then its constants; None if it has no name."""
     for name, kind in _WITH_CONSTANTS.items():
         if isinstance(nonlinearity, kind):
             return [name, *dataclasses.astuple(nonlinearity)]

@@ -45,7 +45,7 @@ class RateParams(eqx.Module):
         return driven + self.bias
 
     def recurrent_input(self, rates: Float[Array, " state"]) -> Float[Array, " state"]:
-        """`W r`. The vector stands on the left, so that `vmap` makes one matrix product with batches as rows."""
+        """`W r`. The vector is the left factor, so that `vmap` gives one matrix product with the batch as rows."""
         weights = self.recurrent_weights
         return weights @ rates if isinstance(weights, JAXSparse) else rates @ weights.T
 
@@ -56,9 +56,9 @@ class RateParams(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class _WithNonlinearity:
-    """A function with a nonlinearity, which a pickle finds where it is defined.
+    """A function with a nonlinearity, which is pickled by reference to where it is defined.
 
-    Python's pickles cannot name `jax.nn.relu`, since the function that it wraps has the same name.
+    Python cannot pickle `jax.nn.relu` itself, since the function that it wraps has the same name.
     """
 
     nonlinearity: Nonlinearity
@@ -135,12 +135,12 @@ class RateForm(_Form):
 
 
 class RateNetwork(RecurrentNetwork):
-    """A network with a weight matrix, in the state or the rate form; made by `rate_network` and what builds on it.
+    """A network with a weight matrix, in the state or the rate form; made by `rate_network` and functions built on it.
 
     The *total input* to the units is `W r + B u + b`, with r the rates of all units, whatever the network's own rate
-    function shows. Sweeps, Newton's method and certificates work in it: at a fixed point it determines the state.
+    function returns. Sweeps, Newton's method and certificates use it: at a fixed point it determines the state.
 
-    `dataclasses.replace(network, rate_function=...)` is the same network with other rates to be learned.
+    `dataclasses.replace(network, rate_function=...)` gives the same network with other rates to learn.
     """
 
     def __check_init__(self):
@@ -188,7 +188,7 @@ class RateNetwork(RecurrentNetwork):
         return len(shown) <= len(all_rates) and np.array_equal(shown, all_rates[: len(shown)])
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        """The rates of all units, which the weights multiply, whatever the network's own rate function shows."""
+        """The rates of all units, which the weights multiply, whatever the network's own rate function returns."""
         return self.vector_field.rate_function(self.params, state)
 
     def total_input(self, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]) -> Float[Array, " state"]:
@@ -215,7 +215,7 @@ class RateNetwork(RecurrentNetwork):
 
 
 def check_rate_network(network: RecurrentNetwork) -> RateNetwork:
-    """The network, which must have a weight matrix."""
+    """The network, after checking that it has a weight matrix."""
     if not isinstance(network, RateNetwork):
         expected = "a network with a weight matrix, in the state or the rate form"
         raise fail("network", "has no weight matrix", expected, f"{network.vector_field}")
@@ -242,12 +242,12 @@ def rate_network(
         stimulus_weights: B, shape (state, stimulus). By default the stimulus drives each unit directly.
         bias: b, a constant input to each unit, by default 0.
         gains: g, positive, one for all units or one for each, by default 1: the rates are `phi(g (x - theta))` of the
-            total input x. They become part of W, B and b, so that all that holds for phi holds; the states of the state
-            form are then `g (x - theta)`. Time constants and rates are those of the equation.
+            total input x. They are absorbed into W, B and b, so that everything known about phi still applies; the
+            states of the state form are then `g (x - theta)`. Time constants and rates do not change.
         thresholds: theta, one for all units or one for each, by default 0, in units of the total input.
         time_constants: tau, positive, one for all units or one for each, in any unit of time.
         is_map: whether time is discrete, `x' = x + dx/dt`, as in a trained cell; a leaky cell, which retains the share
-            `1 - a` of its state, has the time constant `1 / a`, at least 1.
+            `1 - a` of its state in each step, has the time constant `1 / a`, at least 1.
 
     Raises:
         ValueError: if W is not square or not finite, the shapes do not fit, a gain or a time constant is not positive,
@@ -258,7 +258,7 @@ def rate_network(
     check_weights("recurrent_weights", recurrent_weights)
     weights = recurrent_weights.to_bcoo() if isinstance(recurrent_weights, BCSR) else recurrent_weights
     weights = weights if isinstance(weights, BCOO) else as_floats(weights)
-    check_weights("recurrent_weights", weights)  # as they are in its precision
+    check_weights("recurrent_weights", weights)  # again, in the network's precision
     state_size = weights.shape[0]
     if stimulus_weights is not None:
         shape = shape_of("stimulus_weights", stimulus_weights)
@@ -309,11 +309,11 @@ def _scale_rows(weights: Float[Array, "state state"] | BCOO, factors: Float[Arra
 
 
 def as_floats(array: ArrayLike) -> Float[Array, "..."]:
-    """As a JAX array of floats; other numbers, and floats that solvers do not have, become the default float."""
+    """Convert to a JAX array of floats; numbers of types that solvers do not support become the default float."""
     if not isinstance(array, jax.Array):
         array = np.asarray(array)
         is_known_float = array.dtype.kind == "f" and array.dtype.itemsize in (4, 8)
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+        with np.errstate(over="ignore"):  # values out of range become infinite, and are refused later
             dtype = jax.dtypes.canonicalize_dtype(array.dtype.type if is_known_float else float)
             return jax.device_put(array.astype(dtype))
     is_known_float = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 4

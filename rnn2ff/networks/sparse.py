@@ -1,8 +1,8 @@
 """Sparse weights in rows of one length, `(W r)_i = sum_k values[k, i] r[columns[k, i]]`, for products with batches.
 
-JAX multiplies a `BCOO` matrix by a batch through a scatter of every entry. Here the units of a batch lie together, and
-each turn adds a few entries of every row: on two cores 140 times as fast (10,000 units, 100 entries a row, 64 samples).
-A row with more entries than most is several rows, which are added up in the end, so that few hubs cost little.
+JAX multiplies a `BCOO` matrix by a batch through a scatter of every entry. Here the samples of a unit are contiguous,
+and each iteration adds a few entries of every row: on two cores 140 times as fast (10,000 units, 100 entries per row,
+64 samples). A row with more entries than most is split, and its parts are summed at the end, so that hubs cost little.
 """
 
 import equinox as eqx
@@ -15,20 +15,20 @@ from jaxtyping import Array, Float, Int
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import RateNetwork
 
-_ENTRIES = 8  # of a row that are added in one turn: 5 ms for the product above, and 14 ms with one
-_TILE = 64  # samples that are multiplied together on a processor, where 1,024 take 4 times as long each
+_ENTRIES = 8  # of a row, added per iteration: 5 ms for the product above, and 14 ms with one entry
+_TILE = 64  # samples multiplied together on a CPU; with 1,024, each takes 4 times as long
 
 
 @jax.tree_util.register_pytree_node_class
 class PaddedRows(JAXSparse):
     """A sparse matrix in rows of one length, with zeros at their ends; made by `pad_rows`.
 
-    Has what a search for steady states needs: products and their derivative in forward mode.
+    Implements what a search for steady states needs: products and their forward-mode derivatives.
 
     Attributes:
         data: the values; entry (k, row) is the k-th of the row.
-        columns: where they are.
-        owners: which row of the matrix each row is a part of; None where each is one of its own.
+        columns: their columns.
+        owners: the row of the matrix that each row is a part of; None if no row is split.
         shape: of the matrix.
     """
 
@@ -70,19 +70,19 @@ class PaddedRows(JAXSparse):
         return BCOO((self.data.ravel(), jnp.stack([rows.ravel(), self.columns.ravel()], axis=1)), shape=self.shape)
 
     def __matmul__(self, rates: Float[Array, " column"]) -> Float[Array, " row"]:
-        """`W r` of one sample; under `vmap` of a batch at once."""
+        """`W r` for one sample; under `vmap`, for a whole batch at once."""
         return _product(self.shape[0], self.data, self.columns, self.owners, rates)
 
 
 def pad_rows(weights: BCOO) -> PaddedRows:
-    """The same matrix in rows of one length, made on the host; several entries at one place are added."""
+    """The same matrix in rows of one length, made on the host; duplicate entries are summed."""
     data, indices, (num_rows, num_columns) = np.asarray(weights.data), np.asarray(weights.indices), weights.shape
-    is_inside = (indices < np.array(weights.shape)).all(axis=1)  # `BCOO` fills up with entries that are outside
+    is_inside = (indices < np.array(weights.shape)).all(axis=1)  # `BCOO` pads with indices out of range
     data, indices = data[is_inside], indices[is_inside]
     order = np.argsort(indices[:, 0], kind="stable")
     data, rows, columns = data[order], indices[order, 0], indices[order, 1]
     counts = np.bincount(rows, minlength=num_rows)
-    # The length with the fewest entries in all, where each further row costs a turn.
+    # The length with the fewest entries in total, if each row costs another `_ENTRIES`.
     lengths = np.unique(-(-np.quantile(np.maximum(counts, 1), np.linspace(0, 1, 17)) // _ENTRIES) * _ENTRIES).astype(
         int
     )
@@ -99,7 +99,7 @@ def pad_rows(weights: BCOO) -> PaddedRows:
 
 
 def with_padded_rows(network: RecurrentNetwork) -> RecurrentNetwork:
-    """The same network, whose sparse weights, if it has such, multiply batches fast; for searches, on the host."""
+    """The same network, with any sparse weights in a form that multiplies batches fast; for searches, on the host."""
     if not isinstance(network, RateNetwork) or not isinstance(network.weights, BCOO):
         return network
     return eqx.tree_at(
@@ -111,7 +111,7 @@ def with_padded_rows(network: RecurrentNetwork) -> RecurrentNetwork:
 
 
 def _product(num_rows: int, values, columns, owners, rates):
-    """Linear in the values and the rates; a product of the same kind is its derivative."""
+    """A product that is linear in the values and in the rates, so that its derivatives are such products too."""
 
     @jax.custom_jvp
     def product(values, rates):
@@ -130,7 +130,7 @@ def _product(num_rows: int, values, columns, owners, rates):
 
 
 def _multiply(num_rows: int, values, columns, owners, rates):
-    # Arguments, and none of them a variable from around: in a loop that is one of another trace.
+    # Passed as arguments, not captured from outside: inside a loop, captured variables belong to another trace.
     given = values, columns, () if owners is None else (owners,)
 
     def add_parts(parts, owners):

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Complex, Float
 _MOST_UNITS_DESCENT = 512  # beyond, the balanced metric is used without a descent
 _LARGEST_LOG_SCALE = 8.0  # bounds in a metric with a range beyond e^16 say little about single units
 _SHARPNESS = (1e2, 1e3, 1e4, 1e5)  # of the smoothed largest eigenvalue, in units of one over the norm of W
-_STEPS_PER_SHARPNESS = 200  # at most; a descent usually ends before, where it is within `_CLOSE` of its bound
+_STEPS_PER_SHARPNESS = 200  # at most; a descent usually ends earlier, once it is within `_CLOSE` of its bound
 _CLOSE = 1e-4  # distance to the dual bound, relative to the norm of W, at which the descent ends
 _NEGLIGIBLE = 1e-3  # relative to the largest diagonal entry of the dual matrix
 _MOST_ENTRIES = 2**22  # of the systems that are in memory at once: 32 MB
@@ -39,8 +39,8 @@ def blas_threads(size: int) -> contextlib.AbstractContextManager:
     """A context in which matrices of up to 1024 units are factorized with one BLAS thread, and larger ones as usual.
 
     The threads that BLAS starts for each of many small factorizations wait for each other in busy loops, for long if
-    other processes use the cores. They wait so for more work after the last one too: a product of 128 units on the host
-    made the program after it, of 26 ms, take 44.
+    other processes use the cores. They also busy-wait for more work after the last one: a product of 128 units on the
+    host made the next program take 44 ms instead of 26.
     """
     if size > _LARGEST_ON_ONE_THREAD:
         return contextlib.nullcontext()
@@ -56,11 +56,11 @@ class BestMetric(NamedTuple):
 
 
 def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = None) -> BestMetric:
-    """The diagonal metric in which the symmetric part of a finite matrix W has the smallest largest eigenvalue.
+    """The diagonal metric that minimizes the largest eigenvalue of the symmetric part of a finite matrix W.
 
     Minimizes the smoothed largest eigenvalue, `log tr exp(b M) / b`, for increasing b, over the logarithms of the
     scales. The weights of the smoothing make a positive matrix X with `(W X)_ii >= m X_ii` for every i, which proves
-    that no metric has an eigenvalue below m. Ends as soon as the eigenvalue is below a `goal`, or provably cannot be.
+    that no metric has a largest eigenvalue below m. Stops once the eigenvalue is below a `goal`, or provably cannot be.
 
     References:
         Boyd, El Ghaoui, Feron and Balakrishnan, Linear matrix inequalities in system and control theory, 1994.
@@ -87,7 +87,7 @@ def _best_metric(matrix: np.ndarray, goal: float | None) -> BestMetric:
         products = scaled * dual
         if largest < best[0]:
             best[:2] = largest, logs.copy()
-        # The units that matter: a lower bound for a principal submatrix is one for the whole.
+        # Only the units that matter: a lower bound for a principal submatrix also holds for the whole.
         inside = np.diag(dual) > _NEGLIGIBLE * np.diag(dual).max()
         ratios = (products[np.ix_(inside, inside)].sum(axis=1) - rounding) / np.diag(dual)[inside]
         best[2] = max(best[2], float(ratios.min()))
@@ -198,8 +198,8 @@ def are_singular(matrices: Float[np.ndarray, "piece unit unit"], smallest: float
     """Whether singular values are below `smallest`, relative to the largest, whatever the scales of the rows.
 
     With rows of unit length the condition number is at most 2 over the determinant (Guggenheimer, Edelman and Johnson,
-    College Mathematics Journal 26, 1995). That decides most; the rest needs singular values, since determinants of many
-    units are small.
+    College Mathematics Journal 26, 1995). This decides most cases; the rest need singular values, since determinants of
+    many units are small.
     """
     lengths = np.linalg.norm(matrices, axis=2, keepdims=True)
     scaled = matrices / np.where(lengths > 0, lengths, 1)
@@ -246,7 +246,7 @@ def leading_eigenvalues(
 def eigenvalues_of(
     matrices: Float[np.ndarray, "*batch unit unit"],
 ) -> Complex[np.ndarray, "*batch unit"]:
-    """All eigenvalues of each matrix, the rightmost first, as `sort_eigenvalues` has them."""
+    """All eigenvalues of each matrix, the rightmost first, as `sort_eigenvalues` orders them."""
     with blas_threads(matrices.shape[-1]):
         return sort_eigenvalues(np.linalg.eigvals(matrices))
 

@@ -5,7 +5,7 @@ and inverting the left side once per network gives
 
     x+ = P h + P W (phi(x) - D x),    P = (I - W D)^-1,
 
-one matrix product a sweep. With D the mean slopes of the units, the remaining nonlinear part is small.
+one matrix product per sweep. With D the mean slopes of the units, the remaining nonlinear part is small.
 
 Solvers, refinement and approximators share these steps.
 """
@@ -41,7 +41,7 @@ class AbstractSweep(eqx.Module):
 
     @abstractmethod
     def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " drive"]:
-        """What the sweeps need of the stimulus, computed once."""
+        """What the sweeps need to know about the stimulus, computed once."""
 
     @abstractmethod
     def start(self, network: RecurrentNetwork, drive: Float[Array, " drive"]) -> Float[Array, " state"]:
@@ -71,7 +71,7 @@ class AbstractSweep(eqx.Module):
     def from_state(
         self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, " state"]:
-        """The point of a state."""
+        """The point that corresponds to a state."""
 
 
 class SplitSweep(AbstractSweep):
@@ -182,8 +182,8 @@ def mean_slope_sweep(
 
     Args:
         network: a network with a weight matrix.
-        states: steady states, one a row.
-        stimuli: their stimuli, one a row.
+        states: steady states, one per row.
+        stimuli: their stimuli, one per row.
 
     Raises:
         ValueError: if the network has no weight matrix, or `I - W D` is singular.
@@ -191,7 +191,7 @@ def mean_slope_sweep(
     network = check_rate_network(network)
     states, stimuli = as_samples(network, states, stimuli)
     num_rows = len(states)
-    if all(map(is_known, (states, stimuli))):  # always as many rows, so that it is compiled once
+    if all(map(is_known, (states, stimuli))):  # a fixed number of rows, so that it is compiled once
         num_rows = min(num_rows, _NUM_AVERAGED)
         rows = np.minimum(np.arange(_NUM_AVERAGED), num_rows - 1)
         states, stimuli = np.asarray(states)[rows], np.asarray(stimuli)[rows]

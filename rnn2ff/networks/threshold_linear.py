@@ -30,7 +30,7 @@ def has_rectified_rates(network: RecurrentNetwork) -> bool:
     if not is_threshold_linear(network) or not all(map(is_known, jax.tree.leaves(network.params))):
         return False
     totals = np.arange(1, network.state_size + 1, dtype=network.dtype)
-    with evaluated_now():  # also inside a program, where the network is known there
+    with evaluated_now():  # also inside a program, if the network is known
         states = np.stack([totals, -totals if network.vector_field == STATE_FORM else 0 * totals])
         positive, negative = np.asarray(batch_rates(network, states))
     return bool((positive > 0).all() and (negative == 0).all())
@@ -96,9 +96,9 @@ def random_threshold_linear(
 
     Args:
         state_size: number of units.
-        gain: dimensionless; below 1 the linear network is stable, rectified ones are up to about sqrt(2).
-        connection_probability: p, of each weight to be nonzero. Weights are scaled by `1 / sqrt(p)`, which keeps the
-            gain.
+        gain: dimensionless; the linear network is stable below 1, a rectified one up to about sqrt(2).
+        connection_probability: p, the probability that a weight is nonzero. Weights are scaled by `1 / sqrt(p)`, which
+            keeps the gain.
         key: a PRNG key.
 
     Raises:
@@ -127,7 +127,7 @@ def random_excitatory_inhibitory(
 ) -> RateNetwork:
     """A random network of excitatory and inhibitory units (Dale's law), in the state form.
 
-    Each unit has outgoing weights of one sign: the excitatory units come first, with columns of at least 0. Their
+    Each unit has outgoing weights of one sign: the excitatory units come first, with non-negative columns. Their
     strengths are the absolute values of Gaussians, with one scale for each population.
 
     Besides the bulk of its spectrum the weight matrix has one real eigenvalue near the mean recurrent input, below 0 if
@@ -138,7 +138,7 @@ def random_excitatory_inhibitory(
         num_inhibitory: number of inhibitory units.
         gain: radius of the bulk of the spectrum, dimensionless.
         balance: inhibitory over excitatory input to a unit, when all units have the same rate.
-        connection_probability: of each weight to be nonzero.
+        connection_probability: the probability that a weight is nonzero.
         key: a PRNG key.
 
     Raises:

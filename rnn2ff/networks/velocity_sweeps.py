@@ -1,7 +1,7 @@
 """Sweeps by the velocity, for any vector field.
 
 The damped sweep is `x+ = x + s tau dx/dt`. The mean-Jacobian sweep is `x+ = x + P dx/dt`, where P is the negative
-inverse of the mean Jacobian at sampled steady states; to a network with weights it is the split sweep again.
+inverse of the mean Jacobian at sampled steady states; for a network with weights it is again the split sweep.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class JacobianSweep(AbstractVelocitySweep):
     """`x+ = x + P dx/dt`, for any vector field; made by `mean_jacobian_sweep`."""
 
     velocity_map: Float[Array, "state state"]  # P, transposed
-    # The derivative of the steady state of the mean linearization by the stimulus, transposed.
+    # The derivative of the mean linearization's steady state with respect to the stimulus, transposed.
     stimulus_map: Float[Array, "stimulus state"]
     offset: Float[Array, " state"]  # that steady state for a stimulus of zero
     velocity_per_step: Scalar  # the largest row norm of `tau P^-1`
@@ -99,8 +99,8 @@ def mean_jacobian_sweep(
 
     Args:
         network: any network.
-        states: steady states, one a row.
-        stimuli: their stimuli, one a row.
+        states: steady states, one per row.
+        stimuli: their stimuli, one per row.
 
     Raises:
         ValueError: if the mean Jacobian is singular.
@@ -142,8 +142,8 @@ def best_sweep(
 
     Args:
         network: any network.
-        states: steady states, one a row.
-        stimuli: their stimuli, one a row.
+        states: steady states, one per row.
+        stimuli: their stimuli, one per row.
 
     Raises:
         ValueError: if what has to be inverted is singular.

@@ -1,7 +1,7 @@
-"""Weight matrices that users bring: factors of low rank, and graphs in files.
+"""User-supplied weight matrices: low-rank factors, and graphs in files.
 
-A graph in a file is GraphML, or a text table with one connection a row and a line of column names. Connections go from
-source to target, which in a weight matrix is from column to row.
+A graph in a file is GraphML, or a text table with a header line and one connection per row. Connections go from source
+to target, which in a weight matrix is from column to row.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Connectome(NamedTuple):
 
     Attributes:
         weights: sparse, from column to row, as `from_connectome` takes them; parallel connections are added up.
-        names: of the units, in the order of rows and columns: that of a GraphML file, or of a table's names sorted, as
-            numbers where all are whole numbers.
+        names: of the units, in the order of rows and columns: as in a GraphML file; from a table, sorted, numerically
+            if all names are whole numbers.
     """
 
     weights: scipy.sparse.csr_array
@@ -52,7 +52,7 @@ def read_connectome(
     """Read a graph from a file.
 
     Args:
-        path: a `.graphml` file, as networkx writes it, or a table (`.csv`, `.tsv`, `.txt`) with a line of names.
+        path: a `.graphml` file, as networkx writes it, or a table (`.csv`, `.tsv`, `.txt`) with a header line.
         columns: of a table, the names of the columns of sources, targets and weights; without a third, all weights
             are 1.
         weight: of GraphML, the attribute of an edge that holds its weight; edges without it have the weight 1.
@@ -95,11 +95,11 @@ def low_rank_weights(
     """Weights of low rank, `W = m n^T / N`: the units are driven along m by what n reads from them.
 
     Args:
-        left: m, one row a unit; a vector for rank 1.
+        left: m, one row per unit; a vector for rank 1.
         right: n, of the same shape.
 
     Raises:
-        ValueError: if the shapes differ or are of no matrix, or a value is not finite.
+        ValueError: if the shapes differ or are not those of matrices, or a value is not finite.
 
     References:
         Mastrogiuseppe and Ostojic, Linking connectivity, dynamics, and computations in low-rank recurrent neural
@@ -116,7 +116,7 @@ def low_rank_weights(
 
 
 def check_signs(signs: ArrayLike | Sequence[int], columns: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """The signs of units, 1 or -1 (Dale's law), for connections from the units `columns` of at least 0."""
+    """Check the signs of units, 1 or -1 (Dale's law), and that the connections from units `columns` are at least 0."""
     signs = np.asarray(signs)
     check_shape("signs", signs, (size,))
     others = sorted(set(signs.tolist()) - {1, -1})
@@ -129,7 +129,7 @@ def check_signs(signs: ArrayLike | Sequence[int], columns: np.ndarray, values: n
 
 
 class _Graph(NamedTuple):
-    """The content of a file; one source, target and weight a connection."""
+    """The content of a file; one source, target and weight per connection."""
 
     names: list[str]  # of the units
     sources: list[str]
@@ -159,9 +159,9 @@ def _number(text: str, place: str) -> float:
 
 def _read_graphml(path: Path, weight: str) -> _Graph:
     content = path.read_bytes()
-    if b"\0" in content:  # as of UTF-16, in which the words below would hide
+    if b"\0" in content:  # as in UTF-16, in which the words below would be missed
         raise fail("connectome", "cannot be read", "a .graphml file in UTF-8", f"{path}")
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # which could make a small file endless
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # which could expand a small file endlessly
         raise fail("connectome", "declares entities", "plain GraphML", f"{path}")
     try:
         root = ElementTree.fromstring(content)

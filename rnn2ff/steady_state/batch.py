@@ -2,23 +2,23 @@
 
 Every sample goes through stages, on the device, until it has a verdict:
 
-    sweep       fixed-cost steps toward a fixed point, where these are known to end where the dynamics end (`Plan`)
-    accelerate  the same with Anderson acceleration, for what the sweeps leave open
-    follow      the dynamics themselves, by Adams-Bashforth steps of third order, one matrix product each, whose length
-                follows their local error; longer ones are of second order, and in the end they are Euler steps, which
-                is the damped fixed-point iteration; a map is followed by its own steps
-    block       where few units of a threshold-linear network are active, and have been the same for long: their exact
-                fixed point, and its stability, from their block of the weights alone
-    prove       powers of a polynomial of the Jacobian on a random vector (`stability.py`)
-    decide      powers of its Cayley transform, for the few that products leave undecided
+    sweep       fixed-cost steps toward a fixed point, if these are known to end where the dynamics end (`Plan`)
+    accelerate  the same with Anderson acceleration, for samples on which plain sweeps have not converged
+    follow      the dynamics themselves, by third-order Adams-Bashforth steps, one matrix product each, with the step
+                size set by the local error; longer steps are of second order, and the longest are Euler steps, which is
+                damped fixed-point iteration; a map is iterated
+    block       where few units of a threshold-linear network are active, and the active set has long been the same:
+                their exact fixed point, and its stability, from their block of the weight matrix alone
+    prove       linear stability, by powers of a polynomial of the Jacobian on a random vector (`stability.py`)
+    decide      the same, by powers of the Jacobian's Cayley transform, for the few that `prove` leaves undecided
 
-What is open is gathered into dense tiles (`tiles.py`), round after round. A fixed point that turns out to be unstable
-is left by the dynamics, and the sample is followed further.
+In each round, samples without a verdict are gathered into dense tiles (`tiles.py`). If a fixed point turns out to be
+unstable, the dynamics leave it, and the sample is followed further.
 
-`block` and `decide` factorize, the other stages take products. As one function of arrays (`solve_rows`) the engine does
-both in turn, and nothing looks at a value on the host, so that it runs under `jit`, in a `scan`, and under `shard_map`.
-The host calls `by_products` and `by_factorizations` as programs of their own: many networks need the first alone, few
-both stages of the second, and these take as long to compile as all others.
+`block` and `decide` factor matrices; the other stages only multiply by them. As one function of arrays (`solve_rows`)
+the engine alternates between the two and never reads a value on the host, so it runs under `jit`, in a `scan`, and
+under `shard_map`. The host calls `by_products` and `by_factorizations` as separate programs: many networks need only
+the first, few need both stages of the second, and those two stages take as long to compile as all others.
 """
 
 import functools
@@ -43,8 +43,8 @@ from rnn2ff.steady_state.stability import num_factored
 from rnn2ff.steady_state.sweeping import accelerate_rows, sweep_rows
 from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, layout_for, packing_of, vary_like
 
-_SHARE_LEFT = 4  # one in so many rows of a tile may wait for the next round; more than there are stages that wait
-MOST_ROUNDS = 1000  # more than any sample needs; a bound, so that the program ends
+_SHARE_LEFT = 4  # per stage, one in so many rows of a tile may wait a round; more than there are stages that wait
+MOST_ROUNDS = 1000  # more than any sample needs; guarantees that the program ends
 
 _WORK = {Stage.sweep: sweep_rows, Stage.accelerate: accelerate_rows, Stage.follow: follow_rows, Stage.prove: prove_rows}
 FACTORIZATIONS = (Stage.block, Stage.decide)
@@ -52,12 +52,12 @@ Packing = tuple[Callable, Callable]  # of `packing_of`
 
 
 class Work(NamedTuple):
-    """A batch after all that products can do.
+    """A batch once no sample waits for a stage that only takes products.
 
     Attributes:
         solved: the verdicts, as far as they are known.
-        arrays: the samples on their way, packed.
-        is_waited_for: whether any sample waits for each stage of `FACTORIZATIONS`.
+        arrays: the rows of all samples in progress, packed.
+        is_waited_for: for each stage of `FACTORIZATIONS`, whether any sample waits for it.
     """
 
     solved: Solved
@@ -84,7 +84,7 @@ def solve_rows(
 
 @in_full_precision
 def by_products(task: Task, known: Known, arrays: list[Array], num_rows: Int[Array, ""]) -> Work:
-    """What products can do; pure. Rows beyond `num_rows` are given no work."""
+    """Run the stages that only take products; pure. Rows beyond `num_rows` are padding and get no work."""
     task = _task_of(*task)
     rows = _first_rows(task, known)
     is_filling = jnp.arange(len(known.stimuli), dtype=jnp.int32) >= num_rows
@@ -99,7 +99,7 @@ def by_products(task: Task, known: Known, arrays: list[Array], num_rows: Int[Arr
 
 @in_full_precision
 def by_factorizations(task: Task, known: Known, arrays: list[Array], stage: Stage) -> list[Array]:
-    """One of `FACTORIZATIONS`, once for every sample that waits for it; pure."""
+    """Run one stage of `FACTORIZATIONS`, once for every sample that waits for it; pure."""
     task = _task_of(*task)
     packing = packing_of(_first_rows(task, known))
     return _do_factorizations(task, arrays, known, packing, (stage,), moves=True)
@@ -107,7 +107,7 @@ def by_factorizations(task: Task, known: Known, arrays: list[Array], stage: Stag
 
 @functools.lru_cache(maxsize=8)
 def rows_to_begin(num_rows: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """The numbers of packed samples that are still to begin. Their states follow, and may be any."""
+    """The packed numbers of samples that have not begun. The arrays of states that follow them may hold anything."""
 
     def pack(states):
         rows = blank_rows(states)
@@ -124,9 +124,9 @@ def judge_rows(
     states: Float[Array, "batch state"],
     tolerance: float | Scalar,
 ) -> SteadyState:
-    """The verdict on states from elsewhere, none of which is moved; pure.
+    """The verdicts on given states, none of which is moved; pure.
 
-    What is not at rest is `max_steps_reached`, or `nonfinite`.
+    A state that is not at rest is `max_steps_reached`, or `nonfinite`.
     """
     layout = layout_for(jax.default_backend(), len(stimuli))
     task = _task_of(network, None, tolerance, 0, layout)
@@ -155,7 +155,7 @@ def _is_in(stage: Int[Array, " batch"], *stages: Stage) -> Bool[Array, " batch"]
 
 
 def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
-    """Products and factorizations in turn, until all have a verdict; only that on stability, unless they may move."""
+    """Alternate products and factorizations until all rows have a verdict; unless `moves`, only test stability."""
     packing = pack, unpack = packing_of(rows)
 
     def goes_on(carry):
@@ -172,18 +172,18 @@ def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
 
 
 def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing, *, moves: bool) -> list[Array]:
-    """Rounds of dense tiles, until no sample waits for a product."""
+    """Work in rounds of dense tiles, until no sample waits for a stage that only takes products."""
     layout, (pack, unpack) = task.layout, packing
     stages = [stage for stage in _WORK if moves or stage == Stage.prove]
     if task.plan is None:
         stages = [stage for stage in stages if stage not in (Stage.sweep, Stage.accelerate)]
-    # With a plan little is accelerated or followed, or its samples take so different times that wide tiles are no gain.
+    # With a plan, few rows are accelerated or followed, or they take such different times that wide tiles gain nothing.
     wide = [stage for stage in stages if task.plan is None or stage in (Stage.sweep, Stage.prove)]
 
     def in_turn(stages):
-        """The work on a tile: what it holds of each stage in turn. A few rows may wait, to share one of the next round.
+        """The work on a tile: each stage in turn, on its rows. A few rows may wait, to share a tile in the next round.
 
-        Rows are chosen in packed form: one kernel for all real and one for all whole numbers, not one for each field.
+        Rows are selected in packed form: one kernel for all floats and one for all integers, not one for each field.
         """
 
         def work(arrays, known, is_mine, may_wait):
@@ -195,7 +195,7 @@ def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing
                     done = _WORK[stage](task, unpack(arrays), known, few, is_chosen)
                     return choose_rows(is_chosen, pack(done), arrays)
 
-                # Sweeps cost little and are made for any row; the other stages wait until more than a few need them.
+                # Sweeps are cheap and run even for one row; the other stages wait until more than a few rows need them.
                 least = 0 if stage == Stage.sweep else few
                 is_due = jnp.sum(is_chosen, dtype=jnp.int32) > least
                 arrays = jax.lax.cond(is_due, run, lambda arrays: arrays, arrays)
@@ -229,7 +229,7 @@ def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing
 def _do_factorizations(
     task: Task, arrays: list[Array], known: Known, packing: Packing, stages: tuple[Stage, ...], *, moves: bool
 ) -> list[Array]:
-    """Dense tiles of the samples that wait for one of these stages."""
+    """Run these stages, in dense tiles of the samples that wait for them."""
     layout, state_size, batch_size = task.layout, task.network.state_size, len(known.stimuli)
     pack, unpack = packing
 
@@ -248,14 +248,14 @@ def _do_factorizations(
 
 
 def _conclude(task: Task, rows: Rows) -> Solved:
-    """The verdicts. The last word is the residual's: whatever a stage said, a state above the tolerance moves."""
+    """The verdicts. The residual decides: no state above the tolerance is converged, whatever a stage said."""
     is_finite = jnp.isfinite(rows.residual) & jnp.all(jnp.isfinite(rows.state), axis=1)
     status = jnp.where(rows.stage == Stage.done, rows.status, Status.max_steps_reached)
     status = jnp.where(is_finite | (status == Status.diverging), status, Status.nonfinite)
     is_converged = (status == Status.converged) & (rows.residual < task.tolerance)
     status = jnp.where((status == Status.converged) & ~is_converged, Status.max_steps_reached, status)
     distance = jnp.where(rows.speed > 0, rows.speed / jnp.maximum(rows.decay_rate, 0), 0)
-    # Along a direction in which nothing decays, what moves at all never arrives.
+    # Along a direction in which nothing decays, a state that moves at all never comes to rest.
     is_lost = is_converged & ~jnp.isfinite(distance)
     status, is_converged = jnp.where(is_lost, Status.undecided, status), is_converged & ~is_lost
     steady = SteadyState(
@@ -272,7 +272,7 @@ def _conclude(task: Task, rows: Rows) -> Solved:
 def _first_rows(task: Task, known: Known) -> Rows:
     stage = jnp.full(len(known.stimuli), Stage.follow, jnp.int32)
     if task.plan is not None:
-        # A plan is made from zero. From elsewhere only a network with one steady state is sure to end at the same.
+        # A plan is made for starts at zero. From elsewhere, sweeps are sure to be right only with one steady state.
         is_swept = jnp.all(known.initial_states == 0, axis=1) | task.plan.starts_anywhere
         stage = jnp.where(is_swept & task.plan.starts_with_sweeps, Stage.sweep, stage)
     rows = blank_rows(known.initial_states)
@@ -289,5 +289,5 @@ def _first_rows(task: Task, known: Known) -> Rows:
 
 
 def _few(is_mine: Bool[Array, " tile"], may_wait: Bool[Array, ""]) -> Int[Array, ""]:
-    """How many rows of each of three stages may be left as they are; so few that not all of a tile are."""
+    """How many rows each of three stages may leave for later; few enough that a tile never leaves all its rows."""
     return jnp.where(may_wait, jnp.sum(is_mine, dtype=jnp.int32) // _SHARE_LEFT, 0)

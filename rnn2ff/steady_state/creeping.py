@@ -1,8 +1,8 @@
-"""Where a motion ends that creeps straight on: slow decay to a fixed point, or slow growth, by implicit steps.
+"""Where a slow motion that does not turn ends: slow decay to a fixed point, or slow growth, by implicit steps.
 
-Explicit steps are as short as the fastest decay wants them, however little moves. An implicit Euler step, linear in
-what it solves, may be as long as the motion is straight; two of half the length tell its error, and with them it is of
-second order. A motion that slows down by the same factor in equal times takes some hundred steps, whatever the factor.
+The fastest decay limits the size of explicit steps, however slow the motion. A linearly implicit Euler step can be as
+long as the motion stays straight; two half steps estimate its error, and extrapolation makes it second order. A motion
+that slows down exponentially takes some hundred steps, whatever the rate.
 """
 
 import jax
@@ -16,8 +16,8 @@ from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.watched import ESCAPE
 
 MOST_STEPS = 512
-_LOCAL_ERROR = 3e-5  # of a step, relative to 1 + max |x|; that of the engine
-_FIRST_STEP, _LARGEST_CHANGE = 0.1, 5.0  # in the longest time scale; factor from one step to the next
+_LOCAL_ERROR = 3e-5  # of a step, relative to 1 + max |x|; the same as the engine's
+_FIRST_STEP, _LARGEST_CHANGE = 0.1, 5.0  # in units of the longest time scale; largest ratio of successive steps
 
 
 @compiled
@@ -27,9 +27,9 @@ def creep(
     states: Float[Array, "batch state"],
     tolerance: float,
 ) -> Candidate:
-    """Follow motions by implicit steps until they rest, or have grown by many orders of magnitude.
+    """Follow motions by implicit steps until they come to rest, or have grown by many orders of magnitude.
 
-    Each step factors two matrices of the size of the network.
+    Each step factors two matrices of the network's size.
     """
     return jax.vmap(lambda stimulus, state: _creep(network, stimulus, state, tolerance))(stimuli, states)
 
@@ -39,14 +39,14 @@ def _creep(network, stimulus, start, tolerance) -> Candidate:
     scale = 1 + jnp.max(jnp.abs(stimulus)) + jnp.max(jnp.abs(start))
     bound = ESCAPE * scale
     slowest = jnp.max(time_scales(network, start, stimulus))
-    longest = 0.1 / jnp.finfo(start.dtype).eps * slowest  # beyond, rounding of the Jacobian is no longer small
+    longest = 0.1 / jnp.finfo(start.dtype).eps * slowest  # beyond, rounding errors of the Jacobian are no longer small
 
     def velocity(state):
         return network.velocity(state, stimulus)
 
     def goes_on(carry):
         state, step, num_steps = carry
-        # By the scale of the start: what grows at a constant speed is slow in the end only by its own size.
+        # Relative to the scale of the start: relative to its own size, growth at constant speed finally looks slow.
         is_moving = residual(network, state, stimulus) * (1 + jnp.max(jnp.abs(state))) >= tolerance * scale
         return is_moving & (jnp.max(jnp.abs(state)) <= bound) & (step > 0) & (num_steps < MOST_STEPS)
 

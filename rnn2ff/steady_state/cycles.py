@@ -1,8 +1,8 @@
-"""Cycles of a motion: returns to a place where it was, and whether they settle on a period.
+"""Limit cycles: returns of a motion to an earlier state, and whether they settle on a period.
 
-A cycle that does not attract is not where a motion ends, and a spiral that decays slowly also comes nearly back. So a
-copy of the motion is pushed off a little, and the cycle is believed once the copy has come back to the motion, so
-quickly that what drift is left cannot add up.
+No motion ends on a cycle that does not attract, and a slowly decaying spiral nearly returns, too. So a copy of the
+motion is perturbed slightly, and the cycle is accepted once the copy has contracted back to the motion, so quickly that
+the remaining drift cannot add up.
 """
 
 from typing import NamedTuple
@@ -21,16 +21,16 @@ from rnn2ff.steady_state.watched import (
     finest_of,
 )
 
-_STEPS_PER_SEARCH = 3000  # about as many as the grid resolves: three steps from one saved state to the next
-_NEAR = 5e-3  # a return that is worth a closer look
-_LOOPS_APART = 1e-2  # loops of one cycle that come nearer to each other than this are looked at one by one
+_STEPS_PER_SEARCH = 3000  # about as many as the grid resolves: three steps per saved state
+_NEAR = 5e-3  # gap of a return that is worth a closer look
+_LOOPS_APART = 1e-2  # if loops of one cycle come closer together than this, a single loop is tried as the cycle
 _FEWEST_RETURNS = 3
-_SHORTEST_EVIDENCE = 10.0  # of returns
+_SHORTEST_EVIDENCE = 10.0  # time that the returns must span
 _LARGEST_DRIFT_OF_PERIOD = 2e-3
 
 
 def search_return(sample: Sample, window: Window) -> None:
-    """Look for a state that the motion came back to; if there is one, go on from there."""
+    """Look for a state to which the motion has returned; if there is one, continue from it."""
     times, moved, velocities = window.times, window.moved, window.velocities
     spent = float(window.end_time)
     if window.has_stalled:
@@ -42,7 +42,7 @@ def search_return(sample: Sample, window: Window) -> None:
     later = len(times) // 2
     size = np.ptp(moved[later:], axis=0).max()
     speeds = np.linalg.norm(velocities, axis=1)
-    # It is left fast, so that returns are well timed. A mean of equal numbers may be rounded above them.
+    # Pick a state at which the motion is fast, so that returns are timed well. A mean of equal numbers may round up.
     now = int(np.flatnonzero(speeds >= min(speeds.mean(), speeds.max()))[-1])
     if sample.wait > 0 or now < max(later, 16) or not size > 0:
         return
@@ -64,7 +64,7 @@ def _enough_returns(cycle: float) -> int:
 def _shortest_return(
     ages: np.ndarray, gaps: np.ndarray, *, longest: float, shortest: float, near: float
 ) -> float | None:
-    """The shortest time after which a motion is back and, as far as was seen, is back again after its multiples."""
+    """The shortest time after which a motion returns and, as far as observed, also returns after its multiples."""
     for age in ages[(gaps <= near) & (ages > shortest)]:
         multiples = age * np.arange(2, 1 + min(_FEWEST_RETURNS, int(longest / (1.05 * age))))
         if all((gaps[np.abs(ages - multiple) < 0.05 * age] <= 4 * near).any() for multiple in multiples):
@@ -75,7 +75,7 @@ def _shortest_return(
 def _crossings(
     times: np.ndarray, moved: np.ndarray, velocities: np.ndarray, point: np.ndarray, normal: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """When and where a path crosses the plane through a point, along its normal, by cubic interpolation."""
+    """Times and places at which a path crosses the plane through a point, along its normal, by cubic interpolation."""
     normal = normal / np.linalg.norm(normal)
     heights = (moved - point) @ normal
     before = np.flatnonzero((heights[:-1] < 0) & (heights[1:] >= 0))
@@ -101,10 +101,10 @@ class _Returns(NamedTuple):
 
     Attributes:
         times: of the start and each return.
-        places: there, as displacements from the start, in sizes of the motion.
-        strays: displacements of the copy that was pushed off at the start.
-        rounding: by how much places and distances are uncertain at least.
-        noise: and at most.
+        places: displacements from the start at these times, in units of the size of the motion.
+        strays: displacements from the motion of the copy that was perturbed at the start.
+        rounding: lower bound on the uncertainty of places and distances.
+        noise: upper bound on it.
     """
 
     times: Float[np.ndarray, " returns"]
@@ -115,12 +115,12 @@ class _Returns(NamedTuple):
 
     @property
     def distances(self) -> Float[np.ndarray, " returns"]:
-        """Of the copy."""
+        """Distance of the copy from the motion at each return."""
         return np.abs(self.strays).max(axis=1)
 
 
 def judge_returns(sample: Sample, window: Window, copy: Window) -> None:
-    """Confirm a cycle, or decide how to look on."""
+    """Confirm a cycle, or decide what to look for next."""
     count, sample.num_returns = sample.num_returns, 0
     count = min(count, int(min(window.end_time, copy.end_time) / sample.cycle - 0.05))
     size, normal = float(np.ptp(window.moved, axis=0).max()), window.velocities[0]
@@ -139,7 +139,7 @@ def judge_returns(sample: Sample, window: Window, copy: Window) -> None:
     returns = _Returns(*own, other[1] - own[1], rounding, noise)
     sample.cycle = float(own[0][-1] / count)
 
-    # What looks like one loop may be several: then the motion comes close in between.
+    # What looks like one loop may be several: then the motion comes close to its start in between.
     gaps = np.abs(where).max(axis=1) / size
     is_between = np.abs(when - own[0][-1] + 0.5 * sample.cycle) < 0.45 * sample.cycle
     separation = gaps[is_between].min(initial=1.0)
@@ -182,7 +182,7 @@ def _pick_returns(
 
 
 def _confirmed_period(returns: _Returns, separation: float) -> float | None:
-    """The period of the cycle that the returns have settled on, of one or several loops; None where they have not."""
+    """The period of the cycle, of one or several loops, that the returns have settled on; None if they have not."""
     count, distances = len(returns.times) - 1, returns.distances
     if returns.times[-1] < _SHORTEST_EVIDENCE:
         return None
@@ -191,7 +191,7 @@ def _confirmed_period(returns: _Returns, separation: float) -> float | None:
         later = len(times) // 2
         gaps = np.abs(np.diff(places, axis=0)).max(axis=1)
         drift = np.abs(places[-later - 1 :] - places[-1]).max()
-        # What dies out steadily changes little from one return to the next; noise changes by its own size.
+        # A steady decay changes little from one return to the next; noise changes by its own size.
         order = min(3, len(times) - 3)
         roughness = np.abs(np.diff(strays[1:], n=order, axis=0)).max() if order > 1 else returns.noise
         noise = min(returns.noise, returns.rounding + 2 * roughness)

@@ -1,7 +1,7 @@
 """Drift: the part of a velocity along directions in which nothing decays, as on a continuous attractor.
 
-Such a velocity stays, so that the state never comes to rest, however slowly it moves. A high power of the Cayley
-transform tells that part, since it is a multiple of the projection on the directions that neither grow nor decay.
+This part stays, so that the state never comes to rest, however slowly it moves. A high power of the Cayley transform
+isolates it: it is a multiple of the projection onto neutral directions, which neither grow nor decay.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from rnn2ff.compiling import solve_systems
 class Drift(NamedTuple):
     """A velocity in two parts."""
 
-    staying: Float[Array, "batch state"]  # along what does not decay
-    distance: Float[Array, " batch"]  # that the part which decays still leads
+    staying: Float[Array, "batch state"]  # along directions in which nothing decays
+    distance: Float[Array, " batch"]  # that the decaying part still has to travel
 
 
 def find_drift(
@@ -26,15 +26,15 @@ def find_drift(
     *,
     one_by_one: bool,
 ) -> Drift:
-    """Divide velocities by whether they decay; `one_by_one` as for `transform_powers`.
+    """Split velocities into a part that stays and one that decays; `one_by_one` as for `transform_powers`.
 
-    A high power of the Cayley transform of the Jacobian J, normalized, is c P, where P projects on what neither grows
-    nor decays, and c is the ratio of the traces of its square and itself. Without these directions `J - P` is
-    invertible, and its inverse is that of J on all others.
+    A high power of the Cayley transform of the Jacobian J, normalized, is c P, where P projects onto the neutral
+    directions, and c is the ratio of the traces of its square and itself. `J - P` is invertible, and along all other
+    directions its inverse is that of J.
     """
     trace = jnp.trace(power, axis1=1, axis2=2)
     ratio = jnp.sum(power * jnp.matrix_transpose(power), axis=(1, 2)) / trace
-    # Turning modes have no such ratio; it is at most 1 since the power is normalized.
+    # Oscillatory modes have no such ratio; it is at most 1 since the power is normalized.
     ratio = jnp.clip(jnp.abs(ratio), 1e-3, 1)
     projection = power / ratio[:, None, None]
     staying = jnp.einsum("bij,bj->bi", projection, velocity)

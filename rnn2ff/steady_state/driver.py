@@ -24,9 +24,9 @@ from rnn2ff.steady_state.search import AbstractSteadyStateSolver
 from rnn2ff.steady_state.single import solve_each
 from rnn2ff.steady_state.units import in_common_units, in_own_units
 
-_NEARLY_AT_REST = 0.05  # relative; what is so slow after those steps may take all steps of the engine
-_NEAR = 0.25  # relative; how far a decay may lead from there
-_LOST_ROWS = 64  # samples at most whose search ended in infinity, and that are watched from their start
+_NEARLY_AT_REST = 0.05  # relative; samples this slow after the first steps may use all steps of the engine
+_NEAR = 0.25  # relative; how far such a decay may move the state
+_LOST_ROWS = 64  # at most this many samples whose search ended in infinity are watched from their start
 _RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state
 
 
@@ -44,8 +44,8 @@ def solve_steady_states(
 ) -> SteadyStates:
     """The steady states of a network for a batch of stimuli, each with its own verdict.
 
-    Without a solver the way is chosen by proof or by measurement (`plan_steady_states`). What was chosen, and why, is
-    in `plan`. Pass it as `solver` to solve further batches of the same network, and the probe is spared.
+    Without a solver, the method is chosen by proof or by measurement (`plan_steady_states`). What was chosen, and why,
+    is in the result's `plan`. Pass it as `solver` to solve further batches of the same network without a new probe.
 
     Runs on the host, around compiled programs that serve batches of all sizes; memory is bounded. The few samples
     that these leave open are watched for cycles, chaos and growth. It never raises for a sample that has no
@@ -53,17 +53,17 @@ def solve_steady_states(
 
     Args:
         network: the network.
-        stimuli: one stimulus a row.
+        stimuli: one stimulus per row.
         solver: how to search: a plan, or a solver that is used for every sample.
-        initial_states: where the dynamics start, one row a stimulus; by default at zero. In a multistable network they
-            decide which steady states are the answer.
+        initial_states: where the dynamics start, one row per stimulus; by default at zero. In a multistable network
+            these decide which steady states are the answer.
         tolerance: the largest residual that counts as rest; by default the solver's, or the dtype's.
         max_steps: bound on the steps of each search.
-        watch: whether to find out what becomes of samples that move on after 1,200 steps. Where steady states alone
-            matter, do without: they are `max_steps_reached`, those that would settle later among them, and a batch of
-            which a sixth never settles takes about a tenth of the time. A probe, where there is no plan, is watched.
+        watch: whether to find out what becomes of samples that still move after 1,200 steps. If only steady states
+            matter, turn it off: such samples are `max_steps_reached`, even if they would settle later, and a batch of
+            which a sixth never settles takes about a tenth of the time. Without a plan, the probe is watched.
         mesh: devices, such as `jax.make_mesh((4,), ("batch",))`, over all of which the batch is divided, whatever the
-            axes; by default JAX's own. Any batch fits: what a device lacks is filled up. Every sample ends where it
+            axes; by default JAX's default device. Any batch size works: shares are padded. Every sample ends where it
             does on one device, within the tolerance.
         progress: whether to show a progress bar, on standard error.
 
@@ -88,15 +88,15 @@ def plan_steady_states(
     tolerance: float | None = None,
     max_steps: int = 4096,
 ) -> Plan:
-    """Choose the best way to solve a network from zero, for stimuli like these; a few hundred are enough.
+    """Choose the best method to solve a network from zero, for stimuli like these; a few hundred are enough.
 
-    Where the weights prove one attracting fixed point nothing is measured. Otherwise a probe of the stimuli is solved
-    by following the dynamics, and fast sweeps are used from then on if they land where the dynamics land, on all of it,
-    and also from the steady states of other stimuli.
+    If the weights prove a single, attracting fixed point, nothing is measured. Otherwise some of the stimuli, the
+    probe, are solved by following the dynamics, and fast sweeps are used from then on if they end where the dynamics
+    end on the whole probe, also when started from the steady states of other stimuli.
 
     Args:
         network: the network.
-        stimuli: one a row.
+        stimuli: one per row.
         tolerance: the largest residual that counts as rest; by default the dtype's.
         max_steps: bound on the steps of the dynamics.
 
@@ -192,13 +192,13 @@ def _choose_method(samples: Samples, probe: np.ndarray, first: Plan) -> Plan:
     """Compare sweeps with the dynamics on a probe, from zero, and from the steady states of other stimuli."""
     network, status = samples.network, samples.solved.status[probe]
     settled = probe[status == Status.converged]
-    # Where some never rest, a fixed point that sweeps find beside a cycle is not where the dynamics end.
+    # If some never come to rest, sweeps may find a fixed point beside a cycle, where the dynamics do not end.
     if not len(settled) or np.isin(status, _RESTLESS).any():
         return make_plan(network, first.sweep, Method.restless, num_probed=len(probe))
     states, stimuli = samples.solved.state[settled], samples.stimuli[settled]
     try:
         sweep = sweep_from_probe(network, states, stimuli)
-    except ValueError:  # what has to be inverted is singular
+    except ValueError:  # the matrix to invert is singular
         return make_plan(network, first.sweep, Method.singular, num_probed=len(probe))
     candidate = make_plan(network, sweep, Method.agreed, num_probed=len(probe))
     candidate = eqx.tree_at(lambda plan: plan.starts_anywhere, candidate, jax.device_put(np.asarray(True)))
@@ -219,7 +219,7 @@ def _choose_method(samples: Samples, probe: np.ndarray, first: Plan) -> Plan:
 
 
 def _solve_some(samples: Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> None:
-    """Solve rows of a batch, and find out about those that the engine leaves open, if these are to be watched."""
+    """Solve some rows of a batch, and watch those that the engine leaves open, if that is asked for."""
     if not len(rows):
         return
     starts = None if samples.initial_states is None else samples.starts(rows)
@@ -241,10 +241,10 @@ def _solve_some(samples: Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> No
 
 
 def _follow_slow_ones(samples: Samples, left: np.ndarray, plan: Plan) -> None:
-    """A long decay costs the engine a fraction of what it costs to watch it; a cycle is not as slow.
+    """Let the engine finish slow decays, at a fraction of what it costs to watch them; a cycle is not as slow.
 
-    What comes to rest far from where it was slow, as after a passage along a saddle, was a long motion, and stays open:
-    such motions are followed from their start.
+    A sample that comes to rest far from where it was slow, as after passing a saddle, was a long motion, and stays
+    open: such motions are followed from their start.
     """
     is_slow = samples.solved.residual[left] < _NEARLY_AT_REST * (1 + np.abs(samples.solved.state[left]).max(axis=1))
     rows, steps_left = left[is_slow], samples.max_steps - samples.first_steps
@@ -258,7 +258,7 @@ def _follow_slow_ones(samples: Samples, left: np.ndarray, plan: Plan) -> None:
 
 
 def _watched(samples: Samples, rows: np.ndarray, states: np.ndarray) -> Solved:
-    """Where the dynamics go from there: to rest after all, round a cycle, or to infinity."""
+    """Where the dynamics go from these states: to rest after all, around a cycle, or to infinity."""
     steady = finish(
         samples.network,
         samples.stimuli[rows],

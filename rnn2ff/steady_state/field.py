@@ -1,7 +1,7 @@
 """The dynamics of a batch, written so that one step of all samples is one matrix product.
 
-`jax.vmap` of a velocity makes several passes over memory where a rate network needs one product and one pass. So rate
-networks are written out here; any other field is mapped over its samples.
+`jax.vmap` of a velocity makes several passes over memory where a rate network needs one product and one pass. So the
+velocity of rate networks is written out here; any other vector field is mapped over the samples.
 """
 
 from collections.abc import Callable
@@ -13,19 +13,19 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, StateForm, time_scales
 
-_DIFFERENCE = {32: 1e-3, 64: 1e-6}  # length of a central difference: about a cube root of the precision, by bits
+_DIFFERENCE = {32: 1e-3, 64: 1e-6}  # step of a central difference, by bits: about the cube root of the precision
 
 
 class Field(NamedTuple):
-    """The dynamics of a batch, in units of time of its own.
+    """The dynamics of a batch, with a unit of time for each sample.
 
     Attributes:
-        velocity: of states: `t dx/dt`, with t the `time_unit`.
-        push: of states: the map from vectors y to `t J y`, where J is a matrix with the eigenvalues of the Jacobian of
-            dx/dt; in the rate form, and for fields without weights, the Jacobian itself. One vector may stand for all.
-        seen: of states and a velocity: the velocity in the coordinates of that matrix.
-        time_unit: t, the shortest time scale of a sample, in the network's unit of time; of a map, one step.
-        scales: of each unit, in the sample's `time_unit`; at least 1, but for a map.
+        velocity: maps states to `t dx/dt`, with t the `time_unit`.
+        push: maps states to the function from vectors y to `t J y`, where J is a matrix with the eigenvalues of the
+            Jacobian of dx/dt; in the rate form, and without weights, it is the Jacobian. One vector broadcasts.
+        seen: maps states and a velocity to the velocity in the coordinates of that matrix.
+        time_unit: t, the shortest time scale of a sample, in the network's unit of time; for a map, one step.
+        scales: the time scale of each unit, in units of the sample's `time_unit`; at least 1, except for a map.
         is_map: whether the next state is the sum of state and velocity.
     """
 
@@ -41,7 +41,7 @@ class Field(NamedTuple):
     ) -> Float[Array, " batch"]:
         """`max |tau dx/dt| / (1 + max |x|)`, from the velocity at the states; infinite where that is not a number."""
         residual = max_norm(self.scales * velocity) / (1 + max_norm(states))
-        # XLA's largest of numbers that are none may be anything; a sum is none if one of them is.
+        # XLA's maximum of numbers that include NaN may be anything; a sum is NaN if one of them is.
         is_number = jnp.isfinite(jnp.sum(jnp.abs(velocity), axis=1)) & (residual >= 0)
         return jnp.where(is_number, residual, jnp.inf)
 
@@ -49,7 +49,7 @@ class Field(NamedTuple):
 def make_field(
     network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], states: Float[Array, "batch state"]
 ) -> Field:
-    """The dynamics of a batch. The time scales of a network that declares none are read off at the states."""
+    """The dynamics of a batch. If the network declares no time scales, they are determined at the states."""
     if isinstance(network, RateNetwork):
         return _rate_field(network, stimuli)
     taus = jax.vmap(lambda state, stimulus: time_scales(network, state, stimulus))(states, stimuli)
@@ -75,8 +75,8 @@ def make_field(
 def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
     """With weights W and slopes m, J is `(W m - I) / tau` in the state form and `(m W - I) / tau` in the rate form.
 
-    The two have the same eigenvalues: where no slope is zero, `m J m^-1` is the other, and eigenvalues are continuous.
-    The second costs a pass over memory less, and is zero wherever a unit is silent.
+    The two have the same eigenvalues: if no slope is zero, `m J m^-1` turns the first into the second, and eigenvalues
+    are continuous. The second takes one pass over memory less, and `m W` is zero wherever a unit is silent.
     """
     form, params = network.vector_field, network.params
     phi, taus = jax.vmap(network.nonlinearity), params.time_constants
@@ -112,7 +112,7 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
 def _with_differences(exact, velocity, states, vectors):
     """Products with the Jacobian; by central differences for rows whose derivative is not finite.
 
-    A velocity may be smooth where the derivative of its formula is not a number, such as that of a norm at zero.
+    A velocity may be smooth where automatic differentiation of its formula gives NaN, as for a norm at zero.
     """
 
     def replace(exact):
@@ -135,7 +135,7 @@ def jacobians(field: Field, states: Float[Array, "batch state"]) -> Float[Array,
 
 
 def max_norm(values: Float[Array, "batch state"]) -> Float[Array, " batch"]:
-    """The largest entry of each row."""
+    """The largest absolute value of each row."""
     return jnp.max(jnp.abs(values), axis=1)
 
 

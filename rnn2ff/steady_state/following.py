@@ -1,4 +1,4 @@
-"""Stage of the engine: the dynamics themselves, by steps of third order whose length follows their local error."""
+"""Stage of the engine: the dynamics themselves, by third-order steps whose size follows their local error."""
 
 from typing import NamedTuple
 
@@ -23,23 +23,23 @@ from rnn2ff.steady_state.rows import (
 )
 from rnn2ff.steady_state.tiles import packing_of, vary_like
 
-# What the third order adds to a step, relative to 1 + max |x|. At 1e-3, 1 in 8,192 competitions changed basin; at 1e-4
-# none did, but 1 in 6,099 samples of `benchmarks.honest_failures`, whose weights are the largest there, and which did
-# not at 5e-5.
+# Bound on the third-order term of a step, relative to 1 + max |x|. At 1e-3, 1 in 8,192 competitions changed basin. At
+# 1e-4 none did, but 1 in 6,099 samples of `benchmarks.honest_failures` did, with the largest weights there; it did not
+# at 5e-5.
 _LOCAL_ERROR = 3e-5
 _FIRST_STEP = 0.01  # in units of the shortest time scale
-_LONGEST_THIRD, _LONGEST_SECOND = 0.2, 0.45  # beyond, a step of that order is less stable than one of the order below
-_SHORTEST_LARGEST_STEP = 0.02  # that unstable steps shorten the largest to
-# Of second differences of the velocity, relative to it: those of Euler's steps h for an eigenvalue z are |h z|^2, and
-# a decaying mode that such steps make grow has |h z|^2 > 2 h |Re z|. What is below grows, or hardly decays.
+_LONGEST_THIRD, _LONGEST_SECOND = 0.2, 0.45  # beyond, a step of that order is less stable than one of the next lower
+_SHORTEST_LARGEST_STEP = 0.02  # unstable steps reduce the largest step no further
+# Bound on second differences of the velocity, relative to it: Euler steps h have |h z|^2 for an eigenvalue z, and a
+# decaying mode that such steps make grow has |h z|^2 > 2 h |Re z|. A mode below the bound grows, or hardly decays.
 _STRAIGHT = 0.03
-_PROGRESS, _MOST_STALE = 0.97, 32  # a speed that was not lowered to this share in so many pairs of steps does not fall
+_PROGRESS, _MOST_STALE = 0.97, 32  # a speed not lowered to this share within this many pairs of steps is not falling
 _QUIET = 64  # pairs of steps with the same active units, after which their exact fixed point is worth solving for
 _ESCAPE = 1e8  # growth beyond 1 + max |u| + max |x0| by this factor is divergence
 
 
 class _Motion(NamedTuple):
-    """Rows that are followed: fields of `Rows` that change in each step, and these.
+    """Rows that are followed: the fields of `Rows` that change in each step, and those listed here.
 
     Attributes:
         velocity: at the state.
@@ -49,7 +49,7 @@ class _Motion(NamedTuple):
         size: `max |x|`.
         num_stale: pairs of long steps since the speed fell.
         active: a hash of the active units.
-        is_open: whether it goes on.
+        is_open: whether the row needs more steps.
     """
 
     state: Float[Array, "tile state"]
@@ -72,7 +72,7 @@ class _Motion(NamedTuple):
 
 
 class _Weights(NamedTuple):
-    """What the velocity now, the one before, and the one before that are multiplied by in a step."""
+    """Weights in a step of the current velocity, the one before, and the one before that."""
 
     now: Float[Array, " tile"]
     before: Float[Array, " tile"]
@@ -83,10 +83,10 @@ class _Weights(NamedTuple):
 
 
 def _multistep(step: Float[Array, " tile"], last: Float[Array, " tile"]) -> tuple[_Weights, _Weights]:
-    """Adams-Bashforth weights of a step that follows two of another length, and of a second one like it.
+    """Adams-Bashforth weights of two steps of one size, the first and the second after two steps of size `last`.
 
-    Each integrates the polynomial through the last three velocities; with its second difference left out it is of
-    second order, and with the first left out too it is Euler's step.
+    Each integrates the polynomial through the last three velocities. Without its second difference the step is of
+    second order; without the first difference as well, it is an Euler step.
     """
     ratio = step / last
     is_second, is_third = step <= _LONGEST_SECOND, step <= _LONGEST_THIRD
@@ -99,17 +99,17 @@ def _multistep(step: Float[Array, " tile"], last: Float[Array, " tile"]) -> tupl
 
 
 def _choose_step(motion: _Motion) -> Float[Array, " tile"]:
-    """The longest step of which what the third order adds, `h^2 (h / 6 + h_last / 4) |v''|`, is within the bound."""
+    """The longest step whose third-order term, `h^2 (h / 6 + h_last / 4) |v''|`, is within the bound."""
     last = motion.step
     bend = jnp.maximum(motion.bend / (last * last * (1 + motion.size)), 1e-12)  # v'', relative
-    shorter = jnp.cbrt(2.4 * _LOCAL_ERROR / bend)  # of steps of one length
+    shorter = jnp.cbrt(2.4 * _LOCAL_ERROR / bend)  # if all steps have one size
     longer = jnp.sqrt(_LOCAL_ERROR / (bend * (shorter / 6 + last / 4)))
     step = jnp.where(shorter < last, shorter, longer)
     return jnp.minimum(step, jnp.minimum(2 * last, motion.largest_step))
 
 
 def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
-    """Steps of time until no more than a few are moving."""
+    """Take time steps until no more than `few` rows are moving."""
     field = make_field(task.network, known.stimuli, rows.state)
     bound = _ESCAPE * (1 + max_norm(known.stimuli) + max_norm(known.initial_states))
     is_begun = rows.step > 0
@@ -127,7 +127,7 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
     def two_steps(arrays):
         motion = unpack(arrays)
         state, velocity = motion.state, motion.velocity
-        # A step of one is Euler's, and that of a map itself.
+        # A step of 1 is an Euler step; for a map, it is the map itself.
         step = jnp.ones_like(motion.step) if field.is_map else _choose_step(motion)
         first, second = _multistep(step, motion.step)
         is_open = motion.is_open[:, None]
@@ -139,14 +139,14 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
         residual = field.residual(arrived, velocity_arrived)
         speed = max_norm(velocity_arrived)
         bend = max_norm(velocity_arrived - 2 * velocity_between + velocity)
-        # A velocity that turns from step to step and does not shrink tells of steps that are too long to be stable,
-        # where the local error, small near a fixed point, does not; so does one that grows at the largest step and
-        # bends. One that grows straight on leaves a saddle.
+        # A velocity that turns from step to step without shrinking shows that steps are too long to be stable, which
+        # the local error, small near a fixed point, does not show. So does one that grows at the largest step while it
+        # bends. One that grows without bending leaves a saddle.
         is_turning = bend > 0.5 * speed
         is_straight = bend < _STRAIGHT * speed
         is_growing = (step >= 0.99 * motion.largest_step) & ~(speed < 2 * motion.lowest_speed) & ~is_straight
         is_too_long = (is_turning & (speed > 0.9 * motion.speed)) | is_growing
-        # And one that neither grows nor shrinks, where steps of low order sustain a spiral that would die out.
+        # So does one that neither grows nor shrinks, as low-order steps can sustain a spiral that would die out.
         lowest = jnp.minimum(speed, motion.lowest_speed)
         is_lower = (speed < _PROGRESS * motion.lowest_speed) | (step <= _LONGEST_THIRD)
         num_stale = jnp.where(is_lower | is_too_long, 0, motion.num_stale + 1)
@@ -157,7 +157,7 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
         active = active_set(arrived, velocity_arrived)
         is_quiet = (active == motion.active) & (active > 0) & (active != rows.tried)
         num_quiet = jnp.where(is_quiet, motion.num_quiet + 1, 0)
-        # A fixed point that was left is behind once the state is no longer at rest.
+        # Once the state is no longer at rest, it has left the unstable fixed point, and the usual threshold applies.
         rest = jnp.where(residual > task.tolerance, SAFETY * task.tolerance, motion.rest)
         num_steps = motion.num_steps + 2
         size = max_norm(arrived)
@@ -181,7 +181,7 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
             active=active,
             is_open=(residual >= rest) & ~is_escaped & (num_steps < task.max_steps) & (num_quiet < _QUIET),
         )
-        # Rows that are done stay where they are, and so need no choice between whole states.
+        # Rows that are done have not moved, so whole states need no selection.
         same = motion._replace(state=arrived, velocity=velocity_arrived, before=velocity_between, earlier=velocity)
         return choose_rows(motion.is_open, pack(new), pack(same))
 
@@ -208,7 +208,7 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
     pack, unpack = packing_of(start)
     end = unpack(jax.lax.while_loop(goes_on, two_steps, vary_like(pack(start), rows.state)))
     if not isinstance(task.network, RateNetwork):
-        # The scales of a field that declares none are those of the state.
+        # Time scales that a network does not declare depend on the state.
         field = make_field(task.network, known.stimuli, end.state)
         velocity = jax.vmap(task.network.velocity)(end.state, known.stimuli) * field.time_unit[:, None]
         end = end._replace(velocity=velocity, residual=field.residual(end.state, velocity))

@@ -1,8 +1,8 @@
-"""The rare rest: samples of a batch that the engine leaves without a verdict, on the host, in bounded sub-batches.
+"""The hard cases: samples that the engine leaves without a verdict, handled on the host in bounded sub-batches.
 
-What did not come to rest is watched for cycles, chaos and growth (`motion.py`, and `iteration.py` for maps). What ran
-out of steps, and not of time, is integrated again by a stiff method. Whatever comes to rest here gets its verdict from
-the same test of stability as everything else.
+Samples that did not come to rest are watched for cycles, chaos and growth (`motion.py`, and `iteration.py` for maps).
+Those that ran out of steps, not of time, are integrated again by a stiff method. Those that come to rest here get their
+verdict from the same stability test as all others.
 """
 
 import jax
@@ -25,14 +25,14 @@ from rnn2ff.steady_state.solvers.rollout import STIFF
 
 _judge_rows = compiled(judge_rows)
 _ROWS = 64  # of a sub-batch
-_FEWEST_WATCHED = 128  # steps; a motion that is watched for fewer tells nothing
-_TIME = 1000.0  # longest time scales; from the start twice as many, as the engine and a motion after it have together
+_FEWEST_WATCHED = 128  # steps; to watch a motion for fewer shows nothing
+_TIME = 1000.0  # in the longest time scale; from the start twice that, as the engine and the watch have together
 _USUAL_STEPS = 4096
-_NEAR_REST = 1e-2  # relative; how far a fixed point may be from what crept to it
-_CREEPING_ROWS = 64  # samples at most that are followed by implicit steps
-_STIFF_ROWS, _LARGEST_STIFF = 8, 512  # of a sub-batch that is integrated implicitly; units, whose matrix is factored
-_NEWTON_ROWS, _LARGEST_NEWTON = 16, 512  # of a sub-batch for which a Newton step is made
-_MOST_NEWTON_WORK = 2**32  # rows times cubed units, about ten seconds; beyond, no distance is estimated
+_NEAR_REST = 1e-2  # relative; how far a fixed point may be from a state that crept toward it
+_CREEPING_ROWS = 64  # at most this many samples are followed by implicit steps
+_STIFF_ROWS, _LARGEST_STIFF = 8, 512  # rows of an implicitly integrated sub-batch; most units whose matrix is factored
+_NEWTON_ROWS, _LARGEST_NEWTON = 16, 512  # rows of a sub-batch of Newton steps; most units
+_MOST_NEWTON_WORK = 2**32  # rows times units cubed, about ten seconds; beyond, no distance is estimated
 
 
 def finish(
@@ -59,14 +59,14 @@ def finish(
         # More steps than usual are allowed for more time than usual.
         longer = max(1.0, max_steps / _USUAL_STEPS)
         motions = observe_motions(network, stimuli, states, **settings, max_time=longer * _TIME)
-        # The engine's steps may have led a long motion into another basin. What rests only after them is followed once
-        # more, accurately and from its start.
+        # The engine's steps may have taken a long motion into another basin. Samples that come to rest only after them
+        # are followed once more, accurately and from the start.
         rows = np.flatnonzero(motions.is_at_rest & (states != initial_states).any(axis=1))
         if len(rows):
             again = observe_motions(
                 network, stimuli[rows], initial_states[rows], **settings, max_time=2 * longer * _TIME
             )
-            # Out of time on the way to the same state, it is not another one.
+            # A motion that ran out of time on the way to the same state is not a different result.
             is_other = ~again.is_open | apart(again.state, motions.state[rows])
             for array, values in zip(motions, again):
                 array[rows[is_other]] = values[is_other]
@@ -83,7 +83,7 @@ def finish(
         states[rows], num_steps[rows] = ends.state, num_steps[rows] + ends.num_steps
         status[rows[ends.is_diverging]] = Status.diverging
 
-    # What creeps straight on decays, or grows, very slowly: implicit steps soon see the end.
+    # A motion that creeps on without turning decays or grows very slowly: implicit steps soon reach its end.
     is_creeping = motions.is_open & (motions.num_turns == 0) & (num_steps < 2 * max_steps) & (num_steps > 0)
     rows = np.flatnonzero(is_creeping)[:_CREEPING_ROWS]
     is_affordable = max_steps >= MOST_STEPS and network.state_size <= _LARGEST_STIFF and not network.is_map
@@ -93,15 +93,15 @@ def finish(
         is_end = np.isfinite(ends.state).all(axis=1)
         states[few[is_end]], num_steps[few] = ends.state[is_end], num_steps[few] + ends.num_steps
         status[few[ends.is_diverging]] = Status.diverging
-        if (ends.num_steps >= MOST_STEPS).all():  # the others most likely would not arrive either, and are left open
+        if (ends.num_steps >= MOST_STEPS).all():  # the others most likely would not arrive either; leave them open
             break
 
     judged = in_batches(_judge_rows, network, (stimuli, states), _ROWS, tolerance)
-    # What rests has a verdict of its own. Of what does not, the word of the motion holds.
+    # States at rest have the verdict of the stability test. For the others, that of the motion holds.
     is_judged = (judged.status != Status.max_steps_reached) & (status == Status.max_steps_reached)
     is_judged &= ~(is_creeping & (judged.status == Status.undecided))
-    # What crept there is only at rest if it is near: where nothing decays, it may be slow by its own size alone, or
-    # stand still because its velocity is below the rounding of its state.
+    # A state that crept is at rest only if the fixed point is near: where nothing decays, its residual may be small
+    # only because it is large, or it may stand still because its velocity is below the rounding of the state.
     distances, is_at_rest = np.array(judged.distance), is_judged & (judged.status == Status.converged)
     rows = np.flatnonzero(is_at_rest & is_creeping)
     lengths = _affordable_newton_steps(network, stimuli[rows], states[rows])
@@ -128,7 +128,7 @@ def _roll_out_stiffly(network, stimuli, initial_states, tolerance, max_steps) ->
 
 
 def _affordable_newton_steps(network, stimuli, states) -> Float[np.ndarray, " batch"]:
-    """Lengths of Newton steps, as far as their work is bounded; NaN for the rows beyond."""
+    """Lengths of Newton steps, for as many rows as the bound on the work allows; NaN for the others."""
     lengths = np.full(len(states), np.nan, network.dtype)
     num_rows = min(len(states), max(1, _MOST_NEWTON_WORK // network.state_size**3))
     if num_rows and network.state_size <= _LARGEST_NEWTON:
@@ -140,7 +140,7 @@ def _affordable_newton_steps(network, stimuli, states) -> Float[np.ndarray, " ba
 def _newton_steps(network, stimuli, states) -> Float[Array, " batch"]:
     """The largest entry of a Newton step toward rest: about how far a slow sample still has to go.
 
-    The velocity is known to rounding, and a step along a slow direction no better.
+    The velocity is only known to rounding; the error of the step that this causes along slow directions is added.
     """
 
     def step(stimulus, state):
@@ -150,7 +150,7 @@ def _newton_steps(network, stimuli, states) -> Float[Array, " batch"]:
         blur = jnp.finfo(state.dtype).eps * (1 + jnp.max(jnp.abs(state))) / time_scales(network, state, stimulus)
         steps = jnp.linalg.solve(jacobian, jnp.stack([velocity, signs * blur], axis=1))
         length = jnp.sum(jnp.max(jnp.abs(steps), axis=0))
-        # Where the Jacobian is singular, nothing decays along some direction, and the state may go any way along it.
+        # If the Jacobian is singular, nothing decays along some direction, and the state may go any way along it.
         return jnp.where(jnp.isfinite(length), length, jnp.inf)
 
     return jax.vmap(step)(stimuli, states)

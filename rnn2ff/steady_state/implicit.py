@@ -4,8 +4,8 @@ At a steady state `F(theta, x*, u) = 0`, so the implicit function theorem gives 
 there; the search is never differentiated. F is `tau dx/dt`, in which time constants cancel. The linear systems of a
 batch are solved together, by products with all Jacobians at once.
 
-The rule sees the state with its derivative. The derivative of the rule, which is the second derivative of the state, is
-therefore right too, and so on to any order.
+The rule uses the state together with its derivative. The derivative of the rule, which is the second derivative of the
+state, is therefore correct too, and so on to any order.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from rnn2ff.steady_state.krylov import Linear, Rows
 from rnn2ff.steady_state.systems import Points, Systems, Way, residuals, solve
 from rnn2ff.steady_state.tiles import vary_like
 
-_SAME = 1e-2  # relative; derivatives on either side of a state that differ by less are that at the state
+_SAME = 1e-2  # relative; derivatives on the two sides of a state that differ by less hold at the state
 
 
 def with_implicit_derivatives(
@@ -30,7 +30,7 @@ def with_implicit_derivatives(
     states: Float[Array, "batch state"],
     is_steady: Bool[Array, " batch"],
 ) -> Float[Array, "batch state"]:
-    """The states as they are, with their derivatives by the network's parameters and by the stimuli.
+    """The states unchanged, with their derivatives with respect to the network's parameters and the stimuli.
 
     Forward and reverse mode, to any order. A derivative costs some tens of products with all Jacobians at once; rows
     that these do not solve are factored, a few at a time (above 1024 units, without dense weights, they are solved by
@@ -38,8 +38,8 @@ def with_implicit_derivatives(
 
     The derivative of a row is NaN, without an error, if the row is not steady, if its Jacobian is not finite and
     differs on either side of the state, or if it is singular to working precision (on a continuous attractor the
-    stimulus does not determine the state). What the rows share, such as the gradient by the weights, is then NaN as
-    well. A row that a loss ignores contributes zero, whatever its state.
+    stimulus does not determine the state). What the rows share, such as the gradient with respect to the weights, is
+    then NaN as well. A row that a loss ignores contributes zero, whatever its state.
 
     Two limits where a Jacobian is singular: a loss that does not depend on the undetermined direction may still get a
     derivative; and reverse mode over reverse mode differentiates rows that the loss ignores, so that these are NaN,
@@ -55,17 +55,17 @@ def with_implicit_derivative(
     is_steady: Bool[Array, ""],
     is_matrix_free: bool,
 ) -> Float[Array, " state"]:
-    """The state as it is, with its derivatives by the network's parameters and by the stimulus.
+    """The state unchanged, with its derivatives with respect to the network's parameters and the stimulus.
 
     Forward and reverse mode, to any order. The derivative of a state that is not steady is NaN, in its own sample
     alone; a sample that a loss ignores contributes zero. On a continuous attractor the derivative is undefined: the
-    linear solve fails, with an error. It is by LU or, if `is_matrix_free`, by GMRES from products with the Jacobian.
+    linear solve fails, with an error. It uses LU or, if `is_matrix_free`, GMRES with products with the Jacobian.
     """
     way = Way.products if is_matrix_free else Way.factors
     return _attach(network, stimulus[None], state[None], is_steady[None], way)[0]
 
 
-@eqx.filter_jit  # so that a derivative outside of `jit` is not compiled anew each time
+@eqx.filter_jit  # so that a derivative outside of `jit` is not recompiled each time
 def _attach(network, stimuli, states, is_steady, way: Way) -> Rows:
     return _attached(network, *_varying_alike(network, stimuli, states, is_steady), way)
 
@@ -80,8 +80,8 @@ def _attached(network, stimuli, states, is_steady, way: Way) -> Rows:
 def _attached_jvp(primals, tangents):
     network, stimuli, states, is_steady, way = primals
     network_tangent, stimuli_tangent, *_ = tangents
-    states = _attached(*primals)  # with its derivative, for the derivative of all that follows
-    with jax.default_matmul_precision("highest"):  # what accelerators do by default has three digits
+    states = _attached(*primals)  # with its derivative, so that all that follows can be differentiated
+    with jax.default_matmul_precision("highest"):  # the default of accelerators has three digits
         tangents = network_tangent, stimuli_tangent
         points = _usable_points(network, stimuli, states, is_steady, tangents)
         _, push = eqx.filter_jvp(
@@ -93,11 +93,11 @@ def _attached_jvp(primals, tangents):
         _, pull_back = jax.linearize(lambda states: -residuals(network, points._replace(states=states)), points.states)
 
         def multiply(rows: Rows) -> Rows:
-            # Unusable rows neither enter nor leave: no NaN of theirs, in either direction.
+            # Unusable rows are masked on input and output, so that their NaNs spread in neither direction.
             is_usable = points.is_usable[:, None]
             return jnp.where(is_usable, pull_back(jnp.where(is_usable, rows, 0)), rows)
 
-        # Solutions have their derivative by `multiply` and `push`. If the solver had one as well, JAX would fail where
+        # Solutions get their derivative from `multiply` and `push`. If the solver had one as well, JAX would fail where
         # these have none, as with rectified units.
         where = jax.lax.stop_gradient((eqx.filter(network, eqx.is_inexact_array), points))
         where = eqx.combine(where[0], network), where[1]
@@ -105,7 +105,7 @@ def _attached_jvp(primals, tangents):
         def solver(is_transposed: bool) -> Callable[[Linear, Rows], Rows]:
             return lambda multiply, right: solve(Systems(*where, multiply, is_transposed), right, way)
 
-        # Both directions are given, and not left to transposition, which would turn a NaN into a zero.
+        # Both solves are given explicitly: automatic transposition would turn a NaN into a zero.
         response = jax.lax.custom_linear_solve(
             multiply, push, solve=solver(is_transposed=False), transpose_solve=solver(is_transposed=True)
         )
@@ -113,10 +113,10 @@ def _attached_jvp(primals, tangents):
 
 
 def _dependence(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Rows:
-    """For rows without a derivative: depends on every number of the tangents that a row depends on.
+    """For rows without a derivative: a value that depends on every entry of the tangents that the row depends on.
 
-    Its values are not used. But a NaN that comes back through such a row reaches all of these numbers, whether or not
-    the field depends on them at the point that stands in.
+    The value is not used. But a NaN that is propagated back through such a row reaches all of these entries, whether or
+    not the field depends on them at the substitute point.
     """
     network_tangent, stimuli_tangent = tangents
 
@@ -135,7 +135,7 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> Points:
     arrays, fixed = eqx.partition(network, eqx.is_inexact_array)
     arrays, *rows = jax.lax.stop_gradient((arrays, states, stimuli))
     constants = (eqx.combine(arrays, fixed), *rows)
-    # A derivative that is not finite, by whatever is differentiated by, shows in the derivative along a vector of ones.
+    # A derivative that is not finite, with respect to any input, shows in the derivative along a vector of ones.
     network_ones, stimuli_ones = jax.tree.map(jnp.ones_like, tangents)
 
     def derivative_at(states: Rows) -> Rows:
@@ -153,7 +153,7 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> Points:
     offset, is_finite = jax.lax.cond(
         jnp.any(is_steady & ~is_finite), offsets, lambda is_finite: (jnp.zeros_like(constants[1]), is_finite), is_finite
     )
-    # Added, so that the derivative of the state stays.
+    # Added, so that the state keeps its derivative.
     states = states + offset
     constants = (constants[0], constants[1] + offset, constants[2])
     is_finite &= jnp.all(jnp.isfinite(jnp.concatenate(constants[1:], axis=1)), axis=1)
@@ -174,9 +174,9 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> Points:
 
 
 def _offset_beside(derivative_at: Callable[[Rows], Rows], states: Rows) -> tuple[Rows, Bool[Array, " batch"]]:
-    """Steps so short that a derivative there is that at the state, and whether it is: the same on either side.
+    """Offsets so small that derivatives there hold at the state, and whether they do: if both sides agree.
 
-    A velocity may be smooth where the derivative of its formula is not a number, such as that of a norm at zero.
+    A velocity may be smooth where automatic differentiation of its formula gives NaN, as for a norm at zero.
     """
     direction = jr.normal(jr.key(0), states.shape[1:], states.dtype)
     length = float(jnp.finfo(states.dtype).eps) ** 0.75 * (1 + jnp.max(jnp.abs(states), axis=1, keepdims=True))

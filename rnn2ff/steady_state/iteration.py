@@ -1,11 +1,10 @@
-"""What becomes of maps that did not come to rest: rest after all, a cycle and its period, chaos, or growth.
+"""The fate of maps that did not come to rest: rest after all, a limit cycle and its period, chaos, or growth.
 
-The counterpart of `motion.py` for networks whose time goes in steps. Steps are exact, so nothing is integrated: a few
-samples are moved through windows of so many steps, on the device, and NumPy looks at what they did.
+The counterpart of `motion.py` for discrete time. Steps are exact, so nothing is integrated: the device iterates a few
+samples over windows of a fixed number of steps, and NumPy analyzes the result.
 
-A cycle is a motion that comes back after so many steps, again and again, and to which a copy comes back that was
-pushed off a little. A spiral that decays slowly also comes nearly back; but what is left of its decay adds up to its
-size.
+A cycle is a motion that returns after a fixed number of steps, again and again, and to which a slightly perturbed copy
+returns. A slowly decaying spiral also nearly returns; but its remaining decay adds up to its size.
 """
 
 import dataclasses
@@ -28,13 +27,13 @@ from rnn2ff.steady_state.watched import (
     has_no_trend,
 )
 
-_WINDOW = 512  # steps; cycles of up to a quarter of it are told from motion without a period
-_ROWS = 32  # samples that are moved together, each with its copy
-_LARGEST_PATHS = 2**27  # bytes of the states that a window of them keeps
-_PUSH = 5e-3  # of the copy, in the size of the motion
-_SMALLEST_CYCLE = 800.0  # in rounding, so that the push is above it too
+_WINDOW = 512  # steps; cycles of up to a quarter of it are distinguished from motion without a period
+_ROWS = 32  # samples that are iterated together, each with its copy
+_LARGEST_PATHS = 2**27  # bytes of the states that a window of these samples keeps
+_PUSH = 5e-3  # perturbation of the copy, relative to the size of the motion
+_SMALLEST_CYCLE = 800.0  # in units of rounding errors, so that the perturbation is above them too
 _SHORTEST_WATCH = 1024  # steps, for a verdict on a motion without a period
-# Standard errors. Steps are exact, and so is a decay; chaos alone has a scatter, and slow changes of its own.
+# Standard errors. Steps are exact, and so is a decay; only chaos scatters, and has slow changes of its own.
 _SURE_TREND = 8.0
 _STRAIGHT = 1e-3  # relative change of a velocity that counts as none
 
@@ -46,12 +45,12 @@ class _Sample:
     Attributes:
         row: of the batch.
         state: the last state.
-        copy: that of the copy; None before it is pushed off.
-        push: how far it was pushed.
-        unit: of lengths: 1 + max |u|.
+        copy: the state of the perturbed copy; None before there is one.
+        push: how far off it was at the start of the window.
+        unit: the unit of length, 1 + max |u|.
         scale: of the state.
         speeds: of each step so far.
-        num_turns: how often the unit that moves most turned.
+        num_turns: how often the unit that moves most reversed its direction.
         verdict: "", "at_rest", "oscillating" or "diverging".
         period: of a confirmed cycle.
     """
@@ -82,13 +81,12 @@ def observe_iterations(
     tolerance: float,
     max_steps: int,
 ) -> Motions:
-    """Move samples that are not at rest, step by step, until it is clear where they go.
+    """Iterate samples that are not at rest until it is clear where they go.
 
-    A verdict needs evidence. A cycle has a period of whole steps; what is left of its drift does not add up to more
-    than a fraction of its size; and a copy that was pushed off by a two-hundredth of its size comes back. A
-    motion without a period, or of a longer one, counts as oscillating if all steps, and at least 1024, show no trend of
-    its speed. What decays, or grows, slowly is undecided until it arrives. The bound on the steps is looked at between
-    windows of 512.
+    A verdict needs evidence. A cycle has a period of whole steps; its remaining drift adds up to no more than a
+    fraction of its size; and a copy that was perturbed by a two-hundredth of its size returns to it. A motion without a
+    period, or with one that is too long, counts as oscillating if its speed shows no trend over all steps, and at least
+    1024. Slow decay or growth is undecided until it arrives. The bound on the steps is checked between windows of 512.
     """
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
@@ -120,7 +118,7 @@ def observe_iterations(
 def _move(
     network: RecurrentNetwork, stimuli: np.ndarray, samples: list[_Sample], num_rows: int, tolerance: float
 ) -> None:
-    """A window of each sample and its copy, in one program of one size, and what it says."""
+    """Iterate each sample and its copy for a window, in one program of one size, and judge the result."""
     rows = np.resize(np.arange(len(samples)), num_rows)
     starts = np.stack([sample.state for sample in samples])
     copies = np.stack([sample.state if sample.copy is None else sample.copy for sample in samples])
@@ -146,7 +144,7 @@ def _iterate(network, stimuli, states, copies):
         radii = (1 + jnp.max(jnp.abs(stimulus))) * 2.0 ** jnp.arange(NUM_RADII, dtype=state.dtype)
         direction = velocity / jnp.max(jnp.abs(velocity))
         beyond = jax.vmap(lambda radius: network.velocity(state + radius * direction, stimulus))(radii)
-        # How far the velocity on the ray ahead advances, as a multiple of the velocity here.
+        # Component of the velocity on the ray ahead along the velocity here, as a multiple of the latter.
         return residual(network, state, stimulus), beyond @ velocity / (velocity @ velocity)
 
     paths, others = jax.vmap(move)(stimuli, states), jax.vmap(move)(stimuli, copies)
@@ -157,7 +155,7 @@ def _iterate(network, stimuli, states, copies):
 def _judge(
     sample: _Sample, path: np.ndarray, other: np.ndarray, last_residual: float, ahead: np.ndarray, tolerance: float
 ) -> None:
-    """What one more window says of a sample."""
+    """Update what is known of a sample from one more window."""
     dtype = sample.state.dtype
     sizes = np.abs(path).max(axis=1)
     is_out = ~(sizes < ESCAPE * sample.scale)
@@ -194,14 +192,14 @@ def _judge(
 
 
 def _push_off(sample: _Sample, size: float) -> None:
-    """A copy a little aside, otherwise of no relation to any network."""
+    """Start a slightly perturbed copy, in a random direction unrelated to any network."""
     direction = np.random.default_rng(0).uniform(-1, 1, len(sample.state))
     sample.copy = (sample.state + _PUSH * size * direction).astype(sample.state.dtype)
     sample.push = float(np.abs(sample.copy - sample.state).max())
 
 
 def _period_of(path: np.ndarray, size: float, noise: float) -> int | None:
-    """After how many steps a motion is back, so nearly that what drift is left cannot add up; None if it is not."""
+    """The steps after which a motion returns, so closely that its drift cannot add up; None if it does not return."""
     count = len(path) - 1
     if not size > _SMALLEST_CYCLE * noise:
         return None
@@ -210,7 +208,7 @@ def _period_of(path: np.ndarray, size: float, noise: float) -> int | None:
         if period == 1:
             return None  # it is slow, and does not turn
         returns = path[::-1][::period]
-        drifts = np.abs(np.diff(returns, axis=0)).max(axis=1)  # the last first
+        drifts = np.abs(np.diff(returns, axis=0)).max(axis=1)  # latest first
         later = len(drifts) // 2
         last, before = drifts[:2].max(), drifts[later : later + 2].max()
         if np.abs(returns[: later + 1] - returns[0]).max() <= noise:
@@ -222,13 +220,13 @@ def _period_of(path: np.ndarray, size: float, noise: float) -> int | None:
 
 
 def _goes_straight_on(steps: np.ndarray, unit: float, ahead: np.ndarray, dtype: np.dtype) -> bool:
-    """Whether every step of the later half is the same, and would be as far as numbers of this precision tell."""
+    """Whether all steps of the later half are the same, and would stay so as far as this precision can tell."""
     later = steps[len(steps) // 2 :]
     last = later[-1]
     speed = np.abs(last).max()
     if not speed > 0 or np.abs(later - last).max() > _STRAIGHT * speed:
         return False
-    # Farther out, a velocity that does not change cannot be told from rounding.
+    # Farther out, an unchanged velocity cannot be distinguished from rounding.
     reach = min(ESCAPE, 0.1 / float(np.finfo(dtype).eps) * speed / unit)
     is_near = 2.0 ** np.arange(NUM_RADII) <= reach
     return bool(reach >= 1e3 and (ahead[is_near] >= 0.5).all())

@@ -1,7 +1,7 @@
 """Linear systems of a batch, solved together by products with all matrices at once.
 
-A solver corrects for a defect; `refine` repeats it on the defects, computed anew, and accepts a solution whose defect
-is what rounding leaves.
+A solver reduces a defect `b - A y`; `refine` repeats it on recomputed defects, and accepts a solution whose defect is
+at the level of rounding.
 """
 
 import math
@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float
 
 from rnn2ff._checks import smallest_tolerance
 
-# The largest error of a solution, relative. A matrix that leaves more has a condition number above a hundredth of one
-# over the dtype's precision: it is singular to working precision.
+# The largest relative error of a solution. A matrix that leaves more has a condition number above 0.01 over the dtype's
+# precision: it is singular to working precision.
 LARGEST_ERROR = 1e-2
 _STEPS_PER_BIT = 2  # of BiCGSTAB, at most, for each bit of accuracy
 _MEMORY = 40  # products of GMRES between two restarts
@@ -27,12 +27,12 @@ Linear = Callable[[Rows], Rows]
 class Solution(NamedTuple):
     """Solutions of linear systems."""
 
-    rows: Rows  # y, one a row
+    rows: Rows  # y, one per row
     is_solved: Bool[Array, " batch"]  # whether it is a solution, to rounding
 
 
 class _Progress(NamedTuple):
-    """State of the refinement of solutions, one a row."""
+    """State of the refinement of solutions, one per row."""
 
     rows: Rows  # the solutions
     defects: Rows  # b - A y
@@ -45,9 +45,9 @@ class _Progress(NamedTuple):
 def refine(
     iterate: Callable[[Linear, Rows, Array], Rows], multiply: Linear, right: Rows, max_rounds: int, gain: float
 ) -> Solution:
-    """Repeat an iterative solver on its own defects, computed anew, while that multiplies them by at most `gain`.
+    """Repeat an iterative solver on its own recomputed defects, while each round multiplies them by at most `gain`.
 
-    A solution is accepted if its defect is what rounding leaves of a product with it, and if that is small.
+    A solution is accepted if its defect is within the rounding error of a product with it, and that error is small.
     """
     tolerance = smallest_tolerance(right.dtype)
     sizes = norms(right)
@@ -73,9 +73,9 @@ def refine(
 
 
 def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Rows:
-    """BiCGSTAB(2), four products a step; a row stays as it is once its defect is its aim, or if it breaks down.
+    """BiCGSTAB(2), four products a step; a row is frozen once its defect reaches its aim, or if it breaks down.
 
-    Two products are minimized over at a time, which suits the complex eigenvalues of a recurrent network.
+    Defects are minimized over two products at a time, which suits the complex eigenvalues of a recurrent network.
 
     References:
         Sleijpen and Fokkema, BiCGSTAB(l) for linear equations involving unsymmetric matrices with complex spectrum,
@@ -105,7 +105,7 @@ def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Row
         first = first - _column(length) * second_image
         second = multiply(first)
 
-        # The defect less its best approximation by the first and the second image of itself.
+        # Subtract from the defect its best approximation by its images under A and A^2.
         a, b, c = _dots(first, first), _dots(first, second), _dots(second, second)
         d, e = _dots(first, defects), _dots(second, defects)
         determinant = a * c - b**2
@@ -138,10 +138,10 @@ def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Row
 
 
 class _Bicgstab(NamedTuple):
-    """State of BiCGSTAB(2), one a row."""
+    """State of BiCGSTAB(2), one per row."""
 
     rows: Rows  # the solutions
-    defects: Rows  # as the recurrence has them
+    defects: Rows  # as updated by the recurrence
     directions: Rows  # of the next step
     products: Float[Array, " batch"]  # of the defects with the first defects
     is_open: Bool[Array, " batch"]  # whether a row needs more steps
@@ -151,7 +151,7 @@ class _Bicgstab(NamedTuple):
 def gmres(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Rows:
     """GMRES, up to its first restart.
 
-    Directions are kept whose images are orthonormal, so that the least defect is one projection more with each.
+    Keeps directions whose images are orthonormal, so that each new one minimizes the defect by one projection.
     """
 
     def step(slot, carry):

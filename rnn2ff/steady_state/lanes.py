@@ -1,7 +1,7 @@
 """The engine, called from the host: a batch in chunks, on all cores of a processor.
 
-XLA divides few operations of a program among threads, since most are small, so that a program alone keeps one core busy
-and a half. JAX computes what one thread of Python asks for in turn; so chunks are in several lanes, each a thread.
+XLA splits few operations of a program among threads, since most are small, so that one program keeps only one and a
+half cores busy. JAX runs the calls of one Python thread in sequence, so chunks run in several lanes, each a thread.
 """
 
 import functools
@@ -35,7 +35,7 @@ from rnn2ff.steady_state.rows import Known, Solved, Task
 from rnn2ff.steady_state.samples import Samples
 from rnn2ff.steady_state.tiles import Layout
 
-# Calls of a program that two lanes may be the first to need, and would both compile. They do not wait for its end.
+# Held while calling a program that two lanes may need first, and would both compile. Calls return before it ends.
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -47,7 +47,7 @@ def run_in_chunks(
     max_steps: int,
     bar: tqdm | None = None,
 ) -> Iterator[tuple[slice, Solved]]:
-    """The engine, in chunks of one size, on all cores; from zero, without starts. Which of the rows, and their end."""
+    """Run the engine in chunks of one size, on all cores; from zero if there are no starts. Yields rows and results."""
     network, mesh = samples.network, samples.mesh
     dtype = network.dtype
     settings = {"is_alone": not has_lanes(network, mesh), "is_long": not plan.starts_with_sweeps}
@@ -57,7 +57,7 @@ def run_in_chunks(
     limits = np.asarray(samples.tolerance, dtype), np.asarray(max_steps, np.int32)
     leaves, structure = jax.tree.flatten((network, plan))
     place = functools.partial(placed_with, leaves) if mesh is None else lambda tree: tree
-    # What all chunks have, once, and together, as each `device_put` takes .1 ms.
+    # Place what all chunks share once, and together, as each `device_put` takes .1 ms.
     numbers = divided_over(mesh, rows_to_begin(len(chunks[0].counts) * chunks[0].size, dtype))
     zeros = chunks[0].zeros(network.state_size, dtype) if starts is None else None
     limits, numbers, zeros = place((limits if mesh is None else placed_on(mesh, limits), numbers, zeros))
@@ -92,16 +92,16 @@ def run_in_chunks(
 
 
 def run_whole(samples: Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray, max_steps: int) -> Solved:
-    """The same in one piece."""
+    """The same, with all results in one piece."""
     parts = [solved for _, solved in run_in_chunks(samples, rows, plan, starts, max_steps)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def has_lanes(network: RecurrentNetwork, mesh: Mesh | None) -> bool:
-    """Whether calls for this network may run at once.
+    """Whether calls for this network may run concurrently.
 
-    Batches of factorizations in programs that run at once wait for each other for ever (`compiling.only_after`). The
-    engine's own are one by one; a vector field of a user may have others.
+    Batched factorizations in concurrent programs deadlock (`compiling.only_after`). The engine's own run one by one; a
+    user's vector field may have batched ones.
     """
     return mesh is None and jax.default_backend() == "cpu" and isinstance(network, RateNetwork) and is_outside()
 
@@ -115,10 +115,10 @@ def in_lanes(
     """Chunks and their results, on the host, in order. The caller's thread is one of the lanes.
 
     Args:
-        begin: calls a compiled function for a chunk, and does not wait for it.
-        finish: waits for it, and gives back the result on the host.
+        begin: calls a compiled function for a chunk, without waiting for it.
+        finish: waits for it, and returns the result on the host.
         chunks: of a batch, at least one.
-        num_at_once: calls at once, at most.
+        num_at_once: the largest number of concurrent calls.
     """
     first = begin(chunks[0])  # which compiles, once
     ends = [Future() for _ in chunks]
@@ -126,7 +126,7 @@ def in_lanes(
     config = jax.config.values
 
     def work_on_next() -> bool:
-        """Whether a chunk was left to work on."""
+        """Work on the next chunk; False if none was left."""
         i = next(order)
         if i >= len(chunks):
             return False
@@ -139,7 +139,7 @@ def in_lanes(
         return True
 
     def work() -> None:
-        # Contexts such as `jax.default_matmul_precision` are of one thread; another would compile anew.
+        # Contexts such as `jax.default_matmul_precision` are thread-local; a lane with others would recompile.
         while jax.config.values == config and work_on_next():
             pass
 
@@ -150,18 +150,18 @@ def in_lanes(
         for i, chunk in enumerate(chunks):
             while not ends[i].done() and work_on_next():
                 pass
-            result, ends[i] = ends[i].result(), None  # nothing keeps the results of the whole batch
+            result, ends[i] = ends[i].result(), None  # do not keep the results of the whole batch
             yield chunk, result
     finally:
-        order = itertools.count(len(chunks))  # where it broke off, nothing more is begun
+        order = itertools.count(len(chunks))  # after an interruption, begin no further chunk
         running = [other for other in others if not other.cancel()]
-        if threading.get_ident() == caller:  # and not one of those, in which a collector may close what was abandoned
+        if threading.get_ident() == caller:  # not a lane, where garbage collection may close an abandoned iterator
             wait(running)
 
 
 @functools.cache
 def _threads(number: int) -> ThreadPoolExecutor:
-    """Threads that stay: to start them takes longer than to solve some hundred samples."""
+    """Persistent threads: starting them takes longer than solving some hundred samples."""
     return ThreadPoolExecutor(number, "rnn2ff")
 
 
@@ -174,7 +174,7 @@ class _Static(NamedTuple):
 
 
 def _task_of(constants, static: _Static) -> Task:
-    """From a tree of arrays by its leaves: `eqx.filter_jit` would look through it in every call."""
+    """The task, from flattened arrays: `eqx.filter_jit` would traverse their tree in every call."""
     leaves, (tolerance, max_steps) = constants
     return Task(*jax.tree.unflatten(static.structure, leaves), tolerance, max_steps, static.layout)
 

@@ -1,7 +1,7 @@
-"""A batch in chunks of one size, of which each device of a mesh has one at a time.
+"""A batch in chunks of one size; each device of a mesh works on one at a time.
 
-A program is compiled for a chunk and serves batches of all sizes. Every device works on rows of its own, as it would on
-a batch of its own, without communication: no loop of one device waits for the slowest sample of another.
+A program is compiled for a chunk and serves batches of all sizes. Every device works on its own rows as on a separate
+batch, without communication: no loop of one device waits for the slowest sample of another.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ _ALIGNMENT = 64  # bytes
 
 
 def check_mesh(mesh: object) -> Mesh | None:
-    """A mesh of devices of this process, whose axes JAX divides arrays over by itself; None for the device it takes."""
+    """The same mesh with automatic axes, if all devices are of this process; None for JAX's default device."""
     if mesh is None:
         return None
     if not isinstance(mesh, Mesh):
@@ -33,7 +33,7 @@ def check_mesh(mesh: object) -> Mesh | None:
 
 
 def placed_on(mesh: Mesh | None, tree: PyTree) -> PyTree:
-    """A tree whose arrays are on every device of a mesh, or on the one that JAX takes by itself."""
+    """A tree whose arrays are on every device of a mesh, or on JAX's default device."""
     if mesh is None:  # most are there already; a `device_put` of those would take .4 ms in each call
         return jax.tree.map(lambda leaf: jax.device_put(leaf) if isinstance(leaf, np.ndarray) else leaf, tree)
     arrays, others = eqx.partition(tree, eqx.is_array)
@@ -41,10 +41,10 @@ def placed_on(mesh: Mesh | None, tree: PyTree) -> PyTree:
 
 
 def placed_with(others: list, tree: PyTree) -> PyTree:
-    """A tree of arrays on the device that one of the others is committed to, or on the one that JAX takes by itself.
+    """A tree of arrays on the device that one of the others is committed to, or on JAX's default device.
 
-    What a program gives back is committed if one of its arguments is; and for committed arguments another program is
-    compiled than for those that are not.
+    The results of a program are committed if one of its arguments is, and JAX compiles separate programs for committed
+    and uncommitted arguments.
     """
     committed = (leaf.sharding for leaf in others if isinstance(leaf, jax.Array) and leaf.committed)
     alone = (sharding for sharding in committed if isinstance(sharding, SingleDeviceSharding))
@@ -52,7 +52,7 @@ def placed_with(others: list, tree: PyTree) -> PyTree:
 
 
 def zeros_to_share(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros on the host that JAX takes without a copy: it does if they begin at a multiple of 64 bytes."""
+    """Zeros on the host that JAX uses without a copy, because they begin at a multiple of 64 bytes."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape)) * dtype.itemsize
     memory = np.zeros(size + _ALIGNMENT, np.uint8)
@@ -61,7 +61,7 @@ def zeros_to_share(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def divided_over(mesh: Mesh | None, rows: PyTree) -> PyTree:
-    """Arrays whose rows are divided evenly among the devices of a mesh; as they are, where there is none."""
+    """Arrays whose rows are divided evenly among the devices of a mesh; unchanged if there is none."""
     return rows if mesh is None else jax.device_put(rows, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
 
@@ -69,12 +69,12 @@ def on_each_device(function: Callable, mesh: Mesh | None) -> Callable:
     """Let each device of a mesh call a function for its own rows.
 
     Args:
-        function: takes constants, which all have, a tree of arrays with one row a sample, and how many of these rows
-            matter; gives back a tree of such arrays. Pure.
-        mesh: the devices; with None it is the function itself.
+        function: takes constants, which all devices share, a tree of arrays with one row per sample, and how many of
+            these rows matter; returns a tree of such arrays. Pure.
+        mesh: the devices; if None, the function itself is returned.
 
     Returns:
-        The same for the rows of all, one device's after the other's, and how many of each matter.
+        The same function for the rows of all devices, one device after the other, and how many rows of each matter.
     """
     if mesh is None:
         return function
@@ -86,7 +86,7 @@ def on_each_device(function: Callable, mesh: Mesh | None) -> Callable:
             return function(eqx.combine(arrays, others), rows, num_rows[0])
 
         split = PartitionSpec(mesh.axis_names)
-        # No derivative is taken of what the host calls, for which alone types would have to tell what differs.
+        # What the host calls is never differentiated; only then would types have to show what differs between devices.
         return jax.shard_map(
             work, mesh=mesh, in_specs=(PartitionSpec(), split, split), out_specs=split, check_vma=False
         )(arrays, rows, num_rows)
@@ -98,25 +98,25 @@ class Chunk(NamedTuple):
     """Rows of a batch that one call of a program works on."""
 
     rows: slice  # which rows of the batch
-    counts: Int[np.ndarray, " device"]  # how many of them each device has; what is missing to `size` is filled up
-    size: int  # rows that a program is compiled for, of one device
+    counts: Int[np.ndarray, " device"]  # how many of them each device has, before padding to `size`
+    size: int  # rows per device that a program is compiled for
     layout: Layout  # their tiles
     mesh: Mesh | None  # the devices
 
     def place(self, array: Shaped[np.ndarray, "row ..."]) -> Shaped[Array, "filled_row ..."] | np.ndarray:
-        """The rows of the chunk where they are worked on, filled up."""
+        """The rows of the chunk, padded, on the devices that work on them."""
         if self.mesh is None:
             return filled(array, self.size)
         shares = np.split(array, np.cumsum(self.counts)[:-1])
         return divided_over(self.mesh, np.concatenate([filled(share, self.size) for share in shares]))
 
     def zeros(self, width: int, dtype: np.dtype) -> Array | np.ndarray:
-        """Rows of zeros where the chunk is worked on; every chunk of a batch may have the same."""
+        """Rows of zeros on the devices that work on the chunk; all chunks of a batch may share them."""
         return divided_over(self.mesh, zeros_to_share((len(self.counts) * self.size, width), dtype))
 
     @property
     def num_rows(self) -> np.int32 | Int[Array, " device"]:
-        """How many rows matter; of each device, where there is a mesh."""
+        """How many rows matter; per device, if there is a mesh."""
         return self.counts[0] if self.mesh is None else divided_over(self.mesh, self.counts)
 
     def take(self, tree: PyTree) -> PyTree:

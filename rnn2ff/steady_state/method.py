@@ -1,10 +1,10 @@
-"""Which way to solve a network: proofs from its weights first, then a small probe.
+"""The choice of how to solve a network: by proofs from its weights first, then by a small probe.
 
-Sweeps are fast, but a fixed point that they find is the steady state only if the dynamics reach it too. That is sure
-where the weights prove that there is one fixed point, which attracts. Otherwise a probe of the stimuli is solved both
-ways: sweeps are used for the others if they land where the dynamics land, on every sample of the probe, and from the
-steady states of other stimuli as well. Where those lead elsewhere the network is multistable, and the dynamics decide;
-so they do where a sample of the probe never comes to rest.
+Sweeps are fast, but a fixed point that they find is the steady state only if the dynamics reach it too. That is certain
+if the weights prove a single, attracting fixed point. Otherwise a probe of the stimuli is solved both ways: sweeps are
+used for the others if they end where the dynamics end on every sample of the probe, also when started from the steady
+states of other stimuli. If these starts lead elsewhere, the network is multistable, and the dynamics decide; likewise
+if a sample of the probe never comes to rest.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _LARGEST_PROVED = 2048  # units; beyond, eigenvalues for a proof cost more than 
 
 
 class Method(enum.IntEnum):
-    """Why a network is solved as it is. Plans hold its integers. Append only."""
+    """Why a network is solved the way it is. Plans hold its integers. Append only."""
 
     followed = 0  # nothing was measured
     proved = 1  # one attracting fixed point, from the weights
-    agreed = 2  # sweeps land where the dynamics land, from all starts that were tried
-    multistable = 3  # sweeps from other starts come to other steady states
-    disagreed = 4  # sweeps land elsewhere than the dynamics
+    agreed = 2  # sweeps end where the dynamics end, from all starts that were tried
+    multistable = 3  # sweeps from other starts reach other steady states
+    disagreed = 4  # sweeps and the dynamics reach different states
     restless = 5  # a sample of the probe, or all of them, never comes to rest
-    singular = 6  # what a sweep has to invert is singular
-    slow = 7  # sweeps leave most of the probe open
+    singular = 6  # the matrix that a sweep has to invert is singular
+    slow = 7  # sweeps do not converge on most of the probe
 
 
 _REASONS = {
@@ -67,18 +67,18 @@ _REASONS = {
 
 
 class Plan(eqx.Module):
-    """How to solve batches of a network; made by `plan_steady_states`, and passed to solve others of its batches.
+    """How to solve batches of a network; made by `plan_steady_states`, and passed on to solve further batches.
 
-    Arrays only, so that the plan of another network of the same size compiles nothing.
+    Arrays only, so that the plan of another network of the same size needs no compilation.
 
     Attributes:
         sweep: the step to repeat, where that is allowed.
         starts_with_sweeps: whether it is; otherwise the dynamics are followed.
-        starts_anywhere: whether sweeps may also start at an initial state other than zero, since all lead to the same.
-        decay_rate: a rate that perturbations of every fixed point decay with, over time, proved from the weights; 0
-            where none is known.
+        starts_anywhere: whether sweeps may also start at a state other than zero, since all lead to the same one.
+        decay_rate: rate at which perturbations of every fixed point decay, per unit of time, by proof; 0 if none is
+            known.
         method: why, as a `Method`.
-        agreement: share of the probe on which the sweeps land where the dynamics land; NaN if they were not compared.
+        agreement: share of the probe on which the sweeps end where the dynamics end; NaN if they were not compared.
         num_probed: samples in the probe.
     """
 
@@ -97,7 +97,7 @@ class Plan(eqx.Module):
 
     @property
     def has_one_fixed_point(self) -> bool:
-        """Whether that is proved from the weights."""
+        """Whether the weights prove a single, attracting fixed point."""
         return float(self.decay_rate) > 0
 
     def _describe(self) -> tuple[str, dict[str, object]] | None:
@@ -115,14 +115,14 @@ class Plan(eqx.Module):
 
 
 def proved_rate(network: RecurrentNetwork) -> float:
-    """A decay rate that every fixed point of the network has, whatever the stimulus, over time; 0 where none is known.
+    """A decay rate, per unit of time, that every fixed point of the network has, whatever the stimulus; 0 if unknown.
 
     For rectifiers and tanh, whose slopes are in [0, 1]: if the spectral radius of |W| is below 1, or the symmetric part
     of W is below the identity in a positive diagonal metric. It holds for all time constants. A margin within rounding
-    of zero (`neutral_growth`) counts as none: what decays so slowly cannot be told from what drifts.
+    of zero (`neutral_growth`) counts as none: so slow a decay cannot be distinguished from drift.
 
-    A map has it if it contracts: if the spectral radius of |W| is below 1, or the norm of W is in such a metric, and no
-    time constant is shorter than its step.
+    A map has one if it is a contraction: if the spectral radius of |W| is below 1, or the norm of W is in such a
+    metric, and no time constant is shorter than its step.
     """
     if not isinstance(network, RateNetwork) or network.nonlinearity not in (jax.nn.relu, jnp.tanh):
         return 0.0
@@ -149,7 +149,7 @@ def proved_rate(network: RecurrentNetwork) -> float:
 
 
 def first_plan(network: RecurrentNetwork) -> Plan:
-    """What the weights alone say: sweeps where they prove one fixed point, and otherwise the dynamics."""
+    """The plan from the weights alone: sweeps if they prove a single fixed point, and otherwise the dynamics."""
     rate = proved_rate(network)
     if rate > 0:
         return make_plan(network, _sweep_of_weights(network), Method.proved, rate=rate)
@@ -157,7 +157,7 @@ def first_plan(network: RecurrentNetwork) -> Plan:
 
 
 def _sweep_of_weights(network: RecurrentNetwork) -> AbstractSweep:
-    """The sweep without knowledge of steady states."""
+    """The sweep that needs no known steady states."""
     if not _has_split(network):
         return damped_sweep(network)
     with contextlib.suppress(ValueError):  # singular
@@ -198,7 +198,7 @@ def _has_mean_jacobian(network: RecurrentNetwork) -> bool:
 
 
 def _unused_sweep(network: RecurrentNetwork) -> AbstractSweep:
-    """Zeros of the type of sweep that a probe makes, so that a plan that uses it later is the same program."""
+    """Zeros of the type of sweep that a probe makes, so that a later plan with such a sweep runs the same program."""
     dtype, size = network.dtype, network.state_size
     if _has_split(network):
         kind, shapes = SplitSweep, [(size,), (size, size), (size, size), (size,)]
@@ -210,21 +210,21 @@ def _unused_sweep(network: RecurrentNetwork) -> AbstractSweep:
 
 
 def sweep_from_probe(network: RecurrentNetwork, states: np.ndarray, stimuli: np.ndarray) -> AbstractSweep:
-    """The sweep that steady states tell: with their mean slopes, or with their mean Jacobian.
+    """The sweep made from known steady states: with their mean slopes, or with their mean Jacobian.
 
     Raises:
-        ValueError: if what has to be inverted is singular.
+        ValueError: if the matrix to invert is singular.
     """
     if _has_split(network):
         return mean_slope_sweep(network, states, stimuli)
     if _has_mean_jacobian(network):
-        rows = np.resize(np.arange(len(states)), _NUM_LINEARIZED)  # always as many, so that it is compiled once
+        rows = np.resize(np.arange(len(states)), _NUM_LINEARIZED)  # a fixed number, so that it is compiled once
         return mean_jacobian_sweep(network, states[rows], stimuli[rows])
     return damped_sweep(network)
 
 
 def apart(states: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which states differ, in the scale of the others; also where they are not finite."""
+    """Which states differ, relative to the size of the others; True where they are not finite."""
     with np.errstate(invalid="ignore"):
         distance = np.abs(states - others).max(axis=1) / (1 + np.abs(others).max(axis=1))
     return ~(distance < _SAME)

@@ -1,8 +1,8 @@
-"""What becomes of motions that did not come to rest: rest after all, a cycle and its period, chaos, or growth.
+"""The fate of motions that did not come to rest: rest after all, a limit cycle and its period, chaos, or growth.
 
-On the host: diffrax integrates a few samples over windows of time, and NumPy looks at what they did. Time is counted in
-the longest time scale of each sample, and each window starts at time 0 and at displacement 0, so that neither the unit
-of time, nor late times, nor a large state around which little moves take digits away.
+On the host, diffrax integrates a few samples over windows of time, and NumPy analyzes the result. Time is in units of
+the longest time scale of each sample, and each window starts at time 0 and at displacement 0, so that no digits are
+lost to the unit of time, to late times, or to a large state around which little moves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,21 +30,21 @@ from rnn2ff.steady_state.watched import (
     record,
 )
 
-_FEW_ROWS, _MANY_ROWS = 8, 64  # that are integrated together; a program is compiled for each
+_FEW_ROWS, _MANY_ROWS = 8, 64  # rows that are integrated together; a program is compiled for each
 _LARGEST_PATHS = 2**26  # bytes of the states that one batch saves
 _GRID_SIZE = 1024  # states that a window saves
-_FEWEST_WINDOWS = 5  # that `max_time` is spent on
-_MOST_STALLS = 8  # of such windows in a row
-# Of the limits, while returns are followed. With 2, 15 of 956 cycles (`benchmarks.honest_failures`, float64) had no
-# period, and 4 no verdict; with 4, 9 and 2, and what they took altogether was the same.
+_FEWEST_WINDOWS = 5  # that `max_time` is divided into
+_MOST_STALLS = 8  # windows in a row that ended early
+# Factor on the limits while returns are followed. With 2, 15 of 956 cycles (`benchmarks.honest_failures`, float64) had
+# no period, and 4 no verdict; with 4, 9 and 2, at the same total cost.
 _EXTENSION = 4
 _MOST_RETURNS = 64
-_SECTION_WIDTH = 3e-2  # of a period; within it returns are resolved best
+_SECTION_WIDTH = 3e-2  # in periods; within it, saved states around a return are densest
 _PUSH = 5e-4
 
 
 class Motions(NamedTuple):
-    """Where the dynamics go. At most one verdict of a sample is True; if none is, what was seen does not decide.
+    """Where the dynamics go. At most one verdict of a sample is True; if none is, the motion so far does not decide.
 
     Attributes:
         is_at_rest: the residual fell below the tolerance, perhaps at a saddle: stability is for others to judge.
@@ -52,8 +52,8 @@ class Motions(NamedTuple):
         is_diverging: the state grew by many orders of magnitude, or grows along a ray on which nothing stops it.
         period: of the cycle, in the network's unit of time; NaN where none was confirmed.
         state: the last state.
-        num_steps: steps of time, also those that were refused.
-        num_turns: how often the unit that moved most turned in the last window of time; 0 for one that creeps.
+        num_steps: time steps, including rejected ones.
+        num_turns: how often the unit that moved most reversed its direction in the last window; 0 for one that creeps.
     """
 
     is_at_rest: Bool[np.ndarray, " batch"]
@@ -71,7 +71,7 @@ class Motions(NamedTuple):
 
     @staticmethod
     def of(samples: Sequence, states: Float[np.ndarray, "batch state"]) -> "Motions":
-        """What is known of samples, of the shape and dtype of the states where they started."""
+        """The verdicts on samples, in the shape and dtype of the states at which they started."""
         verdicts = np.array([sample.verdict for sample in samples], "<U11")
         return Motions(
             is_at_rest=verdicts == "at_rest",
@@ -95,15 +95,15 @@ def observe_motions(
 ) -> Motions:
     """Follow the dynamics of samples that are not at rest until it is clear where they go.
 
-    A verdict needs evidence. A cycle is one to which the motion returns three times (two, where time is short) and over
-    at least ten of the longest time scale, and to which a copy returns that was pushed off by less than a thousandth of
-    its size; the drift that is left must not add up to more than a fraction of that size. A motion without a period
-    counts as oscillating if all of the time given, and at least 250 of the longest time scale, shows no trend of its
-    speed. What decays, or grows, slowly is undecided until it arrives. No finite time tells chaos that lasts from chaos
-    that will die out. The nearer to the end of the transient a motion starts, the less it costs.
+    A verdict needs evidence. On a cycle, the motion returns three times (two, if time is short) over at least ten of
+    the longest time scale, and so does a copy that was perturbed by less than a thousandth of the cycle's size; the
+    remaining drift must not add up to more than a fraction of that size. A motion without a period counts as
+    oscillating if its speed shows no trend over all of the time given, and at least 250 of the longest time scale. Slow
+    decay or growth is undecided until it arrives. No finite time distinguishes lasting from transient chaos. The nearer
+    to the end of its transient a motion starts, the less it costs.
 
-    `max_time` is in the longest time scale at the start of each sample; `max_steps` counts refused steps as well, and
-    is looked at between windows of at most 8192.
+    `max_time` is in units of the longest time scale at the start of each sample; `max_steps` counts rejected steps as
+    well, and is checked between windows of at most 8192.
     """
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
@@ -137,7 +137,7 @@ def _is_open(sample: Sample, max_time: float, max_steps: int) -> bool:
 def _follow(
     network: RecurrentNetwork, stimuli: np.ndarray, samples: list[Sample], max_time: float
 ) -> Iterator[tuple[Sample, Window, Window | None]]:
-    """One window of each sample and, where it may be on a cycle, that of a copy which starts with a push."""
+    """One window of each sample and, if it may be on a cycle, that of a perturbed copy."""
     with_copy = [sample for sample in samples if sample.num_returns]
     rows = samples + with_copy
     states = np.stack([sample.state for sample in rows])
@@ -166,7 +166,7 @@ def _follow(
 
 
 def _push(sample: Sample) -> np.ndarray:
-    """A small displacement across the motion, otherwise of no relation to any network."""
+    """A small displacement perpendicular to the motion, in a random direction unrelated to any network."""
     direction = np.random.default_rng(0).uniform(-1, 1, len(sample.state))
     along = sample.velocity / max(np.linalg.norm(sample.velocity), np.finfo(float).tiny)
     direction -= along * (along @ direction)
@@ -174,7 +174,7 @@ def _push(sample: Sample) -> np.ndarray:
 
 
 def _grid(sample: Sample, max_time: float) -> np.ndarray:
-    """When to save states: at equidistant times and, of a candidate for a cycle, more often about each return."""
+    """When to save states: at equidistant times and, for a candidate cycle, more densely around each return."""
     if not sample.num_returns:
         return np.linspace(0, min(sample.span, max_time - sample.time), _GRID_SIZE)
     num_near = _GRID_SIZE // 2 // sample.num_returns
@@ -184,7 +184,7 @@ def _grid(sample: Sample, max_time: float) -> np.ndarray:
 
 
 def _row(windows: Window, row: int) -> Window:
-    """One sample, in float64, without what was not reached."""
+    """The window of one sample, in float64, without the times that were not reached."""
     window = Window(*(np.asarray(array[row], None if array.dtype == bool else float) for array in windows))
     is_seen = np.isfinite(window.times) & np.isfinite(window.moved).all(axis=1)
     is_seen &= np.isfinite(window.velocities).all(axis=1)
@@ -193,7 +193,7 @@ def _row(windows: Window, row: int) -> Window:
 
 
 def _num_together(num_rows: int, entry_size: int, state_size: int) -> int:
-    """Rows that are integrated together: few or many, as far as what they save fits."""
+    """Rows that are integrated together: few or many, as far as their saved states fit."""
     affordable = _LARGEST_PATHS // (_GRID_SIZE * state_size * entry_size)
     return _FEW_ROWS if num_rows <= _FEW_ROWS or affordable < _MANY_ROWS else _MANY_ROWS
 
@@ -211,7 +211,7 @@ def _measure(network, stimuli, states):
 
 @compiled
 def _integrate(network, stimuli, states, times, time_units, scales, sizes, errors) -> Window:
-    """A window of time of each sample, with adaptive steps."""
+    """Integrate each sample over its window of time, with adaptive steps."""
     rounding = jnp.finfo(states.dtype).eps
 
     def integrate(stimulus, start, times, time_unit, scale, size, error):
@@ -230,7 +230,7 @@ def _integrate(network, stimuli, states, times, time_units, scales, sizes, error
             dt0=1e-4 * times[-1],
             y0=jnp.zeros_like(start),
             saveat=dfx.SaveAt(subs=[dfx.SubSaveAt(ts=times), dfx.SubSaveAt(t1=True)]),
-            # Errors are measured by the motion, not by the state: a small cycle around a large state is still a cycle.
+            # Errors are relative to the motion, not to the state: a small cycle around a large state is still a cycle.
             stepsize_controller=dfx.PIDController(
                 rtol=error,
                 atol=error * size + rounding * (1 + jnp.max(jnp.abs(start))),
@@ -271,9 +271,9 @@ def _integrate(network, stimuli, states, times, time_units, scales, sizes, error
 
 
 def _judge(sample: Sample, window: Window, copy: Window | None, tolerance: float, max_time: float) -> None:
-    """What one more window says of a sample, and what its next one is to show."""
+    """Update a sample from one more window: its verdict, or what its next window is for."""
     sample.num_steps += int(window.num_steps)
-    # On the way to infinity in finite time, windows that end early are progress.
+    # In a blow-up in finite time, windows that end early are progress.
     is_growing = np.abs(window.end_state).max() > 2 * (sample.scale + np.abs(sample.state).max())
     sample.num_stalls = sample.num_stalls + 1 if window.has_stalled and not is_growing else 0
     if len(window.times) < 2 or not np.isfinite(window.end_state).all():

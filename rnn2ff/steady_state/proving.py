@@ -1,4 +1,4 @@
-"""Stages of the engine: the verdict, from powers of the Jacobian, or from the block of a few active units."""
+"""Stages of the engine: stability, from powers of the Jacobian, or from the weights among a few active units."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from rnn2ff.steady_state.stability import Stability, decay_rates, decide, shrink
 
 
 def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
-    """Powers on a random vector, until no more than a few are open."""
+    """Apply powers to a random vector until no more than `few` rows are open."""
     field = make_field(task.network, known.stimuli, rows.state)
     powers = shrink(field, rows.state, is_mine, rows.powers, most_open=few)
     stage = jnp.full_like(rows.stage, Stage.decide)
@@ -39,7 +39,7 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
 
 
 def decide_rows(task: Task, rows: Rows, known: Known, is_mine, may_wait, *, moves: bool) -> Rows:
-    """The Cayley transform of the whole Jacobian."""
+    """Decide stability by the Cayley transform of the whole Jacobian."""
     del may_wait
     field = make_field(task.network, known.stimuli, rows.state)
     stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
@@ -80,9 +80,9 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Row
     total = jax.vmap(params.recurrent_input)(rates) + drive
     exact = jax.vmap(network.state_from_total_input)(total)
     is_consistent = jnp.all((total > 0) == active, axis=1) & is_small
-    # Where the fixed point is not ahead, the motion still turns. And from afar it may yet turn away, since the active
-    # units change on the way: it is near if no perturbation of its length, amplified as much as it may be before it
-    # dies out, moves the total input to any unit through zero.
+    # If the fixed point is not ahead, the motion still turns. From afar it may yet turn away, since the active units
+    # change on the way. The fixed point is near if no perturbation as large as its distance, with all its transient
+    # growth, takes the total input to any unit through zero.
     is_ahead = jnp.sum((exact - rows.state) * velocity, axis=1) > 0
     reach = jnp.maximum(1, jnp.max(jnp.linalg.norm(params.recurrent_weights, axis=1)))
     strayed = reach * stability.amplification * jnp.linalg.norm(exact - rows.state, axis=1)
@@ -104,16 +104,16 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Row
     onward = rows._replace(
         stage=jnp.full_like(rows.stage, Stage.follow),
         tried=jnp.where(is_decided, set_code(active), rows.tried),
-        # Undecided, it is asked again later and later.
+        # While undecided, it is tried again at growing intervals.
         num_quiet=jnp.where(is_decided, 0, -rows.num_steps // 8),
     )
     return choose_rows(is_at_rest | is_taken, judged, onward)
 
 
 def _judge(rows: Rows, known: Known, stability: Stability, *, moves: bool = True) -> Rows:
-    """End what attracts or is not decided; send on what is at rest and does not attract."""
+    """End rows that are stable or undecided; follow the dynamics away from unstable fixed points."""
     lower = 0.1 * rows.residual
-    # At the floor of rounding nothing moves it any more: the dynamics rest at a point that they would leave.
+    # At the rounding floor nothing moves the state any more: the dynamics rest at a point that they would leave.
     is_stuck = rows.is_followed & (rows.residual < 4 * jnp.finfo(rows.state.dtype).eps)
     ends = ~stability.is_unstable | is_stuck | (not moves)
     status = jnp.where(stability.is_stable, Status.converged, Status.undecided)

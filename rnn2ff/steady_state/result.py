@@ -43,7 +43,7 @@ ADVICE = {
 
 
 class AbstractEnd(eqx.Module):
-    """What the end of one solve and those of a batch have in common."""
+    """What the results of one solve and of a batch have in common."""
 
     state: eqx.AbstractVar[Float[ArrayLike, "*batch state"]]
     status: eqx.AbstractVar[Int[ArrayLike, "*batch"]]
@@ -59,7 +59,7 @@ class AbstractEnd(eqx.Module):
         return np.array([each.name for each in Status])[np.asarray(self.status)].tolist()
 
     def rates(self, network: RecurrentNetwork) -> Float[Array, "*batch rate"]:
-        """What downstream units of the network see of the states."""
+        """The rates that downstream units of the network receive from the states."""
         states, function = jnp.asarray(self.state), network.rates
         for _ in range(states.ndim - 1):
             function = jax.vmap(function)
@@ -70,19 +70,19 @@ class AbstractEnd(eqx.Module):
 
 
 class SteadyState(AbstractEnd):
-    """The end of a solve; for a batch, each field has a leading axis.
+    """The result of a solve; for a batch, each field has a leading axis.
 
     Attributes:
         state: the last state, whatever the status.
         status: a `Status`, as an integer array.
         residual: `max |tau dx/dt| / (1 + max |x|)`, recomputed on `state`.
-        num_steps: steps of the search: of time for a rollout, iterations for a root finder.
+        num_steps: steps of the search: time steps for a rollout, iterations for a root finder.
         distance: an estimate of how far the state is from rest, `max |x - x*|`: the velocity over the slowest decay
             rate.
-            Near a continuous attractor it may be large although the residual is small; on it, it is that to the
-            attractor. Infinite if nothing decays, so never for `converged`; NaN where no rate is known.
-        period: of a limit cycle, in the network's unit of time; NaN if the sample does not oscillate, or without a
-            period, as in chaos.
+            Near a continuous attractor it may be large although the residual is small; on one, it is the distance to
+            the attractor. Infinite if nothing decays, so never for `converged`; NaN if no decay rate is known.
+        period: of a limit cycle, in the network's unit of time; NaN if the sample does not oscillate, or has no period,
+            as in chaos.
     """
 
     state: Float[ArrayLike, "*batch state"]
@@ -97,7 +97,7 @@ class SteadyState(AbstractEnd):
 
 
 class SteadyStates(AbstractEnd):
-    """The end of a batch: the fields of `SteadyState` with a leading axis, and how they were found.
+    """The results of a batch: the fields of `SteadyState` with a leading axis, and how they were found.
 
     Attributes:
         state: the last states, whatever the status.
@@ -128,14 +128,14 @@ class SteadyStates(AbstractEnd):
 
 
 def in_one_piece(rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"] | slice:
-    """Indices as a slice where they are consecutive, with which NumPy looks at an array without a copy."""
+    """Indices as a slice if they are consecutive, so that NumPy indexes without a copy."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
 
 
 def put_rows(whole: SteadyState, rows: Int[np.ndarray, " row"], part: SteadyState) -> None:
-    """Take over the end of some rows of a batch, whose steps are added to those before; arrays on the host."""
+    """Write the results of some rows into a batch, adding their steps to those before; arrays on the host."""
     rows = in_one_piece(rows)
     num_steps = whole.num_steps[rows] + part.num_steps
     for name, values in vars(part).items():
@@ -144,7 +144,7 @@ def put_rows(whole: SteadyState, rows: Int[np.ndarray, " row"], part: SteadyStat
 
 
 def on_device(whole: SteadyState, plan: Plan | None, finished_by: dict[str, int]) -> SteadyStates:
-    """The end of a batch, from arrays on the host, and how it was found."""
+    """The results of a batch, from arrays on the host, and how they were found."""
     return SteadyStates(**jax.device_put(vars(whole)), plan=plan, finished_by=finished_by)
 
 

@@ -1,4 +1,4 @@
-"""The samples of a batch on their way to a verdict: what is known of each, and what all stages share."""
+"""The samples of a batch before their verdicts: what is known of each, and what all stages share."""
 
 import enum
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from rnn2ff.steady_state.tiles import Layout
 
 SAFETY = 0.9  # of the tolerance, so that a residual recomputed with other rounding still meets it
 LARGEST_STEP = 0.9  # of time, in units of the shortest time scale
-MEMORY = 3  # steps that an acceleration combines
-BLOCK = 32  # active units of a block
+MEMORY = 3  # steps that Anderson acceleration combines
+BLOCK = 32  # most active units of a block
 
 FOUND_BY = ("sweeps", f"Anderson({MEMORY})", "dynamics", "active set")
 
 
 class Stage(enum.IntEnum):
-    """What comes next for a sample."""
+    """The next stage of a sample."""
 
     begin = 0
     sweep = 1
@@ -36,21 +36,21 @@ class Stage(enum.IntEnum):
 
 
 class Rows(NamedTuple):
-    """Samples on their way to a verdict.
+    """Samples before their verdict.
 
     Attributes:
         state: the last state.
-        powers: while stability is being proved.
-        stage: what comes next, a `Stage`.
+        powers: state of the stability proof.
+        stage: the next one, a `Stage`.
         status: a `Status`; meaningful once the stage is `done`.
         residual: of the state.
-        speed: `max |dx/dt|` at the state, over time.
-        decay_rate: of the slowest perturbation, over time.
-        num_steps: sweeps and steps of time.
-        step: of time, the last; in units of the shortest time scale.
-        largest_step: so far as the steps were stable.
-        lowest_speed: since the largest step changed.
-        rest: the residual that counts as rest; lower where a fixed point was found unstable.
+        speed: `max |dx/dt|` at the state, per unit of time.
+        decay_rate: of the slowest perturbation, per unit of time.
+        num_steps: sweeps and time steps.
+        step: the last time step, in units of the shortest time scale.
+        largest_step: bound on the step, reduced where steps were unstable.
+        lowest_speed: since `largest_step` last changed.
+        rest: the residual that counts as rest; lower after a fixed point was found unstable.
         num_quiet: pairs of steps with the same active units.
         tried: a hash of the active units that were last solved for.
         is_followed: whether the state was reached by the dynamics from the initial state.
@@ -101,7 +101,7 @@ class Task(NamedTuple):
 
     @property
     def has_blocks(self) -> bool:
-        """Whether active units have a block of the weights to look at, whose decay is that of a flow."""
+        """Whether `block` applies: the network is threshold-linear, in continuous time, with dense weights."""
         if self.network.is_map:
             return False
         return is_threshold_linear(self.network) and self.network.has_dense_weights
@@ -113,7 +113,7 @@ class Task(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """The end of a batch.
+    """The results of a batch.
 
     Attributes:
         steady: states and verdicts.
@@ -125,7 +125,7 @@ class Solved(NamedTuple):
 
 
 def blank_rows(states: Float[Array, "batch state"]) -> Rows:
-    """Samples that are still to begin: every number is zero."""
+    """Samples that have not begun: every number is zero."""
     zero, whole = jnp.zeros(len(states), states.dtype), jnp.zeros(len(states), jnp.int32)
     return Rows(
         state=states,
@@ -148,7 +148,7 @@ def blank_rows(states: Float[Array, "batch state"]) -> Rows:
 
 
 def restart(rows: Rows, known: Known, is_lost: Bool[Array, " tile"]) -> Rows:
-    """From the initial state, by the dynamics."""
+    """Send lost rows back to the initial state, to follow the dynamics."""
     new = rows._replace(
         state=known.initial_states,
         stage=jnp.full_like(rows.stage, Stage.follow),
@@ -160,7 +160,7 @@ def restart(rows: Rows, known: Known, is_lost: Bool[Array, " tile"]) -> Rows:
 
 
 def next_at_rest(task: Task, states) -> Int[Array, " tile"]:
-    """The stage of what is at rest: a proof, unless the weights have given it."""
+    """The next stage of a state at rest: a stability proof, unless the weights have given it."""
     return jnp.where(task.proved_rate > 0, Stage.done, jnp.full(len(states), Stage.prove, jnp.int32))
 
 
@@ -175,7 +175,7 @@ def active_units(task: Task, field: Field, states, velocity) -> Bool[Array, "til
 
 
 def set_code(active: Bool[Array, "tile state"]) -> UInt32[Array, " tile"]:
-    """A number that tells sets of active units apart; 0 is none."""
+    """A hash of the set of active units; never 0, which stands for none."""
     codes = np.random.default_rng(0).integers(1, 2**32, active.shape[1], dtype=np.uint32)
     return jnp.sum(jnp.where(active, jnp.asarray(codes)[None], jnp.uint32(0)), axis=1, dtype=jnp.uint32) | 1
 

@@ -1,4 +1,4 @@
-"""A batch on the host, on its way through the engine and what comes after it."""
+"""A batch on the host, while the engine and later methods work on it."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.result import Status, SteadyState, in_one_piece, put_rows
 from rnn2ff.steady_state.rows import Solved
 
-_FOLLOWED_STEPS = 1200  # before what has not come to rest is watched for cycles
+_FOLLOWED_STEPS = 1200  # before a sample that has not come to rest is watched for cycles
 
 
 class Samples(NamedTuple):
@@ -18,14 +18,14 @@ class Samples(NamedTuple):
 
     Attributes:
         network: the network.
-        stimuli: one a row.
-        initial_states: one a row; None where all are zero.
+        stimuli: one per row.
+        initial_states: one per row; None where all are zero.
         tolerance: the largest residual that counts as rest.
         max_steps: of each method.
         solved: the fields of `SteadyState`.
         found_by: an index into `FOUND_BY` for each sample.
         mesh: the devices; None for JAX's own.
-        watch: whether what does not come to rest is watched.
+        watch: whether samples that do not come to rest are watched.
     """
 
     network: RecurrentNetwork
@@ -40,7 +40,7 @@ class Samples(NamedTuple):
 
     @property
     def first_steps(self) -> int:
-        """Of the engine, before a sample that moves on is watched, or left: later, long steps may take it elsewhere."""
+        """Engine steps before a sample that still moves is watched, or left: later, long steps may lead elsewhere."""
         return min(self.max_steps, _FOLLOWED_STEPS)
 
     def starts(self, rows: np.ndarray) -> Float[np.ndarray, "row state"]:
@@ -50,10 +50,10 @@ class Samples(NamedTuple):
         return self.initial_states[in_one_piece(rows)]
 
     def rows_that(self, ended: Status, rows: np.ndarray) -> np.ndarray:
-        """Those of some rows that ended so."""
+        """Those of some rows that ended with this status."""
         return rows[self.solved.status[rows] == ended]
 
     def put(self, rows: np.ndarray, part: Solved) -> None:
-        """Take over the end of some rows."""
+        """Write the results of some rows."""
         put_rows(self.solved, rows, part.steady)
         self.found_by[rows] = part.found_by

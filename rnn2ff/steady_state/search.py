@@ -1,4 +1,4 @@
-"""What a solver of one sample is: a search, whose end is judged by others."""
+"""The interface of a solver for one sample: a search, whose result is judged elsewhere."""
 
 from abc import abstractmethod
 
@@ -9,7 +9,7 @@ from rnn2ff.networks import RecurrentNetwork
 
 
 class Candidate(eqx.Module):
-    """The end of a search; of a batch, with a leading axis. The verdict tests its state again."""
+    """The result of a search; for a batch, with a leading axis. The verdict tests its state again."""
 
     state: Float[ArrayLike, "*batch state"]
     num_steps: Int[ArrayLike, "*batch"]
@@ -35,4 +35,4 @@ class AbstractSteadyStateSolver(eqx.Module):
         tolerance: float | Scalar,
         max_steps: int,
     ) -> Candidate:
-        """Search for a state at rest, without a verdict; the tolerance may be an array, the number of steps is not."""
+        """Search for a state at rest, without a verdict; the tolerance may be an array, `max_steps` may not."""

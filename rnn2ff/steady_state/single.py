@@ -21,7 +21,7 @@ from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 from rnn2ff.steady_state.solvers.rollout import Rollout
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
 
-_SOLVED_ALONE = 256  # samples of a program that uses a solver for each
+_SOLVED_ALONE = 256  # samples per program, each solved on its own
 _LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 
 
@@ -37,12 +37,12 @@ def solve_steady_state(
 ) -> SteadyState:
     """The steady state of a network for one stimulus.
 
-    Safe under `jit`, `vmap` and `grad`: the derivative is the implicit one, to any order, by the network's parameters
-    and the stimulus, whatever the solver. For a whole batch inside a program, and inside `jax.shard_map`, there is
-    `solve_batch`.
+    Safe under `jit`, `vmap` and `grad`: the derivative is the implicit one, to any order, with respect to the network's
+    parameters and the stimulus, whatever the solver. For a whole batch inside a program, and inside `jax.shard_map`,
+    there is `solve_batch`.
 
-    A motion that does not come to rest is watched for cycles where its values are known, that is outside of `jit` and
-    `vmap`; inside, it is `max_steps_reached`. Numbers far below 1 want a smaller unit, as for `solve_batch`.
+    A motion that does not come to rest is watched for cycles if its values are known, that is outside of `jit` and
+    `vmap`; inside, it is `max_steps_reached`. Values far below 1 should have a smaller unit, as for `solve_batch`.
 
     Args:
         network: the network.
@@ -53,7 +53,7 @@ def solve_steady_state(
         max_steps: bound on the steps of the search.
         matrix_free: how the linear system of a derivative is solved: from products with the Jacobian (GMRES), or by LU.
             By default from products for networks above 1024 units or with sparse weights.
-        throw: whether a search that ends without a steady state raises; otherwise the status tells. The derivative of
+        throw: whether a search that ends without a steady state raises; otherwise see its status. The derivative of
             a sample without a steady state is NaN, unless a loss ignores the sample, as by
             `jnp.where(found.is_converged, loss, 0)`.
 
@@ -117,18 +117,18 @@ def solve_one(network, stimulus, solver, initial_state, tolerance, max_steps, ma
 
 
 def _without_tolerance(solver: AbstractSteadyStateSolver) -> AbstractSteadyStateSolver:
-    """The same with its tolerance left to the search, where it is an array: another one compiles nothing."""
+    """The solver without its tolerance, which the search gets as an array: another value needs no compilation."""
     return eqx.tree_at(lambda each: each.tolerance, solver, None, is_leaf=lambda leaf: leaf is None)
 
 
 def constants_of(*trees):
-    """The same values, of which no derivative is taken."""
+    """The same values, as constants that are not differentiated."""
     constants = jax.lax.stop_gradient(eqx.filter(trees, eqx.is_array))
     return eqx.combine(constants, trees)
 
 
 def without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
-    """Steady states of a rate network do not depend on them: what is left of rounding would move them in a training."""
+    """Treat them as constants: steady states of a rate network do not depend on them, but rounding would train them."""
     if not isinstance(network, RateNetwork):
         return network
     tau = network.params.time_constants
@@ -169,7 +169,7 @@ def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tol
 
 
 def _watch(network, stimuli, initial_states, whole: SteadyState, tolerance: float, max_steps: int) -> None:
-    """See whether motions of a batch that did not come to rest go on for ever; arrays on the host, updated in place."""
+    """Find out whether samples that did not come to rest move for ever; arrays on the host, updated in place."""
     left = np.flatnonzero(whole.status == Status.max_steps_reached)
     if len(left):
         given = stimuli[left], initial_states[left], whole.state[left]
@@ -180,7 +180,7 @@ def _watch(network, stimuli, initial_states, whole: SteadyState, tolerance: floa
 def solve_each(
     network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress, *, watch
 ) -> SteadyStates:
-    """A batch by a solver for single samples."""
+    """Solve a batch by a solver for single samples."""
     num_samples = len(stimuli)
     num_devices = 1 if mesh is None else mesh.devices.size
     chunk_size = num_devices * min(-(-num_samples // num_devices), _SOLVED_ALONE)

@@ -32,21 +32,21 @@ def solve_batch(
     """The steady states of a network for a batch of stimuli, each with its verdict, as one pure function of arrays.
 
     Runs unchanged under `jax.jit`, in a `scan`, on arrays that are sharded over a mesh, and inside `jax.shard_map`, on
-    any device, and never leaves it. Differentiable in forward and reverse mode, to any order, by the network's
-    parameters and the stimuli; the derivative is the implicit one. A sample without a steady state has a derivative of
+    any device, and never leaves it. Differentiable in forward and reverse mode, to any order, with respect to the
+    network's parameters and the stimuli, by the implicit derivative. Without a steady state, a sample's derivative is
     NaN, unless a loss ignores it, as by `jnp.where(solved.is_converged, loss, 0)`; `solve_steady_state` has an example.
 
-    What does not come to rest within `max_steps` is `max_steps_reached`; whether it moves in a cycle, and more,
-    `solve_steady_states` finds out on the host.
+    A sample that does not come to rest within `max_steps` is `max_steps_reached`; `solve_steady_states` finds out, on
+    the host, whether it moves in a cycle, and more.
 
-    The tolerance is relative to `1 + max |x|`, and says little of a sample whose stimulus and states are far below 1:
-    give it in a smaller unit, as `solve_steady_states` does by itself for threshold-linear networks.
+    The tolerance is relative to `1 + max |x|`, and says little about a sample whose stimulus and states are far below
+    1: give it in a smaller unit, as `solve_steady_states` does automatically for threshold-linear networks.
 
     Args:
         network: the network.
-        stimuli: one a row.
-        plan: from `plan_steady_states`, to use the fastest way that is right; by default the dynamics are followed.
-        initial_states: where the dynamics start, one row a stimulus; by default at zero.
+        stimuli: one per row.
+        plan: from `plan_steady_states`, to use the fastest method that is right; by default the dynamics are followed.
+        initial_states: where the dynamics start, one row per stimulus; by default at zero.
         tolerance: the largest residual that counts as rest; by default the dtype's.
         max_steps: bound on the steps of each sample.
 
@@ -79,7 +79,7 @@ def _solve_batch(network, stimuli, plan, initial_states, tolerance, max_steps) -
     explicit = _explicit_axes(stimuli)
     if explicit is None:
         return _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps)
-    # Each device solves its own samples; a gather over all devices would have no one sharding.
+    # Each device solves its own samples; a gather over all devices would have no unique sharding.
     mesh, axes = explicit
     arrays, static = eqx.partition((network, plan), eqx.is_array)
 

@@ -1,24 +1,24 @@
-"""Whether small perturbations of a fixed point decay, and how fast: one test, for a batch, from products first.
+"""Linear stability of fixed points, and how fast perturbations decay: one test for a batch, by products first.
 
 A fixed point attracts if every eigenvalue z of the Jacobian J of the velocity has a negative real part. Eigenvalues of
 non-symmetric matrices are slow, and not available on every device, so they are not computed:
 
-1. **Powers of a polynomial of J on a random vector**, products alone, which prove most fixed points stable. For
+1. **Powers of a polynomial of J on a random vector**, by products alone, prove most fixed points stable. For
    Re z >= 0 both `|1 + s z| >= 1` and `|1 + s z + (s z)^2 / 2| >= 1`. So with y0 standard normal, an unstable J gives
    `|p(J)^k y0| >= |g|`, where g, the component of y0 along a left eigenvector, is standard normal too, however
-   non-normal J is. A norm below `PROOF` therefore proves stability, with a chance of less than that to be wrong. What
-   is not proved need not be unstable.
-2. **Powers of the Cayley transform** `A = (I - s J)^-1 (I + s J)` by repeated squaring, for the few that are left.
+   non-normal J is. A norm below `PROOF` therefore proves stability, with an error probability below `PROOF`. Without a
+   proof, a fixed point need not be unstable.
+2. **Powers of the Cayley transform** `A = (I - s J)^-1 (I + s J)` by repeated squaring, for the few that remain.
    A maps eigenvalues with negative real part into the unit circle; `|A^m| < 1` for some m proves stability, and
    `|A^m|^(1/m)` tends to the spectral radius from above (Gelfand).
 
-A fixed point of a map attracts if every eigenvalue of `I + J` is within the unit circle. This is the first polynomial
-itself, and it takes the place of the Cayley transform.
+A fixed point of a map attracts if every eigenvalue of `I + J` is within the unit circle. `I + J` is the first
+polynomial itself, and replaces the Cayley transform.
 
-A growth rate below `neutral_growth`, per longest time scale or step of a map, is within rounding of none, and counts as
-none: on a continuous attractor perturbations stay, and that is stable. What drifts along such a direction faster than
-rounding allows is not decided (`drifting.py`); nor is a mode so much slower than others that the sign of its growth is
-lost in rounding.
+A growth rate below `neutral_growth`, per longest time scale or step of a map, is zero to rounding, and counts as zero:
+on a continuous attractor perturbations persist, and that is stable. A state that drifts along such a direction faster
+than rounding allows is undecided (`drifting.py`); so is a mode so much slower than others that the sign of its growth
+is lost in rounding.
 """
 
 from typing import NamedTuple
@@ -37,12 +37,12 @@ PROOF = 1e-3  # the norm to shrink to
 LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
 _LARGEST_UNSEEN = 1e-3  # growth, per longest time scale, that rounding may hide in a verdict
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; transient growth stays below e^60 = 1e26
-_LARGEST_BATCHED = 48  # units; products of so small matrices are fast in batches on any device
-_MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of the matrices that are factored together; on an accelerator
+_LARGEST_BATCHED = 48  # units; products of matrices this small are fast in batches on any device
+_MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of matrices factored together on a processor; on an accelerator
 _PRODUCTS_PER_CHECK = 4  # even, as one step of the second polynomial takes two
 _STEPS = (0.0, 1.0, 0.5)  # of the polynomials, in turn; 0 is the first polynomial
-_FIRST_CHECKS = 3  # after which powers that do not shrink are begun again, with the second polynomial
-MOST_CHECKS = 48  # more cost a processor as much as a factorization of 128 units
+_FIRST_CHECKS = 3  # after which powers that do not shrink are restarted with the second polynomial
+MOST_CHECKS = 48  # more would cost a processor as much as a factorization of 128 units
 
 
 def neutral_growth(dtype: jnp.dtype) -> float:
@@ -51,29 +51,29 @@ def neutral_growth(dtype: jnp.dtype) -> float:
 
 
 class Stability(NamedTuple):
-    """What is known of small perturbations, per sample."""
+    """Linear stability, per sample."""
 
     is_stable: Bool[Array, " batch"]  # they are proved to die out, or at least not to grow
-    is_unstable: Bool[Array, " batch"]  # some grow. Where neither is True it is not decided
-    # Of the slowest, over time; an estimate, 0 if nothing decays. On a continuous attractor it is that of the velocity,
-    # as the ratio to the distance that is left.
+    is_unstable: Bool[Array, " batch"]  # some grow. If neither is True, it is undecided
+    # Of the slowest perturbation, per unit of time; an estimate, 0 if nothing decays. On a continuous attractor it is
+    # that of the velocity: the ratio of the speed to the remaining distance.
     decay_rate: Float[Array, " batch"]
-    # An estimate from above, not a bound, of how much a perturbation grows before it dies out, in the Euclidean norm:
-    # twice the largest power of the Cayley transform that was looked at.
+    # An upper estimate, not a bound, of the transient growth of a perturbation before it decays, in the Euclidean norm:
+    # twice the norm of the largest power of the Cayley transform that was computed.
     amplification: Float[Array, " batch"]
 
 
 class Powers(NamedTuple):
-    """Vectors on their way to a proof."""
+    """State of the stability proofs."""
 
     vectors: Float[Array, "batch state"]  # `p(J)^k y0`
-    norms: Float[Array, " batch"]  # theirs; infinite once they are lost, which is never proved
-    decay: Float[Array, " batch"]  # of the norm, per product
+    norms: Float[Array, " batch"]  # of the vectors; infinite once these are lost, which proves nothing
+    decay: Float[Array, " batch"]  # factor on the norm per product
     step: Float[Array, " batch"]  # s of the second polynomial; 0 where p is the first
-    num_checks: Float[Array, " batch"]  # since the vector was begun; below 0 before
+    num_checks: Float[Array, " batch"]  # since the vector was started; negative before
 
     def to_be_begun(self) -> "Powers":
-        """The same, to be begun anew."""
+        """The same, to be restarted."""
         return self._replace(num_checks=jnp.full_like(self.num_checks, -1))
 
     @property
@@ -83,7 +83,7 @@ class Powers(NamedTuple):
 
     @property
     def is_open(self) -> Bool[Array, " batch"]:
-        """Whether more products may prove it."""
+        """Whether more products may still prove it."""
         return (self.norms >= PROOF) & jnp.isfinite(self.norms) & (self.num_checks < MOST_CHECKS)
 
 
@@ -95,11 +95,11 @@ def shrink(
     *,
     most_open: int | Int[Array, ""] = 0,
 ) -> Powers:
-    """Multiply random vectors until no more than so many of the needed samples are open.
+    """Multiply random vectors until at most `most_open` of the needed samples are open.
 
     Starts with `1 + z`, which is the best polynomial for eigenvalues in a disk about -1, such as those of random
-    weights. A sample whose vector does not shrink begins anew with `1 + s z + (s z)^2 / 2`, which decides modes that
-    turn, at s = 1 and then, for fast ones, at s = 1/2.
+    weights. A sample whose vector does not shrink restarts with `1 + s z + (s z)^2 / 2`, which handles oscillatory
+    modes, at s = 1 and then, for fast ones, at s = 1/2.
     """
     push = field.push(states)
     powers = vary_like(powers, states)
@@ -149,15 +149,15 @@ def shrink(
     def goes_on(arrays):
         return jnp.sum(open_rows(unpack(arrays)), dtype=jnp.int32) > most_open
 
-    # The first vector is the same for all, so that its product is that of one row.
+    # The first vector is the same for all samples, so that one row is multiplied.
     anew = begun(jnp.broadcast_to(first + push(first), states.shape), jnp.zeros_like(powers.step))
     start = choose_rows(powers.num_checks < 0, pack(anew), pack(powers))
     return unpack(jax.lax.while_loop(goes_on, check, vary_like(start, states)))
 
 
 def decay_rates(field: Field, powers: Powers) -> Float[Array, " batch"]:
-    """The slowest decay rate, over time, as the last products show it for a real eigenvalue."""
-    # Of `1 + z` one product is a step; of the second polynomial, which is nearly e^(s z), two products are a step s.
+    """The slowest decay rate, per unit of time, estimated from the last products as for a real eigenvalue."""
+    # With `1 + z`, one product is a step; with the second polynomial, nearly e^(s z), two products are a step of s.
     turning = -2 * jnp.log(jnp.maximum(powers.decay, 1e-6)) / jnp.maximum(powers.step, _STEPS[-1])
     rate = jnp.where(powers.step > 0, turning, 1 - powers.decay)
     return jnp.maximum(rate, 0) / field.time_unit
@@ -179,11 +179,11 @@ def transform_powers(
         matrices: Jacobians, in any unit of time.
         slowest: the longest time scale, in that unit.
         is_needed: which samples to decide.
-        one_by_one: whether each sample is worked on for itself, as on a processor: its threads are shared with other
-            programs, and it makes products of larger matrices faster one by one. An accelerator wants the batch.
-        is_map: whether the matrices are what a step of a map adds.
-        velocity: which the matrices are derivatives of, at the states; None where a drift is of no interest.
-        rounding: of the velocity; what drifts no faster along a neutral direction is at rest.
+        one_by_one: whether samples are processed one by one, as on a processor: its threads are shared with other
+            programs, and it multiplies larger matrices faster one by one. An accelerator is faster on the batch.
+        is_map: whether the matrices are Jacobians of the change in a step of a map.
+        velocity: at the states; the matrices are its derivatives. None if drift does not matter.
+        rounding: of the velocity; a state that drifts no faster than this along a neutral direction is at rest.
     """
     settings = {"one_by_one": one_by_one, "is_map": is_map}
     if not one_by_one or matrices.shape[-1] <= _LARGEST_BATCHED:
@@ -212,18 +212,18 @@ def _transform_powers(
 ) -> Stability:
     dtype, size = matrices.dtype, matrices.shape[-1]
     identity = jnp.eye(size, dtype=dtype)[None]
-    # A norm doubles its logarithm with each squaring: so many tell the smallest growth that counts from none.
+    # Each squaring doubles the logarithm of a norm: this many separate the smallest growth that counts from none.
     max_squarings = 34 if jnp.finfo(dtype).bits >= 64 else 22
     is_finite = jnp.all(jnp.isfinite(matrices), axis=(1, 2))
     matrices = jnp.where((is_finite & is_needed)[:, None, None], matrices, -identity)
 
     def norm_of(matrices):
         norm = jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2)))
-        # The power of a map may be zero: what is silent forgets its state in one step.
+        # The power of a map may be zero: a silent unit forgets its state in one step.
         return jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
 
-    # So that typical eigenvalues end up far inside the unit circle.
-    largest_scale = 1 / (size * jnp.finfo(dtype).tiny)  # of a matrix that is zero
+    # Scale such that typical eigenvalues end up far inside the unit circle.
+    largest_scale = 1 / (size * jnp.finfo(dtype).tiny)  # for a zero matrix
     scale = jnp.minimum(size**0.5 / norm_of(matrices), largest_scale)
     scaled = scale[:, None, None] * matrices
     if is_map:
@@ -256,10 +256,10 @@ def _transform_powers(
     start = (power / norm[:, None, None], jnp.log(norm), jnp.log(norm), jnp.zeros(len(matrices), jnp.int32))
     power, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))
     mean_log = log_norm / 2.0 ** num_squarings.astype(dtype)
-    # Of a map the largest factor but one; otherwise the transform is inverted, for a real eigenvalue.
+    # For a map, the largest growth factor minus one; otherwise the transform is inverted, as for a real eigenvalue.
     growth = jnp.expm1(mean_log) if is_map else jnp.tanh(mean_log / 2) / scale
     amplification = 2 * jnp.exp(jnp.maximum(largest, 0))  # 2 for the powers between those that are squared
-    # Beside much faster units a slow growth, or decay, may be lost in the rounding of each factor of the power.
+    # Beside much faster units, slow growth or decay may be lost in the rounding of each factor of the power.
     rounding_of_mean = 8 * jnp.finfo(dtype).eps
     is_rounding = jnp.abs(mean_log) < rounding_of_mean
     unseen = slowest * (rounding_of_mean if is_map else rounding_of_mean / 2 / scale)
@@ -271,7 +271,7 @@ def _transform_powers(
         drift = find_drift(power, matrices, velocity, one_by_one=one_by_one)
         is_drifting = is_neutral & is_stable & ~jnp.all(jnp.abs(drift.staying) <= rounding, axis=1)
         speed = jnp.max(jnp.abs(velocity), axis=1)
-        # Units that are silent, and so not seen, decay with their own time constants.
+        # Silent units do not show in this velocity; they decay with their own time constants.
         along = jnp.where(speed > 0, speed / jnp.maximum(drift.distance, jnp.finfo(dtype).tiny), 1 / slowest)
         decay_rate = jnp.where(is_neutral & jnp.isfinite(along), along, decay_rate)
     is_known_stable = is_known & is_stable & ~is_drifting

@@ -15,7 +15,7 @@ _MOST_ACCELERATIONS = 16  # how often the memory is filled
 
 
 def sweep_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
-    """Plain sweeps, as long as they are about to finish more than a few."""
+    """Take plain sweeps as long as more than `few` rows are about to converge."""
     network, sweep = task.network, task.plan.sweep
     is_zero = jnp.all(known.initial_states == 0, axis=1)
     drives = jax.vmap(lambda stimulus: sweep.drive(network, stimulus))(known.stimuli)
@@ -54,13 +54,13 @@ def sweep_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
 
 
 def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
-    """Anderson acceleration of the sweeps; what it leaves open is followed from the initial state."""
+    """Anderson acceleration of the sweeps; rows that do not converge are followed from the initial state."""
     network, sweep = task.network, task.plan.sweep
     drives = jax.vmap(lambda stimulus: sweep.drive(network, stimulus))(known.stimuli)
     regularization = default_regularization(rows.state.dtype)
 
     def through_memory(drive, point, history):
-        for _ in range(MEMORY):  # unrolled: one by one, each would copy the history
+        for _ in range(MEMORY):  # unrolled: in a loop, each would copy the history
             image = sweep(network, drive, point)
             point, _, history = accelerate(history, point, image, regularization=regularization)
         return point, jnp.max(jnp.abs(history.step)), history
@@ -81,7 +81,7 @@ def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], i
     histories = jax.vmap(lambda point, image: begin_history(point, image, MEMORY))(rows.state, images)
     start = vary_like((images, histories, is_mine, jnp.zeros((), jnp.int32)), rows.state)
     points, _, is_open, num_turns = jax.lax.while_loop(goes_on, turn, start)
-    # One plain sweep at the end takes away what a combination leaves of rounding.
+    # A final plain sweep removes the rounding errors of the combination.
     points = jax.vmap(lambda drive, point: sweep(network, drive, point))(drives, points)
     arrived = _arrive(task, rows, known, points, FOUND_BY[1])
     is_given_up = (num_turns >= _MOST_ACCELERATIONS) | ~is_open
@@ -90,7 +90,7 @@ def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], i
 
 
 def _arrive(task: Task, rows: Rows, known: Known, points: Float[Array, "tile state"], by: str) -> Rows:
-    """The states that sweeps have come to, and what comes next. What is open keeps its point in place of a state."""
+    """The states that sweeps have reached, and the next stage. Rows still open keep their point in place of a state."""
     network, sweep = task.network, task.plan.sweep
     states = jax.vmap(lambda point: sweep.to_state(network, point))(points)
     field = make_field(network, known.stimuli, states)

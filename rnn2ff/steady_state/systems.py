@@ -1,4 +1,4 @@
-"""The linear systems behind derivatives of steady states, `A y = b` with `A = -F_x` or its transpose, one a row.
+"""The linear systems behind derivatives of steady states, `A y = b` with `A = -F_x` or its transpose, one per row.
 
 They are solved together by products with all Jacobians at once; rows that these do not solve are factored, a few at a
 time, or solved by GMRES.
@@ -20,9 +20,9 @@ from rnn2ff.networks import RateNetwork, RecurrentNetwork
 from rnn2ff.steady_state.krylov import LARGEST_ERROR, Linear, Rows, Solution, bicgstab, gmres, norms, refine
 from rnn2ff.steady_state.stability import LARGEST_FACTORED
 
-_FACTORED_ROWS, _FACTORED_ENTRIES = 16, 2**22  # at most so many Jacobians, and entries of them, are factored at a time
+_FACTORED_ROWS, _FACTORED_ENTRIES = 16, 2**22  # at most this many Jacobians, and entries, are factored at a time
 
-# What gains less than this in a round is left to a factorization, or given up.
+# A row that gains less than this in a round is left to a factorization, or given up.
 _MAX_ROUNDS, _GAIN = 4, 0.1  # of BiCGSTAB
 _MAX_RESTARTS, _RESTART_GAIN = 100, 0.99  # of GMRES
 
@@ -35,21 +35,21 @@ _UNSOLVED = (
 class Way(enum.Enum):
     """How linear systems are solved, and what becomes of one that has no solution."""
 
-    together = enum.auto()  # by products with all rows at once, what is left by factors or by GMRES; otherwise NaN
+    together = enum.auto()  # by products with all rows at once, the remaining rows by LU or GMRES; otherwise NaN
     factors = enum.auto()  # by LU; otherwise an error
     products = enum.auto()  # by GMRES; otherwise an error
 
 
 class Points(NamedTuple):
-    """Where the network is linearized, one a row."""
+    """Where the network is linearized, one per row."""
 
-    states: Rows  # of the rows; where the linearization is not finite another's, so that what is multiplied by zero is
+    states: Rows  # of the rows; another row's if the linearization is not finite, so that 0 times it is 0
     stimuli: Float[Array, "batch stimulus"]  # likewise
     scales: Rows  # what velocities are multiplied by, where the network declares no time constants
     is_usable: Bool[Array, " batch"]  # whether a row is steady, and its linearization finite
 
     def take(self, rows: Array) -> "Points":
-        """Some rows; the last one in place of those that do not exist."""
+        """Some rows; the last one stands in for those that do not exist."""
         return Points(*(each.at[rows].get(mode="clip") for each in self))
 
 
@@ -67,7 +67,7 @@ def residuals(network: RecurrentNetwork, points: Points) -> Rows:
 
 
 def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: Rows) -> Rows:
-    """`W r`, one a row. JAX's own product with a sparse matrix has no second derivative by its entries under `vmap`."""
+    """`W r`, one per row. JAX's sparse matrix product has no second derivative in the matrix entries under `vmap`."""
     if not isinstance(weights, BCOO):
         return rates @ weights.T
     rows, columns = weights.indices.T
@@ -76,7 +76,7 @@ def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: Rows) 
 
 
 class Systems(NamedTuple):
-    """Linear systems `A y = b` with `A = -F_x`, or with its transpose, one a row."""
+    """Linear systems `A y = b` with `A = -F_x`, or with its transpose, one per row."""
 
     network: RecurrentNetwork  # the network
     points: Points  # where it is linearized
@@ -94,7 +94,7 @@ class Systems(NamedTuple):
         return Systems(network, points, multiply, False)
 
     def matrices(self) -> Float[Array, "batch state state"]:
-        """A, one a row."""
+        """The matrices A, one per row."""
 
         def residual(state: Float[Array, " state"], point: Points) -> Float[Array, " state"]:
             rows = jax.tree.map(lambda each: each[None], point._replace(states=state))
@@ -105,12 +105,12 @@ class Systems(NamedTuple):
 
 
 def solve(systems: Systems, right: Rows, way: Way) -> Rows:
-    """y, NaN in rows without a solution, and zero in rows where b is zero."""
+    """The solutions y: NaN in rows without a solution, and zero in rows where b is zero."""
     is_nonzero = jnp.any(right != 0, axis=1)
     is_solvable = systems.points.is_usable & jnp.all(jnp.isfinite(right), axis=1)
     sizes = jnp.max(jnp.abs(right), axis=1)
     sizes = jnp.where(is_solvable & is_nonzero, sizes, 1)
-    known = jnp.where(is_solvable[:, None], right / sizes[:, None], 0)  # squares neither overflow nor vanish
+    known = jnp.where(is_solvable[:, None], right / sizes[:, None], 0)  # so squares neither overflow nor vanish
     if way is Way.together:
         network = systems.network
         is_factored = network.has_dense_weights or network.state_size <= LARGEST_FACTORED
@@ -145,7 +145,7 @@ def _solve_rest(systems: Systems, known: Rows, solution: Solution, *, is_factore
 
 
 def _by_factors(systems: Systems, right: Rows) -> Solution:
-    """By LU and a step of refinement, whose size tells how well conditioned the system is."""
+    """By LU and one step of iterative refinement, whose size shows how well conditioned the system is."""
     matrices = systems.matrices()
     factors = jsl.lu_factor(matrices)
 

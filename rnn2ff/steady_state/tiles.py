@@ -1,8 +1,8 @@
 """Batches in tiles: how many rows are worked on together, and which.
 
-A loop over a batch waits for its slowest sample. So a batch is cut into tiles, each with a loop of its own, and what is
-open when a tile ends is gathered, on the device, into dense tiles for another round. How large a tile is belongs to the
-device: on a processor what its cache holds, on an accelerator as much as keeps it busy.
+A loop over a batch waits for its slowest sample. So a batch is cut into tiles, each with a loop of its own, and rows
+still open when their tile ends are gathered, on the device, into dense tiles for another round. The size of a tile
+depends on the device: on a processor what its cache holds, on an accelerator enough to keep it busy.
 """
 
 import enum
@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Int, PyTree
 from rnn2ff._checks import fail
 
 _CHUNK, _TILE = 1024, 64  # rows, on a processor
-_WIDE_TILE, _WIDE_TILE_OF_LANE = 1024, 512  # rows of a tile of matrix products alone, there
-_FILLED = 5 / 8  # of a tile; with fewer rows it is not worth its work, if there is another way
-_FEWEST_HALVED, _FEWEST_LONG_HALVED = 512, 256  # rows of a chunk that is divided for two cores
+_WIDE_TILE, _WIDE_TILE_OF_LANE = 1024, 512  # rows of a tile for matrix products alone, there
+_FILLED = 5 / 8  # of a tile; with fewer rows it is not worth running, if there is another way
+_FEWEST_HALVED, _FEWEST_LONG_HALVED = 512, 256  # fewest rows of a chunk that is split for two cores
 _SMALLEST_DEVICE_CHUNK, _LARGEST_DEVICE_CHUNK = 256, 2**23  # rows, and entries of their states, on an accelerator
 
 
@@ -41,10 +41,10 @@ class Layout(NamedTuple):
 def layout_for(backend: str, batch_size: int, *, is_alone: bool = True) -> Layout:
     """The tiles for a device, "cpu" or any other.
 
-    On a processor XLA divides the products of 1,024 rows among its threads, on two cores nearly twice as fast for a
-    program that is alone; programs that run at once keep their cores busy with half as many. Tiles of 64 rows stay in
-    the cache of a core, with few rows that wait for the slowest. Elsewhere the whole batch is one tile, and what is
-    left of it is worked on in eighths.
+    On a processor XLA splits products of 1,024 rows among its threads, nearly twice as fast on two cores if the program
+    runs alone; concurrent programs keep their cores busy with half as many rows. Tiles of 64 rows stay in the cache of
+    a core, and few rows wait for the slowest. Elsewhere the whole batch is one tile, and what remains is worked on in
+    eighths.
     """
     if backend == "cpu":
         wide_tile = _WIDE_TILE if is_alone else _WIDE_TILE_OF_LANE
@@ -56,8 +56,8 @@ def layout_for(backend: str, batch_size: int, *, is_alone: bool = True) -> Layou
 def chunk_size(backend: str, num_rows: int, state_size: int) -> int:
     """Rows of one call of a program that is called from the host for batches of all sizes.
 
-    On a processor always the same, so that a batch of another size compiles nothing; rows that are missing cost nothing
-    but their memory. Elsewhere the next power of two.
+    On a processor always the same, so that a batch of another size needs no compilation; padding costs nothing but
+    memory. Elsewhere the next power of two.
     """
     if backend == "cpu":
         return _CHUNK
@@ -66,10 +66,10 @@ def chunk_size(backend: str, num_rows: int, state_size: int) -> int:
 
 
 def rows_at_once(backend: str, num_rows: int, size: int, *, is_alone: bool, is_long: bool) -> int:
-    """Of a batch, how many rows a call works on: nearly even parts, which fit a chunk of this size.
+    """How many rows of a batch each call works on: nearly equal parts that fit a chunk of this size.
 
-    The same for any number of cores, so that these do not change results. Unless calls are made one after the other
-    (`is_alone`), two halves are worth a thread each, those of few rows only if they take long.
+    The same for any number of cores, so that the results do not depend on it. Unless calls run one after the other
+    (`is_alone`), a batch is worth halving for two threads, one of few rows only if it takes long (`is_long`).
     """
     if backend != "cpu":
         return size
@@ -79,7 +79,7 @@ def rows_at_once(backend: str, num_rows: int, size: int, *, is_alone: bool, is_l
 
 
 def filled(array: np.ndarray, num_rows: int) -> np.ndarray:
-    """With rows of zeros at the end."""
+    """The array, padded with rows of zeros at the end."""
     if len(array) == num_rows:
         return array
     rows = np.zeros((num_rows, *array.shape[1:]), array.dtype)
@@ -88,7 +88,7 @@ def filled(array: np.ndarray, num_rows: int) -> np.ndarray:
 
 
 def vary_like(tree: PyTree[Array], array: Array) -> PyTree[Array]:
-    """The same values, varying over the axes of a mesh that an array varies over, as `shard_map` asks of loops."""
+    """The same values, varying over the axes of a mesh that an array varies over, as `shard_map` requires in loops."""
     axes = varying_axes(array)
     if not axes:
         return tree
@@ -108,15 +108,15 @@ def varying_axes(array: Array) -> frozenset:
 
 
 def check_not_in_shard(name: str, instead: str, *trees: PyTree) -> None:
-    """No value differs between the devices of a `jax.shard_map`, where loops of diffrax and optimistix cannot run."""
+    """Raise if a value differs between devices of a `jax.shard_map`, where diffrax and optimistix loops cannot run."""
     if any(varying_axes(leaf) for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array)):
         raise fail(name, "does not run inside `jax.shard_map`", instead, "values that differ between devices")
 
 
 def check_not_split(name: str, instead: str, *trees: PyTree) -> None:
-    """No `vmap` goes along an axis that is divided over a mesh with explicit axes, where loops have no one sharding.
+    """Raise if a `vmap` maps an axis divided over a mesh with explicit axes, where loops have no unique sharding.
 
-    Such a division is not part of the type of one sample. A rule of `vmap` sees the whole batch.
+    The type of one sample does not show such a division. A custom `vmap` rule sees the whole batch.
     """
 
     @jax.custom_batching.custom_vmap
@@ -139,8 +139,8 @@ def check_not_split(name: str, instead: str, *trees: PyTree) -> None:
 def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
     """Functions that pack a tree of arrays like these, with one leading axis, into few arrays, and unpack it.
 
-    Real numbers of one sample become the columns of one matrix, and whole ones, of 32 bits, those of another: a gather
-    or a scatter of 20 arrays is 20 kernels to compile and to call.
+    The scalars of each sample become columns of two matrices, one of floats and one of 32-bit integers: to gather or
+    scatter 20 arrays would be 20 kernels to compile and to call.
     """
     leaves, structure = jax.tree.flatten(tree)
     is_real = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
@@ -149,7 +149,7 @@ def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
 
     def pack(tree):
         leaves = jax.tree.leaves(tree)
-        # Unsigned numbers wrap around, here and back.
+        # Unsigned integers wrap around, here and back.
         kinds = [leaves[i] for i in reals], [leaves[i].astype(jnp.int32) for i in wholes]
         return [_side_by_side(kind) for kind in kinds if kind] + [leaf for leaf in leaves if leaf.ndim > 1]
 
@@ -165,9 +165,9 @@ def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
 
 
 def _side_by_side(columns: list[Array]) -> Array:
-    """The columns of a matrix. XLA compiles these selections five times faster than a concatenation.
+    """A matrix from its columns. XLA compiles these selections five times faster than a concatenation.
 
-    What makes a column becomes part of the same kernel: here once, in a concatenation once for each column.
+    The code that computes a column is fused into the kernel: here once, in a concatenation once for each column.
     """
     position = np.arange(len(columns))[None]
     matrix = jnp.broadcast_to(columns[0][:, None], (len(columns[0]), len(columns)))
@@ -183,10 +183,10 @@ def in_tiles(
     tile: int,
     num_rows: Int[Array, ""],
 ) -> PyTree[Array]:
-    """Apply a function to tile after tile, in place, until `num_rows` are done; the rows beyond stay as they are.
+    """Apply a function to tile after tile, in place, until `num_rows` are done; the rows beyond are unchanged.
 
     Args:
-        work: takes the rows of a tile and the constants of these rows; gives back the rows.
+        work: takes the rows of a tile and the constants of these rows; returns the rows.
         rows: the batch, whose size is a multiple of the tile's.
         constants: what does not change, with the same leading axis.
         tile: rows worked on together.
@@ -229,8 +229,8 @@ def in_dense_tiles(
     """Apply a function to chosen rows alone, gathered into dense tiles.
 
     Args:
-        work: takes the rows of a tile, the constants of these rows, which of them are chosen and not filling, and
-            whether rows may wait, because this is not the only tile; gives back the rows.
+        work: takes the rows of a tile, the constants of these rows, which of them are chosen and not padding, and
+            whether rows may wait, because this is not the only tile; returns the rows.
         rows: the batch.
         constants: what does not change, with the same leading axis.
         is_chosen: which rows; if there is none, nothing is done.
@@ -243,8 +243,8 @@ def in_dense_tiles(
     batch_size = len(is_chosen)
     kind = jnp.zeros(batch_size, jnp.int32) if kind is None else kind
     count = jnp.sum(is_chosen, dtype=jnp.int32)
-    # The rows that are not chosen come last, and fill the last tile. Without work none is sorted: a sort of
-    # the batch takes as long as several steps of a tile.
+    # The rows that are not chosen come last, and pad the last tile. Without work, nothing is sorted: sorting the batch
+    # takes as long as several steps of a tile.
     order = jax.lax.cond(
         count >= (int(_FILLED * tiles[-1]) if few == Few.left else 1),
         lambda: _order_by_kind(jnp.where(is_chosen, kind, num_kinds).astype(jnp.int32), num_kinds + 1),
@@ -260,7 +260,7 @@ def in_dense_tiles(
         is_mine = (position >= begin) & (position < count)
         part, known = jax.tree.map(lambda array: array[chosen], (rows, constants))
         done = work(part, known, is_mine, may_wait)
-        # What is outside is not written.
+        # Rows outside are not written.
         target = jnp.where(is_mine, chosen, batch_size + position)
         put = functools.partial(_put, target=target)
         return jax.tree.map(put, rows, done), begin + tile
@@ -280,12 +280,12 @@ def in_dense_tiles(
 
 
 def _put(array: Array, new: Array, *, target: Int[Array, " tile"]) -> Array:
-    """Write rows, but for those that go beyond the array."""
+    """Write rows, except those with a target beyond the array."""
     return array.at[target].set(new, mode="drop", unique_indices=True, wrap_negative_indices=False)
 
 
 def _order_by_kind(kind: Int[Array, " batch"], num_kinds: int) -> Int[Array, " batch"]:
-    """A permutation: rows of the first kind, then of the next. A sort of numbers alone is ten times faster."""
+    """A permutation: rows of the first kind, then of the next. `sort` is ten times faster than `argsort`."""
     batch_size = len(kind)
     if num_kinds * batch_size > jnp.iinfo(jnp.int32).max:
         return jnp.argsort(kind)

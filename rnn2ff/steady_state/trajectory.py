@@ -1,4 +1,4 @@
-"""How a network moves: its state on a grid of times, from an initial state, with a constant or a changing stimulus."""
+"""Simulate a network: its state on a grid of times, from an initial state, with a constant or changing stimulus."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Trajectory(eqx.Module):
 
     Attributes:
         times: in the network's unit of time.
-        states: one row a time.
+        states: one row per time.
         rates: of these states.
-        is_complete: whether the integration came to the last time; what is beyond its end is NaN.
+        is_complete: whether the integration reached the last time; states beyond its end are NaN.
     """
 
     times: Float[Array, " time"]
@@ -75,10 +75,10 @@ def simulate(
 
     Args:
         network: the network.
-        stimulus: a constant one, or a pure function of time. Steps are no longer than those of `times` then; what comes
-            and goes within one may be missed.
-        times: increasing, in the network's unit of time; the first is that of the initial state. Of a map, known whole
-            numbers.
+        stimulus: a constant one, or a pure function of time. Steps are then no longer than the longest between `times`;
+            what comes and goes within a step may be missed.
+        times: increasing, in the network's unit of time; the first is that of the initial state. For a map, whole
+            numbers whose values are known.
         initial_state: the state at the first time, by default zero.
         ode_solver: any adaptive diffrax solver: `Tsit5()` for most networks, `Kvaerno5()` for stiff ones.
         tolerance: the largest local error of a step, relative to `1 + |x|`; by default 1e-5 in float32, 1e-9 in
@@ -162,7 +162,7 @@ def _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, m
         throw=False,
     )
     is_complete = solution.result == dfx.RESULTS.successful
-    # What was not reached is infinite, and would stay so in a derivative of what was.
+    # States that were not reached are infinite, and would spoil derivatives of those that were.
     is_saved = jnp.all(jnp.isfinite(solution.ys), axis=1, keepdims=True)
     states = jnp.where(is_saved, solution.ys, jnp.nan)
     return Trajectory(times, states, jax.vmap(network.rates)(states), is_complete & jnp.all(is_saved))

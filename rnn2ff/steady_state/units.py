@@ -1,8 +1,8 @@
-"""Rates in units of their own: tolerances of a residual relative to `1 + max |x|` say nothing of states far below 1.
+"""Own units for tiny samples: a tolerance on residuals relative to `1 + max |x|` says nothing of states far below 1.
 
-A threshold-linear network knows no unit of rates: if stimuli, biases and initial states are multiplied by a number, so
-are its motions. A sample whose numbers are all tiny is therefore solved in a unit in which they are of order 1. Units
-are powers of two, by which nothing is rounded.
+A threshold-linear network has no intrinsic unit of rates: if stimuli, biases and initial states are multiplied by a
+number, so are its trajectories. A sample whose values are all tiny is therefore solved in a unit in which they are of
+order 1. Units are powers of two, so that rescaling causes no rounding.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ from jaxtyping import Float
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, is_threshold_linear
 from rnn2ff.steady_state.result import SteadyStates
 
-_SMALLEST = 2.0**-7  # of the inputs and the start of a sample, which the usual tolerance of 1e-5 tells to .1 %
-_BLOCK = 1024  # rows that are looked at together
-_SMALLEST_UNIT = 2.0**-100  # in float32, what is smaller than 2^-126 is rounded
+_SMALLEST = 2.0**-7  # of the inputs and the start of a sample, which the usual tolerance of 1e-5 resolves to .1 %
+_BLOCK = 1024  # rows that are processed together
+_SMALLEST_UNIT = 2.0**-100  # in float32, numbers below 2^-126 are rounded
 
 
 class OwnUnits(NamedTuple):
-    """A batch in units of its own, a unit a row.
+    """A batch in units of its own, one per row.
 
     Attributes:
         network: driven by the whole input to each unit, biases included.
         stimuli: these inputs.
         initial_states: where the dynamics start; None for zero.
-        units: of rates, one a row; 1 where nothing is tiny.
+        units: of rates, one per row; 1 if the sample is not tiny.
     """
 
     network: RateNetwork
@@ -81,7 +81,7 @@ def _sizes(rows: Float[np.ndarray, "row unit"]) -> Float[np.ndarray, " row"]:
 
 
 def in_common_units(solved: SteadyStates, units: Float[np.ndarray, " batch"]) -> SteadyStates:
-    """A solved batch in the units of its network."""
+    """A solved batch, back in the units of its network."""
     sizes = jnp.max(jnp.abs(solved.state), axis=1)
     residual = solved.residual * units * (1 + sizes) / (1 + units * sizes)
     changed = (solved.state * units[:, None], residual, solved.distance * units)

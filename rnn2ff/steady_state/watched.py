@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-# Times count in the longest time scale, and lengths in the size of the motion, unless said otherwise.
+# Times are in units of the longest time scale, and lengths in units of the size of the motion, unless noted otherwise.
 STEPS_PER_WINDOW = 8192
 _FIRST_WINDOW = 32.0
-SHRINK = 64.0  # by which a window is shorter than one in which no step was short enough
+SHRINK = 64.0  # factor by which a window is shortened after one in which no step was short enough
 ESCAPE = 1e8  # growth by this factor is growth without bound
-NUM_RADII = 27  # powers of two up to it
-_FARTHEST_STILL = 0.01  # of the scale of the state: a way on which a constant speed tells nothing yet
+NUM_RADII = 27  # powers of two up to `ESCAPE`
+_FARTHEST_STILL = 0.01  # of the scale of the state; over a shorter distance, a constant speed shows nothing yet
 
 _SHORTEST_WATCH = 250.0  # for a verdict on a motion without a period
 FEWEST_TURNS = 8
-NUM_STRETCHES = 12  # of time, whose speeds are compared
-LARGEST_REMAINDER = 3e-3  # that a cycle may still drift
-LARGEST_CONTRACTION = 0.9  # of the push of a copy, in the later half of the returns, or in a window of a map
+NUM_STRETCHES = 12  # intervals of time whose speeds are compared
+LARGEST_REMAINDER = 3e-3  # distance that a cycle may still drift
+LARGEST_CONTRACTION = 0.9  # factor on a copy's perturbation, over the later half of the returns, or a window of a map
 _LARGEST_TREND, _SMALLEST_TREND = 0.4, 1e-3  # of the logarithm of the speed
 _SURE_TREND = 4.0  # standard errors
 
@@ -28,8 +28,8 @@ class Accuracy(NamedTuple):
     """How accurately a window is integrated.
 
     Attributes:
-        of_step: local error, of the size of the motion.
-        of_return: by how much two returns to one place differ at most, where the field has kinks.
+        of_step: local error, relative to the size of the motion.
+        of_return: largest difference between two returns to one place, where the field has kinks.
     """
 
     of_step: float
@@ -44,10 +44,10 @@ def finest_of(dtype: np.dtype) -> Accuracy:
 
 
 class Window(NamedTuple):
-    """What the integrator saw of a batch, or without the first axis of one sample.
+    """One window of integration of a batch; without the first axis, that of one sample.
 
     Attributes:
-        times: of the saved states; infinite where the integration ended before.
+        times: of the saved states; infinite after the integration ended.
         moved: displacements since the start of the window.
         velocities: at the saved states.
         end_time: when the integration ended.
@@ -55,9 +55,9 @@ class Window(NamedTuple):
         end_state: the state there.
         end_velocity: at the end.
         end_residual: of the last state.
-        advances: the velocity on the ray from the last state along its velocity, as a multiple of that.
-        num_steps: steps of time.
-        has_stalled: whether the integration ended early, without steps left or with none that was short enough.
+        advances: on the ray ahead of the last state, the velocity's part along the last velocity, as a multiple of it.
+        num_steps: time steps.
+        has_stalled: whether the integration ended early, because it ran out of steps or no step was short enough.
     """
 
     times: Float[np.ndarray, "*batch grid"]
@@ -75,7 +75,7 @@ class Window(NamedTuple):
 
 @dataclasses.dataclass
 class Sample:
-    """One motion, what is known of it, and what its next window is to show.
+    """One motion, what is known of it, and what its next window is for.
 
     Attributes:
         row: of the batch.
@@ -83,16 +83,16 @@ class Sample:
         time_unit: the longest time scale, in the network's unit of time.
         scale: of the state.
         size: of the motion: the recent extent of the unit that moved most.
-        time, num_steps: what was spent.
+        time, num_steps: spent so far.
         num_stalls: windows in a row that ended early.
-        span: length of the next window, where it is one of search.
-        wait: how long not to look for returns.
+        span: length of the next window, if it is a search.
+        wait: time during which not to look for returns.
         cycle: period of the cycle that the motion may be on; NaN before there was a candidate.
-        num_returns: to be followed in the next window; 0 for a search.
+        num_returns: number to follow in the next window; 0 for a search.
         accuracy: of the next window that follows returns.
         velocity: at the last state.
-        push: of the copy in it.
-        history: rows of times, path lengths and numbers of turns until then, an array a window.
+        push: perturbation of the copy in that window.
+        history: one array per window, with rows of times, path lengths and numbers of turns until then.
         verdict: "", "at_rest", "oscillating" or "diverging".
         period: of a confirmed cycle.
     """
@@ -118,12 +118,12 @@ class Sample:
 
     @property
     def num_turns(self) -> int:
-        """How often the unit that moved most turned in the last window."""
+        """How often the unit that moved most reversed its direction in the last window."""
         return int(np.ptp(self.history[-1][2])) if self.history else 0
 
 
 def record(sample: Sample, window: Window) -> None:
-    """Where the motion is, how large it was, how far it came and how often it turned."""
+    """Record where the motion is, how large it was, how far it came and how often it turned."""
     times, moved, velocities = window.times, window.moved, window.velocities
     speeds = np.linalg.norm(velocities, axis=1)
     of_widest = velocities[:, np.argmax(np.ptp(moved, axis=0))]
@@ -137,7 +137,7 @@ def record(sample: Sample, window: Window) -> None:
 
 
 def grows_for_ever(sample: Sample, window: Window) -> bool:
-    """Whether the motion goes straight on, not slower than before, and nothing on its way would stop it."""
+    """Whether the motion is straight and does not slow down, and nothing ahead would stop it."""
     velocities = window.velocities[window.times >= window.end_time / 2]
     moved = window.moved[window.times >= window.end_time / 2]
     speed = np.abs(window.end_velocity).max()
@@ -148,7 +148,7 @@ def grows_for_ever(sample: Sample, window: Window) -> bool:
     is_straight = aside <= 0.1 and advance.min() >= 0.3 and advance.max() <= 1.05
     keeps_up = advance[len(advance) // 2 :].mean() >= (1 - 1e-3) * advance[: len(advance) // 2].mean()
     has_moved = np.ptp(moved, axis=0).max() >= _FARTHEST_STILL * sample.scale
-    # Farther out, a velocity that does not change cannot be told from rounding, and the ray leads aside.
+    # Farther out, an unchanged velocity cannot be distinguished from rounding, and the ray leaves the path.
     blur = max(float(jnp.finfo(sample.state.dtype).eps), aside)
     reach = min(ESCAPE, 0.1 / blur * speed / sample.scale)
     ahead = window.advances[2.0 ** np.arange(NUM_RADII) <= reach]
@@ -174,9 +174,9 @@ def keeps_moving(sample: Sample) -> bool:
 
 
 def has_no_trend(speeds: Float[np.ndarray, " stretches"], sure: float) -> bool:
-    """Whether speeds, over successive stretches of time, neither fall nor rise as far as their scatter tells.
+    """Whether speeds over successive intervals of time show no trend, as far as their scatter tells.
 
-    A small trend counts if it is at least `sure` standard errors.
+    A small trend counts if it exceeds `sure` standard errors.
     """
     count = len(speeds)
     logarithms = np.log(np.maximum(speeds, np.finfo(float).tiny))

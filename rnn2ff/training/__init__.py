@@ -1,4 +1,4 @@
-"""From pairs to a judged approximator: where training starts, what it minimizes, how it is measured."""
+"""From pairs to an evaluated approximator: initialization, losses, training, and error measures."""
 
 from rnn2ff.training.distillation import distill as distill
 from rnn2ff.training.evaluation import competition as competition

@@ -1,14 +1,14 @@
-"""Where the state of a multistable network jumps: hyperplanes for hidden units to start at.
+"""Where the state of a multistable network jumps: hyperplanes at which to initialize hidden units.
 
 Where winners suppress losers, the steady state jumps between arbitrarily close stimuli, and the threshold of a hidden
-unit has to be right there. Such a boundary is located between a stimulus at which a unit is active and one at which it
-is not, by bisection. Its orientation follows from two trajectories, one on either side. They stay together until they
-are close to a saddle, whose stable manifold is the boundary, and separate along its unstable direction, w. To first
-order, stimuli with the same outcome leave `w . x(t)` unchanged, so its gradient by the stimulus, from the adjoint of
-the trajectory, is the normal of the boundary. Where a unit falls silent gradually instead, trajectories do not
-separate: such places are left out, as the linearizations at steady states cover them.
+unit has to be exactly there. Such a boundary is located between a stimulus at which a unit is active and one at which
+it is not, by bisection. Its orientation follows from two trajectories, one on either side. They stay together until
+they are close to a saddle, whose stable manifold is the boundary, and separate along its unstable direction, w. To
+first order, stimuli with the same outcome leave `w . x(t)` unchanged, so its gradient with respect to the stimulus,
+from the adjoint of the trajectory, is the normal of the boundary. Where a unit falls silent gradually instead,
+trajectories do not separate: such places are left out, as the linearizations at steady states cover them.
 
-Trajectories are Euler steps from zero, which is accurate enough to initialize a training; of a map, its own steps.
+Trajectories are integrated by Euler steps from zero, accurate enough for an initialization; a map takes its own steps.
 """
 
 from typing import NamedTuple
@@ -29,16 +29,16 @@ from rnn2ff.training.symmetries import Symmetries
 
 _STEP, _NUM_STEPS = 0.25, 800  # of a trajectory, in units of the shortest time scale
 _NUM_HALVINGS = 16  # to 0.53^16 = 4e-5 of the distance of two stimuli
-_SEPARATED = 0.1  # of their final distance, at which trajectories count as separated
+_SEPARATED = 0.1  # share of their final distance from which trajectories count as separated
 # Share of the first pairs with a jump between them, below which the search ends. Among 16 partitions (a = 1.1) it is
 # .2, and hidden units at these jumps reduce the error from 46 to 34 % after 1,500 steps.
 _FEWEST_JUMPS = 0.05
-_CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # of one call: states of trajectories, and pairs
+_CHUNK_ENTRIES, _SMALLEST_CHUNK = 2**22, 16  # per call: entries of trajectories, and pairs
 _MOST_PRODUCTS, _PATHS = 5e10, 21  # of all trajectories; trajectories for each pair, forward and backward
 _LARGEST_SEARCHED = 2048  # units; beyond, the trajectories of even the fewest pairs take many minutes
 _SAME_PLANE = 0.35  # distance between (unit normal, offset in deviations) of hyperplanes that count as the same
 _NUM_RELABELED = 4000  # boundaries after relabeling by symmetries
-_FEWEST_VOTES = 3  # places on a hyperplane, at least, to decide which outputs it silences
+_FEWEST_VOTES = 3  # fewest places on a hyperplane that decide which outputs it silences
 _OFTEN = 0.2  # share of the places on a hyperplane where an output must be active on the other side
 _SILENT = 1e-3  # of the deviation of rates
 
@@ -46,7 +46,7 @@ _SILENT = 1e-3  # of the deviation of rates
 class Boundaries(NamedTuple):
     """Hyperplanes `normal . u + offset = 0`, tangent to boundaries where the state jumps and an output falls silent."""
 
-    normals: Float[np.ndarray, "boundary stimulus"]  # of unit length, one a row, toward the side where it is silent
+    normals: Float[np.ndarray, "boundary stimulus"]  # of unit length, one per row, toward the side where it is silent
     offsets: Float[np.ndarray, " boundary"]  # one for each
     ahead: Bool[np.ndarray, "boundary rate"]  # which outputs are active on the side of the normal
     behind: Bool[np.ndarray, "boundary rate"]  # which outputs are active on the other side
@@ -92,7 +92,7 @@ class Boundaries(NamedTuple):
 class Planes(NamedTuple):
     """Different hyperplanes `normal . u + offset = 0` at boundaries."""
 
-    normals: Float[np.ndarray, "plane stimulus"]  # of unit length, one a row
+    normals: Float[np.ndarray, "plane stimulus"]  # of unit length, one per row
     offsets: Float[np.ndarray, " plane"]  # one for each
     # Whether an output that is active behind is silent ahead, for each plane and output.
     silences: Bool[np.ndarray, "plane rate"]
@@ -125,7 +125,7 @@ def find_boundaries(
     if not num_segments:
         return None
     chunk = max(_SMALLEST_CHUNK, min(num_pairs, _CHUNK_ENTRIES // (_NUM_STEPS * network.state_size)))
-    # Arrays, since other Python floats would be compiled anew.
+    # Arrays, since new values of Python floats would be recompiled.
     settings = jax.device_put([np.asarray(value, network.dtype) for value in (least, jump)])
     parts = []
     for start in range(0, num_segments, chunk):
@@ -165,7 +165,7 @@ def _choose_segments(is_active: np.ndarray, number: int, generator: np.random.Ge
 
 def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Boundaries:
     """Further boundaries, by random symmetries."""
-    rows = np.arange(_NUM_RELABELED) % len(boundaries.offsets)  # as many for any number of boundaries: one program
+    rows = np.arange(_NUM_RELABELED) % len(boundaries.offsets)  # a fixed number, for one program
     dtype = jax.dtypes.canonicalize_dtype(float)
     given = [np.asarray(each[rows], dtype) for each in (boundaries.normals, boundaries.ahead, boundaries.behind)]
     normals, ahead, behind = map(np.asarray, _images(symmetries, *jax.device_put(given), jr.key(seed)))
@@ -176,7 +176,7 @@ def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Bou
 
 @eqx.filter_jit
 def _images(symmetries, normals, ahead, behind, key) -> tuple[Array, Array, Array]:
-    """Normals, and outputs on both sides, each relabeled by a random symmetry: one program, as each step would be."""
+    """Normals, and outputs on both sides, each relabeled by a random symmetry, in one program instead of many."""
     sources = symmetries.draw(len(normals), key=key)
     relabeled, ahead = symmetries.relabel(normals, ahead, sources)
     return relabeled, ahead, symmetries.relabel(normals, behind, sources)[1]
@@ -195,7 +195,7 @@ class _Places(NamedTuple):
 @eqx.filter_jit
 @in_full_precision
 def _search(network, lows, highs, units, least, jump) -> _Places:
-    """Bisect between stimuli `lows`, at which a unit has a rate above `least`, and `highs`, at which it has not.
+    """Bisect between stimuli `lows`, at which a unit has a rate above `least`, and `highs`, at which it does not.
 
     States further apart than `jump` count as a jump.
     """
@@ -227,7 +227,7 @@ def _search(network, lows, highs, units, least, jump) -> _Places:
         when = jnp.argmax(distance > _SEPARATED * distance[-1])  # when the trajectories separate
         direction = low_path[when] - high_path[when]
         normal = -jax.grad(lambda stimulus: trajectory(stimulus)[when] @ direction)(low)
-        normal = normal / jnp.max(jnp.abs(normal))  # where rates run away, squares would overflow
+        normal = normal / jnp.max(jnp.abs(normal))  # if rates diverge, squares would overflow
         return _Places(
             normals=normal / jnp.linalg.norm(normal),
             points=(low + high) / 2,

@@ -52,14 +52,14 @@ def competition(
     margin_edges: tuple[float, ...] = MARGIN_EDGES,
     active_share: float = 0.05,
 ) -> Competition:
-    """Compare winners, overall and by margin, and active competitors, beside the trivial guess.
+    """Compare winners, overall and by margin, and active competitors, with the trivial guess as a baseline.
 
     Args:
         predicted: the approximator's rate of each competitor (the mean of a partition, for example).
         target: the steady rates of the recurrent network.
         drive: the stimulus to each competitor.
         margin_edges: increasing edges of the bins by margin, in units of the stimulus.
-        active_share: of the winner's rate, above which a competitor counts as active.
+        active_share: share of the winner's rate above which a competitor counts as active.
 
     Raises:
         ValueError: if shapes differ, a value is not finite, there are fewer than two competitors, no sample has a
@@ -114,12 +114,12 @@ class AngleErrors(NamedTuple):
 
 
 class InformationTransformation(NamedTuple):
-    """How close the angles are that a ring of the two networks points to, and the angle that it should point to.
+    """Differences between the angles that a ring points to in the two networks, and the angle that it should point to.
 
     Attributes:
-        approximation: of the approximator to the recurrent network.
-        recurrent: of the recurrent network to the ideal angle.
-        feedforward: of the approximator to the ideal angle.
+        approximation: between the approximator and the recurrent network.
+        recurrent: between the recurrent network and the ideal angle.
+        feedforward: between the approximator and the ideal angle.
         num_missed: samples in which the ring is silent in the approximator alone; they count as half a turn apart.
         num_silent: samples left out, because in the recurrent network the ring is silent.
     """
@@ -197,12 +197,12 @@ def noise_rejection(
 ) -> NoiseRejection:
     """How much of the noise on stimuli is left in the rates.
 
-    Noise is all that differs from the clean stimuli or rates, a signal how these vary over the channels of a sample.
-    To judge an approximator against the recurrent network, give its rates and the clean rates of the recurrent network:
-    its own errors then count as noise.
+    Noise is the difference from the clean stimuli or rates; the signal is their variation over the channels of a
+    sample. To judge an approximator against the recurrent network, give its rates and the clean rates of the recurrent
+    network: its own errors then count as noise.
 
     Args:
-        stimuli: with noise, one a row.
+        stimuli: with noise, one per row.
         clean_stimuli: the same without.
         rates: of the noisy stimuli.
         clean_rates: of the clean stimuli.

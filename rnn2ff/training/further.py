@@ -1,11 +1,10 @@
-"""Further pairs in the course of a training, where it has come to fit its own pairs better than others.
+"""Further pairs during a training, once it fits its own pairs better than others.
 
-Training on a fixed set ends in one of two ways: the error on it and the error on others fall together, and more pairs
-would change nothing; or they part, and each further pair is worth more than a further step. In the second case, and
-where stimuli can be drawn, the pairs are replaced by fresh ones, as often as the errors part again: 128 units (gain .9)
-had an error of 15.2 % after 10,000 steps on 13,500 pairs, of 14.6 % with fresh ones, and of 14.5 % if each of 20
-stretches had its own. A model of relations (180 units), whose pairs take five seconds, was as good with 2 draws as
-with 15.
+Training on a fixed set goes one of two ways: either the training and the validation error fall together, and more pairs
+would not help; or they diverge, and further pairs help more than further steps. In the second case, if stimuli can be
+drawn, the pairs are replaced by fresh ones whenever the errors diverge again: after 10,000 steps on 13,500 pairs, 128
+units (gain .9) had an error of 15.2 %, with fresh ones 14.6 %, and 14.5 % if each of 20 intervals had its own. A model
+of relations (180 units), whose pairs take five seconds to solve, was as good with 2 draws as with 15.
 """
 
 import contextlib
@@ -23,8 +22,8 @@ from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan
 
 Further = Callable[[int, PRNGKeyArray], Pairs]  # draws and solves a number of stimuli
-_PARTED = 1.02  # ratio of validation to training error, from which the pairs are fitted better than others
-# How often pairs are used before they are replaced. Up to four times, those seen before are nearly as good as others
+_PARTED = 1.02  # ratio of validation to training error, above which the pairs count as fitted better than others
+# How often pairs are used before they are replaced. Up to four times, repeated pairs are nearly as good as new ones
 # (Muennighoff et al., Scaling data-constrained language models, NeurIPS 2023).
 _FEWEST_USES = 4
 
@@ -37,11 +36,11 @@ def further_pairs(
     max_steps: int = 4096,
     mesh: Mesh | None = None,
 ) -> Further:
-    """Draws of a sampler, solved; options as for `solve_pairs`, but that one plan serves all draws."""
+    """A function that draws and solves stimuli; options as for `solve_pairs`, except that one plan serves all draws."""
 
     @functools.cache
     def plan() -> Plan | None:
-        # From stimuli of its own, so that a training that resumes has the same.
+        # From separate stimuli, so that a resumed training has the same plan.
         with contextlib.suppress(RuntimeError):  # no steady state among them
             return stream_plan(network, sample_stimulus, max_steps=max_steps, key=jr.key(0))
         return None
@@ -49,16 +48,16 @@ def further_pairs(
     def draw(number: int, key: PRNGKeyArray) -> Pairs:
         stimuli = sample_stimuli(sample_stimulus, number, key=key)
         chosen = plan() if solver is None else solver
-        # What has no steady state is no pair: whether it oscillates or grows would cost most of the time to tell.
+        # Stimuli without a steady state are dropped; telling oscillation from growth would take most of the time.
         return solve_pairs(network, stimuli, solver=chosen, max_steps=max_steps, watch=False, mesh=mesh)
 
     return draw
 
 
 def exactly(further: Further, number: int) -> Callable[[PRNGKeyArray], tuple[Array, Array]]:
-    """Stimuli and rates of exactly that many pairs: where some stimuli have no steady state, others are repeated.
+    """Stimuli and rates of exactly that many pairs: if some stimuli have no steady state, other pairs are repeated.
 
-    So that each stretch of a training has the shapes of the one before, and none is compiled anew.
+    So all intervals of a training have the same shapes, and none is recompiled.
     """
 
     def draw(key: PRNGKeyArray) -> tuple[Array, Array]:
@@ -74,15 +73,15 @@ def last_draw(
     num_samples: int,
     num_pairs: int,
 ) -> int | None:
-    """The evaluation at which the present pairs are drawn; None for those at the beginning.
+    """The evaluation at which the current pairs were drawn; None for the initial ones.
 
     Args:
-        training_errors: mean squares; unknown ones, which count as equal, are NaN.
+        training_errors: mean squared errors; unknown ones are NaN, and count as equal to the validation errors.
         validation_errors: likewise.
-        num_samples: that are trained on between two evaluations.
-        num_pairs: among which these are chosen.
+        num_samples: samples trained on between two evaluations.
+        num_pairs: pairs from which these samples are drawn.
     """
-    with np.errstate(invalid="ignore"):  # of evaluations that are still to come
+    with np.errstate(invalid="ignore"):  # NaN at later evaluations
         have_parted = np.asarray(validation_errors) > _PARTED**2 * np.asarray(training_errors)
     drawn = None
     for i in np.flatnonzero(have_parted):

@@ -1,11 +1,10 @@
-"""Hidden units at the start of a training: half-planes of stimuli, from the network itself.
+"""Initial hidden units: half-planes of stimuli, derived from the network itself.
 
-Around each steady state the point of rest follows the stimulus linearly, `x(u) = G u + g`. Hidden units are rows of
-such maps, with either sign, beside those of the one linear map that fits best. Where rates are rectified, they bend
-where their rows are zero, and hidden units turn on there. Smooth rates bend everywhere: hidden units with the same rows
-turn on at random ones of the stimuli, so that they are spread as these are. On the target `ssn` of the benchmarks the
-error of the start is then 3.1 % instead of 11.2 %, after 5,000 steps 1.2 instead of 3.0 %, and with 4 sweeps .07
-instead of .18 %.
+Locally, a steady state depends linearly on the stimulus, `x(u) = G u + g`. Hidden units are rows of such maps, with
+either sign, and rows of the single linear map that fits best. Rectified rates have their kinks where these rows are
+zero, so hidden units turn on there. Smooth rates bend everywhere: hidden units with the same weights turn on at
+randomly chosen stimuli, so that they are distributed like the stimuli. On the benchmark target `ssn`, the initial error
+is then 3.1 % instead of 11.2 %, after 5,000 steps 1.2 instead of 3.0 %, and with 4 sweeps .07 instead of .18 %.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ def hidden_layers(
     edges: Planes | None,
     key: PRNGKeyArray,
 ) -> list[TwoLayer]:
-    """Two layers with a readout of zeros, one for each place where hidden units may turn on: the readout tells which.
+    """Candidates for the hidden layer, one for each choice of where hidden units turn on, with a readout of zeros.
 
-    Where the rates are known to be rectified, there is one. The last hidden units are those at boundaries.
+    There is one if the rates are known to be rectified. Hidden units at boundaries are the last ones.
 
     Args:
         network: the network.
-        states: steady states, one a row.
+        states: steady states, one per row.
         stimuli: their stimuli.
         shape: two layers of the sizes and kind to make, as `shape_of_two_layer` gives them.
         edges: boundaries at which hidden units turn on.
-        key: a PRNG key: which steady states, units and stimuli.
+        key: a PRNG key, to choose steady states, units and stimuli.
     """
     width = shape.width
     check_on_host("the start of a training", "make it outside", network, states, stimuli, key)
@@ -76,7 +75,7 @@ def hidden_layers(
 def shape_of_two_layer(
     network: RecurrentNetwork, width: int, rate_size: int, *, is_rectified: bool, bypass: bool, key: PRNGKeyArray
 ) -> TwoLayer:
-    """Two layers that are shapes alone."""
+    """Two layers with shapes in place of arrays."""
     check_at_least("width", width, 1)
     check_key(key)
     shapes = eqx.filter_eval_shape(
@@ -86,7 +85,7 @@ def shape_of_two_layer(
 
 
 def _with_hidden(shape: TwoLayer, stimuli: Array, weights: np.ndarray, bias: np.ndarray) -> TwoLayer:
-    """These hidden units, all of size 1, so that training steps have one scale; the readout is scaled inversely."""
+    """These hidden units, with root mean square inputs of 1, so that steps have one scale; the readout is 0."""
     sizes = np.sqrt(((np.asarray(stimuli, np.float64) @ weights.T + bias) ** 2).mean(axis=0))
     sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, 1.0)
     weights, bias = weights / sizes[:, None], bias / sizes
@@ -104,7 +103,7 @@ def _points(network, states, stimuli) -> Array:
 def _best_linear_map(stimuli: Array, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The affine map from stimuli to points with the least squared error.
 
-    By the normal equations: a singular value decomposition of the stimuli took longer than all else of a start.
+    By the normal equations: a singular value decomposition of the stimuli took longer than all other initialization.
     """
     stimuli, points = np.asarray(stimuli, np.float64), np.asarray(points, np.float64)
     mean_stimulus, mean_point = stimuli.mean(axis=0), points.mean(axis=0)

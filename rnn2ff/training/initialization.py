@@ -1,8 +1,8 @@
-"""Where training starts: hidden units from the network itself, and the readout that fits them best.
+"""Initialization: hidden units derived from the network itself, and the readout that fits best.
 
-Hidden units are half-planes of stimuli, which the linearizations of the network give (`hidden_units.py`). Where the
-steady state jumps, it does so elsewhere, and most hidden units start at these boundaries, if they are given. What is
-left to find, the readout, is a linear problem.
+Hidden units are half-planes of stimuli, given by linearizations of the network (`hidden_units.py`). Jumps of the steady
+state lie elsewhere; if these boundaries are given, most hidden units are initialized there. Finding the readout is then
+a linear problem.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def initialize_two_layer(
 
     Args:
         network: the network.
-        states: steady states, one a row.
+        states: steady states, one per row.
         stimuli: their stimuli.
         width: hidden units.
         bypass: whether there are linear weights from the stimulus to the output.
-        num_rounds: as for `fit_readout`; 0 is as good where a training follows.
+        num_rounds: as for `fit_readout`; 0 is as good if training follows.
         boundaries: from `find_boundaries`, where the steady state jumps.
-        key: a PRNG key: which steady states and units the hidden units are taken from.
+        key: a PRNG key, to choose the steady states and units from which hidden units are derived.
 
     Raises:
         ValueError: if the states and stimuli do not fit the network or each other, or `width` is below 1.
@@ -78,18 +78,18 @@ def initialize_refined(
     num_sweeps: int,
     key: PRNGKeyArray,
 ) -> Refined:
-    """The same with sweeps after it: the two layers are fitted to the points where the sweeps come to rest.
+    """Two layers followed by sweeps; the two layers are fitted to the points at which the sweeps come to rest.
 
     Args:
         network: the network.
-        states: steady states, one a row.
+        states: steady states, one per row.
         stimuli: their stimuli.
         width: hidden units.
         num_sweeps: sweeps after the pass.
         key: a PRNG key.
 
     Raises:
-        ValueError: as for `initialize_two_layer`; or if the network cannot be swept, or `num_sweeps` is below 1.
+        ValueError: as for `initialize_two_layer`; or if the network allows no sweep, or `num_sweeps` is below 1.
     """
     states, stimuli = as_samples(network, states, stimuli)
     shape = shape_of_two_layer(network, width, network.state_size, is_rectified=False, bypass=False, key=key)
@@ -109,9 +109,9 @@ def fit_readout(
 ) -> TwoLayer:
     """The readout that fits targets best in the least-squares sense, the hidden layer staying as it is.
 
-    The normal equations are summed in float64, batch by batch, so the data are never held together. For a rectified
-    output a target of zero is met by any output of at most zero: the fit is repeated, each time with the negative part
-    of the previous output as the target there.
+    The normal equations are summed in float64, batch by batch, so the data are never all in memory at once. For a
+    rectified output a target of zero is met by any output of at most zero: the fit is repeated, each time with the
+    negative part of the previous output as the target there.
 
     Args:
         two_layer: whose hidden layer to use.

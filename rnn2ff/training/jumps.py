@@ -18,11 +18,11 @@ from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork, batch_rates
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, plan_steady_states, solve_steady_states
 
-_NUM_HALVINGS = 14  # solves, one for each
-PART = 0.47  # of the remaining segment, at which it is cut; not the midpoint, often a tie that has no steady state
+_NUM_HALVINGS = 14  # bisection steps, with one solve each
+PART = 0.47  # where the remaining segment is cut; not the midpoint, which is often a tie without a steady state
 IS_JUMP = 0.1  # of the deviation, across the last piece: 0.53^14 = 1/7,200 of the segment at most
 _NUM_BINS = 5  # of samples near a jump, by the distance to it
-_NUM_PROBED = 1024  # test samples near which jumps are searched for
+_NUM_PROBED = 1024  # test samples near which to search for jumps
 _FEWEST_JUMPS = 0.05  # share of these near a jump, from which jumps may explain the error
 _CONCENTRATED = 2  # ratio of the errors near and far from jumps, from which jumps explain the error
 

@@ -44,17 +44,17 @@ from rnn2ff.training.optimizers import muon
 from rnn2ff.training.symmetries import Symmetries
 
 _NUM_RELABELINGS = 1024  # symmetries that the steps between two evaluations share
-_FEWEST_KEPT = 20  # errors of evaluations, so that shorter trainings with intervals as long are the same program
+_FEWEST_KEPT = 20  # errors, so that shorter trainings with intervals of the same length share a program
 
 
 class TrainingRun(NamedTuple):
     """The end of a training.
 
     Attributes:
-        approximator: the one of the evaluation with the smallest validation error.
+        approximator: from the evaluation with the smallest validation error.
         best_evaluation: which evaluation that was, from 0.
-        steps: optimizer steps taken before each evaluation; the first is of the approximator as it was given.
-        training_errors: the loss over the minibatches since the evaluation before; NaN for the first.
+        steps: optimizer steps taken before each evaluation; the first is that of the given approximator.
+        training_errors: the loss over the minibatches since the previous evaluation; NaN for the first.
         validation_errors: mean squared error on the validation part, at each evaluation.
     """
 
@@ -92,34 +92,34 @@ def train(
     progress: bool = False,
     key: PRNGKeyArray,
 ) -> TrainingRun:
-    """Minimize a loss in minibatches, and keep the approximator that validates best, the given one included.
+    """Minimize a loss on minibatches; keep the approximator that validates best, the given one included.
 
-    Every stretch between two evaluations is one compiled loop. The validation part is never trained on, never changed,
-    and judged by the mean squared error whatever the loss.
+    The steps between two evaluations are one compiled loop. The validation pairs are never trained on or changed, and
+    are judged by the mean squared error, whatever the loss.
 
     Args:
-        approximator: where to start; of a `Refined`, the network and the sweep stay as they are.
-        stimuli: one a row.
-        rates: the steady rates, one row a stimulus.
+        approximator: the initial one; in a `Refined`, the network and the sweep are not trained.
+        stimuli: one per row.
+        rates: the steady rates, one row per stimulus.
         num_steps: optimizer steps; rounded up to a multiple of `num_evaluations`.
         batch_size: samples in a minibatch, drawn with replacement.
         optimizer: any optax optimizer, by default `muon`.
         loss: what to minimize.
         symmetries: relabels the pairs of each minibatch at random, in ways that keep them exact.
         mixing: makes fresh exact pairs from those of each minibatch.
-        further: draws stimuli and rates of the same shapes, which replace those in use at each evaluation at which
-            they are fitted better, by more than 2 %, than those that validate, and have each been used four times.
-        validation: stimuli and rates that choose the best evaluation, by default a part of the pairs, held out. Give
-            them where the approximator was initialized from the pairs, whose error is then biased.
+        further: draws stimuli and rates of the same shapes, which replace the current ones at an evaluation if the
+            validation error exceeds the training error by over 2 %, and pairs were used four times on average.
+        validation: stimuli and rates that choose the best evaluation, by default a held-out part of the pairs. Give
+            them if the approximator was initialized from the pairs, whose error is then biased.
         validation_fraction: that part's share.
         num_evaluations: how often to evaluate.
-        checkpoint: a file that is written after each evaluation. If it exists, the training resumes from it, and ends
-            with the same weights as an uninterrupted one.
+        checkpoint: a file that is written after each evaluation. If it exists, training resumes from it, and the final
+            weights are the same as without the interruption.
         mesh: devices, such as `jax.make_mesh((4,), ("batch",))`, over all of which each minibatch is divided, whatever
-            the axes; pairs and weights are on every one. Minibatches are the same as on one device, up to rounding, if
-            the devices divide `batch_size`; if not, it is rounded up to where they do.
+            the axes; pairs and weights are replicated. Minibatches are the same as on one device, up to rounding, if
+            `batch_size` is a multiple of the number of devices; if not, it is rounded up to one.
         progress: whether to show a progress bar, on standard error.
-        key: a PRNG key: the split and the minibatches.
+        key: a PRNG key, for the split and the minibatches.
 
     Raises:
         ValueError: if the pairs do not fit each other or the approximator, an option is out of range, or the checkpoint
@@ -212,7 +212,7 @@ class _Task(eqx.Module):
     num_steps: int = eqx.field(static=True)
 
     def error(self, weights, constants, batch, relabelings, bits):
-        """The loss of a minibatch; random bits for each pair."""
+        """The loss of a minibatch, given random bits for each pair."""
         approximator = eqx.combine(weights, constants)
         stimuli, rates = batch
         if self.symmetries is not None:
@@ -223,7 +223,7 @@ class _Task(eqx.Module):
 
 
 def _begin(weights, optimizer, errors) -> _Progress:
-    """Before the first interval, whose program also starts the optimizer: until then its state is zeros."""
+    """The state before the first interval, whose program initializes the optimizer; until then, that is zeros."""
 
     def zeros(leaf):
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # unknown to NumPy, with which nothing is compiled
@@ -235,7 +235,7 @@ def _begin(weights, optimizer, errors) -> _Progress:
 
 
 def _started(state, constants, optimizer, validation) -> _Progress:
-    """With the first state of the optimizer and the first evaluation, if no interval is done."""
+    """Initialize the optimizer and evaluate the given approximator, if no interval is done yet."""
 
     def start(state):
         error = mean_squared_error(eqx.combine(state.weights, constants), *validation)
@@ -252,13 +252,13 @@ def _started(state, constants, optimizer, validation) -> _Progress:
 def _train_interval(state, constants, training, optimizer, validation, task, key) -> _Progress:
     state = _started(state, constants, optimizer, validation)
     symmetry_key, step_key = jr.split(key)
-    relabelings = None  # drawn for all steps at once, as to draw them takes longer than the rest of a step
+    relabelings = None  # drawn once for all steps, since drawing takes longer than the rest of a step
     if task.symmetries is not None:
         relabelings = task.symmetries.draw(_NUM_RELABELINGS, key=symmetry_key)
 
     def step(carry, key):
         weights, opt_state = carry
-        bits = jr.bits(key, (3, task.batch_size), jnp.uint32)  # at once: each draw is some twenty kernels to compile
+        bits = jr.bits(key, (3, task.batch_size), jnp.uint32)  # in one draw: each compiles some twenty kernels
         rows = _below(len(training[0]), bits[0])
         batch = jax.tree.map(lambda each: each[rows], training)
         if task.mesh is not None:
@@ -284,7 +284,7 @@ def _train_interval(state, constants, training, optimizer, validation, task, key
 
 
 def _below(number: int, bits: UInt32[Array, " pair"]) -> UInt32[Array, " pair"]:
-    """Random whole numbers below another; some are more probable, by less than `number / 2^32`."""
+    """Random integers below `number`; some are more probable, by less than `number / 2^32`."""
     return bits % jnp.uint32(number)
 
 
@@ -317,7 +317,7 @@ def _save(path: Path, state: _Progress, fingerprint: str) -> None:
 
 
 def _restored(path: Path, state: _Progress, fingerprint: str) -> _Progress:
-    """The state of a checkpoint, or the given one where there is no checkpoint."""
+    """The state of a checkpoint, or the given one if there is no checkpoint."""
     if not path.exists():
         return state
     content = path.read_bytes()

@@ -1,14 +1,14 @@
 """Exact pairs without a solver: every point x is the fixed point of the stimulus `u = x - W phi(x) - b`.
 
-That holds for networks whose stimulus drives each unit directly. Points that are mixed from steady ones,
+That holds for networks whose stimulus drives each unit directly. Mixtures of steady points,
 
     x = mean + cos(a) (x_1 - mean) + sin(a) (x_2 - mean),
 
-keep the mean and the covariance of the points, and their stimuli are close to the same mixture of the stimuli, so that
-the distribution stays about the same: few solved pairs give as many as training needs.
+have the same mean and covariance, and their stimuli are close to the same mixtures of the stimuli, so that the
+distribution hardly changes: a few solved pairs yield as many as training needs.
 
 In a multistable network a mixture may be an unstable fixed point, or one that the dynamics do not reach. `mixing_for`
-tests that on a sample, and then returns None.
+tests this on a sample, and returns None in that case.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from rnn2ff.steady_state import Status, solve_steady_states
 _SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, count as equal
 NUM_TRIED = 512  # mixtures, few enough that a solve follows the dynamics of each
 _LARGEST_ANGLE = 0.8  # of a mixture, in radians
-_LARGEST_SHIFT = 0.5  # of a stimulus off the mixture of its parents, in standard deviations of the stimuli
+_LARGEST_SHIFT = 0.5  # distance of a stimulus from the mixture of its parents, in standard deviations of the stimuli
 
 
 def exact_pairs(
     network: RecurrentNetwork, points: Float[Array, "batch state"]
 ) -> tuple[Float[Array, "batch state"], Float[Array, "batch rate"]]:
-    """The stimuli at which a network rests at given total inputs, and its rates there.
+    """The stimuli whose fixed points have the given total inputs, and the rates there.
 
-    These are fixed points; the caller has to know that they are stable, and reached.
+    These are fixed points; the caller has to know that they are stable, and that the dynamics reach them.
 
     Args:
         network: a network with a weight matrix whose stimulus drives each unit directly.
-        points: total inputs to each unit, one row a sample: the states, in the state form.
+        points: total inputs to each unit, one row per sample: the states, in the state form.
 
     Raises:
         ValueError: if the network is of another kind.
@@ -81,12 +81,12 @@ class Mixing(eqx.Module):
         rates: Float[Array, "batch state"],
         shares: Float[Array, " batch"],
     ) -> tuple[Float[Array, "batch state"], Float[Array, "batch state"]]:
-        """Mix each pair with the next; a sample whose stimulus would be far from that of its parents stays unmixed.
+        """Mix each pair with the next; a sample whose stimulus would be far from that mixture stays unmixed.
 
         Args:
-            stimuli: one a row, in random order, so that the next pair is any.
+            stimuli: one per row, in random order, so that the next pair is a random one.
             rates: their steady rates.
-            shares: of the largest angle, random from 0 to 1.
+            shares: random shares of the largest angle, from 0 to 1.
         """
         return self._mixed(stimuli, rates, shares)[:2]
 
@@ -126,9 +126,9 @@ def mix_pairs(
 
     Args:
         network: a network with a weight matrix whose stimulus drives each unit directly.
-        stimuli: those solved, one a row.
+        stimuli: the solved ones, one per row.
         rates: their steady rates.
-        largest_angle: of the mixture, in radians; in a training angles are uniform from 0.
+        largest_angle: of the mixture, in radians; in training, angles are uniform between 0 and this.
 
     Raises:
         ValueError: if the network is of another kind, or the angle is not positive.
@@ -157,7 +157,7 @@ def mixing_for(
     """How to mix pairs of stimuli and steady rates, if the network has exact pairs and its dynamics reach the mixtures.
 
     None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture. The pairs
-    are to be in random order.
+    must be in random order.
     """
     if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
         return None
@@ -169,7 +169,7 @@ def mixing_for(
 
 @eqx.filter_jit
 def _moments_and_mixtures(network, stimuli, rates, tried_stimuli, tried_rates, key):
-    """What a mixing is made of, and what it makes of some pairs: one program."""
+    """The moments that define a mixing, and mixtures of some pairs, in one program."""
     shares = jr.uniform(key, (len(tried_stimuli),), stimuli.dtype)
     moments = _moments(network, stimuli, rates)
     return moments, Mixing(network, *moments, _LARGEST_ANGLE)(tried_stimuli, tried_rates, shares)

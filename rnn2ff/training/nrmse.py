@@ -16,14 +16,14 @@ class Accuracy(NamedTuple):
     """The error of predicted rates with respect to the steady rates.
 
     Attributes:
-        nrmse: root mean squared error over all entries, over the standard deviation about per-unit means; 1 is the
-            error of predicting the mean of each unit.
+        nrmse: root mean squared error over all entries, divided by the standard deviation about per-unit means; 1 is
+            the error of predicting the mean of each unit.
         r_squared: share of the variance about per-unit means that is explained, `1 - nrmse ** 2`.
         unit_nrmse: root mean squared error of each unit over its own standard deviation; for a unit that
             never varies, NaN if it is predicted exactly, else infinite.
         worst_unit: index of the largest `unit_nrmse`.
-        percentile_95: error of a sample that all but a twentieth of the samples stay below, in the units of `nrmse`:
-            its length, over the root of the summed variances of the units.
+        percentile_95: the error that 95 % of the samples stay below, in the units of `nrmse`: the norm of a sample's
+            error over the root of the summed variances of the units.
         num_samples: samples compared.
     """
 
@@ -42,7 +42,7 @@ class Accuracy(NamedTuple):
         return f"Accuracy(nrmse={self.nrmse:.4g}, r_squared={self.r_squared:.4g}, {tails}{self.percentile_95:.4g})"
 
     def headline(self, num_stimuli: int, interval: tuple[float, float] | None = None) -> str:
-        """The error and, where not all of the stimuli come to rest, of which share it is, rounded down."""
+        """The error and, if not all stimuli come to rest, the share that does, rounded down."""
         share = math.floor(1e4 * self.num_samples / num_stimuli) / 100
         judged = f"; of the {share:.2f} % that come to rest" if self.num_samples < num_stimuli else ""
         between = "" if interval is None else f"; {in_percent(interval[0])} to {in_percent(interval[1])} %"
@@ -60,14 +60,14 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
     """Compare predicted rates with steady rates, in float64.
 
     Args:
-        predicted: the approximator's rates, one row a sample.
+        predicted: the approximator's rates, one row per sample.
         target: the steady rates.
 
     Raises:
         ValueError: if shapes differ, a value is not finite, there is no sample, or the target never varies.
     """
     predicted, target = compared(predicted, target)
-    # Errors are relative: in units of a power of two, which changes no digit, squares neither overflow nor vanish.
+    # Errors are relative. Scaled by a power of two, which changes no digit, squares neither overflow nor vanish.
     largest = max(np.abs(predicted).max(initial=0), np.abs(target).max(initial=0))
     predicted, target = (np.ldexp(each, -np.frexp(largest)[1]) for each in (predicted, target))
     squared_errors = (predicted - target) ** 2
@@ -113,7 +113,7 @@ def check_varies(name: str, rates: Float[ArrayLike, "batch rate"]) -> None:
 
 
 def compared(predicted: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64, once they are known to be comparable."""
+    """Both in float64, after checking that they are comparable."""
     check_on_host("the comparison of rates", "compare what is returned, outside", predicted, target)
     shape = shape_of("target", target)
     if len(shape) != 2 or shape[0] == 0:

@@ -23,9 +23,9 @@ _MOMENTUM = 0.95  # of matrices; as in the reference of `muon`
 # The first learning rate at jumps. Of .012, .024 and .04 the second was best for 4 partitions (a = 1.1 and 1.3) after
 # 10,000 steps, and .04 left 1 % less of the error of 16 (a = 1.1). It was .024 after 3,000 steps as well.
 _RATE_AT_JUMPS = 2.4e-2
-# Size of a hidden unit's readout weights, in units of the rates, from which its own steps are shorter. Of 1, 2 and 4, 2
-# was best, or nearly so, for five hard competitions. For networks without jumps such steps are no better, and worse for
-# a model of relations (2.4 % instead of 2.1).
+# Size of a hidden unit's readout weights, in units of the rates, above which its own steps are shortened. Of 1, 2 and
+# 4, 2 was best, or nearly so, for five hard competitions. For networks without jumps such steps are no better, and
+# worse for a model of relations (2.4 % instead of 2.1).
 _LARGE_READOUT = 2.0
 
 
@@ -54,11 +54,11 @@ def muon(
         stimuli: of the training.
         rates: of the training.
         num_steps: until the learning rate is zero.
-        learning_rate: the first, for hidden units, stimuli and rates of size 1; by default 2e-2, less in proportion
-            where there are more than 32 channels and more than 128 hidden units, and up to twice that for fewer than
-            2,000 steps; 5e-3 through sweeps, which are good from the start; and 2.4e-2 at jumps.
-        at_jumps: of two layers alone, whether hidden units start where rates jump. Their readout weights are large, and
-            steps of a hidden unit are then shorter in inverse proportion to these, so that outputs change by as much.
+        learning_rate: the initial one, for hidden units, stimuli and rates of size 1; by default 2e-2, less in
+            proportion if there are more than 32 channels and more than 128 hidden units, and up to twice that for fewer
+            than 2,000 steps; 5e-3 through sweeps, which are good from the start; and 2.4e-2 at jumps.
+        at_jumps: for two layers alone, whether hidden units are initialized where rates jump. Their readout weights are
+            large; the steps of a hidden unit are shortened in inverse proportion, so that outputs change equally.
 
     References:
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; for two layers with polynomials of
@@ -79,8 +79,8 @@ def _default_learning_rate(approximator: Approximator, num_channels: int, num_st
         return 5e-3
     shortness = max(1, min((2_000 / num_steps) ** 0.5, 2))
     # Up to four hidden units per channel, fewer units start further from the optimum, and need larger steps.
-    # The end depends little on the rate: with a quarter of it to twice it, with four times the steps, and from random
-    # hidden units, 128 of them have errors of 13.4 to 13.6 % on 32 random units (gain .9).
+    # The final error depends little on the rate: with a quarter to twice of it, with four times the steps, and from
+    # random hidden units, 128 of them have errors of 13.4 to 13.6 % on 32 random units (gain .9).
     size_factor = min(1, max(32 / num_channels, 128 / approximator.width))
     return 2e-2 * size_factor * shortness
 
@@ -136,7 +136,7 @@ class _InUnits(eqx.Module):
             return jax.tree.map(lambda update, name: update * factors.get(name, 1.0), updates, names)
 
         return optax.chain(
-            # Gradients of the error in units of the rates' own size, by weights in units of theirs.
+            # Gradients of the error, in units of the rates' size, with respect to weights in theirs.
             times(lambda name: scales.get(name, 1.0) / self.rate_size**2),
             optax.stateless(_clipped),
             descent,
@@ -157,8 +157,8 @@ def _orthogonalized(
 ) -> Float[Array, "row column"]:
     """A matrix with the same singular vectors, and all singular values near 1, times `sqrt(column / row)` if wide.
 
-    With the Gram matrix A of a matrix X, of its shorter side, each polynomial is `X <- (a + b A + c A^2) X`. Their
-    product is formed first, and of A, so that all but two matrix products are of the shorter side alone.
+    With A the Gram matrix of a matrix X on its shorter side, each polynomial is `X <- (a + b A + c A^2) X`. Their
+    product is formed first, from A, so that all but two matrix products have the shorter side only.
     """
     num_rows, num_columns = matrix.shape
     is_wide = num_rows <= num_columns

@@ -24,25 +24,25 @@ class Report(NamedTuple):
     """The course of a distillation, and the errors of its approximator.
 
     Attributes:
-        accuracy: on fresh stimuli, solved for the purpose.
-        nrmse_interval: a bootstrap interval of its NRMSE, of 95 % confidence.
+        accuracy: on fresh stimuli, solved for this test.
+        nrmse_interval: a 95 % bootstrap confidence interval of its NRMSE.
         width: hidden units.
         num_sweeps: sweeps after the two layers; 0 for two layers alone.
         num_training_pairs: pairs trained and validated on.
         status_counts: how each solve ended, for `training` and for `test`; all but `converged` were left out.
         training: the course of the training.
         seconds: wall-clock seconds spent on solving and on training, compilation included.
-        stimulus_shift: of the exact pairs mixed from solved ones, how far their stimuli are off the mixture, the median
-            in units of the stimuli's deviation; None where none were mixed.
+        stimulus_shift: the median distance of the stimuli of exact pairs, mixed from solved ones, from the mixture of
+            stimuli, in units of their deviation; None if no pairs were mixed.
         tolerance: the requested error, or None.
         is_within_tolerance: whether the upper end of the interval is below it; None without a tolerance.
         reason: why the tolerance was not reached, in words; None if it was, or without a tolerance.
         attempts: what was tried, in order; the best on validation, or the first that was good enough, was returned.
-        attempt_nrmses: their errors on the test.
-        error_by_margin: where the steady state jumps between near stimuli, the error by the distance to the jump; None
-            if no jumps were searched for.
-        tested_on: where the test stimuli come from, in words. If it is the distribution of the training, the error on
-            others is unknown.
+        attempt_nrmses: their errors on the test stimuli.
+        error_by_margin: the error by the distance to the nearest jump of the steady state between near stimuli; None if
+            no jumps were searched for.
+        tested_on: where the test stimuli come from, in words. If it is the training distribution, the error on others
+            is unknown.
         stimulus_range: smallest and largest value of each channel among the stimuli that were trained on.
     """
 
@@ -113,8 +113,8 @@ class Distillation(NamedTuple):
     Attributes:
         approximator: maps one stimulus to the steady rates.
         report: how good it is.
-        test: the pairs it was judged on, and never saw.
-        network: the recurrent network that it stands for.
+        test: the pairs it was tested on, which it was not trained on.
+        network: the recurrent network that it approximates.
     """
 
     approximator: Approximator

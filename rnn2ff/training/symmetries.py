@@ -2,7 +2,7 @@
 
 If relabeling the units, and the channels that drive them, changes no weight, bias or time constant, then the steady
 state for the relabeled stimulus is the relabeled steady state, also in multistable networks, as the dynamics start at
-zero. So one solved pair gives as many as there are symmetries: permutations within a pool, rotations of a ring.
+zero. So each solved pair gives one pair per symmetry: permutations within a pool, rotations of a ring.
 
 The algorithm is color refinement with individualization: units of one color have the same weights to each color; units
 are singled out until all colors differ, and every resulting permutation is checked.
@@ -24,7 +24,7 @@ from rnn2ff._checks import check_on_host, check_stimuli
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 
 _MOST_UNITS = 512  # bounds the time: a check of one permutation compares n^2 weights
-_MOST_IMAGES = 64  # of one unit that are tried
+_MOST_IMAGES = 64  # images of one unit that are tried
 _MOST_TRIED = 32  # permutations that are tried for one image
 _NUM_COMPOSED = 3  # permutations that are composed into a random one
 _SAME = 1e-5  # relative to the largest weight; closer weights count as equal
@@ -35,7 +35,7 @@ class Symmetries(eqx.Module):
     """Relabels the units and channels of solved pairs at random; made by `find_symmetries`."""
 
     pools: Int[Array, " state"]  # the pool of each unit; all permutations within a pool are symmetries
-    # Further symmetries, including the identity: the source of the value of each unit.
+    # Further symmetries, including the identity: for each unit, the unit whose value it takes.
     permutations: Int[Array, "symmetry state"]
     channel_units: Int[Array, " stimulus"]  # the unit that represents each channel
     unit_channels: Int[Array, " state"]  # the channel of each unit, 0 if there is none
@@ -48,7 +48,7 @@ class Symmetries(eqx.Module):
         return self.relabel(stimuli, rates, self.draw(len(stimuli), key=key))
 
     def draw(self, number: int, *, key: PRNGKeyArray) -> Int[Array, "{number} state"]:
-        """Random symmetries, one a row: the source of the value of each unit."""
+        """Random symmetries, one per row: for each unit, the unit whose value it takes."""
         return jax.vmap(self._draw)(jr.split(key, number))
 
     def relabel(
@@ -66,7 +66,7 @@ class Symmetries(eqx.Module):
         pool_key, choice_key = jr.split(key)
         order = jnp.argsort(self.pools)
         places = jr.uniform(pool_key, order.shape)
-        shuffled = jnp.argsort(self.pools.astype(places.dtype) + places / 2)  # below 1, rounded too: pools stay apart
+        shuffled = jnp.argsort(self.pools.astype(places.dtype) + places / 2)  # below 1, even rounded: pools stay apart
         sources = jnp.zeros_like(order).at[order].set(shuffled)
         for choice in jr.randint(choice_key, (_NUM_COMPOSED,), 0, len(self.permutations)):
             sources = sources[self.permutations[choice]]
@@ -79,7 +79,7 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     Args:
         network: any network; symmetries are only found for networks with a weight matrix whose rates are those of the
             first units, or of all, and in which each unit receives at most one channel.
-        stimuli: samples of what drives it, one a row.
+        stimuli: samples of its stimuli, one per row.
 
     Raises:
         ValueError: if the stimuli do not fit the network.
@@ -109,7 +109,7 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
 class _Invariants(NamedTuple):
     """What a symmetry preserves."""
 
-    weights: Int[np.ndarray, "state state"]  # as integer codes, equal where they count as equal
+    weights: Int[np.ndarray, "state state"]  # as integer codes, the same for weights that count as equal
     features: Int[np.ndarray, " state"]  # a color for each unit
     channels: Int[np.ndarray, " state"]  # of each unit, -1 for none
     rate_size: int  # number of rates
@@ -132,7 +132,7 @@ def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:
         strengths = drive.sum(axis=1)
     constants = [_codes(values) for values in (strengths, params.bias, params.time_constants)]
     features = np.stack([*constants, channels >= 0, np.arange(size) < rate_size], axis=1)
-    # Units of one channel belong together: a relation in addition to the weights.
+    # Sharing a channel is a relation to preserve, in addition to the weights.
     is_together = (channels[:, None] == channels) & (channels >= 0)[:, None]
     weights = 2 * _codes(network.dense_weights) + is_together
     colors = np.unique(features, axis=0, return_inverse=True)[1].ravel()
@@ -148,9 +148,9 @@ def _codes(values: ArrayLike) -> np.ndarray:
 
 
 def _refined(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """The coarsest colors, finer than those given, with which units of one color have the same weights to each color.
+    """The coarsest refinement of colors in which all units of one color have the same weights to each color.
 
-    Colors are named by what they stand for, so that those of two networks that are relabeled into each other agree.
+    Colors are numbered by what they stand for, so that those of two networks that are relabelings of each other agree.
     """
     number = len(np.unique(colors))
     while True:
@@ -177,7 +177,7 @@ def _pools(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
 
 
 def _swaps(pools: np.ndarray) -> Iterator[np.ndarray]:
-    """The transposition of each unit of a pool and the first of the pool."""
+    """The transpositions of each unit of a pool with the first one."""
     for unit in np.flatnonzero(pools != np.arange(len(pools))):
         swapped = np.arange(len(pools))
         swapped[[unit, pools[unit]]] = pools[unit], unit
@@ -185,7 +185,7 @@ def _swaps(pools: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _is_preserved(weights: np.ndarray, order: np.ndarray, rows: np.ndarray | None = None) -> bool:
-    """Whether weights are invariant, in all rows and columns or in some."""
+    """Whether a permutation preserves the weights, in all rows and columns or in some."""
     rows = np.arange(len(weights)) if rows is None else rows
     return np.array_equal(weights[rows], weights[order[rows]][:, order]) and np.array_equal(
         weights[:, rows], weights[order][:, order[rows]]

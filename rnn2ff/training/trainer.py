@@ -1,4 +1,4 @@
-"""The training recipe: approximators of a given size, the best of a cost, or of increasing cost up to a tolerance."""
+"""The training recipe: approximators of a given size, the best at a cost, or of rising cost up to a tolerance."""
 
 import time
 from pathlib import Path
@@ -25,9 +25,9 @@ from rnn2ff.training.symmetries import find_symmetries
 
 _VALIDATION_SHARE = 0.1  # as `train` holds out by default
 _NUM_INITIAL = 8192  # pairs of the initial fit of the readout
-_NUM_INITIAL_AT_BOUNDARIES = 2**15  # the same where each output is fitted to those alone that leave it active
+_NUM_INITIAL_AT_BOUNDARIES = 2**15  # the same if each output is fitted only to pairs at which no boundary silences it
 _SMALLEST_BATCH, _LARGEST_BATCH = 256, 1024  # powers of two, which devices can share
-_MOST_PRODUCTS = 2**25  # of a minibatch, for it to be larger than the smallest: some milliseconds a step on two cores
+_MOST_PRODUCTS = 2**25  # of a minibatch above the smallest size: a few milliseconds per step on two cores
 _MOST_EVALUATIONS = 20  # the default of `train`
 _EVALUATION_COST = 4  # training samples for each evaluated sample, at least
 
@@ -38,12 +38,12 @@ _SHARE_OF_SHORT, _CLOSE = 10, 1.05
 
 _USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates, which defines the default cost
 _WIDTH_BEFORE_SWEEPS = 0.25  # of two layers before sweeps, likewise: few units, and more sweeps
-_MOST_SWEEPS = 8  # of the best of a cost: those of small networks cost little, but take long to compile
+_MOST_SWEEPS = 8  # of the best at a cost: in small networks sweeps cost little, but take long to compile
 _STEPS_THROUGH_SWEEPS = 0.5  # of the steps of two layers: they take longer, and start from a good approximator
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
 _SWEEPS = (2, 4, 8, 16)  # after two layers of the first width
-_PLATEAU = 0.8  # share of the error left by doubling the width, or the sweeps, from which on there is no progress
+_PLATEAU = 0.8  # share of the error left after doubling width or sweeps, above which progress has stopped
 _OUT_OF_REACH = 4  # times the tolerance: an error that a larger width will not reduce enough
 _OVERFITTED = 1.5  # ratio of validation to training error from which more data are needed
 
@@ -54,11 +54,11 @@ class Attempt(NamedTuple):
     Attributes:
         width: hidden units.
         num_sweeps: after the two layers; 0 for two layers alone.
-        num_products: of one call.
+        num_products: products in one call.
         num_training_pairs: pairs trained on.
         training_nrmse: at the last evaluation, over the minibatches before it.
         validation_nrmse: on pairs not trained on.
-        seconds: of its start and its training, compilation included.
+        seconds: of its initialization and training, compilation included.
     """
 
     width: int
@@ -71,7 +71,7 @@ class Attempt(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """An approximator, the course of its training, and how it did."""
+    """An approximator, the course of its training, and its size and errors."""
 
     approximator: Approximator
     run: TrainingRun
@@ -98,10 +98,10 @@ class Trainer:
 
         Args:
             network: the recurrent network.
-            pairs: solved; a tenth are for validation.
+            pairs: solved pairs; a tenth are held out for validation.
             num_steps: optimizer steps of each training.
             bypass: whether two layers without sweeps have linear weights from the stimulus to the rates.
-            further: draws and solves as many more pairs, where the training comes to fit its own better than others.
+            further: draws and solves more pairs, used once training fits its own pairs better than others.
             checkpoints: a folder for the checkpoint of each training, from which it resumes.
             mesh: devices that divide each minibatch, as for `train`.
             progress: whether to show progress bars, on standard error.
@@ -120,9 +120,9 @@ class Trainer:
             self.boundaries = find_boundaries(network, self.kept, symmetries=self.symmetries)
 
     def two_layer(self, width: int) -> Trained:
-        """Two layers alone. If states jump, two initializations are tried, and the better on validation is kept.
+        """Two layers alone. If states jump, two initializations are tried; the one that validates better is kept.
 
-        Where a short training tells them apart, the worse is not trained further.
+        If a short training already separates them, the worse is not trained further.
         """
         started = time.perf_counter()
         starts = {"plain": self._initialized(width, None)}
@@ -143,7 +143,7 @@ class Trainer:
         return initialize_two_layer(self.network, initial.states, initial.stimuli, width, **given, key=key)
 
     def _train_two_layer(self, start: TwoLayer, way: str, num_evaluations: int | None = None) -> Trained:
-        """Train two layers from an initialization: by default fully, or for so many evaluations, as far apart."""
+        """Train two layers from an initialization: by default in full, or for some evaluations, as far apart."""
         usual = self._num_evaluations(start, self.num_steps)
         num_steps = -(-self.num_steps // usual) * (usual if num_evaluations is None else num_evaluations)
         data = {"stimuli": self.kept.stimuli, "rates": self.kept.rates}
@@ -153,7 +153,7 @@ class Trainer:
         return self._train(start, time.perf_counter(), name, optimizer=optimizer, **limits)
 
     def best_of_its_cost(self, width: int | None = None) -> list[Trained]:
-        """Two layers, by default of the usual width, and then, if there is room for any, fewer units with sweeps.
+        """Two layers, by default of the usual width, and then, if the cost allows any, fewer units with sweeps.
 
         The second costs no more products than the first.
         """
@@ -176,7 +176,7 @@ class Trainer:
     def refined(
         self, width: int, num_sweeps: int, start: Approximator | None = None, num_steps: int | None = None
     ) -> Trained:
-        """Two layers and sweeps; initialized from one with fewer sweeps, if there is one."""
+        """Two layers and sweeps; initialized from an approximator with fewer sweeps, if given."""
         started = time.perf_counter()
         if not isinstance(start, Refined) or start.width != width:
             initial = self.kept.take(slice(_NUM_INITIAL))
@@ -187,7 +187,7 @@ class Trainer:
         return self._train(start.lengthened(num_sweeps), started, f"{width}-{num_sweeps}", num_steps=num_steps)
 
     def again(self, trained: Trained) -> Trained:
-        """Train one of the same size from scratch."""
+        """Train an approximator of the same size from scratch."""
         size = trained.attempt
         return self.refined(size.width, size.num_sweeps) if size.num_sweeps else self.two_layer(size.width)
 
@@ -242,7 +242,7 @@ class Trainer:
 
 
 def _batch_size(num_products: int, num_pairs: int) -> int:
-    """Of a minibatch: many units that are each decisive for few samples learn from large ones, if these cost little."""
+    """The minibatch size: large if that costs little, since many units are each decisive for few samples."""
     batch_size = _SMALLEST_BATCH
     while 2 * batch_size <= min(_LARGEST_BATCH, num_pairs) and 2 * batch_size * num_products <= _MOST_PRODUCTS:
         batch_size *= 2

@@ -64,8 +64,8 @@ def wilson_cowan(
         gains: a of each population.
         thresholds: theta of each population.
         time_constants: of each population, in any unit of time.
-        refractory: rho. 0 leaves the factor out, as is common; 1 has it, with the constant that Wilson and Cowan call
-            k set to 1.
+        refractory: rho. 0 leaves the factor out, as is common; 1 includes it, with the constant that Wilson and Cowan
+            call k set to 1.
 
     Raises:
         ValueError: if a gain or a time constant is not positive, `refractory` is negative, or the weights do not have
@@ -121,7 +121,7 @@ def wong_wang(
     `S_i' = -S_i / tau + (1 - S_i) gamma H(I_i)`, `H(I) = (a I - b) / (1 - exp(-d (a I - b)))`,
     `I_i = J_self S_i - J_cross S_j + I_0 + J_ext u_i`. The state is the gating S of the two populations, between 0 and
     1, and so are the rates; the stimulus is the rate of the input to each, in Hz (`motion_stimulus`). With balanced
-    input there are two decisions and a saddle, so the initial state decides; the state 0 is on the ridge.
+    input there are two decision states and a saddle, and the initial state decides; 0 is on the separatrix.
 
     Args:
         time_constant: tau, s.
@@ -162,7 +162,7 @@ def motion_stimulus(coherence: ScalarLike, *, rate: ScalarLike = 30.0) -> Float[
     """Random dots for `wong_wang`: `rate (1 + c)` Hz to the first population, `rate (1 - c)` to the second.
 
     Args:
-        coherence: c, from -1 to 1; above 0 the dots move as the first population prefers.
+        coherence: c, from -1 to 1; above 0 the dots move in the first population's preferred direction.
         rate: of the input without coherent motion, in Hz.
     """
     return rate * jnp.stack([1 + jnp.asarray(coherence, float), 1 - jnp.asarray(coherence, float)])
@@ -181,7 +181,7 @@ def _wong_wang(params: WongWangParams, state: Float[Array, "2"], stimulus: Float
 
 
 def _smooth_ramp(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
-    """`x / (1 - exp(-x))`: 1 at 0, where the formula is 0/0; values and derivatives to rounding, for every x."""
+    """`x / (1 - exp(-x))`: 1 at 0, where the formula is 0/0; values and derivatives exact to rounding."""
     is_small = jnp.abs(x) < 0.3
     # Each branch gets only valid arguments: derivatives of the branch that `where` discards would still be NaN.
     small, large = jnp.where(is_small, x, 0.0), jnp.where(is_small, 1.0, x)
@@ -198,13 +198,13 @@ def _smooth_ramp(x: Float[Array, "*any"]) -> Float[Array, "*any"]:
 def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1.0) -> RateNetwork:
     """The continuous Hopfield network, `tau x' = -x + W tanh(gain x) + u`, with stored patterns.
 
-    Hebbian weights without self-connections: `W_ij = (1/N) sum_p xi_pi xi_pj`, `W_ii = 0`. They are symmetric, so every
-    state comes to rest. Its steady states are memories: orthogonal patterns, P of them, are recalled as `x = s xi` with
+    Hebbian weights without self-connections: `W_ij = (1/N) sum_p xi_pi xi_pj`, `W_ii = 0`. They are symmetric, so the
+    dynamics always come to rest. Its steady states are memories: P orthogonal patterns are recalled as `x = s xi` with
     `s = (1 - P/N) tanh(gain s)`. Without a stimulus the state 0 is a fixed point too: give a cue as the stimulus, or as
     the initial state.
 
     Args:
-        patterns: one a row, of -1 and 1. About .14 N random ones can be recalled.
+        patterns: one per row, of -1 and 1. About .14 N random ones can be recalled.
         gain: of each unit; above `1 / (1 - P/N)` memories outlast their cue.
         time_constant: of all units, in any unit of time.
 

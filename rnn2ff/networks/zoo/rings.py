@@ -38,7 +38,7 @@ def ring_attractor(
     `v_i' = -v_i + [u_i + (1/N) sum_j (mean + tuned cos(a_i - a_j)) v_j]_+`. With `tuned` above 2 a uniform stimulus
     also leads to a bump, at a position that depends on the initial state: a continuous attractor. In orientations (a /
     2), its half-width w solves `tuned (w - sin(4 w) / 4) / pi = 1`. Then the residual says little about the position
-    error, and the derivative by the stimulus is undefined. A tuned stimulus (`ring_stimulus`) pins the bump.
+    error, and there is no derivative with respect to the stimulus. A tuned stimulus (`ring_stimulus`) pins it.
 
     Args:
         num_units: N; the stimulus has one channel for each.
@@ -89,9 +89,9 @@ def relation_network(
     """Three rings that hold angles in the relation A + B = C, in the state form.
 
     Hidden unit h_pq receives input from the units of A near p, of B near q and of C near p + q, and projects back
-    to them. The stimulus drives the rings, `relation_stimulus`; the rates are those of the rings, A then B then C, so
-    that an approximator learns to infer the ring that is left out. The state lists the hidden units after them, q
-    fastest.
+    to them. The stimulus (`relation_stimulus`) drives the rings; the rates are those of the rings, in the order A, B,
+    C, so that an approximator learns to infer the ring that has no stimulus. The state lists the hidden units after the
+    rings, with q varying fastest.
 
     Dynamics at the defaults are stiff (norm of W about 44, real eigenvalues down to -45): explicit steps must stay
     below about .05 time constants.
@@ -102,8 +102,8 @@ def relation_network(
             normalized to sum to 1 around the ring.
         forward: weight from each ring to a hidden unit.
         backward: weight from each row of hidden units to a ring unit.
-        hidden_inhibition: from each hidden unit to each, itself included.
-        ring_inhibition: within each ring, divided by n, from each unit to each, itself included.
+        hidden_inhibition: from each hidden unit to all hidden units, including itself.
+        ring_inhibition: within each ring, from each unit to all units, including itself; divided by n.
         hidden_bias: constant input to hidden units; below 0, a threshold.
         time_constant: of all units, in any unit of time.
 

@@ -131,7 +131,7 @@ def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5)
     """A combinatorial threshold-linear network, in the rate form: a graph decides what the network can do.
 
     `x' = -x + [W x + theta]_+` with `W_ij = -1 + epsilon` where the graph has the edge j -> i, `-1 - delta` where it
-    has none, and `W_ii = 0`. The stimulus is theta, one channel a unit: all ones is usual, other values break
+    has none, and `W_ii = 0`. The stimulus is theta, one channel per unit: all ones is usual, other values break
     its symmetry. All weights are inhibitory, so the state stays bounded, but there may be no stable fixed point: many
     graphs have limit cycles or chaos instead.
 

@@ -27,10 +27,10 @@ def stabilized_supralinear(
 
     `tau r' = -r + k [W r + u]_+^n`, with `W_ij = w exp(-d_ij^2 / (2 width^2))` for orientations at distance d. Weak
     stimuli add up supralinearly, strong ones sublinearly, as inhibition takes over. The state lists the excitatory
-    units by orientation, then the inhibitory ones; the stimulus has one channel an orientation, felt by both. Unit i
-    prefers `180 i / num_units` degrees.
+    units by orientation, then the inhibitory ones; the stimulus has one channel per orientation, which drives both.
+    Unit i prefers `180 i / num_units` degrees.
 
-    Iterating `r <- k [W r + u]_+^n` diverges for strong stimuli, where the dynamics are stable.
+    Iterating `r <- k [W r + u]_+^n` diverges for strong stimuli, although the dynamics are stable there.
 
     Args:
         num_units: units in each population.

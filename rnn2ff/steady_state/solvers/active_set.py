@@ -2,7 +2,7 @@
 
 Where the set A of active units is known, the steady state solves a linear system: `(I - W_AA) x_A = h_A`. Semismooth
 Newton guesses A from the total input, solves, and reads A off the solution, until A no longer changes. Then the state
-is exact to rounding. A set that comes back means that the guesses go in circles.
+is exact to rounding. If a set recurs, the guesses cycle.
 """
 
 import jax
@@ -18,8 +18,8 @@ class ActiveSet(AbstractSteadyStateSolver):
     """Semismooth Newton on the set of active units; threshold-linear networks only.
 
     One linear system a step, usually few steps. It ends when the set is consistent with its own solution, which is then
-    exact, or when a set comes back, which is reported as `max_steps_reached`. As with any root finder, the fixed point
-    may be unstable (the verdict says so), or another one than the dynamics reach.
+    exact, or when a set recurs, which is reported as `max_steps_reached`. As with any root finder, the fixed point
+    may be unstable (the verdict says so), or not the one that the dynamics reach.
 
     Attributes:
         tolerance: the largest residual that counts as rest; None asks for the dtype's default.
@@ -51,7 +51,7 @@ class ActiveSet(AbstractSteadyStateSolver):
             point = solve(active)
             new = point > 0
             is_consistent = jnp.all(new == active)
-            # Brent: remember a set at every power of two; a cycle of any length meets one of them.
+            # Brent's algorithm: remember a set at every power of two; a cycle of any length meets one of them.
             seen = jnp.where((num_steps & (num_steps - 1)) == 0, active, seen)
             is_cycling = jnp.all(new == seen) & ~is_consistent
             return new, point, seen, num_steps + 1, is_consistent | is_cycling

@@ -27,7 +27,7 @@ from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 class History(eqx.Module):
     """The last steps of one sample, the newest first.
 
-    Arrays of their own and not rows of one, so that an unrolled loop moves none.
+    Separate arrays, not rows of one, so that an unrolled loop copies none.
 
     Attributes:
         step_changes: the columns of dF.
@@ -75,8 +75,8 @@ def accelerate(
 def _solve_small(gram: tuple[tuple[Scalar, ...], ...], right: list[Scalar], regularization: float) -> list[Scalar]:
     """Solve the normal equations by an unrolled Cholesky factorization.
 
-    A direction that the others hold already, to within the regularization, gets a pivot of its own size and so a
-    harmless coefficient; columns that hold nothing get none.
+    A column that depends on the others, to within the regularization, gets a pivot in proportion to its own size and so
+    a harmless coefficient; zero columns get none.
     """
     size = len(right)
     tiny = jnp.finfo(right[0].dtype).tiny ** 0.5
@@ -125,7 +125,7 @@ def repeat_accelerated(
 
     def through_memory(_, carry):
         point, history = carry
-        for _ in range(memory):  # unrolled: all steps are new at the end, so that none is moved
+        for _ in range(memory):  # unrolled: all steps are new at the end, so that none is copied
             image = sweep(network, drive, point)
             point, _, history = accelerate(history, point, image, regularization=regularization)
         return point, history
@@ -148,18 +148,18 @@ class _AccelerationState(eqx.Module):
 class AndersonAcceleration(optx.AbstractFixedPointSolver):
     """Anderson acceleration for `optimistix.fixed_point`, with safeguards.
 
-    It stops when the step from the point that it *returns* is below the tolerance. A step that is not finite or has
-    grown tenfold over the smallest so far, or a stretch without progress, sends it back to the point of the smallest
-    step, with an empty history and half the damping.
+    It stops when the step from the point that it *returns* is below the tolerance. After a step that is not finite or
+    more than ten times the smallest so far, or after `patience` steps without progress, it restarts at the point of the
+    smallest step, with an empty history and half the damping.
 
     Attributes:
         rtol: tolerance of the step, relative to the point.
         atol: absolute tolerance of the step.
         norm: of the step, and of the point.
         memory: m, how many steps are combined.
-        damping: how much of the combined step is taken at first, above 0 and at most 1.
+        damping: fraction of the combined step that is taken at first, above 0 and at most 1.
         regularization: of the least-squares problem, relative; 0 asks for ten times the precision of the dtype.
-        patience: steps without progress after which it goes back.
+        patience: steps without progress after which it restarts.
     """
 
     rtol: float | Scalar
@@ -206,8 +206,8 @@ class AndersonAcceleration(optx.AbstractFixedPointSolver):
         best_point = jnp.where(is_best, point, state.best_point)
         plain = point + state.damping * (image - point)
         new = jnp.where(state.num_steps > 0, combined, plain)
-        new = jnp.where(is_lost, best_point, new)  # from there with half the damping, since this way led astray
-        new = jnp.where(error < 1, point, new)  # what was measured is what is returned
+        new = jnp.where(is_lost, best_point, new)  # restart there with half the damping
+        new = jnp.where(error < 1, point, new)  # return the point whose error was measured
         begun = begin_history(point, image, self.memory)
         keeps = (state.num_steps > 0) & ~is_lost
         return (
@@ -238,15 +238,15 @@ class AndersonAcceleration(optx.AbstractFixedPointSolver):
 class Anderson(AbstractSteadyStateSolver):
     """Anderson acceleration on a sweep.
 
-    A fixed point found this way is the steady state if there is only one. In a multistable network it may be another
-    than the one that the dynamics reach.
+    A fixed point found this way is the steady state if there is only one. In a multistable network it may not be the
+    one that the dynamics reach.
 
     Attributes:
         tolerance: the largest residual that counts as rest; None asks for the dtype's default.
         memory: how many steps are combined: 1 for well-damped networks, 3 to 5 near instability.
-        damping: how much of the combined step is taken.
+        damping: fraction of the combined step that is taken.
         sweep: the step to accelerate, made once per network by `split_sweep`, `mean_slope_sweep` or `damped_sweep`. By
-            default `split_sweep` for a network with weights, made anew in each call, and `damped_sweep` otherwise.
+            default `split_sweep` for a network with weights, remade in each call, and `damped_sweep` otherwise.
         starts_at_state: whether to begin at the initial state; otherwise the sweep's own first guess.
     """
 
@@ -276,7 +276,7 @@ class Anderson(AbstractSteadyStateSolver):
             start = sweep.from_state(network, initial_state, stimulus)
         else:
             start = sweep.start(network, drive)
-        # The residual that counts is of the velocity; a step is smaller by about this factor.
+        # The tolerance applies to the residual of the velocity; a step is smaller by about this factor.
         step_tolerance = 0.5 * tolerance / jnp.maximum(sweep.velocity_per_step, 1)
         solution = optx.fixed_point(
             lambda point, args: sweep(network, drive, point),

@@ -18,13 +18,12 @@ class Rollout(AbstractSteadyStateSolver):
 
     The reference for every other solver: what it reaches is, by definition, the steady state of a multistable network.
     The step tolerance is a tenth of the event's: with equal ones the integration error keeps the velocity from
-    vanishing, and rare stragglers never stop. A map is moved by its own steps, and `ode_solver` and `max_time` do not
-    matter.
+    vanishing, and rare stragglers never stop. A map is iterated, and `ode_solver` and `max_time` do not matter.
 
     Attributes:
         tolerance: the largest residual that counts as rest; None asks for the dtype's default.
         ode_solver: any adaptive diffrax solver: `Tsit5()` for most networks, `Kvaerno5()` for stiff ones.
-        max_time: give up after this many of the longest time scale.
+        max_time: give up after this time, in units of the longest time scale.
         max_state: a state this many times larger than 1 + max |u| + max |initial state| is diverging.
 
     Raises:
@@ -82,7 +81,7 @@ class Rollout(AbstractSteadyStateSolver):
 
 
 def _iterate(network, stimulus, initial_state, bound, rest, max_steps) -> Candidate:
-    """Step by step, until the map comes to rest or leaves all bounds."""
+    """Iterate until the map comes to rest or escapes."""
 
     def goes_on(carry):
         state, num_steps = carry

@@ -38,21 +38,21 @@ class RootFind(AbstractSteadyStateSolver):
         tolerance: float | Scalar,
         max_steps: int,
     ) -> Candidate:
-        enough = tolerance / 10  # more than is needed
+        enough = tolerance / 10  # stricter than needed
 
         def relative_velocity(state, args):
             del args
-            # In units of the state, as the residual is: with an absolute tolerance, large states in float32 never end.
-            # The size is a constant to the derivative, so the steps of Newton's method stay what they are.
+            # Relative to the state, as the residual is: with an absolute tolerance, large states in float32 never end.
+            # The size is not differentiated, so the steps of Newton's method are unchanged.
             size = jax.lax.stop_gradient(1 + jnp.max(jnp.abs(state)))
             velocity = network.time_constants * network.velocity(state, stimulus) / size
-            # What is found counts as exactly zero: a root finder stops on its step as well, entry by entry, and entries
-            # that are small beside others move by rounding for ever. Its derivative stays what it is.
+            # At a root, the value is exactly zero: a root finder also tests its step, entry by entry, and entries that
+            # are small beside others move by rounding for ever. The derivative is unchanged.
             is_found = jnp.max(jnp.abs(velocity)) < enough
             return velocity - jax.lax.stop_gradient(jnp.where(is_found, velocity, 0))
 
-        # Where the derivative of the formula is not a number, as that of a norm at 0, the search starts beside. If this
-        # is a root already, that is all; a solver that derives it again would lose it.
+        # If differentiating the formula gives NaN, as for a norm at 0, the search starts beside the initial state. If
+        # that is a root already, it is returned; a solver that differentiates there again would lose it.
         drift = relative_velocity(initial_state, None)
         speed, info = jnp.max(jnp.abs(drift)), jnp.finfo(initial_state.dtype)
         _, slope = jax.jvp(lambda state: relative_velocity(state, None), (initial_state,), (jnp.ones_like(drift),))
