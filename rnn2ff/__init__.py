@@ -142,6 +142,7 @@ _NAMES = {
         "competition",
         "distill",
         "exact_pairs",
+        "find_jumps",
         "find_symmetries",
         "fit_readout",
         "information_transformation",

@@ -8,6 +8,7 @@ from rnn2ff.training.further import further_pairs as further_pairs
 from rnn2ff.training.initialization import fit_readout as fit_readout
 from rnn2ff.training.initialization import initialize_refined as initialize_refined
 from rnn2ff.training.initialization import initialize_two_layer as initialize_two_layer
+from rnn2ff.training.jumps import find_jumps as find_jumps
 from rnn2ff.training.loop import TrainingRun as TrainingRun
 from rnn2ff.training.loop import train as train
 from rnn2ff.training.mixing import exact_pairs as exact_pairs

@@ -28,12 +28,16 @@ _CONCENTRATED = 2  # ratio of the errors near and far from jumps, from which jum
 
 
 class Jumps(NamedTuple):
-    """The distance of each stimulus to a jump of the steady state."""
+    """The distance of each stimulus to a jump of the steady state.
 
-    # The distance to the nearest jump found, as root mean square over the channels in units of the deviation of
-    # stimuli; infinite if none was found.
+    Attributes:
+        margin: to the nearest jump that was found: root mean square over the channels, in units of the deviation of the
+            stimuli; infinite if none was found.
+        is_found: whether one was.
+    """
+
     margin: Float[np.ndarray, " batch"]
-    is_found: Bool[np.ndarray, " batch"]  # whether one was
+    is_found: Bool[np.ndarray, " batch"]
 
 
 class ErrorByMargin(NamedTuple):
@@ -58,7 +62,20 @@ def find_jumps(
     num_neighbors: int = 3,
     solver: AbstractSteadyStateSolver | Plan | None = None,
 ) -> Jumps:
-    """Search for jumps between each stimulus and its nearest neighbors among `others`."""
+    """Search for jumps of the steady state between each stimulus and its nearest neighbors among others.
+
+    No continuous approximator can follow a jump. One that lies in no direction of a neighbor is not found.
+
+    Args:
+        network: the network.
+        pairs: stimuli near which to search, with their steady states.
+        others: a set to choose the neighbors from, such as the pairs of the training.
+        num_neighbors: how many of the nearest to search toward, by 14 solves each.
+        solver: as for `solve_steady_states`.
+
+    Raises:
+        ValueError: if the pairs do not fit the network, or there are fewer others than neighbors.
+    """
     check_at_least("num_neighbors", num_neighbors, 1)
     check_at_least("number of others", len(others), num_neighbors)
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
