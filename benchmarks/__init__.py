@@ -1,1 +1,1 @@
-"""Benchmarks: one file per question. `python -m benchmarks.NAME` runs it; the record stays."""
+"""Benchmarks: one file per question. `python -m benchmarks.NAME` runs it, and saves its record."""

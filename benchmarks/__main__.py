@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks`. Tables are printed; records, figures and `report.md` stay."""
+"""Run the benchmarks: `python -m benchmarks`. It prints tables, and saves records, figures and `report.md`."""
 
 import dataclasses
 import os
@@ -18,30 +18,30 @@ from rnn2ff.compiling import environment_that_keeps_programs
 _HERE = Path(__file__).parent
 _QUICK_OUT = _HERE.parent / "build" / "bench-quick"
 _TIMED_OUT = _HERE.parent / "build" / "bench-timed"
-_STOP_SECONDS = 10.0  # from the signal that ends a benchmark to the one that it cannot refuse
+_STOP_SECONDS = 10.0  # from the signal that ends a benchmark to the one that it cannot ignore
 _PROBE = "import jax; each = jax.devices(); print(each[0].platform, len(each), each[0].device_kind, sep='\\n')"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of the suite; those of one benchmark are options of its own script."""
+    """Options of the suite; the settings of a single benchmark are options of its own script."""
 
     quick: bool = False
-    """Only the two that compare passes with rollouts, small, in less than 3 minutes; kept in build/bench-quick."""
+    """Run only the two that compare passes with rollouts, small, in less than 3 minutes; results: build/bench-quick."""
     only: tuple[str, ...] = ()
     """Names of the benchmarks to run; by default all."""
     minutes: Annotated[float | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
-    """For a device that is lent for a while: the rows that tell most first, and when the time ends, what there is; of a
-    processor in build/bench-timed."""
+    """A time limit, for a device that is lent for a while: the most informative rows come first, and those that are
+    done when the time ends are kept. Results of a processor go to build/bench-timed."""
     device: Literal["cpu", "gpu", "tpu"] | None = None
     """What to run on; by default what JAX takes."""
     cache: bool = True
-    """Keep compiled programs in the user's cache folder, for the next quick, small or timed run. Full ones compile all
-    themselves, since they say how long that takes."""
+    """Keep compiled programs in the user's cache folder, for the next quick, smoke or timed run. Full runs compile
+    everything themselves, since they report how long that takes."""
     precision: Literal["highest", "high", "default"] = "highest"
-    """Of matrix products. Lower ones change how many steps a solver takes; processors have only the highest."""
+    """Of matrix products. Lower precisions change how many steps a solver takes; processors have only the highest."""
     smoke: bool = False
-    """Every benchmark in its smallest version, to see that it works; kept in build/smoke."""
+    """Run every benchmark in its smallest version, to check that it works; results go to build/smoke."""
     out: Path | None = None
     """Folder of the report, the records and the figures; by default benchmarks/, or a folder in it for a gpu or tpu."""
 
@@ -67,8 +67,8 @@ def main() -> None:
         if left is not None and left <= 0:
             print(f"\n=== {job.name}: not begun, the time has ended", flush=True)
             continue
-        # A process of its own: threads, memory and compiled programs of one are not those of the next, and one that
-        # fails takes no other with it.
+        # Each has a process of its own, so that none inherits threads, memory or compiled programs from another, and
+        # one that fails does not affect the others.
         command = [sys.executable, "-m", f"benchmarks.{job.name}", *job.options, "--out", str(out.resolve())]
         print(f"\n=== {job.name}\n", flush=True)
         started = time.perf_counter()
@@ -76,14 +76,14 @@ def main() -> None:
         if problem is not None:
             failed[job.name] = problem
         print(f"{job.name}: {time.perf_counter() - started:.0f} seconds", flush=True)
-    path = write_report(out, [each.name for each in SUITE], failed)
+    path = write_report(out, [benchmark.name for benchmark in SUITE], failed)
     print(f"\nReport: {path}")
     if failed:
         sys.exit(f"Failed: {', '.join(failed)}.")
 
 
 class _Job(NamedTuple):
-    """A script to run, its options, and its share of the time that is left."""
+    """A script to run, its options, and its share of the remaining time."""
 
     name: str
     options: tuple[str, ...]
@@ -91,9 +91,9 @@ class _Job(NamedTuple):
 
 
 def _run(command: list[str], environment: dict[str, str], seconds: float | None) -> str | None:
-    """Run a script to its end, or for a time, after which the record has the rows so far; why it failed, if it did."""
+    """Run a script to its end, or for a limited time, after which its record has the rows so far; or why it failed."""
     pipes = {"stderr": subprocess.PIPE, "text": True}
-    # In a session of its own, so that processes that it has started end with it.
+    # In a session of its own, so that the processes that it starts end with it.
     process = subprocess.Popen(command, cwd=_HERE.parent, env=environment, **pipes, start_new_session=True)
     try:
         _, errors = process.communicate(timeout=seconds)
@@ -111,8 +111,8 @@ def _run(command: list[str], environment: dict[str, str], seconds: float | None)
 def _stop(process: subprocess.Popen) -> None:
     if process.poll() is not None:
         return
-    for each in (signal.SIGTERM, signal.SIGKILL):
-        os.killpg(process.pid, each)
+    for stop_signal in (signal.SIGTERM, signal.SIGKILL):
+        os.killpg(process.pid, stop_signal)
         try:
             process.communicate(timeout=_STOP_SECONDS)
             return
@@ -121,33 +121,33 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _choose(options: Options) -> list[_Job]:
-    names = [each.name for each in SUITE]
+    names = [benchmark.name for benchmark in SUITE]
     unknown = sorted(set(options.only) - set(names))
     if unknown:
         sys.exit(f"`--only` has unknown names. Expected some of {', '.join(names)}, got {', '.join(unknown)}.")
     if options.minutes is not None and not options.minutes > 0:
         sys.exit(f"`--minutes` is out of range. Expected a number above 0, got {options.minutes:g}.")
     jobs = _jobs(options)
-    chosen = [each for each in jobs if not options.only or each.name in options.only]
+    chosen = [job for job in jobs if not options.only or job.name in options.only]
     if not chosen:
-        expected = f"some of {', '.join(each.name for each in jobs)}, which take part in such a run"
+        expected = f"some of {', '.join(job.name for job in jobs)}, which take part in such a run"
         sys.exit(f"`--only` selects no benchmark. Expected {expected}.")
     return chosen
 
 
 def _jobs(options: Options) -> list[_Job]:
-    """All that take part in a run of this kind, with its options."""
+    """All benchmarks that take part in a run of this kind, with their options."""
     if options.quick:
-        jobs = [_Job(each.name, each.quick) for each in SUITE if each.quick is not None]
+        jobs = [_Job(benchmark.name, benchmark.quick) for benchmark in SUITE if benchmark.quick is not None]
     elif options.minutes is not None:
-        jobs = [_Job(*each) for each in TIMED]
+        jobs = [_Job(*script) for script in TIMED]
     else:
-        jobs = [_Job(each.name, ()) for each in SUITE]
-    return [each._replace(options=("--smoke",)) for each in jobs] if options.smoke else jobs
+        jobs = [_Job(benchmark.name, ()) for benchmark in SUITE]
+    return [job._replace(options=("--smoke",)) for job in jobs] if options.smoke else jobs
 
 
 def _probe(device: str | None, environment: dict[str, str]) -> str:
-    """What JAX runs on, in a process of its own: this one takes no device from those that follow."""
+    """The platform of JAX, found in a process of its own, so that this process occupies no device."""
     done = subprocess.run([sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"JAX finds no device: {done.stderr.strip().splitlines()[-1]}")

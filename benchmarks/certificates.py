@@ -38,7 +38,7 @@ from rnn2ff.training import Trainer, accuracy, further_pairs
 
 KINDS = ("pass", "near", "adversarial", "random", "huge", "not finite")
 _FACTORED = 20_000  # predictions whose certificate needs the inverse of a full matrix; the others are cheap
-_MOST_DRAWN = 4  # times as many predictions as are to be certified; of some networks few are
+_MOST_DRAWN = 4  # times as many predictions as are to be certified; for some networks few have a bound
 _ROUNDING = 1e4  # units of the precision; an exact answer is no further from a fixed point
 _MANY = 1_000_000  # certified predictions without a violation, in each precision
 _LOOSEST = {"random05": 3, "soft": 10}  # median of a bound over the true error
@@ -53,7 +53,7 @@ class Config:
     seed: int = 0
     """Of the weights, the stimuli, the trainings and the predictions."""
     targets: tuple[str, ...] = ("random05", "random09", "soft", "hard", "ring", "ssn")
-    """Which networks."""
+    """Names of the networks."""
     num_samples: int = 20_000
     """Stimuli to train on."""
     num_steps: int = 3_000
@@ -65,11 +65,11 @@ class Config:
     num_sweeps: int = 4
     """Sweeps after them, trained together with them."""
     batch_size: int = 4096
-    """Stimuli answered in one call, which are also those that bounds are compared on."""
+    """Stimuli answered in one call; bounds are compared on the same stimuli."""
     num_certified: int = 250_000
-    """Predictions with a bound to collect of each network whose certificates are cheap, in each precision."""
+    """Predictions with a bound to collect for each network whose certificates are cheap, in each precision."""
     tolerances: tuple[float, ...] = (1e-2, 1e-4)
-    """Of an answer, `|r - r*|` over the deviation of the steady rates: what an NRMSE is in units of."""
+    """Tolerances of an answer, `|r - r*|` over the deviation of the steady rates, which are the units of an NRMSE."""
     num_rounds: int = 9
     """Turns of everything that is timed."""
 
@@ -102,7 +102,10 @@ def run(config: Config) -> Iterator[dict]:
         is_known = np.isfinite(truths).all(axis=1)
         stimuli, truths = stimuli[is_known], truths[is_known]
         yield {"what": "stimuli", "target": name, "used": len(stimuli), "left_out": int((~is_known).sum())}
-        predictions = {kind: predict_all_units(target.network, each, stimuli) for kind, each in approximators.items()}
+        predictions = {
+            kind: predict_all_units(target.network, approximator, stimuli)
+            for kind, approximator in approximators.items()
+        }
         for precision in ("float32", "float64"):
             yield _verify(target, stimuli, truths, predictions, precision, config)
         for kind in approximators:
@@ -118,7 +121,7 @@ def _train(target: Target, key: jax.Array, config: Config) -> dict[str, Approxim
     pairs = solve_pairs(target.network, stimuli)
     further = further_pairs(target.network, target.sample_stimulus)
     trainer = Trainer(target.network, pairs, num_steps=config.num_steps, further=further, key=key)
-    widths = [max(4, round(each * target.unit_width)) for each in (config.width, config.refined_width)]
+    widths = [max(4, round(multiple * target.unit_width)) for multiple in (config.width, config.refined_width)]
     return {
         "two layers": trainer.two_layer(widths[0]).approximator,
         "refined": trainer.refined(widths[1], config.num_sweeps).approximator,
@@ -131,7 +134,7 @@ def _train(target: Target, key: jax.Array, config: Config) -> dict[str, Approxim
 def _parts(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Weights, stimulus weights and bias as they are stored, in extended precision."""
     params = network.params
-    wide = [None if each is None else np.asarray(each).astype(np.longdouble) for each in
+    wide = [None if array is None else np.asarray(array).astype(np.longdouble) for array in
             (params.recurrent_weights, params.stimulus_weights, params.bias)]  # fmt: skip
     return tuple(wide)
 
@@ -151,7 +154,7 @@ def _values_and_slopes(network: RecurrentNetwork, totals: np.ndarray) -> tuple[n
 
 
 def _polish(network: RecurrentNetwork, stimuli: np.ndarray, rates: np.ndarray, num_steps: int = 6) -> np.ndarray:
-    """Newton's method in extended precision; NaN where it does not arrive at a fixed point."""
+    """Newton's method in extended precision; NaN where it does not converge to a fixed point."""
     rates, weights = rates.astype(np.longdouble), np.asarray(network.params.recurrent_weights, np.float64)
     identity = np.eye(len(weights))
     for start in range(0, len(rates), 1024):
@@ -181,7 +184,7 @@ def _fixed_points(network: RecurrentNetwork, stimuli: np.ndarray) -> np.ndarray:
 
 
 def _verify(target, stimuli, truths, predictions, precision, config: Config) -> dict:
-    """Certify predictions of all kinds, and count what is wrong."""
+    """Certify predictions of all kinds, and count violated bounds and wrong claims of exactness."""
     started = time.perf_counter()
     generator = np.random.default_rng([config.seed, int(precision[-2:])])
     worst = _worst_directions(target.network, stimuli, truths)
@@ -197,8 +200,8 @@ def _verify(target, stimuli, truths, predictions, precision, config: Config) -> 
         while counts["predictions"] < most and counts["certified"] < config.num_certified:
             drawn = _draw(generator, truths, list(predictions.values()), worst).astype(network.dtype)
             is_whole = certifier.factors is not None or counts["predictions"] < _FACTORED
-            found = _certify(network, typed, drawn, certifier, is_whole=is_whole)
-            _count(counts, target.network, stimuli, truths, drawn, found, bool(certifier.has_global_bound))
+            certificate = _certify(network, typed, drawn, certifier, is_whole=is_whole)
+            _count(counts, target.network, stimuli, truths, drawn, certificate, bool(certifier.has_global_bound))
     return {
         "what": "verified",
         "target": target.name,
@@ -209,7 +212,7 @@ def _verify(target, stimuli, truths, predictions, precision, config: Config) -> 
 
 
 def _worst_directions(network: RecurrentNetwork, stimuli: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """Of each fixed point, the direction in which an error shows the least in the equation."""
+    """For each fixed point, the direction in which an error changes the residual the least."""
     _, slopes = _values_and_slopes(network, _totals(network, stimuli, truths))
     weights = np.asarray(network.params.recurrent_weights, np.float64)
     systems = np.eye(len(weights)) - slopes.astype(float)[:, :, None] * weights
@@ -239,11 +242,11 @@ def _draw(generator, truths: np.ndarray, predicted: list[np.ndarray], worst: np.
 
 
 def _certify(network, stimuli, predictions, certifier: Certifier, *, is_whole: bool) -> dict[str, np.ndarray]:
-    """The whole certificate, or the bound that holds everywhere alone."""
+    """The whole certificate, or only the bound that holds everywhere."""
     if is_whole:
-        found = certify_predictions(network, stimuli, predictions, certifier)
+        certificate = certify_predictions(network, stimuli, predictions, certifier)
         names = ("error_bound", "refined_error_bound", "refined", "is_exact", "is_refined_exact")
-        return {name: getattr(found, name) for name in names}
+        return {name: getattr(certificate, name) for name in names}
     bounds, _ = _bound_all(network, stimuli, predictions, certifier)
     return {"error_bound": np.asarray(bounds)}
 
@@ -268,7 +271,7 @@ def _count(counts, network, stimuli, truths, drawn, found, has_one_fixed_point: 
         beyond = rows[apart > limits[rows] + 1e3 * _POLISHED * scales[rows]]
         if has_one_fixed_point or not len(beyond):
             return beyond
-        # Another fixed point may be meant: that to which Newton's method leads.
+        # The bound may refer to another fixed point: the one that Newton's method converges to.
         others = _polish(network, stimuli[beyond], found["refined"][beyond])
         apart = np.linalg.norm(points[beyond].astype(np.longdouble) - others, axis=1)
         return beyond[~(apart <= limits[beyond] + 1e3 * _POLISHED * (1 + np.linalg.norm(others, axis=1)))]
@@ -293,12 +296,12 @@ def _count(counts, network, stimuli, truths, drawn, found, has_one_fixed_point: 
 
 
 def _describe_bounds(target, kind, approximator, predictions, stimuli, truths) -> dict:
-    """Bounds over true errors, of what a trained approximator predicts."""
+    """Ratios of bounds to true errors, for the predictions of a trained approximator."""
     network, certifier = target.network, make_certifier(target.network)
-    found = certify_predictions(network, stimuli, predictions, certifier)
+    certificate = certify_predictions(network, stimuli, predictions, certifier)
     everywhere = np.asarray(_bound_all(network, stimuli, predictions, certifier)[0], float)
     errors = np.linalg.norm(predictions.astype(np.longdouble) - truths, axis=1).astype(float)
-    is_near = np.asarray(found.error_bound) < np.inf
+    is_near = np.asarray(certificate.error_bound) < np.inf
 
     def ratios(bounds, rows):
         rows = rows & (errors > 0)
@@ -314,11 +317,11 @@ def _describe_bounds(target, kind, approximator, predictions, stimuli, truths) -
         "num_sweeps": approximator.num_sweeps if isinstance(approximator, Refined) else 0,
         "nrmse": accuracy(predictions, truths.astype(float)).nrmse,
         "everywhere_over_error": ratios(everywhere, np.isfinite(everywhere)),
-        "bound_over_error": ratios(np.asarray(found.error_bound, float), is_near),
-        "estimate_over_error": ratios(np.asarray(found.error_estimate, float), np.ones(len(errors), bool)),
+        "bound_over_error": ratios(np.asarray(certificate.error_bound, float), is_near),
+        "estimate_over_error": ratios(np.asarray(certificate.error_estimate, float), np.ones(len(errors), bool)),
         "share_bounded": float(is_near.mean()),
-        "share_exact": float(np.mean(found.is_exact)),
-        "share_exact_after_step": float(np.mean(found.is_refined_exact)),
+        "share_exact": float(np.mean(certificate.is_exact)),
+        "share_exact_after_step": float(np.mean(certificate.is_refined_exact)),
     }
 
 
@@ -350,11 +353,11 @@ def _serve(target: Target, approximators, stimuli, truths, config: Config) -> It
             serve(approximators[kind], tolerance).rates
         )
     for kind, approximator in approximators.items():
-        calls[f"{kind}, pass"] = lambda each=approximator: predict_all_units(network, each, stimuli)
-        # A tolerance that all meet: a pass and its certificate, where the network has a cheap one.
-        calls[f"{kind}, certified pass"] = lambda each=approximator: serve(each, 1e6).rates
+        calls[f"{kind}, pass"] = lambda model=approximator: predict_all_units(network, model, stimuli)
+        # With a tolerance that all predictions meet: a pass and its certificate, where the network has a cheap one.
+        calls[f"{kind}, certified pass"] = lambda model=approximator: serve(model, 1e6).rates
     seconds = time_interleaved(calls, num_rounds=config.num_rounds)
-    microseconds = {name: 1e6 * each.median / len(stimuli) for name, each in seconds.items()}
+    microseconds = {name: 1e6 * timing.median / len(stimuli) for name, timing in seconds.items()}
     cold = solve_steady_states(network, stimuli, solver=plan)
     for kind, tolerance in cases:
         served = serve(approximators[kind], tolerance)
@@ -368,17 +371,17 @@ def _serve(target: Target, approximators, stimuli, truths, config: Config) -> It
             "approximator": kind,
             "tolerance": tolerance,
             "deviation": deviation,
-            "shares": {each.name: float((sources == each).mean()) for each in Source},
+            "shares": {source.name: float((sources == source).mean()) for source in Source},
             "share_proved_within": float((bounds <= tolerance * deviation).mean()),
             "share_truly_within": float((errors <= tolerance * deviation).mean()),
             "share_flagged": float(1 - is_unflagged.mean()),
             "flagged_elsewhere": float((errors > np.maximum(bounds, 1e-3 * deviation))[~is_unflagged].mean())
             if not is_unflagged.all()
             else None,
-            "microseconds": [1e6 * each / len(stimuli) for each in mix],
+            "microseconds": [1e6 * quartile / len(stimuli) for quartile in mix],
             "pass_microseconds": microseconds[f"{kind}, pass"],
             "certified_pass_microseconds": microseconds[f"{kind}, certified pass"],
-            "solver_microseconds": [1e6 * each / len(stimuli) for each in seconds["solver"]],
+            "solver_microseconds": [1e6 * quartile / len(stimuli) for quartile in seconds["solver"]],
             "ratio_to_solver": seconds["solver"].median / mix.median,
             **_warm_start(network, approximators[kind], stimuli, plan, cold),
             "plan": plan.reason,
@@ -386,7 +389,7 @@ def _serve(target: Target, approximators, stimuli, truths, config: Config) -> It
 
 
 def _warm_start(network, approximator, stimuli, plan, cold) -> dict:
-    """Steps of the solver from its own start, and from the predictions, where that cannot change the end."""
+    """Steps of the solver from its own start and from predictions, where the start cannot change the steady state."""
     if not plan.has_one_fixed_point:
         return {"cold_steps": float(np.mean(cold.num_steps)), "warm_steps": None}
     rates = predict_all_units(network, approximator, stimuli)
@@ -401,7 +404,7 @@ def _warm_start(network, approximator, stimuli, plan, cold) -> dict:
 def describe(rows: list[dict]) -> str:
     """Tables of what was verified, of the bounds and of the answers, and of the marks."""
     verified, bounds, served = (
-        [row for row in rows if row["what"] == each] for each in ("verified", "bounds", "served")
+        [row for row in rows if row["what"] == kind] for kind in ("verified", "bounds", "served")
     )
 
     def pair(values):
@@ -410,9 +413,9 @@ def describe(rows: list[dict]) -> str:
     names = ("predictions", "certified", "violations", "exact", "wrongly_exact")
     tables = [
         table(
-            ["network, precision", *(each.replace("_", " ") for each in names), "seconds"],
+            ["network, precision", *(name.replace("_", " ") for name in names), "seconds"],
             [
-                [f"{row['target']}, {row['precision']}", *(f"{row[each]:,}" for each in names), f"{row['seconds']:.0f}"]
+                [f"{row['target']}, {row['precision']}", *(f"{row[name]:,}" for name in names), f"{row['seconds']:.0f}"]
                 for row in verified
             ],
         ),
@@ -466,17 +469,17 @@ def _percents(row: dict, *names: str) -> list[str]:
 
 def marks(rows: list[dict]) -> list[dict]:
     """The required and the measured value, and whether the mark is met."""
-    found = []
+    entries = []
 
     def add(target, what, required, received, is_met):
-        found.append({"target": target, "what": what, "mark": required, "received": received, "is_met": bool(is_met)})
+        entries.append({"target": target, "what": what, "mark": required, "received": received, "is_met": bool(is_met)})
 
     verified, bounds, served = (
-        [row for row in rows if row["what"] == each] for each in ("verified", "bounds", "served")
+        [row for row in rows if row["what"] == kind] for kind in ("verified", "bounds", "served")
     )
     for precision in ("float32", "float64"):
         these = [row for row in verified if row["precision"] == precision]
-        certified, violations = (sum(row[each] for row in these) for each in ("certified", "violations"))
+        certified, violations = (sum(row[field] for row in these) for field in ("certified", "violations"))
         is_met = violations == 0 and certified >= _MANY
         add("all", f"violations in {certified:,} certified, {precision}", f"0 in {_MANY:,}", violations, is_met)
     wrong = sum(row["wrongly_exact"] for row in verified)
@@ -494,7 +497,7 @@ def marks(rows: list[dict]) -> list[dict]:
     for name, ratio in best.items():
         least = _LEAST_RATIO if name in _FAST else _LEAST_RATIO_ELSEWHERE
         add(name, f"times faster than the solver, within {_SERVED_WITHIN:g}", f">= {least}", ratio, ratio >= least)
-    return found
+    return entries
 
 
 if __name__ == "__main__":

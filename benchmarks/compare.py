@@ -17,7 +17,7 @@ import tyro
 
 from experiments._script import table
 
-# What a row is known by; anything else in it was measured.
+# The fields that identify a row; all others are measurements.
 _KNOWN_BY = (
     "axis", "value", "problem", "cell", "route", "state_size", "batch_size", "kind", "of", "method", "width",
     "num_sweeps", "is_trained", "tolerance", "step_tolerance", "num_samples", "num_threads", "num_devices",
@@ -36,7 +36,7 @@ class Options:
 
 
 def compare(before: dict, after: dict) -> str:
-    """What differs between two runs, and the ratio of each timing that both have.
+    """What differs between two runs, and the ratio for each timing that both have.
 
     Raises:
         ValueError: if the records are of different benchmarks, or have no timing in common.
@@ -67,21 +67,21 @@ def compare(before: dict, after: dict) -> str:
 
 
 def _timings(rows: list[dict]) -> dict[tuple, float | list[float]]:
-    """The time of each row that has one, by what the row is known by.
+    """The time of each row that has one, by the fields that identify the row.
 
     Raises:
-        ValueError: if two rows are known by the same, and one would hide the other.
+        ValueError: if two rows have the same identifying fields, so that one would hide the other.
     """
-    found = {}
+    timings = {}
     for row in rows:
         if row.get(_TIME) is None:
             continue
         key = tuple((name, row[name]) for name in _KNOWN_BY if name in row)
-        if key in found:
+        if key in timings:
             msg = f"Two rows of a record are the same. Expected one with {dict(key)}, got two."
             raise ValueError(msg)
-        found[key] = row[_TIME]
-    return found
+        timings[key] = row[_TIME]
+    return timings
 
 
 def _median(time: float | list[float]) -> float:
@@ -102,7 +102,7 @@ def _label(key: tuple) -> str:
 
 
 def _differences(before: dict, after: dict) -> str:
-    """The settings and surroundings that are not the same."""
+    """The settings and the environment entries that differ."""
     lines = []
     for part in ("environment", "config"):
         old, new = before[part], after[part]

@@ -1,7 +1,7 @@
 """How large, how fast and how exact is an approximator in each place that it can be exported to?
 
-A competition is distilled briefly, exported by every route, and run by what reads the route, one stimulus a call. The
-error is what a route adds to the approximator's own: NRMSE against its rates in float32.
+A competition is distilled briefly, exported by every route, and run by the runtime of that route, one stimulus per
+call. The error is the one that a route adds to the approximator's own: NRMSE against its rates in float32.
 """
 
 import dataclasses
@@ -49,13 +49,13 @@ class Config:
     """Settings of the benchmark."""
 
     seed: int = 0
-    """Of the stimuli and the training."""
+    """Seed of the stimuli and the training."""
     num_partitions: int = 4
     """Partitions of the competition."""
     units_per_partition: int = 8
     """Excitatory units in each."""
     num_samples: int = 5000
-    """Stimuli to train on; half of the fresh ones calibrate, the other half judges."""
+    """Stimuli to train on; half of the test stimuli are for calibration, the other half for the comparison."""
     num_steps: int = 3000
     """Optimizer steps."""
     num_calls: int = 500
@@ -70,7 +70,7 @@ class Config:
 
 
 def run(config: Config) -> list[dict]:
-    """One row a route."""
+    """One row per route."""
     size = config.num_partitions * config.units_per_partition
     distillation = distill(
         partition_competition(config.num_partitions, config.units_per_partition),
@@ -99,7 +99,7 @@ def run(config: Config) -> list[dict]:
 
 
 def _routes(approximator: Approximator, calibration: np.ndarray, stimuli: np.ndarray, folder: Path, config: Config):
-    """Each route: its name, its extra, what reads it, its content, and a function that runs and times it."""
+    """Each route: its name, its extra, the runtime that reads it, its content, and a function that times it."""
     path = folder / "approximator.safetensors"
     save(path, approximator)
     onnx = to_onnx(approximator)
@@ -131,7 +131,7 @@ def _routes(approximator: Approximator, calibration: np.ndarray, stimuli: np.nda
 
 
 def _version(runtime: str) -> str:
-    """The name and the version of what runs a route."""
+    """The name and the version of the runtime of a route."""
     if runtime == "gcc":
         done = subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True)
         return f"gcc {done.stdout.strip()} -O2"
@@ -148,13 +148,13 @@ def _session(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _time_calls(call: Callable, inputs: list, num_rounds: int) -> tuple[np.ndarray, float]:
-    """The outputs, and the median seconds a call."""
-    rounds = [timed(lambda: [call(each) for each in inputs]) for _ in range(1 + num_rounds)]
-    return np.concatenate(rounds[0].result), float(np.median([each.seconds for each in rounds[1:]]) / len(inputs))
+    """The outputs, and the median seconds per call."""
+    rounds = [timed(lambda: [call(stimulus) for stimulus in inputs]) for _ in range(1 + num_rounds)]
+    return np.concatenate(rounds[0].result), float(np.median([timing.seconds for timing in rounds[1:]]) / len(inputs))
 
 
 def _time_c(header: str, kind: str, stimuli: np.ndarray, folder: Path, config: Config) -> tuple[np.ndarray, float]:
-    """The outputs, and the median seconds a call, of a compiled header."""
+    """The outputs, and the median seconds per call, of a compiled header."""
     (folder / "net.h").write_text(header)
     (folder / "main.c").write_text(_TIMER)
     sizes = [f"-DNUM={len(stimuli)}", f"-DROUNDS={config.num_rounds}", f"-DTYPE={kind}"]

@@ -59,7 +59,7 @@ class Config:
     batch_sizes: tuple[int, int] = (20_000, 12_345)
     """Stimuli of the first two calls, and of the third, of `solve_steady_states`, `solve_batch`, `rnn2ff solve`."""
     num_served: tuple[int, int] = (4096, 3000)
-    """The same for `predict_or_solve`."""
+    """The same, for `predict_or_solve`."""
     num_distilled: tuple[int, int] = (20_000, 15_000)
     """Samples of `distill`; the first is its default."""
     num_training_steps: int = 5_000
@@ -67,7 +67,7 @@ class Config:
     num_starts: tuple[int, int] = (256, 200)
     """Starts of `find_fixed_points`."""
     num_processes: int = 3
-    """Most fresh processes of a case, each with and without the cache; slow ones get fewer, at least 1."""
+    """The most fresh processes of a case, each with and without the cache; slow cases get fewer, at least 1."""
     budget_seconds: float = 60.0
     """For the processes of a case, without and with the cache each; none is started when more is spent."""
     most_seconds: float = 600.0
@@ -99,10 +99,10 @@ class Case(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """What was seen while one call ran.
+    """Measurements of one call.
 
     Attributes:
-        seconds: until its result was there.
+        seconds: until its result was available.
         cpu_seconds: of all threads of the process meanwhile.
         programs: compiled by XLA.
         cache_hits: programs that the persistent cache had.
@@ -170,14 +170,14 @@ def _distill(config: Config, folder: Path, *, has_jumps: bool) -> Callable[[int]
     network = rnn2ff.winner_take_all(12) if has_jumps else rnn2ff.partition_competition(4, 8)
 
     def call(size: int) -> object:
-        found = rnn2ff.distill(
+        distillation = rnn2ff.distill(
             network,
             lambda key: jr.uniform(key, (network.stimulus_size,)),
             num_samples=size,
             num_steps=config.num_training_steps,
             key=jr.key(config.seed),
         )
-        return jax.tree.leaves(found.approximator)
+        return jax.tree.leaves(distillation.approximator)
 
     return call
 
@@ -227,12 +227,12 @@ def _command_line(config: Config, folder: Path) -> Callable[[int], object]:
     def call(size: int) -> object:
         options = {"--weights": "W.npy", "--stimuli": f"U{size}.npy", "--out": "states.npz"}
         paths = [part for name, file in options.items() for part in (name, str(folder / file))]
-        given, sys.argv = sys.argv, ["rnn2ff", "solve", *paths, "--overwrite", "--json"]
+        saved_arguments, sys.argv = sys.argv, ["rnn2ff", "solve", *paths, "--overwrite", "--json"]
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 cli.main()
         finally:
-            sys.argv = given
+            sys.argv = saved_arguments
         return None
 
     return call
@@ -254,7 +254,7 @@ CASES = {
 }
 
 
-# --- what is measured in such a process -------------------------------------------------------------------------------
+# --- what is measured in these processes ------------------------------------------------------------------------------
 
 
 class _Watch:
@@ -279,7 +279,7 @@ class _Watch:
         self.num_hits += event == _CACHE_HIT
 
     def measure(self, call: Callable[[], object]) -> Calls:
-        """Call once, and say what was seen."""
+        """Call once, and return the measurements."""
         import jax
 
         before = self.num_programs, self.num_hits
@@ -288,7 +288,7 @@ class _Watch:
             jax.block_until_ready(call())
             seconds, cpu_seconds = time.perf_counter() - started[0], time.process_time() - started[1]
         num_programs, num_hits = self.num_programs - before[0], self.num_hits - before[1]
-        to_device, to_host = (sum(each in line for line in lines) for each in (_TO_DEVICE, _TO_HOST))
+        to_device, to_host = (sum(direction in line for line in lines) for direction in (_TO_DEVICE, _TO_HOST))
         to_host = to_host if self.sees_to_host else None
         return Calls(seconds, cpu_seconds, num_programs - num_hits, num_hits, to_device, to_host)
 
@@ -334,18 +334,18 @@ def measure_case(name: str, config: Config, num_calls: int = 3) -> dict:
         num_calls: how many of the three.
 
     Returns:
-        What was seen of the calls `first`, `second` and `other`; or the reason why the case is not run.
+        The measurements of the calls `first`, `second` and `other`; or the reason why the case is not run.
     """
     import rnn2ff
 
     case = CASES[name]
     if not hasattr(rnn2ff, case.function):
         return {"reason": f"rnn2ff has no `{case.function}`"}
-    size, other = getattr(config, case.sizes)
+    size, other_size = getattr(config, case.sizes)
     with tempfile.TemporaryDirectory() as folder:
         call = case.build(config, Path(folder))
         watch = _Watch()
-        sizes = {"first": size, "second": size, "other": other}
+        sizes = {"first": size, "second": size, "other": other_size}
         return {
             which: watch.measure(functools.partial(call, sizes[which]))._asdict() for which in list(sizes)[:num_calls]
         }
@@ -353,15 +353,15 @@ def measure_case(name: str, config: Config, num_calls: int = 3) -> dict:
 
 def _main_of_a_case() -> None:
     options = tyro.cli(_CaseOptions)
-    found = measure_case(options.case, Config(**json.loads(options.config)), options.calls)
-    print(json.dumps(found))
+    measured = measure_case(options.case, Config(**json.loads(options.config)), options.calls)
+    print(json.dumps(measured))
 
 
 # --- the processes ----------------------------------------------------------------------------------------------------
 
 
 def run(config: Config) -> list[dict]:
-    """One row a case; one that ends without numbers, as its function is not there or takes too long, says why."""
+    """One row per case; without numbers, but with the reason, if its function does not exist or takes too long."""
     unknown = sorted(set(config.cases) - set(CASES))
     if unknown:
         msg = f"`cases` has unknown names. Expected some of {', '.join(CASES)}, got {', '.join(unknown)}."
@@ -371,8 +371,8 @@ def run(config: Config) -> list[dict]:
 
 
 def _run_case(name: str, config: Config) -> dict:
-    size, other = getattr(config, CASES[name].sizes)
-    row = {"case": name, "size": size, "other_size": other}
+    size, other_size = getattr(config, CASES[name].sizes)
+    row = {"case": name, "size": size, "other_size": other_size}
     cold = _repeat(lambda: _in_a_process(name, config), config)
     if "reason" in cold[0]:
         return {**row, "kind": "not run", "reason": cold[0]["reason"]}
@@ -381,32 +381,37 @@ def _run_case(name: str, config: Config) -> dict:
         warm = [filling]
         if "reason" not in filling:
             warm = _repeat(lambda: _in_a_process(name, config, num_calls=1, cache=folder), config)
-    stuck = [each["reason"] for each in (*cold, *warm) if "reason" in each]
+    stuck = [result["reason"] for result in (*cold, *warm) if "reason" in result]
     if stuck:
         return {**row, "kind": "not run", "reason": stuck[0]}
-    calls = {**{which: [each[which] for each in cold] for which in cold[0]}, "cached": [each["first"] for each in warm]}
+    calls = {
+        **{which: [result[which] for result in cold] for which in cold[0]},
+        "cached": [result["first"] for result in warm],
+    }
     return {**row, "kind": "measured", "num_processes": len(cold), "calls": {w: _median(c) for w, c in calls.items()}}
 
 
 def _repeat(measure: Callable[[], dict], config: Config) -> list[dict]:
-    found, started = [], time.perf_counter()
-    while not found or (len(found) < config.num_processes and time.perf_counter() - started < config.budget_seconds):
-        found.append(measure())
-        if "reason" in found[-1]:
+    results, started = [], time.perf_counter()
+    while not results or (
+        len(results) < config.num_processes and time.perf_counter() - started < config.budget_seconds
+    ):
+        results.append(measure())
+        if "reason" in results[-1]:
             break
-    return found
+    return results
 
 
 def _median(calls: list[dict]) -> dict:
-    """Of the seconds, which are all kept; of the counts, the largest."""
-    largest = {name: max((each[name] for each in calls), key=lambda x: -1 if x is None else x) for name in calls[0]}
-    seconds = {name: [each[name] for each in calls] for name in ("seconds", "cpu_seconds")}
+    """The medians of the seconds, of which all are kept as well, and the largest of the counts."""
+    largest = {name: max((call[name] for call in calls), key=lambda x: -1 if x is None else x) for name in calls[0]}
+    seconds = {name: [call[name] for call in calls] for name in ("seconds", "cpu_seconds")}
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {**largest, **medians, "all_seconds": seconds["seconds"]}
 
 
 def _in_a_process(name: str, config: Config, *, num_calls: int = 3, cache: str | None = None) -> dict:
-    environment = {each: value for each, value in os.environ.items() if each != "JAX_COMPILATION_CACHE_DIR"}
+    environment = {variable: value for variable, value in os.environ.items() if variable != "JAX_COMPILATION_CACHE_DIR"}
     if cache is not None:
         environment |= {**_CACHE, "JAX_COMPILATION_CACHE_DIR": cache, "JAX_ENABLE_COMPILATION_CACHE": "true"}
     command = [sys.executable, "-m", "benchmarks.first_call", "--case", name, "--calls", str(num_calls)]
@@ -460,8 +465,8 @@ def describe(rows: list[dict]) -> str:
         if row["kind"] == "not run":
             lines.append([f"{row['case']}: no numbers, {row['reason']}", *"-" * (len(header) - 1)])
             continue
-        first, second, other, cached = (row["calls"][each] for each in ("first", "second", "other", "cached"))
-        seconds = [f"{each['seconds']:.2f}" for each in (first, second, other, cached)]
+        first, second, other, cached = (row["calls"][which] for which in ("first", "second", "other", "cached"))
+        seconds = [f"{call['seconds']:.2f}" for call in (first, second, other, cached)]
         lines.append(
             [
                 *(row["case"], row["size"], first["programs"], seconds[0], f"{first['cpu_seconds']:.2f}"),
@@ -469,8 +474,8 @@ def describe(rows: list[dict]) -> str:
                 *(seconds[3], cached["programs"], cached["cache_hits"]),
             ]
         )
-        counts = [each[name] for name in ("to_device", "to_host") for each in (first, second, other)]
-        moved.append([row["case"], *("-" if each is None else each for each in counts)])
+        counts = [call[name] for name in ("to_device", "to_host") for call in (first, second, other)]
+        moved.append([row["case"], *("-" if count is None else count for count in counts)])
     parts = [table(header, lines)]
     if moved:
         ways = ("to the device", "to the host")

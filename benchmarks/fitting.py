@@ -1,9 +1,10 @@
 """How well do feed-forward networks approximate recurrent ones, and how fast are they trained?
 
 Two layers alone and fewer hidden units with sweeps at equal cost, which are the first rows of every table, wider layers
-and more sweeps, and what else a user would pick, on the targets of `benchmarks/parts/targets.py`, in float32. All of
-ours are trained as `distill` trains them. Every error is on 2,000 fresh stimuli that were solved in float64 to a
-residual of 1e-9. Rows are kept as they come: an interrupted or partial run resumes.
+and more sweeps, and the alternatives a user might choose, on the targets of `benchmarks/parts/targets.py`, in float32.
+All approximators of this library are trained as `distill` trains them. Every error is on 2,000 fresh stimuli that were
+solved in float64 to a residual of 1e-9. Rows are saved as they are computed: an interrupted or
+partial run resumes.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ _WIDE_TARGETS = ("random09",)
 _LONG_TARGETS = ("large09", "relation")  # for the first seed alone, and without sweeps after layers of 4 N
 _DISTILLED_TARGETS = ("random05", "soft", "hard", "ring", "ssn")
 _ONCE = (*SWEEPS.values(), STARTS, PLAIN_ADAM, MLP, FEATURES, LINEAR, NEIGHBORS, DISTILLED)  # for the first seed alone
-_SHORTER = (250, 500, 1_000, 2_000, 4_000, 10_000)  # steps, one of which may do what plain Adam does
+_SHORTER = (250, 500, 1_000, 2_000, 4_000, 10_000)  # steps, one of which may reach the error of plain Adam
 _BASELINES = {MLP: perceptron, FEATURES: random_features, LINEAR: linear_map, NEIGHBORS: nearest_neighbors}
 _MARGIN_EDGES = (0.0, 0.05, 0.1, 0.15, float("inf"))
 _KEPT = Path(__file__).parent.parent / "build" / "fitting" / "rows.json"
@@ -64,31 +65,31 @@ class Config:
     seed: int = 0
     """The first seed: of the weights, where they are random, of the data and of the training."""
     num_seeds: int = 3
-    """How many, one after the other; what takes long, what is not ours, and `distill`, take part in the first alone."""
+    """Number of seeds, in sequence; slow methods, baselines, and `distill` run only for the first one."""
     targets: tuple[str, ...] = NAMES
-    """Which targets."""
+    """Names of the targets."""
     methods: tuple[str, ...] = METHODS
-    """Which methods."""
+    """Names of the methods."""
     num_steps: int = 10_000
-    """Of two layers alone."""
+    """Optimizer steps of two layers alone."""
     num_sweep_steps: int = 5_000
-    """Of two layers with 4 sweeps, and again from there with 8."""
+    """Optimizer steps of two layers with 4 sweeps, and again from there with 8."""
     num_starts: int = 20
-    """Trainings of two layers in which outputs might die."""
+    """Short trainings of two layers, to see whether output units die."""
     num_start_steps: int = 300
-    """Of each of these."""
+    """Optimizer steps of each of these trainings."""
     num_adam_steps: int = 20_000
-    """Of plain Adam."""
+    """Optimizer steps of plain Adam."""
     num_test_samples: int = 2_000
     """Fresh stimuli."""
     num_verified: int = 20_000
-    """Fresh stimuli, solved by the rollout, that what `distill` returns is verified on."""
+    """Fresh stimuli, solved by the rollout, on which the result of `distill` is verified."""
     largest_num_samples: int = 20_000
-    """Of a target's own, at most this many to train on."""
+    """The most stimuli of a target to train on."""
     fresh: bool = False
-    """Forget the rows that an earlier run has kept in build/fitting."""
+    """Discard the rows that an earlier run has saved in build/fitting."""
     keep: bool = True
-    """Keep rows as they come."""
+    """Save rows as soon as they are computed."""
 
     def smoke(self) -> "Config":
         """Small enough to run in seconds."""
@@ -96,7 +97,7 @@ class Config:
             self,
             num_seeds=1,
             targets=("random05",),
-            methods=tuple(each for each in METHODS if each != DISTILLED),
+            methods=tuple(method for method in METHODS if method != DISTILLED),
             num_steps=40,
             num_sweep_steps=40,
             num_starts=2,
@@ -128,25 +129,25 @@ class Data(NamedTuple):
 
 
 def run(config: Config) -> list[dict]:
-    """One row a target, seed and method."""
+    """One row per target, seed and method."""
     kept = _Kept(config)
     for seed in range(config.seed, config.seed + config.num_seeds):
         for name in config.targets:
-            missing = [each for each in _methods(name, seed, config) if not kept.has(name, seed, each)]
+            missing = [method for method in _methods(name, seed, config) if not kept.has(name, seed, method)]
             if not missing:
                 continue
             target = make_target(name, seed)
             data = _data(target, seed, config)
             for row in _rows(target, data, missing, seed, config):
                 if kept.has(name, seed, row["method"]):
-                    continue  # repeated only for the longer one that starts from it
+                    continue  # recomputed only because a training with more sweeps starts from it
                 kept.add({"target": name, "seed": seed, **row})
                 print(_line(kept.rows[-1]), flush=True)
     return kept.rows
 
 
 class _Kept:
-    """Rows, on disk as soon as they are there."""
+    """Rows, which are saved to disk as soon as they are computed."""
 
     def __init__(self, config: Config):
         self.is_on_disk = config.keep
@@ -173,16 +174,16 @@ class _Kept:
 
 
 def _methods(target: str, seed: int, config: Config) -> list[str]:
-    """Those that take part."""
+    """The methods that are run for a target and seed."""
     limits = {WIDE: _WIDE_TARGETS, DISTILLED: _DISTILLED_TARGETS}
     is_long = target in _LONG_TARGETS
     return [
-        each
-        for each in METHODS
-        if each in config.methods
-        and target in limits.get(each, (target,))
-        and not (is_long and each in SWEEPS.values())
-        and (seed == config.seed or not (is_long or each in _ONCE))
+        method
+        for method in METHODS
+        if method in config.methods
+        and target in limits.get(method, (target,))
+        and not (is_long and method in SWEEPS.values())
+        and (seed == config.seed or not (is_long or method in _ONCE))
     ]
 
 
@@ -221,7 +222,7 @@ def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Con
     trainer.num_steps = config.num_sweep_steps
     swept, seconds = None, 0.0
     for num_sweeps, method in SWEEPS.items():
-        if any(each in methods for each in SWEEPS.values()):
+        if any(name in methods for name in SWEEPS.values()):
             swept = trainer.refined(width, num_sweeps, swept and swept.approximator)
             seconds += swept.attempt.seconds  # the longer starts from the shorter
             yield _judged(method, target, data, swept, seconds=seconds)
@@ -231,7 +232,7 @@ def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Con
         row = _judged_rates(PLAIN_ADAM, target, data, predict(first.run.approximator, data.test_stimuli))
         error = float(jnp.nanmin(first.run.validation_errors))
         yield {**row, "width": width, "seconds": first.seconds, **_sooner(trainer, width, error, first, warm)}
-    arrays = [np.asarray(each) for each in (trainer.kept.stimuli, trainer.kept.rates, data.test_stimuli)]
+    arrays = [np.asarray(array) for array in (trainer.kept.stimuli, trainer.kept.rates, data.test_stimuli)]
     for method, fit in _BASELINES.items():
         if method in methods:
             started = time.perf_counter()
@@ -243,18 +244,18 @@ def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Con
 
 
 def _judged_starts(target: Target, data: Data, width: int, config: Config) -> dict:
-    """The dead outputs of many short trainings, whose steps are the largest that any takes, and their mean error."""
+    """The dead output units of many short trainings, which take the largest steps of all, and their mean error."""
     trainer = data.trainer
     key, num_steps = trainer.key, trainer.num_steps
-    trainer.num_steps, started, found = config.num_start_steps, time.perf_counter(), []
+    trainer.num_steps, started, rows = config.num_start_steps, time.perf_counter(), []
     for index in range(config.num_starts):
         trainer.key = jr.fold_in(key, index)
-        found.append(_judged(STARTS, target, data, trainer.two_layer(width)))
+        rows.append(_judged(STARTS, target, data, trainer.two_layer(width)))
     trainer.key, trainer.num_steps = key, num_steps
     seconds = time.perf_counter() - started
-    means = {name: float(np.mean([each[name] for each in found])) for name in ("nrmse", "worst_unit_nrmse")}
-    dead = sum(each["num_dead_units"] for each in found)
-    return found[0] | means | {"num_dead_units": dead, "seconds": seconds, "seconds_with_data": seconds + data.seconds}
+    means = {name: float(np.mean([row[name] for row in rows])) for name in ("nrmse", "worst_unit_nrmse")}
+    dead = sum(row["num_dead_units"] for row in rows)
+    return rows[0] | means | {"num_dead_units": dead, "seconds": seconds, "seconds_with_data": seconds + data.seconds}
 
 
 class _Timed(NamedTuple):
@@ -263,7 +264,7 @@ class _Timed(NamedTuple):
 
 
 def _plain_adam(target: Target, data: Data, width: int, seed: int, config: Config) -> _Timed:
-    """What most would do: random weights, Adam, the same loss."""
+    """The common choice: random weights, Adam, the same loss."""
     started = time.perf_counter()
     network, kept, held_out = target.network, data.trainer.kept, data.trainer.held_out
     is_rectified = target.name != "ssn"
@@ -281,11 +282,11 @@ def _plain_adam(target: Target, data: Data, width: int, seed: int, config: Confi
 
 
 def _sooner(trainer: Trainer, width: int, error: float, first: _Timed, warm: _Timed) -> dict:
-    """How many times sooner the shortest of our trainings validates as well: compiled anew, and compiled before."""
+    """How many times sooner the shortest sufficient training here validates as well, compiled anew and before."""
     num_steps = trainer.num_steps
-    found = {"num_steps_as_good": None, "times_sooner": None, "times_sooner_warm": None}
-    for each in _SHORTER:
-        trainer.num_steps = each
+    result = {"num_steps_as_good": None, "times_sooner": None, "times_sooner_warm": None}
+    for shorter in _SHORTER:
+        trainer.num_steps = shorter
         jax.clear_caches()
         seconds = []
         for _ in range(2):
@@ -294,14 +295,14 @@ def _sooner(trainer: Trainer, width: int, error: float, first: _Timed, warm: _Ti
             seconds.append(time.perf_counter() - started)
         if float(jnp.nanmin(run.validation_errors)) <= error:
             ratios = first.seconds / seconds[0], warm.seconds / seconds[1]
-            found = dict(zip(found, (each, *ratios)))
+            result = dict(zip(result, (shorter, *ratios)))
             break
     trainer.num_steps = num_steps
-    return found
+    return result
 
 
 def _distilled(target: Target, seed: int, config: Config) -> dict:
-    """What `distill` returns, or says, and its error on fresh stimuli that the rollout solved."""
+    """What `distill` returns and reports, and its error on fresh stimuli that the rollout solved."""
     started = time.perf_counter()
     distillation = distill(
         target.network,
@@ -359,12 +360,12 @@ def _judged_rates(method: str, target: Target, data: Data, rates: jax.Array) -> 
     if target.name in LEAST_AGREEMENT:
         sizes = (NUM_PARTITIONS, UNITS_PER_PARTITION)
         drive = partition_means(np.asarray(data.test_stimuli), *sizes)
-        means = [np.asarray(partition_means(each, *sizes)) for each in (rates, data.test_rates)]
-        found = competition(*means, drive, margin_edges=_MARGIN_EDGES)
+        means = [np.asarray(partition_means(activity, *sizes)) for activity in (rates, data.test_rates)]
+        judged = competition(*means, drive, margin_edges=_MARGIN_EDGES)
         row |= {
-            "agreement": found.agreement,
-            "trivial_agreement": found.trivial_agreement,
-            "agreement_above_margin": float(found.agreement_by_margin[-1]),
+            "agreement": judged.agreement,
+            "trivial_agreement": judged.trivial_agreement,
+            "agreement_above_margin": float(judged.agreement_by_margin[-1]),
         }
     return row
 

@@ -2,8 +2,8 @@
 
 Two questions. Cells: is every fixed point that gradient descent on the speed finds (the method of FixedPointFinder,
 with Adam, from the same starts) found by `find_fixed_points` as well, and in how much less time? Combinatorial
-threshold-linear networks: do searches alone find the list that trying every support gives, and does the audit say so
-where they do not?
+threshold-linear networks: do searches alone find all fixed points that an enumeration of the supports gives, and does
+the audit say so where they do not?
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Config:
     """Settings of the benchmark."""
 
     seed: int = 0
-    """Of the weights, the graphs and the starts."""
+    """Seed of the weights, the graphs and the starts."""
     cells: tuple[str, ...] = ("relu", "gru")
     """Kinds of cells: a `torch.nn.RNN` with rectifiers, a `torch.nn.GRU`."""
     sizes: tuple[int, ...] = (16, 64)
@@ -39,10 +39,10 @@ class Config:
     num_starts: int = 256
     """Starts of both methods."""
     learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
-    """Of Adam, falling to 0 by a cosine."""
+    """Learning rates of Adam, each decaying to 0 by a cosine."""
     num_adam_steps: tuple[int, ...] = (2_000, 8_000, 32_000, 128_000)
-    """Of Adam; every rate is tried with every number. The competitor is the fastest run of those that bring to rest as
-    many starts as the best one (or 1 % less). A run ends early when every start is at rest."""
+    """Steps of Adam; every rate is tried with every number. The competitor is the fastest of the runs that bring as
+    many starts to rest as the best one (or 1 % fewer). A run ends early when every start is at rest."""
     num_graphs: int = 200
     """Random graphs of 3 to 8 nodes."""
 
@@ -68,7 +68,7 @@ def random_cell(kind: str, size: int, seed: int) -> RecurrentNetwork:
         f"{name}_l0": (generator.standard_normal(shape) * (gain if name == "weight_hh" else 1) / size**0.5)
         for name, shape in shapes.items()
     }
-    weights = {name: each.astype(np.float32) for name, each in weights.items()}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
     return from_torch(weights, nonlinearity=jax.nn.relu if kind == "relu" else jnp.tanh)
 
 
@@ -81,26 +81,30 @@ def _run_cell(kind: str, size: int, config: Config) -> dict:
             network, stimulus, num_starts=config.num_starts, enumerate_supports=False, key=jr.key(config.seed)
         )
 
-    (found, first), (_, seconds) = timed(find), timed(find)
+    (points, first), (_, seconds) = timed(find), timed(find)
     adam = [
-        {"learning_rate": rate, "steps": steps, **_descend(network, stimulus, found.starts, rate, steps)}
+        {"learning_rate": rate, "steps": steps, **_descend(network, stimulus, points.starts, rate, steps)}
         for rate in config.learning_rates
         for steps in config.num_adam_steps
     ]
-    most = max(each["at_rest"] for each in adam)
-    best = min((each for each in adam if each["at_rest"] >= 0.99 * most), key=lambda each: each["seconds"])
-    missed = [point for each in adam for point in each.pop("points") if _distance(found.states, point) > _SAME_POINT]
-    steps = np.abs(np.asarray(jax.vmap(lambda state: network.velocity(state, stimulus))(jnp.asarray(found.states))))
+    most = max(descent["at_rest"] for descent in adam)
+    best = min(
+        (descent for descent in adam if descent["at_rest"] >= 0.99 * most), key=lambda descent: descent["seconds"]
+    )
+    missed = [
+        point for descent in adam for point in descent.pop("points") if _distance(points.states, point) > _SAME_POINT
+    ]
+    steps = np.abs(np.asarray(jax.vmap(lambda state: network.velocity(state, stimulus))(jnp.asarray(points.states))))
     return {
         "kind": kind,
         "units": size,
         "starts": config.num_starts,
-        "found": len(found.states),
-        "stable_map": int(found.is_stable_map.sum()),
+        "found": len(points.states),
+        "stable_map": int(points.is_stable_map.sum()),
         "largest_step": float(steps.max(initial=0)),
-        "audit": found.audit.name,
-        "explanation": found.explanation,
-        "failures": found.failures,
+        "audit": points.audit.name,
+        "explanation": points.explanation,
+        "failures": points.failures,
         "seconds": seconds,
         "compile_seconds": first - seconds,
         "adam": adam,
@@ -169,7 +173,7 @@ def _run_graphs(config: Config) -> dict:
         network, stimulus, key = ctln(graph), jnp.ones(size), jr.key(index)
         listed = find_fixed_points(network, stimulus, num_starts=8, key=key)
         searched = find_fixed_points(network, stimulus, num_starts=config.num_starts, enumerate_supports=False, key=key)
-        supports = [sorted(map(tuple, (each.states > 1e-3).tolist())) for each in (listed, searched)]
+        supports = [sorted(map(tuple, (points.states > 1e-3).tolist())) for points in (listed, searched)]
         num_points += len(listed.states)
         if supports[0] == supports[1]:
             num_same += 1

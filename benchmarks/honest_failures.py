@@ -2,15 +2,16 @@
 
 Thousands of solves by `solve_steady_states`, in float32 and in float64, over networks that come to rest, that never do,
 that grow without bound, and that have many steady states. The truth is a float64 rollout over 2000 time constants with
-small steps, checked by its residual and by the eigenvalues of the Jacobian. Of the library only the vector field
-is used for it. Every wrong answer is listed, with what makes it again.
+small steps, checked by its residual and by the eigenvalues of the Jacobian. It uses nothing of the library but the
+vector field. Every wrong answer is listed, with the settings that reproduce it.
 
 Some families are made to mislead: two competitors with equal or nearly equal drives, started at zero or next to the
 saddle between them. The dynamics approach the saddle along all other directions first, come nearly to rest there, and
-leave it as slowly as the family says. A solver that takes a small residual for rest, or convergence for attraction,
+leave it at the growth rate of the family. A solver that takes a small residual for rest, or convergence for attraction,
 stops at the saddle. What the dynamics do is known in closed form.
 
-Beside the entry point stands the engine alone, `solve_batch` under `jit`: no host program finishes what it leaves open.
+The entry point is compared with the engine alone, `solve_batch` under `jit`: no host program finishes what it leaves
+undecided.
 """
 
 import dataclasses
@@ -58,12 +59,12 @@ _SAME_STATE = 1e-2  # relative, as in `steady_states`
 _SAME_PERIOD = 0.02
 _NUM_PLANNED = 256  # stimuli, of which the later half makes the plan; a prefix is what is judged
 _TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
-_ROUNDING = 64  # times the dtype's epsilon: a velocity that is smaller, relative to the states, may be rounding alone
+_ROUNDING = 64  # times the dtype's epsilon: a smaller velocity, relative to the states, may be due to rounding alone
 _GROWTH_RATES = (1, 0.1, 0.01, 0.003, 0.001)  # of saddles
 _COMPETITION, _COMPETITION_SIZE = "winner-take-all", 48  # the one large family, and its units
 _NO_DECAY, _MOST_WINDOWS = 0.9, 8  # of the motion half a window before; windows that are watched
-_TRUTH_TILE = 256  # samples whose rollouts wait for each other
-ENGINE = "engine"  # in the name of a way: `solve_batch` alone
+_TRUTH_TILE = 256  # samples whose rollouts run in one loop, until the slowest of them ends
+ENGINE = "engine"  # in the name of a mode: `solve_batch` alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +72,9 @@ class Config:
     """Settings of the benchmark."""
 
     seed: int = 0
-    """Of the first network of each family; the others have the seeds that follow."""
+    """Seed of the first network of each family; the others have the seeds that follow."""
     families: tuple[str, ...] = ()
-    """Which families; all of them if empty."""
+    """Names of the families; all of them if empty."""
     num_networks: int = 8
     """Networks of each family."""
     num_stimuli: int = 24
@@ -88,13 +89,13 @@ class Config:
         "float32 engine",
         "float64 engine",
     )
-    """What the solves are made in, and how: `planned` with a plan made before, `engine` by `solve_batch` alone."""
+    """The precision of the solves, and the mode: `planned` with an existing plan, `engine` by `solve_batch` alone."""
     max_time: float = 2000.0
-    """Of the truth, in longest time constants."""
+    """Duration of the rollouts for the truth, in longest time constants."""
     late_after: float = 1000.0
-    """Where a saddle holds up the dynamics for so many longest time constants, the end need not be found."""
+    """Where a saddle delays the dynamics by more longest time constants than this, the end need not be found."""
     window: float = 400.0
-    """Time after it in which a period is looked for."""
+    """Time after `max_time` in which a period is searched for."""
 
     def smoke(self) -> "Config":
         """Small enough to run in a minute or two, nearly all of which is compilation."""
@@ -126,15 +127,15 @@ class ClosedForm(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A network, with the stimuli and the states that the dynamics start from. Its numbers are whole in float32.
+    """A network, with the stimuli and the initial states of the dynamics. All its numbers are exact in float32.
 
     Attributes:
         network: in float32.
-        stimuli: one a row.
-        initial_states: one a row.
+        stimuli: one per row.
+        initial_states: one per row.
         margins: the velocity that decides between two basins, relative to the states; infinite where neither basin is
         close.
-        closed_form: what the dynamics do, where that is known.
+        closed_form: the final states of the dynamics, where they are known.
     """
 
     network: RecurrentNetwork
@@ -184,7 +185,7 @@ def _ctln_case(edges: np.ndarray, num_stimuli: int, rng: np.random.Generator) ->
 
 
 def _graph_case(name: str, num_stimuli: int, rng: np.random.Generator) -> Case:
-    edges = np.array([[int(each) for each in row] for row in _GRAPHS[name].split(";")], bool)
+    edges = np.array([[int(entry) for entry in row] for row in _GRAPHS[name].split(";")], bool)
     return _ctln_case(edges, num_stimuli, rng)
 
 
@@ -348,7 +349,7 @@ MISLEADING = tuple(name for name in FAMILIES if name.startswith("tie, ") or name
 
 
 def make_case(family: str, seed: int, num_stimuli: int) -> Case:
-    """One network of a family. The seed and the number of stimuli make it again."""
+    """One network of a family. The seed and the number of stimuli reproduce it."""
     return FAMILIES[family](num_stimuli, np.random.default_rng([seed, zlib.crc32(family.encode())]))
 
 
@@ -362,9 +363,9 @@ def find_truth(cases: list[Case], config: Config) -> list[Truth]:
     with jax.enable_x64(True):
         networks = [in_float64(case.network) for case in cases]
         network = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks)
-        stimuli, starts = (jnp.asarray(np.stack(each), float) for each in list(zip(*cases))[1:3])
+        stimuli, starts = (jnp.asarray(np.stack(arrays), float) for arrays in list(zip(*cases))[1:3])
         states = _integrate(network, stimuli, starts, config.max_time)
-        found = []
+        truths = []
         for i in range(len(cases)):
             at_rest, leading = _rest(networks[i], states[i], stimuli[i])
             moving = ~at_rest & np.isfinite(states[i]).all(axis=1) & (np.abs(states[i]).max(axis=1) < 1e8)
@@ -373,8 +374,8 @@ def find_truth(cases: list[Case], config: Config) -> list[Truth]:
             if moving.any():
                 rows = np.flatnonzero(moving)
                 period[rows], kind[rows] = _watch(networks[i], stimuli[i][rows], states[i][rows], config)
-            found.append(Truth(kind, np.asarray(states[i]), period, leading))
-    return found
+            truths.append(Truth(kind, np.asarray(states[i]), period, leading))
+    return truths
 
 
 def _truth_of(known: ClosedForm, config: Config) -> Truth:
@@ -384,7 +385,7 @@ def _truth_of(known: ClosedForm, config: Config) -> Truth:
 
 
 def _solution(network, stimulus, start, end, tolerance, **options):
-    # Steps never at the edge of stability, where the error that the controller allows would keep the states from rest.
+    # Steps are kept from the edge of stability, where the error that the controller allows would prevent rest.
     longest_step = _LONGEST_STEP * jnp.min(network.time_constants)
     return dfx.diffeqsolve(
         dfx.ODETerm(lambda t, state, args: network.velocity(state, stimulus)),
@@ -403,7 +404,7 @@ def _solution(network, stimulus, start, end, tolerance, **options):
 
 @jax.jit
 def _integrate(network, stimuli, starts, max_time):
-    """The states where the dynamics rest, have grown beyond all bounds, or are when the time is up."""
+    """The final states: where the dynamics come to rest, exceed a bound, or are when the time ends."""
 
     def one(network, stimulus, start):
         def has_ended(t, state, args, **kwargs):
@@ -415,15 +416,15 @@ def _integrate(network, stimuli, starts, max_time):
         return solution.ys[0]
 
     over_stimuli = jax.vmap(one, in_axes=(None, 0, 0))
-    if stimuli.shape[1] % _TRUTH_TILE == 0:  # those that rest do not wait for the slowest of all
+    if stimuli.shape[1] % _TRUTH_TILE == 0:  # samples that come to rest do not wait for the slowest of all
         return jax.vmap(lambda network, *rows: _in_tiles(over_stimuli, network, *rows))(network, stimuli, starts)
     return jax.vmap(over_stimuli)(network, stimuli, starts)
 
 
 def _in_tiles(function, network, *rows):
-    tiles = [each.reshape(-1, _TRUTH_TILE, each.shape[-1]) for each in rows]
-    found = jax.lax.map(lambda tile: function(network, *tile), tuple(tiles))
-    return found.reshape(-1, found.shape[-1])
+    tiles = [array.reshape(-1, _TRUTH_TILE, array.shape[-1]) for array in rows]
+    output = jax.lax.map(lambda tile: function(network, *tile), tuple(tiles))
+    return output.reshape(-1, output.shape[-1])
 
 
 def _rest(network, states, stimuli) -> tuple[np.ndarray, np.ndarray]:
@@ -464,8 +465,8 @@ def _watch(network, stimuli, states, config: Config) -> tuple[np.ndarray, np.nda
             half = len(path) // 2
             first, second = np.ptp(path[:half], axis=0).max(), np.ptp(path[half:], axis=0).max()
             has_grown = not np.isfinite(path).all() or np.abs(path[-1]).max() > 1e3 * (1 + np.abs(path[0]).max())
-            # What comes to rest moves less and less, be it slowly; what oscillates moves about as much as before, and
-            # to and fro.
+            # A state that comes to rest moves less and less, even if slowly; one that oscillates keeps its amplitude,
+            # and moves back and forth.
             way = np.abs(np.diff(path[half:], axis=0)).sum(axis=0).max()
             is_moving = not has_grown and second > 1e-4 * (1 + np.abs(path).max()) and way > 1.5 * second
             moves_on = is_moving and second > _NO_DECAY * first
@@ -480,8 +481,8 @@ def _watch(network, stimuli, states, config: Config) -> tuple[np.ndarray, np.nda
 def find_period(times: np.ndarray, path: np.ndarray) -> float:
     """The period of a path, by its returns to a section through its first state; NaN if it does not return there.
 
-    The section is the plane through that state across the direction in which it moves. A return counts if it is near,
-    and if twice and three times as long after (as far as the path goes) the path is back again.
+    The section is the plane through that state, orthogonal to the direction in which it moves. A return counts if it is
+    near, and if the path is back again after twice and three times the period (as far as the path goes).
     """
     direction = path[1] - path[0]
     height = (path - path[0]) @ direction
@@ -493,7 +494,7 @@ def find_period(times: np.ndarray, path: np.ndarray) -> float:
     returns = crossing[np.abs(state - path[0]).max(axis=1) < 2e-3 * size]
     for period in returns:
         multiples = period * np.arange(1, max(2, 1 + min(3, int(times[-1] / period))))
-        is_back = [np.abs(returns - each).min() < 5e-3 * period for each in multiples]
+        is_back = [np.abs(returns - multiple).min() < 5e-3 * period for multiple in multiples]
         if period <= times[-1] / 2 and all(is_back):
             return float(period)
     return float("nan")
@@ -503,10 +504,10 @@ def find_period(times: np.ndarray, path: np.ndarray) -> float:
 
 
 def run(config: Config, compute: Compute = serially) -> Iterator[dict]:
-    """One row a family and dtype, with every wrong answer listed."""
+    """One row per family and dtype, with every wrong answer listed."""
     groups = itertools.groupby(config.families or FAMILIES, functools.partial(_program_of, config=config))
-    for found in compute(functools.partial(_of_families, tuple(families), config) for _, families in groups):
-        yield from found["rows"]
+    for result in compute(functools.partial(_of_families, tuple(families), config) for _, families in groups):
+        yield from result["rows"]
 
 
 def _cases(family: str, config: Config) -> list[Case]:
@@ -516,14 +517,14 @@ def _cases(family: str, config: Config) -> list[Case]:
 
 
 def _program_of(family: str, config: Config) -> tuple:
-    """Equal for families that share what is compiled."""
+    """A key that is equal for families that share compiled programs."""
     case = _cases(family, config)[0]
     return case.network.vector_field, case.stimuli.shape
 
 
 def _of_families(families: tuple[str, ...], config: Config) -> dict:
-    """The rows of families that share what is compiled."""
-    jax.clear_caches()  # what was compiled for others would only fill the memory
+    """The rows of families that share compiled programs."""
+    jax.clear_caches()  # programs compiled for other families would only fill the memory
     rows = []
     for family in families:
         cases = _cases(family, config)
@@ -541,7 +542,7 @@ def _other_stimuli(family: str, seed: int) -> np.ndarray:
 
 
 def solve(case: Case, way: str, other_stimuli: np.ndarray) -> SteadyState:
-    """As the user calls it, alone or with a plan. In float32 as well with x64 off as is the default."""
+    """Solve as the user does, with or without a plan; in float32 with x64 off, which is the default."""
     dtype, *how = way.split()
     tolerance = _TOLERANCES[dtype]
     with jax.enable_x64(dtype == "float64"):
@@ -550,14 +551,14 @@ def solve(case: Case, way: str, other_stimuli: np.ndarray) -> SteadyState:
         if "planned" in how:
             try:
                 plan = plan_steady_states(network, other_stimuli.astype(dtype), tolerance=tolerance)
-            except RuntimeError as error:  # no steady state to plan for: then there is no plan to be wrong
+            except RuntimeError as error:  # no steady state to plan for: then there is no plan to judge
                 print(f"no plan: {error}", file=sys.stderr)
         stimuli, starts = case.stimuli.astype(dtype), case.initial_states.astype(dtype)
         if ENGINE in how:
-            found = _solve_by_engine(network, stimuli, plan, starts, tolerance)
+            solution = _solve_by_engine(network, stimuli, plan, starts, tolerance)
         else:
-            found = solve_steady_states(network, stimuli, solver=plan, initial_states=starts, tolerance=tolerance)
-        return jax.tree.map(np.asarray, found)
+            solution = solve_steady_states(network, stimuli, solver=plan, initial_states=starts, tolerance=tolerance)
+        return jax.tree.map(np.asarray, solution)
 
 
 @eqx.filter_jit
@@ -574,7 +575,7 @@ def judge(family: str, dtype: str, solved: list[tuple[int, Case, Truth, SteadySt
     resolution = _ROUNDING * float(np.finfo(dtype.split()[0]).eps)
     for seed, case, truth, answer in solved:
         error = distances(answer.state, truth.state)
-        names = [Status(int(each)).name for each in answer.status]
+        names = [Status(int(status)).name for status in answer.status]
         period, distance = (getattr(answer, name, None) for name in ("period", "distance"))
         is_tie = case.margins < resolution
         kinds = np.where(is_tie & np.isin(truth.kind, ("steady", "late")), "tie", truth.kind)
@@ -643,8 +644,8 @@ def _violation(truth: str, status: str, *, leading: float, is_elsewhere: bool, i
         truth: its kind; "tie" in place of "steady" and "late" where rounding decides between two steady states.
         status: of the answer.
         leading: eigenvalue at the answer if it is elsewhere, else at the truth.
-        is_elsewhere: whether the answer is converged, and not where the truth is.
-        is_tie: whether rounding decides, or would if the tie were not exact.
+        is_elsewhere: whether the answer is converged, but to another state than the truth.
+        is_tie: whether rounding decides between the steady states, or would if the tie were not exact.
     """
     if status == "converged" and truth in _AT_REST:
         if leading > _GROWTH:
@@ -670,7 +671,7 @@ def _summary(rows: list[dict]) -> dict:
     for row in rows:
         for kind, counts in row["confusion"].items():
             kinds[kind] = kinds.get(kind, 0) + sum(counts.values())
-    wrong = [each["what"] for row in rows for each in row["violations"]]
+    wrong = [violation["what"] for row in rows for violation in row["violations"]]
     return {
         "kinds": kinds,
         "moving": sum(kinds.get(kind, 0) for kind in ("oscillating", "diverging")),
@@ -683,10 +684,10 @@ def _summary(rows: list[dict]) -> dict:
 
 
 def marks(rows: list[dict]) -> Iterator[dict]:
-    """For each dtype and way: what was required, what was received, and whether it is met."""
+    """For each dtype and mode: the required and the measured value, and whether the mark is met."""
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         of_this = [row for row in rows if row["dtype"] == dtype]
-        found = _summary(of_this)
+        summary = _summary(of_this)
         plain = _summary([row for row in of_this if row["family"] not in MISLEADING])
 
         def mark(what, required, received, is_met, dtype=dtype):
@@ -695,24 +696,26 @@ def marks(rows: list[dict]) -> Iterator[dict]:
         def percent(count, total):
             return f"{100 * count / total:.2f} % ({count} of {total})" if total else "none to judge"
 
-        steady, oscillating = (found["kinds"].get(kind, 0) for kind in ("steady", "oscillating"))
-        yield mark("never at rest, called converged", "0", f"{found[_FALSE]} of {found['moving']}", found[_FALSE] == 0)
-        yield mark("unstable points called converged", "0", f"{found[_SADDLE]} of {found['at rest']}",
-                   found[_SADDLE] == 0)  # fmt: skip
-        yield mark("converged elsewhere than the dynamics", "0", percent(found[_BASIN], steady), found[_BASIN] == 0)
-        # Of all families: where a saddle holds the dynamics up, a state that is never reached is open as well.
-        yield mark("truly stable, left undecided", "<= 1 %", percent(found[_MISSED], steady),
-                   found[_MISSED] <= 0.01 * steady)  # fmt: skip
-        if ENGINE in dtype:  # which neither finishes everything nor says what moves on
+        steady, oscillating = (summary["kinds"].get(kind, 0) for kind in ("steady", "oscillating"))
+        yield mark(
+            "never at rest, called converged", "0", f"{summary[_FALSE]} of {summary['moving']}", summary[_FALSE] == 0
+        )
+        yield mark("unstable points called converged", "0", f"{summary[_SADDLE]} of {summary['at rest']}",
+                   summary[_SADDLE] == 0)  # fmt: skip
+        yield mark("converged elsewhere than the dynamics", "0", percent(summary[_BASIN], steady), summary[_BASIN] == 0)
+        # Of all families: where a saddle delays the dynamics, a state that is never reached is undecided as well.
+        yield mark("truly stable, left undecided", "<= 1 %", percent(summary[_MISSED], steady),
+                   summary[_MISSED] <= 0.01 * steady)  # fmt: skip
+        if ENGINE in dtype:  # which neither decides every sample nor tells how undecided ones move
             continue
         missed, steady = plain[_MISSED], plain["kinds"].get("steady", 0)
         yield mark("steady states not found, where no saddle misleads", "<= .1 %", percent(missed, steady),
                    missed <= 1e-3 * steady)  # fmt: skip
-        called, right = oscillating - found[_UNCALLED] - _false_cycles(rows, dtype), found["num_right_period"]
+        called, right = oscillating - summary[_UNCALLED] - _false_cycles(rows, dtype), summary["num_right_period"]
         yield mark("limit cycles and chaos called oscillating", ">= 99 %", percent(called, oscillating),
                    called >= 0.99 * oscillating)  # fmt: skip
-        yield mark("periods within 2 %, of limit cycles", "(>= 99 %)", percent(right, found["num_periodic"]),
-                   right >= 0.99 * found["num_periodic"])  # fmt: skip
+        yield mark("periods within 2 %, of limit cycles", "(>= 99 %)", percent(right, summary["num_periodic"]),
+                   right >= 0.99 * summary["num_periodic"])  # fmt: skip
 
 
 def _false_cycles(rows: list[dict], dtype: str) -> int:
@@ -726,43 +729,51 @@ def describe(rows: list[dict]) -> str:
     header += ["right periods", "other end of a tie"]
     lines = []
     for row in rows:
-        found = _summary([row])
-        kinds = [found["kinds"].get(kind, 0) for kind in shown]
-        wrong = [found[what] for what in (_FALSE, _SADDLE, _MISSED, _BASIN, _UNCALLED)]
+        summary = _summary([row])
+        kinds = [summary["kinds"].get(kind, 0) for kind in shown]
+        wrong = [summary[what] for what in (_FALSE, _SADDLE, _MISSED, _BASIN, _UNCALLED)]
         periods = f"{row['num_right_period']} of {row['num_periodic']}"
-        lines.append([row["family"], row["dtype"], row["num_samples"], *kinds, *wrong, periods, found["num_rounded"]])
-    judged = [[f"{each['dtype']}: {each['what']}", each["mark"], each["received"],
-               "met" if each["is_met"] else "NOT MET"] for each in marks(rows)]  # fmt: skip
+        lines.append([row["family"], row["dtype"], row["num_samples"], *kinds, *wrong, periods, summary["num_rounded"]])
+    judged = [[f"{mark['dtype']}: {mark['what']}", mark["mark"], mark["received"],
+               "met" if mark["is_met"] else "NOT MET"] for mark in marks(rows)]  # fmt: skip
     parts = [table(header, lines), table(["mark", "required", "measured", ""], judged), _list_violations(rows)]
     return "\n\n".join(parts)
 
 
 def summarize(rows: list[dict]) -> str:
     """The table that the README shows."""
-    found = list(marks(rows))
-    ways = list(dict.fromkeys(each["dtype"] for each in found))
-    whats = list(dict.fromkeys(each["what"] for each in found))
-    received = {(each["what"], each["dtype"]): each["received"] for each in found}
+    judged = list(marks(rows))
+    ways = list(dict.fromkeys(mark["dtype"] for mark in judged))
+    whats = list(dict.fromkeys(mark["what"] for mark in judged))
+    received = {(mark["what"], mark["dtype"]): mark["received"] for mark in judged}
     return table(["", *ways], [[what, *(received.get((what, way), "-") for way in ways)] for what in whats])
 
 
 def _list_violations(rows: list[dict], num_shown: int = 40) -> str:
-    violations = [each for row in rows for each in row["violations"]]
+    violations = [violation for row in rows for violation in row["violations"]]
     if not violations:
         return "No wrong answers."
     order = [_FALSE, _SADDLE, _BASIN, _MISSED, "another period", _UNCALLED]
-    violations.sort(key=lambda each: order.index(each["what"]))
+    violations.sort(key=lambda violation: order.index(violation["what"]))
     lines = [
-        [each["what"], each["family"], each["seed"], each["sample"], each["dtype"], each["truth"], each["status"]]
-        + ["-" if each[name] is None else f"{each[name]:.2g}" for name in ("error", "residual", "leading")]
-        for each in violations[:num_shown]
+        [
+            violation["what"],
+            violation["family"],
+            violation["seed"],
+            violation["sample"],
+            violation["dtype"],
+            violation["truth"],
+            violation["status"],
+        ]
+        + ["-" if violation[name] is None else f"{violation[name]:.2g}" for name in ("error", "residual", "leading")]
+        for violation in violations[:num_shown]
     ]
     header = ["wrong answer", "family", "seed", "sample", "dtype", "truth", "status", "error", "residual", "leading"]
     more = len(violations) - num_shown
     rest = f"\n\n{more} more are in the record." if more > 0 else ""
     again = "python -m benchmarks.honest_failures --families FAMILY --seed SEED --num-networks 1"
-    amounts = {"num-competing" if each["family"] == _COMPETITION else "num-stimuli": each["num_stimuli"]
-               for each in violations}  # fmt: skip
+    amounts = {"num-competing" if violation["family"] == _COMPETITION else "num-stimuli": violation["num_stimuli"]
+               for violation in violations}  # fmt: skip
     again += "".join(f" --{name} {amount}" for name, amount in amounts.items())
     return f"Make one again: `{again}`\n\n{table(header, lines)}{rest}"
 

@@ -25,7 +25,7 @@ from benchmarks.parts.marks import marks_table
 from experiments._script import run_script, table
 
 _MOST_SECONDS, _MOST_MEMORY, _SMALLEST_SHARE = 60.0, 4.0, 0.5  # of the marks; memory in GiB
-_NUM_PRODUCTS = 5  # of which the fastest counts
+_NUM_PRODUCTS = 5  # repetitions, of which the fastest counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _connectome(config: Config, rng: np.random.Generator) -> sps.csr_array:
 
 
 def _measure(name: str, config: Config) -> dict:
-    """A row; in a fresh process."""
+    """A row of the record, computed in a fresh process."""
     import jax
     import jax.random as jr
 
@@ -115,7 +115,7 @@ def _measure(name: str, config: Config) -> dict:
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a network."""
+    """One row per network."""
     context = multiprocessing.get_context("spawn")
     for name in ("random", "connectome", "dense"):
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -148,19 +148,19 @@ def describe(rows: list[dict]) -> str:
 
 
 def _share(row: dict) -> float:
-    """Of the time, what the products of the sweeps take; those of the verdicts are not counted."""
+    """The share of the time that the products of the sweeps take; those of the verdicts are not counted."""
     return row["num_steps"] * row["product_seconds"] / row["next_seconds"]
 
 
 def marks(rows: list[dict]) -> list[dict]:
     """Seconds and memory of the random network, and the share of the rate of products of the dense one."""
-    found = []
+    entries = []
     for row in rows:
 
         def add(what: str, mark: float, received: float, bound: str, row: dict = row) -> None:
             is_met = received <= mark if bound == "at most" else received >= mark
             mark_of = {"problem": row["network"], "what": what, "mark": mark, "bound": bound}
-            found.append({**mark_of, "received": received, "is_met": is_met})
+            entries.append({**mark_of, "received": received, "is_met": is_met})
 
         add("share converged", 1.0, row["counts"]["converged"] / row["batch_size"], "at least")
         if row["network"] == "random":
@@ -168,7 +168,7 @@ def marks(rows: list[dict]) -> list[dict]:
             add("GiB", _MOST_MEMORY, row["gibibytes"], "at most")
         if "product_seconds" in row:
             add("share of the GEMM rate", _SMALLEST_SHARE, _share(row), "at least")
-    return found
+    return entries
 
 
 if __name__ == "__main__":

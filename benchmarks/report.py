@@ -1,4 +1,4 @@
-"""The report of the suite, made from its records alone: `python -m benchmarks.report [FOLDER]` writes it again."""
+"""The report of the suite, generated from its records alone: `python -m benchmarks.report [FOLDER]` writes it again."""
 
 import importlib
 import json
@@ -20,10 +20,10 @@ def write_report(out: Path, names: Sequence[str], failed: Mapping[str, str] = {}
     Args:
         out: the folder that has the records in `results`.
         names: of the benchmarks, in order; those without a record are listed as not run.
-        failed: the last words of those that failed in this run.
+        failed: the last line of the error output of those that failed in this run.
     """
     records = {name: _read(out, name) for name in names}
-    found = {name: record for name, record in records.items() if record is not None}
+    available = {name: record for name, record in records.items() if record is not None}
     parts = [
         "# Benchmarks",
         "Written by `python -m benchmarks`; `benchmarks/README.md` says what is timed, and how.",
@@ -31,14 +31,14 @@ def write_report(out: Path, names: Sequence[str], failed: Mapping[str, str] = {}
         f"## Devices\n\n{_devices(out, names)}",
     ]
     marks = []
-    for name, record in found.items():
+    for name, record in available.items():
         module = importlib.import_module(f"benchmarks.{name}")
         parts.append(f"## {name}\n\n{(module.__doc__ or '').strip()}")
         if _draw(out, name, record):
             parts.append(f"![{name}](figures/{name}.png)")
         parts.append(_headings(module.describe(record["rows"])))
         if hasattr(module, "marks"):
-            marks += [{"benchmark": name, **each} for each in module.marks(record["rows"])]
+            marks += [{"benchmark": name, **mark} for mark in module.marks(record["rows"])]
     if marks:
         parts.append(f"## Marks\n\n{marks_table(marks)}")
     path = out / "report.md"
@@ -52,7 +52,7 @@ def _read(out: Path, name: str) -> dict | None:
 
 
 def _draw(out: Path, name: str, record: dict) -> bool:
-    """Draw the figure, if there is a way to."""
+    """Draw the figure, if the benchmark has one; returns whether it does."""
     if not (Path(__file__).parent / "drawings" / f"{name}.py").is_file():
         return False
     (out / "figures").mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def _devices(out: Path, names: Sequence[str]) -> str:
     for device in _DEVICES:
         for folder in (home, home / device):
             records = {name: _read(folder, name) for name in names}
-            run = [name for name, each in records.items() if each and each["environment"]["platform"] == device]
+            run = [name for name, record in records.items() if record and record["environment"]["platform"] == device]
             if run:
                 kind = records[run[0]]["environment"]["device"]
                 missing = [name for name in names if name not in run]
@@ -107,7 +107,7 @@ def _devices(out: Path, names: Sequence[str]) -> str:
 
 
 def _headings(text: str) -> str:
-    """Titles of tables as headings: what stands alone on a line before a table."""
+    """Turn titles of tables into headings: each line that stands alone before a table."""
     lines = text.split("\n")
     for i, line in enumerate(lines[:-2]):
         if line and not line.startswith(("|", "*", "#")) and not lines[i + 1] and lines[i + 2].startswith("|"):
@@ -116,4 +116,8 @@ def _headings(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(write_report(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent, [each.name for each in SUITE]))
+    print(
+        write_report(
+            Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).parent, [benchmark.name for benchmark in SUITE]
+        )
+    )

@@ -1,19 +1,19 @@
 """What breaks the library: files, arguments, interruptions, odd networks, units, long runs?
 
-Each section attacks one thing, counts the outcomes, and lists every fault with the seed that makes it again.
+Each section attacks one thing, counts the outcomes, and lists every fault with the seed that reproduces it.
 
-* `files`: whole files of every kind that is read, changed and cut. Each must be refused in one sentence, or read as
-  what it says; never another error, a hang, more memory than twice the file, code, or, where a file holds a hash of
-  itself, another content.
+* `files`: valid files of every kind that is read, changed and truncated. Each must be refused in one sentence, or read
+  as what it now contains; never another error, a hang, more memory than twice the file, executed code, or, where a
+  file holds a hash of itself, another content.
 * `calls`: public functions with one or two arguments of odd types, shapes, dtypes and sizes. Each must give a right
   answer or a refusal in one sentence.
 * `commands`: command lines with odd options and files: done, or refused with an exit code and a sentence, and no file
-  left by what was refused.
-* `interruptions`: generation, training, export, page and report, killed at random instants or on a full disk: what was
-  there is whole, and a resumed run ends with the same bytes.
+  left by a command that was refused.
+* `interruptions`: generation, training, export, page and report, killed at random times or run on a full disk: existing
+  files stay intact, and a resumed run ends with the same bytes.
 * `networks`: verdicts beside the float64 truth of `honest_failures`, for families that are hard to judge.
 * `units`: the same networks in other units of time and of rates: the same statuses and states.
-* `batches`: thousands of batches in one process: memory is flat, and nothing compiles once it is warm.
+* `batches`: thousands of batches in one process: memory does not grow, and nothing compiles after a warm-up.
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ class Config:
     """Settings of the benchmark."""
 
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of everything that is drawn at random."""
     only: tuple[Section, ...] = ()
-    """Which sections; all of them if empty."""
+    """Names of the sections; all of them if empty."""
     num_files: int = 10_000
     """Changed files."""
     num_calls: int = 1000
@@ -54,7 +54,7 @@ class Config:
     num_kills: int = 100
     """Jobs that are killed, twice on average."""
     num_full_disks: int = 40
-    """Jobs whose disk is full."""
+    """Jobs that run on a full disk."""
     num_networks: int = 40
     """Networks of each family."""
     num_stimuli: int = 24
@@ -108,7 +108,7 @@ def marks(rows: list[dict]) -> Iterator[dict]:
 
 
 def summarize(rows: list[dict]) -> str:
-    """A line for each section: how much was tried, what came of it, and the faults."""
+    """A line for each section: the number of trials, the most frequent outcomes, and the number of faults."""
     lines = []
     for section in dict.fromkeys(row["section"] for row in rows):
         of_this = [row for row in rows if row["section"] == section]
@@ -126,7 +126,7 @@ def describe(rows: list[dict]) -> str:
     for row in rows:
         outcomes = ", ".join(f"{what} {count}" for what, count in sorted(row["counts"].items()))
         lines.append([row["section"], row["what"], sum(row["counts"].values()), outcomes, len(row["faults"])])
-    judged = [[each["what"], each["received"], "met" if each["is_met"] else "NOT MET"] for each in marks(rows)]
+    judged = [[mark["what"], mark["received"], "met" if mark["is_met"] else "NOT MET"] for mark in marks(rows)]
     faults = [f"{row['section']}, {row['what']}: {fault}" for row in rows for fault in row["faults"]]
     parts = [table(["section", "what", "tried", "outcomes", "faults"], lines), table(["mark", "received", ""], judged)]
     return "\n\n".join([*parts, "\n".join(faults[:_MOST_SHOWN]) or "No faults."])

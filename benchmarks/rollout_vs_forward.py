@@ -1,9 +1,9 @@
 """What does a feed-forward pass cost, and how wrong is it, beside the ways of solving the network?
 
-The plane of error against time: rollouts over tolerances, the solvers of this library, and approximators by width and
-by sweeps, on the same stimuli, in turns. Beside it: the latency of single calls, over stimuli that differ and over one
-that does not; after how many queries an approximator has paid for its making; and the products that no pass can do
-without.
+Error against time: rollouts over tolerances, the solvers of this library, and approximators by width and by sweeps, on
+the same stimuli, in turns. In addition: the latency of single calls, over different stimuli and over copies of one;
+after how many queries an approximator has paid for its training; and the time of the matrix products that every pass
+needs.
 """
 
 from collections.abc import Iterator
@@ -31,8 +31,8 @@ _JUDGED_ENTRIES = 2**26  # of the matrices that are factorized for exact steady 
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a contender, size, batch and number of threads, one a latency, and one a break-even."""
-    # Single calls are waited for at once: to hand them to another thread first would only cost.
+    """One row per contender, size, batch and number of threads, one per latency, and one per break-even."""
+    # The result of a single call is awaited at once, so that dispatching it to another thread would only cost time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     for state_size in config.sizes:
         setting, problem_options = make_setting(state_size, config)
@@ -44,9 +44,9 @@ def run(config: Config) -> Iterator[dict]:
         setting = with_passes(setting, problem_options, config)
         for batch_size in config.batches:
             is_solved = batch_size in config.solved_batches and batch_size not in early
-            found = time_batch(setting, batch_size, config, with_solvers=is_solved)
-            rows += found
-            yield from found
+            new_rows = time_batch(setting, batch_size, config, with_solvers=is_solved)
+            rows += new_rows
+            yield from new_rows
         yield from break_even(setting, rows)
         yield from time_single_calls(setting, config)
         if config.one_thread and jax.default_backend() == "cpu":
@@ -55,7 +55,7 @@ def run(config: Config) -> Iterator[dict]:
 
 
 def make_setting(state_size: int, config: Config) -> tuple[Setting, dict]:
-    """Solve some stimuli exactly, as yet without passes; and the options of the problem."""
+    """A setting with exact steady states of some stimuli, but without passes yet; and the options of the problem."""
     num_samples = max(*config.batches, config.num_judged)
     options = {"name": config.problem, "state_size": state_size, "batch_size": num_samples, "seed": config.seed}
     problem = make_problem(**options)
@@ -68,7 +68,7 @@ def make_setting(state_size: int, config: Config) -> tuple[Setting, dict]:
 
 
 def with_passes(setting: Setting, problem_options: dict, config: Config) -> Setting:
-    """With approximators, trained on other stimuli; those of large networks are random."""
+    """The setting with approximators, trained on other stimuli; those of large networks are random."""
     sizes = {"widths": config.widths, "sweeps": config.sweeps, "seed": config.seed}
     if setting.problem.network.state_size <= config.largest_trained:
         others = _to_train_on(problem_options, config)
@@ -83,43 +83,43 @@ def _to_train_on(problem_options: dict, config: Config) -> Problem:
 
 
 def _step_shares(problem: Problem, config: Config) -> tuple[float, ...]:
-    """Those with which a few samples come to rest; a rollout with the first that fails would take all its steps."""
+    """The shares with which a few samples come to rest; with larger ones, rollouts would use up all steps."""
     if len(config.step_shares) == 1:
         return config.step_shares
     tried = rollouts(problem.network, ("Tsit5",), (TOLERANCE,), config.step_shares)
     few = problem.take(_NUM_TRIED)
     roll = compile_ahead(tried[0].function, *tried[0].arguments, jnp.asarray(few.stimuli)).call
-    found = []
-    for share, each in zip(config.step_shares, tried):
-        states, _ = roll(*each.arguments, jnp.asarray(few.stimuli))
+    shares = []
+    for share, contender in zip(config.step_shares, tried):
+        states, _ = roll(*contender.arguments, jnp.asarray(few.stimuli))
         if (residuals64(few.network, few.stimuli, np.asarray(states)) >= TOLERANCE).any():
             break
-        found.append(share)
-    return tuple(found) or config.step_shares[:1]
+        shares.append(share)
+    return tuple(shares) or config.step_shares[:1]
 
 
 def break_even(setting: Setting, rows: list[dict]) -> Iterator[dict]:
-    """After how many queries a trained pass has paid for its making, against our fastest solver that converges."""
+    """After how many queries a trained pass has paid for its training, against the fastest converging solver here."""
     for batch_size in sorted({row["batch_size"] for row in rows if row["kind"] == "solver"}):
         group = [row for row in rows if row["batch_size"] == batch_size]
         solved = [row for row in group if row["kind"] == "solver" and row["share_converged"] == 1]
         best = min(solved, key=lambda row: row["microseconds"][0], default=None)
-        for each in setting.passes:
-            found = [row for row in group if row["kind"] == "pass" and each.about.items() <= row.items()]
-            if best is None or not each.is_trained or not found:
+        for timed_pass in setting.passes:
+            matching = [row for row in group if row["kind"] == "pass" and timed_pass.about.items() <= row.items()]
+            if best is None or not timed_pass.is_trained or not matching:
                 continue
-            (row,) = found
+            (row,) = matching
             saved = best["microseconds"][0] - row["microseconds"][0]
-            seconds = each.data_seconds + each.training_seconds + row["compile_seconds"]
+            seconds = timed_pass.data_seconds + timed_pass.training_seconds + row["compile_seconds"]
             yield {
                 **setting.where,
                 "batch_size": batch_size,
                 "method": "pass",
                 "kind": "break-even",
-                **each.about,
+                **timed_pass.about,
                 "nrmse": row["nrmse"],
-                "data_seconds": each.data_seconds,
-                "training_seconds": each.training_seconds,
+                "data_seconds": timed_pass.data_seconds,
+                "training_seconds": timed_pass.training_seconds,
                 "compile_seconds": row["compile_seconds"],
                 "solver": best["method"],
                 "solver_microseconds": best["microseconds"],

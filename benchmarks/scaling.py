@@ -1,9 +1,9 @@
 """How does the cost grow with the network, the hidden layer, the batch, and the distance to instability?
 
-Along each axis everything else stays as it is, and all points take turns. Exponents are slopes of log(time for one
+Along each axis everything else is constant, and all points are timed in turns. Exponents are slopes of log(time for one
 stimulus) against log(value), with 95 % intervals. For the two-layer pass the floor is measured beside it: its two
-matrix products alone, the bytes it has to move over the bandwidth of the device, and its operations over the rate of a
-large product.
+matrix products alone, the bytes it has to move divided by the bandwidth of the device, and its operations divided by
+the rate of a large product.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from rnn2ff.records import num_threads
 from rnn2ff.steady_state import Plan, plan_steady_states
 
 _NUM_PLANNED = 512  # stimuli that a plan is made from
-_STEP_SHARE = 0.1  # tolerance of a rollout's steps, as a share of that at which it stops
+_STEP_SHARE = 0.1  # tolerance of a rollout's steps, as a share of the residual at which it stops
 _DISTANCE = "distance to instability"
 _FITTED = 4  # values that an exponent is fitted to: the largest, or the smallest distances
 _COPIED = 2**24  # numbers that are read and written for the bandwidth
@@ -56,13 +56,13 @@ class Config:
     planned: bool = True
     """Whether the entry point with a plan takes part."""
     largest_solved_batch: int = 1024
-    """Of rollouts and solvers."""
+    """The largest batch for rollouts and solvers."""
     radii: tuple[float, ...] = (0.5, 0.8, 0.9, 0.97, 0.99, 0.997)
     """Spectral radii of non-negative weights; at 1 the network is unstable."""
     num_rounds: int = 15
-    """Turns of each; slow ones get fewer, at least 3."""
+    """Timed turns of each call; slow calls get fewer, at least 3."""
     budget_seconds: float = 1.0
-    """For the turns of one, after which they get fewer."""
+    """Time for the turns of one call; calls that take longer get fewer turns."""
 
     def smoke(self) -> "Config":
         """Small enough to run in seconds."""
@@ -78,7 +78,7 @@ class _Point(NamedTuple):
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a method and value of each axis, one an exponent, and one for the device."""
+    """One row per method and value of each axis, one per exponent, and one for the device."""
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     device = _measure_device(config)
     yield device
@@ -140,9 +140,9 @@ def _forward(problem: Problem, width: int, value: float, config: Config) -> Iter
     """Two layers with random weights, and their products alone."""
     size, stimuli = problem.network.state_size, problem.stimuli
     approximator = TwoLayer(problem.network.stimulus_size, width, size, key=jr.key(config.seed))
-    for each in (contenders.forward_pass(approximator, {}), contenders.products(stimuli.shape[1], width, size)):
-        compiled, put, row = _compiled(each, stimuli)
-        if each.kind == "pass":
+    for contender in (contenders.forward_pass(approximator, {}), contenders.products(stimuli.shape[1], width, size)):
+        compiled, put, row = _compiled(contender, stimuli)
+        if contender.kind == "pass":
             row["difference"] = _difference(approximator, stimuli, np.asarray(compiled(put)))
         yield _Point(functools.partial(compiled, put), row | _place(problem, value, len(put)) | {"width": width})
 
@@ -150,9 +150,9 @@ def _forward(problem: Problem, width: int, value: float, config: Config) -> Iter
 def _solved(problem: Problem, value: float, config: Config, plan: Plan | None = None) -> Iterator[_Point]:
     """A rollout, Anderson acceleration, and the entry point with a plan."""
     network, stimuli = problem.network, problem.stimuli
-    found = contenders.rollouts(network, ("Tsit5",), (TOLERANCE,), (_STEP_SHARE,))
-    for each in (*found, *contenders.solvers(network, ("Anderson",))):
-        compiled, put, row = _compiled(each, stimuli)
+    rollouts = contenders.rollouts(network, ("Tsit5",), (TOLERANCE,), (_STEP_SHARE,))
+    for contender in (*rollouts, *contenders.solvers(network, ("Anderson",))):
+        compiled, put, row = _compiled(contender, stimuli)
         call = functools.partial(compiled, put)
         yield _Point(call, row | _place(problem, value, len(put)) | _solution(problem, call()))
     if not config.planned:
@@ -190,20 +190,22 @@ def _place(problem: Problem, value: float, num_samples: int) -> dict:
 
 
 def _solution(problem: Problem, output: tuple) -> dict:
-    states, num_steps = (np.asarray(each) for each in output)
+    states, num_steps = (np.asarray(array) for array in output)
     residuals = residuals64(problem.network, problem.stimuli[: len(states)], states)
     return {
         "share_converged": float((residuals < TOLERANCE).mean()),
-        "num_steps": [int(each) for each in np.quantile(num_steps, [0, 0.5, 1])],
+        "num_steps": [int(quantile) for quantile in np.quantile(num_steps, [0, 0.5, 1])],
     }
 
 
 def _difference(approximator: TwoLayer, stimuli: np.ndarray, rates: np.ndarray) -> float:
     """Largest difference from the formula in float64, relative to the largest rate."""
-    some = stimuli[:256].astype(float)
-    first, second = (np.asarray(each, float) for each in (approximator.hidden_weights, approximator.readout_weights))
-    expected = np.maximum(np.maximum(some @ first.T, 0) @ second.T, 0)
-    return float(np.abs(rates[: len(some)] - expected).max() / np.abs(expected).max())
+    subset = stimuli[:256].astype(float)
+    first, second = (
+        np.asarray(weights, float) for weights in (approximator.hidden_weights, approximator.readout_weights)
+    )
+    expected = np.maximum(np.maximum(subset @ first.T, 0) @ second.T, 0)
+    return float(np.abs(rates[: len(subset)] - expected).max() / np.abs(expected).max())
 
 
 # --- timing and fitting -----------------------------------------------------------------------------------------------
@@ -228,16 +230,16 @@ def _measure_device(config: Config) -> dict:
 def _time(axis: str, points: Iterator[_Point], device: dict, config: Config) -> list[dict]:
     points = list(points)
     timed = method.time_in_turns(
-        {i: each.call for i, each in enumerate(points)},
+        {i: point.call for i, point in enumerate(points)},
         num_rounds=config.num_rounds,
         budget_seconds=config.budget_seconds,
     )
     rows = []
-    for i, each in enumerate(points):
+    for i, point in enumerate(points):
         seconds, num_rounds = timed[i]
-        microseconds = [1e6 * value / each.row["num_samples"] for value in seconds]
+        microseconds = [1e6 * value / point.row["num_samples"] for value in seconds]
         known = {"axis": axis, "num_threads": device["num_threads"]}
-        rows.append(known | each.row | {"microseconds": microseconds, "num_rounds": num_rounds})
+        rows.append(known | point.row | {"microseconds": microseconds, "num_rounds": num_rounds})
     products = {row["value"]: row["microseconds"][0] for row in rows if row["kind"] == "floor"}
     for row in rows:
         if row["kind"] == "pass":

@@ -1,11 +1,11 @@
 """How fast are steady states found, and are they the right ones?
 
 Solvers of this library and of others, in one process and in turns, on the problems of `benchmarks/parts/problems.py`,
-in float32. A timing stands beside the share of samples whose residual, recomputed in float64, is below the tolerance,
-and beside the agreement with an accurate rollout.
+in float32. Each timing is reported with the share of samples whose residual, recomputed in float64, is below the
+tolerance, and with the agreement with an accurate rollout.
 
 The plain loop is what a user would write: Euler steps of the whole batch until the slowest sample is at rest, at the
-best step, with no verdict. It has marks of its own; "the best competitor" is the fastest of the others.
+best step size, with no verdict. It has marks of its own; "the best competitor" is the fastest of the others.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ _WITH_SHARE = (ENTRY_POINT, PLANNED, ENGINE, ENGINE_PLANNED)  # of the GEMM rate
 _LOOPS = (PLAIN_LOOP.name, "PyTorch loop")  # the peers that large batches have
 _NUM_PLANNED = 512  # stimuli, none of them timed, that a plan is made from
 _NUM_GEMMS = 20  # in one call, so that the dispatch does not count
-_SAME_STATE = 1e-2  # relative; other basins are farther, and slow modes at the tolerance nearer
+_SAME_STATE = 1e-2  # relative; other basins are farther apart, and errors of slow modes at the tolerance smaller
 _SAME_BASIN = 0.99  # the agreement that a competitor needs
 
 _RATIO_BATCH = 256
@@ -76,25 +76,25 @@ class Config:
     seed: int = 0
     """Of the weights and the stimuli."""
     problems: tuple[str, ...] = NAMES
-    """Which problems."""
+    """Names of the problems."""
     sizes: tuple[int, ...] = (128, 512)
     """Numbers of units; the ssn always has 64."""
     batches: tuple[int, ...] = (256,)
     """Numbers of stimuli solved in one call, by all methods."""
     large_batches: bool = True
-    """Also the larger batches that marks name, by the entry point, the engine, the rollout and plain loops alone."""
+    """Also larger batches that have marks, but only for the entry point, the engine, the rollout and plain loops."""
     widely: tuple[str, ...] = ("gauss09",)
-    """Problems at all sizes; the others take part at the first alone."""
+    """Problems that are solved at all sizes; the others only at the first."""
     peers: bool = True
     """Whether to run the competitors other than the rollout."""
     num_rounds: int = 20
-    """Turns of each method; slow ones get fewer, at least 3."""
+    """Timed turns of each method; slow methods get fewer, at least 3."""
     budget_seconds: float = 5.0
-    """For the turns of one method, after which they get fewer."""
+    """Time for the turns of one method; methods that take longer get fewer turns."""
     largest_seconds: float = 4.0
-    """A call that takes longer is made with fewer samples, and says so."""
+    """A call that takes longer is timed on fewer samples, and its row says so."""
     num_trial_samples: int = 64
-    """Samples on which settings are chosen, and competitors have to converge to be let on to the whole batch."""
+    """Samples on which settings are chosen; competitors that do not converge on them stay on these samples."""
     num_reference_samples: int = 256
     """Samples whose states are compared with those of an accurate rollout."""
 
@@ -119,10 +119,10 @@ class Method(NamedTuple):
     Attributes:
         name: of the method.
         kind: "ours", "rollout", "peer", or "floor" for what is no solver.
-        solve: from stimuli to a `SteadyState`, or to states.
-        num_samples: how many of the batch it is timed on.
-        setting: of a competitor, the best one.
-        compile_seconds: what the first call took longer than the second.
+        solve: takes stimuli, and returns a `SteadyState` or states.
+        num_samples: number of samples of the batch that it is timed on.
+        setting: the best one of a competitor.
+        compile_seconds: by how much the first call took longer than the second.
     """
 
     name: str
@@ -134,7 +134,7 @@ class Method(NamedTuple):
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a method, problem, size and batch; what is not installed has a row that says so."""
+    """One row per method, problem, size and batch; a method that is not installed has a row that says so."""
     for name in config.problems:
         for state_size in config.sizes if name in config.widely else config.sizes[:1]:
             for batch_size in config.batches:
@@ -150,7 +150,7 @@ def _large_batches(name: str, state_size: int, config: Config) -> list[int]:
     if not config.large_batches:
         return []
     place = (name, make_problem(name, state_size, 1).network.state_size)
-    return sorted({each[2] for each in (*_LOOP_MARKS, *_GEMM_MARKS) if each[:2] == place} - set(config.batches))
+    return sorted({case[2] for case in (*_LOOP_MARKS, *_GEMM_MARKS) if case[:2] == place} - set(config.batches))
 
 
 def _run_problem(problem: Problem, config: Config, *, is_large: bool = False) -> list[dict]:
@@ -163,7 +163,7 @@ def _run_problem(problem: Problem, config: Config, *, is_large: bool = False) ->
         methods += [_competitor(peer, problem, "peer", config) for peer in peers if peer.is_installed]
         missing = {peer.name: "not installed" for peer in peers if not peer.is_installed}
     stimuli = jnp.asarray(problem.stimuli)
-    calls = {each.name: _bind(each, stimuli[: each.num_samples]) for each in methods}
+    calls = {contender.name: _bind(contender, stimuli[: contender.num_samples]) for contender in methods}
     timed = time_in_turns(calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds)
     gemm_seconds = timed[_GEMM][0].median / _NUM_GEMMS
     where = {
@@ -177,13 +177,13 @@ def _run_problem(problem: Problem, config: Config, *, is_large: bool = False) ->
         if method.kind != "floor":
             seconds, num_rounds = timed[method.name]
             row = {**where, **_judge(method, calls[method.name](), problem, reference)}
-            row["microseconds"] = [1e6 * each / method.num_samples for each in seconds]
+            row["microseconds"] = [1e6 * quartile / method.num_samples for quartile in seconds]
             row["num_rounds"] = num_rounds
             rows.append(row)
     _compare(rows)
     for row in rows:
         if row["method"] in _WITH_SHARE:
-            # A call solves all samples together, so its floor is as many products of the whole batch as sweeps.
+            # A call solves all samples together, so its floor is one product of the whole batch per sweep.
             floor = row["mean_steps"] * row["gemm_microseconds"]
             row["gemm_share"] = floor / row["microseconds"][0] if problem.name == "gauss09" else None
     return rows + [{**where, "method": name, "kind": "not run", "reason": why} for name, why in missing.items()]
@@ -205,7 +205,7 @@ def _reference_states(problem: Problem) -> np.ndarray:
 
 
 def _our_methods(problem: Problem, config: Config, is_large: bool) -> list[Method]:
-    """As the user calls it, verdict included; and the engine and each solver alone."""
+    """The entry point as the user calls it, verdicts included; and the engine and each solver alone."""
 
     def solve_with(solver):
         return lambda stimuli: solve_steady_states(problem.network, stimuli, solver=solver, tolerance=TOLERANCE)
@@ -216,13 +216,13 @@ def _our_methods(problem: Problem, config: Config, is_large: bool) -> list[Metho
 
     def make(name, solve):
         trial_compile, trial_seconds, _ = _first_calls(solve, problem.take(_num_trial(problem, config)))
-        # What marks compare is timed on the whole batch: a part of it would have other costs a sample.
+        # Methods with marks are timed on the whole batch: a part of it would have another cost per sample.
         is_whole = name in _WITH_SHARE
         num_samples = len(problem.stimuli) if is_whole else _num_affordable(trial_seconds, problem, config)
         compile_seconds = _first_calls(solve, problem.take(num_samples)).compile_seconds
         return Method(name, "ours", solve, num_samples, {}, max(trial_compile, compile_seconds))
 
-    # What a few hundred other stimuli tell about the network can be kept for all that follow.
+    # A plan made from a few hundred other stimuli can be reused for all later ones.
     others = make_problem(problem.name, problem.network.state_size, _NUM_PLANNED, seed=config.seed, stimulus_seed=1)
     plan = steady_state.plan_steady_states(problem.network, others.stimuli, tolerance=TOLERANCE)
     methods = [make(ENTRY_POINT, solve_with(None)), make(PLANNED, solve_with(plan))]
@@ -236,7 +236,7 @@ def _our_methods(problem: Problem, config: Config, is_large: bool) -> list[Metho
 
 
 def _competitor(peer: Peer, problem: Problem, kind: str, config: Config) -> Method:
-    """At its best setting, chosen on some of the batch, and again on more of it where that was too few."""
+    """A competitor at its best setting, chosen on a part of the batch, and again on more of it if it was too small."""
     if peer.takes_all:
         best = tune_on_all(peer, problem, _num_trial(problem, config), largest_seconds=config.largest_seconds)
         return Method(peer.name, kind, best.solve, len(problem.stimuli), best.setting, best.compile_seconds)
@@ -249,22 +249,22 @@ def _competitor(peer: Peer, problem: Problem, kind: str, config: Config) -> Meth
         _, seconds, share = _first_calls(best.solve, problem.take(num_samples))
         if share < 1 and seconds * len(peer.settings) < 10 * config.largest_seconds:
             best = tune(peer, problem.take(num_samples), largest_seconds=config.largest_seconds)
-    if "tiles" in best.setting and share == 1:  # which is faster shows on the whole batch alone
+    if "tiles" in best.setting and share == 1:  # only the whole batch shows which is faster
         best = _retile(peer, problem.take(num_samples), best)
     return Method(peer.name, kind, best.solve, num_samples, best.setting, best.compile_seconds)
 
 
 def _retile(peer: Peer, problem: Problem, best: Tuned) -> Tuned:
     """The same setting, in one loop or in tiles."""
-    other = {**best.setting, "tiles": {"64": "all", "all": "64"}[best.setting["tiles"]]}
+    retiled = {**best.setting, "tiles": {"64": "all", "all": "64"}[best.setting["tiles"]]}
     solve = peer.build(problem)
-    tuned = Tuned(other, best.compile_seconds, lambda stimuli: solve(stimuli, **other))
-    tried = [(each, _first_calls(each.solve, problem)) for each in (best, tuned)]
+    tuned = Tuned(retiled, best.compile_seconds, lambda stimuli: solve(stimuli, **retiled))
+    tried = [(candidate, _first_calls(candidate.solve, problem)) for candidate in (best, tuned)]
     return min((pair for pair in tried if pair[1].share_converged == 1), key=lambda pair: pair[1].seconds)[0]
 
 
 def _gemm(problem: Problem) -> Method:
-    """The product that a sweep of the whole batch cannot do without."""
+    """The matrix product that every sweep of the whole batch needs."""
     transposed = jnp.asarray(problem.weights.T)
 
     @jax.jit
@@ -275,7 +275,7 @@ def _gemm(problem: Problem) -> Method:
 
 
 def _num_trial(problem: Problem, config: Config) -> int:
-    # Never the whole batch, whose first call would then not compile.
+    # Never the whole batch, whose first call would then find its program compiled already.
     return min(config.num_trial_samples, len(problem.stimuli) // 2)
 
 
@@ -313,7 +313,7 @@ def _share_converged(problem: Problem, states: np.ndarray) -> float:
 
 
 def _judge(method: Method, found: object, problem: Problem, reference: np.ndarray) -> dict:
-    """What a method found, on what it was timed on."""
+    """How good the states of a method are, on the samples that it was timed on."""
     states = _states(found)
     num_compared = min(len(states), len(reference))
     is_known = np.isfinite(reference[:num_compared]).all(axis=1)
@@ -336,7 +336,7 @@ def _judge(method: Method, found: object, problem: Problem, reference: np.ndarra
 def _compare(rows: list[dict]) -> None:
     """Add the ratios to the rollout, and to the fastest competitor that converged everywhere, to the right states.
 
-    And the time over that of the plain loop, which is no competitor here: it stands for itself.
+    Also add the time over that of the plain loop, which does not count as a competitor here.
     """
     rollout = next(row for row in rows if row["kind"] == "rollout")
     enough = min(1.0, rollout["share_converged"])
@@ -363,10 +363,10 @@ def _compare(rows: list[dict]) -> None:
 def marks(rows: list[dict]) -> list[dict]:
     """The required and the measured value, and whether the mark is met.
 
-    The marks are for the entry point with a plan that was made before, from other stimuli; beside it stand what a call
-    without one gives, and the engine alone.
+    The marks are for the entry point with a plan that was made before, from other stimuli; the values without a plan
+    and those of the engine alone are given for comparison.
     """
-    found = []
+    entries = []
     where = ("problem", "state_size", "batch_size")
     places: dict[tuple, dict[str, dict]] = {}
     for row in rows:
@@ -376,7 +376,7 @@ def marks(rows: list[dict]) -> list[dict]:
     def add(place, what, required, values, bound="at least"):
         received = values.get(PLANNED)
         is_met = received is not None and (received >= required if bound == "at least" else received <= required)
-        found.append({**dict(zip(where, place)), "what": what, "bound": bound, "mark": required, "received": received,
+        entries.append({**dict(zip(where, place)), "what": what, "bound": bound, "mark": required, "received": received,
                       "without_plan": values.get(ENTRY_POINT), "engine": values.get(ENGINE_PLANNED),
                       "is_met": is_met})  # fmt: skip
 
@@ -406,17 +406,19 @@ def marks(rows: list[dict]) -> list[dict]:
 
     def share_ahead(method):
         # At the smallest batch, which all competitors take part in.
-        smallest = {place[:2]: min(each[2] for each in places if each[:2] == place[:2]) for place in places}
+        smallest = {
+            place[:2]: min(candidate[2] for candidate in places if candidate[:2] == place[:2]) for place in places
+        }
         ratios = [
             group[method]["ratio_to_best"]
             for place, group in places.items()
             if method in group and place[2] == smallest[place[:2]]
         ]
-        return sum(each >= _AHEAD for each in ratios) / len(ratios) if ratios else None
+        return sum(ratio >= _AHEAD for ratio in ratios) / len(ratios) if ratios else None
 
     most = f"share of problems {_AHEAD} x ahead of the best"
     add(("all", "-", "-"), most, 0.5, {method: share_ahead(method) for method in _WITH_SHARE})
-    return found
+    return entries
 
 
 def describe(rows: list[dict]) -> str:
@@ -439,7 +441,9 @@ def summarize(rows: list[dict]) -> str:
         if row["method"] != PLANNED:
             continue
         place = {name: row[name] for name in ("problem", "state_size", "batch_size")}
-        (rollout,) = (each for each in rows if each["kind"] == "rollout" and place.items() <= each.items())
+        (rollout,) = (
+            candidate for candidate in rows if candidate["kind"] == "rollout" and place.items() <= candidate.items()
+        )
         lines.append(
             [
                 f"{row['problem']}, {row['state_size']} units, batches of {row['batch_size']}",
@@ -509,14 +513,14 @@ def _marks_table(found: list[dict]) -> str:
 
     lines = [
         [
-            f"{each['problem']} {each['state_size']} x {each['batch_size']}: {each['what']}",
-            f"{each['bound']} {number(each['mark'])}",
-            number(each["received"]),
-            number(each["without_plan"]),
-            number(each["engine"]),
-            "met" if each["is_met"] else "NOT MET",
+            f"{mark['problem']} {mark['state_size']} x {mark['batch_size']}: {mark['what']}",
+            f"{mark['bound']} {number(mark['mark'])}",
+            number(mark["received"]),
+            number(mark["without_plan"]),
+            number(mark["engine"]),
+            "met" if mark["is_met"] else "NOT MET",
         ]
-        for each in found
+        for mark in found
     ]
     return table(["mark", "required", "measured", "without a plan", ENGINE_PLANNED, ""], lines)
 

@@ -1,1 +1,1 @@
-"""Experiments: one file per claim. `python -m experiments.NAME` runs it; the record and the figure stay."""
+"""Experiments: one file per claim. `python -m experiments.NAME` runs it, and saves its record and its figure."""

@@ -1,7 +1,8 @@
-"""Independent rows by the executors of others: a pool of processes, Dask, or Slurm through submitit. Needs no JAX.
+"""Compute independent rows by an executor: a pool of processes, Dask, or Slurm through submitit. Needs no JAX.
 
-A row is a call that can be pickled, so that it can be made elsewhere. Rows come in the order of the calls, whichever is
-done first, and are those of a run in one process. A worker that dies costs time and no row: its calls are made again.
+Each row is computed by a call that can be pickled, so that it can run elsewhere. Rows are returned in the order of the
+calls, whichever finishes first, and equal those of a run in one process. If a worker dies, its calls are repeated: that
+costs time, but no row is lost.
 """
 
 import contextlib
@@ -34,20 +35,20 @@ def serially(calls: Iterable[Call]) -> Iterator[dict]:
 
 
 def num_cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def computing(kind: Kind, *, num_workers: int | None, scheduler: str | None, folder: Path) -> Iterator[Compute]:
-    """How rows are computed, as long as the context lasts.
+    """The function that computes rows, for as long as the context lasts.
 
     Args:
-        kind: of executor.
-        num_workers: processes on this machine; by default one a core.
+        kind: of the executor.
+        num_workers: processes on this machine; by default one per core.
         scheduler: the address of a Dask scheduler, or a cluster of submitit; by default Dask's workers are processes
             on this machine, and submitit takes Slurm where it is.
-        folder: for what submitit writes.
+        folder: where submitit writes its files.
     """
     if kind == "serial":
         yield serially
@@ -63,14 +64,14 @@ def computing(kind: Kind, *, num_workers: int | None, scheduler: str | None, fol
 
 
 class _Executor(NamedTuple):
-    """What is needed of an executor: how to submit a call, and which errors say that not it but its worker failed."""
+    """An executor: how to submit a call, and which errors mean that its worker failed rather than the call."""
 
     submit: Callable
     is_of_worker: Callable[[BaseException | None], bool]
 
 
 def _in_order(executor: _Executor, calls: Iterable[Call]) -> Iterator[dict]:
-    """The rows of all calls, which are made at once; where a worker died, again."""
+    """The rows of all calls, which are submitted at once; calls whose worker died are submitted again."""
     calls = list(calls)
     futures = [executor.submit(call) for call in calls]
 
@@ -89,14 +90,15 @@ def _in_order(executor: _Executor, calls: Iterable[Call]) -> Iterator[dict]:
                     msg = f"A row was lost {_MOST_TRIES} times, each time with the worker that computed it: {call}."
                     raise RuntimeError(msg) from error
                 futures[i:] = [
-                    executor.submit(each) if is_lost(future) else future for each, future in zip(calls[i:], futures[i:])
+                    executor.submit(later_call) if is_lost(future) else future
+                    for later_call, future in zip(calls[i:], futures[i:])
                 ]
         yield row
 
 
 @contextlib.contextmanager
 def _local(number: int) -> Iterator[_Executor]:
-    """A pool of processes, each with its share of the cores; a new one where one of them died, which ends a pool."""
+    """A pool of processes, each with its share of the cores. A process that dies ends its pool, which is replaced."""
     context = multiprocessing.get_context("spawn")
     pools = []
 
@@ -119,7 +121,7 @@ def _local(number: int) -> Iterator[_Executor]:
 
 
 def _keep_to_share(counter, number: int) -> None:
-    """Keep this process to its share of the cores, before anything starts threads."""
+    """Restrict this process to its share of the cores, before anything starts threads."""
     if not hasattr(os, "sched_setaffinity"):
         return
     with counter.get_lock():
@@ -130,7 +132,7 @@ def _keep_to_share(counter, number: int) -> None:
 
 @contextlib.contextmanager
 def _dask(number: int, scheduler: str | None) -> Iterator[_Executor]:
-    """A Dask cluster, which itself makes the calls of a dead worker again."""
+    """A Dask cluster, which itself repeats the calls of a dead worker."""
     distributed = _import("distributed", "dask")
     with contextlib.ExitStack() as stack:
         if scheduler is None:
@@ -146,7 +148,7 @@ def _dask(number: int, scheduler: str | None) -> Iterator[_Executor]:
 
 @contextlib.contextmanager
 def _submitit(cluster: str | None, folder: Path) -> Iterator[_Executor]:
-    """A job a row; by Slurm, whose options are set by its own SBATCH_ variables, or on this machine."""
+    """One job per row; by Slurm, whose options are set by its own SBATCH_ variables, or on this machine."""
     submitit = _import("submitit", "submitit")
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -174,7 +176,7 @@ def _submitit(cluster: str | None, folder: Path) -> Iterator[_Executor]:
 
 
 def _in_time(connect: Callable[[], object]) -> object:
-    """The result of a call, in time. Dask's own limit does not cover a server that accepts and stays silent."""
+    """The result of a call, with a time limit. Dask's own does not cover a server that accepts, but never answers."""
     answer = queue.SimpleQueue()
 
     def work() -> None:
@@ -185,12 +187,12 @@ def _in_time(connect: Callable[[], object]) -> object:
 
     threading.Thread(target=work, daemon=True).start()
     try:
-        found, error = answer.get(timeout=ANSWER_SECONDS + 1)  # Dask's limit first, whose error says more
+        result, error = answer.get(timeout=ANSWER_SECONDS + 1)  # Dask's limit first, whose error says more
     except queue.Empty:
         raise TimeoutError("no response") from None
     if error is not None:
         raise error
-    return found
+    return result
 
 
 def _no_answer(expected: str, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Solved stimuli, and approximators fitted to them by the recipe of `distill`, as all experiments do."""
+"""Solve stimuli, and fit approximators to them by the recipe of `distill`, as all experiments do."""
 
 from typing import NamedTuple
 
@@ -15,12 +15,12 @@ from rnn2ff.training import Trainer, further_pairs
 
 
 class Solved(NamedTuple):
-    """The end of every stimulus, in their order.
+    """The final state for every stimulus, in the order of the stimuli.
 
     Attributes:
         pairs: a row for each stimulus, those without a steady state included.
         is_steady: whether the state is a steady state, per row.
-        plan: to solve further stimuli of the network by.
+        plan: with which further stimuli of the network can be solved.
     """
 
     pairs: Pairs
@@ -29,7 +29,7 @@ class Solved(NamedTuple):
 
 
 def solve_all(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], plan: Plan | None) -> Solved:
-    """Solve stimuli and keep their order, where that is needed."""
+    """Solve all stimuli, and keep their order, where the order is needed."""
     solved = solve_steady_states(network, stimuli, solver=plan)
     pairs = Pairs(stimuli, solved.state, jax.vmap(network.rates)(solved.state), count_statuses(solved.status))
     return Solved(pairs, np.asarray(solved.is_converged), solved.plan)
@@ -38,10 +38,10 @@ def solve_all(network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"]
 def solve_each(
     network: RecurrentNetwork, stimuli: Float[Array, "batch stimulus"], plan: Plan | None
 ) -> tuple[Pairs, Plan]:
-    """Solve stimuli of which each has a steady state.
+    """Solve stimuli that must all have a steady state.
 
     Raises:
-        RuntimeError: if one has none, with the counts.
+        RuntimeError: if one has none; the message gives the counts of the statuses.
     """
     pairs, is_steady, plan = solve_all(network, stimuli, plan)
     if not is_steady.all():
@@ -59,26 +59,26 @@ def fit_both(
     sample_stimulus: SampleStimulus | None = None,
     key: PRNGKeyArray,
 ) -> dict[str, Approximator]:
-    """Two layers alone, and fewer hidden units with sweeps at no more products, by name; as `distill` does.
+    """Fit two layers alone, and fewer hidden units with sweeps that need no more products, as `distill` does.
 
     Args:
-        network: whose steady rates are fitted.
-        pairs: solved; a tenth are for validation.
+        network: the one whose steady rates are fitted.
+        pairs: solved stimuli; a tenth of them are held out for validation.
         width: hidden units of the two layers alone, by default 4 for each rate.
         num_steps: optimizer steps of the two layers alone.
         sample_stimulus: draws further stimuli to train on, where the pairs come to be fitted better than others.
         key: a PRNG key.
 
     Returns:
-        Two layers alone where the cost allows no sweep (`width_of_sweeps`).
+        The approximators by name; two layers alone where the cost allows no sweep (`width_of_sweeps`).
     """
     further = None if sample_stimulus is None else further_pairs(network, sample_stimulus)
     trained = Trainer(network, pairs, num_steps=num_steps, further=further, key=key).best_of_its_cost(width)
-    return {name: each.approximator for name, each in zip(FORMS, trained)}
+    return {name: fitted.approximator for name, fitted in zip(FORMS, trained)}
 
 
 def width_of_sweeps(network: RecurrentNetwork, num_sweeps: int) -> int:
-    """Hidden units of two layers that cost as many products as a quarter of a hidden unit for each rate and sweeps.
+    """The width of two layers that cost as many products as a quarter of a hidden unit for each rate plus sweeps.
 
     For networks with units that have no rate of their own, where the usual width costs less than a sweep.
     """

@@ -1,4 +1,4 @@
-"""What every script of an experiment or a benchmark does: read its options, run, print, keep the record."""
+"""What every script of an experiment or a benchmark does: read its options, run, print, and save the record."""
 
 import dataclasses
 import inspect
@@ -24,13 +24,13 @@ class Options:
     """Options of every script, beside the settings in its `Config`."""
 
     smoke: bool = False
-    """Run a small version in seconds, to see that it works; keeps its results out of the committed ones."""
+    """Run a small version in seconds, to check that it works; its results are kept apart from the committed ones."""
     out: Path | None = None
     """Folder for the record and the figures; by default the script's folder, or build/smoke with --smoke."""
     executor: Kind = "serial"
-    """Who computes rows that do not depend on each other: this process; a pool of processes; Dask; submitit (Slurm)."""
+    """What computes independent rows: this process; a pool of processes; Dask; submitit (Slurm)."""
     workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
-    """Processes of a local pool, or of Dask without --scheduler; by default one a core."""
+    """Processes of a local pool, or of Dask without --scheduler; by default one per core."""
     scheduler: Annotated[str | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
     """The address of a Dask scheduler, or the cluster of submitit: slurm, or local."""
 
@@ -56,14 +56,14 @@ def run_script(
     """Run an experiment or a benchmark as a script.
 
     Args:
-        name: of the script; its files are called so.
+        name: of the script, after which its files are named.
         config: the settings at full size.
-        run: computes the rows; where it yields them, the record is written anew with each, and what an interrupted run
-            has found is kept. Where rows do not depend on each other it takes `compute` as well, which makes them of
-            calls.
+        run: computes the rows; if it yields them, the record is rewritten after each one, so that an interrupted run
+            keeps the rows it has computed. If rows do not depend on each other, it also takes `compute`, which
+            computes rows from calls.
         describe: the rows of the record as text to print.
         draw: makes the figure from the record, if there is one.
-        folder: where the script lies, and leaves its record.
+        folder: of the script, into which its record is written.
     """
 
     def read(options: Options, settings: type(config) = config) -> tuple[Options, Config]:
@@ -90,10 +90,10 @@ def run_script(
 
         os.environ.update(environment_that_keeps_programs())  # workers compile the same programs
     with computing(options.executor, **settings) as compute:
-        found = run(config) if options.executor == "serial" else run(config, compute)
-        rows = [] if isinstance(found, Iterator) else found
-        if isinstance(found, Iterator):
-            for row in tqdm(found, bar_format=f"{name}: {{n}} rows after {{elapsed}}"):
+        computed = run(config) if options.executor == "serial" else run(config, compute)
+        rows = [] if isinstance(computed, Iterator) else computed
+        if isinstance(computed, Iterator):
+            for row in tqdm(computed, bar_format=f"{name}: {{n}} rows after {{elapsed}}"):
                 rows.append(row)
                 seconds = time.perf_counter() - started
                 write_json(written[0], record(name, config, rows, seconds=seconds, is_complete=False))

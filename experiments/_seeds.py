@@ -1,4 +1,4 @@
-"""What several seeds say together: a mean and its 95 % interval, and how a quantity grows. Needs no JAX."""
+"""Statistics over seeds: a mean and its 95 % interval, and the exponent with which a quantity grows. Needs no JAX."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ _LEVEL = 0.95  # of confidence
 
 
 class Spread(NamedTuple):
-    """A mean over seeds, and the interval of it by Student's t; NaN ends where there is one seed alone."""
+    """A mean over seeds, and its interval by Student's t, whose limits are NaN if there is only one seed."""
 
     mean: float
     low: float
@@ -21,7 +21,7 @@ def spread(values: ArrayLike) -> Spread:
     """The mean over seeds and its 95 % interval.
 
     Args:
-        values: one a seed; they count as independent draws from a normal distribution.
+        values: one per seed; they are treated as independent draws from a normal distribution.
     """
     values = np.asarray(values, float)
     mean, number = values.mean(), len(values)
@@ -44,8 +44,8 @@ def growth_exponent(sizes: ArrayLike, values: ArrayLike) -> Spread:
 def with_interval(values: ArrayLike, form: str = ".1f", scale: float = 1.0, largest: float = np.inf) -> str:
     """The mean and half the width of its interval, as text: `4.2 ± 0.3`.
 
-    An interval that leaves the possible has its ends named: `3.8 [0.0, 11.4]`. Percentages, by a scale of 100, are not
-    below 0, and shares are not above their largest value.
+    An interval that exceeds the possible range is written with its limits: `3.8 [0.0, 11.4]`. Percentages (a scale of
+    100) cannot be below 0, and shares cannot be above their largest value.
     """
     mean, low, high = spread(scale * np.asarray(values, float))
     smallest = 0 if scale == 100 else -np.inf

@@ -4,7 +4,7 @@ The same distillation for a stabilized supralinear ring, a random tanh network, 
 rectifier), and for two networks that do not come to rest for every stimulus: a pair of Wilson and Cowan, which
 oscillates for some, and a random tanh network beyond the edge of chaos. An approximator returns rates there too, so
 the question is whether the residual detects this, and what `predict_or_solve` and its status report. Where the steady
-state jumps between near stimuli, no continuous pass can follow, so it is counted near how many it does.
+state jumps between nearby stimuli, no continuous pass can follow, so the stimuli near such jumps are counted.
 """
 
 import dataclasses
@@ -45,11 +45,11 @@ CLAIM = (
 )
 
 _FALSE_ALARMS = 0.05  # share of flags on stimuli with a steady state
-_TOLERANCE = 0.1  # of what is served, in deviations of the steady rates
+_TOLERANCE = 0.1  # of answers that are served, in standard deviations of the steady rates
 _MUCH = 0.1  # an error (NRMSE) above which the claim does not hold
 _OSCILLATOR = np.array([[6.4, -4.8], [6.0, -1.2]])  # weights of the pair that oscillates for some stimuli
 _STEP = 0.05  # of traces, in the shortest time constant
-_CELL_STEPS, _CELL_JUDGED = 25, 10  # of a trial of the trained cell, and the last of them, on which it is judged
+_CELL_STEPS, _CELL_JUDGED = 25, 10  # steps of a trial of the trained cell, and the last ones, on which it is judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Config:
     width: int = 128
     num_samples: int = 10_000
     num_unsteady_samples: int = 1_500
-    """Of networks that do not always come to rest, which takes long to tell."""
+    """Samples of networks that do not always come to rest, which takes long to find out."""
     num_test_samples: int = 300
     num_steps: int = 5_000
     num_grid: int = 25
@@ -96,12 +96,12 @@ class Config:
 
 
 class Task(NamedTuple):
-    """A family of networks, one a key, and its stimuli.
+    """A family of networks, one for each key, and its stimuli.
 
     Attributes:
         make: the network and, where it was trained for a task, the readout of its rates.
         sample_stimulus: draws a stimulus.
-        is_steady: whether it always comes to rest; one that does not is given a number of samples of its own.
+        is_steady: whether it always comes to rest; otherwise the number of samples is `num_unsteady_samples`.
     """
 
     make: Callable[[Array], tuple[RecurrentNetwork, Array | None]]
@@ -110,7 +110,7 @@ class Task(NamedTuple):
 
 
 def run(config: Config, compute: Compute = serially) -> Iterator[dict]:
-    """One row a network."""
+    """One row per network."""
     return compute(functools.partial(_measure, name, config) for name in config.networks)
 
 
@@ -135,7 +135,7 @@ def _measure(name: str, config: Config) -> dict:
         "network": name,
         "units": network.state_size,
         "width": config.width,
-        **{each: [result[each] for result in results] for each in results[0]},
+        **{measure: [result[measure] for result in results] for measure in results[0]},
         "plane": drawn,
     }
 
@@ -237,7 +237,7 @@ def _train_cell(weights: dict[str, Array], key: Array, num_steps: int) -> dict[s
 
 
 class Solved(NamedTuple):
-    """All stimuli with their verdicts, and the pairs of those that come to rest."""
+    """All stimuli with their statuses, and the pairs of those that come to rest."""
 
     stimuli: np.ndarray
     status: np.ndarray
@@ -245,7 +245,7 @@ class Solved(NamedTuple):
 
 
 def _solve(network: RecurrentNetwork, stimuli: Array, num_training: int) -> tuple[Solved, Solved]:
-    """Those to train on, and those to test on, solved as one batch."""
+    """The stimuli to train on and those to test on, solved as one batch."""
     solved = solve_steady_states(network, stimuli)
 
     def part(rows: slice) -> Solved:
@@ -261,7 +261,7 @@ def _solve(network: RecurrentNetwork, stimuli: Array, num_training: int) -> tupl
 def _judge(
     network: RecurrentNetwork, approximator: TwoLayer, solved: Solved, test: Solved, readout: Array | None
 ) -> dict:
-    """How good it is where there is a steady state, and how it is given away where there is none."""
+    """How accurate it is where there is a steady state, and how a missing steady state is detected elsewhere."""
     is_lost = test.status != Status.converged
     predicted = np.asarray(predict(approximator, jnp.asarray(test.stimuli)))
     residuals = _residuals(network, predicted, test.stimuli)
@@ -303,7 +303,7 @@ def _residuals_of(network, predicted, stimuli):
 
 
 def _residuals(network: RecurrentNetwork, predicted: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
-    """By how much the predicted rates fail the network's equation: root mean square, in units of rate."""
+    """By how much the predicted rates violate the network's equation: root mean square, in units of rate."""
     return np.asarray(_residuals_of(network, jnp.asarray(predicted), jnp.asarray(stimuli)))
 
 
@@ -311,7 +311,7 @@ def _residuals(network: RecurrentNetwork, predicted: np.ndarray, stimuli: np.nda
 
 
 def _plane(network: RecurrentNetwork, approximator: TwoLayer, config: Config) -> dict:
-    """Verdicts on a grid of stimuli, and along one line what both networks say, of the excitatory unit."""
+    """Statuses on a grid of stimuli, and along one line the excitatory rates of both networks."""
     excitatory, inhibitory = np.linspace(0, 3, config.num_grid), np.linspace(-1, 2, config.num_grid)
     grid = np.stack(np.meshgrid(excitatory, inhibitory), axis=-1).reshape(-1, 2).astype(network.dtype)
     predicted = predict(approximator, jnp.asarray(grid))
@@ -391,24 +391,24 @@ def verdict(rows: list[dict]) -> str:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    found = [each for each in values if each is not None]
-    return spread(found).mean if found else None
+    known = [value for value in values if value is not None]
+    return spread(known).mean if known else None
 
 
 def describe(rows: list[dict]) -> str:
-    """One column a network."""
+    """One column per network."""
 
     def percent(name):
         def form(row):
-            found = [each for each in row[name] if each is not None]
-            return with_interval(found, ".1f", 100) if found else "-"
+            values = [value for value in row[name] if value is not None]
+            return with_interval(values, ".1f", 100) if values else "-"
 
         return form
 
     def right(name):
         def form(row):
-            found = [each[name] for each in row["task_right"] if each is not None]
-            return with_interval(found, ".1f", 100) if found else "-"
+            shares = [result[name] for result in row["task_right"] if result is not None]
+            return with_interval(shares, ".1f", 100) if shares else "-"
 
         return form
 

@@ -59,7 +59,7 @@ class Config:
 
 
 def run(config: Config) -> list[dict]:
-    """One row a family: what was published, what was received, and what the figure shows."""
+    """One row per family: the published values, the values computed here, and what the figure shows."""
     with jax.enable_x64(True):
         return [
             {
@@ -82,12 +82,12 @@ def _fixed_points(network: RecurrentNetwork, stimulus, config: Config, **options
 
 
 def _steady(network: RecurrentNetwork, stimuli, initial_states=None) -> np.ndarray:
-    found = solve_steady_states(network, jnp.asarray(stimuli), solver=Rollout(1e-11), initial_states=initial_states)
-    return np.asarray(jax.vmap(network.rates)(found.state))
+    solution = solve_steady_states(network, jnp.asarray(stimuli), solver=Rollout(1e-11), initial_states=initial_states)
+    return np.asarray(jax.vmap(network.rates)(solution.state))
 
 
 def _trace(network: RecurrentNetwork, stimulus, start, duration: float) -> np.ndarray:
-    """States along a trajectory, by Runge and Kutta's steps of fixed size; one a row."""
+    """States along a trajectory, one per row, by Runge-Kutta steps of fixed size."""
     step = _STEP * float(jnp.min(network.time_constants))
     stimulus = jnp.asarray(stimulus)
 
@@ -145,21 +145,21 @@ def _combinatorial(config: Config):
 def _supralinear(config: Config):
     del config
     network, contrasts = stabilized_supralinear(), (1.0, 10.0, 20.0)
-    pairs = [[grating_stimulus(angle, contrast=each) for angle in (45.0, 135.0)] for each in contrasts]
-    stimuli = jnp.stack([stimulus for one, other in pairs for stimulus in (one, other, one + other)])
+    pairs = [[grating_stimulus(angle, contrast=strength) for angle in (45.0, 135.0)] for strength in contrasts]
+    stimuli = jnp.stack([stimulus for first, second in pairs for stimulus in (first, second, first + second)])
     rates = _steady(network, stimuli).reshape(3, 3, 2, 180)
     quantities = []
     published = [(0.0433, 0.0438, 0.053), (11.7375, 15.6659, 0.987), (24.0422, 40.1372, 1.442)]
     for index, (contrast, values) in enumerate(zip(contrasts, published)):
         state = rates[index, 0].ravel()
         received = (state[:180].max(), state[180:].max(), linearize(network, state, stimuli[3 * index]).spectral_radius)
-        for name, value, each in zip(
+        for name, value, measured in zip(
             ("peak rate, excitatory", "peak rate, inhibitory", "radius of the map"), values, received
         ):
-            quantities.append((f"contrast {contrast:g}: {name}", value, each))
+            quantities.append((f"contrast {contrast:g}: {name}", value, measured))
     for index, value in [(0, 1.244), (1, 0.913)]:
-        one, other, both = rates[index, :, 0].sum(axis=1)
-        quantities.append((f"contrast {contrasts[index]:g}: summation index", value, both / (one + other)))
+        first, second, both = rates[index, :, 0].sum(axis=1)
+        quantities.append((f"contrast {contrasts[index]:g}: summation index", value, both / (first + second)))
     return quantities, {"contrasts": contrasts, "excitatory": np.round(rates[:, 0, 0], 4)}
 
 
@@ -177,16 +177,16 @@ def _plane(network, stimulus, found: FixedPoints, high: float, starts, config: C
 
 def _wilson_cowan(config: Config):
     network, stimulus = wilson_cowan(), np.zeros(2)
-    found = _fixed_points(network, stimulus, config)
+    points = _fixed_points(network, stimulus, config)
     quantities = [
-        ("fixed points", 3, len(found.states)),
-        ("stable ones", 2, found.is_stable.sum()),
-        *_coordinates("saddle", (0.336852, 0.168420), found.states[2]),
-        *_coordinates("active state", (0.938430, 0.672481), found.states[1]),
-        ("sum of indices", 1, found.index_sum),
+        ("fixed points", 3, len(points.states)),
+        ("stable ones", 2, points.is_stable.sum()),
+        *_coordinates("saddle", (0.336852, 0.168420), points.states[2]),
+        *_coordinates("active state", (0.938430, 0.672481), points.states[1]),
+        ("sum of indices", 1, points.index_sum),
     ]
     starts = [(0.9, 0.05), (0.3, 0.3), (0.3, 0.02), (0.6, 0.95), (0.05, 0.6)]
-    return quantities, _plane(network, stimulus, found, 1.0, starts, config)
+    return quantities, _plane(network, stimulus, points, 1.0, starts, config)
 
 
 def _coordinates(name: str, published, state) -> Iterator[tuple[str, float, float]]:
@@ -239,15 +239,15 @@ def _competition(config: Config):
     soft, hard = (partition_competition(2, 3, self_excitation=a) for a in (0.7, 1.3))
 
     def rates(network, *drives):
-        found = _steady(network, np.repeat(drives, 3, axis=1))
-        return np.concatenate([partition_means(found, 2, 3), found[:, -1:]], axis=1)
+        activities = _steady(network, np.repeat(drives, 3, axis=1))
+        return np.concatenate([partition_means(activities, 2, 3), activities[:, -1:]], axis=1)
 
     # Two stimuli each, so that both are compiled once.
-    (both, one), (alone, _) = rates(soft, (1.0, 0.9), (1.0, 0.8)), rates(hard, (1.0, 0.05), (1.0, 0.8))
+    (both, single), (alone, _) = rates(soft, (1.0, 0.9), (1.0, 0.8)), rates(hard, (1.0, 0.05), (1.0, 0.8))
     winner = _steady(winner_take_all(3), [[1.0, 0.8, 0.5]])[0]
     quantities = [
-        ("soft, one active: gain", 0.555556, one[0]),
-        ("soft, one active: the loser", 0.0, one[1]),
+        ("soft, one active: gain", 0.555556, single[0]),
+        ("soft, one active: the loser", 0.0, single[1]),
         ("hard, one active: gain", 0.833333, alone[0]),
         ("soft, two active: the stronger", 0.4545, both[0]),
         ("soft, two active: the weaker", 0.1212, both[1]),
@@ -264,10 +264,10 @@ def _noise(config: Config):
     network, number = ring_attractor(), config.num_noisy
     contrasts = 0.5 + (np.arange(number) + 0.5) / number
     angles = generator.uniform(0, 2 * np.pi, number)
-    clean = np.asarray(jax.vmap(lambda angle, each: ring_stimulus(angle, contrast=each))(angles, contrasts))
+    clean = np.asarray(jax.vmap(lambda angle, contrast: ring_stimulus(angle, contrast=contrast))(angles, contrasts))
     noisy = clean + 0.5 * generator.standard_normal(clean.shape)
-    found = solve_steady_states(network, np.concatenate([clean, noisy, np.asarray(ring_stimulus(0.0))[None]]))
-    rates = np.asarray(found.state)
+    solved = solve_steady_states(network, np.concatenate([clean, noisy, np.asarray(ring_stimulus(0.0))[None]]))
+    rates = np.asarray(solved.state)
     clean_rates, noisy_rates = rates[:number], rates[number : 2 * number]
 
     def noise_to_signal(noisy, clean):
@@ -282,18 +282,18 @@ def _noise(config: Config):
     ]
     example = int(np.abs(angles - np.pi).argmin())
     shown = {"noisy": noisy[example], "clean rates": clean_rates[example], "noisy rates": noisy_rates[example]}
-    return quantities, {name: np.round(each, 4) for name, each in shown.items()}
+    return quantities, {name: np.round(values, 4) for name, values in shown.items()}
 
 
 def _memories(config: Config):
     patterns = np.array([[1, 1, 1, 1, -1, -1, -1, -1], [1, -1, 1, -1, 1, -1, 1, -1]])
-    found = _fixed_points(hopfield(patterns), np.zeros(8), config)
+    points = _fixed_points(hopfield(patterns), np.zeros(8), config)
     size = 0.5
     for _ in range(200):  # s = (1 - P/N) tanh(gain s)
         size = 0.75 * np.tanh(4 * size)
     return [
-        ("two patterns: stable states, with mirrors", 4, found.is_stable.sum()),
-        ("two patterns: amplitude of recall", size, np.abs(found.states[0]).max()),
+        ("two patterns: stable states, with mirrors", 4, points.is_stable.sum()),
+        ("two patterns: amplitude of recall", size, np.abs(points.states[0]).max()),
     ], None
 
 
@@ -315,9 +315,10 @@ _FAMILIES: list[tuple[str, str, Callable]] = [
 
 def verdict(rows: list[dict]) -> str:
     """Whether the published numbers are reproduced."""
-    quantities = [each for row in rows for each in row["quantities"]]
+    quantities = [quantity for row in rows for quantity in row["quantities"]]
     right = [
-        abs(each["received"] - each["published"]) <= 0.02 * max(abs(each["published"]), 1e-3) for each in quantities
+        abs(quantity["received"] - quantity["published"]) <= 0.02 * max(abs(quantity["published"]), 1e-3)
+        for quantity in quantities
     ]
     text = f"{sum(right)} of {len(right)} published numbers are reproduced within 2 %"
     return f"Holds: {text}." if all(right) else f"Does not hold for all: {text}."
@@ -327,13 +328,13 @@ def describe(rows: list[dict]) -> str:
     """One line for each number."""
     lines = [
         [
-            f"{row['family']}, {each['quantity']}",
-            f"{each['published']:.6g}",
-            f"{each['received']:.6g}",
-            f"{abs(each['received'] - each['published']):.0e}",
+            f"{row['family']}, {quantity['quantity']}",
+            f"{quantity['published']:.6g}",
+            f"{quantity['received']:.6g}",
+            f"{abs(quantity['received'] - quantity['published']):.0e}",
         ]
         for row in rows
-        for each in row["quantities"]
+        for quantity in row["quantities"]
     ]
     sources = "\n".join(f"* {row['family']}: {row['source']}" for row in rows)
     return f"{table(['', 'published', 'here', 'error'], lines)}\n\n{sources}"

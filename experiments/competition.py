@@ -109,7 +109,7 @@ def _digit_task(config: Config, key: Array) -> Task:
     order = np.random.default_rng(config.seed).permutation(len(images))
     training, test = order[: len(images) // 2], order[len(images) // 2 :][: config.num_test_samples]
     mean = images[training].mean(axis=0)
-    templates = np.stack([images[training][labels[training] == each].mean(axis=0) for each in range(_NUM_CLASSES)])
+    templates = np.stack([images[training][labels[training] == label].mean(axis=0) for label in range(_NUM_CLASSES)])
     templates = (templates - mean) / np.linalg.norm(templates - mean, axis=1, keepdims=True)
     centered = images - mean
     match = np.maximum(centered @ templates.T / np.linalg.norm(centered, axis=1, keepdims=True), 0)  # correlation
@@ -143,13 +143,13 @@ def _run_task(task: Task, config: Config, key: Array) -> dict:
         pairs, tested = pairs.take(slice(len(training))), pairs.take(slice(len(training), None))
         training = {"num_steps": config.num_steps, "sample_stimulus": task.sample_stimulus, "key": seed_key}
         fitted = fit_both(task.network, pairs, **training)
-        results.append({name: _judge(task, each, tested) for name, each in fitted.items()})
+        results.append({name: _judge(task, approximator, tested) for name, approximator in fitted.items()})
         first = first or _Trained(fitted, tested, plan)
     return {
         "task": task.name,
         "units": task.network.state_size,
         **{
-            form: {name: [each[form][name] for each in results] for name in values}
+            form: {name: [result[form][name] for result in results] for name in values}
             for form, values in results[0].items()
         },
         **_shown(task, first, config),
@@ -157,7 +157,7 @@ def _run_task(task: Task, config: Config, key: Array) -> dict:
 
 
 class _Trained(NamedTuple):
-    """The approximators of the first seed, which are timed, and the two layers shown."""
+    """The approximators of the first seed, which are timed, and of which the two layers are shown."""
 
     fitted: dict[str, Approximator]
     test: Pairs
@@ -165,8 +165,10 @@ class _Trained(NamedTuple):
 
 
 def _means(task: Task, *activities: Array) -> Iterator[np.ndarray]:
-    """Of the partitions."""
-    return (np.asarray(partition_means(each, task.num_partitions, task.units_per_partition)) for each in activities)
+    """The mean activities of the partitions."""
+    return (
+        np.asarray(partition_means(activity, task.num_partitions, task.units_per_partition)) for activity in activities
+    )
 
 
 def _judge(task: Task, approximator: Approximator, test: Pairs) -> dict:
@@ -193,7 +195,7 @@ def _shown(task: Task, first: _Trained, config: Config) -> dict:
         "batch_size": config.timed_batch_size,
         "rollout_steps": {"median": float(np.median(steps)), "largest": int(steps.max())},
         "microseconds": {
-            name: [1e6 * each / config.timed_batch_size for each in timed] for name, timed in seconds.items()
+            name: [1e6 * quartile / config.timed_batch_size for quartile in timed] for name, timed in seconds.items()
         },
         "points": {
             "steady": np.round(np.asarray(first.test.rates).ravel()[points], 4),
@@ -213,17 +215,17 @@ def _digit_accuracy(task: Task, drive, target, predicted) -> dict[str, float] | 
     if task.test_labels is None:
         return None
     answers = {"argmax": drive, "recurrent": target, "feed-forward": predicted}
-    return {name: float((each.argmax(axis=1) == task.test_labels).mean()) for name, each in answers.items()}
+    return {name: float((activity.argmax(axis=1) == task.test_labels).mean()) for name, activity in answers.items()}
 
 
 def _close_sample(drive: np.ndarray) -> int:
-    """One with a close competition: of all margins, a tenth are smaller."""
+    """The index of a sample with a close competition: a tenth of all margins are smaller."""
     two_largest = np.sort(drive, axis=1)[:, -2:]
     return int(np.argsort(two_largest[:, 1] - two_largest[:, 0])[len(drive) // 10])
 
 
 def _time(network: RecurrentNetwork, first: _Trained, config: Config) -> tuple[np.ndarray, dict[str, Seconds]]:
-    """Steps of the rollouts, and seconds for a batch by a rollout, by our fastest solver, and by a pass, all compiled.
+    """Steps of the rollouts, and seconds for a batch by a rollout, by the fastest solver, and by a pass, all compiled.
 
     The rollout is timed without a verdict, which would only add to it; the solver with verdicts, as a user calls it.
     """
@@ -235,7 +237,7 @@ def _time(network: RecurrentNetwork, first: _Trained, config: Config) -> tuple[n
         {
             "rollout": lambda: _roll_out(network, stimuli).state,
             "solver": lambda: solve_steady_states(network, stimuli, solver=first.plan).state,
-            **{name: functools.partial(predict, each, stimuli) for name, each in first.fitted.items()},
+            **{name: functools.partial(predict, approximator, stimuli) for name, approximator in first.fitted.items()},
         },
         num_rounds=config.num_timing_rounds,
     )
@@ -254,7 +256,7 @@ def verdict(rows: list[dict]) -> str:
     """How often the feed-forward network has the winner of the recurrent one, which it should more than by a guess."""
 
     def share(row: dict, form: str, name: str) -> float:
-        return spread([each[name] for each in row[form]["competition"]]).mean
+        return spread([result[name] for result in row[form]["competition"]]).mean
 
     def shares(form: str) -> str:
         return " and ".join(f"{share(row, form, 'agreement'):.1%} of the {row['task']}" for row in rows)
@@ -284,10 +286,10 @@ def describe(rows: list[dict]) -> str:
         return "-" if values[0] is None else with_interval(values, scale=100, largest=100) + " %"
 
     def judged(name):
-        return lambda row: percent([each[name] for each in row["competition"]])
+        return lambda row: percent([result[name] for result in row["competition"]])
 
     def digit(name):
-        return lambda row: percent([None if each is None else each[name] for each in row["digit_accuracy"]])
+        return lambda row: percent([None if shares is None else shares[name] for shares in row["digit_accuracy"]])
 
     lines = [
         timed("recurrent units", lambda row, _: f"{row['units']}"),

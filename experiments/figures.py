@@ -13,7 +13,7 @@ NAMES = sorted(module.name for module in pkgutil.iter_modules(drawings.__path__)
 
 
 def main() -> None:
-    """Draw every figure whose record is there."""
+    """Draw every figure whose record exists."""
     for name in NAMES:
         path = _HERE / "results" / f"{name}.json"
         if path.is_file():

@@ -48,7 +48,7 @@ _CAUGHT = 0.9  # share of bad answers that the residual has to flag for the clai
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the experiment; shifts and radii in standard deviations of the training stimuli, a channel."""
+    """Settings of the experiment; shifts and radii in standard deviations of the training stimuli, per channel."""
 
     seed: int = 0
     num_seeds: int = 5
@@ -96,7 +96,7 @@ class Task(NamedTuple):
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a task and distribution of test stimuli."""
+    """One row per task and distribution of test stimuli."""
     size, num_partitions = config.num_units, config.num_partitions
 
     def compete(key):
@@ -108,16 +108,18 @@ def run(config: Config) -> Iterator[dict]:
         Task("random", lambda key: random_threshold_linear(size, gain=config.gain, key=key), gaussian_stimuli(size)),
         Task("competition", lambda _: partition_competition(num_partitions, size // num_partitions), compete),
     ]
-    for task in (each for each in tasks if each.name in config.tasks):
+    for task in (candidate for candidate in tasks if candidate.name in config.tasks):
         results: dict[str, list[dict]] = {}
         for index in range(config.num_seeds):
             key = jr.fold_in(key_for(jr.key(config.seed), task.name), index)
             for name, result in _judge_all(task, config, key).items():
                 results.setdefault(name, []).append(result)
-        for name, found in results.items():
+        for name, over_seeds in results.items():
             row = {"task": task.name, "distribution": name}
             for form in FORMS:
-                measures = {each: [result[form][each] for result in found] for each in found[0][form]}
+                measures = {
+                    measure: [result[form][measure] for result in over_seeds] for measure in over_seeds[0][form]
+                }
                 row[form] = measures | {"points": measures["points"][0]}
             yield row
 
@@ -132,15 +134,15 @@ def _judge_all(task: Task, config: Config, key: Array) -> dict[str, dict[str, di
     for form, approximator in fit_both(network, pairs, **training).items():
         stimuli = _test_stimuli(task, network, approximator, training_stimuli, config, key)
         measured = _measure(network, approximator, stimuli)
-        for name, each in measured.items():
-            judged.setdefault(name, {})[form] = _judge(each, measured[IN_DISTRIBUTION], config)
+        for name, measures in measured.items():
+            judged.setdefault(name, {})[form] = _judge(measures, measured[IN_DISTRIBUTION], config)
     return judged
 
 
 def _test_stimuli(
     task, network, approximator, training_stimuli, config, key
 ) -> dict[str, Float[Array, "test channel"]]:
-    """As many of each distribution."""
+    """The same number of test stimuli from each distribution."""
     size = network.stimulus_size
     mean, deviation = training_stimuli.mean(), training_stimuli.std()
     draws: dict[str, SampleStimulus] = {IN_DISTRIBUTION: task.sample_stimulus}
@@ -169,7 +171,7 @@ def _test_stimuli(
 
 @eqx.filter_jit
 def _attack(network, approximator, stimuli, moves, radius, num_steps: int) -> Float[Array, "test channel"]:
-    """Moves within a ball that climb the error, by the implicit derivative of the steady rates."""
+    """Perturbations within a ball by gradient ascent on the error, with the implicit derivative of the steady rates."""
 
     def squared_error(move, stimulus):
         steady = solve_steady_state(network, stimulus + move, Anderson(), throw=False)
@@ -187,7 +189,7 @@ def _attack(network, approximator, stimuli, moves, radius, num_steps: int) -> Fl
 
 
 class Measured(NamedTuple):
-    """Of each sample with a steady state; errors, residuals and steps are root mean squares over units."""
+    """Values for each sample with a steady state; errors, residuals and steps are root mean squares over units."""
 
     predicted: np.ndarray
     rates: np.ndarray
@@ -198,16 +200,16 @@ class Measured(NamedTuple):
 
 
 def _measure(network: RecurrentNetwork, approximator: Approximator, stimuli: dict[str, Array]) -> dict[str, Measured]:
-    """All distributions are solved as one batch, and so by one plan."""
+    """Solve all distributions as one batch, and so by one plan, and measure each."""
     drawn = jnp.concatenate(list(stimuli.values()))
     solved = solve_steady_states(network, drawn)
     predicted = predict(approximator, drawn)
     residual, step = _residual_and_step(network, predicted, drawn)
     parts = (predicted, jax.vmap(network.rates)(solved.state), residual, step, solved.is_converged)
     measured = {}
-    for index, (name, each) in enumerate(stimuli.items()):
-        *found, is_steady = (np.asarray(part[index * len(each) :][: len(each)]) for part in parts)
-        predicted, rates, residual, step = (np.float64(part[is_steady]) for part in found)
+    for index, (name, batch) in enumerate(stimuli.items()):
+        *arrays, is_steady = (np.asarray(part[index * len(batch) :][: len(batch)]) for part in parts)
+        predicted, rates, residual, step = (np.float64(part[is_steady]) for part in arrays)
         lengths = (np.sqrt((part**2).mean(axis=1)) for part in (predicted - rates, residual, step))
         measured[name] = Measured(predicted, rates, *lengths, float(1 - is_steady.mean()))
     return measured
@@ -215,7 +217,7 @@ def _measure(network: RecurrentNetwork, approximator: Approximator, stimuli: dic
 
 @eqx.filter_jit
 def _residual_and_step(network: RecurrentNetwork, predicted: Array, stimuli: Array) -> tuple[Array, Array]:
-    """By how much the rates fail the equation of the network, and the step of Newton that would mend it."""
+    """The residual of the rates in the equation of the network, and the Newton step that would correct it."""
 
     def of_sample(rates: Array, stimulus: Array) -> tuple[Array, Array]:
         total = network.params.total_input(rates, stimulus)
@@ -250,8 +252,8 @@ def _judge(measured: Measured, usual: Measured, config: Config) -> dict:
 
 
 def _caught(row: dict, form: str, name: str = "share_caught") -> float | None:
-    found = [each for each in row[form][name] if each is not None]
-    return spread(found).mean if found else None
+    shares = [share for share in row[form][name] if share is not None]
+    return spread(shares).mean if shares else None
 
 
 def verdict(rows: list[dict]) -> str:
@@ -262,9 +264,9 @@ def verdict(rows: list[dict]) -> str:
         return {f"{row['task']}, {row['distribution']}": _caught(row, form, name) for row in worse}
 
     def say(form: str) -> str:
-        found = caught(form, "share_caught")
-        worst, number = min(found, key=found.get), sum(each >= _CAUGHT for each in found.values())
-        return f"{number} of {len(found)} distributions (the fewest, {found[worst]:.0%}, on {worst})"
+        shares = caught(form, "share_caught")
+        worst, number = min(shares, key=shares.get), sum(share >= _CAUGHT for share in shares.values())
+        return f"{number} of {len(shares)} distributions (the fewest, {shares[worst]:.0%}, on {worst})"
 
     def fewest(form: str, name: str = "share_caught_by_step") -> float:
         return min(caught(form, name).values())

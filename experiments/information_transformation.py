@@ -44,7 +44,7 @@ class Config:
     num_seeds: int = 5
     num_units: int = 12
     num_sweeps: int = 8
-    """Two layers have so many hidden units that these sweeps cost no more."""
+    """Sweeps of the second form; the two layers alone get so many hidden units that these sweeps cost no more."""
     largest_noise: float = 0.2
     """In training; each stimulus has noise of a deviation between 0 and this."""
     largest_conflict: float = 90.0
@@ -73,10 +73,10 @@ class Config:
 
 
 class Cues(NamedTuple):
-    """Stimuli, and what they say.
+    """Stimuli, and the angles that they stand for.
 
     Attributes:
-        stimuli: one a row.
+        stimuli: one per row.
         angles: that each ring was given, or would have been, in radians.
     """
 
@@ -99,7 +99,7 @@ class Kind(NamedTuple):
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a seed: a training set, an approximator, and how it did on each kind of stimuli."""
+    """One row per seed: a training set, an approximator, and its results on each kind of stimuli."""
     network, plan = relation_network(config.num_units), None
     for seed in range(config.num_seeds):
         row, plan = _measure(network, plan, config, jr.fold_in(jr.key(config.seed), seed))
@@ -113,25 +113,25 @@ def _measure(network: RecurrentNetwork, plan: Plan | None, config: Config, key: 
     pairs, plan = solve_each(network, cues.stimuli, plan)
     width = width_of_sweeps(network, config.num_sweeps)
     fitted = fit_both(network, pairs.take(slice(number)), width, num_steps=config.num_steps, key=key)
-    predicted = {form: np.asarray(predict(each, cues.stimuli)) for form, each in fitted.items()}
+    predicted = {form: np.asarray(predict(approximator, cues.stimuli)) for form, approximator in fitted.items()}
     rates = np.asarray(pairs.rates)
 
     row = {
         "degrees_per_unit": 360 / config.num_units,
         "trained": {"noise": config.largest_noise, "conflict": config.largest_conflict},
         "status_counts": pairs.status_counts,
-        "size": {form: _size(each) for form, each in fitted.items()},
+        "size": {form: _size(approximator) for form, approximator in fitted.items()},
         "inference": [],
         "conflict": [],
     }
     for kind, rows in zip(kinds, np.split(np.arange(number, len(rates)), len(kinds))):
         judge, name = (_judge_conflict, "conflict") if kind.missing is None else (_judge_inference, "inference")
         chosen = Cues(cues.stimuli[rows], cues.angles[rows])
-        guesses = {form: each[rows] for form, each in predicted.items()}
+        guesses = {form: guess[rows] for form, guess in predicted.items()}
         row[name].append(judge(kind, chosen, guesses, rates[rows]))
         if kind.missing == 2 and kind.noise == config.noise_in_conflicts:
             shown = {"stimulus": chosen.stimuli, "recurrent": rates[rows], **guesses}
-            row["example"] = {each: np.round(values[0], 4) for each, values in shown.items()}
+            row["example"] = {label: np.round(values[0], 4) for label, values in shown.items()}
     return row, plan
 
 
@@ -152,7 +152,7 @@ def _draw(kinds: list[Kind], config: Config, key: PRNGKeyArray) -> Cues:
     missing = np.asarray(jr.randint(missing_key, number, 0, len(RINGS) + 1))
     noise = config.largest_noise * np.asarray(jr.uniform(noise_key, number))
     conflict = config.largest_conflict * np.asarray(jr.uniform(conflict_key, number, minval=-1.0))
-    tests = [(len(RINGS) if each.missing is None else each.missing, each.noise, each.conflict) for each in kinds]
+    tests = [(len(RINGS) if kind.missing is None else kind.missing, kind.noise, kind.conflict) for kind in kinds]
     tested = np.repeat(np.array(tests).T, config.num_test_samples, axis=1)
     missing = np.concatenate([missing, tested[0].astype(missing.dtype)])
     noise, conflict = np.concatenate([noise, tested[1]]), np.concatenate([conflict, tested[2]])
@@ -163,15 +163,15 @@ def _draw(kinds: list[Kind], config: Config, key: PRNGKeyArray) -> Cues:
 
 @functools.partial(jax.jit, static_argnames="num_units")
 def _cues(missing: Array, noise: Array, conflict: Array, keys: PRNGKeyArray, num_units: int) -> Cues:
-    """A sample each: A and B anywhere, C off their sum by the conflict, and only noise to the missing ring."""
+    """One sample each: A and B at random, C off their sum by the conflict, and only noise to the missing ring."""
 
     def cue(missing: ScalarLike, noise: ScalarLike, conflict: ScalarLike, key: PRNGKeyArray) -> Cues:
         angle_key, noise_key = jr.split(key)
         first, second = jr.uniform(angle_key, (2,), maxval=2 * np.pi)
         angles = jnp.stack([first, second, first + second + conflict])
         bumps = relation_stimulus(*angles, num_units).reshape(len(RINGS), num_units)
-        given = jnp.where((jnp.arange(len(RINGS)) == missing)[:, None], 0, bumps).ravel()
-        return Cues(given + noise * jr.normal(noise_key, given.shape), angles)
+        stimulus = jnp.where((jnp.arange(len(RINGS)) == missing)[:, None], 0, bumps).ravel()
+        return Cues(stimulus + noise * jr.normal(noise_key, stimulus.shape), angles)
 
     return jax.vmap(cue)(missing, noise, conflict, keys)
 
@@ -183,7 +183,7 @@ def _judge_inference(kind: Kind, cues: Cues, predicted: dict[str, np.ndarray], r
         return each.reshape(len(each), len(RINGS), -1)[:, kind.missing]
 
     right, steady = cues.angles[:, kind.missing], of_ring(rates)
-    judged = {form: information_transformation(of_ring(each), steady, right) for form, each in predicted.items()}
+    judged = {form: information_transformation(of_ring(guess), steady, right) for form, guess in predicted.items()}
     first, second, third = relation_angles(cues.stimuli).T
     computed = np.abs(_wrapped((third - second, third - first, first + second)[kind.missing] - right))
     strength = np.abs(np.fft.rfft(steady)[:, 1])
@@ -196,35 +196,35 @@ def _judge_inference(kind: Kind, cues: Cues, predicted: dict[str, np.ndarray], r
     return {
         "ring": RINGS[kind.missing],
         "noise": kind.noise,
-        "nrmse": {form: accuracy(each, rates).nrmse for form, each in predicted.items()},
-        "between": {form: np.rad2deg(each.approximation) for form, each in judged.items()},
+        "nrmse": {form: accuracy(guess, rates).nrmse for form, guess in predicted.items()},
+        "between": {form: np.rad2deg(result.approximation) for form, result in judged.items()},
         "degrees": {
             "computed": np.rad2deg(np.quantile(computed, (0.5, 0.95))),
             "recurrent": np.rad2deg(judged[TWO_LAYERS].recurrent),
-            **{form: np.rad2deg(each.feedforward) for form, each in judged.items()},
+            **{form: np.rad2deg(result.feedforward) for form, result in judged.items()},
         },
         "share_weak": float(is_weak.mean()),
         "share_weak_in_tail": {form: share_weak_in_tail(form) for form in predicted},
-        "num_missed": {form: each.num_missed for form, each in judged.items()},
+        "num_missed": {form: result.num_missed for form, result in judged.items()},
         "num_silent": judged[TWO_LAYERS].num_silent,
     }
 
 
 def _judge_conflict(kind: Kind, cues: Cues, predicted: dict[str, np.ndarray], rates: np.ndarray) -> dict:
-    """How far rings are pulled from their own cues toward what the two others say, in degrees.
+    """How far rings are pulled from their own cues toward the angle that the two others imply, in degrees.
 
-    Cues that are all as reliable are best settled by a third of a small conflict for each.
+    With equally reliable cues, the best compromise in a small conflict moves each ring by a third of it.
     """
     signs = np.array([1, 1, -1])  # the others say A + conflict, B + conflict, and C - conflict
     responses = {"recurrent": rates, **predicted}
-    pulls = {name: signs * _wrapped(relation_angles(each) - cues.angles) for name, each in responses.items()}
+    pulls = {name: signs * _wrapped(relation_angles(response) - cues.angles) for name, response in responses.items()}
     apart = {form: np.abs(_wrapped(pulls[form] - pulls["recurrent"])) for form in predicted}
-    is_silent = [each.reshape(len(each), len(RINGS), -1).max(axis=2) <= 0 for each in responses.values()]
+    is_silent = [response.reshape(len(response), len(RINGS), -1).max(axis=2) <= 0 for response in responses.values()]
     return {
         "conflict": kind.conflict,
-        "nrmse": {form: accuracy(each, rates).nrmse for form, each in predicted.items()},
-        "pull": {name: np.rad2deg(np.quantile(each, (0.5, 0.05, 0.95))) for name, each in pulls.items()},
-        "between": {form: np.rad2deg(np.quantile(each, (0.5, 0.95))) for form, each in apart.items()},
+        "nrmse": {form: accuracy(guess, rates).nrmse for form, guess in predicted.items()},
+        "pull": {name: np.rad2deg(np.quantile(pull, (0.5, 0.05, 0.95))) for name, pull in pulls.items()},
+        "between": {form: np.rad2deg(np.quantile(difference, (0.5, 0.95))) for form, difference in apart.items()},
         "num_silent": np.sum(is_silent),
     }
 
@@ -237,12 +237,12 @@ def _wrapped(angles: Array) -> np.ndarray:
 def verdict(rows: list[dict]) -> str:
     """How far the angles of each form are from the recurrent network's, on stimuli like those that were trained on."""
     trained, close = rows[0]["trained"], rows[0]["degrees_per_unit"] / 2
-    noises = [each for each in drawing.noises(rows) if each <= trained["noise"]]
-    conflicts = [i for i, each in enumerate(rows[0]["conflict"]) if each["conflict"] <= trained["conflict"]]
+    noises = [noise for noise in drawing.noises(rows) if noise <= trained["noise"]]
+    conflicts = [i for i, result in enumerate(rows[0]["conflict"]) if result["conflict"] <= trained["conflict"]]
 
     def inferred(form: str) -> np.ndarray:
-        by_noise = [drawing.errors(rows, "between", form, each) for each in noises]
-        return np.max([[spread(values).mean for values in each] for each in by_noise], axis=0)
+        by_noise = [drawing.errors(rows, "between", form, noise) for noise in noises]
+        return np.max([[spread(values).mean for values in errors] for errors in by_noise], axis=0)
 
     def settled(form: str) -> np.ndarray:
         return np.mean([[row["conflict"][i]["between"][form] for i in conflicts] for row in rows], axis=0).max(axis=0)
@@ -263,10 +263,10 @@ def verdict(rows: list[dict]) -> str:
         word = "Holds" if (worst(TWO_LAYERS) < close).all() else "Holds with sweeps"
     elif worst(TWO_LAYERS)[0] < close:
         word = "Holds in the median, not in the tail"
-    own = [spread(each).mean for each in drawing.errors(rows, "degrees", "recurrent", noises[-1])]
-    noisiest = [each for row in rows for each in row["inference"] if each["noise"] == noises[-1]]
-    weak = spread([each["share_weak_in_tail"][TWO_LAYERS] for each in noisiest]).mean
-    of_all = spread([each["share_weak"] for each in noisiest]).mean
+    own = [spread(errors).mean for errors in drawing.errors(rows, "degrees", "recurrent", noises[-1])]
+    noisiest = [result for row in rows for result in row["inference"] if result["noise"] == noises[-1]]
+    weak = spread([result["share_weak_in_tail"][TWO_LAYERS] for result in noisiest]).mean
+    of_all = spread([result["share_weak"] for result in noisiest]).mean
     return (
         f"{word}: at noise up to {noises[-1]:g}, where the recurrent network itself is {own[0]:.0f} and {own[1]:.0f} "
         f"degrees off, angles inferred by two layers {say(TWO_LAYERS)}; with sweeps at equal cost {say(WITH_SWEEPS)}. "
@@ -294,17 +294,17 @@ def describe(rows: list[dict]) -> str:
     ]
     settled = [
         [
-            f"{each['conflict']:g}",
+            f"{result['conflict']:g}",
             *(with_interval([row["conflict"][i]["pull"][name][0] for row in rows]) for name in drawing.NETWORKS),
             *(", ".join(map(with_interval, np.transpose(settled_by(i, form)))) for form in FORMS),
         ]
-        for i, each in enumerate(rows[0]["conflict"])
+        for i, result in enumerate(rows[0]["conflict"])
     ]
     between = [f"from recurrent to {form}" for form in FORMS]
     header = ["noise", "computed from the cues", *drawing.NETWORKS, *between]
     pulled = ["conflict", *(f"pull, {name}" for name in drawing.NETWORKS), *between]
-    missed = {form: sum(each["num_missed"][form] for row in rows for each in row["inference"]) for form in FORMS}
-    silent = sum(each["num_silent"] for row in rows for kind in ("inference", "conflict") for each in row[kind])
+    missed = {form: sum(result["num_missed"][form] for row in rows for result in row["inference"]) for form in FORMS}
+    silent = sum(result["num_silent"] for row in rows for kind in ("inference", "conflict") for result in row[kind])
     sizes = "; ".join(
         f"{form} {size['width']:,} hidden units, {size['num_sweeps']} sweeps, {size['num_products']:,} products"
         for form, size in rows[0]["size"].items()

@@ -40,12 +40,12 @@ CLAIM = "One feed-forward pass rejects the noise that the recurrent network reje
 
 _FAINT = -30  # dB: noise of a thousandth of the signal's power
 _CLOSE = 3  # dB: a factor of two
-_NUM_SWEEPS = 8  # of the relation, whose units are mostly hidden ones
+_NUM_SWEEPS = 8  # for the relation, most of whose units are hidden
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Settings of the experiment; noise as its deviation in each channel, in units of the stimulus."""
+    """Settings of the experiment; noise as its standard deviation in each channel, in units of the stimulus."""
 
     seed: int = 0
     num_seeds: int = 5
@@ -96,7 +96,7 @@ class Task(NamedTuple):
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a network and seed, with the noise that is left by the size of the noise."""
+    """One row per network and seed, with the noise that is left for each size of the noise."""
     for name in config.tasks:
         task, plan = _TASKS[name](config), None
         draw = _drawing(task, config.largest_noises[name], config)
@@ -154,7 +154,7 @@ class Drawn(NamedTuple):
     """Stimuli.
 
     Attributes:
-        training: with noise of any deviation up to the largest, one a row.
+        training: with noise of any deviation up to the largest, one per row.
         tests: the same stimuli and the same noise at each deviation, shape (deviation, sample, channel).
         deviations: the first is zero.
     """
@@ -198,34 +198,42 @@ def _measure(
     pairs, plan = solve_each(task.network, stimuli, plan)
     number = config.num_samples
     fitted = fit_both(task.network, pairs.take(slice(number)), task.width, num_steps=config.num_steps, key=key)
-    responses = {"recurrent": pairs.rates} | {form: predict(each, stimuli) for form, each in fitted.items()}
-    tests, *found = (np.asarray(each[number:]).reshape(*tests.shape[:2], -1) for each in (stimuli, *responses.values()))
-    responses = dict(zip(responses, found))
+    responses = {"recurrent": pairs.rates} | {
+        form: predict(approximator, stimuli) for form, approximator in fitted.items()
+    }
+    tests, *reshaped = (
+        np.asarray(array[number:]).reshape(*tests.shape[:2], -1) for array in (stimuli, *responses.values())
+    )
+    responses = dict(zip(responses, reshaped))
     rates = responses["recurrent"]
     judged = {
-        name: [noise_rejection(test, tests[0], each, rates[0]) for test, each in zip(tests[1:], found[1:])]
-        for name, found in responses.items()
+        name: [
+            noise_rejection(test, tests[0], noisy_rates, rates[0]) for test, noisy_rates in zip(tests[1:], response[1:])
+        ]
+        for name, response in responses.items()
     }
     return {
         "noises": deviations[1:],
         "status_counts": pairs.status_counts,
-        "num_products": {form: each.num_products for form, each in fitted.items()},
-        "nrmse": {form: [accuracy(*each).nrmse for each in zip(responses[form][1:], rates[1:])] for form in FORMS},
-        "noise_in": [each.noise_in for each in judged["recurrent"]],
-        "noise_out": {name: [each.noise_out for each in found] for name, found in judged.items()},
+        "num_products": {form: approximator.num_products for form, approximator in fitted.items()},
+        "nrmse": {form: [accuracy(*pair).nrmse for pair in zip(responses[form][1:], rates[1:])] for form in FORMS},
+        "noise_in": [result.noise_in for result in judged["recurrent"]],
+        "noise_out": {name: [result.noise_out for result in results] for name, results in judged.items()},
         "floor": {form: noise_rejection(tests[1], tests[0], responses[form][0], rates[0]).noise_out for form in FORMS},
     }, plan
 
 
 def verdict(rows: list[dict]) -> str:
-    """How much more noise each form leaves, where there is any to speak of."""
+    """How much more noise each form leaves, where the noise is not negligible."""
 
     def say(form: str) -> tuple[float, str]:
         inside, beyond, faint = {}, [], []
         for name in dict.fromkeys(row["task"] for row in rows):
-            found = [row for row in rows if row["task"] == name]
-            recurrent, left = (np.mean([row["noise_out"][each] for row in found], 0) for each in ("recurrent", form))
-            more, is_faint, is_trained = np.abs(left - recurrent), recurrent < _FAINT, drawing.is_trained(found[0])
+            chosen = [row for row in rows if row["task"] == name]
+            recurrent, left = (
+                np.mean([row["noise_out"][network] for row in chosen], 0) for network in ("recurrent", form)
+            )
+            more, is_faint, is_trained = np.abs(left - recurrent), recurrent < _FAINT, drawing.is_trained(chosen[0])
             inside[name] = more[is_trained & ~is_faint].max(initial=0)
             beyond.extend(more[~is_trained & ~is_faint])
             faint.extend(left[is_faint])
@@ -247,18 +255,21 @@ def describe(rows: list[dict]) -> str:
     """Noise left, in decibels, by network and noise."""
     lines = []
     for name in dict.fromkeys(row["task"] for row in rows):
-        found = [row for row in rows if row["task"] == name]
-        for i, (noise, is_trained) in enumerate(zip(found[0]["noises"], drawing.is_trained(found[0]))):
+        chosen = [row for row in rows if row["task"] == name]
+        for i, (noise, is_trained) in enumerate(zip(chosen[0]["noises"], drawing.is_trained(chosen[0]))):
             mark = "" if is_trained else ", beyond training"
             lines.append(
                 [
                     f"{name}, noise {noise:.3g}{mark}",
-                    with_interval([row["noise_in"][i] for row in found]),
-                    *(with_interval([row["noise_out"][each][i] for row in found]) for each in ("recurrent", *FORMS)),
-                    *(with_interval([row["nrmse"][form][i] for row in found], scale=100) for form in FORMS),
+                    with_interval([row["noise_in"][i] for row in chosen]),
+                    *(
+                        with_interval([row["noise_out"][network][i] for row in chosen])
+                        for network in ("recurrent", *FORMS)
+                    ),
+                    *(with_interval([row["nrmse"][form][i] for row in chosen], scale=100) for form in FORMS),
                 ]
             )
-        floors = [with_interval([row["floor"][form] for row in found]) for form in FORMS]
+        floors = [with_interval([row["floor"][form] for row in chosen]) for form in FORMS]
         lines.append([f"{name}, no noise", "", "", *floors, "", ""])
     header = ["", "noise in (dB)", "left by recurrent (dB)", "two layers", "with sweeps"]
     return table([*header, "error (%): two layers", "with sweeps"], lines)

@@ -48,7 +48,7 @@ class Config:
     num_samples: int = 20_000
     num_test_samples: int = 2_000
     num_steps: int = 40_000
-    """Eight times those of `distill`, as 8 partitions and more still gain from them."""
+    """Optimizer steps: eight times those of `distill`, as 8 partitions and more still gain from them."""
     num_pairs: int = 400
     """Stimuli that keep two partitions active."""
 
@@ -77,7 +77,7 @@ def _measure(num_partitions: int, self_excitation: float, config: Config) -> dic
     network = partition_competition(num_partitions, size, inhibition=_INHIBITION, self_excitation=self_excitation)
 
     def sample(key: PRNGKeyArray) -> Array:
-        """Noise of any deviation up to the largest, so that stimuli without any are known too."""
+        """Noise of any deviation up to the largest, so that stimuli without noise are covered as well."""
         drive_key, deviation_key, noise_key = jr.split(key, 3)
         drive = jnp.repeat(jr.uniform(drive_key, (num_partitions,)), size)
         deviation = jr.uniform(deviation_key, maxval=config.stimulus_noise)
@@ -98,7 +98,9 @@ def _measure(num_partitions: int, self_excitation: float, config: Config) -> dic
         test, two_active = steady[num_kept:], num_random + np.flatnonzero(is_steady[num_random:])
         training = {"num_steps": config.num_steps, "sample_stimulus": sample, "key": seed_key}
         fitted = fit_both(network, pairs.take(steady[:num_kept]), **training)
-        drive, target = (np.asarray(partition_means(each, num_partitions, size)) for each in (stimuli, pairs.rates))
+        drive, target = (
+            np.asarray(partition_means(activity, num_partitions, size)) for activity in (stimuli, pairs.rates)
+        )
         result = {
             "share_lost": 1 - is_steady.mean(),
             "gain_recurrent": _gain(drive[two_active], target[two_active]) if is_soft else None,
@@ -120,7 +122,7 @@ def _measure(num_partitions: int, self_excitation: float, config: Config) -> dic
 
     def over_seeds(values: list) -> object:
         if isinstance(values[0], dict):
-            return {name: over_seeds([each[name] for each in values]) for name in values[0]}
+            return {name: over_seeds([value[name] for value in values]) for name in values[0]}
         return values
 
     return {
@@ -149,7 +151,7 @@ def _two_active(num_partitions: int, self_excitation: float, size: int) -> Sampl
 def _gain(drive: np.ndarray, rates: np.ndarray) -> float:
     """The slope of the difference of the two rates by that of the two largest stimuli, by least squares through 0."""
     order = np.argsort(drive, axis=1)[:, -2:]
-    apart, response = (np.diff(np.take_along_axis(each, order, axis=1))[:, 0] for each in (drive, rates))
+    apart, response = (np.diff(np.take_along_axis(activity, order, axis=1))[:, 0] for activity in (drive, rates))
     return float(apart @ response / (apart @ apart))
 
 
@@ -164,11 +166,11 @@ def verdict(rows: list[dict]) -> str:
         def worst(name: str) -> float:
             return min(spread(row[form][name]).mean for row in rows)
 
-        found = [spread(row[form]["gain"]).mean * (1 - row["self_excitation"]) for row in soft]
+        gains = [spread(row[form]["gain"]).mean * (1 - row["self_excitation"]) for row in soft]
         return (
             f"the winner in {better('agreement')} of {len(rows)} settings (at worst {worst('agreement'):.1%} right), "
-            f"all active partitions in {better('set_agreement')} ({worst('set_agreement'):.0%}), and {min(found):.0%} "
-            f"to {max(found):.0%} of the gain of contrast"
+            f"all active partitions in {better('set_agreement')} ({worst('set_agreement'):.0%}), and {min(gains):.0%} "
+            f"to {max(gains):.0%} of the gain of contrast"
         )
 
     def holds(form: str) -> bool:
@@ -186,7 +188,7 @@ def describe(rows: list[dict]) -> str:
     """One line for each number of partitions and each self-excitation."""
 
     def cells(row: dict, name: str, scale: float = 100, form: str = ".1f", largest: float = np.inf) -> list[str]:
-        values = [row[each][name] for each in FORMS]
+        values = [row[kind][name] for kind in FORMS]
         return ["-" if value[0] is None else with_interval(value, form, scale, largest) for value in values]
 
     lines = [

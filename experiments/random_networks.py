@@ -41,9 +41,9 @@ class Config:
     sizes: tuple[int, ...] = (8, 32, 128)
     gains: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2)
     costs: tuple[float, ...] = (3.0, 4.0, 6.0, 8.0, 10.0, 32.0)
-    """Two layers of each cost are compared with sweeps that cost no more; 8 is that of the usual width, 4 N."""
+    """Two layers of each cost are compared with sweeps that cost no more; 8 is the cost of the usual width, 4 N."""
     most_products: int = 131_072
-    """Of a pass; those that cost more are left out."""
+    """The most products of a pass; passes that cost more are left out."""
     num_samples: int = 10_000
     num_test_samples: int = 1_000
     num_steps: int = 2_000
@@ -63,13 +63,15 @@ class Config:
 
 
 def run(config: Config, compute: Compute = serially) -> Iterator[dict]:
-    """One row a size and gain, with the errors of both forms by cost."""
+    """One row per size and gain, with the errors of both forms by cost."""
     return compute(functools.partial(_measure, *case, config) for case in itertools.product(config.sizes, config.gains))
 
 
 def _measure(size: int, gain: float, config: Config) -> dict:
-    costs = [each for each in config.costs if each * size**2 <= config.most_products]
-    found = {form: {"width": [], "num_sweeps": [], "nrmse": np.empty((len(costs), config.num_seeds))} for form in FORMS}
+    costs = [candidate for candidate in config.costs if candidate * size**2 <= config.most_products]
+    results = {
+        form: {"width": [], "num_sweeps": [], "nrmse": np.empty((len(costs), config.num_seeds))} for form in FORMS
+    }
     lost = []
     for index in range(config.num_seeds):
         key = jr.fold_in(key_for(jr.key(config.seed), f"network of {size}"), index)
@@ -83,13 +85,13 @@ def _measure(size: int, gain: float, config: Config) -> dict:
         for row, cost in enumerate(costs):
             for form, trained in zip(FORMS, trainer.best_of_its_cost(round(cost * size / 2)), strict=True):
                 error = accuracy(predict(trained.approximator, test.stimuli), test.rates).nrmse
-                found[form]["nrmse"][row, index] = error
+                results[form]["nrmse"][row, index] = error
                 if index == 0:
-                    found[form]["width"].append(trained.attempt.width)
-                    found[form]["num_sweeps"].append(trained.attempt.num_sweeps)
-    for each in found.values():
-        each["nrmse"] = np.round(each["nrmse"], 6)
-    return {"size": size, "gain": gain, "share_lost": lost, "costs": costs, **found}
+                    results[form]["width"].append(trained.attempt.width)
+                    results[form]["num_sweeps"].append(trained.attempt.num_sweeps)
+    for result in results.values():
+        result["nrmse"] = np.round(result["nrmse"], 6)
+    return {"size": size, "gain": gain, "share_lost": lost, "costs": costs, **results}
 
 
 def _scaled(network: RecurrentNetwork, gain: float) -> RecurrentNetwork:
@@ -98,21 +100,21 @@ def _scaled(network: RecurrentNetwork, gain: float) -> RecurrentNetwork:
 
 
 def _solve(network: RecurrentNetwork, number: int, key: PRNGKeyArray) -> tuple[Pairs, float]:
-    """That many pairs, or about, from as many draws as it takes; and the share of stimuli without a steady state."""
-    found: list[Pairs] = []
-    while sum(map(len, found)) < number and len(found) < _MOST_DRAWN:
-        batch_key = jr.fold_in(key_for(key, "stimuli"), len(found))
+    """About that many pairs, from as many draws as it takes, and the share of stimuli without a steady state."""
+    batches: list[Pairs] = []
+    while sum(map(len, batches)) < number and len(batches) < _MOST_DRAWN:
+        batch_key = jr.fold_in(key_for(key, "stimuli"), len(batches))
         stimuli = sample_stimuli(gaussian_stimuli(network.state_size), number, key=batch_key)
-        found.append(solve_pairs(network, stimuli))
-    share_lost = 1 - sum(map(len, found)) / (number * len(found))
+        batches.append(solve_pairs(network, stimuli))
+    share_lost = 1 - sum(map(len, batches)) / (number * len(batches))
     stimuli, states, rates = (
-        jnp.concatenate([getattr(each, name) for each in found])[:number] for name in ("stimuli", "states", "rates")
+        jnp.concatenate([getattr(batch, name) for batch in batches])[:number] for name in ("stimuli", "states", "rates")
     )
-    return Pairs(stimuli, states, rates, found[0].status_counts), share_lost
+    return Pairs(stimuli, states, rates, batches[0].status_counts), share_lost
 
 
 def verdict(rows: list[dict]) -> str:
-    """Up to which gain each form stays below the targets at the cost of the usual width, and what it misses."""
+    """Up to which gain each form meets the targets at the cost of the usual width, and its worst errors."""
     stable, beyond = ([row for row in rows if (row["gain"] < 1) == is_stable] for is_stable in (True, False))
 
     def worst(form: str, among: list[dict]) -> float:
@@ -126,7 +128,7 @@ def verdict(rows: list[dict]) -> str:
     def say(form: str) -> str:
         most = f"at most {worst(form, stable):.1%} off up to gain {max(row['gain'] for row in stable):g}"
         most += f" and {worst(form, beyond):.0%} beyond gain 1" if beyond else ""
-        return ", ".join([*(within(form, each) for each in TARGETS), most])
+        return ", ".join([*(within(form, target) for target in TARGETS), most])
 
     holds = [form for form in FORMS if worst(form, stable) <= max(TARGETS)]
     word = "Holds" if TWO_LAYERS in holds else "Holds with sweeps" if WITH_SWEEPS in holds else "Holds in part"
@@ -157,10 +159,10 @@ def describe(rows: list[dict]) -> str:
     """Errors by size and gain at the cost of the usual width, and the width and the sweeps that were needed."""
 
     def words(row: dict, form: str, target: float) -> str:
-        found = needed(row, form, target)
+        index = needed(row, form, target)
         unit, name = (" N", "width") if form == TWO_LAYERS else ("", "num_sweeps")
-        values = [each / (row["size"] if form == TWO_LAYERS else 1) for each in row[form][name]]
-        return f"> {max(values):g}{unit}" if found is None else f"{values[found]:g}{unit}"
+        values = [value / (row["size"] if form == TWO_LAYERS else 1) for value in row[form][name]]
+        return f"> {max(values):g}{unit}" if index is None else f"{values[index]:g}{unit}"
 
     lines = [
         [

@@ -19,15 +19,15 @@ _PAGES = (
     "benchmarks/README.md",
 )
 _FOLDERS = ("experiments", "benchmarks")
-_UNITS, _BATCH, _WIDTH = 128, 256, 4  # of the table of results; the width is in hidden units a unit
+_UNITS, _BATCH, _WIDTH = 128, 256, 4  # of the table of results; the width is in hidden units per unit
 
 
 def with_tables(text: str) -> str:
-    """The text with what stands between a mark and `<!-- end -->` made anew from the records.
+    """The text in which everything between a mark and `<!-- end -->` is regenerated from the records.
 
-    `<!-- table: NAME -->` is what the script prints, `<!-- summary: NAME -->` a short table that it makes of the same,
-    `<!-- verdict: NAME -->` what it says of its claim, and `<!-- verdicts -->` the table of all verdicts.
-    `<!-- results: rollout_vs_forward -->` is the shortest table of all, for the first page.
+    `<!-- table: NAME -->` gets what the script prints, `<!-- summary: NAME -->` its short table of the same rows,
+    `<!-- verdict: NAME -->` its verdict on its claim, and `<!-- verdicts -->` the table of all verdicts.
+    `<!-- results: rollout_vs_forward -->` gets the shortest table of all, for the first page.
     """
     for mark, write in _WRITERS.items():
         pattern = rf"(<!-- {mark}: (\w+) -->\n).*?<!-- end -->"
@@ -39,11 +39,11 @@ _END = "\n<!-- end -->"
 
 
 def _has_record(name: str) -> bool:
-    return any((_ROOT / each / "results" / f"{name}.json").is_file() for each in _FOLDERS)
+    return any((_ROOT / folder / "results" / f"{name}.json").is_file() for folder in _FOLDERS)
 
 
 def _script_and_record(name: str) -> tuple[ModuleType, dict]:
-    folder = next(each for each in _FOLDERS if (_ROOT / each / f"{name}.py").is_file())
+    folder = next(candidate for candidate in _FOLDERS if (_ROOT / candidate / f"{name}.py").is_file())
     record = json.loads((_ROOT / folder / "results" / f"{name}.json").read_text())
     return importlib.import_module(f"{folder}.{name}"), record
 
@@ -103,7 +103,7 @@ def _results(name: str) -> str:
 
 
 def _verdicts() -> str:
-    """One line for each claim whose record is there."""
+    """One line for each claim that has a record."""
     lines = ["| experiment | claim | verdict |", "|---|---|---|"]
     for name in NAMES:
         if _has_record(name):
@@ -116,7 +116,7 @@ _WRITERS = {"table": _table, "summary": _summary, "verdict": _verdict, "results"
 
 
 def main() -> None:
-    """Write the pages, or with `--check` exit with 1 if their tables are not those of the records."""
+    """Write the pages, or with `--check` exit with 1 if their tables differ from the records."""
     for name in _PAGES:
         path = _ROOT / name
         text = path.read_text()

@@ -63,9 +63,9 @@ class Config:
 
 
 def run(config: Config) -> Iterator[dict]:
-    """One row a size, at the standard distance; then one a distance, at the standard size."""
+    """One row per size, at the standard distance; then one per distance, at the standard size."""
     cells = [(size, config.distance) for size in config.sizes]
-    cells += [(config.size, each) for each in config.distances if (config.size, each) not in cells]
+    cells += [(config.size, candidate) for candidate in config.distances if (config.size, candidate) not in cells]
     for size, distance in cells:
         results = [_measure(size, distance, index, config) for index in range(config.num_seeds)]
         yield {
@@ -96,10 +96,10 @@ def _measure(size: int, distance: float, index: int, config: Config) -> dict:
     operations["pass"] = np.full(len(stimuli), _operations(_answer, approximator, stimuli[0]))
     residuals = {name: max(float(answer.residual) for answer in answers[name]) for name in _EVALUATIONS}
     return {
-        "steps": {name: _quantiles(each) for name, each in steps.items()},
-        "operations": {name: _quantiles(each) for name, each in operations.items()},
-        "seconds_over_stimuli": {name: _quantiles(each) for name, each in over_stimuli.items()},
-        "seconds_over_repeats": {name: _quantiles(each) for name, each in over_repeats.items()},
+        "steps": {name: _quantiles(values) for name, values in steps.items()},
+        "operations": {name: _quantiles(values) for name, values in operations.items()},
+        "seconds_over_stimuli": {name: _quantiles(values) for name, values in over_stimuli.items()},
+        "seconds_over_repeats": {name: _quantiles(values) for name, values in over_repeats.items()},
         "compile_seconds": compile_seconds,
         "largest_residual": residuals,
         "histogram": _histogram(steps),
@@ -107,7 +107,7 @@ def _measure(size: int, distance: float, index: int, config: Config) -> dict:
 
 
 def _network(size: int, distance: float, key: Array) -> RecurrentNetwork:
-    """Lognormal weights of that distance. No part of a non-negative network is closer to instability than the whole."""
+    """Lognormal weights at that distance to instability; no part of a non-negative network is closer than the whole."""
     weights = np.exp(_SPREAD_OF_WEIGHTS * np.asarray(jr.normal(key_for(key, "weights"), (size, size)), np.float64))
     radius = np.abs(np.linalg.eigvals(weights)).max()
     return threshold_linear(jnp.asarray((1 - distance) / radius * weights, float))
@@ -124,8 +124,8 @@ class _Found(NamedTuple):
 @eqx.filter_jit
 def _search(network: RecurrentNetwork, solver: AbstractSteadyStateSolver, stimulus: Array) -> _Found:
     start = jnp.zeros(network.state_size, network.dtype)
-    found = solver.search(network, stimulus, start, tolerance=_TOLERANCE, max_steps=_MAX_STEPS)
-    return _Found(found.state, found.num_steps, residual(network, found.state, stimulus))
+    candidate = solver.search(network, stimulus, start, tolerance=_TOLERANCE, max_steps=_MAX_STEPS)
+    return _Found(candidate.state, candidate.num_steps, residual(network, candidate.state, stimulus))
 
 
 @eqx.filter_jit
@@ -139,7 +139,7 @@ def _velocity(network: RecurrentNetwork, stimulus: Array) -> Array:
 
 
 def _operations(function: Callable, *arguments: object) -> int:
-    """As the compiler counts them; a program with a loop would be counted wrong, and is refused."""
+    """Operations as the compiler counts them; a program with a loop would be miscounted, and is refused."""
     compiled = function.lower(*arguments).compile().compiled
     if " while(" in compiled.as_text():
         msg = "The program has a loop, whose body the compiler counts once. Expected one without, got one with."
@@ -148,14 +148,14 @@ def _operations(function: Callable, *arguments: object) -> int:
 
 
 def _time_in_turns(calls: dict[str, Callable], stimuli: list[Array]) -> tuple[dict[str, np.ndarray], dict[str, list]]:
-    """Seconds and results, one a stimulus: all methods take turns, so that a busy machine slows all of them."""
+    """Seconds and results, one per stimulus: all methods take turns, so that a busy machine slows all of them."""
     seconds, answers = {name: [] for name in calls}, {name: [] for name in calls}
     for stimulus in stimuli:
         for name, call in calls.items():
             answer, taken = timed(functools.partial(call, stimulus))
             seconds[name].append(taken)
             answers[name].append(answer)
-    return {name: np.array(each) for name, each in seconds.items()}, answers
+    return {name: np.array(values) for name, values in seconds.items()}, answers
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
@@ -165,17 +165,17 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 def _histogram(steps: dict[str, np.ndarray]) -> dict[str, list]:
     """Shares of stimuli by steps, in bins of even width in logarithms."""
     edges = np.geomspace(1, _MAX_STEPS, _NUM_BINS + 1)
-    shares = {name: np.histogram(each, edges)[0] / len(each) for name, each in steps.items()}
+    shares = {name: np.histogram(counts, edges)[0] / len(counts) for name, counts in steps.items()}
     return {"edges": np.round(edges, 3), **shares}
 
 
 def _values(rows: list[dict], measure: str, method: str, quantile: str = "p50") -> np.ndarray:
-    """One row a row, one column a seed."""
+    """One row for each row of the record, one column for each seed."""
     return np.array([[seed[method][quantile] for seed in row[measure]] for row in rows])
 
 
 def _exponents(rows: list[dict], by: str, method: str) -> str:
-    """Of the operations, at the median stimulus, by the size or by one over the distance."""
+    """Growth exponents of the operations at the median stimulus, by the size or by one over the distance."""
     sizes = np.array([row[by] for row in rows], float)
     exponent = growth_exponent(sizes if by == "size" else 1 / sizes, _values(rows, "operations", method))
     mean, low, high = np.round(exponent, 2) + 0.0  # never -0
@@ -183,11 +183,11 @@ def _exponents(rows: list[dict], by: str, method: str) -> str:
 
 
 def _by(rows: list[dict], by: str) -> list[dict]:
-    """The rows along which only that changes."""
-    other = "distance" if by == "size" else "size"
-    values = [row[other] for row in rows]
+    """The rows in which only this quantity varies."""
+    fixed = "distance" if by == "size" else "size"
+    values = [row[fixed] for row in rows]
     common = max(set(values), key=values.count)
-    return sorted((row for row in rows if row[other] == common), key=lambda row: row[by])
+    return sorted((row for row in rows if row[fixed] == common), key=lambda row: row[by])
 
 
 def verdict(rows: list[dict]) -> str:
@@ -207,26 +207,26 @@ def verdict(rows: list[dict]) -> str:
 
 
 def describe(rows: list[dict]) -> str:
-    """One line a size or distance, and the exponents of growth."""
+    """One line per size or distance, and the growth exponents."""
     header = ["", *(f"{name}: {what}" for name in METHODS for what in ("operations, p50", "microseconds", "p99/p50"))]
     header += ["rollout steps, p1 to p99", "largest residual", "seconds to compile"]
     lines = []
     for row in rows:
         line = [f"{row['size']} units, distance {row['distance']:g}"]
         for name in METHODS:
-            seconds, tail = (_values([row], "seconds_over_stimuli", name, each)[0] for each in ("p50", "p99"))
-            repeats = [_values([row], "seconds_over_repeats", name, each)[0] for each in ("p50", "p99")]
+            seconds, tail = (_values([row], "seconds_over_stimuli", name, quantile)[0] for quantile in ("p50", "p99"))
+            repeats = [_values([row], "seconds_over_repeats", name, quantile)[0] for quantile in ("p50", "p99")]
             ratios = f"{np.median(tail / seconds):.1f} ({np.median(repeats[1] / repeats[0]):.1f})"
             operations = f"{spread(_values([row], 'operations', name)[0]).mean:.3g}"
             line += [operations, with_interval(seconds, ".0f", 1e6), ratios]
-        low, high = (spread(_values([row], "steps", "rollout", each)[0]).mean for each in ("p1", "p99"))
+        low, high = (spread(_values([row], "steps", "rollout", quantile)[0]).mean for quantile in ("p1", "p99"))
         worst = max(max(seed.values()) for seed in row["largest_residual"])
         compiled = max(max(seed.values()) for seed in row["compile_seconds"])
         lines.append([*line, f"{low:.0f} to {high:.0f}", f"{worst:.1g}", f"{compiled:.1f}"])
     exponents = [
         [
             f"exponent by {'size' if by == 'size' else '1 / distance'}",
-            *(each for name in METHODS for each in (_exponents(_by(rows, by), by, name), "", "")),
+            *(cell for name in METHODS for cell in (_exponents(_by(rows, by), by, name), "", "")),
             "",
             "",
             "",

@@ -85,13 +85,13 @@ def split_name(path: str | Path) -> tuple[Path, str | None]:
 
 
 def _choose(arrays: Mapping[str, np.ndarray], wanted: str | None, name: str, path: Path) -> np.ndarray:
-    found = ", ".join(sorted(arrays)) or "none"
+    names = ", ".join(sorted(arrays)) or "none"
     if wanted is not None:
         if wanted not in arrays:
-            raise fail(name, f"names an array that is not in {path}", f"one of: {found}", wanted)
+            raise fail(name, f"names an array that is not in {path}", f"one of: {names}", wanted)
         return arrays[wanted]
     if len(arrays) != 1:
-        raise fail(name, f"does not say which array of {path} is meant", f"{path}:NAME with one of: {found}", f"{path}")
+        raise fail(name, f"does not say which array of {path} is meant", f"{path}:NAME with one of: {names}", f"{path}")
     return next(iter(arrays.values()))
 
 
@@ -135,7 +135,7 @@ def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, lis
         header, *rows = csv.reader(lines, delimiter=delimiter or " ", skipinitialspace=True)
     except (ValueError, csv.Error) as error:
         raise fail(name, "cannot be read", f"a valid {path.suffix} file", f"{path}: {error}") from error
-    header = [each.strip() for each in header]
+    header = [entry.strip() for entry in header]
     for column in columns:
         if column not in header:
             raise fail(name, f"lacks the column {column!r}", f"a table with the columns {', '.join(columns)}", header)
@@ -152,7 +152,7 @@ def _read_lines(path: Path) -> tuple[list[str], str | None]:
     lines = [line for line in lines if line]
     if not lines:
         raise ValueError("it is empty")
-    return lines, next((each for each in ";\t," if any(each in line for line in lines)), None)
+    return lines, next((delimiter for delimiter in ";\t," if any(delimiter in line for line in lines)), None)
 
 
 def _read_text(path: Path) -> dict[str, np.ndarray]:
@@ -305,8 +305,8 @@ def _columns(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if array.ndim == 0 or len(array) != num_rows or array.dtype.kind not in "fiubc":
             continue
         parts = {name: array.real, f"{name}_imaginary": array.imag} if array.dtype.kind == "c" else {name: array}
-        for part, values in parts.items():
-            columns |= {part: values} if values.ndim == 1 else {f"{part}_{i}": each for i, each in enumerate(values.T)}
+        for part, value in parts.items():
+            columns |= {part: value} if value.ndim == 1 else {f"{part}_{i}": column for i, column in enumerate(value.T)}
     return columns
 
 

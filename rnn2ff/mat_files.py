@@ -52,9 +52,9 @@ def _before_73(content: bytes) -> dict[str, np.ndarray]:
         if element.kind == _COMPRESSED:
             element = _uncompressed(element.content, order)
         if element.kind == _MATRIX:
-            name, found = _array(element.content, order)
+            name, fields = _array(element.content, order)
             if name:  # those without a name are internal to MATLAB
-                arrays |= {f"{name}{field}": array for field, array in found.items()}
+                arrays |= {f"{name}{field}": array for field, array in fields.items()}
     return arrays
 
 
@@ -144,13 +144,13 @@ def _fields(parts: Iterator[_Element], order: str) -> dict[str, np.ndarray]:
     length, names = int(_numbers(_next(parts), order)[0]), bytes(_next(parts).content)
     if length <= 0:
         raise ValueError("it has fields without names")
-    found = {}
+    arrays = {}
     for start in range(0, len(names), length):
         field = names[start : start + length].partition(b"\0")[0].decode()
         element = _next(parts)
         inner = _array(element.content, order)[1] if element.kind == _MATRIX else {"": _TEXT}
-        found |= {f".{field}{name}": array for name, array in inner.items()}
-    return found
+        arrays |= {f".{field}{name}": array for name, array in inner.items()}
+    return arrays
 
 
 def _by_columns(rows: np.ndarray, begins: np.ndarray, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -229,14 +229,14 @@ def _nodes(name: str, node: object) -> dict[str, np.ndarray]:
     if "MATLAB_sparse" in node.attrs:
         begins = np.asarray(node["jc"])
         parts = (node["data"], node["ir"]) if "data" in node else ([], [])  # a matrix of zeros has none
-        values, rows = (np.asarray(each) for each in parts)
+        values, rows = (np.asarray(part) for part in parts)
         shape = (int(node.attrs["MATLAB_sparse"]), len(begins) - 1)
         return {name: _by_columns(rows.astype(int), begins, values, shape)}
     if hasattr(node, "keys"):
-        found = {}
+        arrays = {}
         for field, inner in node.items():
-            found |= {} if inner is None else _nodes(f"{name}.{field}", inner)
-        return found
+            arrays |= {} if inner is None else _nodes(f"{name}.{field}", inner)
+        return arrays
     is_empty = "MATLAB_empty" in node.attrs  # then the data are its shape
     holds_numbers = node.dtype.kind in "fiub" and node.attrs.get("MATLAB_class", b"double") not in (b"char", b"cell")
     return {name: np.asarray(node).T} if holds_numbers and not is_empty else {}

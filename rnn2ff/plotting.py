@@ -220,8 +220,8 @@ def plot_phase_plane(
         trajectories: each with one state a row, in the order of time.
         num_arrows: along each axis; all have the same length and show only the direction.
     """
-    first, second, velocities = (np.asarray(each) for each in (first, second, velocities))
-    columns, rows = (np.linspace(0, len(each) - 1, num_arrows + 2)[1:-1].astype(int) for each in (first, second))
+    first, second, velocities = (np.asarray(array) for array in (first, second, velocities))
+    columns, rows = (np.linspace(0, len(grid) - 1, num_arrows + 2)[1:-1].astype(int) for grid in (first, second))
     arrows = velocities[np.ix_(rows, columns)]
     # Of one length on paper: the axes may have different units.
     arrows = arrows / np.array([np.ptp(first), np.ptp(second)])
@@ -251,7 +251,7 @@ def plot_in_principal_components(
         trajectories: each with one state a row, in the order of time.
     """
     states = np.asarray(states, float)
-    everything = np.concatenate([states, *(np.asarray(each, float) for each in trajectories)])
+    everything = np.concatenate([states, *(np.asarray(motion, float) for motion in trajectories)])
     mean = everything.mean(axis=0)
     _, sizes, directions = np.linalg.svd(everything - mean, full_matrices=False)
     if len(directions) < 2:  # a single point spreads nowhere

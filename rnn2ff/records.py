@@ -156,7 +156,7 @@ def names_of_fields(result: object) -> list[str]:
 
 def is_shown(*arrays: object) -> bool:
     """Whether all are arrays of known values, which can be printed, not placeholders, as inside `jit`."""
-    return all(isinstance(each, np.ndarray) or (hasattr(each, "devices") and is_known(each)) for each in arrays)
+    return all(isinstance(array, np.ndarray) or (hasattr(array, "devices") and is_known(array)) for array in arrays)
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------

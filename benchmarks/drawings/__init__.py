@@ -1,1 +1,1 @@
-"""How each benchmark is drawn from its record, without JAX: one module a benchmark, `draw(record)` in each."""
+"""How each benchmark is drawn from its record, without JAX: one module per benchmark, `draw(record)` in each."""

@@ -80,7 +80,7 @@ def _plane(axis: "Axes", rows: list[dict], *, first: bool) -> None:
     blue, green, orange = COLORS["recurrent"], COLORS["third"], COLORS["feed-forward"]
     for name, (style, at) in _INTEGRATORS.items():
         chosen = [row for row in rows if row["kind"] == "rollout" and row["method"] == name]
-        # Those with other steps than a tenth of the tolerance stand apart.
+        # Rollouts whose step tolerance is not a tenth of their own are drawn apart.
         rest = [row for row in chosen if row["step_tolerance"] > 0.11 * row["tolerance"]]
         points(rest, linestyle="", marker="o", markerfacecolor="white", color=blue)
         usual = [row for row in chosen if row not in rest]
@@ -151,7 +151,7 @@ def _of_sizes(rows: list[dict]) -> dict[int, tuple]:
 
 
 def _shares(axis: "Axes", rows: list[dict]) -> None:
-    """How much of a pass its two products take alone; above 1, the pass in tiles is faster than these in one."""
+    """The time of the two products alone over that of the pass; above 1, the pass in tiles is faster."""
     for size, color in _of_sizes(rows).items():
         points = {}
         for row in rows:
@@ -161,7 +161,7 @@ def _shares(axis: "Axes", rows: list[dict]) -> None:
     axis.axhline(1, color="black", linewidth=0.6)
     batches = sorted({row["batch_size"] for row in rows})
     axis.set_xscale("log")
-    axis.set_xticks(batches, [str(each) for each in batches])
+    axis.set_xticks(batches, [str(batch) for batch in batches])
     axis.minorticks_off()
     axis.set(xlabel="stimuli in a batch", ylabel="products alone / pass", title="share of the matrix products")
     axis.set_ylim(bottom=0)
@@ -169,7 +169,7 @@ def _shares(axis: "Axes", rows: list[dict]) -> None:
 
 
 def _break_even(axis: "Axes", rows: list[dict]) -> None:
-    """Queries after which a pass has paid for its making, against its error."""
+    """Queries after which a pass has paid for its training, against its error."""
     if not rows:
         return axis.set_axis_off()
     sizes = sorted({row["state_size"] for row in rows})

@@ -42,20 +42,20 @@ def draw(record: dict) -> "Figure":
             points = sorted((row["value"], row["microseconds"]) for row in chosen if row["method"] == name)
             if not points:
                 continue
-            values, times = [value for value, _ in points], [each[0] for _, each in points]
+            values, times = [value for value, _ in points], [quartiles[0] for _, quartiles in points]
             axis.plot(values, times, style, marker="o", markersize=2.5, color=COLORS[color], label=shown)
             if name in slopes and along in _WITH_SLOPES:
                 low, high = slopes[name]["interval"]
                 slope = f"{slopes[name]['exponent']:.1f} [{low:.1f}, {high:.1f}]"
                 place = {"xytext": (5, -7 if style == "--" else 0), "textcoords": "offset points", "va": "center"}
                 axis.annotate(slope, (values[-1], times[-1]), **place, fontsize=7, color=COLORS[color])
-            lower, upper = ([each[i] for _, each in points] for i in (1, 2))
+            lower, upper = ([quartiles[i] for _, quartiles in points] for i in (1, 2))
             axis.fill_between(values, lower, upper, color=COLORS[color], alpha=0.2, linewidth=0)
         axis.set(xscale="log", yscale="log", xlabel=label, ylabel="microseconds a stimulus", title=_TITLES[along])
         ticks = sorted({row["value"] for row in chosen})
         if len(ticks) > 6:
             ticks = ticks[::2]
-        axis.set_xticks(ticks, [f"{each:g}" for each in ticks])
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
         if along in _WITH_SLOPES:
             low, top = axis.get_xlim()

@@ -1,4 +1,4 @@
-"""Files of every kind that the library reads, changed and cut, and what reading them must never do."""
+"""Files of every kind that the library reads, changed and truncated, and what reading them must never do."""
 
 import itertools
 import json
@@ -27,8 +27,8 @@ from rnn2ff.files import read_array
 from rnn2ff.training import train
 
 IN_ONE_SENTENCE = re.compile(r"`[^`]+` .*Expected .*, got .*\.$", re.DOTALL)  # the form of every refusal
-_LONGEST_SECONDS = 10.0  # a file of some kilobytes that takes longer hangs
-_FREE_BYTES = 2**21  # of memory, that reading anything takes
+_LONGEST_SECONDS = 10.0  # reading a file of some kilobytes that takes longer counts as a hang
+_FREE_BYTES = 2**21  # of memory that reading any file may take
 _LARGEST_FULL = 3 * 2**31  # bytes: a sparse array is read as a full one of at most 2 GiB, which is then checked
 FORBIDDEN = ("pickle.find_class", "os.system", "subprocess.Popen", "socket.connect", "os.exec", "os.posix_spawn")
 _SIZE = 4
@@ -39,7 +39,7 @@ class Kind(NamedTuple):
 
     Attributes:
         path: of the file that is changed.
-        read: what a user calls; returns arrays and texts that can be compared.
+        read: reads it as a user does; returns arrays and texts that can be compared.
         is_sealed: whether the file holds a hash of its content, so that no change may be read as another content.
         free_bytes: of memory that reading it may take, beside twice the file.
     """
@@ -51,7 +51,7 @@ class Kind(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What reading a changed file led to: `refused`, `read`, or what is wrong with it."""
+    """The outcome of reading a changed file: `refused`, `read`, or a fault."""
 
     what: str
     detail: str = ""
@@ -156,7 +156,7 @@ def _program(path: Path) -> Kind:
 
 
 def _pairs(path: Path) -> Kind:
-    """A file of a data set, which is the folder that it lies in."""
+    """A file of a data set, which is the folder that contains the file."""
     network = _network()
     rnn2ff.store_steady_states(
         path.parent, network, _draw, num_samples=16, shard_size=8, description="Gaussian", key=jr.key(5)
@@ -195,7 +195,7 @@ KINDS = tuple(_MAKERS)
 
 
 def make_kinds(folder: Path, names: Sequence[str] = KINDS) -> dict[str, Kind]:
-    """One whole file of each kind, small, in a folder."""
+    """One small valid file of each kind, in a folder."""
     return {name: _MAKERS[name](folder / name) for name in names}
 
 
@@ -216,7 +216,7 @@ _LARGE = (b"1000000000000", b"999999999", b"-1", b"0", b"4294967296")
 
 
 def changed(whole: bytes, rng: np.random.Generator) -> bytes:
-    """The content of a file after one accident: cut, bytes changed, lost, doubled, or a number in it made enormous."""
+    """The content of a file after one accident: truncated, bytes changed, lost or doubled, or a number enlarged."""
     place, length = int(rng.integers(len(whole))), 1 + int(rng.geometric(0.1))
     accident = rng.integers(7)
     if accident == 0:
@@ -246,7 +246,7 @@ def changed(whole: bytes, rng: np.random.Generator) -> bytes:
 
 
 class _Watch:
-    """Notes what Python's audit hooks tell of code and network, while it is on. A hook cannot be taken away again."""
+    """Records Python's audit events of code and network while it is on. An audit hook cannot be removed."""
 
     is_on = False
     seen: tuple[str, ...] = ()
@@ -312,7 +312,7 @@ def attempt(kind: Kind, expected: object) -> Outcome:
                 outcome = Outcome("no sentence", repr(error))
         except _TooLongError:
             outcome = Outcome("hang")
-        except Exception as error:  # whatever it is, it is the finding
+        except Exception as error:  # any other error is a fault to report
             outcome = Outcome("another error", repr(error))
         else:
             if kind.is_sealed and not same(received, expected):
@@ -327,12 +327,12 @@ def same(one: object, other: object) -> bool:
     """Whether two results hold the same bytes."""
     leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
     return len(leaves) == len(others) and all(
-        np.asarray(each).tobytes() == np.asarray(every).tobytes() for each, every in zip(leaves, others)
+        np.asarray(leaf).tobytes() == np.asarray(other_leaf).tobytes() for leaf, other_leaf in zip(leaves, others)
     )
 
 
 def attack(num_files: int, seed: int, kinds: Sequence[str] = KINDS) -> list[dict]:
-    """Change files, one after the other kind by kind, and count what reading them leads to."""
+    """Change files of all kinds in turns, and count the outcomes of reading them."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = make_kinds(Path(folder), kinds)
         rows = {name: {"what": name, "counts": {}, "faults": []} for name in chosen}

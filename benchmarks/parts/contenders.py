@@ -1,6 +1,6 @@
-"""What is timed against each other: rollouts, solvers, feed-forward passes, and the products they cannot do without.
+"""The methods that are compared in time: rollouts, solvers, feed-forward passes, and the matrix products of a pass.
 
-Each is a pure function of a batch of stimuli, made so that it compiles for any device.
+Each is a pure function of a batch of stimuli, written so that it compiles for any device.
 """
 
 import functools
@@ -30,15 +30,15 @@ from rnn2ff.steady_state import (
 )
 
 TOLERANCE = 1e-5  # the residual that counts as rest
-_EVENT_SAFETY = 0.9  # the event fires a little below, so that a residual recomputed in float64 is below as well
-_MAX_TIME = 5000  # of the slowest time constant
+_EVENT_SAFETY = 0.9  # the event occurs a little below the tolerance, so that a residual in float64 is below as well
+_MAX_TIME = 5000  # in slowest time constants
 _MOST_STEPS = 4000
 PLANNED = "solve_steady_states, plan reused"
 
 INTEGRATORS = {"Tsit5": dfx.Tsit5(), "Heun": dfx.Heun(), "Kvaerno5": dfx.Kvaerno5()}
 SOLVERS = {"Rollout": Rollout, "RootFind": RootFind, "Anderson": Anderson, "ActiveSet": ActiveSet}
 # Entries that the matrices of all samples may have: a factorization, a proof of stability by products of matrices, or
-# (Heun) very many steps. Beyond, these methods get fewer samples than the batch has, which favors them.
+# (Heun) very many steps. Beyond this, these methods get fewer samples than the batch has, which favors them.
 _LARGEST_ENTRIES = {
     "Heun": 2**20,
     "Kvaerno5": 2**18,
@@ -57,11 +57,11 @@ class Contender(NamedTuple):
     Attributes:
         name: of the method.
         kind: "rollout", "solver", "pass", "runtime" for a pass in another program, or "floor".
-        function: from its arguments and a batch of stimuli to what it gives.
+        function: takes its arguments and a batch of stimuli, and returns what `gives` names.
         arguments: arrays, beside the stimuli.
         gives: "states", "rates", or "nothing" that can be compared.
-        about: further entries of its row, by which it is known.
-        largest_batch: more samples it does not get.
+        about: further entries of its row, which identify it.
+        largest_batch: the most samples that it is given.
         reason_left_out: why it is not timed, if it is not.
     """
 
@@ -75,7 +75,7 @@ class Contender(NamedTuple):
     reason_left_out: str = ""
 
     def compile(self, stimuli: jax.Array, num_devices: int = 1) -> Compiled:
-        """Compiled for these stimuli, which one device has, or all divide among them."""
+        """Compile it for these stimuli, which are on one device, or divided among all devices."""
         function = self.function if num_devices == 1 else over_devices(self.function, len(self.arguments))
         return compile_ahead(function, *self.arguments, stimuli)
 
@@ -85,7 +85,7 @@ def roll_out(
 ) -> Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     """vmap(diffrax, steps of adapted size, an event on the residual's max-norm): states, and numbers of steps.
 
-    The function it makes takes the residual at which it stops, the tolerance of the steps, and the stimuli.
+    The returned function takes the residual at which it stops, the tolerance of the steps, and the stimuli.
     """
     # A number, and no array: diffrax then checks it before anything is traced, and leaves no callback in the program.
     slowest = float(jnp.max(network.time_constants))
@@ -125,23 +125,23 @@ def rollouts(
         tolerances: residuals at which a rollout stops.
         step_shares: tolerances of the steps, as shares of that; the first for all.
     """
-    found = []
+    contenders = []
     for name in names:
         function = roll_out(network, INTEGRATORS[name], max_steps=_MOST_STEPS)
         for tolerance in tolerances:
             is_scanned = name == "Tsit5" and tolerance == min(tolerances)
             for share in step_shares if is_scanned else step_shares[:1]:
                 about = {"tolerance": tolerance, "step_tolerance": tolerance * share}
-                arguments = tuple(jnp.asarray(each, network.dtype) for each in about.values())
+                arguments = tuple(jnp.asarray(value, network.dtype) for value in about.values())
                 is_too_large = network.state_size > _LARGEST_SIZES.get(name, network.state_size)
                 reason = "takes minutes a call with so many units" if is_too_large else ""
                 largest = _largest_batch(name, network)
-                found.append(Contender(name, "rollout", function, arguments, "states", about, largest, reason))
-    return found
+                contenders.append(Contender(name, "rollout", function, arguments, "states", about, largest, reason))
+    return contenders
 
 
 def solvers(network: RecurrentNetwork, names: tuple[str, ...]) -> list[Contender]:
-    """Each solver of this library, verdict included."""
+    """Each solver of this library, verdicts included."""
     return [
         Contender(
             name,
@@ -155,8 +155,8 @@ def solvers(network: RecurrentNetwork, names: tuple[str, ...]) -> list[Contender
 
 
 def _solve(network: RecurrentNetwork, solver: AbstractSteadyStateSolver, stimuli: jax.Array) -> tuple:
-    found = jax.vmap(lambda stimulus: solve_steady_state(network, stimulus, solver, throw=False))(stimuli)
-    return found.state, found.num_steps
+    solution = jax.vmap(lambda stimulus: solve_steady_state(network, stimulus, solver, throw=False))(stimuli)
+    return solution.state, solution.num_steps
 
 
 def _largest_batch(name: str, network: RecurrentNetwork) -> int:
@@ -168,8 +168,8 @@ def solve_by_plan(network: RecurrentNetwork, plan: Plan) -> Callable[[np.ndarray
     """The entry point as a user calls it, on the host, with a plan that was made before."""
 
     def solve(stimuli):
-        found = solve_steady_states(network, stimuli, solver=plan, tolerance=TOLERANCE)
-        return found.state, found.num_steps
+        solution = solve_steady_states(network, stimuli, solver=plan, tolerance=TOLERANCE)
+        return solution.state, solution.num_steps
 
     return solve
 
@@ -187,7 +187,7 @@ def forward_pass(approximator: Approximator, about: dict, *, closes_over_weights
 
 
 def products(stimulus_size: int, width: int, rate_size: int) -> Contender:
-    """The two matrix products of a pass, in the layout that is fastest, and nothing else."""
+    """The two matrix products of a pass alone, in the fastest layout."""
     rng = np.random.default_rng(0)
     shapes = ((stimulus_size, width), (width, rate_size))
     weights = tuple(jnp.asarray(rng.normal(size=shape) / shape[0] ** 0.5, jnp.float32) for shape in shapes)

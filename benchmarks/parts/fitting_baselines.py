@@ -1,4 +1,4 @@
-"""What else a user would pick to predict rates from stimuli, beside the networks of this library.
+"""Other methods that a user might choose to predict rates from stimuli, besides the networks of this library.
 
 Each takes stimuli and rates to fit, fresh stimuli, and a width, and returns the rates it predicts for the fresh ones.
 """
@@ -12,7 +12,7 @@ from rnn2ff.training import fit_readout
 
 
 def perceptron(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, width: int) -> np.ndarray:
-    """Scikit-learn's two-layer network, which stops when its validation no longer gets better."""
+    """Scikit-learn's two-layer network, which stops when its validation score no longer improves."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPRegressor
     from sklearn.utils._testing import ignore_warnings
@@ -33,12 +33,12 @@ def random_features(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, w
 def linear_map(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, width: int) -> np.ndarray:
     """The best affine map."""
     del width
-    with_one = [np.c_[each, np.ones(len(each))] for each in (stimuli, fresh)]
+    with_one = [np.c_[array, np.ones(len(array))] for array in (stimuli, fresh)]
     return with_one[1] @ np.linalg.lstsq(with_one[0], rates, rcond=1e-6)[0]
 
 
 def nearest_neighbors(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, width: int) -> np.ndarray:
-    """The mean over the ten nearest, the nearer the more."""
+    """The mean over the ten nearest neighbors, weighted by one over the distance."""
     from sklearn.neighbors import KNeighborsRegressor
 
     del width

@@ -47,10 +47,10 @@ _MOST_SECONDS = 120.0
 
 def marks(rows: list[dict]) -> list[dict]:
     """The required and the measured value, and whether the mark is met."""
-    found = []
+    entries = []
 
     def add(target, what, required, received, is_met):
-        found.append({"target": target, "what": what, "mark": required, "received": received, "is_met": bool(is_met)})
+        entries.append({"target": target, "what": what, "mark": required, "received": received, "is_met": bool(is_met)})
 
     for (target, method), required in MARKS.items():
         nrmse = [100 * row["nrmse"] for row in rows if (row["target"], row["method"]) == (target, method)]
@@ -80,7 +80,7 @@ def marks(rows: list[dict]) -> list[dict]:
         add("all", "seconds of the slowest, data included", f"<= {_MOST_SECONDS:g}", slowest, slowest <= _MOST_SECONDS)
         dead = sum(row["num_dead_units"] for row in rows if row["method"] in (*OURS, STARTS))
         add("all", "dead output units", "<= 0", dead, dead == 0)
-    return found
+    return entries
 
 
 def describe(rows: list[dict]) -> str:
@@ -126,11 +126,11 @@ def _marks_table(found: list[dict]) -> str:
 
     lines = [
         [
-            f"{each['target']}: {each['what']}",
-            each["mark"],
-            short(each["received"]),
-            "met" if each["is_met"] else "NOT MET",
+            f"{mark['target']}: {mark['what']}",
+            mark["mark"],
+            short(mark["received"]),
+            "met" if mark["is_met"] else "NOT MET",
         ]
-        for each in found
+        for mark in found
     ]
     return table(["mark", "required", "measured", ""], lines)

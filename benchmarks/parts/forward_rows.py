@@ -39,8 +39,8 @@ class Setting(NamedTuple):
         problem: the network and the stimuli.
         states: the exact steady states of the first stimuli.
         passes: the approximators.
-        step_shares: tolerances of the steps of rollouts, as shares of that at which they stop.
-        plan: how to solve, made before; None where solvers do not take part.
+        step_shares: tolerances of the steps of rollouts, as shares of the residual at which they stop.
+        plan: of the solver, made before; None where no solvers are timed.
     """
 
     problem: Problem
@@ -51,24 +51,26 @@ class Setting(NamedTuple):
 
     @property
     def where(self) -> dict:
-        """By which rows of this setting are known."""
+        """The entries that identify rows of this setting."""
         size = self.problem.network.state_size
         return {"problem": self.problem.name, "state_size": size, "num_threads": num_threads()}
 
     @property
     def marked(self) -> Pass:
-        """The two layers that other programs run too."""
+        """The two layers that have marks, and that other programs run as well."""
         wanted = _MARKED_WIDTH * self.problem.network.state_size
-        alone = [each for each in self.passes if each.num_sweeps == 0]
-        return min(alone, key=lambda each: abs(each.approximator.width - wanted))
+        alone = [timed_pass for timed_pass in self.passes if timed_pass.num_sweeps == 0]
+        return min(alone, key=lambda timed_pass: abs(timed_pass.approximator.width - wanted))
 
     def with_few_passes(self) -> "Setting":
-        """With the marked pass, and the one with most sweeps."""
-        return self._replace(passes=[self.marked, *[each for each in self.passes if each.num_sweeps][-1:]])
+        """The setting with two passes: the marked one, and the one with most sweeps."""
+        return self._replace(
+            passes=[self.marked, *[timed_pass for timed_pass in self.passes if timed_pass.num_sweeps][-1:]]
+        )
 
 
 class _Entry(NamedTuple):
-    """One of those that take turns: how it is called with stimuli, with which, what it gives, and its row so far."""
+    """A call that is timed in turns: the function, its stimuli, what it returns, and its row so far."""
 
     call: Callable
     stimuli: jax.Array | np.ndarray
@@ -80,62 +82,62 @@ class _Entry(NamedTuple):
 
 
 def time_batch(setting: Setting, batch_size: int, config: Config, *, with_solvers: bool) -> list[dict]:
-    """One row a contender; rollouts and solvers are among them or not."""
+    """One row per contender, with or without rollouts and solvers."""
     network = setting.problem.network
-    found = _passes_and_products(setting, batch_size)
+    entrants = _passes_and_products(setting, batch_size)
     if with_solvers:
-        found += contenders.rollouts(network, config.integrators, config.tolerances, setting.step_shares)
-        found += contenders.solvers(network, config.solvers)
-    entries, left_out = _prepare(setting, batch_size, found, with_solvers)
-    judged = [_judge(each, setting) for each in entries]
-    calls = {i: functools.partial(each.call, each.stimuli) for i, each in enumerate(entries)}
+        entrants += contenders.rollouts(network, config.integrators, config.tolerances, setting.step_shares)
+        entrants += contenders.solvers(network, config.solvers)
+    entries, left_out = _prepare(setting, batch_size, entrants, with_solvers)
+    judged = [_judge(entry, setting) for entry in entries]
+    calls = {i: functools.partial(entry.call, entry.stimuli) for i, entry in enumerate(entries)}
     seconds = method.time_in_turns(
         calls, num_rounds=config.num_rounds, budget_seconds=config.budget_seconds, are_warm=True
     )
     where, rows = setting.where | {"batch_size": batch_size}, []
-    for i, each in enumerate(entries):
+    for i, entry in enumerate(entries):
         taken, num_rounds = seconds[i]
-        num_samples = len(each.stimuli)
-        row = where | each.row | judged[i] | {"num_samples": num_samples, "num_rounds": num_rounds}
+        num_samples = len(entry.stimuli)
+        row = where | entry.row | judged[i] | {"num_samples": num_samples, "num_rounds": num_rounds}
         rows.append(row | {"microseconds": [1e6 * value / num_samples for value in taken]})
     floors = {row["width"]: row["microseconds"][0] for row in rows if row["kind"] == "floor"}
     for row in rows:
         if row["kind"] in ("pass", "runtime") and row["num_sweeps"] == 0 and row["width"] in floors:
             row["gemm_share"] = floors[row["width"]] / row["microseconds"][0]
-    return rows + [where | each for each in left_out]
+    return rows + [where | omitted for omitted in left_out]
 
 
 def _passes_and_products(setting: Setting, batch_size: int) -> list[Contender]:
     network = setting.problem.network
     passes = [
-        contenders.forward_pass(each.approximator, each.about, closes_over_weights=batch_size == 1)
-        for each in setting.passes
+        contenders.forward_pass(timed_pass.approximator, timed_pass.about, closes_over_weights=batch_size == 1)
+        for timed_pass in setting.passes
     ]
-    widths = sorted({each.approximator.width for each in setting.passes if each.num_sweeps == 0})
-    return passes + [contenders.products(network.stimulus_size, each, network.state_size) for each in widths]
+    widths = sorted({timed_pass.approximator.width for timed_pass in setting.passes if timed_pass.num_sweeps == 0})
+    return passes + [contenders.products(network.stimulus_size, width, network.state_size) for width in widths]
 
 
 def _prepare(
     setting: Setting, batch_size: int, found: list[Contender], has_plan: bool
 ) -> tuple[list[_Entry], list[dict]]:
-    """All that take part, compiled; and rows for what does not fit the device, or is not installed."""
+    """The compiled calls; and rows for contenders that do not fit the device, or are not installed."""
     stimuli, size = setting.problem.take(batch_size).stimuli, setting.problem.network.state_size
     compiled, entries, left_out = {}, [], []
-    for each in found:
-        row = {"method": each.name, "kind": each.kind, **each.about}
-        if each.reason_left_out:
-            left_out.append(row | {"kind": "not run", "reason": each.reason_left_out})
+    for contender in found:
+        row = {"method": contender.name, "kind": contender.kind, **contender.about}
+        if contender.reason_left_out:
+            left_out.append(row | {"kind": "not run", "reason": contender.reason_left_out})
             continue
-        num_bytes = 4 * batch_size * (each.about.get("width", _WORKING_COPIES * size) + 2 * size)
+        num_bytes = 4 * batch_size * (contender.about.get("width", _WORKING_COPIES * size) + 2 * size)
         if num_bytes > _MEMORY_SHARE * method.memory_bytes():
             left_out.append(row | {"kind": "not run", "reason": f"would take {num_bytes / 1e9:.1f} GB"})
             continue
-        put, num_devices = method.put_on_devices(stimuli[: each.largest_batch])
-        if each.function not in compiled:  # other tolerances are other arguments of the same program
-            compiled[each.function] = each.compile(put, num_devices)
-        made = compiled[each.function]
-        row |= {"num_devices": num_devices, **made.about}
-        entries.append(_Entry(functools.partial(made.call, *each.arguments), put, each.gives, row))
+        put, num_devices = method.put_on_devices(stimuli[: contender.largest_batch])
+        if contender.function not in compiled:  # other tolerances are other arguments of the same program
+            compiled[contender.function] = contender.compile(put, num_devices)
+        program = compiled[contender.function]
+        row |= {"num_devices": num_devices, **program.about}
+        entries.append(_Entry(functools.partial(program.call, *contender.arguments), put, contender.gives, row))
     if has_plan and setting.plan is not None:
         entries.append(_planned(setting, stimuli))
     if jax.default_backend() == "cpu" and setting.passes:
@@ -147,7 +149,7 @@ def _prepare(
 
 
 def _planned(setting: Setting, stimuli: np.ndarray) -> _Entry:
-    """The entry point, whose first call compiles what the second does not."""
+    """The entry point, whose first call includes the compilation."""
     solve = contenders.solve_by_plan(setting.problem.network, setting.plan)
     first, second = (timed(functools.partial(solve, stimuli)).seconds for _ in range(2))
     row = {"method": contenders.PLANNED, "kind": "solver", "tolerance": TOLERANCE}
@@ -158,16 +160,16 @@ def _in_onnx(setting: Setting, stimuli: np.ndarray) -> Iterator[_Entry]:
     """The marked pass in onnxruntime, in float32 and in int8."""
     model = to_onnx(setting.marked.approximator)
     int8 = quantize_onnx(model, setting.problem.stimuli[-_NUM_CALIBRATED:])
-    for name, each in [("onnxruntime", model), ("onnxruntime int8", int8)]:
+    for name, variant in [("onnxruntime", model), ("onnxruntime int8", int8)]:
         row = {"method": name, "kind": "runtime", "num_devices": 1, **setting.marked.about}
-        yield _Entry(contenders.onnx_call(each, len(stimuli)), stimuli, "rates", row)
+        yield _Entry(contenders.onnx_call(variant, len(stimuli)), stimuli, "rates", row)
 
 
 # --- how wrong --------------------------------------------------------------------------------------------------------
 
 
 def _judge(entry: _Entry, setting: Setting) -> dict:
-    """How wrong it is, called as it is timed."""
+    """The errors of a call, made as it is timed."""
     if entry.gives == "nothing":
         return {}
     problem, network = setting.problem, setting.problem.network
@@ -177,7 +179,7 @@ def _judge(entry: _Entry, setting: Setting) -> dict:
         states, num_steps = output
         residuals = residuals64(network, problem.stimuli[: len(states)], states)
         judged["share_converged"] = float((residuals < TOLERANCE).mean())
-        judged["num_steps"] = [int(each) for each in np.quantile(num_steps, [0, 0.5, 1])]
+        judged["num_steps"] = [int(quantile) for quantile in np.quantile(num_steps, [0, 0.5, 1])]
         rates = np.asarray(jax.vmap(network.rates)(jnp.asarray(states)))
     num_judged = min(len(rates), len(setting.states))
     exact = jnp.asarray(setting.states[:num_judged], network.dtype)
@@ -186,36 +188,36 @@ def _judge(entry: _Entry, setting: Setting) -> dict:
 
 
 def _outputs(entry: _Entry, some: np.ndarray) -> object:
-    """Of its own stimuli; or, if it has a single one, to which errors have no scale, of some one by one."""
+    """Outputs for its stimuli; or for some others one by one if it has only one, for which errors have no scale."""
     if len(entry.stimuli) > 1:
         return jax.tree.map(np.asarray, entry.call(entry.stimuli))
     convert = np.asarray if isinstance(entry.stimuli, np.ndarray) else jnp.asarray
-    return jax.tree.map(lambda *each: np.concatenate(each), *(entry.call(convert(row[None])) for row in some))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *(entry.call(convert(row[None])) for row in some))
 
 
 # --- single calls -----------------------------------------------------------------------------------------------------
 
 
 def time_single_calls(setting: Setting, config: Config) -> Iterator[dict]:
-    """Latencies over stimuli that differ, and over as many copies of one: one row a contender."""
+    """Latencies over different stimuli, and over as many copies of one: one row per contender."""
     stimuli = setting.problem.stimuli[: config.num_latency_calls, None]
     few = setting.with_few_passes()
-    found = [each for each in _passes_and_products(few, 1) if each.kind == "pass"]
-    found += contenders.rollouts(setting.problem.network, ("Tsit5",), (TOLERANCE,), setting.step_shares[:1])
-    for each in _prepare(few, 1, found, True)[0]:
-        convert = np.asarray if isinstance(each.stimuli, np.ndarray) else jax.device_put
-        seconds = min(timed(functools.partial(each.call, each.stimuli)).seconds for _ in range(3))
+    entrants = [contender for contender in _passes_and_products(few, 1) if contender.kind == "pass"]
+    entrants += contenders.rollouts(setting.problem.network, ("Tsit5",), (TOLERANCE,), setting.step_shares[:1])
+    for entry in _prepare(few, 1, entrants, True)[0]:
+        convert = np.asarray if isinstance(entry.stimuli, np.ndarray) else jax.device_put
+        seconds = min(timed(functools.partial(entry.call, entry.stimuli)).seconds for _ in range(3))
         num_calls = int(np.clip(_BLOCK_SECONDS / seconds, 20, len(stimuli)))
         varied = [convert(row) for row in stimuli[:num_calls]]
         repeated = [convert(stimuli[0].copy()) for _ in range(num_calls)]
         num_blocks = int(np.clip(_SINGLE_CALLS_SECONDS / (2 * num_calls * seconds), 3, config.num_latency_blocks))
-        over = method.measure_latencies(each.call, varied, repeated, num_blocks=num_blocks)
+        over = method.measure_latencies(entry.call, varied, repeated, num_blocks=num_blocks)
         yield (
             setting.where
-            | each.row
+            | entry.row
             | {
                 "kind": "latency",
-                "of": each.row["kind"],
+                "of": entry.row["kind"],
                 "batch_size": 1,
                 "num_calls": num_calls,
                 "num_rounds": num_blocks,
@@ -233,10 +235,10 @@ def time_with_one_thread(setting: Setting, problem_options: dict, config: Config
     few = setting.with_few_passes()
     with TemporaryDirectory() as folder:
         files = []
-        for i, each in enumerate(few.passes):
+        for i, timed_pass in enumerate(few.passes):
             path = str(Path(folder) / f"{i}.safetensors")
-            save(path, each.approximator)
-            files.append((path, each.num_sweeps, each.is_trained))
+            save(path, timed_pass.approximator)
+            files.append((path, timed_pass.num_sweeps, timed_pass.is_trained))
         with ProcessPoolExecutor(1, get_context("spawn"), initializer=method.keep_to_one_core) as process:
             return process.submit(_rows_with_one_thread, files, few.states, problem_options, config).result()
 
@@ -246,8 +248,8 @@ def _rows_with_one_thread(files: list, states: np.ndarray, problem_options: dict
     passes = [Pass(load(path)[0], num_sweeps, is_trained) for path, num_sweeps, is_trained in files]
     setting = Setting(make_problem(**problem_options), states, passes, config.step_shares[:1], None)
     config = dataclasses.replace(config, integrators=("Tsit5",), solvers=(), tolerances=(TOLERANCE,))
-    batches = [each for each in config.batches if each <= _LARGEST_OF_ONE_THREAD]
+    batches = [batch_size for batch_size in config.batches if batch_size <= _LARGEST_OF_ONE_THREAD]
     rows = []
-    for each in batches:
-        rows += time_batch(setting, each, config, with_solvers=each in config.solved_batches)
+    for batch_size in batches:
+        rows += time_batch(setting, batch_size, config, with_solvers=batch_size in config.solved_batches)
     return rows + list(time_single_calls(setting, config))

@@ -1,4 +1,4 @@
-"""The tables and the marks of `rollout_vs_forward`, made from its rows without JAX."""
+"""The tables and the marks of `rollout_vs_forward`, computed from its rows without JAX."""
 
 from collections.abc import Iterable, Iterator
 
@@ -25,8 +25,8 @@ def describe(rows: list[dict]) -> str:
         chosen = [row for row in rows if row["kind"] == kind]
         if chosen:
             parts.append(f"{title}\n\n{make(chosen)}")
-    found = marks(rows)
-    return "\n\n".join([*parts, f"Marks\n\n{marks_table(found)}"] if found else parts)
+    judged = marks(rows)
+    return "\n\n".join([*parts, f"Marks\n\n{marks_table(judged)}"] if judged else parts)
 
 
 def summarize(rows: list[dict]) -> str:
@@ -63,7 +63,7 @@ def summarize(rows: list[dict]) -> str:
 
 
 def name_of(row: dict) -> str:
-    """What a row is called: a method, and its options."""
+    """The name of a row: a method, and its options."""
     if "width" in row:
         multiple = row["width"] / row["state_size"]
         sweeps = f", {row['num_sweeps']} sweeps" if row["num_sweeps"] else ""
@@ -75,10 +75,10 @@ def name_of(row: dict) -> str:
 
 
 def _groups(rows: list[dict]) -> Iterable[tuple[tuple, list[dict]]]:
-    found = {}
+    groups = {}
     for row in rows:
-        found.setdefault(tuple(row[name] for name in _PLACE), []).append(row)
-    return found.items()
+        groups.setdefault(tuple(row[name] for name in _PLACE), []).append(row)
+    return groups.items()
 
 
 def _title(place: tuple) -> str:
@@ -169,11 +169,11 @@ def marks(rows: list[dict]) -> list[dict]:
     """Required and measured values, and whether marks are met; with all threads, for two layers of 4 N units."""
     num_threads = max((row["num_threads"] for row in rows), default=0)
     rows = [row for row in rows if row["num_threads"] == num_threads]
-    found = []
+    entries = []
     for (state_size, batch_size, _), group in _groups(rows):
         place = {"state_size": state_size, "batch_size": batch_size}
-        found += [place | _mark(*each) for each in _marks_of(state_size, batch_size, group)]
-    return found
+        entries += [place | _mark(*mark) for mark in _marks_of(state_size, batch_size, group)]
+    return entries
 
 
 def _mark(what: str, bound: str, mark: float | None, received: float | None) -> dict:
@@ -186,7 +186,7 @@ def _mark(what: str, bound: str, mark: float | None, received: float | None) -> 
 def _marks_of(state_size: int, batch_size: int, rows: list[dict]) -> Iterator[tuple]:
     def times(kind: str, **wanted: object) -> list[tuple[float, dict]]:
         chosen = [row for row in rows if row["kind"] == kind and wanted.items() <= row.items()]
-        return sorted(((row["microseconds"][0], row) for row in chosen), key=lambda each: each[0])
+        return sorted(((row["microseconds"][0], row) for row in chosen), key=lambda timing: timing[0])
 
     passes = times("pass", width=_WIDTH * state_size, num_sweeps=0)
     if passes:
@@ -197,12 +197,12 @@ def _marks_of(state_size: int, batch_size: int, rows: list[dict]) -> Iterator[tu
         if runtimes and batch_size == 1:
             mark = _RUNTIME_MARKS.get(state_size)
             yield "times onnxruntime's time", "at most", mark, microseconds / runtimes[0][0]
-        rollouts = [each for each in times("rollout") if each[1]["share_converged"] == 1]
+        rollouts = [timing for timing in times("rollout") if timing[1]["share_converged"] == 1]
         if rollouts:
             mark = _ROLLOUT_MARKS.get(state_size) if batch_size == 256 else None
             what = f"ratio to the fastest rollout that converges ({rollouts[0][1]['method']})"
             yield what, "at least", mark, rollouts[0][0] / microseconds
-        solvers = [each for each in times("solver") if each[1]["share_converged"] == 1]
+        solvers = [timing for timing in times("solver") if timing[1]["share_converged"] == 1]
         if solvers:
             what = f"ratio to our own fastest solver ({solvers[0][1]['method']})"
             yield what, "at least", None, solvers[0][0] / microseconds

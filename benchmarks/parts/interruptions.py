@@ -1,4 +1,4 @@
-"""What writes files, killed, or on a full disk, or in a folder that cannot be written to."""
+"""Jobs that write files: killed, on a full disk, or in a folder that cannot be written to."""
 
 import contextlib
 import multiprocessing
@@ -33,8 +33,8 @@ class Job(NamedTuple):
 
     Attributes:
         run: does it, or resumes it.
-        is_renewal: whether it writes over what it wrote before, which is there until it is replaced; else it starts in
-            an empty folder and resumes where it was stopped.
+        is_renewal: whether it replaces files that it wrote before, which exist until they are replaced; otherwise it
+            starts in an empty folder and resumes where it was stopped.
     """
 
     run: Callable[[Path], None]
@@ -94,7 +94,7 @@ def _train(folder: Path) -> None:
 
 
 def _export(folder: Path) -> None:
-    """Every export that takes no extra, one after the other; which of two models, the folder decides."""
+    """Every export that needs no extra, one after the other; the folder decides which of two models is exported."""
     import rnn2ff
 
     layers = _layers(_version(folder))
@@ -142,7 +142,7 @@ JOBS = {
 
 
 def _work(name: str, folder: str, most_bytes: int | None, pipe: object) -> None:
-    """Do a job, once what it needs is compiled; tell when it begins, and how it ended."""
+    """Run a job once its programs are compiled; report when it begins, and how it ended."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
 
@@ -163,7 +163,7 @@ def _work(name: str, folder: str, most_bytes: int | None, pipe: object) -> None:
 
 
 class _Worker:
-    """A job in a process, which waits to be killed or awaited. Processes come from one that has loaded the library."""
+    """A job in a process, to be killed or awaited. Processes are forked from one that has loaded the library."""
 
     def __init__(self, name: str, folder: Path, most_bytes: int | None = None):
         context = multiprocessing.get_context("forkserver")
@@ -199,13 +199,13 @@ class _Worker:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file that was put in place, and its bytes; what begins with a dot was not."""
+    """Every file in its final place, and its bytes; files whose names begin with a dot are temporary."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.name != "again"}
 
 
 class _Trial(NamedTuple):
-    """A job, and its result without an interruption."""
+    """A job, and its result when it is not interrupted."""
 
     name: str
     base: Path
@@ -223,13 +223,13 @@ class _Trial(NamedTuple):
         return folder
 
     def lost(self, folder: Path) -> str:
-        """Files that are neither what they were nor what they shall be."""
-        found = contents(folder)
+        """Files that have neither their old nor their new content."""
+        files = contents(folder)
         if JOBS[self.name].is_renewal:
-            wrong = [name for name in self.old if found.get(name) not in (self.old[name], self.new[name])]
-        else:  # what is listed as complete grows, and notes on the way go; that all is whole, the next run checks
-            final = [name for name in found if name in self.new and not name.endswith(("manifest.json", ".checkpoint"))]
-            wrong = [name for name in final if found[name] != self.new[name]]
+            wrong = [name for name in self.old if files.get(name) not in (self.old[name], self.new[name])]
+        else:  # manifests grow, and checkpoints are removed; the next run checks that all files are intact
+            final = [name for name in files if name in self.new and not name.endswith(("manifest.json", ".checkpoint"))]
+            wrong = [name for name in final if files[name] != self.new[name]]
         return ", ".join(wrong)
 
 

@@ -1,4 +1,4 @@
-"""Thousands of batches in one process: what they leave in memory, and what they compile."""
+"""Thousands of batches in one process: by how much memory grows, and how many programs are compiled."""
 
 import gc
 import os
@@ -47,7 +47,7 @@ LOOPS: dict[str, Callable[[], Iterator[object]]] = {"stream": _stream, "solve": 
 
 
 class _Programs:
-    """Counts what is compiled."""
+    """Counts compiled programs."""
 
     def __init__(self):
         self.number = 0
@@ -65,7 +65,7 @@ def _memory() -> int:
 
 
 def attack(num_batches: int, names: tuple[str, ...] = tuple(LOOPS)) -> Iterator[dict]:
-    """Run each loop, and compare memory and programs once it is warm with those at its end."""
+    """Run each loop, and compare memory and compiled programs after a warm-up with those at its end."""
     programs = _Programs()
     for name in names:
         warm = max(1, round(_WARM_SHARE * num_batches))

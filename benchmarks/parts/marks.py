@@ -8,13 +8,13 @@ _VERDICTS = {True: "met", False: "NOT MET", None: "no mark"}
 
 
 def marks_table(found: Sequence[dict]) -> str:
-    """Marks as a table; what has none is shown for what it is.
+    """Marks as a table; values without a mark are shown as such.
 
     Args:
-        found: each with `what`, `mark`, `received` and `is_met`; where it is from (`benchmark`, `problem`, `target`,
+        found: each with `what`, `mark`, `received` and `is_met`; its origin (`benchmark`, `problem`, `target`,
             `state_size`, `batch_size`); and, for a mark that is a number, its `bound`, by default "at least".
     """
-    lines = [[_what(each), _required(each), _shown(each["received"]), _VERDICTS[each["is_met"]]] for each in found]
+    lines = [[_what(mark), _required(mark), _shown(mark["received"]), _VERDICTS[mark["is_met"]]] for mark in found]
     return table(["mark", "required", "measured", ""], lines)
 
 

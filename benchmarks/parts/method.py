@@ -1,4 +1,4 @@
-"""How things are timed here: compiled ahead of time and apart, warm, in turns, and never while something compiles."""
+"""How calls are timed: compiled separately and ahead of time, warm, in turns, and never while something compiles."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ class Compiled(NamedTuple):
         call: takes the arguments.
         compile_seconds: tracing, lowering and compiling.
         num_operations: floating-point operations of a call as XLA counts them, those in a loop once.
-        num_open_loops: loops and branches whose course depends on the data; 0 where every call does the same.
+        num_open_loops: loops and branches that depend on the data; 0 where every call executes the same operations.
     """
 
     call: Callable
@@ -54,18 +54,18 @@ def compile_ahead(function: Callable, *arguments: object) -> Compiled:
 
 
 def count_open_loops(jaxpr: jex.Jaxpr) -> int:
-    """Loops of a length, and branches, that depend on the data; what depends on the platform alone does not count."""
-    found = 0
+    """The number of loops and branches that depend on the data; branches by platform alone do not count."""
+    num_open = 0
     for equation in jaxpr.eqns:
         name, options = equation.primitive.name, equation.params
-        found += name == "while" or (name == "cond" and options.get("branches_platforms") is None)
-        found += sum(count_open_loops(each) for each in jex.jaxprs_in_params(options))
-    return found
+        num_open += name == "while" or (name == "cond" and options.get("branches_platforms") is None)
+        num_open += sum(count_open_loops(inner) for inner in jex.jaxprs_in_params(options))
+    return num_open
 
 
 @contextlib.contextmanager
 def without_compiling() -> Iterator[None]:
-    """Fail if anything is compiled: what was to be timed would then be measured with its compilation.
+    """Fail if anything is compiled: a timing would then include the compilation.
 
     Raises:
         RuntimeError: at the end, if something was.
@@ -90,16 +90,16 @@ def without_compiling() -> Iterator[None]:
 def time_in_turns(
     calls: Mapping[object, Callable[[], object]], *, num_rounds: int, budget_seconds: float, are_warm: bool = False
 ) -> dict[object, tuple[Seconds, int]]:
-    """Time calls in turns, so that a machine that slows down slows all; slow calls take part in fewer rounds.
+    """Time calls in turns, so that a machine that slows down slows all of them; slow calls get fewer rounds.
 
     Args:
-        calls: by name; each takes nothing and returns arrays, which are waited for.
-        num_rounds: most turns of each call.
-        budget_seconds: for the turns of one call, of which there are at least 3.
-        are_warm: whether each was called before; otherwise that is done first.
+        calls: by name; each takes no arguments and returns arrays, whose computation is awaited.
+        num_rounds: the most turns of each call.
+        budget_seconds: time for the turns of one call, of which there are at least 3.
+        are_warm: whether each has been called before; otherwise each is called once first.
 
     Returns:
-        The seconds a call, and the number of its turns.
+        The seconds per call, and the number of its turns.
 
     Raises:
         RuntimeError: if a call that is warm compiles again.
@@ -119,18 +119,19 @@ def time_in_turns(
                     if warm[name] < _FAST:
                         call()
                     taken[name].append(timed(call, max(1, int(_TURN / warm[name]))).seconds)
-    return {name: (quartiles(each), len(each)) for name, each in taken.items()}
+    return {name: (quartiles(seconds), len(seconds)) for name, seconds in taken.items()}
 
 
 class Latencies(NamedTuple):
-    """How long single calls take, in microseconds: medians over blocks of calls, which a burst of load does not move.
+    """How long single calls take, in microseconds: medians over blocks of calls, which are robust to bursts of load.
 
     Attributes:
         median: p50 over inputs that vary.
         tail: p99 over them.
         repeated_median: p50 over copies of one input.
         repeated_tail: p99 over them.
-        spread: p99 / p50 over inputs that vary, over the same for copies of one; 1 where nothing depends on the input.
+        spread: p99 / p50 over inputs that vary, divided by p99 / p50 over copies of one; 1 where nothing depends on the
+            input.
     """
 
     median: float
@@ -143,13 +144,13 @@ class Latencies(NamedTuple):
 def measure_latencies(
     call: Callable[[object], object], varied: Sequence[object], repeated: Sequence[object], *, num_blocks: int
 ) -> Latencies:
-    """Latencies over inputs that vary, and over as many that do not, call by call in turns.
+    """Latencies over inputs that vary, and over as many copies of one input, call by call in turns.
 
     Args:
-        call: takes one input, and is waited for.
-        varied: different inputs, one a call.
+        call: takes one input, and returns arrays, whose computation is awaited.
+        varied: different inputs, one per call.
         repeated: the same values each time, in as many buffers, so that memory is no warmer.
-        num_blocks: how often all of them are gone through.
+        num_blocks: how often all inputs are used.
 
     Raises:
         RuntimeError: if a call that is warm compiles again.
@@ -158,7 +159,7 @@ def measure_latencies(
     def one(argument: object) -> float:
         return timed(functools.partial(call, argument)).seconds
 
-    for argument in varied:  # all: a rare one may need what the others do not
+    for argument in varied:  # all of them: a rare input may need another program
         one(argument)
     pairs = list(zip(varied, repeated))
     blocks = []
@@ -172,13 +173,13 @@ def measure_latencies(
             (median, repeated_median), (tail, repeated_tail) = 1e6 * np.quantile(taken, [0.5, 0.99], axis=0)
             spread = (tail / median) / (repeated_tail / repeated_median)
             blocks.append((median, tail, repeated_median, repeated_tail, spread))
-    return Latencies(*(float(each) for each in np.median(blocks, axis=0)))
+    return Latencies(*(float(value) for value in np.median(blocks, axis=0)))
 
 
 def over_devices(function: Callable, num_fixed: int) -> Callable:
     """The function with its last argument, a batch, divided among all devices of the host.
 
-    Each device works on its rows alone, so that one with quick samples does not wait at every step of a loop.
+    Each device loops over its own rows, so that one with quick samples does not wait for the others at every step.
 
     Args:
         function: takes `num_fixed` arguments that all devices get whole, and the batch.
@@ -189,7 +190,7 @@ def over_devices(function: Callable, num_fixed: int) -> Callable:
 
 
 def put_on_devices(rows: np.ndarray) -> tuple[jax.Array, int]:
-    """The rows of a batch, divided among all devices if they can be; and among how many they are."""
+    """The rows of a batch, divided among all devices if possible, and the number of devices used."""
     count = jax.device_count()
     if count == 1 or len(rows) % count:
         return jax.device_put(rows), 1
@@ -201,12 +202,12 @@ def _mesh() -> jax.sharding.Mesh:
 
 
 def keep_to_one_core() -> None:
-    """Let this process use one core alone; to be called before JAX starts its threads."""
+    """Restrict this process to one core; to be called before JAX starts its threads."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def memory_bytes() -> int:
-    """What the device has."""
+    """The memory of the device, in bytes."""
     statistics = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"]

@@ -17,17 +17,17 @@ import rnn2ff
 from benchmarks.parts.broken_files import IN_ONE_SENTENCE
 
 _SIZE = 3
-_CHECKED_RESIDUAL = 1e-3  # of what is called converged, recomputed in float64; the default tolerance is 1e-5
+_CHECKED_RESIDUAL = 1e-3  # largest one of converged samples, recomputed in float64; the default tolerance is 1e-5
 FAULTS = ("another error", "no sentence", "wrong answer")
 
 
 class Call(NamedTuple):
-    """A public function, and arguments that it takes.
+    """A public function, and valid arguments.
 
     Attributes:
-        function: what is called, by keyword.
-        arguments: good ones, made anew for each call.
-        check: says what is wrong with a result, given the arguments; None if nothing is.
+        function: the callable, which takes its arguments by keyword.
+        arguments: returns valid arguments, newly made for each call.
+        check: takes a result and the arguments, and returns what is wrong; None if nothing is.
     """
 
     function: Callable
@@ -69,7 +69,7 @@ def _rates(*names: str, **more: object) -> Callable[[], dict[str, object]]:
 
 
 def _is_at_rest(found: object, given: dict[str, object]) -> str | None:
-    """What is called converged stands still, in float64 and by the definition of the network."""
+    """Check that converged states are at rest, in float64 and by the definition of the network."""
     network = given["network"]
     weights = np.asarray(network.params.recurrent_weights, float)
     states, stimuli = np.atleast_2d(np.asarray(found.state, float)), given.get("stimuli", given.get("stimulus"))
@@ -90,7 +90,7 @@ def _are_at_rest(found: object, given: dict[str, object]) -> str | None:
 
 
 def _is_a_bound(found: object, given: dict[str, object]) -> str | None:
-    """A bound is at least the true error; the network has one fixed point, found by sweeps in float64."""
+    """Check that bounds are at least the true errors; the only fixed point is found by sweeps in float64."""
     stimuli = np.atleast_2d(np.real(np.asarray(given.get("stimuli", given.get("stimulus")))).astype(float))
     predictions = np.atleast_2d(np.real(np.asarray(given.get("predictions", given.get("prediction")))).astype(float))
     states = np.zeros_like(stimuli)
@@ -108,13 +108,13 @@ def _is_a_bound(found: object, given: dict[str, object]) -> str | None:
 def _is_finite(found: object, given: dict[str, object]) -> str | None:
     del given
     leaves = [
-        each for each in jax.tree.leaves(found) if hasattr(each, "dtype") and jnp.issubdtype(each.dtype, jnp.inexact)
+        leaf for leaf in jax.tree.leaves(found) if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    return None if all(np.isfinite(np.asarray(each)).all() for each in leaves) else "numbers that are not finite"
+    return None if all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves) else "numbers that are not finite"
 
 
 def _samples(make: Callable) -> Callable:
-    """A sampler, and what it draws."""
+    """A function that makes a sampler, and draws from it."""
     return lambda **arguments: make(**arguments)(jr.key(0))
 
 
@@ -272,12 +272,12 @@ _ODD_SCALARS: dict[str, object] = {
 }  # fmt: skip
 
 
-# Networks, layers, solvers and forms stay what they are.
+# Types of arguments that may be replaced; networks, layers, solvers and forms are not.
 _PLAIN = (np.ndarray, jax.Array, int, float, str, tuple, list, dict, scipy.sparse.csr_array)
 
 
 def odd(value: object, rng: np.random.Generator) -> tuple[str, object]:
-    """Something in the place of a value, and its name."""
+    """An odd replacement of a value, and its name."""
     if isinstance(value, np.ndarray | jax.Array) and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         name = str(rng.choice(list(ODD_ARRAYS)))
         return name, ODD_ARRAYS[name](np.asarray(value))
@@ -286,7 +286,7 @@ def odd(value: object, rng: np.random.Generator) -> tuple[str, object]:
 
 
 def call(name: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Call a function with one or two odd arguments: the outcome, and the call."""
+    """Call a function with one or two odd arguments; returns the outcome, and a description of the call."""
     chosen = CALLS[name]
     arguments = chosen.arguments()
     changed = {}
@@ -295,22 +295,22 @@ def call(name: str, rng: np.random.Generator) -> tuple[str, str]:
     ]
     for argument in rng.choice(plain, size=min(len(plain), 1 + int(rng.integers(2))), replace=False):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numbers that do not fit
+            warnings.simplefilter("ignore")  # overflows in conversions
             changed[str(argument)], arguments[argument] = odd(arguments[argument], rng)
-    said = f"{name}({', '.join(f'{argument}: {what}' for argument, what in changed.items())})"
+    description = f"{name}({', '.join(f'{argument}: {what}' for argument, what in changed.items())})"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.simplefilter("ignore", UserWarning)
-            found = chosen.function(**arguments)
-            jax.block_until_ready(jax.tree.leaves(found))
+            result = chosen.function(**arguments)
+            jax.block_until_ready(jax.tree.leaves(result))
     except (ValueError, RuntimeError) as error:
         has_form = IN_ONE_SENTENCE.match(str(error)) or type(error) is RuntimeError
-        return ("refused", said) if has_form else ("no sentence", f"{said}: {error!r:.300}")
-    except Exception as error:  # whatever it is, it is the finding
-        return "another error", f"{said}: {error!r:.300}"
-    wrong = None if chosen.check is None else chosen.check(found, arguments)
-    return ("answered", said) if wrong is None else ("wrong answer", f"{said}: {wrong}")
+        return ("refused", description) if has_form else ("no sentence", f"{description}: {error!r:.300}")
+    except Exception as error:  # any other error is a fault to report
+        return "another error", f"{description}: {error!r:.300}"
+    wrong = None if chosen.check is None else chosen.check(result, arguments)
+    return ("answered", description) if wrong is None else ("wrong answer", f"{description}: {wrong}")
 
 
 def attack(num_calls: int, seed: int, names: Sequence[str] = tuple(CALLS)) -> list[dict]:
@@ -325,7 +325,7 @@ def in_turns(
     seed: int,
     faults: Sequence[str],
 ) -> list[dict]:
-    """Make trials in turns, and count the outcomes of each; a fault is listed with the seed that makes it again."""
+    """Run trials in turns, and count the outcomes of each; a fault is listed with the seed that reproduces it."""
     rows = {name: {"what": name, "counts": {}, "faults": []} for name in names}
     for index, name in zip(range(number), itertools.cycle(names)):
         what, detail = attempt(name, np.random.default_rng([seed, index]))

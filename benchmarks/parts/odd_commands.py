@@ -57,7 +57,7 @@ _MORE: tuple[tuple[str, ...], ...] = (
 
 
 def _prepare(folder: Path) -> dict[str, np.ndarray]:
-    """Good files."""
+    """Write a valid model, and return valid arrays by file name."""
     network = rnn2ff.threshold_linear(_WEIGHTS)
     model = rnn2ff.TwoLayer(3, 4, 3, key=jr.key(0))
     rnn2ff.save(folder / "model.safetensors", model, card=rnn2ff.model_card(network, _STIMULI))
@@ -65,7 +65,7 @@ def _prepare(folder: Path) -> dict[str, np.ndarray]:
 
 
 def command(name: str, rng: np.random.Generator) -> tuple[list[str], dict[str, str]]:
-    """A command line, and which files are odd in which way."""
+    """A random command line, and the odd files by name, with the kind of each."""
     arguments = list(_COMMANDS[name])
     for more in rng.permutation(len(_MORE))[: rng.integers(3)]:
         arguments += _MORE[more]
@@ -80,7 +80,7 @@ def command(name: str, rng: np.random.Generator) -> tuple[list[str], dict[str, s
 
 
 class Ended(NamedTuple):
-    """The end of a command."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -107,9 +107,9 @@ def run(arguments: list[str]) -> Ended:
 
 
 def attempt(name: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Run one command line in a folder of its own: the outcome, and the command."""
+    """Run one command line in a folder of its own; returns the outcome, and a description of the command."""
     arguments, odd_files = command(name, rng)
-    said = f"{' '.join(map(repr, arguments))} {odd_files}"
+    description = f"{' '.join(map(repr, arguments))} {odd_files}"
     home = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         for file, array in _prepare(Path(folder)).items():
@@ -119,28 +119,28 @@ def attempt(name: str, rng: np.random.Generator) -> tuple[str, str]:
         before = set(Path(folder).rglob("*"))
         try:
             code, _, err = run(arguments)
-        except Exception as error:  # whatever it is, it is the finding
-            return "traceback", f"{said}: {error!r:.300}"
+        except Exception as error:  # any other error is a fault to report
+            return "traceback", f"{description}: {error!r:.300}"
         finally:
             os.chdir(home)
         left = [path.name for path in set(Path(folder).rglob("*")) - before]
     if code == 0:
-        return "done", said
+        return "done", description
     is_usage = "Traceback" not in err and ("─" in err or "rnn2ff: error:" not in err)
     if code == 2 and left:
-        return "files left", f"{said}: {left}"
+        return "files left", f"{description}: {left}"
     has_form = is_usage or code == 1 or IN_ONE_SENTENCE.search(err.strip())
-    return (f"refused, {code}", said) if has_form else ("no sentence", f"{said}: {err[-300:]}")
+    return (f"refused, {code}", description) if has_form else ("no sentence", f"{description}: {err[-300:]}")
 
 
 def _odd(kind: str, array: np.ndarray) -> object:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numbers that do not fit
+        warnings.simplefilter("ignore")  # overflows in conversions
         return ODD_ARRAYS[kind](array)
 
 
 def _write(path: Path, content: object) -> None:
-    """As a file of NumPy; what is no array as text, under the same name."""
+    """Write an array as a file of NumPy, and anything else as text under the same name."""
     try:
         array = np.asarray(content.todense() if scipy.sparse.issparse(content) else content)
         np.save(path, array, allow_pickle=True)

@@ -1,4 +1,4 @@
-"""Networks that are hard to judge, and what solves say of them beside the float64 truth of `honest_failures`.
+"""Networks that are hard to judge, and statuses of solves compared with the float64 truth of `honest_failures`.
 
 The truth of stiff networks is in closed form: their weights contract, so that there is one steady state whatever the
 time constants are, and no rollout has to take steps of the shortest.
@@ -17,7 +17,7 @@ from benchmarks.honest_failures import Case, ClosedForm
 from rnn2ff.networks import RateForm, RecurrentNetwork, StateForm, rate_network
 from rnn2ff.steady_state import Status, solve_steady_states
 
-_SETTLED = 100.0  # longest time constants, by which what contracts by a tenth and more is at rest
+_SETTLED = 100.0  # longest time constants, after which a network whose weights contract as below is at rest
 FAULTS = ("called converged, never rests", "called converged, unstable point", "converged elsewhere")
 
 
@@ -154,14 +154,14 @@ FAMILIES: dict[str, Callable[[int, np.random.Generator], Case]] = {
 
 
 def make_case(family: str, seed: int, num_stimuli: int) -> Case:
-    """One network of a family. The seed and the number of stimuli make it again."""
+    """One network of a family. The seed and the number of stimuli reproduce it."""
     return FAMILIES[family](num_stimuli, np.random.default_rng([seed, zlib.crc32(family.encode())]))
 
 
 def attack(
     num_networks: int, num_stimuli: int, seed: int, dtypes: tuple[str, ...], families: tuple[str, ...] = ()
 ) -> Iterator[dict]:
-    """Solve networks of all families, and compare with the truth; a row a family and dtype."""
+    """Solve networks of all families, and compare with the truth; one row per family and dtype."""
     config = dataclasses.replace(honest_failures.Config(), max_time=1000.0, late_after=500.0)
     for family in families or tuple(FAMILIES):
         row = {dtype: {"what": f"{family}, {dtype}", "counts": {}, "faults": []} for dtype in dtypes}
@@ -175,7 +175,7 @@ def attack(
                     for name, count in counts.items():
                         what = f"{kind}: {name}"
                         row[dtype]["counts"][what] = row[dtype]["counts"].get(what, 0) + count
-                row[dtype]["faults"] += [each for each in judged["violations"] if each["what"] in FAULTS]
+                row[dtype]["faults"] += [violation for violation in judged["violations"] if violation["what"] in FAULTS]
         yield from row.values()
 
 
@@ -213,17 +213,17 @@ def attack_units(
             plain = solve_steady_states(case.network, case.stimuli)
             for time, rate in _UNITS:
                 network, stimuli = _scaled(case, time, rate)
-                other = solve_steady_states(network, stimuli)
-                states, expected = np.asarray(other.state, float) / rate, np.asarray(plain.state, float)
+                rescaled = solve_steady_states(network, stimuli)
+                states, expected = np.asarray(rescaled.state, float) / rate, np.asarray(plain.state, float)
                 is_found = np.asarray(plain.status) == Status.converged
                 apart = np.abs(states - expected).max(axis=1) / (1 + np.abs(expected).max(axis=1))
-                is_same = np.asarray(other.status) == np.asarray(plain.status)
+                is_same = np.asarray(rescaled.status) == np.asarray(plain.status)
                 is_near = ~is_found | (apart < 1e-3)
                 for same, near in zip(is_same, is_near):
                     what = "same" if same and near else "another status" if not same else "another state"
                     row["counts"][what] = row["counts"].get(what, 0) + 1
                 if not (is_same & is_near).all():
                     wrong = np.flatnonzero(~(is_same & is_near))
-                    pairs = [f"{plain.verdict[i]} -> {other.verdict[i]}, {apart[i]:.1e}" for i in wrong[:3]]
+                    pairs = [f"{plain.verdict[i]} -> {rescaled.verdict[i]}, {apart[i]:.1e}" for i in wrong[:3]]
                     row["faults"].append({"seed": number, "units": [time, rate], "samples": wrong, "what": pairs})
         yield row

@@ -16,14 +16,14 @@ from rnn2ff.training import Trainer
 
 
 class Pass(NamedTuple):
-    """An approximator, and what it took to make it.
+    """An approximator, and the time it took to train it.
 
     Attributes:
         approximator: the two layers, with or without sweeps.
         num_sweeps: after the two layers.
-        is_trained: or random, where only the time is of interest.
+        is_trained: whether it is trained; otherwise it is random, and only timed.
         data_seconds: to solve the stimuli that it was trained on.
-        training_seconds: compilation included; with sweeps, that of the ones with fewer sweeps it began from.
+        training_seconds: compilation included; with sweeps, also those of the passes with fewer sweeps it started from.
     """
 
     approximator: Approximator
@@ -34,7 +34,7 @@ class Pass(NamedTuple):
 
     @property
     def about(self) -> dict:
-        """By which its rows are known."""
+        """The entries that identify its rows."""
         return {"width": self.approximator.width, "num_sweeps": self.num_sweeps, "is_trained": self.is_trained}
 
 
@@ -47,35 +47,35 @@ def train_passes(
     num_steps: int,
     seed: int,
 ) -> list[Pass]:
-    """Distilled from solved stimuli.
+    """Train approximators on solved stimuli.
 
     Args:
         problem: its network, with the stimuli to train on.
-        plan: how to solve them.
+        plan: of the solver for these stimuli.
         widths: of two layers alone, in multiples of the number of units.
-        sweeps: after two layers as wide as the network, ascending; each begins from the one before.
+        sweeps: after two layers as wide as the network, ascending; each training starts from the one before.
         num_steps: of each training.
         seed: of the training.
     """
     size = problem.network.state_size
     pairs, data_seconds = timed(lambda: solve_pairs(problem.network, problem.stimuli, solver=plan))
     trainer = Trainer(problem.network, pairs, num_steps=num_steps, key=jr.key(seed))
-    found = []
+    passes = []
     for width in widths:
         trained = trainer.two_layer(width * size)
-        found.append(Pass(trained.approximator, 0, True, data_seconds, trained.attempt.seconds))
+        passes.append(Pass(trained.approximator, 0, True, data_seconds, trained.attempt.seconds))
     start, seconds = None, 0.0
     for num_sweeps in sweeps:
         trained = trainer.refined(size, num_sweeps, start)
         start, seconds = trained.approximator, seconds + trained.attempt.seconds
-        found.append(Pass(start, num_sweeps, True, data_seconds, seconds))
-    return found
+        passes.append(Pass(start, num_sweeps, True, data_seconds, seconds))
+    return passes
 
 
 def random_passes(
     problem: Problem, states: np.ndarray, *, widths: tuple[int, ...], sweeps: tuple[int, ...], seed: int
 ) -> list[Pass]:
-    """With random layers, for the time alone; the sweeps are the network's own.
+    """Approximators with random layers, for timing alone; their sweeps are those of the network.
 
     Args:
         problem: its network, with stimuli.
@@ -90,9 +90,11 @@ def random_passes(
     def two_layer(width: int, purpose: str, is_rectified: bool) -> TwoLayer:
         return TwoLayer(channels, width, size, is_rectified=is_rectified, key=key_for(key, purpose))
 
-    found = [Pass(two_layer(width * size, f"width {width}", True), 0, False) for width in widths]
+    passes = [Pass(two_layer(width * size, f"width {width}", True), 0, False) for width in widths]
     if sweeps:
         sweep = best_sweep(network, jnp.asarray(states, network.dtype), jnp.asarray(problem.stimuli[: len(states)]))
         layers = two_layer(size, "before sweeps", False)
-        found += [Pass(Refined(layers, network, sweep, num_sweeps=each), each, False) for each in sweeps]
-    return found
+        passes += [
+            Pass(Refined(layers, network, sweep, num_sweeps=num_sweeps), num_sweeps, False) for num_sweeps in sweeps
+        ]
+    return passes

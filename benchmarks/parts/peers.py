@@ -1,8 +1,8 @@
-"""The competitors: other people's ways of finding a steady state, each at its best setting.
+"""The competitors: other methods and libraries to find steady states, each at its best setting.
 
 A peer is built for a problem, and returns states for stimuli. Convergence is judged by `residuals64`, not by the peer.
-Each has a few settings, among which `tune` takes the fastest that converges on every sample. Where a package is missing
-the peer is reported as not run.
+Each has a few settings, from which `tune` selects the fastest that converges on every sample. If its package is
+missing, the peer is reported as not run.
 """
 
 import functools
@@ -37,10 +37,10 @@ class Peer(NamedTuple):
     Attributes:
         name: package and method.
         package: what must be installed.
-        build: makes the solve from a problem; a solve takes stimuli and a setting.
-        settings: what to choose from.
+        build: makes the solve function for a problem; it takes stimuli and a setting.
+        settings: the ones to choose from.
         max_batch_size: of a network's size; above it the peer is timed on fewer samples.
-        ends_at_failure: whether settings after the first that converges on fewer samples are not tried.
+        ends_at_failure: whether no further settings are tried after the first that converges on fewer samples.
         takes_all: whether it is timed on the whole batch, however long a call takes, and tuned on it as well.
     """
 
@@ -62,8 +62,8 @@ class Tuned(NamedTuple):
 
     Attributes:
         setting: the fastest that converged on every sample, else the one that converged on most.
-        compile_seconds: what a first call took longer than the next.
-        solve: from stimuli to states.
+        compile_seconds: by how much a first call took longer than the next.
+        solve: takes stimuli, and returns states.
     """
 
     setting: Setting
@@ -72,13 +72,13 @@ class Tuned(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """How a setting did.
+    """The result of a setting.
 
     Attributes:
         share: of the samples that converged.
         seconds: of a warm call.
-        setting: what was tried.
-        compile_seconds: what the first call took longer.
+        setting: the one that was tried.
+        compile_seconds: by how much the first call took longer.
     """
 
     share: float
@@ -90,9 +90,9 @@ class Trial(NamedTuple):
 def tune(peer: Peer, problem: Problem, *, largest_seconds: float) -> Tuned:
     """Try every setting of a peer on the stimuli of a problem, and keep the best.
 
-    Settings are ordered from careful to hasty. What comes after one that left samples open is hastier still, and is not
-    tried where `ends_at_failure`: an integrator that never comes to rest takes all of its steps, and minutes. A setting
-    three times slower than the best so far is not timed again, and none is tried after one call took longer than
+    Settings are ordered from accurate to fast. Where `ends_at_failure`, settings after one that did not converge on all
+    samples are not tried: an integrator that never comes to rest uses up all its steps, which takes minutes. A setting
+    three times slower than the best so far is not timed again, and no more are tried after one call took longer than
     `largest_seconds`.
     """
     solve = peer.build(problem)
@@ -100,20 +100,22 @@ def tune(peer: Peer, problem: Problem, *, largest_seconds: float) -> Tuned:
 
 
 def tune_on_all(peer: Peer, problem: Problem, num_trial_samples: int, *, largest_seconds: float) -> Tuned:
-    """Try every setting on some stimuli, and those that were nearly the fastest there on all.
+    """Try every setting on some stimuli, and the settings that were nearly the fastest there on all stimuli.
 
     A setting that converges on some may not on all, and one sample that takes longer makes another the best. None is
     tried after all calls took longer than ten times `largest_seconds`.
     """
     solve = peer.build(problem)
-    some = problem.take(num_trial_samples)
-    trials = sorted(_try_all(peer, solve, some, largest_seconds), key=lambda each: (-each.share, each.seconds))
+    subset = problem.take(num_trial_samples)
+    trials = sorted(
+        _try_all(peer, solve, subset, largest_seconds), key=lambda candidate: (-candidate.share, candidate.seconds)
+    )
     stimuli = jnp.asarray(problem.stimuli)
     on_all = []
     for trial in trials:
         on_all.append(_try(solve, stimuli, trial.setting, problem, skips_open=True))
-        is_found = max(each.share for each in on_all) == 1 and trial.seconds > _NEARLY * trials[0].seconds
-        if is_found or trial.share < 1 or sum(each.seconds for each in on_all) > 10 * largest_seconds:
+        is_found = max(candidate.share for candidate in on_all) == 1 and trial.seconds > _NEARLY * trials[0].seconds
+        if is_found or trial.share < 1 or sum(candidate.seconds for candidate in on_all) > 10 * largest_seconds:
             break
     return _best(solve, on_all)
 
@@ -123,19 +125,19 @@ def _try_all(peer: Peer, solve: Solve, problem: Problem, largest_seconds: float)
     tried = []
     for setting in peer.settings:
         trial = _try(solve, stimuli, setting, problem)
-        best = min((each.seconds for each in tried if each.share >= trial.share), default=np.inf)
+        best = min((earlier.seconds for earlier in tried if earlier.share >= trial.share), default=np.inf)
         if trial.seconds < min(3 * best, 0.5):
             again = (_seconds(solve, stimuli, setting) for _ in range(3))
             trial = trial._replace(seconds=min(trial.seconds, *again))
         tried.append(trial)
-        is_hopeless = peer.ends_at_failure and trial.share < max(each.share for each in tried)
+        is_hopeless = peer.ends_at_failure and trial.share < max(earlier.share for earlier in tried)
         if is_hopeless or (trial.seconds > largest_seconds and not peer.takes_all):
             break
     return tried
 
 
 def _try(solve: Solve, stimuli: jax.Array, setting: Setting, problem: Problem, *, skips_open: bool = False) -> Trial:
-    """Two calls; or one, compilation included, if that leaves samples open and is to be skipped then."""
+    """Time two calls; or one, compilation included, if it does not converge on all samples and `skips_open`."""
     states, first = timed(lambda: np.asarray(solve(stimuli, **setting)))
     share = float((residuals64(problem.network, problem.stimuli, states) < TOLERANCE).mean())
     seconds = first if skips_open and share < 1 else _seconds(solve, stimuli, setting)
@@ -143,8 +145,8 @@ def _try(solve: Solve, stimuli: jax.Array, setting: Setting, problem: Problem, *
 
 
 def _best(solve: Solve, trials: list[Trial]) -> Tuned:
-    setting = dict(min(trials, key=lambda each: (-each.share, each.seconds)).setting)
-    compile_seconds = max(0.0, *(each.compile_seconds for each in trials))
+    setting = dict(min(trials, key=lambda trial: (-trial.share, trial.seconds)).setting)
+    compile_seconds = max(0.0, *(trial.compile_seconds for trial in trials))
     return Tuned(setting, compile_seconds, lambda stimuli: solve(stimuli, **setting))
 
 
@@ -298,7 +300,7 @@ def _torch_loop(problem: Problem) -> Solve:
                 before = states
                 states = torch.lerp(before, sweep(before, stimuli), damping)
             change = (states - before).abs().amax(dim=1) / (damping * (1 + states.abs().amax(dim=1)))
-            # Of the state before the last step, hence no margin for the one after it; NaN ends the loop as well.
+            # For the state before the last step, hence no margin for the one after it; NaN ends the loop as well.
             if not (change.max() >= TOLERANCE):
                 break
         return states.numpy()
@@ -320,12 +322,12 @@ def _torchdeq(method: str) -> Callable[[Problem], Solve]:
             stimuli = torch.from_numpy(np.array(stimuli))
             start = torch.zeros_like(stimuli)
             try:
-                found, _, _ = solver(
+                solution, _, _ = solver(
                     lambda states: sweep(states, stimuli), start, max_iter=max_iterations, tol=stop, stop_mode="rel"
                 )
             except torch.linalg.LinAlgError:  # one singular sample ends its whole batch
-                found = torch.full_like(stimuli, torch.nan)
-            return found.numpy()
+                solution = torch.full_like(stimuli, torch.nan)
+            return solution.numpy()
 
         return solve
 
@@ -346,7 +348,7 @@ def _scipy(problem: Problem) -> Solve:
     def solve(stimuli, method):
         options = {"hybr": {"jac": lambda x, u: weights * slope(x) - identity}, "krylov": {}}[method]
         with np.errstate(all="ignore"):
-            found = []
+            solutions = []
             for stimulus in np.asarray(stimuli, float):
                 try:
                     result = root(
@@ -357,10 +359,10 @@ def _scipy(problem: Problem) -> Solve:
                         tol=TOLERANCE / 2,
                         **options,
                     )
-                    found.append(result.x)
+                    solutions.append(result.x)
                 except ValueError:  # krylov raises where the residual overflows
-                    found.append(np.full_like(stimulus, np.nan))
-        return np.array(found)
+                    solutions.append(np.full_like(stimulus, np.nan))
+        return np.array(solutions)
 
     return solve
 

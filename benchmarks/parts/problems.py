@@ -65,7 +65,7 @@ class Problem(NamedTuple):
     Attributes:
         name: of the problem.
         network: in the state form, with the stimulus driving each unit directly.
-        stimuli: one a row.
+        stimuli: one per row.
         nonlinearity: "relu", "tanh" or "power", for methods without JAX.
     """
 
@@ -183,7 +183,7 @@ class Saddle(NamedTuple):
         initial_states: where the dynamics start.
         states: where they come to rest: the winner's steady state, or the saddle after an exact tie.
         leading: the largest real part of the eigenvalues there.
-        settling_times: until they are there; 0 after an exact tie, which is left at no time.
+        settling_times: until they are there; 0 after an exact tie, whose saddle is never left.
         margins: the velocity that decides who wins, over the states; where it is below rounding, rounding decides.
     """
 
@@ -225,8 +225,8 @@ def make_saddle(
     excitation = rng.uniform(0.2, 0.8)
     inhibition = 1 - excitation + growth_rate
     weights = np.zeros((state_size, state_size))
-    for one, other in ((first, second), (second, first)):
-        weights[np.ix_(one, one)], weights[np.ix_(one, other)] = excitation / half, -inhibition / half
+    for own, rival in ((first, second), (second, first)):
+        weights[np.ix_(own, own)], weights[np.ix_(own, rival)] = excitation / half, -inhibition / half
     weights[np.ix_(others, others)] = 0.3 / len(others) ** 0.5 * rng.normal(size=(len(others), len(others)))
     weights[others, : 2 * half] = rng.normal(size=(len(others), 2 * half)) / (2 * half) ** 0.5
     stimulus_weights = np.eye(state_size)
@@ -241,10 +241,10 @@ def make_saddle(
     stimuli = np.zeros((num_stimuli, state_size))
     stimuli[:, 0], stimuli[:, 1] = mean_drive, mean_drive * gaps / 2
     stimuli[:, others] = rng.normal(size=(num_stimuli, len(others))) - 0.5
-    weights, stimulus_weights, stimuli = (np.float32(each) for each in (weights, stimulus_weights, stimuli))
+    weights, stimulus_weights, stimuli = (np.float32(array) for array in (weights, stimulus_weights, stimuli))
 
     # From here on with the numbers as they are after rounding.
-    excitation, inhibition = (abs(weights[0, each].sum(dtype=float)) for each in (first, second))
+    excitation, inhibition = (abs(weights[0, units].sum(dtype=float)) for units in (first, second))
     growth_rate = excitation + inhibition - 1
     drives = np.float64(stimuli) @ np.float64(stimulus_weights).T
     total, difference = drives[:, 0] + drives[:, half], drives[:, 0] - drives[:, half]
@@ -278,7 +278,7 @@ def make_saddle(
 def residuals64(network: RecurrentNetwork, stimuli: np.ndarray, states: np.ndarray) -> np.ndarray:
     """The residual of each state, recomputed in float64 from what the network's own parameters say; inf if not finite.
 
-    Solvers do not judge themselves: a float32 residual near its tolerance may be rounding.
+    Solvers do not judge themselves: a float32 residual near its tolerance may be due to rounding.
     """
     with jax.enable_x64(True):
         network = in_float64(network)
@@ -289,17 +289,17 @@ def residuals64(network: RecurrentNetwork, stimuli: np.ndarray, states: np.ndarr
 
 
 def exact_states(problem: Problem, states: np.ndarray) -> np.ndarray:
-    """The steady states near those given, to the last digit of float64: Newton's method, one sample after the other.
+    """The steady states near the given ones, to the precision of float64: Newton's method, sample by sample.
 
     For a rectifier it ends with the exact solution for the units that are active.
 
     Raises:
-        RuntimeError: if it does not come to rest, or not near where it began.
+        RuntimeError: if it does not converge, or not near where it started.
     """
     phi, slope = NONLINEARITIES[problem.nonlinearity]
     weights, identity = problem.weights.astype(float), np.eye(len(problem.weights))
-    found = np.array(states, float)
-    for row, stimulus in zip(found, problem.stimuli.astype(float)):
+    exact = np.array(states, float)
+    for row, stimulus in zip(exact, problem.stimuli.astype(float)):
         for _ in range(_MOST_NEWTON_STEPS):
             velocity = weights @ phi(row) + stimulus - row
             if np.abs(velocity).max() < _EXACT * (1 + np.abs(row).max()):
@@ -309,10 +309,10 @@ def exact_states(problem: Problem, states: np.ndarray) -> np.ndarray:
         else:
             msg = f"`states` are no steady states. Expected rest in {_MOST_NEWTON_STEPS} Newton steps."
             raise RuntimeError(msg)
-    if distances(found, states).max() > _NEAR:
-        msg = f"`states` are far from steady. Expected a distance below {_NEAR}, got {distances(found, states).max()}."
+    if distances(exact, states).max() > _NEAR:
+        msg = f"`states` are far from steady. Expected a distance below {_NEAR}, got {distances(exact, states).max()}."
         raise RuntimeError(msg)
-    return found
+    return exact
 
 
 def in_float64(network: RecurrentNetwork) -> RecurrentNetwork:

@@ -1,4 +1,4 @@
-"""The tables of `scaling`, made from its rows without JAX."""
+"""The tables of `scaling`, computed from its rows without JAX."""
 
 from experiments._script import table
 

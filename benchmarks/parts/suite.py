@@ -8,7 +8,7 @@ class Benchmark(NamedTuple):
 
     Attributes:
         name: of the module, which has `run` and `describe`, and may have `marks`.
-        quick: its options in a quick run; None where it takes no part.
+        quick: its options in a quick run; None if it is not part of a quick run.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Timed(NamedTuple):
 
     Attributes:
         name: of the module.
-        options: its options, so that the rows that tell most come first.
-        share: of the time that is left when it begins.
+        options: its options, chosen so that the most informative rows come first.
+        share: of the time that remains when it begins.
     """
 
     name: str

@@ -42,12 +42,12 @@ _NUM_ANGLES = 32  # of the ssn
 
 
 class Target(NamedTuple):
-    """A network, and what it is to be replaced on.
+    """A network, and the stimuli on which it is to be replaced.
 
     Attributes:
         name: of the target.
         network: in float32.
-        sample_stimulus: draws what the approximator sees: the stimulus, without the units that nothing drives.
+        sample_stimulus: draws the input of the approximator: the stimulus, without the units that nothing drives.
         num_samples: to train and validate on.
         unit_width: hidden units that count as "1 N"; a width is stated as a multiple of it.
     """
@@ -77,11 +77,11 @@ def make_target(name: str, seed: int = 0) -> Target:
     if name == "relation":
         return _target(name, relation_network(12), _relation, 20_000, unit_width=90)
     if name == "ssn":
-        heard = np.tile(np.eye(_NUM_ANGLES), (2, 1))
+        stimulus_weights = np.tile(np.eye(_NUM_ANGLES), (2, 1))
         network = rate_network(
             StateForm(PowerLaw(0.04, 2.0)),
             ssn_weights(_NUM_ANGLES),
-            stimulus_weights=heard,
+            stimulus_weights=stimulus_weights,
             time_constants=np.repeat([1, 0.5], _NUM_ANGLES),
         )
         return _target(name, network, _gratings, 20_000)

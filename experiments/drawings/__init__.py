@@ -1,1 +1,1 @@
-"""How each experiment is drawn from its record, without JAX: one module an experiment, `draw(record)` in each."""
+"""How each experiment is drawn from its record, without JAX: one module per experiment, `draw(record)` in each."""

@@ -1,4 +1,4 @@
-"""What several figures have in common."""
+"""Helpers that several figures share."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def lettered(figure: "Figure", axes: Sequence["Axes"], note: str = "") -> None:
-    """Name the panels, and say at the foot of the figure what its bands are, and of how many seeds."""
+    """Letter the panels, and write a note at the foot of the figure: what its bands are, and over how many seeds."""
     for letter, axis in zip("abcdefgh", axes):
         place = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
         axis.annotate(letter, (0, 1), (-24, 7), **place, fontweight="bold", ha="right")
@@ -34,20 +34,20 @@ def plain_logarithmic(axis: "Axis", multiples: Sequence[int] = (1, 2, 5)) -> Non
 def plot_percentages(
     axes: "Axes", places: Sequence[float], values: Sequence[Sequence[float | None]], color: str, *, hollow: bool = False
 ) -> None:
-    """Means over seeds with their 95 % intervals, side by side at the places, each of a height of its own.
+    """Means over seeds with their 95 % intervals, side by side along the horizontal axis, each at its own height.
 
     Args:
         axes: where to draw.
         places: along the vertical axis.
-        values: shares, one row a place and one entry a seed; None where a seed has none, and NaN is not drawn.
+        values: shares, one row per place and one entry per seed; None where a seed has none, and NaN is not drawn.
         color: of the dots.
-        hollow: whether the dots are.
+        hollow: whether the dots are hollow.
     """
-    for place, each in zip(places, values):
-        found = np.array([value for value in each if value is not None])
-        if len(found) == 0 or np.isnan(found).any():
+    for place, over_seeds in zip(places, values):
+        shares = np.array([value for value in over_seeds if value is not None])
+        if len(shares) == 0 or np.isnan(shares).any():
             continue
-        mean, low, high = spread(100 * found)
+        mean, low, high = spread(100 * shares)
         axes.plot([max(low, 0), high], [place, place], color=color, linewidth=1)
         axes.plot(mean, place, "o", markersize=4, color=color, markerfacecolor="white" if hollow else color)
 

@@ -17,7 +17,7 @@ _BELOW = {"loc": "upper center", "bbox_to_anchor": (0.3, -0.28), "handlelength":
 
 @house_style
 def draw(record: dict) -> "Figure":
-    """Errors by network; verdicts along a line through the oscillations and in the plane; what is detected."""
+    """Errors by network; statuses along a line through the oscillations and in the plane; what is detected."""
     rows = record["rows"]
     figure, axes = new_figure(4, height=2.9, width_ratios=[0.8, 1.2, 1.25, 1])
     places = np.arange(len(rows))[::-1]

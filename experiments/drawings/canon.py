@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @house_style
 def draw(record: dict) -> "Figure":
-    """A panel for each family of published networks that shows what it does."""
+    """A panel for each family of published networks that shows its behavior."""
     drawings = {row["family"]: row["drawing"] for row in record["rows"]}
     figure, axes = new_figure(3, num_rows=2, height=4.6)
     colors = list(COLORS.values())
@@ -57,8 +57,10 @@ def draw(record: dict) -> "Figure":
     axes[4].set(title="bumps of the ring attractor")
     axes[4].legend(loc="upper right")
 
-    quantities = [each for row in record["rows"] for each in row["quantities"]]
-    _draw_numbers(axes[5], [each["published"] for each in quantities], [each["received"] for each in quantities])
+    quantities = [quantity for row in record["rows"] for quantity in row["quantities"]]
+    _draw_numbers(
+        axes[5], [quantity["published"] for quantity in quantities], [quantity["received"] for quantity in quantities]
+    )
 
     handles, labels = axes[2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -67,14 +69,14 @@ def draw(record: dict) -> "Figure":
 
 
 def _draw_numbers(axis: "Axes", published: list[float], here: list[float]) -> None:
-    """Every published number against what comes out here, with the line where they agree."""
+    """Every published number against the one computed here, with the line where they agree."""
     ends = [min(published), max(published)]
     axis.plot(ends, ends, color="black", linewidth=0.6)
     axis.plot(published, here, "o", markersize=3.5, color=COLORS["recurrent"], markerfacecolor="none")
     for scale in (axis.set_xscale, axis.set_yscale):
         scale("symlog", linthresh=0.1, linscale=0.5)
     ticks = [-4, -1, -0.1, 0, 0.1, 1, 10, 45]
-    axis.set_xticks(ticks, [f"{each:g}" for each in ticks], rotation=45)
-    axis.set_yticks(ticks, [f"{each:g}" for each in ticks])
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=45)
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
     axis.set(xlabel="published", ylabel="here", title=f"all {len(published)} numbers")

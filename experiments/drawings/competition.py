@@ -40,7 +40,7 @@ def _draw_margins(axis: "Axes", row: dict) -> None:
         (TWO_LAYERS, "trivial_agreement_by_margin", "trivial", "largest stimulus"),
     ]
     for form, field, color, label in lines:
-        shares = np.array([each[field] for each in row[form]["competition"]], float).T  # NaN in empty bins
+        shares = np.array([result[field] for result in row[form]["competition"]], float).T  # NaN in empty bins
         _line(axis, np.arange(len(names)), shares, COLORS[color], label)
     axis.set_xticks(np.arange(len(names)), names, rotation=45, ha="right")
     axis.set(xlabel="margin of the stimulus", ylabel="same winner (%)", ylim=(None, 101))
@@ -60,7 +60,7 @@ def _draw_digit(axis: "Axes", example: dict) -> None:
 
 def _line(axis: "Axes", places, values, color, label: str) -> None:
     """Means over seeds, in percent, with the 95 % interval of the mean."""
-    found = 100 * np.array([spread(each) for each in values])
-    axis.plot(places, found[:, 0], color=color, marker="o", markersize=2.5, label=label)
-    low, high = np.clip(found[:, 1:].T, 0, 100)
+    spreads = 100 * np.array([spread(over_seeds) for over_seeds in values])
+    axis.plot(places, spreads[:, 0], color=color, marker="o", markersize=2.5, label=label)
+    low, high = np.clip(spreads[:, 1:].T, 0, 100)
     axis.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)

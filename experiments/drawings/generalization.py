@@ -29,14 +29,14 @@ def draw(record: dict) -> "Figure":
     for task, (errors, shares, points) in zip(tasks, zip(*[iter(axes)] * 3)):
         chosen = {row["distribution"]: row for row in rows if row["task"] == task}
         for offset, (form, color) in zip((0.17, -0.17), _FORM_COLORS.items()):
-            found = [chosen[name][form] for name in names]
-            is_shown = [spread(each["share_bad"]).mean > _FEWEST_BAD for each in found]
-            plot_percentages(errors, places + offset, [each["nrmse"] for each in found], color)
-            plot_percentages(shares, places + offset, [each["share_bad"] for each in found], color, hollow=True)
-            caught = [each["share_caught"] if shown else [] for each, shown in zip(found, is_shown)]
+            results = [chosen[name][form] for name in names]
+            is_shown = [spread(result["share_bad"]).mean > _FEWEST_BAD for result in results]
+            plot_percentages(errors, places + offset, [result["nrmse"] for result in results], color)
+            plot_percentages(shares, places + offset, [result["share_bad"] for result in results], color, hollow=True)
+            caught = [result["share_caught"] if shown else [] for result, shown in zip(results, is_shown)]
             plot_percentages(shares, places + offset, caught, color)
-            for place, each, shown in zip(places + offset, found, is_shown):
-                by_step = [share for share in each["share_caught_by_step"] if shown and share is not None]
+            for place, result, shown in zip(places + offset, results, is_shown):
+                by_step = [share for share in result["share_caught_by_step"] if shown and share is not None]
                 shares.plot(100 * np.mean(by_step or [np.nan]), place, "d", color=color, markersize=3)
         lined_up(errors, places, names)
         lined_up(shares, places, [""] * len(names))

@@ -20,7 +20,7 @@ _COLORS |= dict(zip(FORMS, (COLORS["feed-forward"], COLORS["sweeps"])))
 
 def noises(rows: list[dict]) -> list[float]:
     """The deviations of noise that were tried."""
-    return sorted({each["noise"] for each in rows[0]["inference"]})
+    return sorted({result["noise"] for result in rows[0]["inference"]})
 
 
 def errors(rows: list[dict], kind: str, name: str, noise: float) -> tuple[list[float], list[float]]:
@@ -32,8 +32,8 @@ def errors(rows: list[dict], kind: str, name: str, noise: float) -> tuple[list[f
         name: of a network, or `computed`.
         noise: its deviation.
     """
-    found = [[each[kind][name] for each in row["inference"] if each["noise"] == noise] for row in rows]
-    return tuple(np.mean(found, axis=1).T.tolist())
+    quantiles = [[result[kind][name] for result in row["inference"] if result["noise"] == noise] for row in rows]
+    return tuple(np.mean(quantiles, axis=1).T.tolist())
 
 
 @house_style
@@ -51,18 +51,18 @@ def draw(record: dict) -> "Figure":
         _mark_trained(axis, config["largest_noise"], "trained on" if "computed" in names else None)
         for name in names:
             color, label = _COLORS[name], "computed from the cues" if name == "computed" else name
-            _line(axis, noises(rows), [errors(rows, kind, name, each)[0] for each in noises(rows)], color, label)
-            _line(axis, noises(rows), [errors(rows, kind, name, each)[1] for each in noises(rows)], color, None, "--")
+            _line(axis, noises(rows), [errors(rows, kind, name, noise)[0] for noise in noises(rows)], color, label)
+            _line(axis, noises(rows), [errors(rows, kind, name, noise)[1] for noise in noises(rows)], color, None, "--")
         axis.plot([], [], color="black", linestyle="--", label="95th percentile")
         axis.set(xlabel="noise (deviation / height of a bump)", ylabel=label_y, title=title)
         axis.set(ylim=(0, None), xlim=(0, None))
         axis.legend(loc="upper left")
 
-    conflicts = [each["conflict"] for each in rows[0]["conflict"]]
+    conflicts = [result["conflict"] for result in rows[0]["conflict"]]
     _mark_trained(axes[3], config["largest_conflict"])
     axes[3].plot(conflicts, np.array(conflicts) / 3, color=COLORS["trivial"], label="a third of the conflict")
     for name in NETWORKS:
-        pulls = np.array([[each["pull"][name] for each in row["conflict"]] for row in rows])  # (seed, conflict, 3)
+        pulls = np.array([[result["pull"][name] for result in row["conflict"]] for row in rows])  # (seed, conflict, 3)
         _line(axes[3], conflicts, pulls[:, :, 0].T, _COLORS[name], name)
         for end in (1, 2):
             axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=_COLORS[name], linewidth=0.7, linestyle="--")
@@ -88,7 +88,7 @@ def _draw_example(axis: "Axes", example: dict) -> None:
     centers = (num_units - 1) / 2 + np.arange(3) * (num_units + 1)
     axis.set_xticks(centers, ["ring A", "ring B", "ring C, no stimulus"])
     axis.tick_params(axis="x", length=0)
-    highest = max(each.max() for each in (stimulus, *rates))
+    highest = max(values.max() for values in (stimulus, *rates))
     axis.set(ylabel="stimulus, rate", title="C is inferred from A and B", ylim=(None, 1.3 * highest))
     axis.legend(loc="upper right", ncols=3, handletextpad=0.2, columnspacing=1)
 
@@ -101,6 +101,6 @@ def _mark_trained(axis: "Axes", largest: float, label: str | None = None) -> Non
 
 def _line(axis: "Axes", places, values, color, label: str | None, style: str = "-") -> None:
     """Means over seeds with the 95 % interval of the mean."""
-    found = np.array([spread(each) for each in values])
-    axis.plot(places, found[:, 0], style, color=color, marker="o", markersize=2.5, label=label)
-    axis.fill_between(places, found[:, 1], found[:, 2], color=color, alpha=0.2, linewidth=0)
+    spreads = np.array([spread(over_seeds) for over_seeds in values])
+    axis.plot(places, spreads[:, 0], style, color=color, marker="o", markersize=2.5, label=label)
+    axis.fill_between(places, spreads[:, 1], spreads[:, 2], color=color, alpha=0.2, linewidth=0)

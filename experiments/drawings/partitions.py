@@ -24,25 +24,25 @@ def draw(record: dict) -> "Figure":
     strengths = sorted({row["self_excitation"] for row in rows})
     colors = dict(zip(strengths, colormaps["cividis"](np.linspace(0, 0.9, len(strengths)))))
     for i, form in enumerate(FORMS):
-        ours = axes[4 * i : 4 * i + 4]
+        panels = axes[4 * i : 4 * i + 4]
         for strength, color in colors.items():
             chosen = [row for row in rows if row["self_excitation"] == strength]
             places = [row["num_partitions"] for row in chosen]
-            for axis, name in ((ours[0], "agreement"), (ours[1], "set_agreement")):
+            for axis, name in ((panels[0], "agreement"), (panels[1], "set_agreement")):
                 differences = [np.subtract(row[form][name], row[f"trivial_{name}"]) for row in chosen]
                 _line(axis, places, 100 * np.array(differences), color)
-            _line(ours[2], places, 100 * np.array([row[form]["nrmse"] for row in chosen]), color, f"a = {strength:g}")
+            _line(panels[2], places, 100 * np.array([row[form]["nrmse"] for row in chosen]), color, f"a = {strength:g}")
             if strength < 1:
-                _line(ours[3], places, 100 * (1 - strength) * np.array([row[form]["gain"] for row in chosen]), color)
-        for axis in ours[:2]:
+                _line(panels[3], places, 100 * (1 - strength) * np.array([row[form]["gain"] for row in chosen]), color)
+        for axis in panels[:2]:
             axis.axhline(0, color="black", linewidth=0.6)
-        ours[3].axhline(100, color="black", linewidth=0.6)
-        ours[0].set_ylabel(f"{form}\n\npoints beyond guess")
-        ours[1].set_ylabel("points beyond guess")
-        ours[2].set(ylim=(0, None))
-        ours[2].set_ylabel("NRMSE (%)")
-        ours[3].set(ylim=(0, 115))
-        ours[3].set_ylabel("% of 1 / (1 - a)")
+        panels[3].axhline(100, color="black", linewidth=0.6)
+        panels[0].set_ylabel(f"{form}\n\npoints beyond guess")
+        panels[1].set_ylabel("points beyond guess")
+        panels[2].set(ylim=(0, None))
+        panels[2].set_ylabel("NRMSE (%)")
+        panels[3].set(ylim=(0, 115))
+        panels[3].set_ylabel("% of 1 / (1 - a)")
     titles = ("winner", "active partitions", "error of the rates", "gain of contrast")
     for axis, title in zip(axes, titles):
         axis.set_title(title)
@@ -67,6 +67,6 @@ def draw(record: dict) -> "Figure":
 
 def _line(axis: "Axes", places, values, color, label: str | None = None) -> None:
     """Means over seeds with the 95 % interval of the mean."""
-    found = np.array([spread(each) for each in values])
-    axis.plot(places, found[:, 0], color=color, marker="o", markersize=2.5, label=label)
-    axis.fill_between(places, found[:, 1], found[:, 2], color=color, alpha=0.2, linewidth=0)
+    spreads = np.array([spread(over_seeds) for over_seeds in values])
+    axis.plot(places, spreads[:, 0], color=color, marker="o", markersize=2.5, label=label)
+    axis.fill_between(places, spreads[:, 1], spreads[:, 2], color=color, alpha=0.2, linewidth=0)

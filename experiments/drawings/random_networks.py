@@ -25,8 +25,8 @@ def errors_at(row: dict, form: str, cost: float = USUAL_COST) -> list[float]:
 
 
 def needed(row: dict, form: str, target: float) -> int | None:
-    """The place of the first that was tried whose mean error is at most that; None if there is none."""
-    return next((i for i, each in enumerate(row[form]["nrmse"]) if spread(each).mean <= target), None)
+    """The index of the first cost that was tried whose mean error is at most the target; None if there is none."""
+    return next((i for i, errors in enumerate(row[form]["nrmse"]) if spread(errors).mean <= target), None)
 
 
 @house_style
@@ -41,7 +41,7 @@ def draw(record: dict) -> "Figure":
     figure, axes = new_figure(number, num_rows=2, height=4.2)
     for axis, gain in zip(axes, gains):
         axis.set(xscale="log", yscale="log", title=f"gain {gain:g}", xlabel="products / $N^2$")
-        for row in (each for each in rows if each["gain"] == gain):
+        for row in (candidate for candidate in rows if candidate["gain"] == gain):
             for form, style in _STYLES.items():
                 _line(axis, row["costs"], row[form]["nrmse"], colors[row["size"]], style)
         for target in TARGETS:
@@ -85,11 +85,11 @@ def draw(record: dict) -> "Figure":
 
 
 def _draw_needed(axis: "Axes", rows: list[dict], form: str, target: float, color) -> None:
-    """The least cost whose mean error is small enough, by gain; a triangle at the largest where none is."""
-    found = [needed(row, form, target) for row in rows]
-    costs = [np.nan if i is None else row["costs"][i] for i, row in zip(found, rows)]
+    """The least cost whose mean error is small enough, by gain; a triangle at the largest cost where none is."""
+    indices = [needed(row, form, target) for row in rows]
+    costs = [np.nan if i is None else row["costs"][i] for i, row in zip(indices, rows)]
     axis.plot([row["gain"] for row in rows], costs, _STYLES[form], color=color, marker="o", markersize=2.5)
-    missed = [row for i, row in zip(found, rows) if i is None]
+    missed = [row for i, row in zip(indices, rows) if i is None]
     face = color if form == TWO_LAYERS else "white"
     axis.plot(
         [row["gain"] for row in missed],
@@ -103,7 +103,7 @@ def _draw_needed(axis: "Axes", rows: list[dict], form: str, target: float, color
 
 def _line(axis: "Axes", places, values, color, style: str) -> None:
     """Means over seeds, in percent, with the 95 % interval of the mean; an error below the smallest is drawn there."""
-    means = np.array([spread(100 * np.asarray(each)) for each in values])
+    means = np.array([spread(100 * np.asarray(over_seeds)) for over_seeds in values])
     if axis.get_yscale() == "log":
         means = np.maximum(means, _SMALLEST)
     axis.plot(places, means[:, 0], style, color=color, marker="o", markersize=2.5)

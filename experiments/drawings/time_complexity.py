@@ -69,11 +69,11 @@ def _operations(axis: "Axes", places: list[float], rows: list[dict]) -> None:
     for method, color in METHODS.items():
         for quantile, style in (("p50", "-"), ("p99", ":")):
             values = [[seed[method][quantile] for seed in row["operations"]] for row in rows]
-            mean, low, high = np.array([spread(each) for each in values]).T
+            mean, low, high = np.array([spread(over_seeds) for over_seeds in values]).T
             marker = {"marker": "o", "markersize": 2.5} if quantile == "p50" else {}
             axis.plot(places, mean, style, color=color, **marker)
             if quantile == "p50":
                 axis.fill_between(places, np.maximum(low, mean / 10), high, color=color, alpha=0.2, linewidth=0)
     axis.set(xscale="log", yscale="log")
-    axis.set_xticks(places, [f"{each:g}" for each in places])
+    axis.set_xticks(places, [f"{place:g}" for place in places])
     axis.minorticks_off()

@@ -179,8 +179,8 @@ def find_fixed_points(
     size = network.state_size
     if size > LARGEST_DENSE:
         raise fail("network", "is too large for its Jacobians", f"at most {LARGEST_DENSE} units", size)
-    given = np.zeros((0, size)) if starts is None else starts
-    check_array("starts", given, (*shape_of("starts", given)[:1], size))
+    extra = np.zeros((0, size)) if starts is None else starts
+    check_array("starts", extra, (*shape_of("starts", extra)[:1], size))
     if box is not None:
         check_array("box", box, (2,))
     if box is not None and not box[0] < box[1]:
@@ -192,9 +192,9 @@ def find_fixed_points(
     is_complete = is_small if enumerate_supports is None else enumerate_supports
     if isinstance(network, RateNetwork):
         network = eqx.tree_at(lambda network: network.params.recurrent_weights, network, network.dense_weights)
-    stimulus, given = in_precision("stimulus", stimulus, network.dtype), in_precision("starts", given, network.dtype)
+    stimulus, extra = in_precision("stimulus", stimulus, network.dtype), in_precision("starts", extra, network.dtype)
     with blas_threads(size):
-        return _find(network, stimulus, num_starts, given, box, is_complete, tolerance, key)
+        return _find(network, stimulus, num_starts, extra, box, is_complete, tolerance, key)
 
 
 def _find(network, stimulus, num_starts, given, box, is_complete, tolerance, key) -> FixedPoints:

@@ -212,9 +212,9 @@ class MultistartSearch:
             if num_known > 1:
                 generator = np.random.default_rng(turn)
                 points = self.to_points(self.states)
-                one, other = generator.integers(num_known, size=(2, num_starts // 2))
+                first, second = generator.integers(num_known, size=(2, num_starts // 2))
                 share = generator.uniform(0, 1, (num_starts // 2, 1)).astype(fresh.dtype)
-                fresh[1 : 1 + len(share)] = share * points[one] + (1 - share) * points[other]
+                fresh[1 : 1 + len(share)] = share * points[first] + (1 - share) * points[second]
             self.search_from(fresh)
             if len(self.states) == num_known and (not self.theorem[0] or self.indices().sum() == 1):
                 break

@@ -149,8 +149,8 @@ def call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None =
     """Call a program on a batch, in chunks of a fixed size; each device of a mesh has one chunk at a time."""
     constants, parts = placed_on(mesh, constants), []
     for chunk in chunks_of(len(arrays[0]), max(array.shape[1] for array in arrays), mesh):
-        given = tuple(chunk.place(array[chunk.rows]) for array in arrays)
-        parts.append(chunk.take(_call(function, constants, given, chunk.num_rows, chunk.layout, mesh)))
+        placed = tuple(chunk.place(array[chunk.rows]) for array in arrays)
+        parts.append(chunk.take(_call(function, constants, placed, chunk.num_rows, chunk.layout, mesh)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 

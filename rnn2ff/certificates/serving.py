@@ -214,8 +214,8 @@ class _Answers:
         solved = solve_steady_states(self.network, stimuli, solver=plan, initial_states=starts, mesh=self.mesh)
         states = np.asarray(solved.state)
         constants = (self.network, self.certifier, self.can_certify, not self.has_one_fixed_point)
-        found = in_chunks(_bound_state, constants, stimuli, states, mesh=self.mesh)
-        self.rates[rows], self.bounds[rows], self.estimates[rows] = found
+        results = in_chunks(_bound_state, constants, stimuli, states, mesh=self.mesh)
+        self.rates[rows], self.bounds[rows], self.estimates[rows] = results
         if not self.can_certify:
             self.estimates[rows] = np.asarray(solved.distance)
         self.status[rows] = np.asarray(solved.status)

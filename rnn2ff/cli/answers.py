@@ -70,15 +70,15 @@ def _of_file(network, stimuli, model: Path) -> Answers:
     from rnn2ff.export import read_exported, share_outside
     from rnn2ff.networks import network_hash
 
-    found, expected = read_exported(model), network_hash(network)
-    if found.network_hash not in (None, expected):
-        received = f"{found.network_hash[:12]} in {model}"
+    exported, expected = read_exported(model), network_hash(network)
+    if exported.network_hash not in (None, expected):
+        received = f"{exported.network_hash[:12]} in {model}"
         raise fail("model", "stands for another network", f"one of the network {expected[:12]}", received)
-    if (found.stimulus_size, found.rate_size) != (network.stimulus_size, network.rate_size):
+    if (exported.stimulus_size, exported.rate_size) != (network.stimulus_size, network.rate_size):
         sizes = f"{network.stimulus_size} channels and {network.rate_size} rates"
-        raise fail("model", "does not fit the network", sizes, f"{found.stimulus_size} and {found.rate_size}")
-    limits = found.stimulus_range
-    return Answers(found.predict, None if limits is None else share_outside(limits, stimuli), None)
+        raise fail("model", "does not fit the network", sizes, f"{exported.stimulus_size} and {exported.rate_size}")
+    limits = exported.stimulus_range
+    return Answers(exported.predict, None if limits is None else share_outside(limits, stimuli), None)
 
 
 def _by_route(network, stimuli, path: Path, route: Route) -> Answers:
@@ -89,8 +89,8 @@ def _by_route(network, stimuli, path: Path, route: Route) -> Answers:
     from rnn2ff.approximators import predict
 
     approximator, card = read_approximator(path, network)
-    found = export.familiarity(card, stimuli)
-    about = (None, None) if found is None else (found.share_outside, found.share_known)
+    familiarity = export.familiarity(card, stimuli)
+    about = (None, None) if familiarity is None else (familiarity.share_outside, familiarity.share_known)
     if route in ("c-int8", "c-int16"):
         model = export.quantize(approximator, stimuli, weight_bits=int(route.removeprefix("c-int")))
         return Answers(model.predict, *about)

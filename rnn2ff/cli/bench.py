@@ -61,7 +61,7 @@ class Bench:
             raise RuntimeError(f"No stimulus leads to a steady state: {count_statuses(solved.status)}.")
         rates = np.asarray(jax.vmap(network.rates)(solved.state))
         error = accuracy(np.asarray(predict(approximator, stimuli))[is_solved], rates[is_solved])
-        microseconds = {name: [1e6 * value / self.batch_size for value in each] for name, each in seconds.items()}
+        microseconds = {name: [1e6 * value / self.batch_size for value in values] for name, values in seconds.items()}
         fastest = microseconds["pass"][0]
         lines = {
             name: f"{median:10.3f} us ({lower:.3f} to {upper:.3f}), {median / fastest:7.1f} x the pass,"
@@ -76,7 +76,7 @@ class Bench:
         record = {
             "batch_size": self.batch_size,
             "microseconds_per_stimulus": {
-                name: dict(zip(("median", "lower", "upper"), each)) for name, each in microseconds.items()
+                name: dict(zip(("median", "lower", "upper"), values)) for name, values in microseconds.items()
             },
             "compile_seconds": compile_seconds,
             "accuracy": error,

@@ -87,38 +87,40 @@ class Certify:
             begin("constants of the weights")
             certifier = make_certifier(network)
             begin("certificates")
-            found = certify_predictions(network, stimuli, predictions, certifier)
-            unit_bounds = bound_units(network, stimuli, predictions, found.error_bound, certifier)
+            certificate = certify_predictions(network, stimuli, predictions, certifier)
+            unit_bounds = bound_units(network, stimuli, predictions, certificate.error_bound, certifier)
         if self.out is not None:
             arrays = {
                 "predictions": predictions,
-                "residuals": found.residual,
-                "error_bounds": found.error_bound,
+                "residuals": certificate.residual,
+                "error_bounds": certificate.error_bound,
                 "unit_bounds": unit_bounds,
-                "error_estimates": found.error_estimate,
-                "theorems": found.theorem,
-                "theorem_names": np.array([each.name for each in Theorem]),
-                "is_exact": found.is_exact,
-                "refined": found.refined,
-                "is_refined_exact": found.is_refined_exact,
+                "error_estimates": certificate.error_estimate,
+                "theorems": certificate.theorem,
+                "theorem_names": np.array([theorem.name for theorem in Theorem]),
+                "is_exact": certificate.is_exact,
+                "refined": certificate.refined,
+                "is_refined_exact": certificate.is_refined_exact,
             }
             write_arrays(self.out, arrays)
         if self.header is not None:
             write_whole(self.header, bound_to_c(network, name=self.header.stem))
-        is_bounded, lengths = np.isfinite(found.error_bound), np.linalg.norm(predictions, axis=1)
-        worst_units, of_all = unit_bounds.max(axis=1), np.asarray(found.error_bound)
+        is_bounded, lengths = np.isfinite(certificate.error_bound), np.linalg.norm(predictions, axis=1)
+        worst_units, of_all = unit_bounds.max(axis=1), np.asarray(certificate.error_bound)
         judged = worst_units if self.norm == "unit" else of_all
         record = {
             "num_stimuli": len(stimuli),
-            "share_exact": float(found.is_exact.mean()),
-            "share_exact_after_a_newton_step": float(found.is_refined_exact.mean()),
-            "share_by_theorem": {each.name: float((found.theorem == each).mean()) for each in Theorem if each},
+            "share_exact": float(certificate.is_exact.mean()),
+            "share_exact_after_a_newton_step": float(certificate.is_refined_exact.mean()),
+            "share_by_theorem": {
+                theorem.name: float((certificate.theorem == theorem).mean()) for theorem in Theorem if theorem
+            },
             "share_not_certified": float(1 - is_bounded.mean()),
             "why_not_certified": None if is_bounded.all() else _reason(network, certifier),
             "error_bound": _quantiles(of_all[is_bounded]),
             "error_bound_over_length": _quantiles((of_all / np.maximum(lengths, np.finfo(float).tiny))[is_bounded]),
             "error_bound_of_the_worst_unit": _quantiles(worst_units[is_bounded]),
-            "error_estimate": _quantiles(found.error_estimate[np.isfinite(found.error_estimate)]),
+            "error_estimate": _quantiles(certificate.error_estimate[np.isfinite(certificate.error_estimate)]),
             "mean_length_of_the_predictions": float(lengths.mean()),
             "tolerance": self.tolerance,
             "share_within_tolerance": None if self.tolerance is None else float((judged <= self.tolerance).mean()),
@@ -154,7 +156,7 @@ class Certify:
             norm = "the worst unit" if self.norm == "unit" else "all units"
             share = f"{record['share_within_tolerance']:.1%}"
             lines[f"within {self.tolerance:g}"] = f"{share} of these stimuli, by the bound of {norm}"
-        written = [str(each) for each in (self.out, self.header) if each is not None]
+        written = [str(path) for path in (self.out, self.header) if path is not None]
         return lines | ({"written to": ", ".join(written)} if written else {})
 
 

@@ -76,17 +76,17 @@ class Demo:
             raise fail("out", "holds a page already", "another folder, or --overwrite", f"{page}")
         check_folder(self.out)
         check_at_least("num-steps", self.num_steps, 1)
-        given = {"approximator": self.approximator, "weights": self.weights, "stimuli": self.stimuli}
-        missing = [name for name, value in given.items() if value is None]
-        if missing and len(missing) < len(given):
+        options = {"approximator": self.approximator, "weights": self.weights, "stimuli": self.stimuli}
+        missing = [name for name, value in options.items() if value is None]
+        if missing and len(missing) < len(options):
             raise fail("options", "are incomplete", "all of --approximator, --weights, --stimuli", f"no {missing[0]}")
 
         if self.cache:
             keep_programs()
         shows_progress = self.progress and sys.stderr.isatty()
-        made = _made(self.num_steps, self.seed, shows_progress) if missing else [self._given()]
-        stated = {scene.title: stated_error({"report": report}) for scene, report in made}
-        scenes = [_with_error(scene, report, stated[scene.title]) for scene, report in made]
+        reported_scenes = _made(self.num_steps, self.seed, shows_progress) if missing else [self._given()]
+        stated = {scene.title: stated_error({"report": report}) for scene, report in reported_scenes}
+        scenes = [_with_error(scene, report, stated[scene.title]) for scene, report in reported_scenes]
 
         from rnn2ff.export import write_page
 
@@ -157,7 +157,7 @@ def _made(num_steps: int, seed: int, shows_progress: bool) -> "list[tuple[Scene,
     scenes = []
     tasks = [("Competition", competition, sample_drives, 24), ("Ring", ring, sample_bump, 96)]
     for title, network, sample, width in tasks:
-        made = distill(
+        distilled = distill(
             network,
             sample,
             width=width,
@@ -167,7 +167,7 @@ def _made(num_steps: int, seed: int, shows_progress: bool) -> "list[tuple[Scene,
             progress=shows_progress,
             key=jr.key(seed),
         )
-        scene = Scene(title, texts[title], network, made.approximator, made.test.stimuli)
+        scene = Scene(title, texts[title], network, distilled.approximator, distilled.test.stimuli)
         scene = scene._replace(kind="ring") if title == "Ring" else scene._replace(num_labeled=num_competitors)
-        scenes.append((scene, made.report.summary()))
+        scenes.append((scene, distilled.report.summary()))
     return scenes

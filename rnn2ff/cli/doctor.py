@@ -44,25 +44,25 @@ class Doctor:
         from rnn2ff.records import environment, timed
 
         keep_programs()
-        found = environment()
-        versions = {name: version or "unknown" for name, version in found["versions"].items()}
+        machine = environment()
+        versions = {name: version or "unknown" for name, version in machine["versions"].items()}
         versions["rnn2ff"] = __version__  # of the code that runs
-        extras = {name: [each for each in libraries if not _has(each)] for name, libraries in EXTRAS.items()}
+        extras = {name: [library for library in libraries if not _has(library)] for name, libraries in EXTRAS.items()}
         folder = Path(jax.config.jax_compilation_cache_dir or program_folder())
         cache = {"folder": folder, **_contents(folder)}
-        advice = _advice(found["platform"])
+        advice = _advice(machine["platform"])
         flaw, seconds = timed(_flaw)
         lines = {
             **versions,
-            "device": f"{found['device']} ({found['platform']}){f'; {advice}' if advice else ''}",
-            "processor": f"{found['processor']}, {found['num_threads']} of {found['num_cores']} cores",
+            "device": f"{machine['device']} ({machine['platform']}){f'; {advice}' if advice else ''}",
+            "processor": f"{machine['processor']}, {machine['num_threads']} of {machine['num_cores']} cores",
             **{f"extra {name}": _described(name, lacks) for name, lacks in extras.items()},
             "compiled programs": f"{cache['num_files']} in {folder}, {cache['megabytes']:.1f} MB"
             + ("" if cache["is_writable"] else "; cannot be written to, so that every command compiles anew"),
             "self test": f"{flaw or 'passed'}, {seconds:.1f} s",
         }
         record = {
-            "environment": found,
+            "environment": machine,
             "missing": extras,
             "cache": cache,
             "advice": advice,
@@ -82,7 +82,7 @@ def _described(extra: str, lacks: list[str]) -> str:
 
 def _contents(folder: Path) -> dict[str, object]:
     """How many programs are kept, and whether more can be."""
-    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     sizes = [file.stat().st_size for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
     return {
         "num_files": len(sizes),
@@ -95,10 +95,10 @@ def _advice(platform: str) -> str | None:
     """What to install for an accelerator that JAX does not use; None if there is none."""
     if platform != "cpu":
         return None
-    found = [(name, extra) for name, (sign, extra) in _ACCELERATORS.items() if sign.exists()]
-    if not found:
+    accelerators = [(name, extra) for name, (sign, extra) in _ACCELERATORS.items() if sign.exists()]
+    if not accelerators:
         return None
-    name, extra = found[0]
+    name, extra = accelerators[0]
     return f"there is an {name} accelerator that JAX does not use: pip install 'rnn2ff[{extra}]'"
 
 

@@ -77,11 +77,11 @@ class Export:
         approximator, card, stimuli = self._read()
         folder = next(folder for folder in (self.out, *self.out.parents) if folder.exists())
         with tempfile.TemporaryDirectory(dir=folder, prefix=".rnn2ff.") as temporary:
-            made = {route: Path(temporary) / file.name for route, file in files.items()}
-            rows = {route: self._export(route, approximator, card, stimuli, path) for route, path in made.items()}
+            drafts = {route: Path(temporary) / file.name for route, file in files.items()}
+            rows = {route: self._export(route, approximator, card, stimuli, path) for route, path in drafts.items()}
             self.out.mkdir(parents=True, exist_ok=True)
             for route, file in files.items():
-                os.replace(made[route], file)
+                os.replace(drafts[route], file)
         lines = {
             str(files[route]): f"{row['bytes']:>9,} bytes"
             + ("" if row["added"] is None else f"   {100 * row['added'].nrmse:.2g} % (NRMSE) added")

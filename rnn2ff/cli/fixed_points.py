@@ -44,17 +44,17 @@ class FixedPoints:
 
         with stages(1, shows=self.network.shows_progress) as begin:
             begin("searching for fixed points")
-            found = find_fixed_points(network, stimuli[self.row], num_starts=self.num_starts, key=jr.key(self.seed))
+            points = find_fixed_points(network, stimuli[self.row], num_starts=self.num_starts, key=jr.key(self.seed))
         names = ("states", "residuals", "eigenvalues", "is_stable", "indices")
-        write_arrays(self.out, {name: getattr(found, name) for name in names})
+        write_arrays(self.out, {name: getattr(points, name) for name in names})
         record = {
-            "num_fixed_points": len(found.states),
-            "num_stable": int(found.is_stable.sum()),
-            "index_sum": found.index_sum,
-            "audit": found.audit.name,
-            "explanation": found.explanation,
-            "basin_counts": found.basin_counts,
-            "failures": found.failures,
+            "num_fixed_points": len(points.states),
+            "num_stable": int(points.is_stable.sum()),
+            "index_sum": points.index_sum,
+            "audit": points.audit.name,
+            "explanation": points.explanation,
+            "basin_counts": points.basin_counts,
+            "failures": points.failures,
             "written_to": self.out,
         }
         lines = {
@@ -62,8 +62,8 @@ class FixedPoints:
             "stable": record["num_stable"],
             "sum of their indices": record["index_sum"],
             "audit": f"{record['audit']}: {record['explanation']}",
-            "starts that settled": f"{sum(record['basin_counts'])} of {len(found.starts)}",
+            "starts that settled": f"{sum(record['basin_counts'])} of {len(points.starts)}",
             "written to": self.out,
         }
         show(lines, record, as_json=self.as_json)
-        return 0 if len(found.states) else 1
+        return 0 if len(points.states) else 1

@@ -51,7 +51,7 @@ class Solve:
                 "states": np.asarray(solved.state),
                 "rates": np.asarray(jax.vmap(network.rates)(solved.state)),
                 "statuses": np.asarray(solved.status),
-                "status_names": np.array([each.name for each in Status]),
+                "status_names": np.array([status.name for status in Status]),
                 "residuals": np.asarray(solved.residual),
                 "num_steps": np.asarray(solved.num_steps),
             },

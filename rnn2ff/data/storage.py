@@ -81,7 +81,7 @@ class StoredPairs:
     def read(self) -> Pairs:
         """All pairs, in memory."""
         parts = [[np.array(shard[name]) for name in ARRAYS] for shard in self.shards()]
-        stimuli, states, rates = (jnp.asarray(np.concatenate(each)) for each in zip(*parts))
+        stimuli, states, rates = (jnp.asarray(np.concatenate(arrays)) for arrays in zip(*parts))
         return Pairs(stimuli, states, rates, self.status_counts)
 
 
@@ -189,11 +189,11 @@ def _begin(folder: Path, manifest: dict[str, object]) -> None:
 
 def _check_same(folder: Path, wanted: dict[str, object]) -> bool:
     """Whether the data set is finished; one with other settings is refused."""
-    found = read_manifest(folder)
+    manifest = read_manifest(folder)
     for name, value in wanted.items():
-        if name != "shards" and found.get(name) != json.loads(json.dumps(value)):
-            raise fail("folder", f"holds a data set with another `{name}`", value, f"{found.get(name)} in {folder}")
-    return _is_finished(found)
+        if name != "shards" and manifest.get(name) != json.loads(json.dumps(value)):
+            raise fail("folder", f"holds a data set with another `{name}`", value, f"{manifest.get(name)} in {folder}")
+    return _is_finished(manifest)
 
 
 def _is_finished(manifest: dict[str, object]) -> bool:

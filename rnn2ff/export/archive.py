@@ -55,8 +55,8 @@ def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapp
     if card is not None and not isinstance(card, Mapping):
         raise fail("card", "is no card", "a mapping of what JSON can say", type(card).__name__)
     if isinstance(approximator, Distilled):
-        found, approximator = approximator, approximator.approximator
-        card = {**model_card(found.network, found.test.stimuli, found.report), **(card or {})}
+        distilled, approximator = approximator, approximator.approximator
+        card = {**model_card(distilled.network, distilled.test.stimuli, distilled.report), **(card or {})}
     check_deployable(approximator)
     if isinstance(approximator, Refined):
         card = {"network": describe(approximator.network), **(card or {})}

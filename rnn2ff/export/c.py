@@ -62,7 +62,7 @@ def to_c(
             comment.
     """
     check_name(name)
-    if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(each, str) for each in notes):
+    if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(note, str) for note in notes):
         raise fail("notes", "are no lines of text", "a list of strings", repr(notes))
     stimulus_range = _range_in((card or {}).get("stimuli"), model)
     parts = _parts(model)
@@ -120,7 +120,7 @@ def _range(model, name: str, ends: Float[np.ndarray, "2 stimulus"]) -> str:
     if isinstance(model, IntegerModel):
         ends = model.quantize_stimuli(ends)
     signal = _TYPES[ends.dtype.name]
-    low, high = (array_definition(each, end) for each, end in zip(("low", "high"), ends))
+    low, high = (array_definition(label, end) for label, end in zip(("low", "high"), ends))
     return template("range.h").substitute(name=name, NAME=name.upper(), signal=signal, low=low, high=high)
 
 

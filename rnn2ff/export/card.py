@@ -49,7 +49,7 @@ def model_card(
     if license is not None:
         check_text("license", license)
     stimuli = np.asarray(stimuli, np.float64)
-    some = np.unique(np.linspace(0, len(stimuli) - 1, _MOST_FINGERPRINTS).astype(int))
+    rows = np.unique(np.linspace(0, len(stimuli) - 1, _MOST_FINGERPRINTS).astype(int))
     smallest, largest = getattr(report, "stimulus_range", (stimuli.min(axis=0), stimuli.max(axis=0)))
     return plain(
         {
@@ -60,7 +60,7 @@ def model_card(
                 "largest": largest,
                 "mean": stimuli.mean(axis=0),
                 "standard_deviation": stimuli.std(axis=0),
-                "some_rows": _fingerprints(stimuli[some]),
+                "some_rows": _fingerprints(stimuli[rows]),
             },
             "report": report.summary() if hasattr(report, "summary") else report,
             "license": license,
@@ -122,7 +122,7 @@ def stated_error(card: Mapping[str, object]) -> dict[str, str]:
     if set(received) != set(Accuracy._fields):
         return {"error": f"{in_percent(received['nrmse'])} % (NRMSE); its tails are not in the card"}
     # JSON has no infinite numbers: the infinite error of a unit that should never vary is stored as null.
-    of_units = [math.inf if each is None else each for each in received["unit_nrmse"]]
+    of_units = [math.inf if error is None else error for error in received["unit_nrmse"]]
     accuracy = Accuracy(**{**received, "unit_nrmse": np.asarray(of_units)})
     counts = (report.get("status_counts") or {}).get("test") or {"converged": accuracy.num_samples}
     lines = {"error": accuracy.headline(sum(counts.values())), **accuracy.lines()}
@@ -141,5 +141,5 @@ def check_same_network(network: RecurrentNetwork, card: dict[str, object], path:
     expected = network_hash(network)
     if received != expected:
         unnamed = "no network named; `save` a whole distillation, or with `card=model_card(network, stimuli)`"
-        other = unnamed if received is None else f"{received[:12]} in {path}"
-        raise fail("approximator", "stands for another network", f"one of the network {expected[:12]}", other)
+        text = unnamed if received is None else f"{received[:12]} in {path}"
+        raise fail("approximator", "stands for another network", f"one of the network {expected[:12]}", text)

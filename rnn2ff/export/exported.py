@@ -60,7 +60,7 @@ def _read_onnx(path: Path) -> Exported:
     try:
         session = open_session(content)
         inputs, outputs = (
-            {each.name: each.shape for each in group} for group in (session.get_inputs(), session.get_outputs())
+            {tensor.name: tensor.shape for tensor in group} for group in (session.get_inputs(), session.get_outputs())
         )
         named = session.get_modelmeta().custom_metadata_map
     except broken as error:
@@ -125,8 +125,8 @@ def _parsed(text: str, name: str) -> IntegerModel | None:
         for kind, label, size, body in re.findall(rf"static const (\w+) {name}_(\w+)\[(\d+)\] = \{{([^}}]*)\}};", text):
             numbers = body.replace(",", " ").split()
             if kind in _INTEGER_TYPES and len(numbers) == int(size):
-                arrays[label] = np.array([int(each) for each in numbers], _INTEGER_TYPES[kind])
-        scales = {each: float(np.float32(constants[each].rstrip("f"))) for each in ("STIMULUS_SCALE", "RATE_SCALE")}
+                arrays[label] = np.array([int(number) for number in numbers], _INTEGER_TYPES[kind])
+        scales = {key: float(np.float32(constants[key].rstrip("f"))) for key in ("STIMULUS_SCALE", "RATE_SCALE")}
         if not all(0 < scale < float("inf") for scale in scales.values()):
             return None
 
@@ -134,7 +134,7 @@ def _parsed(text: str, name: str) -> IntegerModel | None:
             parts = {part: arrays[f"{label}_{part}"] for part in _LAYER}
             return IntegerLayer(**parts | {"weights": parts["weights"].reshape(rows, -1)})
 
-        sizes = {each: int(constants[each]) for each in ("HIDDEN_SIZE", "STATE_SIZE", "RATE_SIZE", "NUM_SWEEPS")}
+        sizes = {key: int(constants[key]) for key in ("HIDDEN_SIZE", "STATE_SIZE", "RATE_SIZE", "NUM_SWEEPS")}
         state_size, num_sweeps = sizes["STATE_SIZE"], sizes["NUM_SWEEPS"]
         gains = ("positive_gains", "negative_gains")
         sweeps = None
@@ -142,8 +142,8 @@ def _parsed(text: str, name: str) -> IntegerModel | None:
             sweeps = IntegerSweeps(
                 drive=layer("drive", state_size),
                 recurrent=layer("recurrent", state_size),
-                **{each: arrays[each] for each in gains},
-                **{each: arrays[each].reshape(num_sweeps, -1) for each in ("steps", "momenta")},
+                **{field: arrays[field] for field in gains},
+                **{field: arrays[field].reshape(num_sweeps, -1) for field in ("steps", "momenta")},
             )
         return IntegerModel(
             stimulus_scale=scales["STIMULUS_SCALE"],

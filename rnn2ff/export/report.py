@@ -46,11 +46,11 @@ def write_report(path: str | Path, found: Distilled) -> None:
     report, pairs = found.report, found.test
     predicted = np.asarray(predict(found.approximator, pairs.stimuli))
     attempts = {
-        f"{each.width} hidden units{f', {each.num_sweeps} sweeps' if each.num_sweeps else ' alone'}": (
-            f"{in_percent(nrmse)} %, {each.num_products:,} products, {each.num_training_pairs} pairs, "
-            f"{each.seconds:.1f} s"
+        f"{attempt.width} hidden units{f', {attempt.num_sweeps} sweeps' if attempt.num_sweeps else ' alone'}": (
+            f"{in_percent(nrmse)} %, {attempt.num_products:,} products, {attempt.num_training_pairs} pairs, "
+            f"{attempt.seconds:.1f} s"
         )
-        for each, nrmse in zip(report.attempts, report.attempt_nrmses)
+        for attempt, nrmse in zip(report.attempts, report.attempt_nrmses)
     }
     tables = {
         "At a glance": report.lines(),
@@ -109,7 +109,7 @@ def _errors(
     """NRMSE of each unit, and of each stimulus; the mean square of the latter is the squared NRMSE of all."""
     from rnn2ff.training import accuracy
 
-    predicted, target = (np.asarray(each, np.float64) for each in (predicted, target))
+    predicted, target = (np.asarray(rates, np.float64) for rates in (predicted, target))
     mean_squares = ((predicted - target) ** 2).mean(axis=1)
     return accuracy(predicted, target).unit_nrmse, np.sqrt(mean_squares / target.var(axis=0).mean())
 

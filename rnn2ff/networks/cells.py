@@ -213,8 +213,8 @@ def from_torch(
         known = ", ".join(f"({rows * state_size}, {state_size}) for {kind}" for kind, rows in shapes.items())
         raise fail("weights", "are those of another cell", f"weight_hh of shape {known}", recurrent.shape)
     check_shape("weight_ih", driven, (num_rows, driven.shape[1]))
-    nothing = np.zeros(num_rows, recurrent.dtype)
-    biases = find("bias_hh", nothing), find("bias_ih", nothing)
+    no_bias = np.zeros(num_rows, recurrent.dtype)
+    biases = find("bias_hh", no_bias), find("bias_ih", no_bias)
     for name, bias in zip(("bias_hh", "bias_ih"), biases):
         check_shape(name, bias, (num_rows,))
     if num_rows == state_size:

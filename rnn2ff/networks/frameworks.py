@@ -77,7 +77,7 @@ def from_flax(
         if set(params) == {f"{end}{gate}" for end in "hi" for gate in gates}:
             recurrent, driven = ([_flax_layer(params, f"{end}{gate}") for gate in gates] for end in "hi")
             stacked = [
-                np.concatenate([layer[part] for layer in each]) for part in (0, 1) for each in (recurrent, driven)
+                np.concatenate([layer[part] for layer in layers]) for part in (0, 1) for layers in (recurrent, driven)
             ]
             return _gated(*stacked)
     names = " or ".join(str([f"{end}{gate}" for end in "hi" for gate in gates]) for gates in _FLAX_GATES.values())
@@ -105,7 +105,7 @@ def from_keras(weights: Sequence[ArrayLike], *, nonlinearity: Nonlinearity = jnp
     """
     if len(weights) not in (2, 3):
         raise fail("weights", "are not those of a recurrent layer", "two kernels and perhaps a bias", len(weights))
-    driven, recurrent = (np.asarray(each).T for each in weights[:2])
+    driven, recurrent = (np.asarray(kernel).T for kernel in weights[:2])
     num_gates = recurrent.shape[0] // max(1, recurrent.shape[1]) if recurrent.ndim == 2 else 0
     if num_gates not in (1, 3, 4) or recurrent.shape[0] != num_gates * recurrent.shape[1]:
         expected = "a recurrent kernel of shape (units, units), (units, 3 units) or (units, 4 units)"
@@ -120,7 +120,7 @@ def from_keras(weights: Sequence[ArrayLike], *, nonlinearity: Nonlinearity = jnp
     driven_bias, recurrent_bias = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
     order = _KERAS_GATES[num_gates]
     arrays = (recurrent, driven, recurrent_bias, driven_bias)
-    return _gated(*(np.concatenate([np.split(each, num_gates)[gate] for gate in order]) for each in arrays))
+    return _gated(*(np.concatenate([np.split(array, num_gates)[gate] for gate in order]) for array in arrays))
 
 
 def _flax_layer(params: Mapping[str, Mapping[str, ArrayLike]], name: str) -> tuple[np.ndarray, np.ndarray]:

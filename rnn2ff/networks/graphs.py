@@ -69,7 +69,7 @@ def from_connectome(
     if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise fail("connectome", "is not a square matrix", "shape (units, units)", f"shape {matrix.shape}")
     entries = scipy.sparse.csr_array(matrix).tocoo()  # duplicate entries are summed
-    rows, columns = (np.asarray(each, np.int32) for each in entries.coords)
+    rows, columns = (np.asarray(indices, np.int32) for indices in entries.coords)
     values = np.asarray(entries.data, float)
     check_finite("connectome", values)
     if is_symmetric:

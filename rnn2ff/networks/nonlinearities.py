@@ -87,7 +87,7 @@ class ShiftedLogistic:
     thresholds: tuple[float, ...]  # theta, one per unit
 
     def __call__(self, x: Float[Array, " unit"]) -> Float[Array, " unit"]:
-        gains, thresholds = (jnp.asarray(each, x.dtype) for each in (self.gains, self.thresholds))
+        gains, thresholds = (jnp.asarray(values, x.dtype) for values in (self.gains, self.thresholds))
         return jax.nn.sigmoid(gains * (x - thresholds)) - jax.nn.sigmoid(-gains * thresholds)
 
 

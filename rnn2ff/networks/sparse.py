@@ -86,7 +86,7 @@ def pad_rows(weights: BCOO) -> PaddedRows:
     lengths = np.unique(-(-np.quantile(np.maximum(counts, 1), np.linspace(0, 1, 17)) // _ENTRIES) * _ENTRIES).astype(
         int
     )
-    length = min(lengths, key=lambda each: (each + _ENTRIES) * np.maximum(1, -(-counts // each)).sum())
+    length = min(lengths, key=lambda candidate: (candidate + _ENTRIES) * np.maximum(1, -(-counts // candidate)).sum())
     num_parts = np.maximum(1, -(-counts // length))
     first_part = np.cumsum(num_parts) - num_parts
     position = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -103,10 +103,10 @@ def with_padded_rows(network: RecurrentNetwork) -> RecurrentNetwork:
     if not isinstance(network, RateNetwork) or not isinstance(network.weights, BCOO):
         return network
     return eqx.tree_at(
-        lambda each: each.params.recurrent_weights,
+        lambda tree: tree.params.recurrent_weights,
         network,
         replace_fn=pad_rows,
-        is_leaf=lambda each: isinstance(each, BCOO),
+        is_leaf=lambda leaf: isinstance(leaf, BCOO),
     )
 
 
@@ -131,7 +131,7 @@ def _product(num_rows: int, values, columns, owners, rates):
 
 def _multiply(num_rows: int, values, columns, owners, rates):
     # Passed as arguments, not captured from outside: inside a loop, captured variables belong to another trace.
-    given = values, columns, () if owners is None else (owners,)
+    arguments = values, columns, () if owners is None else (owners,)
 
     def add_parts(parts, owners):
         """Rows of the matrix from their parts."""
@@ -148,9 +148,9 @@ def _multiply(num_rows: int, values, columns, owners, rates):
     @one.def_vmap
     def many(axis_size, in_batched, values, columns, owners, rates):
         if jax.tree.leaves(in_batched) != [False, False, *(False for _ in owners), True]:
-            axes = jax.tree.map(lambda each: 0 if each else None, tuple(in_batched))
+            axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, tuple(in_batched))
             return jax.vmap(multiply_one, axes)(values, columns, owners, rates), True
-        turns = tuple(each.reshape(-1, _ENTRIES, each.shape[1]) for each in (values, columns))
+        turns = tuple(array.reshape(-1, _ENTRIES, array.shape[1]) for array in (values, columns))
 
         def multiply(by_unit):
             def add(total, turn):
@@ -162,8 +162,8 @@ def _multiply(num_rows: int, values, columns, owners, rates):
 
         if jax.default_backend() == "cpu" and axis_size > _TILE and axis_size % _TILE == 0:
             tiles = rates.reshape(-1, _TILE, rates.shape[1])
-            found = jax.lax.map(lambda tile: multiply(tile.T).T, tiles)
-            return found.reshape(axis_size, num_rows), True
+            products = jax.lax.map(lambda tile: multiply(tile.T).T, tiles)
+            return products.reshape(axis_size, num_rows), True
         return multiply(rates.T).T, True
 
-    return one(*given, rates)
+    return one(*arguments, rates)

@@ -111,7 +111,7 @@ def low_rank_weights(
     check_shape("right", right, left.shape)
     check_finite("left", left)
     check_finite("right", right)
-    left, right = (each.reshape(len(each), -1) for each in (left, right))
+    left, right = (factor.reshape(len(factor), -1) for factor in (left, right))
     return left @ right.T / np.asarray(len(left), left.dtype if left.dtype.kind == "f" else float)
 
 
@@ -140,11 +140,11 @@ class _Graph(NamedTuple):
 def _read_table(path: Path, columns: tuple[str, ...]) -> _Graph:
     if len(columns) not in (2, 3):
         raise fail("columns", "do not name sources, targets and weights", "2 or 3 names", ", ".join(columns) or "none")
-    found = read_columns(path, columns, "connectome")
-    sources, targets = found[columns[0]], found[columns[1]]
+    table = read_columns(path, columns, "connectome")
+    sources, targets = table[columns[0]], table[columns[1]]
     weights = [1.0] * len(sources)
     if len(columns) == 3:
-        weights = [_number(each, f"{path}, row {row}") for row, each in enumerate(found[columns[2]], 2)]
+        weights = [_number(text, f"{path}, row {row}") for row, text in enumerate(table[columns[2]], 2)]
     names = list({*sources, *targets})
     are_numbers = all(name.removeprefix("-").isdecimal() for name in names)
     return _Graph(sorted(names, key=int if are_numbers else None), sources, targets, weights)
@@ -185,7 +185,7 @@ def _read_graphml(path: Path, weight: str) -> _Graph:
         values = [data.text or "" for data in edge.iter(f"{_GRAPHML}data") if data.get("key") in keys]
         value = _number(values[0], f"{path}, {source} to {target}") if values else 1.0
         is_directed = edge.get("directed", "false" if graph.get("edgedefault") == "undirected" else "true") == "true"
-        for each in [(source, target), *([] if is_directed or source == target else [(target, source)])]:
-            ends.append(each)
+        for pair in [(source, target), *([] if is_directed or source == target else [(target, source)])]:
+            ends.append(pair)
             weights.append(value)
     return _Graph(names, [source for source, _ in ends], [target for _, target in ends], weights)

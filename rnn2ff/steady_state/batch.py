@@ -114,7 +114,7 @@ def rows_to_begin(num_rows: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
         return packing_of(rows)[0](rows)
 
     *numbers, _, _ = jax.eval_shape(pack, jax.ShapeDtypeStruct((num_rows, 1), dtype))
-    return tuple(zeros_to_share(each.shape, each.dtype) for each in numbers)
+    return tuple(zeros_to_share(array.shape, array.dtype) for array in numbers)
 
 
 @in_full_precision
@@ -151,7 +151,7 @@ def _task_of(network, plan, tolerance, max_steps, layout) -> Task:
 
 
 def _is_in(stage: Int[Array, " batch"], *stages: Stage) -> Bool[Array, " batch"]:
-    return functools.reduce(jnp.logical_or, (stage == each for each in stages))
+    return functools.reduce(jnp.logical_or, (stage == option for option in stages))
 
 
 def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:

@@ -130,13 +130,13 @@ def judge_returns(sample: Sample, window: Window, copy: Window) -> None:
     when, where = _crossings(window.times, window.moved, window.velocities, start, normal)
     own = _pick_returns(when, where / size, start, sample.cycle, count)
     crossings = _crossings(copy.times, copy.moved + sample.push, copy.velocities, start, normal)
-    other = _pick_returns(crossings[0], crossings[1] / size, sample.push / size, sample.cycle, count)
-    if own is None or other is None:
+    of_copy = _pick_returns(crossings[0], crossings[1] / size, sample.push / size, sample.cycle, count)
+    if own is None or of_copy is None:
         return
     rounding = 4 * float(jnp.finfo(sample.state.dtype).eps) * (1 + np.abs(window.end_state).max()) / size
     noise = sample.accuracy.of_return + rounding
     rounding += sample.accuracy.of_step
-    returns = _Returns(*own, other[1] - own[1], rounding, noise)
+    returns = _Returns(*own, of_copy[1] - own[1], rounding, noise)
     sample.cycle = float(own[0][-1] / count)
 
     # What looks like one loop may be several: then the motion comes close to its start in between.

@@ -148,8 +148,8 @@ def _solve_states(
         own = in_own_units(network, stimuli, initial_states)
         if own is not None:
             more = {"watch": watch, "is_probe": is_probe}
-            given = own.network, own.stimuli, solver, own.initial_states
-            solved = _solve_states(*given, tolerance, max_steps, mesh, progress, **more)
+            arguments = own.network, own.stimuli, solver, own.initial_states
+            solved = _solve_states(*arguments, tolerance, max_steps, mesh, progress, **more)
             return in_common_units(solved, own.units)
         if not is_planned:
             if initial_states is None:
@@ -179,7 +179,7 @@ def _solve_states(
                     rows = np.setdiff1d(rows, probe)
             _solve_some(samples, rows, plan, bar)
         is_found = solved.status == Status.converged
-        counts = Counter(FOUND_BY[each] for each in found_by[is_found])
+        counts = Counter(FOUND_BY[index] for index in found_by[is_found])
         return on_device(solved, plan, dict(counts))
 
 
@@ -204,8 +204,10 @@ def _choose_method(samples: Samples, probe: np.ndarray, first: Plan) -> Plan:
     candidate = eqx.tree_at(lambda plan: plan.starts_anywhere, candidate, jax.device_put(np.asarray(True)))
     starts = np.concatenate([np.zeros_like(states), np.roll(states, 1, axis=0)])
     ends = run_whole(samples, np.concatenate([settled, settled]), candidate, starts, samples.first_steps)
-    status, found = np.split(ends.steady.status, 2), np.split(ends.steady.state, 2)
-    is_other = [(one == Status.converged) & apart(state, states) for one, state in zip(status, found)]
+    status, end_states = np.split(ends.steady.status, 2), np.split(ends.steady.state, 2)
+    is_other = [
+        (end_status == Status.converged) & apart(state, states) for end_status, state in zip(status, end_states)
+    ]
     is_swept = ends.found_by[: len(settled)] < FOUND_BY.index("dynamics")
     is_compared = (status[0] == Status.converged) & is_swept
     agreement = 1 - float(is_other[0][is_compared].mean()) if is_compared.any() else float("nan")
@@ -251,10 +253,10 @@ def _follow_slow_ones(samples: Samples, left: np.ndarray, plan: Plan) -> None:
     if len(rows) and steps_left > 0:
         states = samples.solved.state[rows]
         dynamics = eqx.tree_at(lambda plan: plan.starts_with_sweeps, plan, jax.device_put(np.asarray(False)))
-        found = run_whole(samples, rows, dynamics, states, steps_left)
-        samples.put(rows, found)
-        is_far = ~(np.abs(found.steady.state - states).max(axis=1) < _NEAR * (1 + np.abs(states).max(axis=1)))
-        samples.solved.status[rows[is_far & (found.steady.status == Status.converged)]] = Status.max_steps_reached
+        ends = run_whole(samples, rows, dynamics, states, steps_left)
+        samples.put(rows, ends)
+        is_far = ~(np.abs(ends.steady.state - states).max(axis=1) < _NEAR * (1 + np.abs(states).max(axis=1)))
+        samples.solved.status[rows[is_far & (ends.steady.status == Status.converged)]] = Status.max_steps_reached
 
 
 def _watched(samples: Samples, rows: np.ndarray, states: np.ndarray) -> Solved:

@@ -122,8 +122,8 @@ def _move(
     rows = np.resize(np.arange(len(samples)), num_rows)
     starts = np.stack([sample.state for sample in samples])
     copies = np.stack([sample.state if sample.copy is None else sample.copy for sample in samples])
-    given = stimuli[[sample.row for sample in samples]]
-    paths, others, residuals, ahead = map(np.asarray, _iterate(network, given[rows], starts[rows], copies[rows]))
+    inputs = stimuli[[sample.row for sample in samples]]
+    paths, others, residuals, ahead = map(np.asarray, _iterate(network, inputs[rows], starts[rows], copies[rows]))
     for i, sample in enumerate(samples):
         _judge(sample, paths[i].astype(float), others[i].astype(float), float(residuals[i]), ahead[i], tolerance)
 

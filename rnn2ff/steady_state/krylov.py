@@ -122,8 +122,8 @@ def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Row
 
         is_sound = is_open & (is_early | jnp.isfinite(sizes))
         rows, defects = (
-            jnp.where(_column(is_sound), jnp.where(_column(is_early), *each), old)
-            for each, old in [((early[0], rows), progress.rows), ((early[1], defects), progress.defects)]
+            jnp.where(_column(is_sound), jnp.where(_column(is_early), *choices), old)
+            for choices, old in [((early[0], rows), progress.rows), ((early[1], defects), progress.defects)]
         )
         is_open = is_sound & ~is_early & (sizes > aims) & jnp.isfinite(back)
         return _Bicgstab(rows, defects, direction, products, is_open, num_steps + 1)

@@ -109,14 +109,14 @@ def observe_motions(
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
     measured = in_batches(_measure, network, (stimuli, states), _MANY_ROWS) if len(states) else np.zeros((3, 0), dtype)
     samples, moving = [], []
-    for row, (state, time_unit, speed, rest) in enumerate(zip(states, *measured)):
+    for row, (state, time_unit, speed, initial_residual) in enumerate(zip(states, *measured)):
         scale = 1 + float(np.abs(state).max() + np.abs(stimuli[row]).max())
         size = min(scale, float(speed) * float(time_unit))
         sample = Sample(row, state, float(time_unit), scale, size)
         samples.append(sample)
-        if rest < tolerance:
+        if initial_residual < tolerance:
             sample.verdict = "at_rest"
-        elif np.isfinite(rest) and max_time > 0 and max_steps > 0:
+        elif np.isfinite(initial_residual) and max_time > 0 and max_steps > 0:
             moving.append(sample)
     while moving:
         for sample, window, copy in _follow(network, stimuli, moving, max_time):

@@ -56,7 +56,7 @@ class AbstractEnd(eqx.Module):
     @property
     def verdict(self) -> str | list:
         """The name of the status; of a batch, a list of them."""
-        return np.array([each.name for each in Status])[np.asarray(self.status)].tolist()
+        return np.array([status.name for status in Status])[np.asarray(self.status)].tolist()
 
     def rates(self, network: RecurrentNetwork) -> Float[Array, "*batch rate"]:
         """The rates that downstream units of the network receive from the states."""
@@ -150,7 +150,7 @@ def on_device(whole: SteadyState, plan: Plan | None, finished_by: dict[str, int]
 
 def _described(solved: SteadyState | SteadyStates, **more: object) -> tuple[str, dict[str, object]]:
     """A title, and the result in a few lines."""
-    residual, num_steps, state = (np.asarray(each) for each in (solved.residual, solved.num_steps, solved.state))
+    residual, num_steps, state = (np.asarray(array) for array in (solved.residual, solved.num_steps, solved.state))
     title = f"{type(solved).__name__} of {state.shape[-1]} units"
     if residual.ndim == 0:
         return title, {
@@ -176,4 +176,4 @@ def count_statuses(status: Int[ArrayLike, "*batch"]) -> dict[str, int]:
         received = f"others, of dtype {status.dtype}"
         raise fail("status", "holds no statuses", f"whole numbers from 0 to {len(Status) - 1}", received)
     counts = np.bincount(status.ravel(), minlength=len(Status))
-    return {each.name: int(counts[each]) for each in Status}
+    return {outcome.name: int(counts[outcome]) for outcome in Status}

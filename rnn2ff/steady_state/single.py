@@ -82,24 +82,24 @@ def solve_steady_state(
     if initial_state is None:
         initial_state = jnp.zeros(network.state_size, network.dtype)
     check_array("initial_state", initial_state, (network.state_size,))
-    stimulus, initial_state = (jnp.asarray(each, network.dtype) for each in (stimulus, initial_state))
+    stimulus, initial_state = (jnp.asarray(array, network.dtype) for array in (stimulus, initial_state))
     if matrix_free is None:
         matrix_free = network.state_size > _LARGEST_FACTORED or network.has_sparse_weights
     is_outside = all(map(is_known, jax.tree.leaves((network, stimulus, initial_state))))
     limit = np.asarray(tolerance, network.dtype)
-    given = network, stimulus, _without_tolerance(solver), initial_state, limit, max_steps, matrix_free
-    found = solve_one(*given, throw=throw and not is_outside)
-    if not is_outside or not is_known(found.status):
-        return found
-    if int(found.status) == Status.max_steps_reached and isinstance(solver, Rollout):
-        alone = jax.tree.map(lambda leaf: np.array(leaf)[None], found)
+    arguments = network, stimulus, _without_tolerance(solver), initial_state, limit, max_steps, matrix_free
+    solved = solve_one(*arguments, throw=throw and not is_outside)
+    if not is_outside or not is_known(solved.status):
+        return solved
+    if int(solved.status) == Status.max_steps_reached and isinstance(solver, Rollout):
+        alone = jax.tree.map(lambda leaf: np.array(leaf)[None], solved)
         _watch(network, np.asarray(stimulus)[None], alone.state, alone, tolerance, max_steps)
-        found = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), alone)
-    if throw and int(found.status) != Status.converged:
-        status = Status(int(found.status))
+        solved = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), alone)
+    if throw and int(solved.status) != Status.converged:
+        status = Status(int(solved.status))
         msg = f"No steady state ({status.name}): {ADVICE[status]}."
         raise RuntimeError(msg)
-    return found
+    return solved
 
 
 @compiled
@@ -107,18 +107,18 @@ def solve_one(network, stimulus, solver, initial_state, tolerance, max_steps, ma
     # The search and the verdict see constants: no derivative passes through them.
     network_, stimulus_, initial_state_ = constants_of(network, stimulus, initial_state)
     candidate = solver.search(network_, stimulus_, initial_state_, tolerance=tolerance, max_steps=max_steps)
-    found = _judge(network_, stimulus_, candidate, tolerance)
+    judged = _judge(network_, stimulus_, candidate, tolerance)
     network = without_time_constants(network)
-    state = with_implicit_derivative(network, stimulus, found.state, found.is_converged, matrix_free)
+    state = with_implicit_derivative(network, stimulus, judged.state, judged.is_converged, matrix_free)
     if throw:
-        messages = [f"No steady state ({each.name}): {advice}." for each, advice in ADVICE.items()]
-        state = eqx.branched_error_if(state, ~found.is_converged, found.status - 1, messages)
-    return eqx.tree_at(lambda record: record.state, found, state)
+        messages = [f"No steady state ({status.name}): {advice}." for status, advice in ADVICE.items()]
+        state = eqx.branched_error_if(state, ~judged.is_converged, judged.status - 1, messages)
+    return eqx.tree_at(lambda record: record.state, judged, state)
 
 
 def _without_tolerance(solver: AbstractSteadyStateSolver) -> AbstractSteadyStateSolver:
     """The solver without its tolerance, which the search gets as an array: another value needs no compilation."""
-    return eqx.tree_at(lambda each: each.tolerance, solver, None, is_leaf=lambda leaf: leaf is None)
+    return eqx.tree_at(lambda tree: tree.tolerance, solver, None, is_leaf=lambda leaf: leaf is None)
 
 
 def constants_of(*trees):
@@ -132,7 +132,7 @@ def without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
     if not isinstance(network, RateNetwork):
         return network
     tau = network.params.time_constants
-    return eqx.tree_at(lambda each: each.params.time_constants, network, jax.lax.stop_gradient(tau))
+    return eqx.tree_at(lambda tree: tree.params.time_constants, network, jax.lax.stop_gradient(tau))
 
 
 def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tolerance: float | Scalar) -> SteadyState:
@@ -149,32 +149,32 @@ def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tol
         if any(jax.tree.leaves(in_batched[0])):
             # A batch of networks, whose samples do not share products.
             def judge_at(i):
-                given = (arrays, stimuli, states), tuple(in_batched)
-                return judge_batch(*jax.tree.map(lambda leaf, batched: leaf[i] if batched else leaf, *given))
+                trees = (arrays, stimuli, states), tuple(in_batched)
+                return judge_batch(*jax.tree.map(lambda leaf, batched: leaf[i] if batched else leaf, *trees))
 
-            found = jax.lax.map(judge_at, jnp.arange(axis_size))
+            results = jax.lax.map(judge_at, jnp.arange(axis_size))
         else:
             rows = [
                 array if is_batched else jnp.broadcast_to(array, (axis_size, *array.shape))
                 for array, is_batched in zip((stimuli, states), in_batched[1:])
             ]
-            flat = judge_batch(arrays, *(each.reshape(-1, each.shape[-1]) for each in rows))
-            found = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), flat)
-        return found, jax.tree.map(lambda _: True, found)
+            flat = judge_batch(arrays, *(array.reshape(-1, array.shape[-1]) for array in rows))
+            results = jax.tree.map(lambda leaf: leaf.reshape(axis_size, -1, *leaf.shape[1:]), flat)
+        return results, jax.tree.map(lambda _: True, results)
 
-    found = jax.tree.map(lambda leaf: leaf[0], judge_batch(arrays, stimulus[None], candidate.state[None]))
-    is_diverging = candidate.is_diverging & (found.status == Status.max_steps_reached)
-    status = jnp.where(is_diverging, Status.diverging, found.status)
-    return eqx.tree_at(lambda record: (record.status, record.num_steps), found, (status, candidate.num_steps))
+    judged = jax.tree.map(lambda leaf: leaf[0], judge_batch(arrays, stimulus[None], candidate.state[None]))
+    is_diverging = candidate.is_diverging & (judged.status == Status.max_steps_reached)
+    status = jnp.where(is_diverging, Status.diverging, judged.status)
+    return eqx.tree_at(lambda record: (record.status, record.num_steps), judged, (status, candidate.num_steps))
 
 
 def _watch(network, stimuli, initial_states, whole: SteadyState, tolerance: float, max_steps: int) -> None:
     """Find out whether samples that did not come to rest move for ever; arrays on the host, updated in place."""
     left = np.flatnonzero(whole.status == Status.max_steps_reached)
     if len(left):
-        given = stimuli[left], initial_states[left], whole.state[left]
+        arguments = stimuli[left], initial_states[left], whole.state[left]
         limits = {"tolerance": tolerance, "max_steps": max_steps}
-        put_rows(whole, left, finish(network, *given, **limits, is_stiff_tried=False))
+        put_rows(whole, left, finish(network, *arguments, **limits, is_stiff_tried=False))
 
 
 def solve_each(
@@ -186,12 +186,12 @@ def solve_each(
     chunk_size = num_devices * min(-(-num_samples // num_devices), _SOLVED_ALONE)
     limit = np.asarray(tolerance, network.dtype)
     constants = placed_on(mesh, (network, _without_tolerance(solver), limit, max_steps))
-    nothing = divided_over(mesh, np.zeros(num_devices, np.int32))  # every row matters
+    unused_counts = divided_over(mesh, np.zeros(num_devices, np.int32))  # every row matters
     total = -(-num_samples // chunk_size)
     with tqdm(total=total, desc="steady states", unit="chunk", disable=not progress) as bar:
 
         def solve_chunk(constants, *rows):
-            solved = jax.device_get(_solve_chunk(constants, divided_over(mesh, rows), nothing, mesh))
+            solved = jax.device_get(_solve_chunk(constants, divided_over(mesh, rows), unused_counts, mesh))
             bar.update()
             return solved
 

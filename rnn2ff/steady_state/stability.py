@@ -194,8 +194,8 @@ def transform_powers(
 
         def run(_):
             more = () if velocity is None else (velocity[None], rounding[None])
-            found = _transform_powers(matrix[None], slowest[None], is_needed[None], *more, **settings)
-            return jax.tree.map(lambda leaf: leaf[0], found)
+            stability = _transform_powers(matrix[None], slowest[None], is_needed[None], *more, **settings)
+            return jax.tree.map(lambda leaf: leaf[0], stability)
 
         def skip(_):
             no = jnp.zeros((), bool)
@@ -293,7 +293,7 @@ def decide(
         return Stability(no, no, jnp.zeros_like(field.time_unit), jnp.full_like(field.time_unit, jnp.inf))
     slowest = jnp.ones_like(field.time_unit) if field.is_map else jnp.max(field.scales, axis=1)
     velocity = field.seen(states, field.velocity(states))
-    found = transform_powers(
+    stability = transform_powers(
         jacobians(field, states),
         slowest,
         is_needed,
@@ -302,4 +302,4 @@ def decide(
         velocity=velocity,
         rounding=jnp.finfo(states.dtype).eps * (1 + max_norm(states))[:, None] / field.scales,
     )
-    return found._replace(decay_rate=found.decay_rate / field.time_unit)
+    return stability._replace(decay_rate=stability.decay_rate / field.time_unit)

@@ -22,8 +22,8 @@ def sweep_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
     starts = jax.vmap(lambda drive: sweep.start(network, drive))(drives)
 
     def from_states(starts):
-        given = jax.vmap(lambda state, stimulus: sweep.from_state(network, state, stimulus))(*known[::-1])
-        return jnp.where(is_zero[:, None], starts, given)
+        own_starts = jax.vmap(lambda state, stimulus: sweep.from_state(network, state, stimulus))(*known[::-1])
+        return jnp.where(is_zero[:, None], starts, own_starts)
 
     starts = jax.lax.cond(jnp.any(is_mine & ~is_zero), from_states, lambda starts: starts, starts)
     advance = jax.vmap(lambda drive, point: sweep(network, drive, point))
@@ -47,8 +47,8 @@ def sweep_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
         left = jnp.where(jnp.isinf(length), 1, left)
         return new, new_length, left, num_sweeps + _SWEEPS_PER_CHECK
 
-    one = jnp.ones_like(rows.residual)
-    start = vary_like((starts, one * jnp.inf, one, jnp.zeros((), jnp.int32)), starts)
+    ones = jnp.ones_like(rows.residual)
+    start = vary_like((starts, ones * jnp.inf, ones, jnp.zeros((), jnp.int32)), starts)
     points, _, _, num_sweeps = jax.lax.while_loop(goes_on, check, start)
     return _arrive(task, rows, known, points, FOUND_BY[0])._replace(num_steps=rows.num_steps + num_sweeps)
 

@@ -50,7 +50,7 @@ class Points(NamedTuple):
 
     def take(self, rows: Array) -> "Points":
         """Some rows; the last one stands in for those that do not exist."""
-        return Points(*(each.at[rows].get(mode="clip") for each in self))
+        return Points(*(array.at[rows].get(mode="clip") for array in self))
 
 
 def residuals(network: RecurrentNetwork, points: Points) -> Rows:
@@ -97,7 +97,7 @@ class Systems(NamedTuple):
         """The matrices A, one per row."""
 
         def residual(state: Float[Array, " state"], point: Points) -> Float[Array, " state"]:
-            rows = jax.tree.map(lambda each: each[None], point._replace(states=state))
+            rows = jax.tree.map(lambda leaf: leaf[None], point._replace(states=state))
             return -residuals(self.network, rows)[0]
 
         matrices = jax.vmap(jax.jacfwd(residual))(self.points.states, self.points)
@@ -133,11 +133,11 @@ def _solve_rest(systems: Systems, known: Rows, solution: Solution, *, is_factore
     def solve_some(carry: tuple[Solution, Bool[Array, " batch"]]):
         solution, is_open = carry
         (rows,) = jnp.nonzero(is_open, size=num_rows, fill_value=batch_size)
-        some, right = systems.take(rows), known.at[rows].get(mode="clip")
+        subset, right = systems.take(rows), known.at[rows].get(mode="clip")
         if is_factored:
-            solved = _by_factors(some, right)
+            solved = _by_factors(subset, right)
         else:
-            solved = refine(gmres, some.multiply, right, _MAX_RESTARTS, _RESTART_GAIN)
+            solved = refine(gmres, subset.multiply, right, _MAX_RESTARTS, _RESTART_GAIN)
         solution = jax.tree.map(lambda whole, part: whole.at[rows].set(part, mode="drop"), solution, solved)
         return solution, is_open.at[rows].set(False, mode="drop")
 

@@ -97,9 +97,9 @@ def simulate(
             rnn2ff.plotting.plot_trajectory(axes, moved.times, moved.rates)
     """
     instead = "`jit` of arrays on a mesh with automatic axes, or `check_vma=False`"
-    given = (times, initial_state) if callable(stimulus) else (times, initial_state, stimulus)
-    check_not_in_shard("simulate", instead, network, *given)
-    check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", *given)
+    inputs = (times, initial_state) if callable(stimulus) else (times, initial_state, stimulus)
+    check_not_in_shard("simulate", instead, network, *inputs)
+    check_not_split("simulate", "a mesh with `axis_types=(AxisType.Auto,)`", *inputs)
     tolerance = check_tolerance(tolerance, network.dtype)
     max_steps = check_at_least("max_steps", max_steps, 1)
     shape = shape_of("times", times)
@@ -126,10 +126,10 @@ def simulate(
 
 
 def _check_function(stimulus: Callable, network: RecurrentNetwork) -> None:
-    given = jax.eval_shape(stimulus, jax.ShapeDtypeStruct((), network.dtype))
-    if getattr(given, "shape", None) != (network.stimulus_size,) or given.dtype != network.dtype:
+    returned = jax.eval_shape(stimulus, jax.ShapeDtypeStruct((), network.dtype))
+    if getattr(returned, "shape", None) != (network.stimulus_size,) or returned.dtype != network.dtype:
         expected = f"shape ({network.stimulus_size},) and dtype {network.dtype.name} at each time"
-        raise fail("stimulus", "does not return a stimulus", expected, f"{given}")
+        raise fail("stimulus", "does not return a stimulus", expected, f"{returned}")
 
 
 def _whole(times: ArrayLike) -> tuple[int, ...]:
@@ -138,7 +138,7 @@ def _whole(times: ArrayLike) -> tuple[int, ...]:
     steps = np.asarray(times, np.float64) - float(np.asarray(times)[0])
     if (steps != np.rint(steps)).any():
         raise fail("times", "are not those of a map", "whole numbers of steps", np.asarray(times).tolist())
-    return tuple(int(each) for each in steps)
+    return tuple(int(step) for step in steps)
 
 
 def _at(stimulus, time: Scalar) -> Float[Array, " stimulus"]:

@@ -130,8 +130,8 @@ def find_boundaries(
     parts = []
     for start in range(0, num_segments, chunk):
         rows = np.arange(start, start + chunk) % num_segments  # the last chunk is filled up with the first rows
-        given = jax.device_put((stimuli[segments.lows[rows]], stimuli[segments.highs[rows]], segments.units[rows]))
-        parts.append(jax.tree.map(np.asarray, _search(network, *given, *settings)))
+        arrays = jax.device_put((stimuli[segments.lows[rows]], stimuli[segments.highs[rows]], segments.units[rows]))
+        parts.append(jax.tree.map(np.asarray, _search(network, *arrays, *settings)))
         share = float(np.mean([part.is_jump.mean() for part in parts]))
         if share < _FEWEST_JUMPS:
             return None
@@ -167,8 +167,8 @@ def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Bou
     """Further boundaries, by random symmetries."""
     rows = np.arange(_NUM_RELABELED) % len(boundaries.offsets)  # a fixed number, for one program
     dtype = jax.dtypes.canonicalize_dtype(float)
-    given = [np.asarray(each[rows], dtype) for each in (boundaries.normals, boundaries.ahead, boundaries.behind)]
-    normals, ahead, behind = map(np.asarray, _images(symmetries, *jax.device_put(given), jr.key(seed)))
+    arrays = [np.asarray(array[rows], dtype) for array in (boundaries.normals, boundaries.ahead, boundaries.behind)]
+    normals, ahead, behind = map(np.asarray, _images(symmetries, *jax.device_put(arrays), jr.key(seed)))
     return boundaries._replace(
         normals=normals.astype(np.float64), offsets=boundaries.offsets[rows], ahead=ahead > 0, behind=behind > 0
     )

@@ -202,8 +202,8 @@ def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by
     predicted = predict(trained.approximator, test.stimuli)
     interval, judged = nrmse_interval(predicted, test.rates), accuracy(predicted, test.rates)
     errors = [
-        judged.nrmse if each is trained else accuracy(predict(each.approximator, test.stimuli), test.rates).nrmse
-        for each in tried
+        judged.nrmse if result is trained else accuracy(predict(result.approximator, test.stimuli), test.rates).nrmse
+        for result in tried
     ]
     report = Report(
         accuracy=judged,
@@ -218,7 +218,7 @@ def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by
         tolerance=tolerance,
         is_within_tolerance=None if tolerance is None else interval[1] < tolerance,
         reason=reason,
-        attempts=tuple(each.attempt for each in tried),
+        attempts=tuple(result.attempt for result in tried),
         attempt_nrmses=tuple(errors),
         error_by_margin=by_margin,
         tested_on=tested_on,

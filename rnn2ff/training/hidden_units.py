@@ -90,8 +90,8 @@ def _with_hidden(shape: TwoLayer, stimuli: Array, weights: np.ndarray, bias: np.
     sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, 1.0)
     weights, bias = weights / sizes[:, None], bias / sizes
     two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape))
-    made = jax.device_put(tuple(np.asarray(array, shape.hidden_weights.dtype) for array in (weights, bias)))
-    return eqx.tree_at(lambda two_layer: (two_layer.hidden_weights, two_layer.hidden_bias), two_layer, made)
+    layer = jax.device_put(tuple(np.asarray(array, shape.hidden_weights.dtype) for array in (weights, bias)))
+    return eqx.tree_at(lambda two_layer: (two_layer.hidden_weights, two_layer.hidden_bias), two_layer, layer)
 
 
 @eqx.filter_jit

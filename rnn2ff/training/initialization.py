@@ -62,11 +62,11 @@ def initialize_two_layer(
     edges = _edges(boundaries, width)
     is_rectified = has_rectified_rates(network)
     shape = shape_of_two_layer(network, width, network.rate_size, is_rectified=is_rectified, bypass=bypass, key=key)
-    made = hidden_layers(network, states, stimuli, shape, edges, key)
+    candidates = hidden_layers(network, states, stimuli, shape, edges, key)
     rates = batch_rates(network, states)
     if edges is not None and is_rectified:
-        return _silenced(made[0], edges, stimuli, rates)
-    return _best_fitted(made, _chunks(stimuli, rates), num_rounds)
+        return _silenced(candidates[0], edges, stimuli, rates)
+    return _best_fitted(candidates, _chunks(stimuli, rates), num_rounds)
 
 
 def initialize_refined(
@@ -93,10 +93,10 @@ def initialize_refined(
     """
     states, stimuli = as_samples(network, states, stimuli)
     shape = shape_of_two_layer(network, width, network.state_size, is_rectified=False, bypass=False, key=key)
-    made = hidden_layers(network, states, stimuli, shape, None, key)
-    sweep = best_sweep(network, *(np.asarray(each)[:_NUM_SWEEP_SAMPLES] for each in (states, stimuli)))
+    candidates = hidden_layers(network, states, stimuli, shape, None, key)
+    sweep = best_sweep(network, *(np.asarray(array)[:_NUM_SWEEP_SAMPLES] for array in (states, stimuli)))
     points, starts = _points_and_starts(network, sweep, states, stimuli)
-    two_layer = _best_fitted(made, _chunks(stimuli, np.asarray(points) - np.asarray(starts)), 0)
+    two_layer = _best_fitted(candidates, _chunks(stimuli, np.asarray(points) - np.asarray(starts)), 0)
     return Refined(two_layer, network, sweep, num_sweeps=num_sweeps)
 
 
@@ -157,8 +157,8 @@ def fit_readout(
 
 def _best_fitted(made: list[TwoLayer], batches: list[tuple[np.ndarray, np.ndarray]], num_rounds: int) -> TwoLayer:
     """The one of several hidden layers whose best readout has the smallest error."""
-    fitted = [fit_readout(each, batches, num_rounds=num_rounds) for each in made]
-    return fitted[0] if len(fitted) == 1 else min(fitted, key=lambda each: _error(each, batches))
+    fitted = [fit_readout(two_layer, batches, num_rounds=num_rounds) for two_layer in made]
+    return fitted[0] if len(fitted) == 1 else min(fitted, key=lambda two_layer: _error(two_layer, batches))
 
 
 def _error(two_layer: TwoLayer, batches: list[tuple[np.ndarray, np.ndarray]]) -> float:
@@ -178,8 +178,8 @@ def _with_readout(two_layer: TwoLayer, coefficients: Float[np.ndarray, "feature 
     parts = np.split(coefficients.T, [two_layer.width, two_layer.width + 1], axis=1)
     dtype = two_layer.readout_weights.dtype
     weights, bias, bypass = (np.asarray(part, dtype) for part in parts)
-    made = jax.device_put((weights, bias[:, 0]))
-    two_layer = eqx.tree_at(lambda two_layer: (two_layer.readout_weights, two_layer.readout_bias), two_layer, made)
+    readout = jax.device_put((weights, bias[:, 0]))
+    two_layer = eqx.tree_at(lambda two_layer: (two_layer.readout_weights, two_layer.readout_bias), two_layer, readout)
     if two_layer.bypass_weights is None:
         return two_layer
     return eqx.tree_at(lambda two_layer: two_layer.bypass_weights, two_layer, jax.device_put(bypass))

@@ -141,11 +141,11 @@ def look_for_jumps(
     solver: AbstractSteadyStateSolver | Plan | None,
 ) -> tuple[str | None, ErrorByMargin]:
     """The reason in words, if the error is concentrated at jumps, and the error by the distance to a jump."""
-    some = test.take(slice(_NUM_PROBED))
+    probed = test.take(slice(_NUM_PROBED))
     if solver is None:
         solver = plan_steady_states(network, pairs.stimuli[:_NUM_PROBED])
-    jumps = find_jumps(network, some, pairs, num_neighbors=min(3, len(pairs)), solver=solver)
-    by_margin = error_by_margin(predict(approximator, some.stimuli), some.rates, jumps)
+    jumps = find_jumps(network, probed, pairs, num_neighbors=min(3, len(pairs)), solver=solver)
+    by_margin = error_by_margin(predict(approximator, probed.stimuli), probed.rates, jumps)
     share = float(jumps.is_found.mean())
     if share < _FEWEST_JUMPS:
         return None, by_margin

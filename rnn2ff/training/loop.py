@@ -260,7 +260,7 @@ def _train_interval(state, constants, training, optimizer, validation, task, key
         weights, opt_state = carry
         bits = jr.bits(key, (3, task.batch_size), jnp.uint32)  # in one draw: each compiles some twenty kernels
         rows = _below(len(training[0]), bits[0])
-        batch = jax.tree.map(lambda each: each[rows], training)
+        batch = jax.tree.map(lambda leaf: leaf[rows], training)
         if task.mesh is not None:
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(task.mesh, P(task.mesh.axis_names)))
         error, gradient = eqx.filter_value_and_grad(task.error)(weights, constants, batch, relabelings, bits[1:])

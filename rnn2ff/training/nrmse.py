@@ -69,7 +69,7 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
     predicted, target = compared(predicted, target)
     # Errors are relative. Scaled by a power of two, which changes no digit, squares neither overflow nor vanish.
     largest = max(np.abs(predicted).max(initial=0), np.abs(target).max(initial=0))
-    predicted, target = (np.ldexp(each, -np.frexp(largest)[1]) for each in (predicted, target))
+    predicted, target = (np.ldexp(rates, -np.frexp(largest)[1]) for rates in (predicted, target))
     squared_errors = (predicted - target) ** 2
     check_varies("target", target)
     deviations = (target - target.mean(axis=0)) ** 2

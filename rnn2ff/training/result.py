@@ -67,7 +67,7 @@ class Report(NamedTuple):
     def lines(self) -> dict[str, str]:
         """The main numbers, by name, the most important first."""
         counts = self.status_counts
-        left_out = {name: sum(each.values()) - each["converged"] for name, each in counts.items()}
+        left_out = {name: sum(by_status.values()) - by_status["converged"] for name, by_status in counts.items()}
         sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
         num_tested = sum(counts["test"].values())
         lines = {

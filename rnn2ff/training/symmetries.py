@@ -167,11 +167,11 @@ def _pools(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Pools of interchangeable units: two are if their transposition is a symmetry, and three if any two are."""
     pools = np.arange(len(colors))
     for unit in range(len(colors)):
-        for other in np.flatnonzero(colors[:unit] == colors[unit]):
+        for earlier in np.flatnonzero(colors[:unit] == colors[unit]):
             swapped = np.arange(len(colors))
-            swapped[[unit, other]] = other, unit
-            if pools[other] == other and _is_preserved(weights, swapped, rows=np.array([unit, other])):
-                pools[unit] = other
+            swapped[[unit, earlier]] = earlier, unit
+            if pools[earlier] == earlier and _is_preserved(weights, swapped, rows=np.array([unit, earlier])):
+                pools[unit] = earlier
                 break
     return pools
 

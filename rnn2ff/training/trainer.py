@@ -138,9 +138,9 @@ class Trainer:
 
     def _initialized(self, width: int, boundaries: Boundaries | None) -> TwoLayer:
         initial = self.kept.take(slice(_NUM_INITIAL if boundaries is None else _NUM_INITIAL_AT_BOUNDARIES))
-        given = {"bypass": self.bypass, "num_rounds": 0, "boundaries": boundaries}
+        options = {"bypass": self.bypass, "num_rounds": 0, "boundaries": boundaries}
         key = key_for(self.key, f"two layers of {width}")
-        return initialize_two_layer(self.network, initial.states, initial.stimuli, width, **given, key=key)
+        return initialize_two_layer(self.network, initial.states, initial.stimuli, width, **options, key=key)
 
     def _train_two_layer(self, start: TwoLayer, way: str, num_evaluations: int | None = None) -> Trained:
         """Train two layers from an initialization: by default in full, or for some evaluations, as far apart."""
@@ -235,10 +235,10 @@ class Trainer:
         """The median shift of the stimuli of mixed pairs; None where none are mixed."""
         if self.mixing is None:
             return None
-        some = self.kept.take(slice(NUM_TRIED))
+        pairs = self.kept.take(slice(NUM_TRIED))
         generator = np.random.default_rng(np.asarray(jr.key_data(key_for(self.key, "shift"))))
-        shares = jax.device_put(generator.uniform(size=len(some.stimuli)).astype(some.stimuli.dtype))
-        return float(np.median(self.mixing.shift(some.stimuli, some.rates, shares)))
+        shares = jax.device_put(generator.uniform(size=len(pairs.stimuli)).astype(pairs.stimuli.dtype))
+        return float(np.median(self.mixing.shift(pairs.stimuli, pairs.rates, shares)))
 
 
 def _batch_size(num_products: int, num_pairs: int) -> int:
@@ -307,11 +307,11 @@ def is_data_limited(trained: Trained) -> bool:
 def reason_of(tried: list[Trained], is_in_time: bool, max_seconds: float) -> str:
     """Why the tolerance was not met, where there are no jumps, in words."""
     best = best_of(tried)
-    found = f"the best of {len(tried)}, with {best.attempt.width} hidden units and {best.attempt.num_sweeps} sweeps"
+    form = f"the best of {len(tried)}, with {best.attempt.width} hidden units and {best.attempt.num_sweeps} sweeps"
     error = f"has an error of {best.attempt.validation_nrmse:.2%} on pairs it was not trained on"
     if not is_in_time:
-        return f"out of time: after {max_seconds:g} s {found}, {error}"
+        return f"out of time: after {max_seconds:g} s {form}, {error}"
     if is_data_limited(best):
         num_pairs, fitted = best.attempt.num_training_pairs, best.attempt.training_nrmse
-        return f"data limited: {found}, {error}, and of {fitted:.2%} on the {num_pairs} that it was"
-    return f"plateau: more width and more sweeps no longer help; {found}, {error}"
+        return f"data limited: {form}, {error}, and of {fitted:.2%} on the {num_pairs} that it was"
+    return f"plateau: more width and more sweeps no longer help; {form}, {error}"

@@ -64,9 +64,9 @@ def accelerate(
     step = image - point
     step_changes = (step - history.step, *history.step_changes[:-1])
     image_changes = (image - history.image, *history.image_changes[:-1])
-    newest = tuple(jnp.sum(each * step_changes[0]) for each in step_changes)
+    newest = tuple(jnp.sum(change * step_changes[0]) for change in step_changes)
     gram = (newest, *((product, *row[:-1]) for product, row in zip(newest[1:], history.gram)))
-    coefficients = _solve_small(gram, [jnp.sum(each * step) for each in step_changes], regularization)
+    coefficients = _solve_small(gram, [jnp.sum(change * step) for change in step_changes], regularization)
     combined_image = image - sum(c * change for c, change in zip(coefficients, image_changes))
     combined_step = step - sum(c * change for c, change in zip(coefficients, step_changes))
     return combined_image, combined_step, History(step_changes, image_changes, gram, step, image)
