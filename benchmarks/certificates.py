@@ -10,40 +10,27 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from benchmarks.parts.marks import marks_table
+from benchmarks.parts.certificate_checks import bound_all, certify, count, draw, worst_directions
+from benchmarks.parts.certificate_marks import marks as marks
+from benchmarks.parts.certificate_tables import describe
+from benchmarks.parts.extended_precision import fixed_points
 from benchmarks.parts.problems import in_float64
 from benchmarks.parts.targets import Target, make_target
-from experiments._script import run_script, table
+from experiments._script import run_script
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certificates import (
-    Certifier,
-    Source,
-    certify_predictions,
-    make_certifier,
-    predict_all_units,
-    predict_or_solve,
-)
-from rnn2ff.certificates import bounds as certificates
+from rnn2ff.certificates import Source, certify_predictions, make_certifier, predict_all_units, predict_or_solve
 from rnn2ff.data import key_for, sample_stimuli, solve_pairs
-from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.records import time_interleaved
 from rnn2ff.steady_state import plan_steady_states, solve_steady_states
 from rnn2ff.training import Trainer, accuracy, further_pairs
 
-KINDS = ("pass", "near", "adversarial", "random", "huge", "not finite")
 _FACTORED = 20_000  # predictions whose certificate needs the inverse of a full matrix; the others are cheap
 _MOST_DRAWN = 4  # times as many predictions as are to be certified; for some networks few have a bound
-_ROUNDING = 1e4  # units of the precision; an exact answer is no further from a fixed point
-_MANY = 1_000_000  # certified predictions without a violation, in each precision
-_LOOSEST = {"random05": 3, "soft": 10}  # median of a bound over the true error
-_SERVED_WITHIN, _FAST, _LEAST_RATIO, _LEAST_RATIO_ELSEWHERE = 1e-2, ("random05", "ring", "ssn"), 3, 0.9
-_POLISHED = 1e-17  # relative, of the fixed points that predictions are compared with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +85,7 @@ def run(config: Config) -> Iterator[dict]:
             sample_stimuli(target.sample_stimulus, config.batch_size, key=key_for(key, "test stimuli"))
         )
         approximators = _train(target, key, config)
-        truths = _fixed_points(target.network, stimuli)
+        truths = fixed_points(target.network, stimuli)
         is_known = np.isfinite(truths).all(axis=1)
         stimuli, truths = stimuli[is_known], truths[is_known]
         yield {"what": "stimuli", "target": name, "used": len(stimuli), "left_out": int((~is_known).sum())}
@@ -128,58 +115,6 @@ def _train(target: Target, key: jax.Array, config: Config) -> dict[str, Approxim
     }
 
 
-# --- fixed points in extended precision -------------------------------------------------------------------------------
-
-
-def _parts(network: RecurrentNetwork) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Weights, stimulus weights and bias as they are stored, in extended precision."""
-    params = network.params
-    wide = [None if array is None else np.asarray(array).astype(np.longdouble) for array in
-            (params.recurrent_weights, params.stimulus_weights, params.bias)]  # fmt: skip
-    return tuple(wide)
-
-
-def _totals(network: RecurrentNetwork, stimuli: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    weights, stimulus_weights, bias = _parts(network)
-    stimuli = stimuli.astype(np.longdouble)
-    return rates @ weights.T + (stimuli if stimulus_weights is None else stimuli @ stimulus_weights.T) + bias
-
-
-def _values_and_slopes(network: RecurrentNetwork, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    nonlinearity, positive = network.nonlinearity, np.maximum(totals, 0)
-    if nonlinearity is jax.nn.relu:
-        return positive, (totals > 0).astype(totals.dtype)
-    gain = np.longdouble(nonlinearity.gain)  # which float32 rounds by less than certificates allow for
-    return gain * positive**2, 2 * gain * positive
-
-
-def _polish(network: RecurrentNetwork, stimuli: np.ndarray, rates: np.ndarray, num_steps: int = 6) -> np.ndarray:
-    """Newton's method in extended precision; NaN where it does not converge to a fixed point."""
-    rates, weights = rates.astype(np.longdouble), np.asarray(network.params.recurrent_weights, np.float64)
-    identity = np.eye(len(weights))
-    for start in range(0, len(rates), 1024):
-        rows = slice(start, start + 1024)
-        for _ in range(num_steps):
-            values, slopes = _values_and_slopes(network, _totals(network, stimuli[rows], rates[rows]))
-            systems = identity - slopes.astype(float)[:, :, None] * weights
-            with np.errstate(all="ignore"):
-                steps = np.linalg.solve(systems, (rates[rows] - values).astype(float)[:, :, None])[:, :, 0]
-            rates[rows] -= steps
-    values, _ = _values_and_slopes(network, _totals(network, stimuli, rates))
-    is_at_rest = np.abs(rates - values).max(axis=1) <= 100 * _POLISHED * (1 + np.abs(rates).max(axis=1))
-    return np.where(is_at_rest[:, None], rates, np.nan)
-
-
-def _fixed_points(network: RecurrentNetwork, stimuli: np.ndarray) -> np.ndarray:
-    """The steady rates that the dynamics reach from zero; NaN where there are none."""
-    with jax.enable_x64(True):
-        wide = in_float64(network)
-        solved = solve_steady_states(wide, np.asarray(stimuli, float))
-        rates = np.asarray(jax.vmap(wide.unit_rates)(solved.state))
-        is_converged = np.asarray(solved.is_converged)
-    return np.where(is_converged[:, None], _polish(network, stimuli, rates), np.nan)
-
-
 # --- is a certificate ever wrong? -------------------------------------------------------------------------------------
 
 
@@ -187,7 +122,7 @@ def _verify(target, stimuli, truths, predictions, precision, config: Config) -> 
     """Certify predictions of all kinds, and count violated bounds and wrong claims of exactness."""
     started = time.perf_counter()
     generator = np.random.default_rng([config.seed, int(precision[-2:])])
-    worst = _worst_directions(target.network, stimuli, truths)
+    worst = worst_directions(target.network, stimuli, truths)
     counts = dict.fromkeys(
         ("predictions", "certified", "violations", "bounded_everywhere", "exact", "wrongly_exact"), 0
     )
@@ -198,10 +133,10 @@ def _verify(target, stimuli, truths, predictions, precision, config: Config) -> 
         is_cheap = bool(certifier.has_global_bound) or certifier.factors is not None
         most = _MOST_DRAWN * config.num_certified if is_cheap else min(_FACTORED, config.num_certified)
         while counts["predictions"] < most and counts["certified"] < config.num_certified:
-            drawn = _draw(generator, truths, list(predictions.values()), worst).astype(network.dtype)
+            drawn = draw(generator, truths, list(predictions.values()), worst).astype(network.dtype)
             is_whole = certifier.factors is not None or counts["predictions"] < _FACTORED
-            certificate = _certify(network, typed, drawn, certifier, is_whole=is_whole)
-            _count(counts, target.network, stimuli, truths, drawn, certificate, bool(certifier.has_global_bound))
+            certificate = certify(network, typed, drawn, certifier, is_whole=is_whole)
+            count(counts, target.network, stimuli, truths, drawn, certificate, bool(certifier.has_global_bound))
     return {
         "what": "verified",
         "target": target.name,
@@ -211,87 +146,6 @@ def _verify(target, stimuli, truths, predictions, precision, config: Config) -> 
     }
 
 
-def _worst_directions(network: RecurrentNetwork, stimuli: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """For each fixed point, the direction in which an error changes the residual the least."""
-    _, slopes = _values_and_slopes(network, _totals(network, stimuli, truths))
-    weights = np.asarray(network.params.recurrent_weights, np.float64)
-    systems = np.eye(len(weights)) - slopes.astype(float)[:, :, None] * weights
-    return np.linalg.svd(systems)[2][:, -1]
-
-
-def _draw(generator, truths: np.ndarray, predicted: list[np.ndarray], worst: np.ndarray) -> np.ndarray:
-    """For each stimulus a prediction of a random kind."""
-    size, num_units = truths.shape
-    lengths = np.linalg.norm(truths.astype(float), axis=1, keepdims=True) + 1e-3
-    noise = generator.standard_normal((size, num_units))
-    amounts = lengths * 10 ** generator.uniform(-9, 1, size=(size, 1))
-    with_nan = np.where(generator.uniform(size=noise.shape) < 0.1, generator.choice([np.nan, np.inf, -np.inf]), noise)
-    with_nan[:, 0] = np.nan
-    candidates = {
-        "pass": predicted[generator.integers(len(predicted))].astype(np.float64),
-        "near": truths + amounts * noise / num_units**0.5,
-        "adversarial": truths + amounts * worst * generator.choice([-1, 1], size=(size, 1)),
-        "random": lengths * np.abs(noise),
-        "huge": noise * 10 ** generator.uniform(3, 30, size=(size, 1)),
-        "not finite": with_nan,
-    }
-    shares = np.array([0.1, 0.35, 0.35, 0.1, 0.05, 0.05])
-    chosen = generator.choice(len(KINDS), size=size, p=shares)
-    stacked = np.stack([candidates[kind].astype(np.longdouble) for kind in KINDS])
-    return stacked[chosen, np.arange(size)]
-
-
-def _certify(network, stimuli, predictions, certifier: Certifier, *, is_whole: bool) -> dict[str, np.ndarray]:
-    """The whole certificate, or only the bound that holds everywhere."""
-    if is_whole:
-        certificate = certify_predictions(network, stimuli, predictions, certifier)
-        names = ("error_bound", "refined_error_bound", "refined", "is_exact", "is_refined_exact")
-        return {name: getattr(certificate, name) for name in names}
-    bounds, _ = _bound_all(network, stimuli, predictions, certifier)
-    return {"error_bound": np.asarray(bounds)}
-
-
-@eqx.filter_jit
-def _bound_all(network, stimuli, predictions, certifier):
-    return jax.vmap(lambda u, r: certificates.bound_error(network, u, r, certifier))(stimuli, predictions)
-
-
-def _count(counts, network, stimuli, truths, drawn, found, has_one_fixed_point: bool) -> None:
-    is_finite = np.isfinite(drawn).all(axis=1)
-    bounds = found["error_bound"].astype(np.longdouble)
-    is_certified = np.isfinite(bounds)
-    counts["predictions"] += len(drawn)
-    counts["certified"] += int(is_certified.sum())
-    counts["violations"] += int((is_certified & ~is_finite).sum())  # NaN is never certified
-    scales = 1 + np.linalg.norm(truths, axis=1)
-    precision = np.finfo(drawn.dtype).eps
-
-    def is_beyond(points, limits, rows):
-        apart = np.linalg.norm(points[rows].astype(np.longdouble) - truths[rows], axis=1)
-        beyond = rows[apart > limits[rows] + 1e3 * _POLISHED * scales[rows]]
-        if has_one_fixed_point or not len(beyond):
-            return beyond
-        # The bound may refer to another fixed point: the one that Newton's method converges to.
-        others = _polish(network, stimuli[beyond], found["refined"][beyond])
-        apart = np.linalg.norm(points[beyond].astype(np.longdouble) - others, axis=1)
-        return beyond[~(apart <= limits[beyond] + 1e3 * _POLISHED * (1 + np.linalg.norm(others, axis=1)))]
-
-    counts["violations"] += len(is_beyond(drawn, bounds, np.flatnonzero(is_certified & is_finite)))
-    counts["bounded_everywhere"] += len(drawn) if has_one_fixed_point else 0
-    if "refined" not in found:
-        return
-    limits = found["refined_error_bound"].astype(np.longdouble)
-    counts["violations"] += len(is_beyond(found["refined"], limits, np.flatnonzero(np.isfinite(limits))))
-    for name, points in [("is_exact", drawn), ("is_refined_exact", found["refined"])]:
-        rows = np.flatnonzero(found[name])
-        counts["exact"] += len(rows)
-        counts["wrongly_exact"] += int((~is_finite[rows]).sum())
-        limits = _ROUNDING * precision * scales
-        if name == "is_refined_exact":  # a Newton step from far away rounds more
-            limits = np.maximum(limits, 1e3 * precision * np.linalg.norm(drawn.astype(np.longdouble), axis=1))
-        counts["wrongly_exact"] += len(is_beyond(points, limits, rows[is_finite[rows]]))
-
-
 # --- how tight are they? ----------------------------------------------------------------------------------------------
 
 
@@ -299,7 +153,7 @@ def _describe_bounds(target, kind, approximator, predictions, stimuli, truths) -
     """Ratios of bounds to true errors, for the predictions of a trained approximator."""
     network, certifier = target.network, make_certifier(target.network)
     certificate = certify_predictions(network, stimuli, predictions, certifier)
-    everywhere = np.asarray(_bound_all(network, stimuli, predictions, certifier)[0], float)
+    everywhere = np.asarray(bound_all(network, stimuli, predictions, certifier)[0], float)
     errors = np.linalg.norm(predictions.astype(np.longdouble) - truths, axis=1).astype(float)
     is_near = np.asarray(certificate.error_bound) < np.inf
 
@@ -396,108 +250,6 @@ def _warm_start(network, approximator, stimuli, plan, cold) -> dict:
     states = np.asarray(jax.vmap(network.params.total_input)(jnp.asarray(rates), jnp.asarray(stimuli)))
     warm = solve_steady_states(network, stimuli, solver=plan, initial_states=states)
     return {"cold_steps": float(np.mean(cold.num_steps)), "warm_steps": float(np.mean(warm.num_steps))}
-
-
-# --- what is printed --------------------------------------------------------------------------------------------------
-
-
-def describe(rows: list[dict]) -> str:
-    """Tables of what was verified, of the bounds and of the answers, and of the marks."""
-    verified, bounds, served = (
-        [row for row in rows if row["what"] == kind] for kind in ("verified", "bounds", "served")
-    )
-
-    def pair(values):
-        return "-" if values is None else f"{values[0]:.3g}, {values[1]:.3g}"
-
-    names = ("predictions", "certified", "violations", "exact", "wrongly_exact")
-    tables = [
-        table(
-            ["network, precision", *(name.replace("_", " ") for name in names), "seconds"],
-            [
-                [f"{row['target']}, {row['precision']}", *(f"{row[name]:,}" for name in names), f"{row['seconds']:.0f}"]
-                for row in verified
-            ],
-        ),
-        table(
-            [
-                "network, approximator", "NRMSE", "bound everywhere / error (50, 95 %)", "best bound / error",
-                "estimate / error", "bounded", "exact", "exact after a step",
-            ],
-            [
-                [
-                    f"{row['target']}, {row['approximator']} ({row['width']}, {row['num_sweeps']} sweeps)",
-                    f"{100 * row['nrmse']:.2g} %",
-                    pair(row["everywhere_over_error"]),
-                    pair(row["bound_over_error"]),
-                    pair(row["estimate_over_error"]),
-                    *_percents(row, "share_bounded", "share_exact", "share_exact_after_step"),
-                ]
-                for row in bounds
-            ],
-        ),
-        table(
-            [
-                "network, approximator, tolerance", "pass", "refined", "solved", "proved within", "truly within",
-                "flagged", "us an answer", "us a pass", "us a certified pass", "us a solve", "times faster",
-                "steps cold, warm",
-            ],
-            [
-                [
-                    f"{row['target']}, {row['approximator']}, {row['tolerance']:g}",
-                    *(f"{100 * share:.1f} %" for share in row["shares"].values()),
-                    *_percents(row, "share_proved_within", "share_truly_within", "share_flagged"),
-                    f"{row['microseconds'][0]:.2f}",
-                    f"{row['pass_microseconds']:.2f}",
-                    f"{row['certified_pass_microseconds']:.2f}",
-                    f"{row['solver_microseconds'][0]:.2f}",
-                    f"{row['ratio_to_solver']:.2f}",
-                    f"{row['cold_steps']:.1f}, " + ("-" if row["warm_steps"] is None else f"{row['warm_steps']:.1f}"),
-                ]
-                for row in served
-            ],
-        ),
-    ]  # fmt: skip
-    left_out = {row["target"]: row["left_out"] for row in rows if row["what"] == "stimuli" and row["left_out"]}
-    note = f"Stimuli left out, as no steady state was found to {_POLISHED:g}: {left_out or 'none'}."
-    return "\n\n".join([*tables, note, marks_table(marks(rows))])
-
-
-def _percents(row: dict, *names: str) -> list[str]:
-    return [f"{100 * row[name]:.1f} %" for name in names]
-
-
-def marks(rows: list[dict]) -> list[dict]:
-    """The required and the measured value, and whether the mark is met."""
-    entries = []
-
-    def add(target, what, required, received, is_met):
-        entries.append({"target": target, "what": what, "mark": required, "received": received, "is_met": bool(is_met)})
-
-    verified, bounds, served = (
-        [row for row in rows if row["what"] == kind] for kind in ("verified", "bounds", "served")
-    )
-    for precision in ("float32", "float64"):
-        these = [row for row in verified if row["precision"] == precision]
-        certified, violations = (sum(row[field] for row in these) for field in ("certified", "violations"))
-        is_met = violations == 0 and certified >= _MANY
-        add("all", f"violations in {certified:,} certified, {precision}", f"0 in {_MANY:,}", violations, is_met)
-    wrong = sum(row["wrongly_exact"] for row in verified)
-    add("all", f"wrong in {sum(row['exact'] for row in verified):,} called exact", "0", wrong, wrong == 0)
-    for name, most in _LOOSEST.items():
-        for row in bounds:
-            if row["target"] == name and row["everywhere_over_error"] is not None:
-                ratio = row["everywhere_over_error"][0]
-                what = f"median bound everywhere over error, {row['approximator']}"
-                add(name, what, f"<= {most}", ratio, ratio <= most)
-    best: dict[str, float] = {}  # the better of the approximators
-    for row in served:
-        if row["tolerance"] == _SERVED_WITHIN:
-            best[row["target"]] = max(row["ratio_to_solver"], best.get(row["target"], 0))
-    for name, ratio in best.items():
-        least = _LEAST_RATIO if name in _FAST else _LEAST_RATIO_ELSEWHERE
-        add(name, f"times faster than the solver, within {_SERVED_WITHIN:g}", f">= {least}", ratio, ratio >= least)
-    return entries
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ import jax.random as jr
 import numpy as np
 
 from benchmarks.parts.fitting_baselines import linear_map, nearest_neighbors, perceptron, random_features
+from benchmarks.parts.fitting_judging import Data, judged, judged_rates
 from benchmarks.parts.fitting_marks import (
     DISTILLED,
     EQUAL_COST,
     FEATURES,
-    LEAST_AGREEMENT,
     LINEAR,
     METHODS,
     MLP,
@@ -38,15 +38,13 @@ from benchmarks.parts.fitting_marks import (
 )
 from benchmarks.parts.fitting_marks import marks as marks
 from benchmarks.parts.problems import in_float64
-from benchmarks.parts.targets import NAMES, NUM_PARTITIONS, UNITS_PER_PARTITION, Target, make_target
-from experiments._errors import errors_of
+from benchmarks.parts.targets import NAMES, Target, make_target
 from experiments._script import run_script
-from rnn2ff.approximators import Approximator, TwoLayer, predict
+from rnn2ff.approximators import TwoLayer, predict
 from rnn2ff.data import key_for, sample_stimuli, solve_pairs
 from rnn2ff.files import plain, write_json
-from rnn2ff.networks import partition_means
 from rnn2ff.steady_state import Rollout, solve_steady_states
-from rnn2ff.training import Trained, Trainer, TrainingRun, accuracy, adam, competition, distill, further_pairs, train
+from rnn2ff.training import Trainer, TrainingRun, accuracy, adam, distill, further_pairs, train
 
 _WIDE_TARGETS = ("random09",)
 _LONG_TARGETS = ("large09", "relation")  # for the first seed alone, and without sweeps after layers of 4 N
@@ -54,7 +52,6 @@ _DISTILLED_TARGETS = ("random05", "soft", "hard", "ring", "ssn")
 _ONCE = (*SWEEPS.values(), STARTS, PLAIN_ADAM, MLP, FEATURES, LINEAR, NEIGHBORS, DISTILLED)  # for the first seed alone
 _SHORTER = (250, 500, 1_000, 2_000, 4_000, 10_000)  # steps, one of which may reach the error of plain Adam
 _BASELINES = {MLP: perceptron, FEATURES: random_features, LINEAR: linear_map, NEIGHBORS: nearest_neighbors}
-_MARGIN_EDGES = (0.0, 0.05, 0.1, 0.15, float("inf"))
 _KEPT = Path(__file__).parent.parent / "build" / "fitting" / "rows.json"
 
 
@@ -108,24 +105,6 @@ class Config:
             largest_num_samples=600,
             keep=False,
         )
-
-
-class Data(NamedTuple):
-    """A target's pairs.
-
-    Attributes:
-        trainer: with the pairs to train and validate on.
-        test_stimuli: fresh ones.
-        test_rates: their steady rates, in float64.
-        seconds: to draw and solve what is trained on.
-        num_without: samples without a steady state, left out of training and test.
-    """
-
-    trainer: Trainer
-    test_stimuli: jax.Array
-    test_rates: np.ndarray
-    seconds: float
-    num_without: int
 
 
 def run(config: Config) -> list[dict]:
@@ -214,9 +193,9 @@ def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Con
     if TWO_LAYER in methods or EQUAL_COST in methods:
         for method, trained in zip((TWO_LAYER, EQUAL_COST), trainer.best_of_its_cost(width)):
             if method in methods:
-                yield _judged(method, target, data, trained)
+                yield judged(method, target, data, trained)
     if WIDE in methods:
-        yield _judged(WIDE, target, data, trainer.two_layer(2 * width))
+        yield judged(WIDE, target, data, trainer.two_layer(2 * width))
     if STARTS in methods:
         yield _judged_starts(target, data, width, config)
     trainer.num_steps = config.num_sweep_steps
@@ -225,11 +204,11 @@ def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Con
         if any(name in methods for name in SWEEPS.values()):
             swept = trainer.refined(width, num_sweeps, swept and swept.approximator)
             seconds += swept.attempt.seconds  # the longer starts from the shorter
-            yield _judged(method, target, data, swept, seconds=seconds)
+            yield judged(method, target, data, swept, seconds=seconds)
     if PLAIN_ADAM in methods:
         jax.clear_caches()
         first, warm = (_plain_adam(target, data, width, seed, config) for _ in range(2))
-        row = _judged_rates(PLAIN_ADAM, target, data, predict(first.run.approximator, data.test_stimuli))
+        row = judged_rates(PLAIN_ADAM, target, data, predict(first.run.approximator, data.test_stimuli))
         error = float(jnp.nanmin(first.run.validation_errors))
         yield {**row, "width": width, "seconds": first.seconds, **_sooner(trainer, width, error, first, warm)}
     arrays = [np.asarray(array) for array in (trainer.kept.stimuli, trainer.kept.rates, data.test_stimuli)]
@@ -237,7 +216,7 @@ def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Con
         if method in methods:
             started = time.perf_counter()
             rates = fit(*arrays, width)
-            row = _judged_rates(method, target, data, rates)
+            row = judged_rates(method, target, data, rates)
             yield {**row, "seconds": time.perf_counter() - started}
     if DISTILLED in methods:
         yield _distilled(target, seed, config)
@@ -250,7 +229,7 @@ def _judged_starts(target: Target, data: Data, width: int, config: Config) -> di
     trainer.num_steps, started, rows = config.num_start_steps, time.perf_counter(), []
     for index in range(config.num_starts):
         trainer.key = jr.fold_in(key, index)
-        rows.append(_judged(STARTS, target, data, trainer.two_layer(width)))
+        rows.append(judged(STARTS, target, data, trainer.two_layer(width)))
     trainer.key, trainer.num_steps = key, num_steps
     seconds = time.perf_counter() - started
     means = {name: float(np.mean([row[name] for row in rows])) for name in ("nrmse", "worst_unit_nrmse")}
@@ -329,45 +308,6 @@ def _distilled(target: Target, seed: int, config: Config) -> dict:
         "error_by_margin": report.error_by_margin,
         "seconds": seconds,
     }
-
-
-# --- judging ----------------------------------------------------------------------------------------------------------
-
-
-def _judged(method: str, target: Target, data: Data, trained: Trained, seconds: float | None = None) -> dict:
-    approximator: Approximator = trained.approximator
-    row = _judged_rates(method, target, data, predict(approximator, data.test_stimuli))
-    seconds = trained.attempt.seconds if seconds is None else seconds
-    return {
-        **row,
-        "width": trained.attempt.width,
-        "num_sweeps": trained.attempt.num_sweeps,
-        "num_products": trained.attempt.num_products,
-        "seconds": seconds,
-        "seconds_with_data": seconds + data.seconds,
-    }
-
-
-def _judged_rates(method: str, target: Target, data: Data, rates: jax.Array) -> dict:
-    rates = np.asarray(rates, np.float64)
-    row = {
-        "method": method,
-        **errors_of(rates, data.test_rates),
-        "num_dead_units": int(((np.ptp(rates, axis=0) == 0) & (np.ptp(data.test_rates, axis=0) > 0)).sum()),
-        "num_test_samples": len(rates),
-        "num_without_steady_state": data.num_without,
-    }
-    if target.name in LEAST_AGREEMENT:
-        sizes = (NUM_PARTITIONS, UNITS_PER_PARTITION)
-        drive = partition_means(np.asarray(data.test_stimuli), *sizes)
-        means = [np.asarray(partition_means(activity, *sizes)) for activity in (rates, data.test_rates)]
-        judged = competition(*means, drive, margin_edges=_MARGIN_EDGES)
-        row |= {
-            "agreement": judged.agreement,
-            "trivial_agreement": judged.trivial_agreement,
-            "agreement_above_margin": float(judged.agreement_by_margin[-1]),
-        }
-    return row
 
 
 def _line(row: dict) -> str:

@@ -17,39 +17,35 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from experiments._executors import Compute, serially
 from experiments._fit import fit_both
 from experiments._forms import TWO_LAYERS, WITH_SWEEPS
+from experiments._missing_steady_states import judge, rate_residuals, solve
 from experiments._script import run_script, table
 from experiments._seeds import spread, with_interval
+from experiments._trained_cell import trained_cell
 from experiments.drawings import beyond_rate as drawing
 from rnn2ff.approximators import TwoLayer, predict
-from rnn2ff.certificates import Source, predict_or_solve
-from rnn2ff.data import Pairs, SampleStimulus, gaussian_stimuli, key_for, sample_stimuli, uniform_stimuli
+from rnn2ff.data import SampleStimulus, gaussian_stimuli, key_for, sample_stimuli, uniform_stimuli
 from rnn2ff.networks import (
     RecurrentNetwork,
-    from_torch,
     grating_stimulus,
     random_rate_network,
     stabilized_supralinear,
     wilson_cowan,
 )
-from rnn2ff.steady_state import Status, count_statuses, solve_steady_states
-from rnn2ff.training import accuracy, find_jumps
+from rnn2ff.steady_state import solve_steady_states
+from rnn2ff.training import accuracy
 
 CLAIM = (
     "Smooth, supralinear and trained networks are distilled alike, and a stimulus without a steady state is recognized."
 )
 
-_FALSE_ALARMS = 0.05  # share of flags on stimuli with a steady state
-_TOLERANCE = 0.1  # of answers that are served, in standard deviations of the steady rates
 _MUCH = 0.1  # an error (NRMSE) above which the claim does not hold
 _OSCILLATOR = np.array([[6.4, -4.8], [6.0, -1.2]])  # weights of the pair that oscillates for some stimuli
 _STEP = 0.05  # of traces, in the shortest time constant
-_CELL_STEPS, _CELL_JUDGED = 25, 10  # steps of a trial of the trained cell, and the last ones, on which it is judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +118,12 @@ def _measure(name: str, config: Config) -> dict:
         network, readout = task.make(key_for(key, "network"))
         number = config.num_samples if task.is_steady else config.num_unsteady_samples
         stimuli = sample_stimuli(task.sample_stimulus, number + config.num_test_samples, key=key_for(key, "stimuli"))
-        solved, test = _solve(network, stimuli, number)
+        solved, test = solve(network, stimuli, number)
         training = {"num_steps": config.num_steps, "sample_stimulus": task.sample_stimulus, "key": key}
         fitted = fit_both(network, solved.pairs, config.width, **training)
         approximator = fitted[TWO_LAYERS]
         swept = predict(fitted[WITH_SWEEPS], test.pairs.stimuli)
-        judged = _judge(network, approximator, solved, test, readout)
+        judged = judge(network, approximator, solved, test, readout)
         results.append({**judged, "nrmse_with_sweeps": accuracy(swept, test.pairs.rates).nrmse})
         if index == 0 and name == "oscillator":
             drawn = _plane(network, approximator, config)
@@ -147,7 +143,10 @@ def _task(name: str, config: Config) -> Task:
     if name == "tanh":
         return Task(lambda key: (random_rate_network(size, gain=config.gain, key=key), None), gaussian_stimuli(size))
     if name == "trained cell":
-        return Task(lambda key: _trained_cell(config, key), uniform_stimuli(config.num_channels))
+        return Task(
+            lambda key: trained_cell(config.num_units, config.num_channels, config.num_cell_steps, key),
+            uniform_stimuli(config.num_channels),
+        )
     if name == "oscillator":
         plane = uniform_stimuli(2, low=0.0, high=3.0)
         return Task(
@@ -184,129 +183,6 @@ def _gratings(config: Config) -> SampleStimulus:
     return sample
 
 
-# --- a cell that is trained to name the largest channel ---------------------------------------------------------------
-
-
-def _trained_cell(config: Config, key: Array) -> tuple[RecurrentNetwork, Array]:
-    """A rectified cell, trained through time to hold a one-hot choice, and its readout."""
-    size, num_channels = config.num_units, config.num_channels
-    keys = jr.split(key_for(key, "weights"), 3)
-    weights = {
-        "recurrent": 0.8 * jr.normal(keys[0], (size, size)) / size**0.5,
-        "stimulus": jr.normal(keys[1], (size, num_channels)) / num_channels**0.5,
-        "bias": jnp.zeros(size),
-        "readout": jr.normal(keys[2], (num_channels, size)) / size**0.5,
-    }
-    weights = _train_cell(weights, key_for(key, "trials"), config.num_cell_steps)
-    named = {
-        "weight_hh_l0": weights["recurrent"],
-        "weight_ih_l0": weights["stimulus"],
-        "bias_hh_l0": weights["bias"],
-        "bias_ih_l0": jnp.zeros(size),
-    }
-    return from_torch(named, nonlinearity=jax.nn.relu), weights["readout"]
-
-
-@eqx.filter_jit
-def _train_cell(weights: dict[str, Array], key: Array, num_steps: int) -> dict[str, Array]:
-    num_channels = weights["readout"].shape[0]
-    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
-
-    def loss(weights, stimuli):
-        driven = stimuli @ weights["stimulus"].T + weights["bias"][None]
-
-        def advance(states, _):
-            states = jax.nn.relu(states @ weights["recurrent"].T + driven)
-            return states, states @ weights["readout"].T
-
-        answers = jax.lax.scan(advance, jnp.zeros_like(driven), length=_CELL_STEPS)[1][-_CELL_JUDGED:]
-        target = jax.nn.one_hot(stimuli.argmax(axis=1), num_channels, dtype=answers.dtype)
-        return jnp.mean((answers - target[None]) ** 2)
-
-    def step(carry, key):
-        weights, state = carry
-        gradient = jax.grad(loss)(weights, jr.uniform(key, (64, num_channels)))
-        with jax.numpy_dtype_promotion("standard"):  # optax's schedules mix step counts and floats
-            updates, state = optimizer.update(gradient, state)
-        return (optax.apply_updates(weights, updates), state), None
-
-    return jax.lax.scan(step, (weights, optimizer.init(weights)), jr.split(key, num_steps))[0][0]
-
-
-# --- the judgment -----------------------------------------------------------------------------------------------------
-
-
-class Solved(NamedTuple):
-    """All stimuli with their statuses, and the pairs of those that come to rest."""
-
-    stimuli: np.ndarray
-    status: np.ndarray
-    pairs: Pairs
-
-
-def _solve(network: RecurrentNetwork, stimuli: Array, num_training: int) -> tuple[Solved, Solved]:
-    """The stimuli to train on and those to test on, solved as one batch."""
-    solved = solve_steady_states(network, stimuli)
-
-    def part(rows: slice) -> Solved:
-        status, drawn = np.asarray(solved.status)[rows], np.asarray(stimuli)[rows]
-        is_steady = status == Status.converged
-        states = solved.state[rows][is_steady]
-        rates = jax.vmap(network.rates)(states)
-        return Solved(drawn, status, Pairs(jnp.asarray(drawn[is_steady]), states, rates, count_statuses(status)))
-
-    return part(slice(num_training)), part(slice(num_training, None))
-
-
-def _judge(
-    network: RecurrentNetwork, approximator: TwoLayer, solved: Solved, test: Solved, readout: Array | None
-) -> dict:
-    """How accurate it is where there is a steady state, and how a missing steady state is detected elsewhere."""
-    is_lost = test.status != Status.converged
-    predicted = np.asarray(predict(approximator, jnp.asarray(test.stimuli)))
-    residuals = _residuals(network, predicted, test.stimuli)
-    is_flagged = residuals > np.quantile(residuals[~is_lost], 1 - _FALSE_ALARMS)
-    deviation = float(np.asarray(solved.pairs.rates, np.float64).var(axis=0).sum() ** 0.5)
-    served = predict_or_solve(network, approximator, test.stimuli, tolerance=_TOLERANCE * deviation)
-    says_steady = np.asarray(served.status) == Status.converged
-    distance = np.linalg.norm(np.asarray(served.rates)[~is_lost] - np.asarray(test.pairs.rates), axis=1)
-    is_wrong = says_steady[~is_lost] & (distance > _TOLERANCE * deviation)
-    return {
-        "nrmse": accuracy(predicted[~is_lost], test.pairs.rates).nrmse,
-        "status_counts": test.pairs.status_counts,
-        "share_near_jumps": float(find_jumps(network, test.pairs, solved.pairs).is_found.mean()),
-        "share_lost": float(is_lost.mean()),
-        "lost_flagged_by_residual": _share(is_flagged[is_lost]),
-        "lost_served_as_steady": _share(says_steady[is_lost]),
-        "steady_served_wrong": _share(is_wrong),
-        "served_without_solve": float((np.asarray(served.sources) != Source.solved).mean()),
-        "task_right": None if readout is None else _task_right(readout, predicted[~is_lost], test.pairs),
-    }
-
-
-def _share(chosen: np.ndarray) -> float | None:
-    return float(chosen.mean()) if len(chosen) else None
-
-
-def _task_right(readout: Array, predicted: np.ndarray, pairs: Pairs) -> dict[str, float]:
-    """Share of trials in which the largest channel is named, by the steady rates and by the predicted ones."""
-    largest = np.asarray(pairs.stimuli).argmax(axis=1)
-    answers = {"recurrent": np.asarray(pairs.rates), "feed-forward": predicted}
-    weights = np.asarray(readout).T
-    return {name: float(((rates @ weights).argmax(axis=1) == largest).mean()) for name, rates in answers.items()}
-
-
-@eqx.filter_jit
-def _residuals_of(network, predicted, stimuli):
-    totals = jax.vmap(network.params.total_input)(predicted, stimuli)
-    return jnp.sqrt(jnp.mean((predicted - jax.vmap(network.nonlinearity)(totals)) ** 2, axis=1))
-
-
-def _residuals(network: RecurrentNetwork, predicted: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
-    """By how much the predicted rates violate the network's equation: root mean square, in units of rate."""
-    return np.asarray(_residuals_of(network, jnp.asarray(predicted), jnp.asarray(stimuli)))
-
-
 # --- the pair that oscillates -----------------------------------------------------------------------------------------
 
 
@@ -322,7 +198,7 @@ def _plane(network: RecurrentNetwork, approximator: TwoLayer, config: Config) ->
         "excitatory": excitatory,
         "inhibitory": inhibitory,
         "status": np.asarray(solve_steady_states(network, grid).status).reshape(shape),
-        "residual": np.round(_residuals(network, np.asarray(predicted), grid).reshape(shape), 5),
+        "residual": np.round(rate_residuals(network, np.asarray(predicted), grid).reshape(shape), 5),
         "line": {
             "excitatory": line[:, 0],
             "inhibitory": float(line[0, 1]),
@@ -398,24 +274,24 @@ def _mean(values: list[float | None]) -> float | None:
 def describe(rows: list[dict]) -> str:
     """One column per network."""
 
-    def percent(name):
+    def percent(name, largest=100.0):
         def form(row):
             values = [value for value in row[name] if value is not None]
-            return with_interval(values, ".1f", 100) if values else "-"
+            return with_interval(values, ".1f", 100, largest) if values else "-"
 
         return form
 
     def right(name):
         def form(row):
             shares = [result[name] for result in row["task_right"] if result is not None]
-            return with_interval(shares, ".1f", 100) if shares else "-"
+            return with_interval(shares, ".1f", 100, 100) if shares else "-"
 
         return form
 
     lines = [
         ("recurrent units, hidden units", lambda row: f"{row['units']}, {row['width']}"),
-        ("error of two layers (NRMSE, %)", percent("nrmse")),
-        ("... of fewer units with sweeps, at equal cost", percent("nrmse_with_sweeps")),
+        ("error of two layers (NRMSE, %)", percent("nrmse", np.inf)),
+        ("... of fewer units with sweeps, at equal cost", percent("nrmse_with_sweeps", np.inf)),
         ("the steady state jumps near the stimulus (%)", percent("share_near_jumps")),
         ("task done right by the recurrent network (%)", right("recurrent")),
         ("... by the feed-forward network (%)", right("feed-forward")),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from experiments import _trajectories as trajectories
 from experiments._script import run_script, table
 from experiments.drawings import canon as drawing
 from rnn2ff.analysis import FixedPoints, find_fixed_points, linearize, velocities_on_plane
@@ -37,7 +38,6 @@ from rnn2ff.steady_state import Rollout, solve_steady_states
 
 CLAIM = "Published networks reproduce their published numbers here."
 
-_STEP = 0.02  # of traces, in time constants
 _THREE_CYCLE = np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
 _GRAPH_A = np.array([[int(entry) for entry in row] for row in ["00001", "10001", "01000", "10100", "00110"]])
 _GRAPH_C = np.array([[int(entry) for entry in row] for row in ["00001", "00101", "00010", "10100", "11000"]])
@@ -86,37 +86,13 @@ def _steady(network: RecurrentNetwork, stimuli, initial_states=None) -> np.ndarr
     return np.asarray(jax.vmap(network.rates)(solution.state))
 
 
-def _trace(network: RecurrentNetwork, stimulus, start, duration: float) -> np.ndarray:
-    """States along a trajectory, one per row, by Runge-Kutta steps of fixed size."""
-    step = _STEP * float(jnp.min(network.time_constants))
-    stimulus = jnp.asarray(stimulus)
-
-    def advance(state, _):
-        first = network.velocity(state, stimulus)
-        second = network.velocity(state + step / 2 * first, stimulus)
-        third = network.velocity(state + step / 2 * second, stimulus)
-        fourth = network.velocity(state + step * third, stimulus)
-        return state + step / 6 * (first + 2 * second + 2 * third + fourth), state
-
-    return np.asarray(jax.lax.scan(advance, jnp.asarray(start, float), length=int(duration / _STEP))[1])
-
-
-def _period(values: np.ndarray) -> float:
-    """Mean time between upward crossings of the median, in the second half of a trace."""
-    values = values[len(values) // 2 :]
-    middle = np.median(values)
-    before = np.flatnonzero((values[:-1] < middle) & (values[1:] >= middle))
-    crossings = before + (middle - values[before]) / (values[before + 1] - values[before])
-    return float(np.diff(crossings).mean() * _STEP)
-
-
 def _combinatorial(config: Config):
     pair, triple, isolated, cycle, graph_a, graph_c = (
         (network, _fixed_points(network, np.ones(network.state_size), config))
         for network in map(ctln, (1 - np.eye(2), 1 - np.eye(3), np.zeros((3, 3)), _THREE_CYCLE, _GRAPH_A, _GRAPH_C))
     )
     leading = linearize(cycle[0], cycle[1].states[0], np.ones(3)).eigenvalues[0]
-    trace = _trace(cycle[0], np.ones(3), [0.3, 0.2, 0.1], config.num_traced)
+    trace = trajectories.trace(cycle[0], np.ones(3), [0.3, 0.2, 0.1], config.num_traced)
     late = trace[len(trace) // 2 :]
     quantities = [
         ("2-clique: rate", 4 / 7, pair[1].states[0].max()),
@@ -127,7 +103,7 @@ def _combinatorial(config: Config):
         ("3-cycle: rate at the fixed point", 4 / 13, cycle[1].states[0].max()),
         ("3-cycle: real part", 0.125, leading.real),
         ("3-cycle: imaginary part", 0.6495, leading.imag),
-        ("3-cycle: period of the limit cycle", 11.24, _period(trace[:, 0])),
+        ("3-cycle: period of the limit cycle", 11.24, trajectories.period(trace[:, 0])),
         ("3-cycle: smallest rate", 0.0123, late.min()),
         ("3-cycle: largest rate", 0.6707, late.max()),
         ("graph A: fixed points", 1, len(graph_a[1].states)),
@@ -138,8 +114,8 @@ def _combinatorial(config: Config):
         ("graph C: rate at the stable ones", 4 / 7, graph_c[1].states[:3].max()),
         ("graph C: sum of indices", 1, graph_c[1].index_sum),
     ]
-    kept = trace[: int(45 / _STEP) : 10]
-    return quantities, {"step": 10 * _STEP, "trace": np.round(kept, 4)}
+    kept = trace[: int(45 / trajectories.STEP) : 10]
+    return quantities, {"step": 10 * trajectories.STEP, "trace": np.round(kept, 4)}
 
 
 def _supralinear(config: Config):
@@ -165,7 +141,7 @@ def _supralinear(config: Config):
 
 def _plane(network, stimulus, found: FixedPoints, high: float, starts, config: Config) -> dict:
     grid = np.linspace(-0.05 * high, high, config.num_grid)
-    traces = [_trace(network, stimulus, start, 40.0)[::20] for start in starts]
+    traces = [trajectories.trace(network, stimulus, start, 40.0)[::20] for start in starts]
     return {
         "grid": np.round(grid, 5),
         "velocities": np.round(velocities_on_plane(network, stimulus, grid, grid), 5),

@@ -22,7 +22,9 @@ from problems import assert_close
 from benchmarks import __main__ as suite
 from benchmarks import first_call, honest_failures, large_networks, rollout_vs_forward, steady_states
 from benchmarks.compare import compare
-from benchmarks.parts import contenders, forward_tables, method
+from benchmarks.parts import contenders, forward_tables, honest_verdicts, method
+from benchmarks.parts.honest_cases import make_case
+from benchmarks.parts.honest_truth import Truth, find_truth
 from benchmarks.parts.marks import marks_table
 from benchmarks.parts.peers import PLAIN_LOOP
 from benchmarks.parts.problems import Problem, exact_states, make_problem, make_saddle
@@ -181,16 +183,16 @@ def judged(dtype, states, status, chosen):
     """The row, and what is wrong, for answers to some of nine samples whose drives differ more and more."""
     case, truth = tied()
     case = case._replace(stimuli=case.stimuli[chosen], margins=case.margins[chosen])
-    truth = honest_failures.Truth(*(each[chosen] for each in truth))
+    truth = Truth(*(each[chosen] for each in truth))
     answer = SimpleNamespace(state=states[chosen], status=np.full(len(chosen), status), residual=np.zeros(len(chosen)))
-    row = honest_failures.judge("tie, rate 0.1", dtype, [(0, case, truth, answer)])
+    row = honest_verdicts.judge("tie, rate 0.1", dtype, [(0, case, truth, answer)])
     return row, [each["what"] for each in row["violations"]]
 
 
 @functools.cache
 def tied():
-    case = honest_failures.make_case("tie, rate 0.1", 0, 9)
-    return case, honest_failures.find_truth([case], honest_failures.Config())[0]
+    case = make_case("tie, rate 0.1", 0, 9)
+    return case, find_truth([case], honest_failures.Config())[0]
 
 
 def test_converged_on_a_saddle_is_wrong_in_either_dtype():
@@ -205,11 +207,11 @@ def test_converged_on_a_saddle_is_wrong_in_either_dtype():
         saddles[:, ~pair] = (np.maximum(saddles, 0) @ weights.T + drives)[:, ~pair]
     for dtype in ("float32", "float64 engine"):
         chosen = [0, 1, 4, 7]  # an exact tie, and relative differences of 1e-8, 1e-5 and 1e-2
-        assert judged(dtype, saddles, Status.converged, chosen)[1] == 4 * [honest_failures._SADDLE]
+        assert judged(dtype, saddles, Status.converged, chosen)[1] == 4 * [honest_verdicts.SADDLE]
         assert judged(dtype, truth.state, Status.converged, [1, 4, 7])[1] == []
         row, wrong = judged(dtype, saddles, Status.unstable, chosen)
         num_open = 3 if dtype.startswith("float64") else 1
-        assert wrong == num_open * [honest_failures._MISSED]
+        assert wrong == num_open * [honest_verdicts.MISSED]
         (undecided,) = (each for each in honest_failures.marks([row]) if each["what"] == "truly stable, left undecided")
         assert undecided["received"] == f"100.00 % ({num_open} of {num_open})"
         assert not undecided["is_met"]
@@ -221,8 +223,8 @@ def test_either_winner_is_right_only_where_rounding_decides():
     first = np.asarray(case.network.params.stimulus_weights[:, 1]) > 0
     others = truth.state.copy()
     others[:, first], others[:, second] = truth.state[:, second], truth.state[:, first]
-    assert judged("float32", others, Status.converged, [1, 7])[1] == [honest_failures._BASIN]
-    assert judged("float64", others, Status.converged, [1, 7])[1] == 2 * [honest_failures._BASIN]
+    assert judged("float32", others, Status.converged, [1, 7])[1] == [honest_verdicts.BASIN]
+    assert judged("float64", others, Status.converged, [1, 7])[1] == 2 * [honest_verdicts.BASIN]
 
 
 # --- marks, report and comparison -------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from problems import default_float
 from scipy.integrate import solve_ivp
 
-from benchmarks.honest_failures import make_case
+from benchmarks.parts.honest_cases import make_case
 from rnn2ff import RecurrentNetwork, Status, solve_steady_states, threshold_linear, threshold_linear_rate
 from rnn2ff.networks import StateForm, rate_network
 from rnn2ff.steady_state.motion import observe_motions

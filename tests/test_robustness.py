@@ -19,12 +19,12 @@ import scipy.sparse
 
 import rnn2ff
 from benchmarks.parts import broken_files, odd_calls
+from benchmarks.parts.trials import IN_ONE_SENTENCE
+from benchmarks.parts.valid_files import KINDS, Kind
 from rnn2ff import threshold_linear
 from rnn2ff.files import alone_in, make_folder, read_array, write_arrays
 
-QUICK_KINDS = [
-    kind for kind in broken_files.KINDS if kind.endswith((".npy", "z", ".mat", ".csv", ".safetensors", ".h"))
-]
+QUICK_KINDS = [kind for kind in KINDS if kind.endswith((".npy", "z", ".mat", ".csv", ".safetensors", ".h"))]
 QUICK_KINDS = [kind for kind in QUICK_KINDS if not kind.startswith("pairs")]
 
 
@@ -43,7 +43,7 @@ def test_the_attack_sees_what_it_looks_for(tmp_path):
     path.write_bytes(b"x")
 
     def outcome(read, *, is_sealed=False):
-        return broken_files.attempt(broken_files.Kind(path, read, is_sealed), expected=1.0).what
+        return broken_files.attempt(Kind(path, read, is_sealed), expected=1.0).what
 
     def raising(error):
         raise error
@@ -189,7 +189,7 @@ LAYERS = rnn2ff.TwoLayer(2, 3, 2, key=jr.key(0))
 )
 def test_odd_arguments_are_refused_in_one_sentence(call, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=broken_files.IN_ONE_SENTENCE) as caught:
+    with pytest.raises(ValueError, match=IN_ONE_SENTENCE) as caught:
         call()
     caught.match(message)
 

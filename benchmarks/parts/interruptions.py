@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.parts.broken_files import IN_ONE_SENTENCE
+from benchmarks.parts.trials import IN_ONE_SENTENCE
 
 FAULTS = ("lost", "other bytes", "no error", "no sentence", "hang")
 _LONGEST_SECONDS = 300.0  # of a job

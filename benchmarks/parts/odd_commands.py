@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse
 
 import rnn2ff
-from benchmarks.parts.broken_files import IN_ONE_SENTENCE
-from benchmarks.parts.odd_calls import ODD_ARRAYS, in_turns
+from benchmarks.parts.odd_arguments import ODD_ARRAYS
+from benchmarks.parts.trials import IN_ONE_SENTENCE, in_turns
 from rnn2ff import cli
 
 FAULTS = ("traceback", "no sentence", "files left")

@@ -12,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import honest_failures
-from benchmarks.honest_failures import Case, ClosedForm
+from benchmarks.parts.honest_answers import solve
+from benchmarks.parts.honest_cases import Case, ClosedForm
+from benchmarks.parts.honest_config import Config
+from benchmarks.parts.honest_truth import find_truth
+from benchmarks.parts.honest_verdicts import judge
 from rnn2ff.networks import RateForm, RecurrentNetwork, StateForm, rate_network
 from rnn2ff.steady_state import Status, solve_steady_states
 
@@ -162,15 +165,15 @@ def attack(
     num_networks: int, num_stimuli: int, seed: int, dtypes: tuple[str, ...], families: tuple[str, ...] = ()
 ) -> Iterator[dict]:
     """Solve networks of all families, and compare with the truth; one row per family and dtype."""
-    config = dataclasses.replace(honest_failures.Config(), max_time=1000.0, late_after=500.0)
+    config = dataclasses.replace(Config(), max_time=1000.0, late_after=500.0)
     for family in families or tuple(FAMILIES):
         row = {dtype: {"what": f"{family}, {dtype}", "counts": {}, "faults": []} for dtype in dtypes}
         for number in range(seed, seed + num_networks):
             case = make_case(family, number, num_stimuli)
-            (truth,) = honest_failures.find_truth([case], config)
+            (truth,) = find_truth([case], config)
             for dtype in dtypes:
-                answer = honest_failures.solve(case, dtype, case.stimuli)
-                judged = honest_failures.judge(family, dtype, [(number, case, truth, answer)])
+                answer = solve(case, dtype, case.stimuli)
+                judged = judge(family, dtype, [(number, case, truth, answer)])
                 for kind, counts in judged["confusion"].items():
                     for name, count in counts.items():
                         what = f"{kind}: {name}"
