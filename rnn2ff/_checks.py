@@ -52,14 +52,14 @@ def shape_of(name: str, array: object) -> tuple[int, ...]:
     try:
         return np.shape(array)
     except ValueError:
-        raise fail(name, "is no array", "rows of the same length", type(array).__name__) from None
+        raise fail(name, "is not an array", "rows of the same length", type(array).__name__) from None
 
 
 def check_one_stimulus(stimulus: object, size: int) -> None:
     """One stimulus, not a batch; to a batch, a function of one sample is applied by `vmap`."""
     shape = shape_of("stimulus", stimulus)
     if len(shape) > 1:
-        expected = f"({size},); for a batch, one a row, `jax.vmap(approximator)(stimuli)`"
+        expected = f"({size},); for a batch, one per row, `jax.vmap(approximator)(stimuli)`"
         raise fail("stimulus", "is not one stimulus", expected, shape)
     check_shape("stimulus", stimulus, (size,))
 
@@ -175,7 +175,7 @@ def require_extra(extra: str, *libraries: str) -> None:
 
 def check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise fail(name, "is no text", "a string", repr(value))
+        raise fail(name, "is not a string", "a string", repr(value))
 
 
 def check_number(name: str, value: object) -> None:
@@ -206,7 +206,7 @@ def check_positive_numbers(**values: object) -> None:
 def check_at_least(name: str, value: object, smallest: int) -> int:
     """A whole number no smaller than `smallest`; returned as a Python int, which JAX needs."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < smallest:
-        raise fail(name, "is out of range", f"a whole number of at least {smallest}", repr(value))
+        raise fail(name, "is out of range", f"an integer of at least {smallest}", repr(value))
     return int(value)
 
 
@@ -233,7 +233,7 @@ def check_stimuli(stimuli: object, size: int, name: str = "stimuli") -> None:
     if len(shape) != 2 or shape[1] != size:
         is_turned = len(shape) == 2 and shape[0] == size
         hint = "; transpose it?" if is_turned else ""
-        raise fail(name, "has the wrong shape", f"(samples, {size}): one row a stimulus{hint}", shape)
+        raise fail(name, "has the wrong shape", f"(samples, {size}): one row per stimulus{hint}", shape)
     if shape[0] == 0:
         raise fail(name, "is empty", "at least one row", "none")
     if size == 0:

@@ -142,7 +142,7 @@ def read_columns(path: Path, columns: Sequence[str], name: str) -> dict[str, lis
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             received = f"{len(row)} in row {number} of {path}"
-            raise fail(name, "is no table", f"{len(header)} entries in each row", received)
+            raise fail(name, "is not a table", f"{len(header)} entries in each row", received)
     return {column: [row[header.index(column)].strip() for row in rows] for column in columns}
 
 
@@ -185,7 +185,7 @@ def _flaw(lines: list[str], delimiter: str | None) -> str:
         values = line.split(delimiter)
         for column, value in enumerate(values, 1):
             if not _is_number(value):
-                return f"row {number} has {value.strip()[:20]!r} in column {column}, which is no number"
+                return f"row {number} has {value.strip()[:20]!r} in column {column}, which is not a number"
         if len(values) != width:
             return f"row {number} has {len(values)} values, and row 1 has {width}"
     return "it is not a table of numbers"
@@ -196,7 +196,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise fail("folder", "cannot be made", "a place that may be written to", f"{folder}: {error}") from error
+        raise fail("folder", "cannot be created", "a writable location", f"{folder}: {error}") from error
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
-        expected = "a folder that exists and may be written to"
+        expected = "an existing, writable folder"
         raise fail("path", "cannot be written", expected, f"{path.parent}") from error
     os.close(handle)
     try:

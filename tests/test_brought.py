@@ -238,8 +238,8 @@ class TestGraphs:
         ("name", "content", "message"),
         [
             ("a.csv", "pre,post\n1,2\n", "lacks the column 'source'.*got \\['pre', 'post'\\]"),
-            ("a.csv", "source,target,weight\n1,2\n", "is no table.*3 entries.*got 2 in row 2"),
-            ("a.csv", "source,target,weight\n1,2,many\n", "weight that is no number.*'many' in .*row 2"),
+            ("a.csv", "source,target,weight\n1,2\n", "is not a table.*3 entries.*got 2 in row 2"),
+            ("a.csv", "source,target,weight\n1,2,many\n", "weight that is not a number.*'many' in .*row 2"),
             ("a.csv", "source,target,weight\n1,2,nan\n", "NaN"),
             ("a.csv", "source,target,weight\n", "has no connections"),
             ("a.csv", "", "cannot be read.*it is empty"),
@@ -251,13 +251,13 @@ class TestGraphs:
                 "a.graphml",
                 "<graphml xmlns='http://graphml.graphdrawing.org/xmlns'><graph><node id='a'/>"
                 "<edge source='a' target='b'/></graph></graphml>",
-                "edge of a node that it lacks.*got a, b",
+                "edge of an unknown node.*got a, b",
             ),
             (
                 "a.graphml",
                 "<graphml xmlns='http://graphml.graphdrawing.org/xmlns'><graph><node id='a'/><node id='a'/>"
                 "<node id='b'/><edge source='a' target='b'/></graph></graphml>",
-                "nodes of one name.*got 'a' 2 times",
+                "nodes of the same name.*got 'a' 2 times",
             ),
         ],
     )

@@ -527,7 +527,7 @@ class TestRing:
 
 
 def at_rest(weights, stimuli):
-    """Steady rates of the rate form, one row a stimulus, by small steps of time."""
+    """Steady rates of the rate form, one row per stimulus, by small steps of time."""
     rates = np.zeros_like(stimuli)
     for _ in range(3000):
         change = np.maximum(rates @ weights.T + stimuli, 0) - rates
@@ -779,7 +779,7 @@ class TestBadInput:
             (relation_network, {"num_units": 0}, "num_units.*at least 1"),
             (relation_network, {"forward": -1.0}, "forward.*not positive"),
             (relation_network, {"hidden_bias": np.nan, "num_units": 2}, "bias.*NaN"),
-            (stabilized_supralinear, {"num_units": 2.5}, "num_units.*whole number"),
+            (stabilized_supralinear, {"num_units": 2.5}, "num_units.*integer"),
             (stabilized_supralinear, {"width": 0.0}, "width.*not positive"),
             (stabilized_supralinear, {"weights": np.ones((2, 2))}, "weights.*signs.*inhibitory"),
             (stabilized_supralinear, {"weights": np.ones(4)}, r"weights.*\(2, 2\), got \(4,\)"),
@@ -795,7 +795,7 @@ class TestBadInput:
             (wong_wang, {"time_constant": 0.0}, "time_constant.*not positive"),
             (wong_wang, {"curvature": -0.154}, "curvature.*not positive"),
             (wong_wang, {"background": np.nan}, "background.*NaN"),
-            (hopfield, {"patterns": np.ones(4)}, r"patterns.*one row a pattern, got \(4,\)"),
+            (hopfield, {"patterns": np.ones(4)}, r"patterns.*one row per pattern, got \(4,\)"),
             (hopfield, {"patterns": np.array([[1.0, 0.0]])}, r"patterns.*-1 and 1"),
             (hopfield, {"patterns": np.ones((1, 4)), "gain": 0.0}, "gain.*not positive"),
             (random_rate_network, {"state_size": 0, "key": jr.key(0)}, "state_size.*at least 1"),

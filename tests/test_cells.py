@@ -146,7 +146,7 @@ class TestTorch:
             ({"weight_ih_l0": np.ones((15, 3))}, {}, r"weight_ih.*\(5, 3\), got \(15, 3\)"),
             ({"bias_hh_l0": np.ones(4)}, {}, r"bias_hh.*\(5,\), got \(4,\)"),
             ({"weight_hh_l0": np.full((5, 5), np.nan)}, {}, "weight_hh_l0.*NaN"),
-            ({"weight_hh_l0": np.ones(5)}, {}, "no matrices"),
+            ({"weight_hh_l0": np.ones(5)}, {}, "not matrices"),
         ],
     )
     def test_weights_that_make_no_cell_are_refused(self, change, options, message):

@@ -259,9 +259,9 @@ BAD_INPUT = {
     "stimuli with their channels in rows": (
         dict(U=np.ones((2, 9))),
         (),
-        r"one row a stimulus; transpose it\?, got \(2, 9",
+        r"one row per stimulus; transpose it\?, got \(2, 9",
     ),
-    "a single stimulus, not a row": (dict(U=np.ones(2)), (), r"`stimuli`.*one row a stimulus, got \(2,\)"),
+    "a single stimulus, not a row": (dict(U=np.ones(2)), (), r"`stimuli`.*one row per stimulus, got \(2,\)"),
     "stimuli with NaN": (dict(U=with_nan), (), "`stimuli`.*NaN.*finite numbers.*rows 3, 17"),
     "no stimuli": (dict(U=np.ones((0, 2))), (), "`stimuli` is empty.*at least one row, got none"),
     "stimuli too large for float32": (dict(U=np.full((4, 2), 1e300)), (), "`stimuli`.*rows 0, 1, 2, 3"),
@@ -282,7 +282,7 @@ BAD_INPUT = {
     "several arrays and none named": ({}, ("--bias", "two.npz"), "`bias`.*two.npz:NAME with one of: a, b, got two.npz"),
 }
 BAD_OPTIONS = [
-    ("distill", ("--width", "0"), "`width`.*whole number of at least 1, got 0"),
+    ("distill", ("--width", "0"), "`width`.*integer of at least 1, got 0"),
     ("distill", ("--num-steps", "0"), "`num-steps`.*at least 1, got 0"),
     ("distill", ("--held-out", "1"), "`held-out`.*above 0 and below 1, got 1.0"),
     ("distill", ("--held-out", "0.01"), "`stimuli` are too few.*2 held out, got 40 rows parted into 39 and 1"),
@@ -291,7 +291,7 @@ BAD_OPTIONS = [
     ("solve", ("--tolerance", "1e-9"), "`tolerance` is below what float32 can reach.*at least 1.9e-06, got 1e-09"),
     ("solve", ("--tolerance", "nan"), "`tolerance`.*got nan"),
     ("solve", ("--out", "states.xls"), "`out`.*ends in .npz, .mat or .csv, got states.xls"),
-    ("solve", ("--out", "no/states.npz"), "`out` cannot be written.*folder that exists.*got no"),
+    ("solve", ("--out", "no/states.npz"), "`out` cannot be written.*existing, writable folder.*got no"),
     ("solve", ("--out", "folder.npz", "--overwrite"), "`out` is a folder.*got folder.npz"),
 ]
 CASES = [(verb, *case) for verb in ("distill", "solve") for case in BAD_INPUT.values()]

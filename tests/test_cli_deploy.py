@@ -264,7 +264,7 @@ class TestFiles:
                 "was changed after",
             ),
             (lambda text: text.replace("RATE_SCALE ", "RATE_SCALE -"), "was changed after"),
-            (lambda text: "int x;", "is no header of rnn2ff"),
+            (lambda text: "int x;", "is not a header of rnn2ff"),
         ],
     )
     def test_a_header_that_was_changed_is_refused(self, change, message, deployed, run, folder):
@@ -279,7 +279,7 @@ class TestFiles:
         [
             (
                 ("--model", "deploy/rnn2ff.h"),
-                "`model` depends on how its compiler rounds.*integer header",
+                "`model` depends on the rounding of its compiler.*integer header",
             ),
             (("--model", "none.onnx"), "`model` cannot be read.*an existing file"),
             (("--model", "U.npy"), "`model` is in an unknown format"),
@@ -429,7 +429,7 @@ class TestExport:
         monkeypatch.setattr("rnn2ff.cli.export.read_approximator", None)  # no work is done
         code, _, err = run("export", *APPROXIMATOR, "--to", "c", "--out", "deploy")
         assert code == 2
-        assert "`out` cannot be written. Expected a folder that may be written to, got ." in err
+        assert "`out` cannot be written. Expected a writable folder, got ." in err
 
 
 def full_disk(*arguments):

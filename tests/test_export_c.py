@@ -166,7 +166,7 @@ def test_a_name_that_c_does_not_take_is_refused(name):
 
 
 def test_stimuli_that_set_no_range_are_refused():
-    with pytest.raises(ValueError, match="stimuli.*set no range.*got 3 rows of zeros"):
+    with pytest.raises(ValueError, match="stimuli.*define no range.*got 3 rows of zeros"):
         quantize(example("two layers")[0], np.zeros((3, 3)))
 
 

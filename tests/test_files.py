@@ -104,8 +104,8 @@ class TestReadArray:
             ("no_suffix", "1,2", "unknown format"),
             ("empty.csv", " \n", "it is empty"),
             ("comment.csv", "# nothing\n", "it is empty"),
-            ("header.csv", "a,b\n", "row 1 has 'a' in column 1, which is no number"),
-            ("names_below.csv", "1,2\na,b\n", "row 2 has 'a' in column 1, which is no number"),
+            ("header.csv", "a,b\n", "row 1 has 'a' in column 1, which is not a number"),
+            ("names_below.csv", "1,2\na,b\n", "row 2 has 'a' in column 1, which is not a number"),
             ("empty_cell.csv", "1,2,3\n4,,6\n", "row 2 has '' in column 2"),
             ("ragged.csv", "1,2\n3\n", "row 2 has 1 values, and row 1 has 2"),
             ("text.npy", "1,2", "valid .npy file"),
@@ -226,7 +226,7 @@ class TestReplacing:
 
     def test_a_missing_folder_is_refused(self, tmp_path):
         with (
-            pytest.raises(ValueError, match="folder that exists.*got .*nowhere"),
+            pytest.raises(ValueError, match="existing, writable folder.*got .*nowhere"),
             replacing(tmp_path / "nowhere" / "x"),
         ):
             pass

@@ -215,7 +215,7 @@ class TestBadInput:
         ("arguments", "message"),
         [
             ({"state_size": 0}, "state_size.*at least 1, got 0"),
-            ({"state_size": 2.5}, "state_size.*whole number"),
+            ({"state_size": 2.5}, "state_size.*integer"),
             ({"gain": 0.0}, "gain.*not positive"),
         ],
     )
@@ -229,7 +229,7 @@ class TestBadInput:
             ({"num_partitions": 0}, "at least 1, got 0"),
             ({"units_per_partition": -1}, "units_per_partition.*at least 1, got -1"),
             ({"inhibition": -1.0}, "inhibition.*not positive"),
-            ({"self_excitation": 2.5}, "outgrows the inhibition.*less than 1 .* = 2.5, got 2.5"),
+            ({"self_excitation": 2.5}, "exceeds the inhibition.*less than 1 .* = 2.5, got 2.5"),
         ],
     )
     def test_impossible_competitions_are_refused(self, arguments, message):

@@ -143,7 +143,7 @@ LAYERS = rnn2ff.TwoLayer(2, 3, 2, key=jr.key(0))
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: threshold_linear(RAGGED), "`recurrent_weights` is no array. Expected rows of the same length"),
+        (lambda: threshold_linear(RAGGED), "`recurrent_weights` is not an array. Expected rows of the same length"),
         (lambda: threshold_linear(SPARSE), "`recurrent_weights` is a sparse matrix of SciPy.*from_connectome"),
         (lambda: threshold_linear(np.full((2, 2), 1e300, np.longdouble) * 1e300), "NaN or infinite values"),
         (lambda: rnn2ff.ctln(np.zeros((2, 2)), epsilon="3"), "`epsilon` does not hold numbers"),
@@ -152,7 +152,7 @@ LAYERS = rnn2ff.TwoLayer(2, 3, 2, key=jr.key(0))
         (lambda: rnn2ff.uniform_stimuli(2, low=None), "`low` does not hold numbers"),
         (lambda: rnn2ff.sample_from(np.ones((2, 2)), jitter=None), "`jitter` does not hold numbers"),
         (lambda: rnn2ff.sample_from(np.zeros((2, 0))), "`stimuli` is empty. Expected at least one channel"),
-        (lambda: rnn2ff.from_torch([1]), "`weights` are no weights of a module"),
+        (lambda: rnn2ff.from_torch([1]), "`weights` are not the weights of a module"),
         (lambda: rnn2ff.split_sweep(NETWORK, np.ones(3)), "`mean_slopes` has the wrong shape"),
         (lambda: rnn2ff.best_sweep(NETWORK, np.ones((1, 2)), np.ones((3, 2))), "`stimuli` has the wrong shape"),
         (lambda: rnn2ff.residual(NETWORK, np.ones(3), np.ones(2)), "`state` has the wrong shape"),
@@ -161,9 +161,9 @@ LAYERS = rnn2ff.TwoLayer(2, 3, 2, key=jr.key(0))
         (lambda: rnn2ff.model_card(NETWORK, SPARSE), "`stimuli` is sparse"),
         (lambda: rnn2ff.count_statuses([0.5]), "`status` holds no statuses"),
         (lambda: rnn2ff.count_statuses([17]), "`status` holds no statuses"),
-        (lambda: rnn2ff.to_c(LAYERS, name=3), "`name` is no text"),
-        (lambda: rnn2ff.to_c(LAYERS, notes=3), "`notes` are no lines of text"),
-        (lambda: rnn2ff.save("x.safetensors", LAYERS, card=3), "`card` is no card"),
+        (lambda: rnn2ff.to_c(LAYERS, name=3), "`name` is not a string"),
+        (lambda: rnn2ff.to_c(LAYERS, notes=3), "`notes` are not lines of text"),
+        (lambda: rnn2ff.save("x.safetensors", LAYERS, card=3), "`card` is not a card"),
         (lambda: rnn2ff.solve_steady_states(NETWORK, np.ones((1, 2)), tolerance=2.0), "`tolerance` takes any state"),
         (lambda: rnn2ff.solve_steady_states(NETWORK, np.ones((1, 2)), tolerance="1"), "`tolerance` does not hold numb"),
         (lambda: rnn2ff.find_fixed_points(NETWORK, np.ones(2), box="ab", key=jr.key(0)), "`box` has the wrong shape"),
@@ -281,9 +281,7 @@ def test_the_bytes_of_a_model_do_not_depend_on_the_order_in_which_a_process_meet
 
 def test_a_folder_that_cannot_be_made_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(
-        ValueError, match="`folder` cannot be made. Expected a place that may be written to, got .*file"
-    ):
+    with pytest.raises(ValueError, match="`folder` cannot be created. Expected a writable location, got .*file"):
         make_folder(tmp_path / "file" / "pairs")
 
 

@@ -72,7 +72,7 @@ def test_a_map_is_iterated():
     for _ in range(3):
         expected.append(np.tanh(expected[-1] + 0.5))
     assert_close(moved.states[:, 0], [expected[0], expected[1], expected[3]], 1e-6)
-    with pytest.raises(ValueError, match="`times` are not those of a map. Expected whole numbers of steps"):
+    with pytest.raises(ValueError, match="`times` are not those of a map. Expected integer numbers of steps"):
         simulate(network, np.array([0.5]), np.array([0.0, 0.5]))
 
 
@@ -88,7 +88,7 @@ def test_times_that_were_not_reached_are_nan_and_reported():
     [
         ({"times": [0.0, 1.0, 1.0]}, "`times` do not increase"),
         ({"times": [1e17, 1e17 + 4, 1e17 + 64]}, "`times` do not increase.*in float"),
-        ({"times": [1.0]}, "`times` are no grid.*at least 2"),
+        ({"times": [1.0]}, "`times` are not a grid.*at least 2"),
         ({"times": [0.0, np.nan]}, "`times` holds NaN"),
         ({"stimulus": np.ones(3)}, "`stimulus` has the wrong shape"),
         ({"stimulus": lambda time: jnp.ones(3)}, "`stimulus` does not return a stimulus.*shape"),

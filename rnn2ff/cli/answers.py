@@ -57,7 +57,7 @@ class Predictions:
 
         if (self.approximator is None) == (self.model is None):
             received = "neither" if self.model is None else "both"
-            raise fail("approximator", "or `model` is what to evaluate", "one of --approximator and --model", received)
+            raise fail("approximator", "or `model` must be given", "one of --approximator and --model", received)
         if self.model is None:
             return _by_route(network, stimuli, self.approximator, self.route)
         if self.route != "float":

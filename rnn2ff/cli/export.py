@@ -68,7 +68,7 @@ class Export:
         from rnn2ff._checks import fail
 
         if not self._routes:
-            raise fail("to", "names no route", "at least one", "none")
+            raise fail("to", "is empty", "at least one route", "none")
         files = {route: self.out / _file_name(route, self.name) for route in self._routes}
         there = [str(file) for file in files.values() if file.exists()]
         if there and not self.overwrite:

@@ -179,7 +179,7 @@ def check_new_file(
     if out.exists() and not overwrite:
         raise fail(name, "exists already", "a new file, or --overwrite", f"{out}")
     if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
-        raise fail(name, "cannot be written", "a folder that exists and may be written to", f"{out.parent}")
+        raise fail(name, "cannot be written", "an existing, writable folder", f"{out.parent}")
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def check_folder(out: Path) -> None:
 
     existing = next(folder for folder in (out, *out.parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise fail("out", "cannot be written", "a folder that may be written to", f"{existing}")
+        raise fail("out", "cannot be written", "a writable folder", f"{existing}")
 
 
 def show(lines: Mapping[str, object], record: Mapping[str, object], *, as_json: bool) -> None:

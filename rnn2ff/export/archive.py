@@ -53,7 +53,7 @@ def save(path: str | Path, approximator: Approximator | Distilled, *, card: Mapp
             law or a `Saturating` function.
     """
     if card is not None and not isinstance(card, Mapping):
-        raise fail("card", "is no card", "a mapping of what JSON can say", type(card).__name__)
+        raise fail("card", "is not a card", "a mapping of JSON-serializable values", type(card).__name__)
     if isinstance(approximator, Distilled):
         distilled, approximator = approximator, approximator.approximator
         card = {**model_card(distilled.network, distilled.test.stimuli, distilled.report), **(card or {})}

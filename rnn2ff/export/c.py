@@ -63,7 +63,7 @@ def to_c(
     """
     check_name(name)
     if isinstance(notes, str) or not isinstance(notes, Sequence) or not all(isinstance(note, str) for note in notes):
-        raise fail("notes", "are no lines of text", "a list of strings", repr(notes))
+        raise fail("notes", "are not lines of text", "a list of strings", repr(notes))
     stimulus_range = _range_in((card or {}).get("stimuli"), model)
     parts = _parts(model)
     arrays = "\n".join(array_definition(f"{name}_{label}", array) for label, array in parts.arrays.items())

@@ -68,7 +68,7 @@ def _read_onnx(path: Path) -> Exported:
     shapes = [len(shape) for shape in (*inputs.values(), *outputs.values())]
     if list(inputs) != ["stimuli"] or list(outputs) != ["rates"] or shapes != [2, 2]:
         expected = "a model that `rnn2ff export` wrote, with the input stimuli and the output rates"
-        raise fail("model", "is another one", expected, f"{path}: {list(inputs)} and {list(outputs)}")
+        raise fail("model", "was not written by rnn2ff", expected, f"{path}: {list(inputs)} and {list(outputs)}")
 
     def predict(stimuli: ArrayLike) -> np.ndarray:
         return session.run(["rates"], {"stimuli": np.asarray(stimuli, np.float32)})[0]
@@ -91,11 +91,11 @@ def _read_header(path: Path) -> Exported:
     text = path.read_text(errors="replace")
     guard = re.search(r"^#ifndef ([A-Z][A-Z0-9_]*)_H$", text, re.MULTILINE)
     if guard is None:
-        raise fail("model", "is no header of rnn2ff", "one that `rnn2ff export --to c-int8` wrote", f"{path}")
+        raise fail("model", "is not a header of rnn2ff", "one that `rnn2ff export --to c-int8` wrote", f"{path}")
     name = guard[1].lower()
     if "#include <stdint.h>" not in text:
         expected = "an integer header; instead of one in float, evaluate the approximator itself"
-        raise fail("model", "depends on how its compiler rounds", expected, f"{path}")
+        raise fail("model", "depends on the rounding of its compiler", expected, f"{path}")
     model = _parsed(text, name)
     # The integer model represents the header only if the code around the numbers is ours.
     if model is None or _body(to_c(model, name=name)) != _body(text):

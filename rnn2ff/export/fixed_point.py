@@ -185,7 +185,7 @@ def quantize(
     check_stimuli(stimuli, plain.stimulus_size)
     stimuli = np.asarray(stimuli, np.float64)
     if not stimuli.any():
-        raise fail("stimuli", "set no range", "a row that is not all zero", f"{len(stimuli)} rows of zeros")
+        raise fail("stimuli", "define no range", "a row that is not all zero", f"{len(stimuli)} rows of zeros")
     hidden, states = _ranges(plain, stimuli)
     stimulus_scale, hidden_scale, state_scale = (_scale(signal) for signal in (stimuli, hidden, states))
     to_state = (stimulus_scale, state_scale)

@@ -188,7 +188,7 @@ def from_torch(
     check_text("prefix", prefix)
     if not isinstance(weights, Mapping | str | Path):
         expected = "a state dict of arrays, or the path of a safetensors file"
-        raise fail("weights", "are no weights of a module", expected, type(weights).__name__)
+        raise fail("weights", "are not the weights of a module", expected, type(weights).__name__)
     arrays = read_tensors(weights, "weights") if isinstance(weights, str | Path) else weights
 
     is_cell = layer == 0 and f"{prefix}weight_hh" in arrays
@@ -206,7 +206,7 @@ def from_torch(
 
     recurrent, driven = find("weight_hh"), find("weight_ih")
     if recurrent.ndim != 2 or driven.ndim != 2 or 0 in recurrent.shape or 0 in driven.shape:
-        raise fail("weights", "are no matrices", "two axes", f"{recurrent.shape} and {driven.shape}")
+        raise fail("weights", "are not matrices", "two axes", f"{recurrent.shape} and {driven.shape}")
     num_rows, state_size = recurrent.shape
     if num_rows not in (state_size, 3 * state_size, 4 * state_size):
         shapes = {"an RNN": 1, "a GRU": 3, "an LSTM": 4}

@@ -154,7 +154,7 @@ def _number(text: str, place: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise fail("connectome", "has a weight that is no number", "numbers", f"{text[:20]!r} in {place}") from error
+        raise fail("connectome", "has a weight that is not a number", "numbers", f"{text[:20]!r} in {place}") from error
 
 
 def _read_graphml(path: Path, weight: str) -> _Graph:
@@ -176,12 +176,12 @@ def _read_graphml(path: Path, weight: str) -> _Graph:
     known = set(names)
     if len(known) < len(names):
         name, count = Counter(names).most_common(1)[0]
-        raise fail("connectome", "has nodes of one name", "each name once", f"{name!r} {count} times in {path}")
+        raise fail("connectome", "has nodes of the same name", "unique names", f"{name!r} {count} times in {path}")
     ends, weights = [], []
     for edge in graph.iter(f"{_GRAPHML}edge"):
         source, target = edge.get("source"), edge.get("target")
         if not {source, target} <= known:
-            raise fail("connectome", "has an edge of a node that it lacks", f"nodes of {path}", f"{source}, {target}")
+            raise fail("connectome", "has an edge of an unknown node", f"nodes of {path}", f"{source}, {target}")
         values = [data.text or "" for data in edge.iter(f"{_GRAPHML}data") if data.get("key") in keys]
         value = _number(values[0], f"{path}, {source} to {target}") if values else 1.0
         is_directed = edge.get("directed", "false" if graph.get("edgedefault") == "undirected" else "true") == "true"

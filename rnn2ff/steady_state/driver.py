@@ -24,7 +24,7 @@ from rnn2ff.steady_state.search import AbstractSteadyStateSolver
 from rnn2ff.steady_state.single import solve_each
 from rnn2ff.steady_state.units import in_common_units, in_own_units
 
-_NEARLY_AT_REST = 0.05  # relative; samples this slow after the first steps may use all steps of the engine
+_NEARLY_AT_REST = 0.05  # residual over the size of the state; samples this slow may use all steps of the engine
 _NEAR = 0.25  # relative; how far such a decay may move the state
 _LOST_ROWS = 64  # at most this many samples whose search ended in infinity are watched from their start
 _RESTLESS = (Status.oscillating, Status.diverging, Status.unstable)  # of a sample without a steady state

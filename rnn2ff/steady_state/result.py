@@ -174,6 +174,6 @@ def count_statuses(status: Int[ArrayLike, "*batch"]) -> dict[str, int]:
     status = np.asarray(status)
     if not (np.issubdtype(status.dtype, np.integer) and np.isin(status, list(Status)).all()):
         received = f"others, of dtype {status.dtype}"
-        raise fail("status", "holds no statuses", f"whole numbers from 0 to {len(Status) - 1}", received)
+        raise fail("status", "holds no statuses", f"integers from 0 to {len(Status) - 1}", received)
     counts = np.bincount(status.ravel(), minlength=len(Status))
     return {outcome.name: int(counts[outcome]) for outcome in Status}

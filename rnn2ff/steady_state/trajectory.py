@@ -104,7 +104,7 @@ def simulate(
     max_steps = check_at_least("max_steps", max_steps, 1)
     shape = shape_of("times", times)
     if len(shape) != 1 or shape[0] < 2:
-        raise fail("times", "are no grid", "a vector of at least 2 times", f"shape {shape}")
+        raise fail("times", "are not a grid", "a vector of at least 2 times", f"shape {shape}")
     check_finite("times", times)
     dtype = np.float64 if network.is_map else network.dtype
     if is_known(times) and not (np.diff(np.asarray(times, dtype)) > 0).all():
@@ -134,10 +134,10 @@ def _check_function(stimulus: Callable, network: RecurrentNetwork) -> None:
 
 def _whole(times: ArrayLike) -> tuple[int, ...]:
     """Numbers of steps of a map since the first time."""
-    check_on_host("simulate for a map", "give times that are no argument of the program", times)
+    check_on_host("simulate for a map", "pass times that are not an argument of the program", times)
     steps = np.asarray(times, np.float64) - float(np.asarray(times)[0])
     if (steps != np.rint(steps)).any():
-        raise fail("times", "are not those of a map", "whole numbers of steps", np.asarray(times).tolist())
+        raise fail("times", "are not those of a map", "integer numbers of steps", np.asarray(times).tolist())
     return tuple(int(step) for step in steps)
 
 

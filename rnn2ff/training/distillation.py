@@ -106,7 +106,7 @@ def distill(
     if kind not in get_args(Kind):
         raise fail("kind", "is not known", f"one of {get_args(Kind)}", repr(kind))
     if kind == "two_layers" and num_sweeps:
-        raise fail("num_sweeps", "do not go with two layers alone", "kind='any', or no sweeps", f"{num_sweeps}")
+        raise fail("num_sweeps", "contradicts two layers alone", "kind='any', or no sweeps", f"{num_sweeps}")
     is_best_of_its_cost = kind == "any" and tolerance is None and width is None and num_sweeps is None
     width = 4 * network.rate_size if width is None else width
     num_sweeps = 0 if num_sweeps is None else num_sweeps

@@ -215,7 +215,7 @@ def noise_rejection(
         noisy, clean = compared(noisy, clean)
         signal = ((clean - clean.mean(axis=1, keepdims=True)) ** 2).sum()
         if signal == 0:
-            raise fail(name, "is no signal", "channels that differ within a sample", "the same value in all of them")
+            raise fail(name, "has no signal", "channels that differ within a sample", "the same value in all of them")
         with np.errstate(divide="ignore"):
             return float(10 * np.log10(((noisy - clean) ** 2).sum() / signal))
 

@@ -16,6 +16,7 @@ from rnn2ff._checks import check_at_least, check_shape, check_stimuli
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork, batch_rates
+from rnn2ff.records import names_of_fields
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, plan_steady_states, solve_steady_states
 
 _NUM_HALVINGS = 14  # bisection steps, with one solve each
@@ -38,6 +39,8 @@ class Jumps(NamedTuple):
 
     margin: Float[np.ndarray, " batch"]
     is_found: Bool[np.ndarray, " batch"]
+
+    __dir__ = names_of_fields
 
 
 class ErrorByMargin(NamedTuple):

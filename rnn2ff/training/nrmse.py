@@ -109,7 +109,7 @@ def nrmse_interval(
 def check_varies(name: str, rates: Float[ArrayLike, "batch rate"]) -> None:
     """Errors are measured against the variation of the rates, so there must be some."""
     if not np.ptp(np.asarray(rates), axis=0).any():
-        raise fail(name, "never varies", "rates that differ between samples", f"the same rates in all {len(rates)}")
+        raise fail(name, "is constant", "rates that differ between samples", f"the same rates in all {len(rates)}")
 
 
 def compared(predicted: ArrayLike, target: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -217,7 +217,7 @@ def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1
     """
     shape = shape_of("patterns", patterns)
     if len(shape) != 2 or 0 in shape:
-        raise fail("patterns", "has the wrong shape", "(patterns, units): one row a pattern", shape)
+        raise fail("patterns", "has the wrong shape", "(patterns, units): one row per pattern", shape)
     check_finite("patterns", patterns)
     check_positive_numbers(gain=gain)
     if is_known(patterns) and (np.abs(np.asarray(patterns)) != 1).any():

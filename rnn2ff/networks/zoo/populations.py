@@ -11,4 +11,4 @@ def check_two_populations(weights: ArrayLike) -> None:
     check_array("weights", weights, (2, 2))
     if is_known(weights) and (np.asarray(weights) * [1, -1] < 0).any():
         expected = "a first column (excitatory) of at least 0 and a second (inhibitory) of at most 0"
-        raise fail("weights", "mixes up the signs", expected, np.asarray(weights).tolist())
+        raise fail("weights", "have the wrong signs", expected, np.asarray(weights).tolist())

@@ -116,7 +116,7 @@ def _competition(
     check_positive_numbers(self_excitation=self_excitation, inhibition=inhibition, excitation=excitation)
     if self_excitation >= 1 + inhibition * excitation:
         expected = f"less than 1 + inhibition * excitation = {1 + inhibition * excitation:g}"
-        raise fail("self_excitation", "outgrows the inhibition it recruits", expected, self_excitation)
+        raise fail("self_excitation", "exceeds the inhibition that it recruits", expected, self_excitation)
     num_excitatory = num_partitions * units_per_partition
     weights = np.zeros((num_excitatory + num_inhibitory,) * 2)
     within = np.ones((units_per_partition, units_per_partition)) * (self_excitation / units_per_partition)
