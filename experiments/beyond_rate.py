@@ -246,7 +246,7 @@ def verdict(rows: list[dict]) -> str:
     jumps = (
         f"; where sweeps too are more than {_MUCH:.0%} off, the steady state jumps near at least {min(near[True]):.0%}"
         f" of the stimuli, elsewhere near at most {max(near[False], default=0):.0%}, and no continuous pass can follow"
-        if near[True]
+        if near[True] and min(near[True]) > max(near[False], default=0)
         else ""
     )
     lost = [row for row in rows if spread(row["share_lost"]).mean > 0]

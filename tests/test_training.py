@@ -394,18 +394,31 @@ class TestTraining:
         assert_close(values, jnp.diag(jnp.diag(values)), 1e-4)
         assert 0.15 < float(jnp.diag(values).min()) < float(jnp.diag(values).max()) < 2
 
-    def test_a_minibatch_without_a_finite_gradient_changes_no_weight_at_first_and_no_later_step(self, key):
+    def test_a_minibatch_without_a_finite_gradient_changes_no_weight_and_the_next_one_does(self, key):
         two_layer = TwoLayer(4, 8, 3, key=key)
         ones = jax.tree.map(jnp.ones_like, two_layer)
-        overflow = eqx.tree_at(lambda each: each.hidden_bias, ones, jnp.full(8, jnp.inf))
-        assert all(not leaf.any() for leaf in jax.tree.leaves(step_of_muon(two_layer, overflow)))
+        overflow = eqx.tree_at(lambda tree: tree.hidden_bias, ones, jnp.full(8, jnp.inf))
+        for gradients in ([overflow], [ones, overflow]):
+            assert all(not leaf.any() for leaf in jax.tree.leaves(step_of_muon(two_layer, *gradients)))
         step, later = (step_of_muon(two_layer, *gradients) for gradients in ([ones], [overflow, ones]))
         assert_close(later.readout_weights, step.readout_weights, 1e-4)
+        assert all(jnp.isfinite(leaf).all() and leaf.all() for leaf in jax.tree.leaves(later))
+
+    def test_steps_fade_out_where_there_is_no_gradient(self, key):
+        """Momenta shrink until their squares underflow."""
+        two_layer = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), TwoLayer(4, 8, 3, key=key))
+        ones = jax.tree.map(jnp.ones_like, two_layer)
+        zeros = jax.tree.map(jnp.zeros_like, ones)
+        steps = [step_of_muon(two_layer, ones, *num * [zeros]).readout_weights for num in (0, 400, 850, 1000)]
+        sizes = [float(jnp.abs(step).max()) for step in steps]
+        assert sizes[0] > 1e-3
+        assert max(sizes[1:]) < sizes[0]
+        assert max(sizes[2:]) < 1e-6
 
 
 def step_of_muon(two_layer, *gradients):
     """The last of some steps, by stimuli and rates of size 1."""
-    ones = jnp.ones((2, two_layer.stimulus_size))
+    ones = jnp.ones((2, two_layer.stimulus_size), two_layer.hidden_weights.dtype)
     optimizer = muon(two_layer, ones, ones, num_steps=1_000_000, learning_rate=2e-2)
     state = optimizer.init(two_layer)
     with jax.numpy_dtype_promotion("standard"):

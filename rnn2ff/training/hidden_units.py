@@ -108,8 +108,12 @@ def _best_linear_map(stimuli: Array, points: np.ndarray) -> tuple[np.ndarray, np
     stimuli, points = np.asarray(stimuli, np.float64), np.asarray(points, np.float64)
     mean_stimulus, mean_point = stimuli.mean(axis=0), points.mean(axis=0)
     centered = stimuli - mean_stimulus
-    inverse = np.linalg.pinv(centered.T @ centered, rcond=_SMALLEST_VARIANCE, hermitian=True)
-    weights = (inverse @ (centered.T @ (points - mean_point))).T
+    is_tall = len(stimuli) >= stimuli.shape[1]  # the smaller Gram matrix is inverted
+    gram = centered.T @ centered if is_tall else centered @ centered.T
+    inverse = np.linalg.pinv(gram, rcond=_SMALLEST_VARIANCE, hermitian=True)
+    deviations = points - mean_point
+    weights = inverse @ (centered.T @ deviations) if is_tall else centered.T @ (inverse @ deviations)
+    weights = weights.T
     return weights, mean_point - weights @ mean_stimulus
 
 
