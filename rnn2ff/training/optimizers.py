@@ -127,8 +127,8 @@ class _InUnits(eqx.Module):
         def schedule(count):
             return self.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(count / self.num_steps, 1)))
 
-        muon = optax.chain(optax.trace(_MOMENTUM, nesterov=True), optax.stateless(orthogonalize))
-        by_kind = {"matrix": muon, "other": optax.scale_by_adam(nesterov=True)}
+        for_matrices = optax.chain(optax.trace(_MOMENTUM, nesterov=True), optax.stateless(orthogonalize))
+        by_kind = {"matrix": for_matrices, "other": optax.scale_by_adam(nesterov=True)}
         descent = optax.partition(by_kind, lambda _: kinds)  # optax would call an approximator passed as a tree
 
         def shorter_where_readout_is_large(updates, weights):
