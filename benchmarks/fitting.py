@@ -1,10 +1,10 @@
 """How well do feed-forward networks approximate recurrent ones, and how fast are they trained?
 
-Two layers alone and fewer hidden units with sweeps at equal cost, which are the first rows of every table, wider layers
-and more sweeps, and the alternatives a user might choose, on the targets of `benchmarks/parts/targets.py`, in float32.
-All approximators of this library are trained as `distill` trains them. Every error is on 2,000 fresh stimuli that were
-solved in float64 to a residual of 1e-9. Rows are saved as they are computed: an interrupted or
-partial run resumes.
+Two layers alone and few or no hidden units with sweeps at equal cost, which are the first rows of every table, wider
+layers and more sweeps, and the alternatives a user might choose, on the targets of `benchmarks/parts/targets.py`, in
+float32. All approximators of this library are trained as `distill` trains them. Every error is on 2,000 fresh stimuli
+that were solved in float64 to a residual of 1e-9. Rows are saved as they are computed: an interrupted or partial run
+resumes.
 """
 
 import dataclasses

@@ -59,7 +59,7 @@ def fit_both(
     sample_stimulus: SampleStimulus | None = None,
     key: PRNGKeyArray,
 ) -> dict[str, Approximator]:
-    """Fit two layers alone, and fewer hidden units with sweeps that need no more products, as `distill` does.
+    """Fit two layers alone, and few or no hidden units with sweeps that need no more products, as `distill` does.
 
     Args:
         network: the one whose steady rates are fitted.

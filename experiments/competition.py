@@ -3,7 +3,7 @@
 Partitions of excitatory units compete through shared inhibition. A two-layer network is trained on the steady states,
 for random stimuli and for handwritten digits: each digit image is projected on ten class templates, and each projection
 drives one of ten partitions. The question is whether the feed-forward network has the winner of the recurrent one, with
-two layers alone, and with fewer hidden units and sweeps at equal cost. `experiments.partitions` goes from 2 to 16
+two layers alone, and with few or no hidden units and sweeps at equal cost. `experiments.partitions` goes from 2 to 16
 partitions, and from soft to hard.
 """
 

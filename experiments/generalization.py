@@ -1,11 +1,11 @@
 """What happens to stimuli unlike those of the training, and would a user notice?
 
-Two layers, and fewer hidden units with sweeps at equal cost, are trained on one distribution of stimuli and tested on
-others: scaled, shifted, sparse, smooth, and perturbed within a ball, at random or by gradient ascent on the error. The
-residual of the predicted rates in the equation of the recurrent network needs no solve. The question is which errors it
-detects. To first order it is the error times a matrix, the identity less the slopes of the network, so it misses errors
-that this matrix makes small. A Newton step, which takes one linear solve, divides by that matrix; the length of the
-step is therefore tested as well.
+Two layers, and few or no hidden units with sweeps at equal cost, are trained on one distribution of stimuli and tested
+on others: scaled, shifted, sparse, smooth, and perturbed within a ball, at random or by gradient ascent on the error.
+The residual of the predicted rates in the equation of the recurrent network needs no solve. The question is which
+errors it detects. To first order it is the error times a matrix, the identity less the slopes of the network, so it
+misses errors that this matrix makes small. A Newton step, which takes one linear solve, divides by that matrix; the
+length of the step is therefore tested as well.
 """
 
 import dataclasses

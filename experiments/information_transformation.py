@@ -1,7 +1,7 @@
 """Does one feed-forward pass infer what a recurrent network infers?
 
 Three rings of units hold angles in the relation A + B = C. From any two of them the recurrent network fills in the
-third, and where all three are given and do not agree it settles on a compromise. Two layers, and a few hidden units
+third, and where all three are given and do not agree it settles on a compromise. Two layers, and few or no hidden units
 with sweeps at equal cost, are trained on its steady states. The question is how far the angles of the networks are
 apart, and from the true angle: with and without noise, for cues that agree and cues that do not, within the range of
 the training and beyond; and whether large differences occur where the bump of the recurrent network itself is weak.

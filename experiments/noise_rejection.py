@@ -1,8 +1,8 @@
 """Does one feed-forward pass reject the noise that a recurrent network rejects?
 
 A ring with tuned stimuli, three rings in the relation A + B = C, and a competition in which the losers are noisy, are
-driven with noise of any size up to a largest. Two layers, and fewer hidden units with sweeps at equal cost, are trained
-on the steady states. The question is how much noise is left in the rates: the power of what differs from the
+driven with noise of any size up to a largest. Two layers, and few or no hidden units with sweeps at equal cost, are
+trained on the steady states. The question is how much noise is left in the rates: the power of what differs from the
 response of the recurrent network to the stimulus without noise, over the power of that response, in decibels, within
 the range that was trained on and beyond. (The angle that a ring points to would not show it: the stimulus alone points
 to it as exactly.)

@@ -4,7 +4,7 @@ The question is whether a pass has the winner and all active partitions of the r
 trivial guess that the largest stimulus wins alone, and whether it has the gain of contrast: where two partitions are
 active in a soft competition, the difference of their stimuli is multiplied by `1 / (1 - a)`, with the self-excitation
 a. This gain is measured with stimuli that keep just two partitions active, for two layers of 4 N hidden units, and for
-fewer hidden units with sweeps at equal cost.
+few or no hidden units with sweeps at equal cost.
 """
 
 import dataclasses

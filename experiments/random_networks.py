@@ -1,7 +1,7 @@
 """How well do feed-forward networks approximate random recurrent ones, and how wide or deep must they be?
 
 Threshold-linear networks with Gaussian weights, driven by Gaussian stimuli. The question is how the error depends on
-the gain of the weights, on the number of units N and on the cost of a pass, of two layers alone and of fewer hidden
+the gain of the weights, on the number of units N and on the cost of a pass, of two layers alone and of few or no hidden
 units with sweeps that cost no more; which width, and which number of sweeps, is needed for an error of 5 % and of 1 %;
 and, where the recurrent network has no steady state for some of the stimuli, how many are lost.
 """

@@ -86,15 +86,16 @@ def _results(name: str) -> str:
         for kind in ("solver", "rollout")
     }
     best = max(swept, key=lambda row: row["num_sweeps"])
+    units = f"{best['width']} hidden units, " if best["width"] else ""
     layers = 2 * two_layers["width"] * _UNITS
     with_sweeps = 2 * best["width"] * _UNITS + 2 * _UNITS**2
     lines = [
         (f"two layers, {two_layers['width']} hidden units", two_layers, layers),
-        (f"{best['width']} hidden units, {best['num_sweeps']} sweeps, no more operations", best, with_sweeps),
-        ("recurrent network, our solver, verdicts included", fastest["solver"], _UNITS**2),
-        (f"recurrent network, rollout ({fastest['rollout']['method']} of diffrax)", fastest["rollout"], _UNITS**2),
+        (f"{units}{best['num_sweeps']} sweeps, no more products", best, with_sweeps),
+        ("recurrent network, our solver, stability checked", fastest["solver"], _UNITS**2),
+        (f"recurrent network, rollout (diffrax, {fastest['rollout']['method']})", fastest["rollout"], _UNITS**2),
     ]
-    header = "| | error (NRMSE) | ... of the worst unit | one stimulus in 20 is off by | a stimulus takes | weights |"
+    header = "| | error (NRMSE) | of the worst unit | 95th percentile of stimuli | time per stimulus | weights |"
     text = [header, "|---|--:|--:|--:|--:|--:|"]
     for title, row, size in lines:
         errors = (f"{100 * row[name]:.2g} %" for name in ("nrmse", "worst_unit_nrmse", "percentile_95"))

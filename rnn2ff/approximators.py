@@ -59,21 +59,22 @@ class TwoLayer(eqx.Module):
 
         Args:
             stimulus_size: number of stimulus channels.
-            width: number of hidden units.
+            width: number of hidden units; 0 for a constant output, to be followed by sweeps.
             rate_size: number of rates.
             is_rectified: whether the output is rectified.
             bypass: whether there are linear weights from the stimulus to the output, zero at first.
             key: a PRNG key.
 
         Raises:
-            ValueError: if a size is below 1.
+            ValueError: if a size is below 1, or the width below 0.
         """
-        check_sizes(stimulus_size=stimulus_size, width=width, rate_size=rate_size)
+        check_sizes(stimulus_size=stimulus_size, rate_size=rate_size)
+        check_at_least("width", width, 0)
         check_key(key)
         hidden_key, readout_key = jr.split(key)
         self.hidden_weights = jr.normal(hidden_key, (width, stimulus_size)) * (2 / stimulus_size) ** 0.5
         self.hidden_bias = jnp.zeros(width)
-        self.readout_weights = jr.normal(readout_key, (rate_size, width)) * (1 / width) ** 0.5
+        self.readout_weights = jr.normal(readout_key, (rate_size, width)) * (1 / max(width, 1)) ** 0.5
         self.readout_bias = jnp.zeros(rate_size)
         self.bypass_weights = jnp.zeros((rate_size, stimulus_size)) if bypass else None
         self.is_rectified = is_rectified
@@ -266,7 +267,7 @@ def predict(approximator: Approximator, stimuli: Float[Array, "batch stimulus"])
 
     On a CPU, large batches are computed in tiles of rows, so that the hidden layer stays in the cache.
     """
-    num_rows = max(_SMALLEST_TILE, _TILE_BYTES // (approximator.width * stimuli.dtype.itemsize))
+    num_rows = max(_SMALLEST_TILE, _TILE_BYTES // (max(approximator.width, 1) * stimuli.dtype.itemsize))
     whole = jax.vmap(approximator)
     if len(stimuli) < 2 * num_rows:
         return whole(stimuli)

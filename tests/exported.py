@@ -34,13 +34,13 @@ def network_of(constructor, **more):
     return constructor(weights, stimulus_weights=stimulus_weights, bias=jnp.ones(4), **more)
 
 
-def refined_of(constructor, *, rate_size=4, **more):
+def refined_of(constructor, *, rate_size=4, width=5, **more):
     """A refined approximator in which every array is random."""
     whole = network = network_of(constructor, **more)
     if rate_size < 4:
         network = dataclasses.replace(network, rate_function=lambda params, state: jax.nn.relu(state[:rate_size]))
     sweep = mean_slope_sweep(whole, normal(jr.key(2), (20, 4)), normal(jr.key(3), (20, 3)))
-    two_layer = approximator_of(jr.key(4), width=5, rate_size=4, is_rectified=False, bypass=True)
+    two_layer = approximator_of(jr.key(4), width=width, rate_size=4, is_rectified=False, bypass=True)
     sizes = jr.uniform(jr.key(5), (2, 3, 4), jnp.float32).astype(float)
     refined = Refined(two_layer, network, sweep, num_sweeps=3)
     return eqx.tree_at(lambda each: (each.step_sizes, each.momenta), refined, (0.5 + sizes[0] / 2, sizes[1] / 3))
@@ -53,6 +53,7 @@ EXAMPLES = {
     "bypass": lambda: approximator_of(jr.key(2), bypass=True),
     "refined": lambda: refined_of(threshold_linear),
     "refined, first units": lambda: refined_of(threshold_linear, rate_size=2),
+    "refined, no hidden units": lambda: refined_of(threshold_linear, width=0),
 }
 
 

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from problems import assert_close, compiled_programs
 
-from rnn2ff import accuracy, distill, partition_competition, save, winner_take_all, write_report
+from rnn2ff import (
+    accuracy,
+    distill,
+    grating_stimulus,
+    initialize_refined,
+    partition_competition,
+    save,
+    stabilized_supralinear,
+    winner_take_all,
+    write_report,
+)
 from rnn2ff.approximators import predict
 from rnn2ff.data import sample_stimuli, solve_pairs
 from rnn2ff.training import Trained, Trainer
@@ -85,9 +95,37 @@ class TestDistill:
 
     def test_in_a_small_network_few_sweeps_leave_room_for_more_hidden_units(self, key):
         pairs = solve_pairs(NETWORK, sample_stimuli(sample, 60, key=key))
-        swept = Trainer(NETWORK, pairs, num_steps=2, key=key).refined_at(1000).attempt
+        swept = Trainer(NETWORK, pairs, num_steps=2, key=key).refined_at(1000, most_sweeps=8).attempt
         assert swept.num_sweeps == 8
         assert swept.num_products <= 1000 < swept.num_products + NETWORK.stimulus_size + NETWORK.state_size
+
+    def test_it_is_never_worse_than_as_many_sweeps_without_training(self, key):
+        pairs = solve_pairs(NETWORK, sample_stimuli(sample, 600, key=key))
+        trainer = Trainer(NETWORK, pairs, num_steps=20, key=key)
+        trained = trainer.refined_at(8 * NETWORK.state_size**2)
+        assert (trained.attempt.width, trained.attempt.num_sweeps) == (0, 7)
+        assert trained.attempt.form == "7 sweeps alone"
+        untrained = initialize_refined(NETWORK, pairs.states, pairs.stimuli, 0, num_sweeps=7, key=key)
+        before, after = (
+            accuracy(predict(approximator, trainer.held_out.stimuli), trainer.held_out.rates).nrmse
+            for approximator in (untrained, trained.approximator)
+        )
+        assert after < before
+
+    def test_hidden_units_come_first_where_sweeps_alone_overflow(self, key):
+        network = stabilized_supralinear(8)
+        contrasts = 20 * jr.uniform(key, (400, 1))
+        pairs = solve_pairs(network, contrasts * jnp.stack([grating_stimulus(90.0, num_units=8)]))
+        trainer = Trainer(network, pairs, num_steps=5, key=key)
+        num_products = 8 * network.state_size * network.rate_size
+        trained = trainer.refined_at(num_products)
+        assert trained.attempt.width > 0
+        assert trained.attempt.num_products <= num_products
+        longer = trainer.refined_at(num_products + network.state_size**2, start=trained.approximator)
+        assert (longer.attempt.width, longer.attempt.num_sweeps) == (
+            trained.attempt.width,
+            trained.attempt.num_sweeps + 1,
+        )
 
     def test_two_layers_alone_can_be_requested_with_and_without_a_tolerance(self, monkeypatch, key):
         monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))

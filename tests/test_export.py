@@ -68,9 +68,11 @@ def test_an_approximator_comes_back_bit_for_bit(is_rectified, bypass, tmp_path, 
     np.testing.assert_array_equal(predict(received, stimuli), predict(approximator, stimuli))
 
 
-@pytest.mark.parametrize("constructor", [threshold_linear, threshold_linear_rate])
-def test_a_refined_approximator_comes_back_bit_for_bit(constructor, tmp_path):
-    refined = refined_of(constructor, time_constants=jnp.array([1.0, 2.0, 3.0, 4.0]))
+@pytest.mark.parametrize(
+    ("constructor", "width"), [(threshold_linear, 5), (threshold_linear_rate, 5), (threshold_linear, 0)]
+)
+def test_a_refined_approximator_comes_back_bit_for_bit(constructor, width, tmp_path):
+    refined = refined_of(constructor, width=width, time_constants=jnp.array([1.0, 2.0, 3.0, 4.0]))
     save(tmp_path / "a.safetensors", refined, card=CARD)
     received, card = load(tmp_path / "a.safetensors")
     assert eqx.tree_equal(received, refined)

@@ -480,7 +480,7 @@ class TestPrints:
         assert not re.findall(r"<script|<link|<iframe|<img src|\son\w+=|url\(|src=\"(?!data:image/svg)", page)
         rows = dict(re.findall(r"<th[^>]*>(.*?)</th><td[^>]*>(.*?)</td>", page))
         assert rows["3 hidden units alone"].startswith("12.50 %")
-        assert rows["2 hidden units, 4 sweeps"].startswith("6.25 %")
+        assert rows["2 hidden units and 4 sweeps"].startswith("6.25 %")
         assert rows["test"] == "85.7 % of 7, 1 unstable"
         # Errors of single units and stimuli, in plain NumPy.
         errors = np.asarray(jax.vmap(found.approximator)(jnp.asarray(STIMULI))) - SOLUTION

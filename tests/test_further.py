@@ -20,7 +20,9 @@ def sample(key):
 
 
 def true_rates(stimuli):
-    return jax.nn.relu(stimuli[:, :2] * stimuli[:, 1:])
+    """What three hidden units compute exactly, so that with enough pairs the error falls to zero."""
+    hidden = jax.nn.relu(stimuli @ jnp.array([[1.0, -1.0, 0.5], [-0.5, 1.0, 1.0], [1.0, 0.5, -1.0]]))
+    return jax.nn.relu(hidden @ jnp.array([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]))
 
 
 def draw(key, number=24):
@@ -54,7 +56,7 @@ class TestWhenTheyAreDrawn:
         often = {"num_steps": 1000, "num_evaluations": 100}
         fixed, fresh = training(further=None, **often), training(**often)
         assert last_draw(fixed.training_errors, fixed.validation_errors, 256 * 10, 24) is not None
-        assert fresh.validation_errors.min() < 0.9 * fixed.validation_errors.min()  # of six keys, .05 to .8
+        assert fresh.validation_errors.min() < 0.1 * fixed.validation_errors.min()  # of twelve keys, at most .002
 
     def test_pairs_that_are_not_are_kept(self):
         calls = []

@@ -53,7 +53,8 @@ def train_passes(
         problem: its network, with the stimuli to train on.
         plan: of the solver for these stimuli.
         widths: of two layers alone, in multiples of the number of units.
-        sweeps: after two layers as wide as the network, ascending; each training starts from the one before.
+        sweeps: after two layers as wide as the network, ascending. The best of equal cost may have other sizes; each
+            training starts from the one before where it can.
         num_steps: of each training.
         seed: of the training.
     """
@@ -66,9 +67,10 @@ def train_passes(
         passes.append(Pass(trained.approximator, 0, True, data_seconds, trained.attempt.seconds))
     start, seconds = None, 0.0
     for num_sweeps in sweeps:
-        trained = trainer.refined(size, num_sweeps, start)
+        num_products = size * (problem.network.stimulus_size + size) + (num_sweeps + 1) * size**2
+        trained = trainer.refined_at(num_products, start=start)
         start, seconds = trained.approximator, seconds + trained.attempt.seconds
-        passes.append(Pass(start, num_sweeps, True, data_seconds, seconds))
+        passes.append(Pass(start, start.num_sweeps, True, data_seconds, seconds))
     return passes
 
 
@@ -81,7 +83,7 @@ def random_passes(
         problem: its network, with stimuli.
         states: the steady states of the first of them.
         widths: of two layers alone, in multiples of the number of units.
-        sweeps: after two layers as wide as the network.
+        sweeps: after two layers as wide as the network; the passes have two more without these, at equal cost.
         seed: of the weights.
     """
     network, key = problem.network, jr.key(seed)
@@ -93,8 +95,6 @@ def random_passes(
     passes = [Pass(two_layer(width * size, f"width {width}", True), 0, False) for width in widths]
     if sweeps:
         sweep = best_sweep(network, jnp.asarray(states, network.dtype), jnp.asarray(problem.stimuli[: len(states)]))
-        layers = two_layer(size, "before sweeps", False)
-        passes += [
-            Pass(Refined(layers, network, sweep, num_sweeps=num_sweeps), num_sweeps, False) for num_sweeps in sweeps
-        ]
+        layers = two_layer(0, "before sweeps", False)
+        passes += [Pass(Refined(layers, network, sweep, num_sweeps=number + 2), number + 2, False) for number in sweeps]
     return passes

@@ -48,9 +48,9 @@ class Distill:
     kind: Literal["any", "two-layers"] = "any"
     """What may be returned: two-layers alone, or any, with sweeps of the network's own weights after them."""
     width: OptionalInt = None
-    """Hidden units, where they are to be given; not used with --tolerance."""
+    """Hidden units, 0 for sweeps alone; not used with --tolerance."""
     num_sweeps: OptionalInt = None
-    """Sweeps after the two layers, where they are to be given; not used with --tolerance."""
+    """Sweeps after the hidden units; not used with --tolerance."""
     num_steps: int = 5_000
     """Optimizer steps."""
     jitter: float = 0.0
@@ -75,7 +75,7 @@ class Distill:
         self._check_unused()
         check_folder(self.out)
         if self.width is not None:
-            check_at_least("width", self.width, 1)
+            check_at_least("width", self.width, 0 if self.num_sweeps else 1)
         if self.num_sweeps is not None:
             check_at_least("num-sweeps", self.num_sweeps, 0)
         if self.tolerance is not None:

@@ -73,15 +73,19 @@ def check_deployable(approximator: Approximator) -> None:
 
 
 def plain_arrays(approximator: Approximator) -> Plain:
-    """The arrays of an approximator, in float32; sweeps must be those of a threshold-linear network."""
+    """The arrays of an approximator, in float32; sweeps must be those of a threshold-linear network.
+
+    Where there is no hidden unit, there is one whose weights are zero, since C has no arrays without entries.
+    """
     check_deployable(approximator)
     refined = isinstance(approximator, Refined)
     two_layer = approximator.two_layer if refined else approximator
+    missing = max(0, 1 - two_layer.width)
     offset = approximator.sweep.offset if refined and isinstance(approximator.sweep, SplitSweep) else 0
     return Plain(
-        hidden_weights=_float32(two_layer.hidden_weights),
-        hidden_bias=_float32(two_layer.hidden_bias),
-        readout_weights=_float32(two_layer.readout_weights),
+        hidden_weights=_float32(np.pad(two_layer.hidden_weights, ((0, missing), (0, 0)))),
+        hidden_bias=_float32(np.pad(two_layer.hidden_bias, (0, missing))),
+        readout_weights=_float32(np.pad(two_layer.readout_weights, ((0, 0), (0, missing)))),
         readout_bias=_float32(np.asarray(two_layer.readout_bias, np.float64) + np.asarray(offset, np.float64)),
         bypass_weights=None if two_layer.bypass_weights is None else _float32(two_layer.bypass_weights),
         is_rectified=approximator.is_rectified,

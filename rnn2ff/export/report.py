@@ -46,7 +46,7 @@ def write_report(path: str | Path, found: Distilled) -> None:
     report, pairs = found.report, found.test
     predicted = np.asarray(predict(found.approximator, pairs.stimuli))
     attempts = {
-        f"{attempt.width} hidden units{f', {attempt.num_sweeps} sweeps' if attempt.num_sweeps else ' alone'}": (
+        attempt.form: (
             f"{in_percent(nrmse)} %, {attempt.num_products:,} products, {attempt.num_training_pairs} pairs, "
             f"{attempt.seconds:.1f} s"
         )

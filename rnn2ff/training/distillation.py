@@ -60,11 +60,12 @@ def distill(
 ) -> Distillation:
     """Solve stimuli, train a feed-forward network on the steady rates, and test it on stimuli it was not trained on.
 
-    Without a tolerance, two approximators are trained: two layers with 4 hidden units per rate, and fewer hidden units
-    followed by as many sweeps (`Refined`) as the same cost allows. The one with the smaller validation error is
-    returned; the report has both errors. If a width or a number of sweeps is given, only that size is trained.
+    Without a tolerance, two approximators are trained: two layers with 4 hidden units per rate, and as many sweeps
+    (`Refined`) as the same cost allows, or one less after as many hidden units as that sweep would cost, whichever is
+    better before it is trained. The one with the smaller validation error is returned; the report has both errors. If a
+    width or a number of sweeps is given, only that size is trained.
 
-    With a tolerance, two layers of increasing width and two layers followed by increasingly many sweeps are tried, the
+    With a tolerance, two layers of increasing width and approximators with increasingly many sweeps are tried, the
     cheapest first. The first whose test error, bootstrap interval included, is below the tolerance is returned; if
     there is none, the best is returned, and `report.reason` says why.
 
@@ -74,7 +75,7 @@ def distill(
         tolerance: the largest NRMSE that is good enough, such as .02.
         test_stimuli: for the test, by default fresh draws, or a random tenth of the array, held out.
         kind: what may be returned: "any", or only "two_layers", without sweeps.
-        width: hidden units; by default 4 for each rate, and not used with a tolerance.
+        width: hidden units, 0 for sweeps alone; by default 4 for each rate, and not used with a tolerance.
         num_sweeps: sweeps after the two layers, trained together with them; by default as described above, or none if a
             width is given; not used with a tolerance.
         num_samples: how many to draw for training and validation, if `stimuli` is a function.
@@ -111,8 +112,8 @@ def distill(
     width = 4 * network.rate_size if width is None else width
     num_sweeps = 0 if num_sweeps is None else num_sweeps
     mesh = check_mesh(mesh)
-    check_at_least("width", width, 1)
     check_at_least("num_sweeps", num_sweeps, 0)
+    check_at_least("width", width, 0 if num_sweeps else 1)
     check_at_least("num_samples", num_samples, _FEWEST_PAIRS)
     check_at_least("num_test_samples", num_test_samples, 2)
     check_at_least("num_steps", num_steps, 1)

@@ -76,7 +76,7 @@ def shape_of_two_layer(
     network: RecurrentNetwork, width: int, rate_size: int, *, is_rectified: bool, bypass: bool, key: PRNGKeyArray
 ) -> TwoLayer:
     """Two layers with shapes in place of arrays."""
-    check_at_least("width", width, 1)
+    check_at_least("width", width, 0)
     check_key(key)
     shapes = eqx.filter_eval_shape(
         TwoLayer, network.stimulus_size, width, rate_size, is_rectified=is_rectified, bypass=bypass, key=key
@@ -87,7 +87,7 @@ def shape_of_two_layer(
 def _with_hidden(shape: TwoLayer, stimuli: Array, weights: np.ndarray, bias: np.ndarray) -> TwoLayer:
     """These hidden units, with root mean square inputs of 1, so that steps have one scale; the readout is 0."""
     sizes = np.sqrt(((np.asarray(stimuli, np.float64) @ weights.T + bias) ** 2).mean(axis=0))
-    sizes = np.where(sizes > 1e-12 * sizes.max(), sizes, 1.0)
+    sizes = np.where(sizes > 1e-12 * sizes.max(initial=0), sizes, 1.0)
     weights, bias = weights / sizes[:, None], bias / sizes
     two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape))
     layer = jax.device_put(tuple(np.asarray(array, shape.hidden_weights.dtype) for array in (weights, bias)))

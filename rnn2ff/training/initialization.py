@@ -84,7 +84,7 @@ def initialize_refined(
         network: the network.
         states: steady states, one per row.
         stimuli: their stimuli.
-        width: hidden units.
+        width: hidden units, 0 for sweeps alone.
         num_sweeps: sweeps after the pass.
         key: a PRNG key.
 

@@ -112,7 +112,9 @@ class _InUnits(eqx.Module):
         }
         names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].name, weights)
         kinds = jax.tree.map(
-            lambda leaf, name: "matrix" if leaf.ndim == 2 and name.endswith("weights") else "other", weights, names
+            lambda leaf, name: "matrix" if leaf.ndim == 2 and leaf.size and name.endswith("weights") else "other",
+            weights,
+            names,
         )
 
         def times(factor):

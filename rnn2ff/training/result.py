@@ -88,11 +88,7 @@ class Report(NamedTuple):
 
     def _tried(self) -> list[str]:
         """Every attempt and its error."""
-        return [
-            f"{attempt.width} hidden units{f' and {attempt.num_sweeps} sweeps' if attempt.num_sweeps else ' alone'} "
-            f"{in_percent(nrmse)} %"
-            for attempt, nrmse in zip(self.attempts, self.attempt_nrmses)
-        ]
+        return [f"{attempt.form} {in_percent(nrmse)} %" for attempt, nrmse in zip(self.attempts, self.attempt_nrmses)]
 
     def _describe(self) -> tuple[str | None, dict[str, str]]:
         return None, self.lines()

@@ -37,12 +37,11 @@ _EVALUATION_COST = 4  # training samples for each evaluated sample, at least
 _SHARE_OF_SHORT, _CLOSE = 10, 1.05
 
 _USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates, which defines the default cost
-_WIDTH_BEFORE_SWEEPS = 0.25  # of two layers before sweeps, likewise: few units, and more sweeps
 _MOST_SWEEPS = 8  # of the best at a cost: in small networks sweeps cost little, but take long to compile
 _STEPS_THROUGH_SWEEPS = 0.5  # of the steps of two layers: they take longer, and start from a good approximator
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
-_SWEEPS = (2, 4, 8, 16)  # after two layers of the first width
+_SWEEPS = (2, 4, 8, 16)  # after two layers of the first width, or of equal cost without them
 _PLATEAU = 0.8  # share of the error left after doubling width or sweeps, above which progress has stopped
 _OUT_OF_REACH = 4  # times the tolerance: an error that a larger width will not reduce enough
 _OVERFITTED = 1.5  # ratio of validation to training error from which more data are needed
@@ -68,6 +67,14 @@ class Attempt(NamedTuple):
     training_nrmse: float
     validation_nrmse: float
     seconds: float
+
+    @property
+    def form(self) -> str:
+        """Its size in words."""
+        if self.num_sweeps == 0:
+            return f"{self.width} hidden units alone"
+        sweeps = f"{self.num_sweeps} {'sweep' if self.num_sweeps == 1 else 'sweeps'}"
+        return f"{self.width} hidden units and {sweeps}" if self.width else f"{sweeps} alone"
 
 
 class Trained(NamedTuple):
@@ -158,33 +165,57 @@ class Trainer:
         The second costs no more products than the first.
         """
         two_layer = self.two_layer(_USUAL_WIDTH * self.network.rate_size if width is None else width)
-        swept = self.refined_at(two_layer.attempt.num_products)
+        num_steps = max(1, round(_STEPS_THROUGH_SWEEPS * self.num_steps))
+        swept = self.refined_at(two_layer.attempt.num_products, most_sweeps=_MOST_SWEEPS, num_steps=num_steps)
         return [two_layer] if swept is None else [two_layer, swept]
 
-    def refined_at(self, num_products: int) -> Trained | None:
-        """Few hidden units, and as many sweeps as this number of products allows; None if it allows none."""
+    def refined_at(
+        self,
+        num_products: int,
+        *,
+        start: Refined | None = None,
+        most_sweeps: int | None = None,
+        num_steps: int | None = None,
+    ) -> Trained | None:
+        """As many sweeps as this number of products allows, or one less after hidden units; None if it allows none.
+
+        Before any training, sweeps alone are better for some networks and much worse for others, and training lowers
+        both errors by similar factors. So the form that validates better before is trained, unless an approximator of
+        either form, with fewer sweeps, is given to start from.
+        """
+        started = time.perf_counter()
         num_units, stimulus_size = self.network.state_size, self.network.stimulus_size
-        width = max(1, round(_WIDTH_BEFORE_SWEEPS * self.network.rate_size))
-        num_sweeps = (num_products - width * (stimulus_size + num_units)) // num_units**2 - 1
+        num_sweeps = num_products // num_units**2 - 1
         if num_sweeps < 1:
             return None
-        if num_sweeps > _MOST_SWEEPS:
-            num_sweeps = _MOST_SWEEPS
-            width = (num_products - (num_sweeps + 1) * num_units**2) // (stimulus_size + num_units)
-        return self.refined(width, num_sweeps, num_steps=max(1, round(_STEPS_THROUGH_SWEEPS * self.num_steps)))
+        sizes = [(0, num_sweeps)]
+        if most_sweeps is not None and num_sweeps > most_sweeps:
+            sizes, num_sweeps = [], most_sweeps + 1
+        if num_sweeps > 1:
+            width = (num_products - num_sweeps * num_units**2) // (stimulus_size + num_units)
+            sizes.append((width, num_sweeps - 1))
+        longer = [start.lengthened(number) for width, number in sizes if start is not None and start.width == width]
+        starts = longer or [self._initialized_before_sweeps(*size) for size in sizes]
+        best = starts[0] if len(starts) == 1 else min(starts, key=self._error_before_training)
+        return self._train(best, started, f"{best.width}-{best.num_sweeps}", num_steps=num_steps)
 
-    def refined(
-        self, width: int, num_sweeps: int, start: Approximator | None = None, num_steps: int | None = None
-    ) -> Trained:
-        """Two layers and sweeps; initialized from an approximator with fewer sweeps, if given."""
+    def refined(self, width: int, num_sweeps: int, start: Refined | None = None) -> Trained:
+        """Two layers and sweeps; initialized from an approximator of this width with fewer sweeps, if given."""
         started = time.perf_counter()
-        if not isinstance(start, Refined) or start.width != width:
-            initial = self.kept.take(slice(_NUM_INITIAL))
-            key = key_for(self.key, f"two layers of {width} before sweeps")
-            start = initialize_refined(
-                self.network, initial.states, initial.stimuli, width, num_sweeps=num_sweeps, key=key
-            )
-        return self._train(start.lengthened(num_sweeps), started, f"{width}-{num_sweeps}", num_steps=num_steps)
+        start = self._initialized_before_sweeps(width, num_sweeps) if start is None else start.lengthened(num_sweeps)
+        return self._train(start, started, f"{width}-{num_sweeps}")
+
+    def _initialized_before_sweeps(self, width: int, num_sweeps: int) -> Refined:
+        initial = self.kept.take(slice(_NUM_INITIAL))
+        key = key_for(self.key, f"two layers of {width} before sweeps")
+        return initialize_refined(self.network, initial.states, initial.stimuli, width, num_sweeps=num_sweeps, key=key)
+
+    def _error_before_training(self, approximator: Approximator) -> float:
+        """The error on validation; infinite if sweeps overflow."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            differences = np.asarray(predict(approximator, self.held_out.stimuli)) - np.asarray(self.held_out.rates)
+            error = float(np.square(differences, dtype=np.float64).mean())
+        return error if np.isfinite(error) else np.inf
 
     def again(self, trained: Trained) -> Trained:
         """Train an approximator of the same size from scratch."""
@@ -259,29 +290,24 @@ def escalate(
     """
     num_rates, num_units = trainer.network.rate_size, trainer.network.state_size
     stimulus_size = trainer.network.stimulus_size
-
-    def num_products(width: int, num_sweeps: int) -> int:
-        if num_sweeps == 0:
-            return width * (stimulus_size + num_rates)
-        return width * (stimulus_size + num_units) + (num_sweeps + 1) * num_units**2
-
-    sizes = [(multiple * num_rates, 0) for multiple in _WIDTHS]
-    sizes += [(num_rates, num_sweeps) for num_sweeps in _SWEEPS if with_sweeps]
+    # The width of two layers, None where sweeps follow, by the number of products.
+    widths = {multiple * num_rates * (stimulus_size + num_rates): multiple * num_rates for multiple in _WIDTHS}
+    before_sweeps = num_rates * (stimulus_size + num_units)
+    swept = {before_sweeps + (number + 1) * num_units**2: None for number in _SWEEPS if with_sweeps}
     tried: list[Trained] = []
-    for width, num_sweeps in sorted(sizes, key=lambda size: num_products(*size)):
-        alike = [trained.attempt for trained in tried if (trained.attempt.num_sweeps > 0) == (num_sweeps > 0)]
-        errors = [attempt.validation_nrmse for attempt in alike]
+    for num_products, width in sorted([*widths.items(), *swept.items()], key=lambda item: item[0]):
+        alike = [trained for trained in tried if (trained.attempt.num_sweeps > 0) == (width is None)]
+        errors = [trained.attempt.validation_nrmse for trained in alike]
         is_flat = len(errors) > 1 and errors[-1] > _PLATEAU * errors[-2]
-        is_far = num_sweeps == 0 and len(errors) > 0 and errors[-1] > _OUT_OF_REACH * tolerance
+        is_far = width is not None and len(errors) > 0 and errors[-1] > _OUT_OF_REACH * tolerance
         if is_flat or is_far:
             continue
         if tried and time.perf_counter() > deadline:
             return tried, False
-        if num_sweeps == 0:
+        if width is not None:
             tried.append(trainer.two_layer(width))
         else:
-            swept = [trained.approximator for trained in tried if trained.attempt.num_sweeps > 0]
-            tried.append(trainer.refined(width, num_sweeps, swept[-1] if swept else None))
+            tried.append(trainer.refined_at(num_products, start=alike[-1].approximator if alike else None))
         if is_within(tried[-1], test, tolerance):
             return tried, True
     return tried, True
@@ -307,7 +333,7 @@ def is_data_limited(trained: Trained) -> bool:
 def reason_of(tried: list[Trained], is_in_time: bool, max_seconds: float) -> str:
     """Why the tolerance was not met, where there are no jumps, in words."""
     best = best_of(tried)
-    form = f"the best of {len(tried)}, with {best.attempt.width} hidden units and {best.attempt.num_sweeps} sweeps"
+    form = f"the best of {len(tried)}, with {best.attempt.form}"
     error = f"has an error of {best.attempt.validation_nrmse:.2%} on pairs it was not trained on"
     if not is_in_time:
         return f"out of time: after {max_seconds:g} s {form}, {error}"
