@@ -61,9 +61,9 @@ def distill(
     """Solve stimuli, train a feed-forward network on the steady rates, and test it on stimuli it was not trained on.
 
     Without a tolerance, two approximators are trained: two layers with 4 hidden units per rate, and as many sweeps
-    (`Refined`) as the same cost allows, or one less after as many hidden units as that sweep would cost, whichever is
-    better before it is trained. The one with the smaller validation error is returned; the report has both errors. If a
-    width or a number of sweeps is given, only that size is trained.
+    (`Refined`) as the same cost allows, or one less, after as many hidden units as the rest of the cost allows. The one
+    with the smaller validation error is returned; the report has both errors. If a width or a number of sweeps is
+    given, only that size is trained.
 
     With a tolerance, two layers of increasing width and approximators with increasingly many sweeps are tried, the
     cheapest first. The first whose test error, bootstrap interval included, is below the tolerance is returned; if

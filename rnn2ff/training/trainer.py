@@ -177,23 +177,22 @@ class Trainer:
         most_sweeps: int | None = None,
         num_steps: int | None = None,
     ) -> Trained | None:
-        """As many sweeps as this number of products allows, or one less after hidden units; None if it allows none.
+        """As many sweeps as this number of products allows, or one less, after as many hidden units as the rest allows.
 
-        Before any training, sweeps alone are better for some networks and much worse for others, and training lowers
-        both errors by similar factors. So the form that validates better before is trained, unless an approximator of
-        either form, with fewer sweeps, is given to start from.
+        It often allows few hidden units, or none, before the most sweeps. For some networks that is better, for others
+        much worse, before training as well as after. So the form that validates better before is trained, unless an
+        approximator of either form, with fewer sweeps, is given to start from. None if no sweep is allowed.
         """
         started = time.perf_counter()
         num_units, stimulus_size = self.network.state_size, self.network.stimulus_size
-        num_sweeps = num_products // num_units**2 - 1
-        if num_sweeps < 1:
+        most = num_products // num_units**2 - 1
+        if most < 1:
             return None
-        sizes = [(0, num_sweeps)]
-        if most_sweeps is not None and num_sweeps > most_sweeps:
-            sizes, num_sweeps = [], most_sweeps + 1
-        if num_sweeps > 1:
-            width = (num_products - num_sweeps * num_units**2) // (stimulus_size + num_units)
-            sizes.append((width, num_sweeps - 1))
+        numbers = [number for number in (most, most - 1) if number > 0]
+        if most_sweeps is not None and most > most_sweeps:
+            numbers = [most_sweeps]
+        rests = [num_products - (number + 1) * num_units**2 for number in numbers]
+        sizes = [(rest // (stimulus_size + num_units), number) for rest, number in zip(rests, numbers)]
         longer = [start.lengthened(number) for width, number in sizes if start is not None and start.width == width]
         starts = longer or [self._initialized_before_sweeps(*size) for size in sizes]
         best = starts[0] if len(starts) == 1 else min(starts, key=self._error_before_training)
