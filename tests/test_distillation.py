@@ -25,7 +25,8 @@ from rnn2ff import (
 from rnn2ff.approximators import predict
 from rnn2ff.data import sample_stimuli, solve_pairs
 from rnn2ff.training import Trained, Trainer
-from rnn2ff.training.trainer import Attempt, reason_of
+from rnn2ff.training.escalation import why_missed
+from rnn2ff.training.trainer import Attempt
 
 NETWORK = partition_competition(2, 2)
 HARD = partition_competition(2, 1, self_excitation=1.3)
@@ -128,7 +129,7 @@ class TestDistill:
         )
 
     def test_two_layers_alone_can_be_requested_with_and_without_a_tolerance(self, monkeypatch, key):
-        monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))
+        monkeypatch.setattr("rnn2ff.training.escalation._WIDTHS", (1, 2))
         for tolerance in (None, 1e-3):
             received = distill(NETWORK, sample, kind="two_layers", tolerance=tolerance, **FEW, key=key)
             assert all(attempt.num_sweeps == 0 for attempt in received.report.attempts)
@@ -218,8 +219,8 @@ class TestDistill:
 class TestTolerance:
     @pytest.fixture(autouse=True)
     def few_sizes(self, monkeypatch):
-        monkeypatch.setattr("rnn2ff.training.trainer._WIDTHS", (1, 2))
-        monkeypatch.setattr("rnn2ff.training.trainer._SWEEPS", (3,))
+        monkeypatch.setattr("rnn2ff.training.escalation._WIDTHS", (1, 2))
+        monkeypatch.setattr("rnn2ff.training.escalation._SWEEPS", (3,))
 
     def test_the_cheapest_that_is_good_enough_is_returned(self):
         received = distill(NETWORK, sample, tolerance=0.03, num_samples=600, num_steps=60, key=jr.key(0))
@@ -264,7 +265,7 @@ class TestTolerance:
     )
     def test_the_reason_why_the_tolerance_is_missed_is_given_in_words(self, errors, is_in_time, word):
         attempt = Attempt(64, 2, 1000, 900, *errors, 1.0)
-        reason = reason_of([Trained(None, None, attempt)], is_in_time, 5.0)
+        reason = why_missed([Trained(None, None, attempt)], is_in_time, 5.0)
         assert reason.startswith(word)
         assert "64 hidden units and 2 sweeps" in reason
 

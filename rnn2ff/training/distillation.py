@@ -16,18 +16,12 @@ from rnn2ff.data import Pairs, SampleStimulus, hold_out, key_for, sample_stimuli
 from rnn2ff.files import alone_in, make_folder
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, check_mesh
+from rnn2ff.training.escalation import escalate, is_data_limited, is_within, why_missed
 from rnn2ff.training.further import further_pairs
 from rnn2ff.training.jumps import look_for_jumps
 from rnn2ff.training.nrmse import accuracy, check_varies, nrmse_interval
 from rnn2ff.training.result import Distillation, Report
-from rnn2ff.training.trainer import (
-    Trainer,
-    best_of,
-    escalate,
-    is_data_limited,
-    is_within,
-    reason_of,
-)
+from rnn2ff.training.trainer import Trainer, best_of
 
 Kind = Literal["any", "two_layers"]
 
@@ -173,7 +167,7 @@ def distill(
                 tried.append(trainer.again(best))
                 clock.add("training")
             if reason is None and not is_within(tried[-1], test, tolerance):
-                reason = reason_of(tried, is_in_time, max_seconds)
+                reason = why_missed(tried, is_in_time, max_seconds)
         num_unsteady = sum(test.status_counts.values()) - test.status_counts["converged"]
         if reason is not None and num_unsteady:
             reason += f"; no steady state for {num_unsteady / sum(test.status_counts.values()):.1%} of the stimuli"
