@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from benchmarks.parts.contenders import onnx_call
 from experiments._script import run_script, table
 from rnn2ff import accuracy, distill, partition_competition, save
 from rnn2ff.approximators import Approximator, predict
@@ -118,8 +119,8 @@ def _routes(approximator: Approximator, calibration: np.ndarray, stimuli: np.nda
     jax_rows = [row[None] for row in singles]
     yield "safetensors", "-", "jax", path.read_bytes(), timed(lambda row: np.asarray(in_jax(row))[None], singles)
     yield "StableHLO", "-", "jax", program, timed(lambda row: np.asarray(exported(row)), jax_rows)
-    yield "ONNX", "onnx", "onnxruntime", onnx, timed(_session(onnx), rows)
-    yield "ONNX int8", "onnx", "onnxruntime", int8, timed(_session(int8), rows)
+    yield "ONNX", "onnx", "onnxruntime", onnx, timed(onnx_call(onnx, 1), rows)
+    yield "ONNX int8", "onnx", "onnxruntime", int8, timed(onnx_call(int8, 1), rows)
     header, integer_header = to_c(approximator, name="net"), to_c(integer, name="net")
 
     def run_integer():
@@ -136,15 +137,6 @@ def _version(runtime: str) -> str:
         done = subprocess.run(["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True)
         return f"gcc {done.stdout.strip()} -O2"
     return f"{runtime} {importlib.metadata.version(runtime)}"
-
-
-def _session(model: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda row: session.run(["rates"], {"stimuli": row})[0]
 
 
 def _time_calls(call: Callable, inputs: list, num_rounds: int) -> tuple[np.ndarray, float]:

@@ -8,7 +8,7 @@ resumes.
 """
 
 import dataclasses
-import json
+import functools
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +17,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 
-from benchmarks.parts.fitting_baselines import linear_map, nearest_neighbors, perceptron, random_features
+from benchmarks.parts import fitting_baselines as baselines
 from benchmarks.parts.fitting_judging import Data, judged, judged_rates
+from benchmarks.parts.fitting_kept import KeptRows
 from benchmarks.parts.fitting_marks import (
     DISTILLED,
     EQUAL_COST,
@@ -33,6 +35,7 @@ from benchmarks.parts.fitting_marks import (
     SWEEPS,
     TOLERANCE,
     TWO_LAYER,
+    UNTRAINED,
     WIDE,
     describe,
 )
@@ -42,17 +45,21 @@ from benchmarks.parts.targets import NAMES, Target, make_target
 from experiments._script import run_script
 from rnn2ff.approximators import TwoLayer, predict
 from rnn2ff.data import key_for, sample_stimuli, solve_pairs
-from rnn2ff.files import plain, write_json
+from rnn2ff.records import timed
 from rnn2ff.steady_state import Rollout, solve_steady_states
-from rnn2ff.training import Trainer, TrainingRun, accuracy, adam, distill, further_pairs, train
+from rnn2ff.training import Trainer, TrainingRun, accuracy, distill, further_pairs, train
 
 _WIDE_TARGETS = ("random09",)
 _LONG_TARGETS = ("large09", "relation")  # for the first seed alone, and without sweeps after layers of 4 N
 _DISTILLED_TARGETS = ("random05", "soft", "hard", "ring", "ssn")
 _ONCE = (*SWEEPS.values(), STARTS, PLAIN_ADAM, MLP, FEATURES, LINEAR, NEIGHBORS, DISTILLED)  # for the first seed alone
 _SHORTER = (250, 500, 1_000, 2_000, 4_000, 10_000)  # steps, one of which may reach the error of plain Adam
-_BASELINES = {MLP: perceptron, FEATURES: random_features, LINEAR: linear_map, NEIGHBORS: nearest_neighbors}
-_KEPT = Path(__file__).parent.parent / "build" / "fitting" / "rows.json"
+_BASELINES = {
+    MLP: baselines.perceptron,
+    FEATURES: baselines.random_features,
+    LINEAR: baselines.linear_map,
+    NEIGHBORS: baselines.nearest_neighbors,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Config:
 
 def run(config: Config) -> list[dict]:
     """One row per target, seed and method."""
-    kept = _Kept(config)
+    kept = KeptRows(config)
     for seed in range(config.seed, config.seed + config.num_seeds):
         for name in config.targets:
             missing = [method for method in _methods(name, seed, config) if not kept.has(name, seed, method)]
@@ -123,33 +130,6 @@ def run(config: Config) -> list[dict]:
                 kept.add({"target": name, "seed": seed, **row})
                 print(_line(kept.rows[-1]), flush=True)
     return kept.rows
-
-
-class _Kept:
-    """Rows, which are saved to disk as soon as they are computed."""
-
-    def __init__(self, config: Config):
-        self.is_on_disk = config.keep
-        settings = plain(dataclasses.asdict(config))
-        self.settings = {
-            name: value for name, value in settings.items() if name.startswith("num_") and name != "num_seeds"
-        }
-        self.rows: list[dict] = []
-        if config.keep and not config.fresh and _KEPT.exists():
-            content = json.loads(_KEPT.read_text())
-            if content["settings"] != self.settings:
-                msg = f"`{_KEPT}` has rows of other settings. Expected {self.settings}, got {content['settings']}."
-                raise ValueError(f"{msg} Use --fresh to forget them.")
-            self.rows = content["rows"]
-
-    def has(self, target: str, seed: int, method: str) -> bool:
-        return any((row["target"], row["seed"], row["method"]) == (target, seed, method) for row in self.rows)
-
-    def add(self, row: dict) -> None:
-        self.rows.append(plain(row))
-        if self.is_on_disk:
-            _KEPT.parent.mkdir(parents=True, exist_ok=True)
-            write_json(_KEPT, {"settings": self.settings, "rows": self.rows})
 
 
 def _methods(target: str, seed: int, config: Config) -> list[str]:
@@ -194,6 +174,13 @@ def _rows(target: Target, data: Data, methods: list[str], seed: int, config: Con
         for method, trained in zip((TWO_LAYER, EQUAL_COST), trainer.best_of_its_cost(width)):
             if method in methods:
                 yield judged(method, target, data, trained)
+    if UNTRAINED in methods:
+        num_products = width * (target.network.stimulus_size + target.network.rate_size)
+        sweeps, seconds = timed(lambda: baselines.untrained_sweeps(trainer, num_products))
+        if sweeps is not None:
+            row = judged_rates(UNTRAINED, target, data, predict(sweeps, data.test_stimuli))
+            about = {"num_sweeps": sweeps.num_sweeps, "num_products": sweeps.num_products}
+            yield {**row, **about, "seconds": seconds}
     if WIDE in methods:
         yield judged(WIDE, target, data, trainer.two_layer(2 * width))
     if STARTS in methods:
@@ -242,6 +229,12 @@ class _Timed(NamedTuple):
     seconds: float
 
 
+@functools.cache  # the same functions for the same number, so that the second training is not recompiled
+def _adam(num_steps: int) -> optax.GradientTransformation:
+    """Adam, with a learning rate that falls to zero along a half cosine."""
+    return optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
+
+
 def _plain_adam(target: Target, data: Data, width: int, seed: int, config: Config) -> _Timed:
     """The common choice: random weights, Adam, the same loss."""
     started = time.perf_counter()
@@ -252,7 +245,7 @@ def _plain_adam(target: Target, data: Data, width: int, seed: int, config: Confi
         start,
         kept.stimuli,
         kept.rates,
-        optimizer=adam(1e-2, config.num_adam_steps),
+        optimizer=_adam(config.num_adam_steps),
         num_steps=config.num_adam_steps,
         validation=(held_out.stimuli, held_out.rates),
         key=jr.key(seed),

@@ -33,7 +33,7 @@ def page_of(name: str, *, run: bool) -> str:
     docstring, parts = parts_of((ROOT / "examples" / f"{name}.py").read_text())
     title, _, introduction = docstring.partition("\n\n")
     page = [f"# {title.rstrip('.')}\n", introduction.strip() + "\n"]
-    page.append(f"The script is `examples/{name}.py`; it takes less than a minute of a processor.\n")
+    page.append(f"The script is `examples/{name}.py`; it runs in less than a minute on one CPU.\n")
     names: dict[str, object] = {"__name__": f"examples.{name}"}
     for title, prose, code in parts:
         page += [f"## {title}\n"] * bool(title) + [f"{prose}\n"] * bool(prose)

@@ -12,13 +12,13 @@ import numpy as np
 import rnn2ff
 
 # %% The network
-# Three groups of four excitatory units, and inhibition (three more units).
+# Three groups of four excitatory units, and four inhibitory units.
 network = rnn2ff.partition_competition(3, 4)
 print(network.stimulus_size, "channels,", network.state_size, "units")
 
 # %% Distilled
-# By default the best approximator of its cost is returned: here two layers and a few sweeps, one product each.
-# The report also has the error of two layers alone, at the same cost.
+# By default, `distill` returns the better of two approximators of equal cost: two layers alone, or sweeps, one product
+# with a matrix each, preceded by hidden units where the cost allows. The report has the error of both.
 result = rnn2ff.distill(network, rnn2ff.uniform_stimuli(12), num_samples=2000, num_steps=300, key=jr.key(0))
 print(result)
 
@@ -31,7 +31,7 @@ print("stimuli to the groups:", np.asarray(groups[2][0]).round(2))
 print("their steady rates:", np.asarray(groups[1][0]).round(2))
 judged = rnn2ff.competition(*groups)
 print(f"same winner as the recurrent network: {judged.agreement:.1%}")
-print(f"... of the trivial guess, the largest stimulus: {judged.trivial_agreement:.1%}")
+print(f"trivial guess, the largest stimulus wins: {judged.trivial_agreement:.1%}")
 
 # %% Certified
 # A bound of the Euclidean distance of all rates to the unique fixed point, rounding included, without a solve.
@@ -44,6 +44,6 @@ print(f"true errors at most {true_errors.max():.4f}; never above their bounds: "
 print(bool((true_errors <= np.asarray(certificates.error_bound) + 1e-4).all()))
 
 # %% Answers within a tolerance
-# One pass for most, a few more sweeps for others, and a solve for the rest.
-served = rnn2ff.predict_or_solve(network, result.approximator, test.stimuli, tolerance=0.01, certifier=certifier)
+# One pass for some, a few more sweeps for others, and a solve for the rest, if any.
+served = rnn2ff.predict_or_solve(network, result.approximator, test.stimuli, tolerance=1e-3, certifier=certifier)
 print(served)

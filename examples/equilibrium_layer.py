@@ -54,28 +54,29 @@ class Equilibrium(eqx.Module):
 def loss(layer, stimuli, labels):
     logits, is_converged = layer(stimuli)
     losses = optax.sigmoid_binary_cross_entropy(logits, labels)
-    return jnp.where(is_converged, losses, 0).sum() / is_converged.sum(), is_converged.sum()
+    num_converged = is_converged.sum()
+    return jnp.where(is_converged, losses, 0).sum() / jnp.maximum(num_converged, 1), num_converged
 
 
 # %% Training
 layer = Equilibrium(2, 24, key=jr.key(0))
 optimizer = optax.adam(0.02)
-memory = optimizer.init(eqx.filter(layer, eqx.is_inexact_array))
+opt_state = optimizer.init(eqx.filter(layer, eqx.is_inexact_array))
 
 
 @eqx.filter_jit
-def step(layer, memory):
+def update(layer, opt_state):
     (value, num_converged), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(
         layer, points[train], labels[train]
     )
-    updates, memory = optimizer.update(gradient, memory)
-    return eqx.apply_updates(layer, updates), memory, value, num_converged
+    updates, opt_state = optimizer.update(gradient, opt_state)
+    return eqx.apply_updates(layer, updates), opt_state, value, num_converged
 
 
-for turn in range(101):
-    layer, memory, value, num_converged = step(layer, memory)
-    if turn % 25 == 0:
-        print(f"step {turn:3d}: loss {value:.3f}, {num_converged} of 300 with a steady state")
+for step in range(101):
+    layer, opt_state, value, num_converged = update(layer, opt_state)
+    if step % 25 == 0:
+        print(f"step {step:3d}: loss {value:.3f}, {num_converged} of 300 with a steady state")
 
 # %% The test
 logits, is_converged = eqx.filter_jit(layer)(points[test])

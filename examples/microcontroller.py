@@ -18,10 +18,10 @@ import rnn2ff
 folder = Path(tempfile.mkdtemp())
 
 # %% A network, and its approximator
-# The size may be given: here 20 hidden units and three sweeps.
+# The size may be given: here five sweeps, without hidden units before them.
 network = rnn2ff.random_threshold_linear(20, gain=0.7, key=jr.key(0))
 result = rnn2ff.distill(
-    network, rnn2ff.uniform_stimuli(20), width=20, num_sweeps=3, num_samples=2000, num_steps=300, key=jr.key(1)
+    network, rnn2ff.uniform_stimuli(20), width=0, num_sweeps=5, num_samples=2000, num_steps=300, key=jr.key(1)
 )
 print(result)
 
@@ -35,10 +35,10 @@ for weight_bits in (8, 16):
 
 # %% The bound
 # The bound is that of the integer model, which computes exactly what the header does, for each given stimulus.
-field = np.asarray(rnn2ff.data.sample_stimuli(rnn2ff.uniform_stimuli(20), 300, key=jr.key(2)))
-rates = model.predict(field)
-certificates = rnn2ff.certify_predictions(network, field, rates)
-unit_bounds = rnn2ff.bound_units(network, field, rates, certificates.error_bound)
+deployed = np.asarray(rnn2ff.data.sample_stimuli(rnn2ff.uniform_stimuli(20), 300, key=jr.key(2)))
+rates = model.predict(deployed)
+certificates = rnn2ff.certify_predictions(network, deployed, rates)
+unit_bounds = rnn2ff.bound_units(network, deployed, rates, certificates.error_bound)
 print(certificates)
 print(f"no rate of any stimulus is off by more than {unit_bounds.max():.4f}; the largest rate is {rates.max():.2f}")
 

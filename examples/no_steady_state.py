@@ -1,7 +1,7 @@
 """When there is no steady state.
 
-Some stimuli have none: the dynamics go around in a cycle, or grow, and a state at which nothing moves may be one that
-they leave. A residual alone does not tell. Here each sample gets a verdict, and a distillation counts what it left out.
+For some stimuli the dynamics cycle or diverge, and a fixed point may be unstable. A small residual alone cannot tell
+these apart. Here each sample gets a verdict, and a distillation counts what it left out.
 """
 
 import jax.numpy as jnp
@@ -33,8 +33,8 @@ print("excitatory rates peak at the times", np.asarray(moved.times[1:-1][peaks])
 print(rnn2ff.solve_steady_state(network, stimulus, rnn2ff.RootFind(), throw=False))
 
 # %% A loss that ignores what has no steady state
-# With `jnp.where` on the verdict, neither the value nor the gradient is NaN.
-# (The tutorials on the SSN and on the equilibrium layer train in this way.)
+# With `jnp.where` on the verdict the value is not NaN; with `solve_batch`, neither is the gradient.
+# (The tutorials on the supralinear network and on the equilibrium layer train in this way.)
 loss = jnp.where(solved.is_converged, solved.rates(network)[:, 0], 0).sum()
 print(f"loss over {solved.is_converged.sum()} samples: {loss:.3f}")
 
@@ -46,6 +46,6 @@ distilled = rnn2ff.distill(
 print(distilled)
 
 # %% At work
-# The approximator gives an answer for every stimulus, also without a steady state. `predict_or_solve` detects that.
+# The approximator gives an answer for every stimulus, also without a steady state. `predict_or_solve` says so.
 served = rnn2ff.predict_or_solve(network, distilled.approximator, stimuli, tolerance=0.01)
 print({name: count for name, count in rnn2ff.count_statuses(served.status).items() if count})

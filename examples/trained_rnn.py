@@ -44,13 +44,13 @@ def outputs(params, pulses):
 
 
 @jax.jit
-def update(params, memory, key):
+def update(params, opt_state, key):
     pulses, held = draw(key)
     loss, gradient = jax.value_and_grad(
         lambda params: jnp.mean((jax.vmap(outputs, in_axes=(None, 0))(params, pulses) - held) ** 2)
     )(params)
-    updates, memory = optimizer.update(gradient, memory)
-    return optax.apply_updates(params, updates), memory, loss
+    updates, opt_state = optimizer.update(gradient, opt_state)
+    return optax.apply_updates(params, updates), opt_state, loss
 
 
 keys = jr.split(jr.key(0), 4)
@@ -61,11 +61,11 @@ params = {
     "readout": 0.1 * jr.normal(keys[2], (NUM_UNITS,)),
 }
 optimizer = optax.adam(0.01)
-memory = optimizer.init(params)
-for turn, key in enumerate(jr.split(keys[3], 501)):
-    params, memory, loss = update(params, memory, key)
-    if turn % 100 == 0:
-        print(f"step {turn}: loss {loss:.4f}")
+opt_state = optimizer.init(params)
+for step, key in enumerate(jr.split(keys[3], 501)):
+    params, opt_state, loss = update(params, opt_state, key)
+    if step % 100 == 0:
+        print(f"step {step}: loss {loss:.4f}")
 
 # %% Its fixed points without a pulse
 # `discrete_map` takes any pure cell; `from_torch` and Flax modules work in the same way. `starts=` would add states

@@ -256,14 +256,12 @@ def verdict(rows: list[dict]) -> str:
     word = "Holds" if worst < _MUCH else "Holds with sweeps" if worst_swept < _MUCH else "Holds in part"
     start = word if served == 0 else "Holds in part"
     detection = (
-        f"; of stimuli without a steady state `predict_or_solve` serves at most {served:.1%} as steady, where the"
-        f" residual alone flags {min(by_residual):.0%} to {max(by_residual):.0%}"
+        f"; of stimuli without a steady state `predict_or_solve` serves {f'{served:.1%}' if served else 'none'} as"
+        f" steady, where the residual alone flags {min(by_residual):.0%} to {max(by_residual):.0%}"
         if by_residual
         else ""
     )
-    return (
-        f"{start}: errors of two layers, and of fewer units with sweeps at equal cost, of {errors}{jumps}{detection}."
-    )
+    return f"{start}: errors of two layers, and of sweeps at equal cost, are {errors}{jumps}{detection}."
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -279,10 +279,10 @@ def verdict(rows: list[dict]) -> str:
     word = "Holds" if is_detected else "Holds with a linear solve" if is_detected_by_step else "Holds in part"
     return (
         f"{word}: at {_FALSE_ALARMS:.0%} false alarms the residual flags at least {_CAUGHT:.0%} of the bad answers of "
-        f"two layers on {say(TWO_LAYERS)}, and with sweeps at equal cost on {say(WITH_SWEEPS)}; a step of Newton from "
-        f"it flags at least {fewest(TWO_LAYERS):.0%} and {fewest(WITH_SWEEPS):.0%} on all of them. What the residual "
-        "alone misses are errors along which the network nearly rests, however the pass was trained. On the worst "
-        f"distribution two layers are {largest(TWO_LAYERS):.1%} off, with sweeps {largest(WITH_SWEEPS):.1%}."
+        f"two layers on {say(TWO_LAYERS)}, and with sweeps at equal cost on {say(WITH_SWEEPS)}; the length of "
+        f"a Newton step flags at least {fewest(TWO_LAYERS):.0%} and {fewest(WITH_SWEEPS):.0%} on all of them. What the "
+        "residual alone misses are errors along which the network nearly rests, however the pass was trained. On the "
+        f"worst distribution two layers are {largest(TWO_LAYERS):.1%} off, with sweeps {largest(WITH_SWEEPS):.1%}."
     )
 
 

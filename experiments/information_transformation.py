@@ -268,10 +268,11 @@ def verdict(rows: list[dict]) -> str:
     weak = spread([result["share_weak_in_tail"][TWO_LAYERS] for result in noisiest]).mean
     of_all = spread([result["share_weak"] for result in noisiest]).mean
     return (
-        f"{word}: at noise up to {noises[-1]:g}, where the recurrent network itself is {own[0]:.0f} and {own[1]:.0f} "
-        f"degrees off, angles inferred by two layers {say(TWO_LAYERS)}; with sweeps at equal cost {say(WITH_SWEEPS)}. "
-        "Where two layers are furthest off, the bump of the recurrent network is often weak, so that a small error "
-        f"turns it far: at the largest noise for {weak:.0%} of the worst {_TAIL:.0%}, and for {of_all:.0%} of all."
+        f"{word}: at noise up to {noises[-1]:g}, where the recurrent network itself is {own[0]:.0f} degrees off in the "
+        f"median and {own[1]:.0f} in 95 %, angles inferred by two layers {say(TWO_LAYERS)}; with sweeps at equal cost "
+        f"{say(WITH_SWEEPS)}. Where two layers are furthest off, the bump of the recurrent network is often weak, so "
+        f"that a small error turns it far: at the largest noise for {weak:.0%} of the worst {_TAIL:.0%}, and for "
+        f"{of_all:.0%} of all."
     )
 
 

@@ -237,18 +237,19 @@ def verdict(rows: list[dict]) -> str:
             inside[name] = more[is_trained & ~is_faint].max(initial=0)
             beyond.extend(more[~is_trained & ~is_faint])
             faint.extend(left[is_faint])
-        text = (
-            f"within {max(inside.values()):.1f} dB of the noise that the recurrent network leaves "
-            f"({', '.join(f'{name} {value:.1f}' for name, value in inside.items())}), and up to twice the largest "
-            f"noise of the training within {max(beyond, default=0):.1f} dB"
-        )
-        if faint:
-            text += f", and up to {max(faint):.0f} dB where the recurrent network leaves less than {_FAINT} dB"
-        return max(inside.values()), text
+        text = f"within {decibels(max(inside.values()))} ({decibels(max(beyond, default=0))} at up to twice that noise"
+        text += f"; at most {max(faint):.0f} dB where the network leaves less than {_FAINT} dB" if faint else ""
+        return max(inside.values()), f"{text})"
+
+    def decibels(difference: float) -> str:
+        return f"{max(difference, 0.1):.1f} dB"
 
     (most, two_layers), (most_swept, with_sweeps) = (say(form) for form in FORMS)
     word = "Holds" if most < _CLOSE else "Holds with sweeps" if most_swept < _CLOSE else "Does not hold"
-    return f"{word}: two layers leave noise {two_layers}; with sweeps at equal cost {with_sweeps}."
+    return (
+        f"{word}: up to the largest noise of the training, two layers leave the noise that the recurrent network "
+        f"leaves {two_layers}; with sweeps at equal cost {with_sweeps}."
+    )
 
 
 def describe(rows: list[dict]) -> str:

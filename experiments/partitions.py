@@ -219,8 +219,8 @@ def describe(rows: list[dict]) -> str:
     lost = max(max(row["share_lost"]) for row in rows)
     return (
         f"{table(header, lines)}\n\n{table(header_of_tails, tails)}\n\n"
-        f"Means and 95 % intervals over {len(rows[0]['share_lost'])} seeds. Two layers of 4 N hidden units, and a "
-        "quarter of N with sweeps at no more products; the trivial guess is that the largest stimulus wins alone; the "
+        f"Means and 95 % intervals over {len(rows[0]['share_lost'])} seeds. Two layers of 4 N hidden units, and "
+        "sweeps at no more products; the trivial guess is that the largest stimulus wins alone; the "
         f"gain should be 1 / (1 - a). Stimuli without a steady state: at most {lost:.1%}."
     )
 

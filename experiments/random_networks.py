@@ -120,21 +120,22 @@ def verdict(rows: list[dict]) -> str:
     def worst(form: str, among: list[dict]) -> float:
         return max(spread(errors_at(row, form)).mean for row in among)
 
-    def within(form: str, target: float) -> str:
-        gains = sorted({row["gain"] for row in stable})
-        good = [gain for gain in gains if worst(form, [row for row in stable if row["gain"] <= gain]) <= target]
-        return f"within {target:.0%} up to gain {good[-1]:g}" if good else f"within {target:.0%} at no gain"
-
     def say(form: str) -> str:
-        most = f"at most {worst(form, stable):.1%} off up to gain {max(row['gain'] for row in stable):g}"
-        most += f" and {worst(form, beyond):.0%} beyond gain 1" if beyond else ""
-        return ", ".join([*(within(form, target) for target in TARGETS), most])
+        gains = sorted({row["gain"] for row in stable})
+        targets = {}  # the smallest that is met up to a gain
+        for target in sorted(TARGETS, reverse=True):
+            good = [gain for gain in gains if worst(form, [row for row in stable if row["gain"] <= gain]) <= target]
+            if good:
+                targets[good[-1]] = target
+        within = ", ".join(f"{target:.0%} up to gain {gain:g}" for gain, target in sorted(targets.items()))
+        text = f"{worst(form, stable):.1%} up to gain {gains[-1]:g}" + (f" ({within})" if within else "")
+        return text + (f" and {worst(form, beyond):.0%} beyond gain 1" if beyond else "")
 
     holds = [form for form in FORMS if worst(form, stable) <= max(TARGETS)]
     word = "Holds" if TWO_LAYERS in holds else "Holds with sweeps" if WITH_SWEEPS in holds else "Holds in part"
     return (
-        f"{word}: two layers of {USUAL_COST / 2:g} N hidden units are {say(TWO_LAYERS)}; with sweeps at equal cost "
-        f"they are {say(WITH_SWEEPS)}.{_what_remains(stable)}"
+        f"{word}: errors are at most {say(TWO_LAYERS)} with two layers of {USUAL_COST / 2:g} N hidden units, and "
+        f"{say(WITH_SWEEPS)} with sweeps at equal cost.{_what_remains(stable)}"
     )
 
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -26,13 +27,17 @@ def with_tables(text: str) -> str:
     """The text in which everything between a mark and `<!-- end -->` is regenerated from the records.
 
     `<!-- table: NAME -->` gets what the script prints, `<!-- summary: NAME -->` its short table of the same rows,
-    `<!-- verdict: NAME -->` its verdict on its claim, and `<!-- verdicts -->` the table of all verdicts.
+    `<!-- verdict: NAME -->` its verdict on its claim, `<!-- verdicts -->` the table of all verdicts, and
+    `<!-- claims -->` that of their first words, with links to the sections of the page.
     `<!-- results: rollout_vs_forward -->` gets the shortest table of all, for the first page.
     """
     for mark, write in _WRITERS.items():
         pattern = rf"(<!-- {mark}: (\w+) -->\n).*?<!-- end -->"
         text = re.sub(pattern, lambda m, write=write: m[1] + write(m[2]) + _END, text, flags=re.DOTALL)
-    return re.sub(r"(<!-- verdicts -->\n).*?<!-- end -->", lambda m: m[1] + _verdicts() + _END, text, flags=re.DOTALL)
+    for mark, is_short in (("verdicts", False), ("claims", True)):
+        pattern, lines = rf"(<!-- {mark} -->\n).*?<!-- end -->", _verdicts(is_short=is_short)
+        text = re.sub(pattern, lambda m, lines=lines: m[1] + lines + _END, text, flags=re.DOTALL)
+    return text
 
 
 _END = "\n<!-- end -->"
@@ -42,24 +47,23 @@ def _has_record(name: str) -> bool:
     return any((_ROOT / folder / "results" / f"{name}.json").is_file() for folder in _FOLDERS)
 
 
+def _folder(name: str) -> str:
+    """The folder of a script."""
+    return next(folder for folder in _FOLDERS if (_ROOT / folder / f"{name}.py").is_file())
+
+
 def _script_and_record(name: str) -> tuple[ModuleType, dict]:
-    folder = next(candidate for candidate in _FOLDERS if (_ROOT / candidate / f"{name}.py").is_file())
+    folder = _folder(name)
     record = json.loads((_ROOT / folder / "results" / f"{name}.json").read_text())
     return importlib.import_module(f"{folder}.{name}"), record
 
 
-def _table(name: str) -> str:
+def _printed(name: str, function: str) -> str:
+    """What a function of the script, `describe` or `summarize`, returns for the rows of its record."""
     if not _has_record(name):
-        return f"Not run at full size yet. `python -m experiments.{name}` leaves the record."
+        return f"Not run at full size yet. `python -m {_folder(name)}.{name}` leaves the record."
     script, record = _script_and_record(name)
-    return script.describe(record["rows"])
-
-
-def _summary(name: str) -> str:
-    if not _has_record(name):
-        return f"Not run at full size yet. `python -m benchmarks.{name}` leaves the record."
-    script, record = _script_and_record(name)
-    return script.summarize(record["rows"])
+    return getattr(script, function)(record["rows"])
 
 
 def _verdict(name: str) -> str:
@@ -103,17 +107,24 @@ def _results(name: str) -> str:
     return "\n".join(text)
 
 
-def _verdicts() -> str:
+def _verdicts(*, is_short: bool) -> str:
     """One line for each claim that has a record."""
     lines = ["| experiment | claim | verdict |", "|---|---|---|"]
     for name in NAMES:
         if _has_record(name):
             script, record = _script_and_record(name)
-            lines.append(f"| `{name}` | {script.CLAIM} | {script.verdict(record['rows'])} |")
+            verdict = script.verdict(record["rows"])
+            title, verdict = (f"[`{name}`](#{name})", verdict.split(":")[0]) if is_short else (f"`{name}`", verdict)
+            lines.append(f"| {title} | {script.CLAIM} | {verdict} |")
     return "\n".join(lines)
 
 
-_WRITERS = {"table": _table, "summary": _summary, "verdict": _verdict, "results": _results}
+_WRITERS = {
+    "table": partial(_printed, function="describe"),
+    "summary": partial(_printed, function="summarize"),
+    "verdict": _verdict,
+    "results": _results,
+}
 
 
 def main() -> None:

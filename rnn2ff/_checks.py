@@ -7,12 +7,10 @@ values are skipped, while checks of shapes still apply. JAX is not imported to c
 files and drawing figures do not load it.
 """
 
-import functools
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -134,32 +132,7 @@ def _is_finite_on_its_device(array: object) -> bool:
         return False
     if any(device.platform == "cpu" for device in array.devices()):  # its memory is read in place
         return False
-    return bool(_all_finite()(array))
-
-
-@functools.cache
-def _all_finite():
-    import jax.numpy as jnp
-
-    return sys.modules["jax"].jit(lambda array: jnp.all(jnp.isfinite(array)))
-
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
-
-def needs_extra(extra: str, *libraries: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Make a function call `require_extra` before it runs."""
-
-    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        @functools.wraps(function)
-        def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            require_extra(extra, *libraries)
-            return function(*args, **kwargs)
-
-        return guarded
-
-    return decorate
+    return bool(jax.numpy.isfinite(array).all())
 
 
 def require_extra(extra: str, *libraries: str) -> None:
@@ -178,11 +151,6 @@ def check_text(name: str, value: object) -> None:
         raise fail(name, "is not a string", "a string", repr(value))
 
 
-def check_number(name: str, value: object) -> None:
-    """A finite number, not an array."""
-    check_array(name, value, ())
-
-
 def check_positive(name: str, value: object) -> None:
     """A finite value, or an array of them, above zero."""
     check_finite(name, value)
@@ -191,9 +159,9 @@ def check_positive(name: str, value: object) -> None:
 
 
 def check_numbers(**values: object) -> None:
-    """Finite numbers, each under its name."""
+    """Finite numbers, not arrays, each under its name."""
     for name, value in values.items():
-        check_number(name, value)
+        check_array(name, value, ())
 
 
 def check_positive_numbers(**values: object) -> None:
@@ -218,7 +186,7 @@ def check_sizes(**sizes: object) -> None:
 
 def check_fraction(name: str, value: float) -> None:
     """A number above 0 and below 1."""
-    check_number(name, value)
+    check_array(name, value, ())
     if not 0 < value < 1:
         raise fail(name, "is out of range", "a number above 0 and below 1", repr(value))
 
@@ -246,15 +214,13 @@ def smallest_tolerance(dtype: object) -> float:
     return 16 * float(np.finfo(dtype).eps)
 
 
-def default_tolerance(dtype: object) -> float:
-    """The default tolerance of the relative residual: 1e-5 in float32, 1e-9 in float64."""
-    return 1e-5 if np.finfo(dtype).bits <= 32 else 1e-9
-
-
 def check_tolerance(tolerance: float | None, dtype: object) -> float:
-    """The tolerance to use, refused where the dtype cannot reach it."""
+    """The tolerance of the relative residual, refused where the dtype cannot reach it.
+
+    The default is 1e-5 in float32, 1e-9 in float64.
+    """
     if tolerance is None:
-        return default_tolerance(dtype)
+        return 1e-5 if np.finfo(dtype).bits <= 32 else 1e-9
     smallest = smallest_tolerance(dtype)
     check_shape("tolerance", tolerance, ())
     real_numbers("tolerance", tolerance)

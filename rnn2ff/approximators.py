@@ -232,8 +232,7 @@ class Refined(eqx.Module):
     @property
     def num_products(self) -> int:
         """Products of a weight and an activity in one call, including those of the sweeps."""
-        num_per_sweep = self.network.state_size**2
-        return self.two_layer.num_products + (self.num_sweeps + 1) * num_per_sweep
+        return self.two_layer.num_products + (self.num_sweeps + 1) * self.network.state_size**2
 
     @property
     def width(self) -> int:
@@ -249,16 +248,14 @@ class Refined(eqx.Module):
 Approximator = TwoLayer | Refined
 
 
-def trainable(approximator: Approximator) -> PyTree[bool]:
-    """Which leaves training changes: all weights of the two layers, step sizes and momenta; not the network."""
+def trainable(approximator: Approximator) -> PyTree:
+    """What training changes, for `eqx.partition`: the two layers, step sizes and momenta; not the network."""
     if isinstance(approximator, TwoLayer):
-        return jax.tree.map(eqx.is_inexact_array, approximator)
+        return eqx.is_inexact_array
     constant = jax.tree.map(lambda _: False, approximator)
-
-    def chosen(refined: Refined) -> tuple:
-        return refined.two_layer, refined.step_sizes, refined.momenta
-
-    return eqx.tree_at(chosen, constant, jax.tree.map(eqx.is_inexact_array, chosen(approximator)))
+    return eqx.tree_at(
+        lambda refined: (refined.two_layer, refined.step_sizes, refined.momenta), constant, 3 * (eqx.is_inexact_array,)
+    )
 
 
 @eqx.filter_jit

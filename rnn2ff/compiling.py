@@ -58,7 +58,7 @@ def jit_for_device(
 
     @functools.wraps(function)
     def run(*args, **kwargs):
-        if not is_outside():
+        if not is_outside_traces():
             return plain(*args, **kwargs)
         has_fewest = bool(jax.config.values.get("jax_disable_most_optimizations"))  # ours would enable more
         return with_options(jax.default_backend(), has_fewest)(*args, **kwargs)
@@ -66,7 +66,7 @@ def jit_for_device(
     return run
 
 
-def is_outside() -> bool:
+def is_outside_traces() -> bool:
     """Whether nothing is being traced."""
     return get_opaque_trace_state() == _OUTSIDE
 
@@ -76,7 +76,7 @@ def evaluated_now() -> AbstractContextManager:
 
     Outside of programs it does nothing, as `jax.ensure_compile_time_eval` would recompile what is compiled already.
     """
-    return nullcontext() if is_outside() else jax.ensure_compile_time_eval()
+    return nullcontext() if is_outside_traces() else jax.ensure_compile_time_eval()
 
 
 def in_full_precision(function: Callable) -> Callable:

@@ -4,17 +4,20 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rnn2ff._checks import Parameters, Result, needs_extra
+from rnn2ff._checks import require_extra
 from rnn2ff.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.5, 7.2  # inches, of a two-column page
 _MOST_DOTS = 3000  # of a scatter plot 2.5 inches wide, in which more would only cover each other
@@ -25,9 +28,9 @@ COLORS = {
     "feed-forward": "#D55E00",
     "trivial": "#999999",
     "sweeps": "#009E73",
-    "third": "#009E73",
-    "fourth": "#CC79A7",
+    "other": "#CC79A7",
 }
+_UNIT_COLORS = (*COLORS.values(), "#56B4E9", "#E69F00", "#000000")  # with the rest of the palette; yellow is too pale
 
 _STYLE = {
     "font.size": 8,
@@ -46,7 +49,7 @@ _STYLE = {
 }
 
 
-def house_style(draw: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+def house_style(draw: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """Make a function draw in the house style, and leave matplotlib's own settings as they are.
 
     Raises:
@@ -54,8 +57,8 @@ def house_style(draw: Callable[Parameters, Result]) -> Callable[Parameters, Resu
     """
 
     @functools.wraps(draw)
-    @needs_extra("plot", "matplotlib")
-    def styled(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+    def styled(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        require_extra("plot", "matplotlib")
         import matplotlib
 
         with matplotlib.rc_context(_STYLE):
@@ -158,7 +161,7 @@ def plot_tails(axes: "Axes", errors: Mapping[str, ArrayLike]) -> None:
         axes: where to draw.
         errors: errors by the name of what they refer to, such as NRMSE of units; non-finite ones are left out.
     """
-    for (name, values), color in zip(errors.items(), (COLORS["recurrent"], COLORS["feed-forward"], COLORS["third"])):
+    for (name, values), color in zip(errors.items(), (COLORS["recurrent"], COLORS["feed-forward"], COLORS["sweeps"])):
         values = np.sort(np.asarray(values, float)[np.isfinite(values)])
         above = 1 - np.arange(len(values)) / max(len(values), 1)
         axes.step(100 * values, 100 * above, where="post", color=color, label=f"{name} (n = {len(values)})")
@@ -184,10 +187,9 @@ def plot_trajectory(
     """
     times, rates = np.asarray(times, float), np.asarray(rates, float)
     by_size = np.argsort(-np.ptp(rates, axis=0), kind="stable")
-    colors = [*COLORS.values()]
     for place, unit in list(enumerate(by_size))[::-1]:
         is_named = place < most_units
-        color = colors[place % len(colors)] if is_named else "#cccccc"
+        color = _UNIT_COLORS[place % len(_UNIT_COLORS)] if is_named else "#cccccc"
         axes.plot(times, rates[:, unit], color=color, linewidth=1.2 if is_named else 0.5, zorder=2 + is_named)
         if is_named:
             axes.annotate(f"{unit}", (times[-1], rates[-1, unit]), (5, 0), textcoords="offset points", va="center")
@@ -217,7 +219,7 @@ def plot_phase_plane(
         velocities: shape (second, first, 2), the velocity on this grid; a fine grid gives smooth nullclines.
         states: fixed points, one per row.
         is_stable: whether each is stable.
-        trajectories: each with one state a row, in the order of time.
+        trajectories: each with one state per row, in the order of time.
         num_arrows: along each axis; all have the same length and show only the direction.
     """
     first, second, velocities = (np.asarray(array) for array in (first, second, velocities))
@@ -248,7 +250,7 @@ def plot_in_principal_components(
         axes: where to draw.
         states: fixed points, one per row.
         is_stable: whether each is stable.
-        trajectories: each with one state a row, in the order of time.
+        trajectories: each with one state per row, in the order of time.
     """
     states = np.asarray(states, float)
     everything = np.concatenate([states, *(np.asarray(motion, float) for motion in trajectories)])

@@ -94,7 +94,7 @@ class TestPlan:
         assert plan.agreement == 1
         assert plan.method == Method.multistable
         assert not plan.starts_with_sweeps
-        assert "from other states come to other steady states" in plan.reason
+        assert "from other states reach other steady states" in plan.reason
 
     def test_the_same_call_makes_the_same_plan(self, random_network):
         network, stimuli, solved = random_network

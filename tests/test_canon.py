@@ -110,7 +110,7 @@ def index_of(weights, support):
 
 
 def follow(velocity, start, times):
-    """States along a trajectory, one a row."""
+    """States along a trajectory, one per row."""
     step_tolerance = 1e-9 if IS_DOUBLE else 1e-6
     solution = solve_ivp(
         lambda t, x: velocity(x),

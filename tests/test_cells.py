@@ -189,7 +189,7 @@ class TestDiscreteMap:
             (lambda w, h, u: jnp.sum(w @ h), r"does not return a state.*\(\)"),
             (lambda w, h, u: (w @ h, h), r"does not return a state"),
             (lambda w, h, u: (w @ h).astype(jnp.float16), "does not return a state.*float16"),
-            (lambda w, h, u: w @ u, "cell.*failed for a state of 3 entries and a stimulus of 2"),
+            (lambda w, h, u: w @ u, "cell.*failed for a state of 3 units and a stimulus of 2 channels"),
         ],
     )
     def test_a_cell_that_returns_no_state_is_refused(self, cell, message):

@@ -86,7 +86,12 @@ def test_a_damaged_name_of_an_axis_is_refused_in_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnxruntime"])
-def test_without_the_extra_the_error_names_it(library, monkeypatch):
+def test_without_a_library_of_the_extra_the_error_names_it_and_what_does_not_use_it_works(library, monkeypatch):
+    approximator, _ = example("two layers")
+    model = to_onnx(approximator)
+    calls = {"onnx": lambda: to_onnx(approximator), "onnxruntime": lambda: run_onnx(model, STIMULI)}
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ModuleNotFoundError, match=rf"This needs {library}.*pip install 'rnn2ff\[onnx\]'"):
-        to_onnx(example("two layers")[0])
+        calls.pop(library)()
+    (other,) = calls.values()
+    assert other() is not None

@@ -178,7 +178,7 @@ class TestActiveSet:
 @eqx.filter_jit
 def verdicts(network, states, stimuli):
     """The engine's test of stability, of states that need not be fixed points."""
-    return judge_rows(network, jnp.asarray(stimuli), jnp.asarray(states), tolerance=1e9)
+    return judge_rows(network, jnp.asarray(stimuli), jnp.asarray(states), tolerance=jnp.asarray(1e9))
 
 
 @eqx.filter_jit

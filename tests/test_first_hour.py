@@ -360,9 +360,9 @@ class TestPrints:
             f"error on unseen stimuli   {100 * report().accuracy.nrmse:.2f} % (NRMSE; 1.00 to 2.00 %); "
             "of the 85.71 % that come to rest",
             f"worst stimuli             one in 20 is off by {100 * report().accuracy.percentile_95:.2f} % or more",
-            "tested on                 the distribution of the training; the error on others is unknown",
+            "tested on                 the training distribution; errors on other distributions are unknown",
             "hidden units              3",
-            "without a steady state    1 left out of training, 1 of the test",
+            "without a steady state    excluded: 1 from training, 1 from the test",
             "seconds                   1.5",
         ):
             assert line in text.splitlines()

@@ -78,7 +78,7 @@ class TestKnownLists:
         assert elsewhere.audit == Audit.not_applicable
         assert "does not point into the box" in elsewhere.explanation
         assert len(elsewhere.states) == 0
-        assert elsewhere.failures["left the box or the finite numbers"] > 0
+        assert elsewhere.failures["left the box, or became infinite or NaN"] > 0
         unboxed = find_fixed_points(wong_wang(), motion_stimulus(1.0), num_starts=16, key=key)
         assert_close(unboxed.states, [[0.709281, 0.023964]], SIX_DIGITS)
         assert "pass a `box`" in unboxed.explanation
@@ -199,7 +199,7 @@ class TestAudit:
         found = find_fixed_points(wilson_cowan(), np.zeros(2), num_starts=64, key=key)
         assert len(found.states) == 2
         assert found.audit == Audit.missed_some
-        assert "you missed some: the indices sum to +2" in found.explanation
+        assert "fixed points are missing: the indices sum to +2" in found.explanation
 
     def test_the_index_theorem_holds_where_rates_stay_bounded(self):
         """Where nothing solves `z r = [W r]_+` for a z >= 1: neither alone nor together do units grow for ever."""

@@ -82,7 +82,7 @@ def fixed_pairs(network, key, batch_size=BATCH):
 
 
 def active_set_inverses(network, totals):
-    """`(I - W D)^-1` in the state form, `(I - D W)^-1` in the rate form, one a row."""
+    """`(I - W D)^-1` in the state form, `(I - D W)^-1` in the rate form, one per row."""
     weights, active = np.asarray(network.params.recurrent_weights, np.float64), np.asarray(totals) > 0
     is_state_form = isinstance(network.vector_field, StateForm)
     products = weights * active[:, None, :] if is_state_form else weights * active[:, :, None]

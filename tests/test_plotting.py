@@ -15,6 +15,7 @@ from rnn2ff.plotting import (
     plot_phase_plane,
     plot_rates,
     plot_tails,
+    plot_trajectory,
     save_figure,
 )
 
@@ -83,6 +84,14 @@ def test_tails_are_the_shares_of_errors_above_each_size():
     assert line.get_label() == "units (n = 4)"
     assert line.get_xdata() == pytest.approx([10, 20, 30, 40])
     assert line.get_ydata() == pytest.approx([100, 75, 50, 25])
+
+
+def test_the_units_that_change_most_have_a_color_each_and_the_others_are_gray():
+    _, (axes,) = new_figure()
+    plot_trajectory(axes, [0.0, 1.0], np.outer([0.0, 1.0], np.arange(10.0)))
+    colors = [line.get_color() for line in axes.lines]
+    assert colors[:2] == ["#cccccc"] * 2
+    assert len(set(colors)) == 9
 
 
 def test_the_course_of_training_is_in_percent_of_the_standard_deviation():

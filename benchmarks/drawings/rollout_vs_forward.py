@@ -77,7 +77,7 @@ def _plane(axis: "Axes", rows: list[dict], *, first: bool) -> None:
         place = (times[min(index, len(chosen) - 1)], errors[min(index, len(chosen) - 1)])
         axis.annotate(name, place, shift, textcoords="offset points", fontsize=6.5, color=style["color"], **sides)
 
-    blue, green, orange = COLORS["recurrent"], COLORS["third"], COLORS["feed-forward"]
+    blue, green, orange = COLORS["recurrent"], COLORS["sweeps"], COLORS["feed-forward"]
     for name, (style, at) in _INTEGRATORS.items():
         chosen = [row for row in rows if row["kind"] == "rollout" and row["method"] == name]
         # Rollouts whose step tolerance is not a tenth of their own are drawn apart.
@@ -94,7 +94,7 @@ def _plane(axis: "Axes", rows: list[dict], *, first: bool) -> None:
     swept = [row for row in trained if row["num_sweeps"]]
     points(swept, "with\nsweeps", len(swept) - 1, "below", marker="D", color=orange, linestyle="--")
     runtimes = [row for row in rows if row["kind"] == "runtime" and row["is_trained"]]
-    points(runtimes, linestyle="", marker="x", markersize=5, color=COLORS["fourth"])
+    points(runtimes, linestyle="", marker="x", markersize=5, color=COLORS["other"])
     untrained = [row["microseconds"][0] for row in passes if not row["is_trained"]]
     if untrained:
         axis.axvspan(min(untrained), max(untrained), color=orange, alpha=0.2, linewidth=0)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 _SHOWN = {
     "GEMM pair": ("products of the pass", "trivial", "--"),
     "pass": ("pass", "feed-forward", "-"),
-    "Anderson": ("Anderson", "third", "-"),
-    "solve_steady_states, plan reused": ("plan reused", "fourth", "-"),
+    "Anderson": ("Anderson", "sweeps", "-"),
+    "solve_steady_states, plan reused": ("plan reused", "other", "-"),
     "Tsit5": ("rollout, Tsit5", "recurrent", "-"),
 }
 _LABELS = {

@@ -1,14 +1,15 @@
-"""Other methods that a user might choose to predict rates from stimuli, besides the networks of this library.
+"""Other methods that a user might choose to predict rates from stimuli, besides the trained networks of this library.
 
-Each takes stimuli and rates to fit, fresh stimuli, and a width, and returns the rates it predicts for the fresh ones.
+All but the sweeps take stimuli and rates to fit, fresh stimuli, and a width, and return the rates they predict for the
+fresh ones.
 """
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from rnn2ff.approximators import TwoLayer, predict
-from rnn2ff.training import fit_readout
+from rnn2ff.approximators import Refined, TwoLayer, predict
+from rnn2ff.training import Trainer, fit_readout, initialize_refined
 
 
 def perceptron(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray, width: int) -> np.ndarray:
@@ -43,3 +44,12 @@ def nearest_neighbors(stimuli: np.ndarray, rates: np.ndarray, fresh: np.ndarray,
 
     del width
     return KNeighborsRegressor(10, weights="distance").fit(stimuli, rates).predict(fresh)
+
+
+def untrained_sweeps(trainer: Trainer, num_products: int) -> Refined | None:
+    """As many sweeps as this number of products allows, without hidden units or training; None if it allows none."""
+    num_sweeps = num_products // trainer.network.state_size**2 - 1
+    if num_sweeps < 1:
+        return None
+    states, stimuli = trainer.kept.states, trainer.kept.stimuli
+    return initialize_refined(trainer.network, states, stimuli, 0, num_sweeps=num_sweeps, key=trainer.key)

@@ -5,13 +5,14 @@ import numpy as np
 from experiments._script import table
 
 TWO_LAYER, EQUAL_COST = "two layers", "with sweeps, at equal cost"
+UNTRAINED = "as many sweeps alone, untrained"
 WIDE, STARTS = "two layers, 8 N", "two layers, short trainings from many starts"
 SWEEPS = {4: "two layers + 4 sweeps", 8: "two layers + 8 sweeps"}
 PLAIN_ADAM = "plain Adam"
 MLP, FEATURES, LINEAR, NEIGHBORS = "scikit-learn MLPRegressor", "random features + ridge", "linear map", "10 neighbors"
 DISTILLED = "distill(tolerance=.05)"
 OURS = (TWO_LAYER, EQUAL_COST, WIDE, *SWEEPS.values())
-METHODS = (*OURS, STARTS, PLAIN_ADAM, MLP, FEATURES, LINEAR, NEIGHBORS, DISTILLED)
+METHODS = (*OURS, UNTRAINED, STARTS, PLAIN_ADAM, MLP, FEATURES, LINEAR, NEIGHBORS, DISTILLED)
 
 # (target, method) -> the largest NRMSE, in percent, of the mean over the seeds.
 MARKS = {

@@ -52,6 +52,13 @@ def plot_percentages(
         axes.plot(mean, place, "o", markersize=4, color=color, markerfacecolor="white" if hollow else color)
 
 
+def plot_means(axes: "Axes", places, values, color, label: str | None = None, style: str = "-") -> None:
+    """Means over seeds, one row of values per place, with the 95 % interval of the mean."""
+    spreads = np.array([spread(over_seeds) for over_seeds in values])
+    axes.plot(places, spreads[:, 0], style, color=color, marker="o", markersize=2.5, label=label)
+    axes.fill_between(places, spreads[:, 1], spreads[:, 2], color=color, alpha=0.2, linewidth=0)
+
+
 def lined_up(axes: "Axes", places: Sequence[float], names: Sequence[str]) -> None:
     """Name the places along the vertical axis, each with a line that guides the eye."""
     axes.set_yticks(places, names)

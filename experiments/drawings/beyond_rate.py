@@ -40,7 +40,7 @@ def draw(record: dict) -> "Figure":
     lost = [row for row in rows if any(row["share_lost"])]
     places = np.arange(len(lost))[::-1]
     for offset, name, label, color in (
-        (0.15, "lost_flagged_by_residual", "flagged by\nthe residual", COLORS["fourth"]),
+        (0.15, "lost_flagged_by_residual", "flagged by\nthe residual", COLORS["other"]),
         (-0.15, "lost_served_as_steady", "served as steady by\npredict_or_solve", COLORS["recurrent"]),
     ):
         plot_percentages(axes[3], places + offset, [row[name] for row in lost], color)

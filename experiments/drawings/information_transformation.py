@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments._forms import FORMS
-from experiments._seeds import spread
-from experiments.drawings._axes import lettered
+from experiments.drawings._axes import lettered, plot_means
 from rnn2ff.plotting import COLORS, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -51,8 +50,9 @@ def draw(record: dict) -> "Figure":
         _mark_trained(axis, config["largest_noise"], "trained on" if "computed" in names else None)
         for name in names:
             color, label = _COLORS[name], "computed from the cues" if name == "computed" else name
-            _line(axis, noises(rows), [errors(rows, kind, name, noise)[0] for noise in noises(rows)], color, label)
-            _line(axis, noises(rows), [errors(rows, kind, name, noise)[1] for noise in noises(rows)], color, None, "--")
+            medians, tails = zip(*(errors(rows, kind, name, noise) for noise in noises(rows)))
+            plot_means(axis, noises(rows), medians, color, label)
+            plot_means(axis, noises(rows), tails, color, style="--")
         axis.plot([], [], color="black", linestyle="--", label="95th percentile")
         axis.set(xlabel="noise (deviation / height of a bump)", ylabel=label_y, title=title)
         axis.set(ylim=(0, None), xlim=(0, None))
@@ -63,7 +63,7 @@ def draw(record: dict) -> "Figure":
     axes[3].plot(conflicts, np.array(conflicts) / 3, color=COLORS["trivial"], label="a third of the conflict")
     for name in NETWORKS:
         pulls = np.array([[result["pull"][name] for result in row["conflict"]] for row in rows])  # (seed, conflict, 3)
-        _line(axes[3], conflicts, pulls[:, :, 0].T, _COLORS[name], name)
+        plot_means(axes[3], conflicts, pulls[:, :, 0].T, _COLORS[name], name)
         for end in (1, 2):
             axes[3].plot(conflicts, pulls[:, :, end].mean(axis=0), color=_COLORS[name], linewidth=0.7, linestyle="--")
     axes[3].plot([], [], color="black", linewidth=0.7, linestyle="--", label="5th, 95th percentile")
@@ -97,10 +97,3 @@ def _mark_trained(axis: "Axes", largest: float, label: str | None = None) -> Non
     """Shade what was trained on; an edge makes it visible in a legend that lies on it."""
     axis.axvspan(0, largest, color="#eeeeee", linewidth=0)
     axis.fill([], [], facecolor="#eeeeee", edgecolor="#999999", linewidth=0.5, label=label)
-
-
-def _line(axis: "Axes", places, values, color, label: str | None, style: str = "-") -> None:
-    """Means over seeds with the 95 % interval of the mean."""
-    spreads = np.array([spread(over_seeds) for over_seeds in values])
-    axis.plot(places, spreads[:, 0], style, color=color, marker="o", markersize=2.5, label=label)
-    axis.fill_between(places, spreads[:, 1], spreads[:, 2], color=color, alpha=0.2, linewidth=0)

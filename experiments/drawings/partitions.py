@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments._forms import FORMS
-from experiments._seeds import spread
-from experiments.drawings._axes import lettered
+from experiments.drawings._axes import lettered, plot_means
 from rnn2ff.plotting import house_style, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -30,10 +28,12 @@ def draw(record: dict) -> "Figure":
             places = [row["num_partitions"] for row in chosen]
             for axis, name in ((panels[0], "agreement"), (panels[1], "set_agreement")):
                 differences = [np.subtract(row[form][name], row[f"trivial_{name}"]) for row in chosen]
-                _line(axis, places, 100 * np.array(differences), color)
-            _line(panels[2], places, 100 * np.array([row[form]["nrmse"] for row in chosen]), color, f"a = {strength:g}")
+                plot_means(axis, places, 100 * np.array(differences), color)
+            nrmses = 100 * np.array([row[form]["nrmse"] for row in chosen])
+            plot_means(panels[2], places, nrmses, color, f"a = {strength:g}")
             if strength < 1:
-                _line(panels[3], places, 100 * (1 - strength) * np.array([row[form]["gain"] for row in chosen]), color)
+                gains = 100 * (1 - strength) * np.array([row[form]["gain"] for row in chosen])
+                plot_means(panels[3], places, gains, color)
         for axis in panels[:2]:
             axis.axhline(0, color="black", linewidth=0.6)
         panels[3].axhline(100, color="black", linewidth=0.6)
@@ -63,10 +63,3 @@ def draw(record: dict) -> "Figure":
     figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), title=title)
     lettered(figure, axes)
     return figure
-
-
-def _line(axis: "Axes", places, values, color, label: str | None = None) -> None:
-    """Means over seeds with the 95 % interval of the mean."""
-    spreads = np.array([spread(over_seeds) for over_seeds in values])
-    axis.plot(places, spreads[:, 0], color=color, marker="o", markersize=2.5, label=label)
-    axis.fill_between(places, spreads[:, 1], spreads[:, 2], color=color, alpha=0.2, linewidth=0)

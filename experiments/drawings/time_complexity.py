@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METHODS = {"rollout": COLORS["recurrent"], "solver": COLORS["third"], "pass": COLORS["feed-forward"]}
+METHODS = {"rollout": COLORS["recurrent"], "solver": COLORS["sweeps"], "pass": COLORS["feed-forward"]}
 _LABELS = {"rollout": "rollout", "solver": "Anderson acceleration", "pass": "pass"}
 
 

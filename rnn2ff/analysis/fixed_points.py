@@ -200,10 +200,10 @@ def find_fixed_points(
 def _find(network, stimulus, num_starts, given, box, is_complete, tolerance, key) -> FixedPoints:
     search = MultistartSearch(network, stimulus, tolerance, known_box(network) if box is None else box, key)
     given = np.asarray(given)
-    drawn, low = search.draw(num_starts, "starts"), search.draw_low(min(num_starts, LANES))
-    starts = np.concatenate([given, drawn.states])
+    (drawn, drawn_points), low = search.draw(num_starts, "starts"), search.draw_low(min(num_starts, LANES))
+    starts = np.concatenate([given, drawn])
     followed = follow(network, stimulus, np.concatenate([starts, low]))
-    points = np.concatenate([search.to_points(given), drawn.points]) if len(given) else drawn.points
+    points = np.concatenate([search.to_points(given), drawn_points]) if len(given) else drawn_points
     newton_ends = search.search_from(points)
     search.search(np.concatenate([low, followed.visited]))
     arrived = search.search_near(followed.ends)

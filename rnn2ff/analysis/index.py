@@ -96,7 +96,9 @@ def audit_indices(
         return Audit.not_applicable, f"what the indices must sum to is not known: {why}"
     if total == 1:
         return Audit.passed, f"the indices sum to +1, as they must ({why}); a pair of opposite ones may be missing"
-    return Audit.missed_some, f"you missed some: the indices sum to {total:+d}, and they must sum to +1 ({why})"
+    return Audit.missed_some, (
+        f"fixed points are missing: the indices sum to {total:+d}, and they must sum to +1 ({why})"
+    )
 
 
 def box_theorem(

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Complex, Float
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimulus, fail
 from rnn2ff.analysis.newton import LARGEST_DENSE, finite_jacobians, map_rows
 from rnn2ff.compiling import compiled
-from rnn2ff.networks import RecurrentNetwork, eigenvalues_of, growth_rates_of_map, leading_eigenvalues, with_padded_rows
+from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
 from rnn2ff.records import as_html, as_text, names_of_fields
 
 
@@ -111,8 +111,9 @@ def modes(
     """The eigenvalues and the spectral radii of a `Linearization`, from Jacobians of the velocity."""
     size = network.state_size
     steps = np.ones(size) if network.is_map else np.broadcast_to(time_scales, jacobians.shape[:-1])
-    factors = eigenvalues_of(np.eye(size) + steps[..., None] * jacobians)
-    return growth_rates_of_map(factors) if network.is_map else eigenvalues_of(jacobians), np.abs(factors).max(axis=-1)
+    factors = _eigenvalues_of(np.eye(size) + steps[..., None] * jacobians)
+    eigenvalues = _growth_rates_of_map(factors) if network.is_map else _eigenvalues_of(jacobians)
+    return eigenvalues, np.abs(factors).max(axis=-1)
 
 
 @compiled
@@ -126,18 +127,48 @@ def _push(network, state, stimulus, vector):
 
 
 def _eigenvalues_by_krylov(network, state, stimulus, count: int, tolerance: float) -> Complex[np.ndarray, " found"]:
-    """The rightmost eigenvalues of the Jacobian, from its products with vectors; those that converge."""
-    network = with_padded_rows(network)
+    """The leading eigenvalues of a `Linearization`, from products of the Jacobian with vectors.
+
+    Those that do not converge to the relative tolerance are left out.
+    """
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+
+    network, size, dtype = with_padded_rows(network), network.state_size, np.dtype(network.dtype)
 
     def push(vector: np.ndarray) -> np.ndarray:
-        pushed = np.asarray(_push(network, state, stimulus, jnp.asarray(vector, network.dtype)))
-        return vector + pushed if network.is_map else pushed
+        pushed = np.asarray(_push(network, state, stimulus, jnp.asarray(vector.ravel(), dtype)))
+        return vector.ravel() + pushed if network.is_map else pushed
 
-    which = "largest" if network.is_map else "rightmost"
-    leading = leading_eigenvalues(
-        push, network.state_size, network.dtype, count=count, tolerance=tolerance, which=which
-    )
-    return growth_rates_of_map(leading) if network.is_map else leading
+    operator = LinearOperator((size, size), matvec=push, dtype=dtype)
+    start = np.random.default_rng(0).normal(size=size).astype(dtype)
+    which = "LM" if network.is_map else "LR"  # of largest magnitude, or the rightmost
+    options = dict(v0=start, return_eigenvectors=False, tol=tolerance, maxiter=50 * size)
+    try:
+        with blas_threads(size):
+            eigenvalues = eigs(operator, k=count, which=which, **options)
+    except ArpackNoConvergence as error:
+        eigenvalues = error.eigenvalues
+    return _growth_rates_of_map(eigenvalues) if network.is_map else _sort(eigenvalues)
+
+
+def _eigenvalues_of(matrices: Float[np.ndarray, "*batch unit unit"]) -> Complex[np.ndarray, "*batch unit"]:
+    """All eigenvalues of each matrix, the rightmost first."""
+    with blas_threads(matrices.shape[-1]):
+        return _sort(np.linalg.eigvals(matrices))
+
+
+def _growth_rates_of_map(factors: Complex[np.ndarray, "*batch unit"]) -> Complex[np.ndarray, "*batch unit"]:
+    """The growth rates `log z` of modes that a map multiplies by z in each step; the fastest first."""
+    with np.errstate(divide="ignore"):
+        return _sort(np.log(factors.astype(complex)))
+
+
+def _sort(
+    eigenvalues: Complex[np.ndarray, "*batch unit"] | Float[np.ndarray, "*batch unit"],
+) -> Complex[np.ndarray, "*batch unit"]:
+    """The rightmost first; of a pair, the one with positive imaginary part."""
+    order = np.lexsort((-eigenvalues.imag, -np.round(eigenvalues.real, 12)), axis=-1)
+    return np.take_along_axis(eigenvalues.astype(complex), order, axis=-1)
 
 
 def velocities_on_plane(

@@ -1,7 +1,5 @@
 """Multistart search for fixed points: Newton searches from many states, and the distinct fixed points they found."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -18,19 +16,12 @@ _MOST_STEPS = 120  # of one search
 _CLOSE = 1e-3  # relative; the longest Newton step at a fixed point
 _ROUNDING = 64  # units of the precision, below which a velocity is indistinguishable from 0
 _FAILURES = (
-    "left the box or the finite numbers",
+    "left the box, or became infinite or NaN",
     "slow but not at rest",
     "stuck at a minimum of the speed",
     "out of steps",
 )
 _SMALLEST_SCALE, _LARGEST_SCALE = 0.05, 4.0  # of random starts
-
-
-class Starts(NamedTuple):
-    """Where searches and dynamics start."""
-
-    states: Float[np.ndarray, "start state"]  # where the dynamics start, one per row
-    points: Float[np.ndarray, "start state"]  # the same in the coordinates of the search
 
 
 class MultistartSearch:
@@ -46,20 +37,25 @@ class MultistartSearch:
         self.failures = dict.fromkeys(_FAILURES, 0)
         self.theorem = box_theorem(network, stimulus, box, key) if box is not None else index_theorem(network)
 
-    def draw(self, number: int, purpose: str) -> Starts:
-        """Random starts: uniform in the box, if there is one; else over many scales, the first at the point 0."""
+    def draw(
+        self, number: int, purpose: str
+    ) -> tuple[Float[np.ndarray, "start state"], Float[np.ndarray, "start state"]]:
+        """Random starts: uniform in the box, if there is one; else over many scales, the first at the point 0.
+
+        States at which the dynamics start, one per row, and the same in the coordinates of the search.
+        """
         size, dtype = self.network.state_size, self.network.dtype
         generator = self.generator(purpose)
         if self.box is not None:
             states = generator.uniform(*self.box, (number, size)).astype(dtype)
-            return Starts(states, self.to_points(states))
+            return states, self.to_points(states)
         scales = np.exp(generator.uniform(np.log(_SMALLEST_SCALE), np.log(_LARGEST_SCALE), (number, 1)))
         scales[0] = 0
         if isinstance(self.network, RateNetwork):
             drive = np.asarray(self.network.params.feedforward_input(self.stimulus), np.float64)
             scales *= max(1.0, np.abs(drive).max())
         points = (scales * generator.standard_normal((number, size))).astype(dtype)
-        return Starts(self.to_states(points), points)
+        return self.to_states(points), points
 
     def draw_low(self, number: int) -> np.ndarray:
         """States at the corners and on the low edges of the box, 0 included; none if there is no box.
@@ -208,9 +204,9 @@ class MultistartSearch:
         """Search in rounds, from between known fixed points and new random points, until one finds nothing new."""
         for turn in range(_MOST_ROUNDS):
             num_known = len(self.states)
-            fresh = self.draw(num_starts, f"round {turn}").points
+            _, fresh = self.draw(num_starts, f"round {turn}")
             if num_known > 1:
-                generator = np.random.default_rng(turn)
+                generator = self.generator(f"between {turn}")
                 points = self.to_points(self.states)
                 first, second = generator.integers(num_known, size=(2, num_starts // 2))
                 share = generator.uniform(0, 1, (num_starts // 2, 1)).astype(fresh.dtype)

@@ -132,6 +132,7 @@ def search(
     is_zero, is_stuck = np.zeros((2, num_starts), bool)
     waiting = list(range(num_starts))[::-1]
     low, high = (-np.inf, np.inf) if box is None else (2 * box[0] - box[1], 2 * box[1] - box[0])
+    limit = np.asarray(tolerance, network.dtype)  # an array, so that another value needs no compilation
     row_of = np.full(LANES, -1)  # the search that each lane works on; -1 for none
     positions, dampings = np.zeros((LANES, size), network.dtype), np.ones(LANES, network.dtype)
     num_steps, is_done = np.zeros(LANES, np.int32), np.ones(LANES, bool)
@@ -140,7 +141,7 @@ def search(
             row_of[lane] = row = waiting.pop()
             positions[lane], dampings[lane], num_steps[lane], is_done[lane] = points[row], 1, 0, False
         positions, dampings, num_steps, is_done, is_at_zero, is_slow = map(
-            np.array, _take_turn(network, stimulus, positions, dampings, num_steps, is_done, tolerance, max_steps)
+            np.array, _take_turn(network, stimulus, positions, dampings, num_steps, is_done, limit, max_steps)
         )
         is_outside = ~((positions > low) & (positions < high)).all(axis=1)
         is_done |= is_slow | is_outside
@@ -157,7 +158,6 @@ def _take_turn(network, stimulus, points, dampings, num_steps, is_done, toleranc
     """A few steps of every search that is not finished."""
     excess = _excess(network, stimulus)
     scales = _scales(network, stimulus, points)
-    tolerance = jnp.asarray(tolerance, network.dtype)
     is_fresh = num_steps == 0
 
     def evaluate(points):

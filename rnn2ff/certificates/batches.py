@@ -71,7 +71,7 @@ def certify_predictions(
     check_shape("predictions", predictions, (len(stimuli), network.state_size))
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli, predictions = (np.asarray(array, network.dtype) for array in (stimuli, predictions))
-    return in_chunks(_certificate_of, (network, certifier), stimuli, predictions)
+    return in_chunks(certify, (network, certifier), stimuli, predictions)
 
 
 def bound_units(
@@ -99,7 +99,7 @@ def bound_units(
     check_shape("error_bounds", error_bounds, (len(stimuli),))
     certifier = make_certifier(network) if certifier is None else certifier
     stimuli, predictions, bounds = (np.asarray(array, network.dtype) for array in (stimuli, predictions, error_bounds))
-    return in_chunks(_unit_bounds_of, (network, certifier), stimuli, predictions, bounds[:, None])
+    return in_chunks(unit_bounds, (network, certifier), stimuli, predictions, bounds)
 
 
 def check_predicts_all_units(network: RecurrentNetwork, approximator: Approximator) -> None:
@@ -108,29 +108,21 @@ def check_predicts_all_units(network: RecurrentNetwork, approximator: Approximat
         raise fail("approximator", "predicts the rates of some units only", expected, f"{approximator.rate_size}")
 
 
-def predict_all(network, approximator, stimulus):
+def predict_all(network, stimulus, approximator):
     if isinstance(approximator, Refined):
         return as_prediction(network, approximator.state(stimulus))
     return approximator(stimulus)
 
 
-def _certificate_of(network, certifier, stimulus, rates):
-    return certify(network, stimulus, rates, certifier)
-
-
-def _unit_bounds_of(network, certifier, stimulus, rates, error_bound):
-    return unit_bounds(network, stimulus, rates, error_bound[0], certifier)
-
-
 def in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None):
-    """Apply a function of one sample to every row."""
+    """Apply a function of one sample, `(network, *row, *others)`, to every row; the constants are all but the row."""
     return call_in_chunks(_map_rows, (function, constants), *arrays, mesh=mesh)
 
 
 def _map_rows(function, constants, *arrays_and_layout):
+    network, *others = constants
     *arrays, num_rows, layout = arrays_and_layout
-
-    return map_tiles(lambda *row: function(*constants, *row), arrays, num_rows, layout)
+    return map_tiles(lambda *row: function(network, *row, *others), arrays, num_rows, layout)
 
 
 def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
@@ -148,7 +140,7 @@ def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
 def call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None):
     """Call a program on a batch, in chunks of a fixed size; each device of a mesh has one chunk at a time."""
     constants, parts = placed_on(mesh, constants), []
-    for chunk in chunks_of(len(arrays[0]), max(array.shape[1] for array in arrays), mesh):
+    for chunk in chunks_of(len(arrays[0]), max(array[0].size for array in arrays), mesh):
         placed = tuple(chunk.place(array[chunk.rows]) for array in arrays)
         parts.append(chunk.take(_call(function, constants, placed, chunk.num_rows, chunk.layout, mesh)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
@@ -156,7 +148,8 @@ def call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None =
 
 @compiled
 def _call(function, constants, arrays, num_rows, layout, mesh):
-    def call(constants, arrays, num_rows):
-        return function(*constants, *arrays, num_rows, layout)
+    def call(constants, rows):
+        arrays, num_rows = rows
+        return function(*constants, *arrays, num_rows[0], layout)
 
-    return on_each_device(call, mesh)(constants, arrays, num_rows)
+    return on_each_device(call, mesh)(constants, (arrays, num_rows))

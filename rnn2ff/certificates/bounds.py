@@ -41,12 +41,20 @@ _EXACT = 5e3  # units of the precision: the largest proved distance to a fixed p
 
 
 class Theorem(enum.IntEnum):
-    """The theorem that proves a bound. Certificates hold its integers. Append only."""
+    """The theorem that proves a bound. Certificates hold its integers.
 
-    none = 0  # no theorem applies, and the bound is infinite
-    contraction = 1  # of the map, in a weighted max-norm
-    monotonicity = 2  # of I - W, in a diagonal metric
-    newton = 3  # local: a fixed point is within the bound, and there may be others
+    Attributes:
+        none: no theorem applies, and the bound is infinite.
+        contraction: of the map, in a weighted max-norm.
+        monotonicity: of I - W, in a diagonal metric.
+        newton: local: a fixed point is within the bound, and there may be others.
+    """
+
+    # Files hold these numbers: append only.
+    none = 0
+    contraction = 1
+    monotonicity = 2
+    newton = 3
 
 
 class Certificate(eqx.Module):
@@ -140,9 +148,6 @@ def certify(
         return _estimate(network, stimulus, prediction)
     measured = _measure(network, stimulus, prediction, certifier)
     bound, theorem = _bound(network, measured, certifier)
-    if network.state_size > LARGEST_FACTORED and certifier.factors is None:
-        unknown, infinite, no = jnp.full_like(bound, jnp.nan), jnp.full_like(bound, jnp.inf), jnp.zeros((), bool)
-        return Certificate(measured.residual, bound, unknown, no, theorem, prediction, no, infinite, no)
     local = newton_bound(network, measured, certifier)
     # On the right piece, and close as well: with an approximate inverse, a long step misses the fixed point.
     rounding = _EXACT * jnp.finfo(network.dtype).eps * (1 + jnp.linalg.norm(local.refined))
@@ -182,12 +187,9 @@ def bound_and_floor(
 ) -> tuple[Scalar, Scalar]:
     """A bound from two products, and the part of it due to rounding: for rates of this size no bound is much smaller.
 
-    Arguments are as for `certify`. For a rectifier, `bound_error` tightens the bound with a third product.
+    Arguments are as for `certify`; the network has weights. For a rectifier, a third product tightens `bound_error`.
     """
     stimulus, prediction, certifier = _checked(network, stimulus, prediction, certifier)
-    if not isinstance(network, RateNetwork):
-        infinite = jnp.asarray(jnp.inf, network.dtype)
-        return infinite, infinite
     measured = _measure(network, stimulus, prediction, certifier)
     bound, _ = _bound(network, measured, certifier, makes_step=False)
     rounding = norm(measured.rounding)
@@ -309,11 +311,19 @@ def _from_sizes(error: Scalar, pushed: Float[Array, " state"], certifier: Certif
 
 def _estimate(network, stimulus, state) -> Certificate:
     """For a network without weights: the Newton step of the velocity, without a proof."""
-    no, infinite = jnp.zeros((), bool), jnp.asarray(jnp.inf, network.dtype)
     length, refined = jnp.asarray(jnp.nan, network.dtype), state
     if network.state_size <= LARGEST_FACTORED:
         step = jnp.linalg.solve(network.jacobian(state, stimulus), network.velocity(state, stimulus))
         length, refined = jnp.linalg.norm(step), state - step
-    theorem = jnp.asarray(Theorem.none, jnp.int32)
-    measured = residual(network, state, stimulus)
-    return Certificate(measured, infinite, length, no, theorem, refined, no, infinite, no)
+    no, infinite = jnp.zeros((), bool), jnp.asarray(jnp.inf, network.dtype)
+    return Certificate(
+        residual=residual(network, state, stimulus),
+        error_bound=infinite,
+        error_estimate=length,
+        is_exact=no,
+        theorem=jnp.asarray(Theorem.none, jnp.int32),
+        refined=refined,
+        is_refined_exact=no,
+        refined_error_bound=infinite,
+        is_attracting=no,
+    )

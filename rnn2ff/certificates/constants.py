@@ -153,17 +153,15 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
     with blas_threads(size):
         norm = np.linalg.norm(weights, 2 if size <= _LARGEST_DECOMPOSED else "fro") * (1 + _LAPACK)
         factors = _factors(weights, up, dtype) if size <= _LARGEST_DECOMPOSED else None
-    if stimulus_weights is not None:
-        stimulus_weights = np.asarray(stimulus_weights, np.float64).reshape(size, -1)
     certifier = dataclasses.replace(
         unknown,
         slope=up(shape.slope),
         curvature=up(shape.curvature),
         value_error=up(shape.value_error * precision),
         relative_error=up(shape.relative_error * precision),
-        recurrent_norms=up(np.linalg.norm(weights, axis=1)),
+        recurrent_norms=up(_row_norms(weights)),
         recurrent_norm=up(norm),
-        stimulus_norms=ones if stimulus_weights is None else up(np.linalg.norm(stimulus_weights, axis=1)),
+        stimulus_norms=ones if stimulus_weights is None else up(_row_norms(stimulus_weights)),
         factors=factors,
         is_rectified=network.nonlinearity is jax.nn.relu,
     )
@@ -171,7 +169,7 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         return certifier
     constants = stability_constants(network)
     gap = down(1 - shape.slope * constants.contraction)
-    monotonicity = down(1 - shape.slope * _growth_in_metric(network, weights, constants.metric))
+    monotonicity = down(1 - shape.slope * largest_in_metric(weights, constants.metric, in_norm=network.is_map))
     return dataclasses.replace(
         certifier,
         contraction_gap=gap,
@@ -183,14 +181,8 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
     )
 
 
-def _growth_in_metric(network: RecurrentNetwork, weights: np.ndarray, metric: np.ndarray) -> float:
-    """An upper bound of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`; for a map, of its norm."""
-    if not network.is_map:
-        return largest_in_metric(weights, metric)
-    root = np.sqrt(metric)
-    slack = 4 * (len(weights) + 8) * np.finfo(np.float64).eps
-    with blas_threads(len(weights)):
-        return float(np.linalg.norm(weights * root[:, None] / root[None, :], 2) * (1 + slack))
+def _row_norms(matrix: ArrayLike) -> Float[np.ndarray, " row"]:
+    return np.linalg.norm(np.asarray(matrix, np.float64), axis=1)
 
 
 def _shape(network: RecurrentNetwork) -> _Shape | None:

@@ -65,8 +65,19 @@ def has_cheap_local_bound(certifier: Certifier) -> bool:
 
 
 def newton_bound(network: RateNetwork, measured: Measured, certifier: Certifier) -> Local:
-    """Take a Newton step from the prediction, and prove bounds with it."""
+    """Take a Newton step from the prediction, and prove bounds with it; neither if a matrix is too large to invert."""
     info, size = jnp.finfo(network.dtype), network.state_size
+    if size > LARGEST_FACTORED and certifier.factors is None:
+        infinite, no = jnp.full_like(measured.residual, jnp.inf), jnp.zeros((), bool)
+        return Local(
+            bound=infinite,
+            refined_bound=infinite,
+            step_length=jnp.full_like(infinite, jnp.nan),
+            refined=measured.rates,
+            is_on_piece=no,
+            is_step_rounding=no,
+            is_attracting=no,
+        )
     is_active = measured.total > 0
     slope_at = is_active.astype(network.dtype) if certifier.is_rectified else network.slopes(measured.total)
     if certifier.factors is None:

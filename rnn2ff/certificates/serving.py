@@ -29,11 +29,18 @@ from rnn2ff.steady_state import Layout, Plan, Status, check_mesh, count_statuses
 
 
 class Source(enum.IntEnum):
-    """The origin of an answer. Results hold its integers. Append only."""
+    """The origin of an answer. Results hold its integers.
 
-    one_pass = 0  # the approximator alone
-    refined = 1  # the approximator, and the Newton step of its certificate or a fixed number of sweeps
-    solved = 2  # the solver
+    Attributes:
+        one_pass: the approximator alone.
+        refined: the approximator, and the Newton step of its certificate or a fixed number of sweeps.
+        solved: the solver.
+    """
+
+    # Files hold these numbers: append only.
+    one_pass = 0
+    refined = 1
+    solved = 2
 
 
 class Served(eqx.Module):
@@ -148,7 +155,7 @@ def predict_or_solve(
     answers = _Answers(network, certifier, stimuli, tolerance, mesh)
     if answers.can_certify:
         answers.predict(approximator, _choose_sweep(network, approximator, plan) if sweep is None else sweep, num_steps)
-    rows = answers.open_rows
+    rows = np.flatnonzero(answers.sources == Source.solved)
     if len(rows):
         plan = answers.solve(rows, plan, initial_states)
     arrays = (answers.rates, answers.bounds, answers.estimates, answers.sources, answers.status, answers.is_flagged)
@@ -186,22 +193,14 @@ class _Answers:
         self.status = np.full(size, Status.converged, np.int32)
         self.is_flagged = np.zeros(size, bool)
 
-    @property
-    def open_rows(self) -> np.ndarray:
-        return np.flatnonzero(self.sources == Source.solved)
-
     def predict(self, approximator: Approximator, sweep: AbstractSweep, num_steps: int) -> None:
         """One pass for all, with a Newton step where it is cheap, and sweeps for those that remain undecided."""
         constants = (*self.constants, self.has_cheap_step, approximator, sweep, num_steps)
         judged = call_in_chunks(_predict_and_refine, constants, self.stimuli, mesh=self.mesh)
         self.rates, self.bounds, self.estimates = map(np.array, judged[:3])
-        self.serve(np.flatnonzero(judged.is_within & ~judged.is_stepped), Source.one_pass)
-        self.serve(np.flatnonzero(judged.is_within & judged.is_stepped), Source.refined)
-
-    def serve(self, rows: np.ndarray, source: Source) -> None:
-        """Mark samples as served, and flag them if the network may have several fixed points."""
-        self.sources[rows] = source
-        self.is_flagged[rows] = not self.has_one_fixed_point
+        self.sources[judged.is_within & ~judged.is_stepped] = Source.one_pass
+        self.sources[judged.is_within & judged.is_stepped] = Source.refined
+        self.is_flagged = judged.is_within & (not self.has_one_fixed_point)
 
     def solve(self, rows: np.ndarray, plan: Plan | None, initial_states: ArrayLike | None) -> Plan | None:
         """Solve samples from their initial states or, if the fixed point is unique, from the predictions."""
@@ -257,7 +256,7 @@ def _predict_and_refine(
         return _judge(network, certifier, tolerance, makes_step, stimulus, rates)
 
     def predict(stimulus):
-        return judge(stimulus, predict_all(network, approximator, stimulus))
+        return judge(stimulus, predict_all(network, stimulus, approximator))
 
     def sweep_and_judge(stimulus, rates):
         rates = refine(network, stimulus, rates, sweep=sweep, num_steps=num_steps)
@@ -272,7 +271,7 @@ def _predict_and_refine(
     return in_dense_tiles(sweep_rows, rows, stimuli, is_open, layout.tiles)
 
 
-def _bound_state(network, certifier, can_certify: bool, makes_step: bool, stimulus, state):
+def _bound_state(network, stimulus, state, certifier, can_certify: bool, makes_step: bool):
     """Rates of a solved state, their bound and the estimate of their error."""
     rates = as_prediction(network, state)
     infinite, unknown = jnp.asarray(jnp.inf, network.dtype), jnp.asarray(jnp.nan, network.dtype)

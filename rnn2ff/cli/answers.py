@@ -41,7 +41,7 @@ class Answers(NamedTuple):
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Whose predictions are meant."""
+    """Where the predictions come from."""
 
     approximator: OptionalPath = None
     """The file approximator.safetensors of a distillation."""

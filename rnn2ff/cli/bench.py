@@ -1,6 +1,7 @@
 """`rnn2ff bench`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,12 +96,12 @@ def _competitors(
     import jax
     import jax.numpy as jnp
 
-    from rnn2ff._checks import default_tolerance
+    from rnn2ff._checks import check_tolerance
     from rnn2ff.approximators import predict
     from rnn2ff.steady_state import Rollout, plan_steady_states, solve_steady_states
 
     initial_state = jnp.zeros(network.state_size, network.dtype)
-    tolerance = default_tolerance(network.dtype)
+    tolerance = check_tolerance(None, network.dtype)
     stimuli = jnp.asarray(stimuli)
 
     @eqx.filter_jit
@@ -112,7 +113,7 @@ def _competitors(
         )(stimuli)
 
     plan = plan_steady_states(network, rows)
-    solve = lambda: solve_steady_states(network, stimuli, solver=plan, max_steps=max_steps)  # noqa: E731
+    solve = functools.partial(solve_steady_states, network, stimuli, solver=plan, max_steps=max_steps)
     competitors = {
         "rollout": lambda: roll_out(network, stimuli).state,
         "solve": lambda: solve().state,

@@ -3,14 +3,13 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Literal
 
 from rnn2ff.cli.options import (
     Json,
     NetworkFiles,
     OptionalFile,
+    OptionalFlag,
     OptionalPath,
     check_folder,
     read_approximator,
@@ -44,7 +43,7 @@ class Demo:
     weights: OptionalFile = None
     """Recurrent weights W of its network, as for `rnn2ff distill`."""
     stimuli: OptionalFile = None
-    """Stimuli to show, one a row."""
+    """Stimuli to show, one per row."""
     stimulus_weights: OptionalFile = None
     """Stimulus weights B."""
     bias: OptionalFile = None
@@ -54,12 +53,12 @@ class Demo:
     form: Literal["state", "rate"] = "state"
     """Where the rectifier stands, `state` or `rate`."""
     num_steps: int = 5000
-    """Optimizer steps for the two that are made."""
+    """Optimizer steps of each example."""
     seed: int = 0
-    """Seed of their making."""
-    progress: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
+    """Seed of the examples."""
+    progress: OptionalFlag = True
     """Hide the progress bars, which are shown on standard error where that is a terminal."""
-    cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
+    cache: OptionalFlag = True
     """Keep no compiled programs for the next command."""
     overwrite: bool = False
     """Replace the page if it exists."""
@@ -93,11 +92,11 @@ class Demo:
         self.out.mkdir(parents=True, exist_ok=True)
         write_page(page, scenes)
         errors = {scene.title: scene.nrmse for scene in scenes}
-        lines = {}
-        for scene in scenes:
-            title = scene.title.lower()
-            lines[f"error, {title}"] = "not in the card"
-            lines |= {f"{name}, {title}": text for name, text in stated[scene.title].items()}
+        lines = {
+            f"{name}, {title.lower()}": text
+            for title, texts in stated.items()
+            for name, text in (texts or {"error": "not in the card"}).items()
+        }
         lines |= {"size": f"{page.stat().st_size:,} bytes", "written to": page}
         show(
             lines,

@@ -1,11 +1,12 @@
 """`rnn2ff export`."""
 
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
 
 Route = Literal["onnx", "onnx-int8", "c", "c-int8", "c-int16", "stablehlo", "torch", "nir", "mat"]
 NEED_STIMULI = ("onnx-int8", "c-int8", "c-int16")
-
-
-class _Inputs(NamedTuple):
-    """What is exported."""
-
-    approximator: "Approximator"
-    card: dict
-    stimuli: "np.ndarray | None"  # of the calibration and the self-test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +42,7 @@ class Export:
     out: Path
     """Folder for the files; made if it does not exist."""
     stimuli: OptionalFile = None
-    """Stimuli, one a row, from the distribution the approximator will serve."""
+    """Stimuli, one per row, from the distribution the approximator will serve."""
     name: str = "rnn2ff"
     """Name of the files, and prefix of the names in C: lower-case letters, digits and _."""
     opset: int = 17
@@ -65,7 +58,7 @@ class Export:
 
     def run(self) -> int:
         """Export all files to a temporary folder, then move them into place."""
-        from rnn2ff._checks import fail
+        from rnn2ff._checks import check_stimuli, fail
 
         if not self._routes:
             raise fail("to", "is empty", "at least one route", "none")
@@ -74,7 +67,19 @@ class Export:
         if there and not self.overwrite:
             raise fail("out", "holds the files already", "another folder, or --overwrite", ", ".join(there))
         check_folder(self.out)
-        approximator, card, stimuli = self._read()
+        if self.stimuli is None and set(self._routes) & set(NEED_STIMULI):
+            needing = ", ".join(route for route in self._routes if route in NEED_STIMULI)
+            raise fail("stimuli", "are missing", f"a file, to set the ranges of {needing}", "none")
+
+        import jax
+
+        from rnn2ff.files import read_array
+
+        jax.config.update("jax_enable_x64", True)  # weights keep the precision they have in the file
+        stimuli = None if self.stimuli is None else read_array(self.stimuli, "stimuli")
+        approximator, card = read_approximator(self.approximator)
+        if stimuli is not None:
+            check_stimuli(stimuli, approximator.stimulus_size)
         folder = next(folder for folder in (self.out, *self.out.parents) if folder.exists())
         with tempfile.TemporaryDirectory(dir=folder, prefix=".rnn2ff.") as temporary:
             drafts = {route: Path(temporary) / file.name for route, file in files.items()}
@@ -94,24 +99,6 @@ class Export:
         show(lines, {"routes": rows, "written_to": self.out}, as_json=self.as_json)
         return 0
 
-    def _read(self) -> "_Inputs":
-        from rnn2ff._checks import check_stimuli, fail
-
-        if self.stimuli is None and set(self._routes) & set(NEED_STIMULI):
-            needing = ", ".join(route for route in self._routes if route in NEED_STIMULI)
-            raise fail("stimuli", "are missing", f"a file, to set the ranges of {needing}", "none")
-
-        import jax
-
-        from rnn2ff.files import read_array
-
-        jax.config.update("jax_enable_x64", True)  # weights keep the precision they have in the file
-        stimuli = None if self.stimuli is None else read_array(self.stimuli, "stimuli")
-        approximator, card = read_approximator(self.approximator)
-        if stimuli is not None:
-            check_stimuli(stimuli, approximator.stimulus_size)
-        return _Inputs(approximator, card, stimuli)
-
     def _export(
         self, route: str, approximator: "Approximator", card: dict, stimuli: "np.ndarray | None", path: Path
     ) -> dict[str, object]:
@@ -119,21 +106,20 @@ class Export:
         from rnn2ff import export
         from rnn2ff.records import in_percent
 
-        row, predict = {}, None
+        row, added = {}, None
         if route in ("onnx", "onnx-int8"):
             content = export.to_onnx(approximator, opset=self.opset)
             content = content if route == "onnx" else export.quantize_onnx(content, stimuli)
             content = export.named_onnx(content, card)
             path.write_bytes(content)
-            predict = lambda stimuli: export.run_onnx(content, stimuli)  # noqa: E731
+            added = _added_error(functools.partial(export.run_onnx, content), approximator, stimuli)
         elif route in ("c", "c-int8", "c-int16"):
-            model = approximator
+            model, notes = approximator, []
             if route != "c":
                 model = export.quantize(approximator, stimuli, weight_bits=int(route.removeprefix("c-int")))
-                predict = model.predict
+                added = _added_error(model.predict, approximator, stimuli)
             row = export.footprint(model)._asdict()
-            notes = []
-            if predict is not None and (added := _added_error(predict, approximator, stimuli)) is not None:
+            if added is not None:
                 tails = "; ".join(f"{name} {text}" for name, text in added.lines().items())
                 notes = [
                     f"Integer arithmetic adds {in_percent(added.nrmse)} % (NRMSE), on {len(stimuli)} stimuli;",
@@ -148,7 +134,6 @@ class Export:
             export.write_torch(path, approximator)
         else:
             export.write_nir(path, approximator)
-        added = None if stimuli is None or predict is None else _added_error(predict, approximator, stimuli)
         return {"bytes": path.stat().st_size, "added_error": added and added.nrmse, "added": added, **row}
 
 
@@ -159,9 +144,15 @@ def _file_name(route: str, name: str) -> str:
 
 
 def _added_error(
-    predict: "Callable[[np.ndarray], np.ndarray]", approximator: "Approximator", stimuli: "np.ndarray"
+    predict: "Callable[[np.ndarray], np.ndarray]", approximator: "Approximator", stimuli: "np.ndarray | None"
 ) -> "Accuracy | None":
-    """The error of the rates of an export with respect to those of the approximator; None if the latter never vary."""
+    """The error of the rates of an export with respect to those of the approximator.
+
+    None if there are no stimuli, or the rates of the approximator never vary.
+    """
+    if stimuli is None:
+        return None
+
     import jax.numpy as jnp
     import numpy as np
 

@@ -26,6 +26,7 @@ OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavio
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(optional)")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(optional)")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(optional)")]
+OptionalFlag = Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help="Print the results as JSON.")]
 Overwrite = Annotated[bool, tyro.conf.arg(help="Replace the file if it exists.")]
 
@@ -42,13 +43,13 @@ class NetworkFiles:
     """Recurrent weights W, units x units; entry (i, j) is the weight from unit j to unit i. Or a graph: a .graphml
     file, or a table of connections with the names of its columns, as in edges.csv:source,target,weight."""
     stimuli: File
-    """Stimuli, one a row."""
+    """Stimuli, one per row."""
     stimulus_weights: OptionalFile = None
     """Stimulus weights B, units x channels; without them each channel drives one unit."""
     bias: OptionalFile = None
-    """Constant input b, one value a unit."""
+    """Constant input b, one value per unit."""
     time_constants: OptionalFile = None
-    """Time constants tau, one value a unit; 1 without them."""
+    """Time constants tau, one value per unit; 1 without them."""
     form: Literal["state", "rate"] = "state"
     """Where the rectifier stands: `state` as above, `rate` for tau r' = -r + [W r + B u + b]_+."""
     nonlinearity: Literal["relu", "tanh", "sigmoid", "softplus", "power-law", "saturating"] = "relu"
@@ -58,22 +59,22 @@ class NetworkFiles:
     saturation: tuple[float, float] = (1.0, 2.0)
     """m and p of the saturating nonlinearity."""
     gains: OptionalFile = None
-    """Gains, one value a unit: the rates are those of gain (x - threshold). States are then counted in these units."""
+    """Gains, one value per unit: the rates are those of gain (x - threshold); states are counted in these units."""
     thresholds: OptionalFile = None
-    """Thresholds, one value a unit, in units of the total input."""
+    """Thresholds, one value per unit, in units of the total input."""
     low_rank: OptionalFile = None
     """Vectors n, units x rank; --weights are then the vectors m, and the weights W = m n^T / units."""
     scale: float = 1.0
     """A factor for all weights W, such as the input per synapse of a connectome."""
     signs: OptionalFile = None
-    """One value a unit, 1 for those that excite and -1 for those that inhibit; W is then strengths of at least 0."""
+    """One value per unit, 1 for those that excite and -1 for those that inhibit; W is then strengths of at least 0."""
     precision: Literal["float32", "float64"] = "float32"
     """Precision of all numbers."""
     max_steps: int = 4096
     """Give up a solve after this many steps of the integrator."""
-    progress: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
+    progress: OptionalFlag = True
     """Hide the progress bars, which are shown on standard error where that is a terminal."""
-    cache: Annotated[bool, tyro.conf.arg(help_behavior_hint="(optional)")] = True
+    cache: OptionalFlag = True
     """Keep no compiled programs for the next command."""
 
     @property
@@ -103,8 +104,8 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
         RateForm,
         StateForm,
         check_signs,
+        decode_nonlinearity,
         low_rank_weights,
-        nonlinearity_called,
         rate_network,
         read_weights,
     )
@@ -137,7 +138,7 @@ def read_network(files: NetworkFiles) -> "tuple[RecurrentNetwork, np.ndarray]":
         rows, columns = weights.nonzero()
         weights = weights * check_signs(signs, columns, weights[rows, columns], len(weights))
     constants = {"power-law": files.power_law, "saturating": files.saturation}.get(files.nonlinearity, ())
-    nonlinearity = nonlinearity_called(files.nonlinearity, *constants)
+    nonlinearity = decode_nonlinearity(files.nonlinearity, *constants)
     time_constants = read_vector(files.time_constants, "time-constants")
     network = rate_network(
         (StateForm if files.form == "state" else RateForm)(nonlinearity),

@@ -26,11 +26,8 @@ class Solve:
 
     def run(self) -> int:
         """Solve, write the file, and count the statuses."""
-        from rnn2ff._checks import check_tolerance
-
         check_new_file(self.out, overwrite=self.overwrite)
         network, stimuli = read_network(self.network)
-        check_tolerance(self.tolerance, network.dtype)
 
         import jax
         import numpy as np

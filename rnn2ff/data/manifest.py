@@ -22,7 +22,7 @@ def read_manifest(folder: Path) -> dict[str, object]:
     path = folder / MANIFEST
     if not path.is_file():
         raise fail("folder", "holds no data set", f"a file {MANIFEST}", f"{folder}")
-    manifest = read_json(path)
+    manifest = read_sealed(path)
     if manifest.get("format") != FORMAT:
         raise fail("folder", "holds no data set", f"a manifest of format {FORMAT}", f"{path}")
     _check_types(path, manifest, _MANIFEST_TYPES)
@@ -53,7 +53,7 @@ def _hash(content: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_sealed(path: Path) -> dict[str, object]:
     """Read what `write_sealed` wrote; anything else is refused."""
     try:
         content = json.loads(path.read_text())

@@ -133,12 +133,7 @@ def bump_stimuli(
 def add(*samplers: SampleStimulus) -> SampleStimulus:
     """The sum of independent stimuli."""
     check_at_least("number of samplers", len(samplers), 1)
-
-    def sample(key: PRNGKeyArray) -> Array:
-        keys = jr.split(key, len(samplers))
-        return sum((sampler(key) for sampler, key in zip(samplers[1:], keys[1:])), samplers[0](keys[0]))
-
-    return sample
+    return lambda key: sum(sampler(k) for sampler, k in zip(samplers, jr.split(key, len(samplers))))
 
 
 def concatenate(*samplers: SampleStimulus) -> SampleStimulus:

@@ -28,7 +28,7 @@ from jaxtyping import Float, PRNGKeyArray
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_sizes, fail
-from rnn2ff.data.manifest import ARRAYS, FORMAT, MANIFEST, read_json, read_manifest, write_sealed
+from rnn2ff.data.manifest import ARRAYS, FORMAT, MANIFEST, read_manifest, read_sealed, write_sealed
 from rnn2ff.data.pairs import Batch, Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
 from rnn2ff.files import alone_in, make_folder, replacing
@@ -203,7 +203,7 @@ def _is_finished(manifest: dict[str, object]) -> bool:
 def _counts(folder: Path, indices: Iterable[int]) -> dict[int, dict]:
     """The counts of the complete shards among these."""
     paths = {index: _path(folder, _COUNTS, index) for index in indices}
-    return {index: read_json(path) for index, path in paths.items() if path.is_file()}
+    return {index: read_sealed(path) for index, path in paths.items() if path.is_file()}
 
 
 def _remove_leftovers(folder: Path, indices: range) -> None:

@@ -24,8 +24,8 @@ from rnn2ff.networks import (
     RecurrentNetwork,
     SplitSweep,
     StateForm,
-    called,
-    nonlinearity_called,
+    decode_nonlinearity,
+    encode_nonlinearity,
     rate_network,
 )
 
@@ -107,7 +107,9 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
         parts = [(approximator, _LAYERS)]
     else:
         network, sweep = approximator.network, approximator.sweep
-        kind = _nonlinearity(network)
+        kind = None  # for a rectifier, or a nonlinearity that a file cannot hold
+        if isinstance(network, RateNetwork) and network.shows_all_rates and network.nonlinearity is not jax.nn.relu:
+            kind = encode_nonlinearity(network.nonlinearity)
         if kind is None or not isinstance(sweep, SplitSweep):
             check_exportable(network, sweep)
         params = eqx.tree_at(lambda params: params.recurrent_weights, network.params, network.dense_weights)
@@ -122,18 +124,11 @@ def _take_apart(approximator: Approximator) -> tuple[dict[str, np.ndarray], dict
     return {name: np.asarray(value) for name, value in values.items() if value is not None}, texts
 
 
-def _nonlinearity(network: RecurrentNetwork) -> list | None:
-    """The name and the constants of a nonlinearity, for the file; None for a rectifier, or if a file cannot hold it."""
-    if not isinstance(network, RateNetwork) or not network.shows_all_rates:
-        return None
-    return None if network.nonlinearity is jax.nn.relu else called(network.nonlinearity)
-
-
 def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> Approximator:
     is_rectified = json.loads(metadata["is_rectified"])
     if metadata["format"] == _FORMATS[TwoLayer]:
         return _make(TwoLayer, arrays, _LAYERS, is_rectified=is_rectified)
-    nonlinearity = nonlinearity_called(*json.loads(metadata.get("nonlinearity", '["relu"]')))
+    nonlinearity = decode_nonlinearity(*json.loads(metadata.get("nonlinearity", '["relu"]')))
     network = rate_network(
         (RateForm if metadata["form"] == "rate" else StateForm)(nonlinearity),
         arrays["recurrent_weights"],

@@ -10,7 +10,7 @@ from rnn2ff import __version__
 from rnn2ff._checks import check_on_host, fail
 from rnn2ff.export.c import array_definition, check_name
 from rnn2ff.export.plain import template
-from rnn2ff.networks import RecurrentNetwork, is_threshold_linear, network_hash
+from rnn2ff.networks import RecurrentNetwork, is_threshold_linear, network_hash, stability_constants
 
 _ABOVE = 1 + 1e-12  # rounds a quotient in double precision up, by far more than its 1e-16
 
@@ -30,7 +30,6 @@ def bound_to_c(network: RecurrentNetwork, *, name: str = "rnn2ff_bound") -> str:
             holds everywhere; the message says why.
     """
     from rnn2ff.certificates import make_certifier
-    from rnn2ff.networks import stability_constants
 
     check_on_host("bound_to_c", "call it outside", network)
     check_name(name)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from rnn2ff._checks import fail, needs_extra
+from rnn2ff._checks import fail, require_extra
 from rnn2ff.export.c import MARK, to_c
 from rnn2ff.export.fixed_point import IntegerLayer, IntegerModel, IntegerSweeps
 from rnn2ff.export.onnx import NETWORK_HASH, STIMULUS_RANGE, open_session
@@ -21,7 +21,7 @@ _LAYER = ("weights", "bias", "multipliers", "shifts")
 class Exported(NamedTuple):
     """An exported model."""
 
-    # From stimuli, one a row, to rates.
+    # From stimuli, one per row, to rates.
     predict: Callable[[Float[ArrayLike, "batch stimulus"]], Float[np.ndarray, "batch rate"]]
     stimulus_size: int  # number of stimulus channels
     rate_size: int  # number of rates
@@ -50,8 +50,8 @@ def read_exported(path: str | Path) -> Exported:
     return readers[path.suffix](path)
 
 
-@needs_extra("onnx", "onnxruntime")
 def _read_onnx(path: Path) -> Exported:
+    require_extra("onnx", "onnxruntime")
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     content = path.read_bytes()
@@ -136,13 +136,13 @@ def _parsed(text: str, name: str) -> IntegerModel | None:
 
         sizes = {key: int(constants[key]) for key in ("HIDDEN_SIZE", "STATE_SIZE", "RATE_SIZE", "NUM_SWEEPS")}
         state_size, num_sweeps = sizes["STATE_SIZE"], sizes["NUM_SWEEPS"]
-        gains = ("positive_gains", "negative_gains")
         sweeps = None
         if num_sweeps:
             sweeps = IntegerSweeps(
                 drive=layer("drive", state_size),
                 recurrent=layer("recurrent", state_size),
-                **{field: arrays[field] for field in gains},
+                positive_gains=arrays["positive_gains"],
+                negative_gains=arrays["negative_gains"],
                 **{field: arrays[field].reshape(num_sweeps, -1) for field in ("steps", "momenta")},
             )
         return IntegerModel(

@@ -53,8 +53,8 @@ class IntegerSweeps(NamedTuple):
     recurrent: IntegerLayer  # from the rest to the state
     positive_gains: Int32[np.ndarray, " state"]  # `1 - D`, of the rest where the state is positive
     negative_gains: Int32[np.ndarray, " state"]  # `-D`, elsewhere
-    steps: Int32[np.ndarray, "sweep state"]  # one row a sweep
-    momenta: Int32[np.ndarray, "sweep state"]  # one row a sweep
+    steps: Int32[np.ndarray, "sweep state"]  # one row per sweep
+    momenta: Int32[np.ndarray, "sweep state"]  # one row per sweep
 
 
 class IntegerModel(NamedTuple):

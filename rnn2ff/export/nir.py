@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn2ff._checks import check_positive, fail, needs_extra
+from rnn2ff._checks import check_positive, fail, require_extra
 from rnn2ff.approximators import Approximator
 from rnn2ff.export.plain import plain_arrays
 from rnn2ff.files import replacing
 
 
-@needs_extra("nir", "nir")
 def write_nir(path: str | Path, approximator: Approximator, *, gain: float = 100.0) -> None:
     """Write an approximator as a NIR graph of integrate-and-fire units, completely or not at all.
 
@@ -34,6 +33,7 @@ def write_nir(path: str | Path, approximator: Approximator, *, gain: float = 100
         ValueError: if sweeps refine the pass, `gain` is not positive, or the folder cannot be written to.
         ModuleNotFoundError: if the extra `nir` is not installed.
     """
+    require_extra("nir", "nir")
     import nir
 
     check_positive("gain", gain)

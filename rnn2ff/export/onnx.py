@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from rnn2ff import __version__
-from rnn2ff._checks import check_stimuli, fail, needs_extra
+from rnn2ff._checks import check_stimuli, fail, require_extra
 from rnn2ff.approximators import Approximator
 from rnn2ff.export.card import stated_error
 from rnn2ff.export.plain import Plain, plain_arrays
@@ -28,7 +28,6 @@ DEFAULT_OPSET = 17  # from 2022, read by current runtimes
 _IR_VERSION = 8  # of the file; any runtime since 2021 reads it
 
 
-@needs_extra("onnx", "onnx", "onnxruntime")
 def to_onnx(approximator: Approximator, *, opset: int = DEFAULT_OPSET) -> bytes:
     """An approximator as an ONNX model, in float32.
 
@@ -42,6 +41,7 @@ def to_onnx(approximator: Approximator, *, opset: int = DEFAULT_OPSET) -> bytes:
         ValueError: if the opset is too old, or newer than the onnx package that is installed.
         ModuleNotFoundError: if the extra `onnx` is not installed.
     """
+    require_extra("onnx", "onnx")
     import onnx
 
     newest = onnx.defs.onnx_opset_version()
@@ -127,7 +127,6 @@ class _Graph:
         return name
 
 
-@needs_extra("onnx", "onnx", "onnxruntime")
 def quantize_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> bytes:
     """The int8 version of a model that `to_onnx` made, calibrated on stimuli by onnxruntime's own tools.
 
@@ -144,6 +143,7 @@ def quantize_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> 
         ValueError: if the stimuli do not fit the model.
         ModuleNotFoundError: if the extra `onnx` is not installed.
     """
+    require_extra("onnx", "onnx", "onnxruntime")
     import onnx
     from onnxruntime import quantization
 
@@ -183,9 +183,9 @@ def _quiet() -> Iterator[None]:
         root.disabled = disabled
 
 
-@needs_extra("onnx", "onnx")
 def named_onnx(model: bytes, card: Mapping[str, object]) -> bytes:
     """The same model, with metadata from a card: the network, the error on unseen stimuli, and the stimulus range."""
+    require_extra("onnx", "onnx")
     import onnx
 
     network, stimuli, errors = card.get("network") or {}, card.get("stimuli"), stated_error(card)
@@ -199,9 +199,9 @@ def named_onnx(model: bytes, card: Mapping[str, object]) -> bytes:
     return parsed.SerializeToString()
 
 
-@needs_extra("onnx", "onnx", "onnxruntime")
 def run_onnx(model: bytes, stimuli: Float[ArrayLike, "batch stimulus"]) -> Float[np.ndarray, "batch rate"]:
     """The rates that onnxruntime computes from a model, on one thread of the processor."""
+    require_extra("onnx", "onnxruntime")
     return open_session(model).run(["rates"], {"stimuli": np.asarray(stimuli, np.float32)})[0]
 
 

@@ -33,8 +33,8 @@ class PlainSweeps(NamedTuple):
     drive_bias: Float[np.ndarray, " state"]  # c
     recurrent_weights: Float[np.ndarray, "state state"]  # R, from column to row
     slopes: Float[np.ndarray, " state"]  # the diagonal of D
-    steps: Float[np.ndarray, "sweep state"]  # a, one row a sweep
-    momenta: Float[np.ndarray, "sweep state"]  # m, one row a sweep; the first has no effect
+    steps: Float[np.ndarray, "sweep state"]  # a, one row per sweep
+    momenta: Float[np.ndarray, "sweep state"]  # m, one row per sweep; the first has no effect
 
 
 class Plain(NamedTuple):

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 _NUM_WORST = 5  # units that are named
 
-Tables = dict[str, Mapping[str, object]]
-
 
 def write_report(path: str | Path, found: Distilled) -> None:
     """Write the result of a distillation as one page of HTML, completely or not at all.
@@ -52,12 +50,9 @@ def write_report(path: str | Path, found: Distilled) -> None:
         )
         for attempt, nrmse in zip(report.attempts, report.attempt_nrmses)
     }
-    tables = {
-        "At a glance": report.lines(),
-        **({"Error of each form that was tried": attempts} if attempts else {}),
-        **_tables(found.network, predicted, pairs.rates, report.status_counts),
-    }
-    _write(path, found.network, tables, predicted, pairs.rates, training=report.training._asdict())
+    tables = {"At a glance": report.lines(), **({"Error of each form that was tried": attempts} if attempts else {})}
+    training = report.training._asdict()
+    _write(path, found.network, tables, predicted, pairs.rates, report.status_counts, training)
 
 
 def write_evaluation(
@@ -74,44 +69,7 @@ def write_evaluation(
     `status_counts` has how the solve of each stimulus ended, including those left out; `lines` are headline numbers, by
     name.
     """
-    tables = {"At a glance": lines, **_tables(network, predicted, target, {"stimuli": status_counts})}
-    _write(path, network, tables, np.asarray(predicted), target)
-
-
-def _tables(
-    network: RecurrentNetwork,
-    predicted: Float[ArrayLike, "batch rate"],
-    target: Float[ArrayLike, "batch rate"],
-    status_counts: Mapping[str, Mapping[str, int]],
-) -> Tables:
-    """How the solves ended, the errors of units and stimuli, and which network it is."""
-    of_units, of_stimuli = _errors(predicted, target)
-    known = np.where(np.isnan(of_units), 0.0, of_units)  # a unit that never varies, and is predicted exactly
-    worst = np.argsort(-known, kind="stable")[:_NUM_WORST]
-    return {
-        "Came to rest": {name: _shares(counts) for name, counts in status_counts.items()},
-        "Error of units, each over its own standard deviation": {
-            **_quantiles(known),
-            "worst units": ", ".join(f"{unit} ({in_percent(known[unit])} %)" for unit in worst),
-        },
-        "Error of stimuli, over the standard deviation of all units": _quantiles(of_stimuli),
-        "The network": {
-            "vector field": describe(network)["vector_field"],
-            "channels, units, rates": f"{network.stimulus_size}, {network.state_size}, {network.rate_size}",
-            "hash": describe(network)["hash"],
-        },
-    }
-
-
-def _errors(
-    predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"]
-) -> tuple[Float[np.ndarray, " rate"], Float[np.ndarray, " batch"]]:
-    """NRMSE of each unit, and of each stimulus; the mean square of the latter is the squared NRMSE of all."""
-    from rnn2ff.training import accuracy
-
-    predicted, target = (np.asarray(rates, np.float64) for rates in (predicted, target))
-    mean_squares = ((predicted - target) ** 2).mean(axis=1)
-    return accuracy(predicted, target).unit_nrmse, np.sqrt(mean_squares / target.var(axis=0).mean())
+    _write(path, network, {"At a glance": lines}, np.asarray(predicted), target, {"stimuli": status_counts})
 
 
 def _quantiles(errors: Float[np.ndarray, " many"]) -> dict[str, str]:
@@ -129,13 +87,37 @@ def _shares(counts: Mapping[str, int]) -> str:
 def _write(
     path: str | Path,
     network: RecurrentNetwork,
-    tables: Tables,
+    tables: Mapping[str, Mapping[str, object]],
     predicted: Float[np.ndarray, "batch rate"],
     target: Float[ArrayLike, "batch rate"],
+    status_counts: Mapping[str, Mapping[str, int]],
     training: Mapping[str, object] | None = None,
 ) -> None:
+    """The page: these tables, how the solves ended, the errors of units and stimuli, the network, and figures."""
+    from rnn2ff.training import accuracy, deviation_of
+
+    target, deviation = np.asarray(target), deviation_of(target)
+    of_units = accuracy(predicted, target).unit_nrmse
+    # Of these errors, the mean square is the squared NRMSE of all.
+    of_stimuli = np.sqrt(((np.asarray(predicted, np.float64) - target) ** 2).mean(axis=1)) / deviation
+    known = np.where(np.isnan(of_units), 0.0, of_units)  # a unit that never varies, and is predicted exactly
+    worst = np.argsort(-known, kind="stable")[:_NUM_WORST]
+    tables = {
+        **tables,
+        "Came to rest": {name: _shares(counts) for name, counts in status_counts.items()},
+        "Error of units, each over its own standard deviation": {
+            **_quantiles(known),
+            "worst units": ", ".join(f"{unit} ({in_percent(known[unit])} %)" for unit in worst),
+        },
+        "Error of stimuli, over the standard deviation of all units": _quantiles(of_stimuli),
+        "The network": {
+            "vector field": describe(network)["vector_field"],
+            "channels, units, rates": f"{network.stimulus_size}, {network.state_size}, {network.rate_size}",
+            "hash": describe(network)["hash"],
+        },
+    }
     try:
-        figure = _draw(predicted, np.asarray(target), training)
+        figure = _draw(predicted, target, {"units": of_units, "stimuli": of_stimuli}, training, variance=deviation**2)
     except ModuleNotFoundError as error:
         drawn = f"<p>{html.escape(str(error))}</p>"
     else:
@@ -154,13 +136,15 @@ def _write(
 def _draw(
     predicted: Float[np.ndarray, "batch rate"],
     target: Float[np.ndarray, "batch rate"],
+    errors: Mapping[str, Float[np.ndarray, " many"]],
     training: Mapping[str, object] | None,
+    *,
+    variance: float,
 ) -> "Figure":
     figure, axes = new_figure(2 + (training is not None), height=2.6)
-    of_units, of_stimuli = _errors(predicted, target)
-    nrmse = float(np.sqrt((of_stimuli**2).mean()))
+    nrmse = float(np.sqrt((errors["stimuli"] ** 2).mean()))
     plot_rates(axes[0], target, predicted, nrmse=nrmse)
-    plot_tails(axes[1], {"units": of_units, "stimuli": of_stimuli})
+    plot_tails(axes[1], errors)
     if training is not None:
-        plot_learning(axes[2], training, variance=float(target.var(axis=0).mean()), test_nrmse=nrmse)
+        plot_learning(axes[2], training, variance=variance, test_nrmse=nrmse)
     return figure

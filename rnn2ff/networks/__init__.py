@@ -1,7 +1,6 @@
 """Recurrent networks: any vector field, rate networks, and the published ones of the zoo."""
 
 from rnn2ff.networks.base import RecurrentNetwork as RecurrentNetwork
-from rnn2ff.networks.base import VectorField as VectorField
 from rnn2ff.networks.base import as_samples as as_samples
 from rnn2ff.networks.base import batch_rates as batch_rates
 from rnn2ff.networks.base import in_continuous_time as in_continuous_time
@@ -24,13 +23,12 @@ from rnn2ff.networks.nonlinearities import PowerLaw as PowerLaw
 from rnn2ff.networks.nonlinearities import Saturating as Saturating
 from rnn2ff.networks.nonlinearities import ShiftedLogistic as ShiftedLogistic
 from rnn2ff.networks.nonlinearities import Tanh as Tanh
-from rnn2ff.networks.nonlinearities import called as called
-from rnn2ff.networks.nonlinearities import nonlinearity_called as nonlinearity_called
+from rnn2ff.networks.nonlinearities import decode_nonlinearity as decode_nonlinearity
+from rnn2ff.networks.nonlinearities import encode_nonlinearity as encode_nonlinearity
 from rnn2ff.networks.rate import RateForm as RateForm
 from rnn2ff.networks.rate import RateNetwork as RateNetwork
 from rnn2ff.networks.rate import StateForm as StateForm
 from rnn2ff.networks.rate import as_floats as as_floats
-from rnn2ff.networks.rate import check_rate_network as check_rate_network
 from rnn2ff.networks.rate import rate_network as rate_network
 from rnn2ff.networks.sparse import with_padded_rows as with_padded_rows
 from rnn2ff.networks.spectra import all_supports as all_supports
@@ -38,12 +36,9 @@ from rnn2ff.networks.spectra import are_singular as are_singular
 from rnn2ff.networks.spectra import balancing_scale as balancing_scale
 from rnn2ff.networks.spectra import best_metric as best_metric
 from rnn2ff.networks.spectra import blas_threads as blas_threads
-from rnn2ff.networks.spectra import eigenvalues_of as eigenvalues_of
-from rnn2ff.networks.spectra import growth_rates_of_map as growth_rates_of_map
 from rnn2ff.networks.spectra import in_pieces as in_pieces
 from rnn2ff.networks.spectra import is_p_matrix as is_p_matrix
 from rnn2ff.networks.spectra import largest_in_metric as largest_in_metric
-from rnn2ff.networks.spectra import leading_eigenvalues as leading_eigenvalues
 from rnn2ff.networks.spectra import perron_bound as perron_bound
 from rnn2ff.networks.spectra import principal_blocks as principal_blocks
 from rnn2ff.networks.sweeps import AbstractSweep as AbstractSweep
@@ -53,7 +48,6 @@ from rnn2ff.networks.sweeps import split_sweep as split_sweep
 from rnn2ff.networks.sweeps import to_point as to_point
 from rnn2ff.networks.sweeps import to_state as to_state
 from rnn2ff.networks.threshold_linear import RATE_FORM as RATE_FORM
-from rnn2ff.networks.threshold_linear import STATE_FORM as STATE_FORM
 from rnn2ff.networks.threshold_linear import has_rectified_rates as has_rectified_rates
 from rnn2ff.networks.threshold_linear import is_threshold_linear as is_threshold_linear
 from rnn2ff.networks.threshold_linear import random_excitatory_inhibitory as random_excitatory_inhibitory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import equinox as eqx
@@ -12,10 +13,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Scalar
 
 from rnn2ff._checks import (
+    check_at_least,
     check_finite,
     check_positive,
     check_shape,
-    check_sizes,
     check_stimuli,
     fail,
     is_known,
@@ -35,6 +36,11 @@ def state_is_rate(params: PyTree, state: Float[Array, " state"]) -> Float[Array,
     """The rate function of a network whose state is already what downstream units see."""
     del params
     return state
+
+
+def _size_called(name: str) -> Callable[[object], int]:
+    """Checks that a size is at least 1, and makes it a Python int."""
+    return functools.partial(check_at_least, name, smallest=1)
 
 
 class RecurrentNetwork(eqx.Module):
@@ -62,58 +68,35 @@ class RecurrentNetwork(eqx.Module):
 
     vector_field: VectorField = eqx.field(static=True)
     params: PyTree
-    state_size: int = eqx.field(static=True)
-    stimulus_size: int = eqx.field(static=True)
-    rate_function: Callable[[PyTree, Array], Array] = eqx.field(static=True, default=state_is_rate)
-    is_map: bool = eqx.field(static=True, default=False)
+    state_size: int = eqx.field(static=True, kw_only=True, converter=_size_called("state_size"))
+    stimulus_size: int = eqx.field(static=True, kw_only=True, converter=_size_called("stimulus_size"))
+    rate_function: Callable[[PyTree, Array], Array] = eqx.field(static=True, kw_only=True, default=state_is_rate)
+    is_map: bool = eqx.field(static=True, kw_only=True, default=False)
 
     def __new__(cls, vector_field: VectorField | None = None, *args: object, **kwargs: object) -> "RecurrentNetwork":
         """Create a network of the vector field's `network_type`, if it declares one."""
         del args, kwargs
         return eqx.Module.__new__(getattr(vector_field, "network_type", cls))
 
-    def __init__(
-        self,
-        vector_field: VectorField,
-        params: PyTree,
-        *,
-        state_size: int,
-        stimulus_size: int,
-        rate_function: Callable[[PyTree, Array], Array] = state_is_rate,
-        is_map: bool = False,
-    ):
-        check_sizes(state_size=state_size, stimulus_size=stimulus_size)
-        self.vector_field = vector_field
-        self.params = params
-        self.state_size = int(state_size)
-        self.stimulus_size = int(stimulus_size)
-        self.rate_function = rate_function
-        self.is_map = is_map
-
     def __check_init__(self):
-        state = jax.ShapeDtypeStruct((self.state_size,), self.dtype)
-        stimulus = jax.ShapeDtypeStruct((self.stimulus_size,), self.dtype)
-        try:
-            velocity = eqx.filter_eval_shape(self.vector_field, self.params, state, stimulus)
-            rates = eqx.filter_eval_shape(self.rate_function, self.params, state)
-        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-            problem = f"failed for a state of {self.state_size} units and a stimulus of {self.stimulus_size} channels"
-            raise fail("vector_field", problem, "a velocity of the state's shape", repr(error)) from error
+        def evaluate(params, state, stimulus):
+            return self.vector_field(params, state, stimulus), self.rate_function(params, state)
+
+        sizes, expected = (self.state_size, self.stimulus_size), "a velocity of the state's shape"
+        velocity, rates = check_evaluates("vector_field", evaluate, self.params, *sizes, expected)
         if self.has_time_constants:
             check_positive("time_constants", self._declared_time_constants)
-        received = f"{jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), velocity)}"
-        if not isinstance(velocity, jax.ShapeDtypeStruct) or velocity.shape != state.shape:
-            raise fail("vector_field", "returns the wrong shape", f"{state.shape}", received)
-        if velocity.dtype != state.dtype:
-            raise fail("vector_field", "changes the dtype", f"{state.dtype.name}", received)
+        if not isinstance(velocity, jax.ShapeDtypeStruct) or velocity.shape != (self.state_size,):
+            raise fail("vector_field", "returns the wrong shape", (self.state_size,), shapes_and_dtypes(velocity))
+        if velocity.dtype != self.dtype:
+            raise fail("vector_field", "changes the dtype", self.dtype.name, shapes_and_dtypes(velocity))
         if rates.ndim != 1:
             raise fail("rate_function", "does not return a vector", "one axis", f"shape {rates.shape}")
 
     @property
     def dtype(self) -> jnp.dtype:
         """The dtype of the parameters, which every result of the network has."""
-        arrays = [leaf for leaf in jax.tree.leaves(self.params) if eqx.is_inexact_array(leaf)]
-        return jnp.result_type(*arrays) if arrays else jnp.result_type(float)
+        return dtype_of(self.params)
 
     @property
     def has_time_constants(self) -> bool:
@@ -161,6 +144,32 @@ class RecurrentNetwork(eqx.Module):
         """Number of rates."""
         state = jax.ShapeDtypeStruct((self.state_size,), self.dtype)
         return eqx.filter_eval_shape(self.rate_function, self.params, state).shape[0]
+
+
+def dtype_of(params: PyTree) -> jnp.dtype:
+    """The dtype of parameters, and of all that is computed with them."""
+    arrays = [leaf for leaf in jax.tree.leaves(params) if eqx.is_inexact_array(leaf)]
+    return jnp.result_type(*arrays) if arrays else jnp.result_type(float)
+
+
+def check_evaluates(
+    name: str, function: Callable, params: PyTree, state_size: int, stimulus_size: int, expected: str
+) -> PyTree:
+    """The shapes and dtypes that `(params, state, stimulus) -> results` returns, after checking that it can be called.
+
+    Nothing is computed.
+    """
+    state, stimulus = (jax.ShapeDtypeStruct((size,), dtype_of(params)) for size in (state_size, stimulus_size))
+    try:
+        return eqx.filter_eval_shape(function, params, state, stimulus)
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        problem = f"failed for a state of {state_size} units and a stimulus of {stimulus_size} channels"
+        raise fail(name, problem, expected, repr(error)) from error
+
+
+def shapes_and_dtypes(tree: PyTree) -> str:
+    """As an error shows them."""
+    return f"{jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), tree)}"
 
 
 def batch_rates(network: RecurrentNetwork, states: Float[ArrayLike, "batch state"]) -> Float[Array, "batch rate"]:

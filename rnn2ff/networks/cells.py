@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_sizes, check_text, fail
 from rnn2ff.files import read_array, read_tensors
-from rnn2ff.networks.base import RecurrentNetwork, state_is_rate
+from rnn2ff.networks.base import RecurrentNetwork, check_evaluates, dtype_of, shapes_and_dtypes, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, as_floats, rate_network
 from rnn2ff.networks.weights import read_weights
@@ -71,18 +71,11 @@ def discrete_map(
             and dtype of the old one.
     """
     check_sizes(state_size=state_size, stimulus_size=stimulus_size)
-    floats = [leaf for leaf in jax.tree.leaves(params) if eqx.is_inexact_array(leaf)]
-    dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
-    state, stimulus = (jax.ShapeDtypeStruct((size,), dtype) for size in (state_size, stimulus_size))
-    try:
-        new = eqx.filter_eval_shape(cell, params, state, stimulus)
-    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-        problem = f"failed for a state of {state_size} entries and a stimulus of {stimulus_size}"
-        raise fail("cell", problem, "a new state", repr(error)) from error
+    new = check_evaluates("cell", cell, params, state_size, stimulus_size, "a new state")
     # Looked at before the state is subtracted, which would spread a smaller shape.
-    if not isinstance(new, jax.ShapeDtypeStruct) or new.shape != state.shape or new.dtype != state.dtype:
-        received = f"{jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), new)}"
-        raise fail("cell", "does not return a state", f"({state.shape}, {state.dtype.name!r})", received)
+    shape, dtype = (state_size,), dtype_of(params)
+    if not isinstance(new, jax.ShapeDtypeStruct) or new.shape != shape or new.dtype != dtype:
+        raise fail("cell", "does not return a state", f"({shape}, {dtype.name!r})", shapes_and_dtypes(new))
     return RecurrentNetwork(
         DiscreteMap(cell),
         params,
@@ -133,8 +126,14 @@ def hidden_of_lstm(params: GatedParams, state: Float[Array, " state"]) -> Float[
     return state[: len(state) // 2]
 
 
-def gated_network(*arrays: np.ndarray) -> RecurrentNetwork:
+def gated_network(
+    recurrent: np.ndarray, driven: np.ndarray, recurrent_bias: np.ndarray, driven_bias: np.ndarray
+) -> RecurrentNetwork:
     """The map of a gated recurrent unit or, with four gates, an LSTM, made from its parameters; the rates are h."""
+    names = ("recurrent weights", "stimulus weights", "recurrent bias", "stimulus bias")
+    arrays = (recurrent, driven, recurrent_bias, driven_bias)
+    for name, array in zip(names, arrays):
+        check_finite(name, array)
     params = GatedParams(*map(as_floats, arrays))
     num_rows, size = params.recurrent_weights.shape
     stimulus_size = params.stimulus_weights.shape[1]

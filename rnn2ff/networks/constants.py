@@ -75,11 +75,8 @@ class Constants(NamedTuple):
                 f"{monotone}: one fixed point for every stimulus, and the dynamics converge to it from everywhere "
                 "(in the rate form if all time constants are equal)"
             )
-        none = (
-            "no diagonal metric makes the network monotone"
-            if self.largest_monotonicity <= 0
-            else ("no diagonal metric was found in which the network is monotone")
-        )
+        none = "makes the network" if self.largest_monotonicity <= 0 else "was found in which the network is"
+        none = f"no diagonal metric {none} monotone"
         if self.contraction < 1:
             return f"{none}, but the map contracts by {self.contraction:.4g}: one fixed point for every stimulus"
         if self.is_p_matrix:

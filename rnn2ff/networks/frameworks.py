@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 
-from rnn2ff._checks import check_finite, fail
+from rnn2ff._checks import fail
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.cells import gated_network, rnn_network
 from rnn2ff.networks.nonlinearities import Nonlinearity
 
-# Gates of Flax by the names of their layers, in the order of the cells here.
-_FLAX_GATES = {"gru": ("r", "z", "n"), "lstm": ("i", "f", "g", "o")}
+# Gates of Flax by the names of their layers, of a GRU and an LSTM, in the order of the cells here.
+_FLAX_GATES = (("r", "z", "n"), ("i", "f", "g", "o"))
 # Where each gate of the cells here is in a kernel of Keras, by the number of gates.
 _KERAS_GATES = {3: (1, 0, 2), 4: (0, 1, 2, 3)}
 
@@ -46,7 +46,7 @@ def from_equinox(cell: object) -> RecurrentNetwork:
     recurrent_bias = np.zeros_like(bias)
     if getattr(cell, "bias_n", None) is not None:  # of the new gate of a GRU, multiplied by the reset gate
         recurrent_bias[2 * recurrent.shape[1] :] = np.asarray(cell.bias_n)
-    return _gated(recurrent, driven, recurrent_bias, bias)
+    return gated_network(recurrent, driven, recurrent_bias, bias)
 
 
 def from_flax(
@@ -73,14 +73,14 @@ def from_flax(
     if set(params) == {"i", "h"}:
         (recurrent, recurrent_bias), (driven, driven_bias) = _flax_layer(params, "h"), _flax_layer(params, "i")
         return rnn_network(recurrent, driven, recurrent_bias + driven_bias, nonlinearity)
-    for gates in _FLAX_GATES.values():
+    for gates in _FLAX_GATES:
         if set(params) == {f"{end}{gate}" for end in "hi" for gate in gates}:
             recurrent, driven = ([_flax_layer(params, f"{end}{gate}") for gate in gates] for end in "hi")
             stacked = [
                 np.concatenate([layer[part] for layer in layers]) for part in (0, 1) for layers in (recurrent, driven)
             ]
-            return _gated(*stacked)
-    names = " or ".join(str([f"{end}{gate}" for end in "hi" for gate in gates]) for gates in _FLAX_GATES.values())
+            return gated_network(*stacked)
+    names = " or ".join(str([f"{end}{gate}" for end in "hi" for gate in gates]) for gates in _FLAX_GATES)
     raise fail("params", "are those of an unknown cell", f"['h', 'i'] or {names}", sorted(params))
 
 
@@ -120,7 +120,7 @@ def from_keras(weights: Sequence[ArrayLike], *, nonlinearity: Nonlinearity = jnp
     driven_bias, recurrent_bias = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
     order = _KERAS_GATES[num_gates]
     arrays = (recurrent, driven, recurrent_bias, driven_bias)
-    return _gated(*(np.concatenate([np.split(array, num_gates)[gate] for gate in order]) for array in arrays))
+    return gated_network(*(np.concatenate([np.split(array, num_gates)[gate] for gate in order]) for array in arrays))
 
 
 def _flax_layer(params: Mapping[str, Mapping[str, ArrayLike]], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -130,13 +130,3 @@ def _flax_layer(params: Mapping[str, Mapping[str, ArrayLike]], name: str) -> tup
     kernel = np.asarray(params[name]["kernel"]).T
     bias = params[name].get("bias")
     return kernel, np.zeros(len(kernel), kernel.dtype) if bias is None else np.asarray(bias)
-
-
-def _gated(
-    recurrent: np.ndarray, driven: np.ndarray, recurrent_bias: np.ndarray, driven_bias: np.ndarray
-) -> RecurrentNetwork:
-    names = ("recurrent weights", "stimulus weights", "recurrent bias", "stimulus bias")
-    arrays = (recurrent, driven, recurrent_bias, driven_bias)
-    for name, array in zip(names, arrays):
-        check_finite(name, array)
-    return gated_network(*arrays)

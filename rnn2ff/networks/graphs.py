@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +14,6 @@ from jaxtyping import ArrayLike
 from rnn2ff._checks import check_finite, check_numbers, fail
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
 from rnn2ff.networks.weights import check_signs
-
-
-@runtime_checkable
-class Graph(Protocol):
-    """The interface of networkx graphs that is used here; networkx need not be installed."""
-
-    def is_directed(self) -> bool:
-        """Whether edges have a direction."""
-
-    def edges(self, data: str, default: float) -> object:
-        """Triples of source, target and weight."""
-
-    def nodes(self) -> object:
-        """Nodes in order."""
 
 
 def from_connectome(
@@ -62,7 +47,7 @@ def from_connectome(
             negative strengths although signs are given; or if a sign is not 1 or -1.
     """
     check_numbers(scale=scale)
-    matrix = graph_matrix(connectome, weight) if isinstance(connectome, Graph) else connectome
+    matrix = graph_matrix(connectome, weight) if is_graph(connectome) else connectome
     is_sparse = hasattr(matrix, "tocoo")
     if not is_sparse and matrix is connectome:
         raise fail("connectome", "is of an unknown kind", "a networkx graph or a scipy sparse matrix", type(connectome))
@@ -73,19 +58,21 @@ def from_connectome(
     values = np.asarray(entries.data, float)
     check_finite("connectome", values)
     if is_symmetric:
-        _check_symmetric(rows, columns, values)
+        _check_symmetric(scipy.sparse.csr_array((values, (rows, columns)), shape=matrix.shape))
     if signs is not None:
         signs = check_signs(signs, columns, values, matrix.shape[0])
         values = values * signs[columns]
-    values = jnp.asarray(values * scale, float)
-    if is_sparse:
-        weights = BCOO((values, jnp.stack([jnp.asarray(rows), jnp.asarray(columns)], axis=1)), shape=matrix.shape)
-    else:
-        weights = jnp.zeros(matrix.shape).at[rows, columns].set(values)
+    weights = scipy.sparse.coo_array((values * scale, (rows, columns)), shape=matrix.shape)
+    weights = BCOO.from_scipy_sparse(weights) if is_sparse else jnp.asarray(weights.toarray(), float)
     return rate_network(form, weights, time_constants=time_constants)
 
 
-def graph_matrix(graph: Graph, weight: str) -> np.ndarray:
+def is_graph(thing: object) -> bool:
+    """Whether something is a graph of networkx, which need not be installed."""
+    return all(hasattr(thing, name) for name in ("nodes", "edges", "is_directed"))
+
+
+def graph_matrix(graph: object, weight: str) -> np.ndarray:
     """Weights from the unit of the column to that of the row; parallel edges are added up."""
     position = {node: index for index, node in enumerate(graph.nodes())}
     matrix = np.zeros((len(position), len(position)))
@@ -96,10 +83,10 @@ def graph_matrix(graph: Graph, weight: str) -> np.ndarray:
     return matrix
 
 
-def _check_symmetric(rows: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
-    there = {(row, column): value for row, column, value in zip(rows.tolist(), columns.tolist(), values.tolist())}
-    for (row, column), value in there.items():
-        back = there.get((column, row), 0.0)
-        if not np.isclose(value, back, rtol=1e-6, atol=0):
-            received = f"{value:g} from unit {column} to unit {row}, and {back:g} back"
-            raise fail("connectome", "is not symmetric", "the same weight both ways", received)
+def _check_symmetric(matrix: scipy.sparse.csr_array) -> None:
+    back = scipy.sparse.csr_array(matrix.T)
+    excess = (abs(matrix - back) - 1e-6 * abs(matrix).minimum(abs(back))).tocoo()
+    if (excess.data > 0).any():
+        row, column = (int(indices[np.argmax(excess.data)]) for indices in excess.coords)
+        received = f"{matrix[row, column]:g} from unit {column} to unit {row}, and {matrix[column, row]:g} back"
+        raise fail("connectome", "is not symmetric", "the same weight both ways", received)

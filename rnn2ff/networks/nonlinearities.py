@@ -106,12 +106,12 @@ _FUNCTIONS: dict[str, Nonlinearity] = {
 _WITH_CONSTANTS = {"power-law": PowerLaw, "saturating": Saturating}
 
 
-def nonlinearity_called(name: str, *constants: float) -> Nonlinearity:
+def decode_nonlinearity(name: str, *constants: float) -> Nonlinearity:
     """The nonlinearity with this name in a file or on the command line; `constants` are its fields, in order."""
     return _WITH_CONSTANTS[name](*constants) if name in _WITH_CONSTANTS else _FUNCTIONS[name]
 
 
-def called(nonlinearity: Nonlinearity) -> list | None:
+def encode_nonlinearity(nonlinearity: Nonlinearity) -> list | None:
     """How files represent a nonlinearity: its name, then its constants; None if it has no name."""
     for name, kind in _WITH_CONSTANTS.items():
         if isinstance(nonlinearity, kind):

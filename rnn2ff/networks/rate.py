@@ -182,9 +182,8 @@ class RateNetwork(RecurrentNetwork):
         """Whether the network's rates are those of its first units, in their order, or of all; on the host."""
         if self.shows_all_rates:
             return True
-        shown, all_rates = map(
-            np.asarray, _shown_and_all_rates(self, np.arange(1, self.state_size + 1, dtype=self.dtype))
-        )
+        state = jnp.arange(1, self.state_size + 1, dtype=self.dtype)
+        shown, all_rates = np.asarray(self.rates(state)), np.asarray(self.unit_rates(state))
         return len(shown) <= len(all_rates) and np.array_equal(shown, all_rates[: len(shown)])
 
     def unit_rates(self, state: Float[Array, " state"]) -> Float[Array, " state"]:
@@ -278,7 +277,7 @@ def rate_network(
         check_units("gains", gains, state_size)
         check_positive("gains", gains)
         gains = jnp.broadcast_to(in_precision("gains", gains, weights.dtype), (state_size,))
-        weights = _scale_rows(weights, gains)
+        weights = weights * gains[:, None]
         stimulus_weights = jnp.diag(gains) if stimulus_weights is None else gains[:, None] * stimulus_weights
         bias = gains * bias
     params = RateParams(
@@ -297,24 +296,12 @@ def rate_network(
     )
 
 
-@eqx.filter_jit
-def _shown_and_all_rates(network: RateNetwork, state: Array) -> tuple[Array, Array]:
-    return network.rates(state), network.unit_rates(state)
-
-
-def _scale_rows(weights: Float[Array, "state state"] | BCOO, factors: Float[Array, " state"]) -> Array | BCOO:
-    if isinstance(weights, BCOO):
-        return BCOO((weights.data * factors[weights.indices[:, 0]], weights.indices), shape=weights.shape)
-    return factors[:, None] * weights
-
-
 def as_floats(array: ArrayLike) -> Float[Array, "..."]:
     """Convert to a JAX array of floats; numbers of types that solvers do not support become the default float."""
     if not isinstance(array, jax.Array):
         array = np.asarray(array)
-        is_known_float = array.dtype.kind == "f" and array.dtype.itemsize in (4, 8)
-        with np.errstate(over="ignore"):  # values out of range become infinite, and are refused later
-            dtype = jax.dtypes.canonicalize_dtype(array.dtype.type if is_known_float else float)
-            return jax.device_put(array.astype(dtype))
-    is_known_float = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 4
-    return array if is_known_float else array.astype(float)
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype.type if array.dtype.type in (np.float32, np.float64) else float)
+    if isinstance(array, jax.Array):
+        return array.astype(dtype)
+    with np.errstate(over="ignore"):  # values out of range become infinite, and are refused later
+        return jax.device_put(array.astype(dtype))

@@ -102,12 +102,7 @@ def with_padded_rows(network: RecurrentNetwork) -> RecurrentNetwork:
     """The same network, with any sparse weights in a form that multiplies batches fast; for searches, on the host."""
     if not isinstance(network, RateNetwork) or not isinstance(network.weights, BCOO):
         return network
-    return eqx.tree_at(
-        lambda tree: tree.params.recurrent_weights,
-        network,
-        replace_fn=pad_rows,
-        is_leaf=lambda leaf: isinstance(leaf, BCOO),
-    )
+    return eqx.tree_at(lambda tree: tree.params.recurrent_weights, network, pad_rows(network.weights))
 
 
 def _product(num_rows: int, values, columns, owners, rates):

@@ -8,11 +8,10 @@ the distance to it.
 
 import contextlib
 import functools
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Float
 
 _MOST_UNITS_DESCENT = 512  # beyond, the balanced metric is used without a descent
 _LARGEST_LOG_SCALE = 8.0  # bounds in a metric with a range beyond e^16 say little about single units
@@ -67,71 +66,74 @@ def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = Non
     """
     matrix = np.asarray(matrix, np.float64)
     with blas_threads(len(matrix)):
-        return _best_metric(matrix, goal)
+        size, norm = len(matrix), float(np.linalg.norm(matrix, 2)) or 1.0
+        logs = np.clip(np.log(balancing_scale(matrix)), -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
+        # The largest eigenvalue so far, its logs, and a lower bound: the eigenvalues of W do not depend on the metric,
+        # and bound the symmetric part from below.
+        best = [np.inf, logs, float(np.linalg.eigvals(matrix).real.max())]
+        rounding = size * np.finfo(np.float64).eps * norm
 
+        def smoothed(logs: np.ndarray, sharpness: float) -> tuple[float, np.ndarray]:
+            scaled = _scaled(matrix, np.exp(logs))
+            eigenvalues, vectors = np.linalg.eigh((scaled + scaled.T) / 2)
+            largest = float(eigenvalues[-1])
+            shares = np.exp(sharpness * (eigenvalues - largest))
+            total = shares.sum()
+            dual = (vectors * (shares / total)) @ vectors.T
+            products = scaled * dual
+            if largest < best[0]:
+                best[:2] = largest, logs.copy()
+            # Only the units that matter: a lower bound for a principal submatrix also holds for the whole.
+            inside = np.diag(dual) > _NEGLIGIBLE * np.diag(dual).max()
+            ratios = (products[np.ix_(inside, inside)].sum(axis=1) - rounding) / np.diag(dual)[inside]
+            best[2] = max(best[2], float(ratios.min()))
+            return largest + np.log(total) / sharpness, products.sum(axis=1) - products.sum(axis=0)
 
-def _best_metric(matrix: np.ndarray, goal: float | None) -> BestMetric:
-    size, norm = len(matrix), float(np.linalg.norm(matrix, 2)) or 1.0
-    logs = np.clip(np.log(balancing_scale(matrix)), -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
-    # The eigenvalues of W do not depend on the metric, and bound the symmetric part from below.
-    best = [np.inf, logs, float(np.linalg.eigvals(matrix).real.max())]  # largest eigenvalue, its logs, the dual bound
-    rounding = size * np.finfo(np.float64).eps * norm
+        def is_decided() -> bool:
+            return goal is not None and (best[0] < goal or best[2] >= goal)
 
-    def smoothed(logs: np.ndarray, sharpness: float) -> tuple[float, np.ndarray]:
-        scaled = _scaled(matrix, np.exp(logs))
-        eigenvalues, vectors = np.linalg.eigh((scaled + scaled.T) / 2)
-        largest = float(eigenvalues[-1])
-        shares = np.exp(sharpness * (eigenvalues - largest))
-        total = shares.sum()
-        dual = (vectors * (shares / total)) @ vectors.T
-        products = scaled * dual
-        if largest < best[0]:
-            best[:2] = largest, logs.copy()
-        # Only the units that matter: a lower bound for a principal submatrix also holds for the whole.
-        inside = np.diag(dual) > _NEGLIGIBLE * np.diag(dual).max()
-        ratios = (products[np.ix_(inside, inside)].sum(axis=1) - rounding) / np.diag(dual)[inside]
-        best[2] = max(best[2], float(ratios.min()))
-        return largest + np.log(total) / sharpness, products.sum(axis=1) - products.sum(axis=0)
-
-    def is_decided() -> bool:
-        return goal is not None and (best[0] < goal or best[2] >= goal)
-
-    def stop_if_decided(logs: np.ndarray) -> None:
-        del logs
-        if is_decided():
-            raise StopIteration
-
-    if size > _MOST_UNITS_DESCENT:
-        smoothed(logs, _SHARPNESS[0] / norm)
-    else:
-        from scipy.optimize import minimize
-
-        for sharpness in _SHARPNESS:
+        def stop_if_decided(logs: np.ndarray) -> None:
+            del logs
             if is_decided():
-                break
-            logs = minimize(
-                smoothed,
-                logs,
-                args=(sharpness / norm,),
-                jac=True,
-                method="L-BFGS-B",
-                callback=stop_if_decided,
-                bounds=[(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)] * size,
-                options={"maxiter": _STEPS_PER_SHARPNESS, "ftol": 1e-15, "gtol": 1e-10},
-            ).x
-            if best[0] - best[2] < _CLOSE * norm:
-                break
-    metric = np.exp(2 * (best[1] - best[1].mean()))
-    return BestMetric(largest_in_metric(matrix, metric), metric, best[2])
+                raise StopIteration
+
+        if size > _MOST_UNITS_DESCENT:
+            smoothed(logs, _SHARPNESS[0] / norm)
+        else:
+            from scipy.optimize import minimize
+
+            for sharpness in _SHARPNESS:
+                if is_decided():
+                    break
+                logs = minimize(
+                    smoothed,
+                    logs,
+                    args=(sharpness / norm,),
+                    jac=True,
+                    method="L-BFGS-B",
+                    callback=stop_if_decided,
+                    bounds=[(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)] * size,
+                    options={"maxiter": _STEPS_PER_SHARPNESS, "ftol": 1e-15, "gtol": 1e-10},
+                ).x
+                if best[0] - best[2] < _CLOSE * norm:
+                    break
+        metric = np.exp(2 * (best[1] - best[1].mean()))
+        return BestMetric(largest_in_metric(matrix, metric), metric, best[2])
 
 
-def largest_in_metric(matrix: Float[np.ndarray, "unit unit"], metric: Float[np.ndarray, " unit"]) -> float:
-    """An upper bound, rounding included, of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`."""
+def largest_in_metric(
+    matrix: Float[np.ndarray, "unit unit"], metric: Float[np.ndarray, " unit"], *, in_norm: bool = False
+) -> float:
+    """An upper bound, rounding included, of the largest eigenvalue of `sym(D^(1/2) W D^(-1/2))`.
+
+    If `in_norm`, of the spectral norm of `D^(1/2) W D^(-1/2)` itself, as maps need it.
+    """
     scaled = _scaled(matrix, np.sqrt(metric))
-    # A safe bound of the rounding errors of scaling and eigenvalues.
-    slack = 4 * (len(matrix) + 8) * np.finfo(np.float64).eps * float(np.linalg.norm(scaled))
+    slack = 4 * (len(matrix) + 8) * np.finfo(np.float64).eps  # a safe bound of the rounding errors, relative
     with blas_threads(len(matrix)):
-        return float(np.linalg.eigvalsh((scaled + scaled.T) / 2)[-1] + slack)
+        if in_norm:
+            return float(np.linalg.norm(scaled, 2) * (1 + slack))
+        return float(np.linalg.eigvalsh((scaled + scaled.T) / 2)[-1] + slack * np.linalg.norm(scaled))
 
 
 def perron_bound(matrix: Float[np.ndarray, "unit unit"]) -> tuple[float, Float[np.ndarray, " unit"]]:
@@ -214,52 +216,3 @@ def are_singular(matrices: Float[np.ndarray, "piece unit unit"], smallest: float
 def in_pieces(supports: Bool[np.ndarray, "supports unit"]) -> list[Bool[np.ndarray, "piece unit"]]:
     """The supports in pieces whose systems fit into memory."""
     return np.array_split(supports, max(1, -(-supports.size * supports.shape[1] // _MOST_ENTRIES)))
-
-
-def leading_eigenvalues(
-    push: Callable[[np.ndarray], np.ndarray],
-    size: int,
-    dtype: np.dtype,
-    *,
-    count: int = 1,
-    tolerance: float = 1e-4,
-    which: Literal["rightmost", "largest"] = "rightmost",
-) -> Complex[np.ndarray, " converged"]:
-    """The rightmost or largest eigenvalues of the matrix that `push` multiplies a vector by, by a Krylov method.
-
-    At most `count` of them, up to the size minus two, the rightmost first; those that do not converge to the relative
-    tolerance are left out.
-    """
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
-
-    operator = LinearOperator((size, size), matvec=lambda vector: push(vector.ravel()), dtype=np.dtype(dtype))
-    start = np.random.default_rng(0).normal(size=size).astype(dtype)
-    options = dict(v0=start, return_eigenvectors=False, tol=tolerance, maxiter=50 * size)
-    try:
-        with blas_threads(size):
-            eigenvalues = eigs(operator, k=count, which="LR" if which == "rightmost" else "LM", **options)
-    except ArpackNoConvergence as error:
-        eigenvalues = error.eigenvalues
-    return sort_eigenvalues(eigenvalues)
-
-
-def eigenvalues_of(
-    matrices: Float[np.ndarray, "*batch unit unit"],
-) -> Complex[np.ndarray, "*batch unit"]:
-    """All eigenvalues of each matrix, the rightmost first, as `sort_eigenvalues` orders them."""
-    with blas_threads(matrices.shape[-1]):
-        return sort_eigenvalues(np.linalg.eigvals(matrices))
-
-
-def growth_rates_of_map(factors: Complex[np.ndarray, "*batch unit"]) -> Complex[np.ndarray, "*batch unit"]:
-    """The growth rates `log z` of modes that a map multiplies by z in each step; the fastest first."""
-    with np.errstate(divide="ignore"):
-        return sort_eigenvalues(np.log(factors.astype(complex)))
-
-
-def sort_eigenvalues(
-    eigenvalues: Complex[np.ndarray, "*batch unit"] | Float[np.ndarray, "*batch unit"],
-) -> Complex[np.ndarray, "*batch unit"]:
-    """The rightmost first; of a pair, the one with positive imaginary part."""
-    order = np.lexsort((-eigenvalues.imag, -np.round(eigenvalues.real, 12)), axis=-1)
-    return np.take_along_axis(eigenvalues.astype(complex), order, axis=-1)

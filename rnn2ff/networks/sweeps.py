@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, Scalar
+from jaxtyping import Array, ArrayLike, Float, Scalar
 
 from rnn2ff._checks import check_units, fail, is_known
 from rnn2ff.networks.base import RecurrentNetwork, as_samples
@@ -53,16 +53,6 @@ class AbstractSweep(eqx.Module):
     ) -> Float[Array, " state"]:
         """One step."""
 
-    def repeat(
-        self,
-        network: RecurrentNetwork,
-        drive: Float[Array, " drive"],
-        point: Float[Array, " state"],
-        num_sweeps: int | Int[Array, ""],
-    ) -> Float[Array, " state"]:
-        """A fixed number of steps."""
-        return jax.lax.fori_loop(0, num_sweeps, lambda _, point: self(network, drive, point), point)
-
     @abstractmethod
     def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
         """The network's state at a point."""
@@ -96,30 +86,7 @@ class SplitSweep(AbstractSweep):
         self, network: RecurrentNetwork, drive: Float[Array, " state"], point: Float[Array, " state"]
     ) -> Float[Array, " state"]:
         """One matrix product."""
-        return drive + self._rest(network, point) @ self.recurrent_map
-
-    def _rest(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
-        """`phi(x) - D x`, the part that the inverse does not cover."""
-        return network.nonlinearity(point) - self.slopes * point
-
-    def repeat(
-        self,
-        network: RecurrentNetwork,
-        drive: Float[Array, " state"],
-        point: Float[Array, " state"],
-        num_sweeps: int | Int[Array, ""],
-    ) -> Float[Array, " state"]:
-        """A fixed number of steps.
-
-        The loop carries the argument of the product instead of the point: one pass over memory between two products.
-        """
-        rest = jax.lax.fori_loop(
-            0,
-            num_sweeps - 1,
-            lambda _, rest: self._rest(network, drive + rest @ self.recurrent_map),
-            self._rest(network, point),
-        )
-        return drive + rest @ self.recurrent_map
+        return drive + (network.nonlinearity(point) - self.slopes * point) @ self.recurrent_map
 
     def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
         """Points are total inputs."""

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import ArrayLike, Float
 
-from rnn2ff._checks import check_finite, check_shape, fail
+from rnn2ff._checks import check_array, check_finite, check_shape, fail, is_known
 from rnn2ff.files import read_array, read_columns, split_name
 from rnn2ff.records import as_html, as_text, names_of_fields
 
@@ -126,6 +126,14 @@ def check_signs(signs: ArrayLike | Sequence[int], columns: np.ndarray, values: n
         unit = int(columns[np.argmax(values < 0)])
         raise fail("connectome", "holds negative strengths beside signs", "at least 0", f"some that leave unit {unit}")
     return signs
+
+
+def check_two_populations(weights: ArrayLike) -> None:
+    """Two by two, with a non-negative excitatory column and a non-positive inhibitory one."""
+    check_array("weights", weights, (2, 2))
+    if is_known(weights) and (np.asarray(weights) * [1, -1] < 0).any():
+        expected = "a first column (excitatory) of at least 0 and a second (inhibitory) of at most 0"
+        raise fail("weights", "have the wrong signs", expected, np.asarray(weights).tolist())
 
 
 class _Graph(NamedTuple):

@@ -41,7 +41,7 @@ from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import BLOCK, LARGEST_STEP, SAFETY, Known, Rows, Solved, Stage, Task, blank_rows
 from rnn2ff.steady_state.stability import num_factored
 from rnn2ff.steady_state.sweeping import accelerate_rows, sweep_rows
-from rnn2ff.steady_state.tiles import Few, Layout, in_dense_tiles, layout_for, packing_of, vary_like
+from rnn2ff.steady_state.tiles import Few, in_dense_tiles, layout_for, packing_of, vary_like
 
 _SHARE_LEFT = 4  # per stage, one in so many rows of a tile may wait a round; more than there are stages that wait
 MOST_ROUNDS = 1000  # more than any sample needs; guarantees that the program ends
@@ -72,12 +72,11 @@ def solve_rows(
     plan: Plan | None,
     initial_states: Float[Array, "batch state"],
     *,
-    tolerance: float | Scalar,
-    max_steps: int | Int[Array, ""],
-    layout: Layout,
+    tolerance: Scalar,
+    max_steps: Int[Array, ""],
 ) -> Solved:
     """The engine; pure. Without a plan the dynamics are followed."""
-    task = _task_of(network, plan, tolerance, max_steps, layout)
+    task = Task(network, plan, tolerance, max_steps, layout_for(jax.default_backend(), len(stimuli)))
     known = Known(jnp.asarray(stimuli), jnp.asarray(initial_states))
     return _conclude(task, _in_rounds(task, _first_rows(task, known), known, moves=True))
 
@@ -85,7 +84,6 @@ def solve_rows(
 @in_full_precision
 def by_products(task: Task, known: Known, arrays: list[Array], num_rows: Int[Array, ""]) -> Work:
     """Run the stages that only take products; pure. Rows beyond `num_rows` are padding and get no work."""
-    task = _task_of(*task)
     rows = _first_rows(task, known)
     is_filling = jnp.arange(len(known.stimuli), dtype=jnp.int32) >= num_rows
     rows = rows._replace(stage=jnp.where(is_filling, Stage.done, rows.stage))
@@ -100,7 +98,6 @@ def by_products(task: Task, known: Known, arrays: list[Array], num_rows: Int[Arr
 @in_full_precision
 def by_factorizations(task: Task, known: Known, arrays: list[Array], stage: Stage) -> list[Array]:
     """Run one stage of `FACTORIZATIONS`, once for every sample that waits for it; pure."""
-    task = _task_of(*task)
     packing = packing_of(_first_rows(task, known))
     return _do_factorizations(task, arrays, known, packing, (stage,), moves=True)
 
@@ -122,14 +119,14 @@ def judge_rows(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],
     states: Float[Array, "batch state"],
-    tolerance: float | Scalar,
+    tolerance: Scalar,
 ) -> SteadyState:
     """The verdicts on given states, none of which is moved; pure.
 
     A state that is not at rest is `max_steps_reached`, or `nonfinite`.
     """
     layout = layout_for(jax.default_backend(), len(stimuli))
-    task = _task_of(network, None, tolerance, 0, layout)
+    task = Task(network, None, tolerance, jnp.zeros((), jnp.int32), layout)
     known = Known(jnp.asarray(stimuli), jnp.asarray(states))
     rows = _first_rows(task, known)
     field = make_field(network, known.stimuli, rows.state)
@@ -143,11 +140,6 @@ def judge_rows(
         status=jnp.where(is_at_rest, Status.converged, Status.max_steps_reached).astype(jnp.int32),
     )
     return _conclude(task, _in_rounds(task, rows, known, moves=False)).steady
-
-
-def _task_of(network, plan, tolerance, max_steps, layout) -> Task:
-    tolerance, max_steps = jnp.asarray(tolerance).astype(network.dtype), jnp.asarray(max_steps).astype(jnp.int32)
-    return Task(network, plan, tolerance, max_steps, layout)
 
 
 def _is_in(stage: Int[Array, " batch"], *stages: Stage) -> Bool[Array, " batch"]:
@@ -236,7 +228,11 @@ def _do_factorizations(
     def worked_on(arrays, work, width, *stages):
         size = min(num_factored(width, one_by_one=layout.factors_one_by_one), batch_size)
         is_left = _is_in(unpack(arrays).stage, *stages)
-        packed = lambda arrays, *others: pack(work(task, unpack(arrays), *others))  # noqa: E731
+
+        def packed(arrays, known, is_mine, may_wait):
+            del may_wait
+            return pack(work(task, unpack(arrays), known, is_mine))
+
         return in_dense_tiles(packed, arrays, known, is_left, (size,))
 
     if Stage.block in stages and task.has_blocks and moves:

@@ -8,7 +8,7 @@ that slows down exponentially takes some hundred steps, whatever the rate.
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Scalar
 
 from rnn2ff.compiling import compiled, only_after
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
@@ -25,7 +25,7 @@ def creep(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],
     states: Float[Array, "batch state"],
-    tolerance: float,
+    tolerance: float | Scalar,
 ) -> Candidate:
     """Follow motions by implicit steps until they come to rest, or have grown by many orders of magnitude.
 

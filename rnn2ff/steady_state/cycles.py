@@ -18,7 +18,6 @@ from rnn2ff.steady_state.watched import (
     STEPS_PER_WINDOW,
     Sample,
     Window,
-    finest_of,
 )
 
 _STEPS_PER_SEARCH = 3000  # about as many as the grid resolves: three steps per saved state
@@ -27,6 +26,7 @@ _LOOPS_APART = 1e-2  # if loops of one cycle come closer together than this, a s
 _FEWEST_RETURNS = 3
 _SHORTEST_EVIDENCE = 10.0  # time that the returns must span
 _LARGEST_DRIFT_OF_PERIOD = 2e-3
+_KINK_ERROR = 1.2e-4  # largest difference between two returns to one place, where the field has kinks
 
 
 def search_return(sample: Sample, window: Window) -> None:
@@ -134,8 +134,8 @@ def judge_returns(sample: Sample, window: Window, copy: Window) -> None:
     if own is None or of_copy is None:
         return
     rounding = 4 * float(jnp.finfo(sample.state.dtype).eps) * (1 + np.abs(window.end_state).max()) / size
-    noise = sample.accuracy.of_return + rounding
-    rounding += sample.accuracy.of_step
+    noise = _KINK_ERROR + rounding
+    rounding += sample.error
     returns = _Returns(*own, of_copy[1] - own[1], rounding, noise)
     sample.cycle = float(own[0][-1] / count)
 
@@ -154,7 +154,7 @@ def judge_returns(sample: Sample, window: Window, copy: Window) -> None:
     if period is not None:
         sample.verdict, sample.period = "oscillating", period
         return
-    sample.accuracy = finest_of(sample.state.dtype)
+    sample.error = 1e-7 if jnp.finfo(sample.state.dtype).bits > 32 else 3e-7
     distances, places = returns.distances, returns.places
     if distances[-1] > max(3 * distances[0], distances[count // 2]):
         return

@@ -4,19 +4,10 @@ This part stays, so that the state never comes to rest, however slowly it moves.
 isolates it: it is a multiple of the projection onto neutral directions, which neither grow nor decay.
 """
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rnn2ff.compiling import solve_systems
-
-
-class Drift(NamedTuple):
-    """A velocity in two parts."""
-
-    staying: Float[Array, "batch state"]  # along directions in which nothing decays
-    distance: Float[Array, " batch"]  # that the decaying part still has to travel
 
 
 def find_drift(
@@ -25,12 +16,12 @@ def find_drift(
     velocity: Float[Array, "batch state"],
     *,
     one_by_one: bool,
-) -> Drift:
-    """Split velocities into a part that stays and one that decays; `one_by_one` as for `transform_powers`.
+) -> tuple[Float[Array, "batch state"], Float[Array, " batch"]]:
+    """The part of velocities along directions in which nothing decays, and how far the rest still has to travel.
 
     A high power of the Cayley transform of the Jacobian J, normalized, is c P, where P projects onto the neutral
     directions, and c is the ratio of the traces of its square and itself. `J - P` is invertible, and along all other
-    directions its inverse is that of J.
+    directions its inverse is that of J. `one_by_one` as for `transform_powers`.
     """
     trace = jnp.trace(power, axis1=1, axis2=2)
     ratio = jnp.sum(power * jnp.matrix_transpose(power), axis=(1, 2)) / trace
@@ -39,4 +30,4 @@ def find_drift(
     projection = power / ratio[:, None, None]
     staying = jnp.einsum("bij,bj->bi", projection, velocity)
     way = solve_systems(jacobian - projection, (velocity - staying)[..., None], one_by_one=one_by_one)[..., 0]
-    return Drift(staying, jnp.max(jnp.abs(way), axis=1))
+    return staying, jnp.max(jnp.abs(way), axis=1)

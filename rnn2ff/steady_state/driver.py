@@ -16,7 +16,7 @@ from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.lanes import run_in_chunks, run_whole
 from rnn2ff.steady_state.meshes import check_mesh, zeros_to_share
-from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, apart, first_plan, make_plan, sweep_from_probe
+from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, are_apart, first_plan, make_plan, sweep_from_probe
 from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses, on_device
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.samples import Samples
@@ -206,7 +206,7 @@ def _choose_method(samples: Samples, probe: np.ndarray, first: Plan) -> Plan:
     ends = run_whole(samples, np.concatenate([settled, settled]), candidate, starts, samples.first_steps)
     status, end_states = np.split(ends.steady.status, 2), np.split(ends.steady.state, 2)
     is_other = [
-        (end_status == Status.converged) & apart(state, states) for end_status, state in zip(status, end_states)
+        (end_status == Status.converged) & are_apart(state, states) for end_status, state in zip(status, end_states)
     ]
     is_swept = ends.found_by[: len(settled)] < FOUND_BY.index("dynamics")
     is_compared = (status[0] == Status.converged) & is_swept

@@ -16,7 +16,7 @@ from rnn2ff.networks import RecurrentNetwork, time_scales
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
 from rnn2ff.steady_state.iteration import observe_iterations
-from rnn2ff.steady_state.method import apart
+from rnn2ff.steady_state.method import are_apart
 from rnn2ff.steady_state.motion import Motions, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import SAFETY
@@ -26,7 +26,8 @@ from rnn2ff.steady_state.solvers.rollout import STIFF
 _judge_rows = compiled(judge_rows)
 _ROWS = 64  # of a sub-batch
 _FEWEST_WATCHED = 128  # steps; to watch a motion for fewer shows nothing
-_TIME = 1000.0  # in the longest time scale; from the start twice that, as the engine and the watch have together
+# In units of the longest time scale. From its start a sample has twice that: as much as the engine and the watch had.
+_TIME = 1000.0
 _USUAL_STEPS = 4096
 _NEAR_REST = 1e-2  # relative; how far a fixed point may be from a state that crept toward it
 _CREEPING_ROWS = 64  # at most this many samples are followed by implicit steps
@@ -49,6 +50,7 @@ def finish(
 
     `max_steps` bounds each method; a stiff integrator is tried where steps run out, if `is_stiff_tried`.
     """
+    limit = np.asarray(tolerance, states.dtype)  # an array, so that another value needs no compilation
     if 2 * max_steps < _FEWEST_WATCHED:
         no, unknown = np.zeros(len(states), bool), np.full(len(states), np.nan)
         motions = Motions(no, no, no, unknown, states, *np.ones((2, len(states)), np.int32))
@@ -67,7 +69,7 @@ def finish(
                 network, stimuli[rows], initial_states[rows], **settings, max_time=2 * longer * _TIME
             )
             # A motion that ran out of time on the way to the same state is not a different result.
-            is_other = ~again.is_open | apart(again.state, motions.state[rows])
+            is_other = ~again.is_open | are_apart(again.state, motions.state[rows])
             for array, values in zip(motions, again):
                 array[rows[is_other]] = values[is_other]
     states, num_steps = np.array(motions.state), np.array(motions.num_steps, np.int32)
@@ -78,7 +80,7 @@ def finish(
     rows = np.flatnonzero(motions.is_open & (num_steps >= 2 * max_steps))
     if len(rows) and is_stiff_tried and not network.is_map and network.state_size <= _LARGEST_STIFF:
         ends = in_batches(
-            _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), _STIFF_ROWS, tolerance, max_steps
+            _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), _STIFF_ROWS, limit, max_steps
         )
         states[rows], num_steps[rows] = ends.state, num_steps[rows] + ends.num_steps
         status[rows[ends.is_diverging]] = Status.diverging
@@ -89,14 +91,14 @@ def finish(
     is_affordable = max_steps >= MOST_STEPS and network.state_size <= _LARGEST_STIFF and not network.is_map
     for start in range(0, len(rows) if is_affordable else 0, _STIFF_ROWS):
         few = rows[start : start + _STIFF_ROWS]
-        ends = in_batches(creep, network, (stimuli[few], states[few]), _STIFF_ROWS, SAFETY * tolerance)
+        ends = in_batches(creep, network, (stimuli[few], states[few]), _STIFF_ROWS, SAFETY * limit)
         is_end = np.isfinite(ends.state).all(axis=1)
         states[few[is_end]], num_steps[few] = ends.state[is_end], num_steps[few] + ends.num_steps
         status[few[ends.is_diverging]] = Status.diverging
         if (ends.num_steps >= MOST_STEPS).all():  # the others most likely would not arrive either; leave them open
             break
 
-    judged = in_batches(_judge_rows, network, (stimuli, states), _ROWS, tolerance)
+    judged = in_batches(_judge_rows, network, (stimuli, states), _ROWS, limit)
     # States at rest have the verdict of the stability test. For the others, that of the motion holds.
     is_judged = (judged.status != Status.max_steps_reached) & (status == Status.max_steps_reached)
     is_judged &= ~(is_creeping & (judged.status == Status.undecided))

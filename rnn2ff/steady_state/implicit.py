@@ -16,12 +16,18 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float
 
-from rnn2ff.networks import RecurrentNetwork, time_scales
-from rnn2ff.steady_state.krylov import Linear, Rows
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, time_scales
+from rnn2ff.steady_state.krylov import Linear, Vectors
 from rnn2ff.steady_state.systems import Points, Systems, Way, residuals, solve
 from rnn2ff.steady_state.tiles import vary_like
 
 _SAME = 1e-2  # relative; derivatives on the two sides of a state that differ by less hold at the state
+
+
+def constants_of(*trees):
+    """The same values, as constants that are not differentiated."""
+    constants = jax.lax.stop_gradient(eqx.filter(trees, eqx.is_array))
+    return eqx.combine(constants, trees)
 
 
 def with_implicit_derivatives(
@@ -66,12 +72,21 @@ def with_implicit_derivative(
 
 
 @eqx.filter_jit  # so that a derivative outside of `jit` is not recompiled each time
-def _attach(network, stimuli, states, is_steady, way: Way) -> Rows:
+def _attach(network, stimuli, states, is_steady, way: Way) -> Vectors:
+    network = _without_time_constants(network)
     return _attached(network, *_varying_alike(network, stimuli, states, is_steady), way)
 
 
+def _without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
+    """Treat them as constants: steady states of a rate network do not depend on them, but rounding would train them."""
+    if not isinstance(network, RateNetwork):
+        return network
+    tau = network.params.time_constants
+    return eqx.tree_at(lambda tree: tree.params.time_constants, network, jax.lax.stop_gradient(tau))
+
+
 @eqx.filter_custom_jvp
-def _attached(network, stimuli, states, is_steady, way: Way) -> Rows:
+def _attached(network, stimuli, states, is_steady, way: Way) -> Vectors:
     del network, stimuli, is_steady, way
     return states
 
@@ -92,17 +107,16 @@ def _attached_jvp(primals, tangents):
         push = jnp.where(points.is_usable[:, None], push, _dependence(tangents, push))
         _, pull_back = jax.linearize(lambda states: -residuals(network, points._replace(states=states)), points.states)
 
-        def multiply(rows: Rows) -> Rows:
+        def multiply(rows: Vectors) -> Vectors:
             # Unusable rows are masked on input and output, so that their NaNs spread in neither direction.
             is_usable = points.is_usable[:, None]
             return jnp.where(is_usable, pull_back(jnp.where(is_usable, rows, 0)), rows)
 
         # Solutions get their derivative from `multiply` and `push`. If the solver had one as well, JAX would fail where
         # these have none, as with rectified units.
-        where = jax.lax.stop_gradient((eqx.filter(network, eqx.is_inexact_array), points))
-        where = eqx.combine(where[0], network), where[1]
+        where = constants_of(network, points)
 
-        def solver(is_transposed: bool) -> Callable[[Linear, Rows], Rows]:
+        def solver(is_transposed: bool) -> Callable[[Linear, Vectors], Vectors]:
             return lambda multiply, right: solve(Systems(*where, multiply, is_transposed), right, way)
 
         # Both solves are given explicitly: automatic transposition would turn a NaN into a zero.
@@ -112,7 +126,7 @@ def _attached_jvp(primals, tangents):
     return states, response
 
 
-def _dependence(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> Rows:
+def _dependence(tangents: tuple[RecurrentNetwork, Array | None], push: Vectors) -> Vectors:
     """For rows without a derivative: a value that depends on every entry of the tangents that the row depends on.
 
     The value is not used. But a NaN that is propagated back through such a row reaches all of these entries, whether or
@@ -132,31 +146,29 @@ def _dependence(tangents: tuple[RecurrentNetwork, Array | None], push: Rows) -> 
 
 
 def _usable_points(network, stimuli, states, is_steady, tangents) -> Points:
-    arrays, fixed = eqx.partition(network, eqx.is_inexact_array)
-    arrays, *rows = jax.lax.stop_gradient((arrays, states, stimuli))
-    constants = (eqx.combine(arrays, fixed), *rows)
+    constant_network, constant_states, constant_stimuli = constants_of(network, states, stimuli)
     # A derivative that is not finite, with respect to any input, shows in the derivative along a vector of ones.
     network_ones, stimuli_ones = jax.tree.map(jnp.ones_like, tangents)
 
-    def derivative_at(states: Rows) -> Rows:
+    def derivative_at(states: Vectors) -> Vectors:
         return eqx.filter_jvp(
             lambda network, states, stimuli: jax.vmap(network.velocity)(states, stimuli),
-            (constants[0], states, constants[2]),
+            (constant_network, states, constant_stimuli),
             (network_ones, jnp.ones_like(states), stimuli_ones),
         )[1]
 
-    def offsets(is_finite: Bool[Array, " batch"]) -> tuple[Rows, Bool[Array, " batch"]]:
-        offset, is_smooth = _offset_beside(derivative_at, constants[1])
+    def offsets(is_finite: Bool[Array, " batch"]) -> tuple[Vectors, Bool[Array, " batch"]]:
+        offset, is_smooth = _offset_beside(derivative_at, constant_states)
         return jnp.where((is_smooth & ~is_finite)[:, None], offset, 0), is_finite | is_smooth
 
-    is_finite = jnp.all(jnp.isfinite(derivative_at(constants[1])), axis=1)
-    offset, is_finite = jax.lax.cond(
-        jnp.any(is_steady & ~is_finite), offsets, lambda is_finite: (jnp.zeros_like(constants[1]), is_finite), is_finite
-    )
+    def no_offsets(is_finite: Bool[Array, " batch"]) -> tuple[Vectors, Bool[Array, " batch"]]:
+        return jnp.zeros_like(constant_states), is_finite
+
+    is_finite = jnp.all(jnp.isfinite(derivative_at(constant_states)), axis=1)
+    offset, is_finite = jax.lax.cond(jnp.any(is_steady & ~is_finite), offsets, no_offsets, is_finite)
     # Added, so that the state keeps its derivative.
-    states = states + offset
-    constants = (constants[0], constants[1] + offset, constants[2])
-    is_finite &= jnp.all(jnp.isfinite(jnp.concatenate(constants[1:], axis=1)), axis=1)
+    states, constant_states = states + offset, constant_states + offset
+    is_finite &= jnp.all(jnp.isfinite(jnp.concatenate([constant_states, constant_stimuli], axis=1)), axis=1)
     is_usable = is_steady & is_finite
     first = jnp.argmax(is_finite)
 
@@ -164,16 +176,18 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> Points:
         substitute = jnp.where(is_finite[first], constant[first], 0)
         return jnp.where(is_finite[:, None], rows, substitute[None])
 
-    states, stimuli = finite(states, constants[1]), finite(stimuli, constants[2])
+    states, stimuli = finite(states, constant_states), finite(stimuli, constant_stimuli)
     if network.has_time_constants:
         return Points(states, stimuli, jnp.ones_like(states), is_usable)
-    scales = jax.vmap(lambda state, stimulus: time_scales(constants[0], state, stimulus))(
-        *jax.lax.stop_gradient((states, stimuli))
+    scales = jax.vmap(lambda state, stimulus: time_scales(constant_network, state, stimulus))(
+        *constants_of(states, stimuli)
     )
     return Points(states, stimuli, scales, is_usable)
 
 
-def _offset_beside(derivative_at: Callable[[Rows], Rows], states: Rows) -> tuple[Rows, Bool[Array, " batch"]]:
+def _offset_beside(
+    derivative_at: Callable[[Vectors], Vectors], states: Vectors
+) -> tuple[Vectors, Bool[Array, " batch"]]:
     """Offsets so small that derivatives there hold at the state, and whether they do: if both sides agree.
 
     A velocity may be smooth where automatic differentiation of its formula gives NaN, as for a norm at zero.

@@ -48,7 +48,7 @@ class _Sample:
         copy: the state of the perturbed copy; None before there is one.
         push: how far off it was at the start of the window.
         unit: the unit of length, 1 + max |u|.
-        scale: of the state.
+        scale: 1 + max |u| + max |x| at the start.
         speeds: of each step so far.
         num_turns: how often the unit that moves most reversed its direction.
         verdict: "", "at_rest", "oscillating" or "diverging".

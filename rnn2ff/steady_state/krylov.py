@@ -20,22 +20,22 @@ LARGEST_ERROR = 1e-2
 _STEPS_PER_BIT = 2  # of BiCGSTAB, at most, for each bit of accuracy
 _MEMORY = 40  # products of GMRES between two restarts
 
-Rows = Float[Array, "batch state"]
-Linear = Callable[[Rows], Rows]
+Vectors = Float[Array, "batch state"]
+Linear = Callable[[Vectors], Vectors]
 
 
 class Solution(NamedTuple):
     """Solutions of linear systems."""
 
-    rows: Rows  # y, one per row
+    rows: Vectors  # y, one per row
     is_solved: Bool[Array, " batch"]  # whether it is a solution, to rounding
 
 
 class _Progress(NamedTuple):
     """State of the refinement of solutions, one per row."""
 
-    rows: Rows  # the solutions
-    defects: Rows  # b - A y
+    rows: Vectors  # the solutions
+    defects: Vectors  # b - A y
     sizes: Float[Array, " batch"]  # of the defects
     is_open: Bool[Array, " batch"]  # whether a row needs more steps
     is_solved: Bool[Array, " batch"]  # whether it is solved
@@ -43,7 +43,7 @@ class _Progress(NamedTuple):
 
 
 def refine(
-    iterate: Callable[[Linear, Rows, Array], Rows], multiply: Linear, right: Rows, max_rounds: int, gain: float
+    iterate: Callable[[Linear, Vectors, Array], Vectors], multiply: Linear, right: Vectors, max_rounds: int, gain: float
 ) -> Solution:
     """Repeat an iterative solver on its own recomputed defects, while each round multiplies them by at most `gain`.
 
@@ -72,7 +72,7 @@ def refine(
     return Solution(progress.rows, progress.is_solved)
 
 
-def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Rows:
+def bicgstab(multiply: Linear, right: Vectors, aims: Float[Array, " batch"]) -> Vectors:
     """BiCGSTAB(2), four products a step; a row is frozen once its defect reaches its aim, or if it breaks down.
 
     Defects are minimized over two products at a time, which suits the complex eigenvalues of a recurrent network.
@@ -88,21 +88,21 @@ def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Row
         _, _, direction, products, is_open, num_steps = progress
         image = multiply(direction)
         length = products / _dots(right, image)
-        rows = progress.rows + _column(length) * direction
-        defects = progress.defects - _column(length) * image
+        rows = progress.rows + length[:, None] * direction
+        defects = progress.defects - length[:, None] * image
         is_early = _dots(defects, defects) <= aims
         early = rows, defects
 
         first = multiply(defects)
         next_products = _dots(right, first)
-        back = _column(length * next_products / products)
+        back = (length * next_products / products)[:, None]
         image = first - back * image
         second_image = multiply(image)
         length = next_products / _dots(right, second_image)
         direction = defects - back * direction
-        rows = rows + _column(length) * direction
-        defects = defects - _column(length) * image
-        first = first - _column(length) * second_image
+        rows = rows + length[:, None] * direction
+        defects = defects - length[:, None] * image
+        first = first - length[:, None] * second_image
         second = multiply(first)
 
         # Subtract from the defect its best approximation by its images under A and A^2.
@@ -112,17 +112,17 @@ def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Row
         is_regular = determinant > jnp.finfo(right.dtype).eps * a * c
         y = jnp.where(is_regular, (a * e - b * d) / determinant, 0)
         x = jnp.where(a > 0, (d - b * y) / a, 0)
-        rows = rows + _column(x) * defects + _column(y) * first
-        defects = defects - _column(x) * first - _column(y) * second
-        direction = direction - _column(x) * image - _column(y) * second_image
+        rows = rows + x[:, None] * defects + y[:, None] * first
+        defects = defects - x[:, None] * first - y[:, None] * second
+        direction = direction - x[:, None] * image - y[:, None] * second_image
         sizes = _dots(defects, defects)
         products = _dots(right, defects)
         back = -length * products / (y * next_products)
-        direction = defects - _column(back) * direction
+        direction = defects - back[:, None] * direction
 
         is_sound = is_open & (is_early | jnp.isfinite(sizes))
         rows, defects = (
-            jnp.where(_column(is_sound), jnp.where(_column(is_early), *choices), old)
+            jnp.where(is_sound[:, None], jnp.where(is_early[:, None], *choices), old)
             for choices, old in [((early[0], rows), progress.rows), ((early[1], defects), progress.defects)]
         )
         is_open = is_sound & ~is_early & (sizes > aims) & jnp.isfinite(back)
@@ -140,15 +140,15 @@ def bicgstab(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Row
 class _Bicgstab(NamedTuple):
     """State of BiCGSTAB(2), one per row."""
 
-    rows: Rows  # the solutions
-    defects: Rows  # as updated by the recurrence
-    directions: Rows  # of the next step
+    rows: Vectors  # the solutions
+    defects: Vectors  # as updated by the recurrence
+    directions: Vectors  # of the next step
     products: Float[Array, " batch"]  # of the defects with the first defects
     is_open: Bool[Array, " batch"]  # whether a row needs more steps
     num_steps: int | Array  # so far
 
 
-def gmres(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Rows:
+def gmres(multiply: Linear, right: Vectors, aims: Float[Array, " batch"]) -> Vectors:
     """GMRES, up to its first restart.
 
     Keeps directions whose images are orthonormal, so that each new one minimizes the defect by one projection.
@@ -163,9 +163,9 @@ def gmres(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Rows:
             image = image - jnp.einsum("mb,mbi->bi", shares, images)
             direction = direction - jnp.einsum("mb,mbi->bi", shares, directions)
         size = norms(image)
-        inverse = _column(jnp.where(size > least, 1 / size, 0))  # or nothing is left
+        inverse = jnp.where(size > least, 1 / size, 0)[:, None]  # or nothing is left
         direction, image = inverse * direction, inverse * image
-        lengths = _column(_dots(image, defects))
+        lengths = _dots(image, defects)[:, None]
         directions, images = directions.at[slot].set(direction), images.at[slot].set(image)
         return rows + lengths * direction, defects - lengths * image, image, directions, images
 
@@ -174,13 +174,9 @@ def gmres(multiply: Linear, right: Rows, aims: Float[Array, " batch"]) -> Rows:
     return jax.lax.fori_loop(0, _MEMORY, step, (jnp.zeros_like(right), right, right, empty, empty))[0]
 
 
-def _dots(first: Rows, second: Rows) -> Float[Array, " batch"]:
+def _dots(first: Vectors, second: Vectors) -> Float[Array, " batch"]:
     return jnp.sum(first * second, axis=1)
 
 
-def norms(rows: Rows) -> Float[Array, " batch"]:
+def norms(rows: Vectors) -> Float[Array, " batch"]:
     return jnp.sqrt(_dots(rows, rows))
-
-
-def _column(values: Array) -> Array:
-    return values[:, None]

@@ -1,7 +1,8 @@
 """The engine, called from the host: a batch in chunks, on all cores of a processor.
 
-XLA splits few operations of a program among threads, since most are small, so that one program keeps only one and a
-half cores busy. JAX runs the calls of one Python thread in sequence, so chunks run in several lanes, each a thread.
+XLA divides large operations among threads, but most are small, so that one program keeps only one and a half cores
+busy. JAX runs the calls of one Python thread one after the other. So chunks run in several lanes, each of which is a
+thread.
 """
 
 import functools
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from tqdm.auto import tqdm
 
-from rnn2ff.compiling import is_outside, jit_for_device
+from rnn2ff.compiling import is_outside_traces, jit_for_device
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 from rnn2ff.records import num_threads
 from rnn2ff.steady_state.batch import (
@@ -79,7 +80,7 @@ def run_in_chunks(
             arrays = work.arrays
             for stage in itertools.compress(FACTORIZATIONS, is_waited_for):
                 with _ONE_AT_A_TIME:
-                    arrays = _by_factorizations(constants, (known, arrays), chunk.num_rows, stage=stage, static=static)
+                    arrays = _by_factorizations(constants, (known, arrays), stage=stage, static=static)
             work = _by_products(constants, (known, arrays), chunk.num_rows, static=static)
         return chunk.take(work.solved)
 
@@ -103,7 +104,7 @@ def has_lanes(network: RecurrentNetwork, mesh: Mesh | None) -> bool:
     Batched factorizations in concurrent programs deadlock (`compiling.only_after`). The engine's own run one by one; a
     user's vector field may have batched ones.
     """
-    return mesh is None and jax.default_backend() == "cpu" and isinstance(network, RateNetwork) and is_outside()
+    return mesh is None and jax.default_backend() == "cpu" and isinstance(network, RateNetwork) and is_outside_traces()
 
 
 def in_lanes(
@@ -181,16 +182,16 @@ def _task_of(constants, static: _Static) -> Task:
 
 @functools.partial(jit_for_device, jit=jax.jit, divides_kernels=False, static_argnames=("static",))
 def _by_products(constants, given, num_rows, *, static) -> Work:
-    def work(constants, given, num_rows):
-        return by_products(_task_of(constants, static), *given, num_rows)
+    def work(constants, rows):
+        given, num_rows = rows
+        return by_products(_task_of(constants, static), *given, num_rows[0])
 
-    return on_each_device(work, static.mesh)(constants, given, num_rows)
+    return on_each_device(work, static.mesh)(constants, (given, num_rows))
 
 
 @functools.partial(jit_for_device, jit=jax.jit, divides_kernels=False, static_argnames=("stage", "static"))
-def _by_factorizations(constants, given, num_rows, *, stage, static) -> list[jax.Array]:
-    def work(constants, given, num_rows):
-        del num_rows
+def _by_factorizations(constants, given, *, stage, static) -> list[jax.Array]:
+    def work(constants, given):
         return by_factorizations(_task_of(constants, static), *given, stage)
 
-    return on_each_device(work, static.mesh)(constants, given, num_rows)
+    return on_each_device(work, static.mesh)(constants, given)

@@ -69,27 +69,26 @@ def on_each_device(function: Callable, mesh: Mesh | None) -> Callable:
     """Let each device of a mesh call a function for its own rows.
 
     Args:
-        function: takes constants, which all devices share, a tree of arrays with one row per sample, and how many of
-            these rows matter; returns a tree of such arrays. Pure.
+        function: takes constants, which all devices share, and a tree of arrays, each of which is divided among the
+            devices; returns a tree of such arrays. Pure.
         mesh: the devices; if None, the function itself is returned.
 
     Returns:
-        The same function for the rows of all devices, one device after the other, and how many rows of each matter.
+        The same function for the rows of all devices, one device after the other.
     """
     if mesh is None:
         return function
 
-    def run(constants, rows, num_rows):
+    def run(constants, rows):
         arrays, others = eqx.partition(constants, eqx.is_array)
 
-        def work(arrays, rows, num_rows):
-            return function(eqx.combine(arrays, others), rows, num_rows[0])
+        def work(arrays, rows):
+            return function(eqx.combine(arrays, others), rows)
 
         split = PartitionSpec(mesh.axis_names)
         # What the host calls is never differentiated; only then would types have to show what differs between devices.
-        return jax.shard_map(
-            work, mesh=mesh, in_specs=(PartitionSpec(), split, split), out_specs=split, check_vma=False
-        )(arrays, rows, num_rows)
+        specs = {"in_specs": (PartitionSpec(), split), "out_specs": split}
+        return jax.shard_map(work, mesh=mesh, **specs, check_vma=False)(arrays, rows)
 
     return run
 
@@ -115,9 +114,9 @@ class Chunk(NamedTuple):
         return divided_over(self.mesh, zeros_to_share((len(self.counts) * self.size, width), dtype))
 
     @property
-    def num_rows(self) -> np.int32 | Int[Array, " device"]:
-        """How many rows matter; per device, if there is a mesh."""
-        return self.counts[0] if self.mesh is None else divided_over(self.mesh, self.counts)
+    def num_rows(self) -> Int[Array | np.ndarray, " device"]:
+        """How many rows of each device matter, on that device."""
+        return divided_over(self.mesh, self.counts)
 
     def take(self, tree: PyTree) -> PyTree:
         """The results for the rows of the chunk, on the host."""

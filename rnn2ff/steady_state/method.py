@@ -56,10 +56,10 @@ class Method(enum.IntEnum):
 
 _REASONS = {
     Method.followed: "the dynamics are followed",
-    Method.proved: "the weights prove one attracting fixed point for every stimulus, which sweeps find",
-    Method.agreed: "sweeps land where the dynamics land, on every sample of a probe, and from other starts",
-    Method.multistable: "sweeps from other states come to other steady states: the dynamics must decide between them",
-    Method.disagreed: "sweeps land elsewhere than the dynamics on some of a probe, so the dynamics are followed",
+    Method.proved: "the weights prove one attracting fixed point for every stimulus, which sweeps reach",
+    Method.agreed: "sweeps reach what the dynamics reach, on every sample of a probe, and from other starts",
+    Method.multistable: "sweeps from other states reach other steady states: the dynamics must decide between them",
+    Method.disagreed: "sweeps reach other states than the dynamics on some of a probe, so the dynamics are followed",
     Method.restless: "some samples of a probe never come to rest, so the dynamics decide whether the others do",
     Method.singular: "what a sweep has to invert is singular, so the dynamics are followed",
     Method.slow: "sweeps leave some of a probe open that the dynamics finish, so the dynamics are followed",
@@ -223,7 +223,7 @@ def sweep_from_probe(network: RecurrentNetwork, states: np.ndarray, stimuli: np.
     return damped_sweep(network)
 
 
-def apart(states: np.ndarray, others: np.ndarray) -> np.ndarray:
+def are_apart(states: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which states differ, relative to the size of the others; True where they are not finite."""
     with np.errstate(invalid="ignore"):
         distance = np.abs(states - others).max(axis=1) / (1 + np.abs(others).max(axis=1))

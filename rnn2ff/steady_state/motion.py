@@ -20,7 +20,7 @@ from rnn2ff.steady_state.cycles import judge_returns, search_return
 from rnn2ff.steady_state.watched import (
     ESCAPE,
     NUM_RADII,
-    SEARCH,
+    SEARCH_ERROR,
     SHRINK,
     STEPS_PER_WINDOW,
     Sample,
@@ -107,7 +107,7 @@ def observe_motions(
     """
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
-    measured = in_batches(_measure, network, (stimuli, states), _MANY_ROWS) if len(states) else np.zeros((3, 0), dtype)
+    measured = in_batches(_measure, network, (stimuli, states), _MANY_ROWS)
     samples, moving = [], []
     for row, (state, time_unit, speed, initial_residual) in enumerate(zip(states, *measured)):
         scale = 1 + float(np.abs(state).max() + np.abs(stimuli[row]).max())
@@ -116,7 +116,7 @@ def observe_motions(
         samples.append(sample)
         if initial_residual < tolerance:
             sample.verdict = "at_rest"
-        elif np.isfinite(initial_residual) and max_time > 0 and max_steps > 0:
+        elif np.isfinite(initial_residual):
             moving.append(sample)
     while moving:
         for sample, window, copy in _follow(network, stimuli, moving, max_time):
@@ -155,7 +155,7 @@ def _follow(
         column(sample.time_unit for sample in rows),
         column(sample.scale for sample in rows),
         column(sample.size for sample in rows),
-        column((sample.accuracy if sample.num_returns else SEARCH).of_step for sample in rows),
+        column(sample.error if sample.num_returns else SEARCH_ERROR for sample in rows),
     )
     num_together = _num_together(len(rows), states.itemsize, states.shape[1])
     windows = in_batches(_integrate, network, arrays, num_together)

@@ -38,17 +38,15 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
     return choose_rows(powers.is_open, rows._replace(powers=powers), ended)
 
 
-def decide_rows(task: Task, rows: Rows, known: Known, is_mine, may_wait, *, moves: bool) -> Rows:
+def decide_rows(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " tile"], *, moves: bool) -> Rows:
     """Decide stability by the Cayley transform of the whole Jacobian."""
-    del may_wait
     field = make_field(task.network, known.stimuli, rows.state)
     stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
     return _judge(rows, known, stability, moves=moves)
 
 
-def solve_blocks(task: Task, rows: Rows, known: Known, is_mine, may_wait) -> Rows:
+def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " tile"]) -> Rows:
     """The exact fixed point of the active units, and whether it attracts, from their block of the weights."""
-    del may_wait
     network, params = task.network, task.network.params
     size = network.state_size
     field = make_field(network, known.stimuli, rows.state)

@@ -17,15 +17,26 @@ from rnn2ff.steady_state.method import Plan
 
 
 class Status(enum.IntEnum):
-    """Why a solve ended. Results hold its integers, so a batch of verdicts is an array. Append only."""
+    """Why a solve ended. Results hold its integers, so a batch of verdicts is an array.
 
-    converged = 0  # residual below the tolerance, and small perturbations die out
-    unstable = 1  # a fixed point, but the dynamics leave it
-    oscillating = 2  # the dynamics never come to rest: a limit cycle, or chaos
-    diverging = 3  # the dynamics grow without bound
-    max_steps_reached = 4  # the budget of steps or time ran out before the tolerance was met
-    nonfinite = 5  # NaN or infinity
-    undecided = 6  # a fixed point within the tolerance, but whether the dynamics leave it could not be decided
+    Attributes:
+        converged: the residual is below the tolerance, and small perturbations die out.
+        unstable: a fixed point, but the dynamics leave it.
+        oscillating: the dynamics never come to rest: a limit cycle, or chaos.
+        diverging: the dynamics grow without bound.
+        max_steps_reached: the budget of steps or time ran out before the tolerance was met.
+        nonfinite: NaN or infinity.
+        undecided: a fixed point within the tolerance, but whether the dynamics leave it could not be decided.
+    """
+
+    # Files hold these numbers: append only.
+    converged = 0
+    unstable = 1
+    oscillating = 2
+    diverging = 3
+    max_steps_reached = 4
+    nonfinite = 5
+    undecided = 6
 
     def __str__(self) -> str:
         return self.name
@@ -78,9 +89,9 @@ class SteadyState(AbstractEnd):
         residual: `max |tau dx/dt| / (1 + max |x|)`, recomputed on `state`.
         num_steps: steps of the search: time steps for a rollout, iterations for a root finder.
         distance: an estimate of how far the state is from rest, `max |x - x*|`: the velocity over the slowest decay
-            rate.
-            Near a continuous attractor it may be large although the residual is small; on one, it is the distance to
-            the attractor. Infinite if nothing decays, so never for `converged`; NaN if no decay rate is known.
+            rate. Near a continuous attractor it may be large although the residual is small; on one, it is the
+            distance to the attractor. Infinite if nothing decays, so never for `converged`; NaN if no decay rate is
+            known.
         period: of a limit cycle, in the network's unit of time; NaN if the sample does not oscillate, or has no period,
             as in chaos.
     """

@@ -10,19 +10,19 @@ from jaxtyping import Array, ArrayLike, Float, Scalar
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_array, check_at_least, check_stimulus, check_tolerance, fail, is_known
-from rnn2ff.compiling import compiled, in_batches, in_full_precision, jit_for_device
-from rnn2ff.networks import RateNetwork, RecurrentNetwork
+from rnn2ff.compiling import compiled, in_batches
+from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.hard import finish
-from rnn2ff.steady_state.implicit import with_implicit_derivative
+from rnn2ff.steady_state.implicit import constants_of, with_implicit_derivative
 from rnn2ff.steady_state.meshes import divided_over, on_each_device, placed_on
 from rnn2ff.steady_state.result import ADVICE, Status, SteadyState, SteadyStates, on_device, put_rows
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver, Candidate
 from rnn2ff.steady_state.solvers.rollout import Rollout
+from rnn2ff.steady_state.stability import LARGEST_FACTORED
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
 
 _SOLVED_ALONE = 256  # samples per program, each solved on its own
-_LARGEST_FACTORED = 1024  # units; beyond, a factorization costs more than products
 
 
 def solve_steady_state(
@@ -84,7 +84,7 @@ def solve_steady_state(
     check_array("initial_state", initial_state, (network.state_size,))
     stimulus, initial_state = (jnp.asarray(array, network.dtype) for array in (stimulus, initial_state))
     if matrix_free is None:
-        matrix_free = network.state_size > _LARGEST_FACTORED or network.has_sparse_weights
+        matrix_free = network.state_size > LARGEST_FACTORED or network.has_sparse_weights
     is_outside = all(map(is_known, jax.tree.leaves((network, stimulus, initial_state))))
     limit = np.asarray(tolerance, network.dtype)
     arguments = network, stimulus, _without_tolerance(solver), initial_state, limit, max_steps, matrix_free
@@ -105,10 +105,9 @@ def solve_steady_state(
 @compiled
 def solve_one(network, stimulus, solver, initial_state, tolerance, max_steps, matrix_free, *, throw) -> SteadyState:
     # The search and the verdict see constants: no derivative passes through them.
-    network_, stimulus_, initial_state_ = constants_of(network, stimulus, initial_state)
-    candidate = solver.search(network_, stimulus_, initial_state_, tolerance=tolerance, max_steps=max_steps)
-    judged = _judge(network_, stimulus_, candidate, tolerance)
-    network = without_time_constants(network)
+    constant_network, constant_stimulus, start = constants_of(network, stimulus, initial_state)
+    candidate = solver.search(constant_network, constant_stimulus, start, tolerance=tolerance, max_steps=max_steps)
+    judged = _judge(constant_network, constant_stimulus, candidate, tolerance)
     state = with_implicit_derivative(network, stimulus, judged.state, judged.is_converged, matrix_free)
     if throw:
         messages = [f"No steady state ({status.name}): {advice}." for status, advice in ADVICE.items()]
@@ -121,21 +120,7 @@ def _without_tolerance(solver: AbstractSteadyStateSolver) -> AbstractSteadyState
     return eqx.tree_at(lambda tree: tree.tolerance, solver, None, is_leaf=lambda leaf: leaf is None)
 
 
-def constants_of(*trees):
-    """The same values, as constants that are not differentiated."""
-    constants = jax.lax.stop_gradient(eqx.filter(trees, eqx.is_array))
-    return eqx.combine(constants, trees)
-
-
-def without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
-    """Treat them as constants: steady states of a rate network do not depend on them, but rounding would train them."""
-    if not isinstance(network, RateNetwork):
-        return network
-    tau = network.params.time_constants
-    return eqx.tree_at(lambda tree: tree.params.time_constants, network, jax.lax.stop_gradient(tau))
-
-
-def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tolerance: float | Scalar) -> SteadyState:
+def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tolerance: Scalar) -> SteadyState:
     """The verdict on one sample, from the candidate's state alone; of all samples together under `vmap`."""
     arrays, static = eqx.partition((network, tolerance), eqx.is_array)
 
@@ -186,12 +171,11 @@ def solve_each(
     chunk_size = num_devices * min(-(-num_samples // num_devices), _SOLVED_ALONE)
     limit = np.asarray(tolerance, network.dtype)
     constants = placed_on(mesh, (network, _without_tolerance(solver), limit, max_steps))
-    unused_counts = divided_over(mesh, np.zeros(num_devices, np.int32))  # every row matters
     total = -(-num_samples // chunk_size)
     with tqdm(total=total, desc="steady states", unit="chunk", disable=not progress) as bar:
 
         def solve_chunk(constants, *rows):
-            solved = jax.device_get(_solve_chunk(constants, divided_over(mesh, rows), unused_counts, mesh))
+            solved = jax.device_get(_solve_chunk(constants, divided_over(mesh, rows), mesh))
             bar.update()
             return solved
 
@@ -201,11 +185,9 @@ def solve_each(
     return on_device(whole, None, {type(solver).__name__: int(whole.is_converged.sum())})
 
 
-@jit_for_device
-@in_full_precision
-def _solve_chunk(constants, rows, num_rows, mesh) -> SteadyState:
-    def solve(constants, rows, num_rows):
-        del num_rows
+@compiled
+def _solve_chunk(constants, rows, mesh) -> SteadyState:
+    def solve(constants, rows):
         network, solver, tolerance, max_steps = constants
         return jax.vmap(
             lambda stimulus, initial_state: solve_one(
@@ -213,4 +195,4 @@ def _solve_chunk(constants, rows, num_rows, mesh) -> SteadyState:
             )
         )(*rows)
 
-    return on_each_device(solve, mesh)(constants, rows, num_rows)
+    return on_each_device(solve, mesh)(constants, rows)

@@ -7,17 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import ArrayLike, Float
 
 from rnn2ff._checks import check_array, check_at_least, check_stimuli, check_tolerance, fail
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.batch import solve_rows
-from rnn2ff.steady_state.implicit import with_implicit_derivatives
+from rnn2ff.steady_state.implicit import constants_of, with_implicit_derivatives
 from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.result import SteadyState
-from rnn2ff.steady_state.single import constants_of, without_time_constants
-from rnn2ff.steady_state.tiles import layout_for
 
 
 def solve_batch(
@@ -52,6 +50,15 @@ def solve_batch(
 
     Raises:
         ValueError: if shapes do not fit, a value is not finite, or the tolerance is below what the dtype can reach.
+
+    Example:
+        In a compiled loss, in which samples without a steady state do not count:
+
+            @jax.jit
+            def loss(network, stimuli, targets):
+                solved = rnn2ff.solve_batch(network, stimuli)
+                errors = jnp.mean((solved.rates(network) - targets) ** 2, axis=1)
+                return jnp.sum(jnp.where(solved.is_converged, errors, 0))
     """
     if not (plan is None or isinstance(plan, Plan)):
         expected = "a plan from `plan_steady_states`; a solver of one sample goes to `solve_steady_states`"
@@ -67,20 +74,13 @@ def solve_batch(
     return _solve_batch(network, stimuli, plan, initial_states, *settings)
 
 
-def _explicit_axes(array: Array) -> tuple | None:
-    """The mesh, and the axes of it that the leading axis is divided over, where these are part of the array's type."""
-    sharding = jax.typeof(array).sharding
-    axes = sharding.spec[0] if len(sharding.spec) else None
-    return None if axes is None else (sharding.mesh, axes)
-
-
 @jit_for_device
 def _solve_batch(network, stimuli, plan, initial_states, tolerance, max_steps) -> SteadyState:
-    explicit = _explicit_axes(stimuli)
-    if explicit is None:
+    sharding = jax.typeof(stimuli).sharding
+    axes = sharding.spec[0] if len(sharding.spec) else None  # explicit ones, that the samples are divided over
+    if axes is None:
         return _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps)
     # Each device solves its own samples; a gather over all devices would have no unique sharding.
-    mesh, axes = explicit
     arrays, static = eqx.partition((network, plan), eqx.is_array)
 
     def solve(arrays, rows):
@@ -89,16 +89,14 @@ def _solve_batch(network, stimuli, plan, initial_states, tolerance, max_steps) -
         return _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps)
 
     split, whole = PartitionSpec(axes), PartitionSpec()
-    run = jax.shard_map(solve, mesh=mesh, in_specs=(whole, split), out_specs=split)
+    run = jax.shard_map(solve, mesh=sharding.mesh, in_specs=(whole, split), out_specs=split)
     return run(arrays, (stimuli, initial_states))
 
 
 def _solve_shard(network, stimuli, plan, initial_states, tolerance, max_steps) -> SteadyState:
     if initial_states is None:
         initial_states = jnp.zeros((len(stimuli), network.state_size), network.dtype)
-    layout = layout_for(jax.default_backend(), len(stimuli))
-    limits = {"tolerance": tolerance, "max_steps": max_steps}
-    solved = solve_rows(*constants_of(network, stimuli, plan, initial_states), **limits, layout=layout).steady
-    network = without_time_constants(network)
+    constants = constants_of(network, stimuli, plan, initial_states)
+    solved = solve_rows(*constants, tolerance=tolerance, max_steps=max_steps).steady
     state = with_implicit_derivatives(network, stimuli, solved.state, solved.is_converged)
     return eqx.tree_at(lambda record: record.state, solved, state)

@@ -53,7 +53,7 @@ def neutral_growth(dtype: jnp.dtype) -> float:
 class Stability(NamedTuple):
     """Linear stability, per sample."""
 
-    is_stable: Bool[Array, " batch"]  # they are proved to die out, or at least not to grow
+    is_stable: Bool[Array, " batch"]  # perturbations are proved to decay, or at least not to grow
     is_unstable: Bool[Array, " batch"]  # some grow. If neither is True, it is undecided
     # Of the slowest perturbation, per unit of time; an estimate, 0 if nothing decays. On a continuous attractor it is
     # that of the velocity: the ratio of the speed to the remaining distance.
@@ -268,11 +268,11 @@ def _transform_powers(
     decay_rate, is_drifting = jnp.maximum(-growth, 0), jnp.zeros_like(is_known)
     if velocity is not None:
         is_neutral = is_rounding | ((log_norm > _SURE_DECAY) & (decay_rate * slowest < neutral_growth(dtype)))
-        drift = find_drift(power, matrices, velocity, one_by_one=one_by_one)
-        is_drifting = is_neutral & is_stable & ~jnp.all(jnp.abs(drift.staying) <= rounding, axis=1)
+        staying, distance = find_drift(power, matrices, velocity, one_by_one=one_by_one)
+        is_drifting = is_neutral & is_stable & ~jnp.all(jnp.abs(staying) <= rounding, axis=1)
         speed = jnp.max(jnp.abs(velocity), axis=1)
         # Silent units do not show in this velocity; they decay with their own time constants.
-        along = jnp.where(speed > 0, speed / jnp.maximum(drift.distance, jnp.finfo(dtype).tiny), 1 / slowest)
+        along = jnp.where(speed > 0, speed / jnp.maximum(distance, jnp.finfo(dtype).tiny), 1 / slowest)
         decay_rate = jnp.where(is_neutral & jnp.isfinite(along), along, decay_rate)
     is_known_stable = is_known & is_stable & ~is_drifting
     return Stability(is_known_stable, is_known & ~is_stable, decay_rate, amplification)

@@ -1,5 +1,7 @@
 """Stages of the engine: fixed-cost sweeps toward a fixed point, plain, and with Anderson acceleration."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -7,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rnn2ff.steady_state.field import make_field, max_norm
 from rnn2ff.steady_state.result import Status
 from rnn2ff.steady_state.rows import FOUND_BY, MEMORY, SAFETY, Known, Rows, Stage, Task, next_at_rest, restart
-from rnn2ff.steady_state.solvers.anderson import accelerate, begin_history, default_regularization
+from rnn2ff.steady_state.solvers.anderson import begin_history, through_memory
 from rnn2ff.steady_state.tiles import vary_like
 
 _SWEEPS_PER_CHECK, _MOST_SWEEPS, _WORTH = 3, 30, 9.0  # plain sweeps; how many more are worth waiting for
@@ -57,13 +59,6 @@ def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], i
     """Anderson acceleration of the sweeps; rows that do not converge are followed from the initial state."""
     network, sweep = task.network, task.plan.sweep
     drives = jax.vmap(lambda stimulus: sweep.drive(network, stimulus))(known.stimuli)
-    regularization = default_regularization(rows.state.dtype)
-
-    def through_memory(drive, point, history):
-        for _ in range(MEMORY):  # unrolled: in a loop, each would copy the history
-            image = sweep(network, drive, point)
-            point, _, history = accelerate(history, point, image, regularization=regularization)
-        return point, jnp.max(jnp.abs(history.step)), history
 
     def goes_on(carry):
         _, _, is_open, num_turns = carry
@@ -71,8 +66,8 @@ def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], i
 
     def turn(carry):
         points, histories, is_open, num_turns = carry
-        new, length, histories = jax.vmap(through_memory)(drives, points, histories)
-        is_close = length * sweep.velocity_per_step < SAFETY * task.tolerance * (1 + max_norm(new))
+        new, histories = jax.vmap(functools.partial(through_memory, sweep, network))(drives, points, histories)
+        is_close = max_norm(histories.step) * sweep.velocity_per_step < SAFETY * task.tolerance * (1 + max_norm(new))
         points = jnp.where(is_open[:, None], new, points)
         is_open = is_open & ~is_close & jnp.all(jnp.isfinite(new), axis=1)
         return points, histories, is_open, num_turns + 1

@@ -17,7 +17,7 @@ from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Bool, Float
 
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
-from rnn2ff.steady_state.krylov import LARGEST_ERROR, Linear, Rows, Solution, bicgstab, gmres, norms, refine
+from rnn2ff.steady_state.krylov import LARGEST_ERROR, Linear, Solution, Vectors, bicgstab, gmres, norms, refine
 from rnn2ff.steady_state.stability import LARGEST_FACTORED
 
 _FACTORED_ROWS, _FACTORED_ENTRIES = 16, 2**22  # at most this many Jacobians, and entries, are factored at a time
@@ -35,17 +35,17 @@ _UNSOLVED = (
 class Way(enum.Enum):
     """How linear systems are solved, and what becomes of one that has no solution."""
 
-    together = enum.auto()  # by products with all rows at once, the remaining rows by LU or GMRES; otherwise NaN
-    factors = enum.auto()  # by LU; otherwise an error
-    products = enum.auto()  # by GMRES; otherwise an error
+    together = enum.auto()  # by products with all rows at once, and the rest by LU or GMRES; without a solution, NaN
+    factors = enum.auto()  # by LU; without a solution, an error
+    products = enum.auto()  # by GMRES; without a solution, an error
 
 
 class Points(NamedTuple):
     """Where the network is linearized, one per row."""
 
-    states: Rows  # of the rows; another row's if the linearization is not finite, so that 0 times it is 0
+    states: Vectors  # of the rows; another row's if the linearization is not finite, so that 0 times it is 0
     stimuli: Float[Array, "batch stimulus"]  # likewise
-    scales: Rows  # what velocities are multiplied by, where the network declares no time constants
+    scales: Vectors  # what velocities are multiplied by, where the network declares no time constants
     is_usable: Bool[Array, " batch"]  # whether a row is steady, and its linearization finite
 
     def take(self, rows: Array) -> "Points":
@@ -53,7 +53,7 @@ class Points(NamedTuple):
         return Points(*(array.at[rows].get(mode="clip") for array in self))
 
 
-def residuals(network: RecurrentNetwork, points: Points) -> Rows:
+def residuals(network: RecurrentNetwork, points: Points) -> Vectors:
     """`tau dx/dt`, in which time constants cancel to rounding; those of a rate network do not enter at all."""
     states, stimuli, scales, _ = points
     if isinstance(network, RateNetwork):
@@ -66,7 +66,7 @@ def residuals(network: RecurrentNetwork, points: Points) -> Rows:
     return velocities * scales
 
 
-def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: Rows) -> Rows:
+def _recurrent_inputs(weights: Float[Array, "state state"] | BCOO, rates: Vectors) -> Vectors:
     """`W r`, one per row. JAX's sparse matrix product has no second derivative in the matrix entries under `vmap`."""
     if not isinstance(weights, BCOO):
         return rates @ weights.T
@@ -104,7 +104,7 @@ class Systems(NamedTuple):
         return jnp.matrix_transpose(matrices) if self.is_transposed else matrices
 
 
-def solve(systems: Systems, right: Rows, way: Way) -> Rows:
+def solve(systems: Systems, right: Vectors, way: Way) -> Vectors:
     """The solutions y: NaN in rows without a solution, and zero in rows where b is zero."""
     is_nonzero = jnp.any(right != 0, axis=1)
     is_solvable = systems.points.is_usable & jnp.all(jnp.isfinite(right), axis=1)
@@ -125,7 +125,7 @@ def solve(systems: Systems, right: Rows, way: Way) -> Rows:
     return jnp.where(is_nonzero[:, None], jnp.where(is_solvable[:, None], sizes[:, None] * rows, jnp.nan), 0)
 
 
-def _solve_rest(systems: Systems, known: Rows, solution: Solution, *, is_factored: bool) -> Solution:
+def _solve_rest(systems: Systems, known: Vectors, solution: Solution, *, is_factored: bool) -> Solution:
     """Solve the rows that are left, a few at a time."""
     batch_size, size = known.shape
     num_rows = max(1, min(batch_size, _FACTORED_ROWS, _FACTORED_ENTRIES // size**2))
@@ -144,12 +144,12 @@ def _solve_rest(systems: Systems, known: Rows, solution: Solution, *, is_factore
     return jax.lax.while_loop(lambda carry: jnp.any(carry[1]), solve_some, (solution, ~solution.is_solved))[0]
 
 
-def _by_factors(systems: Systems, right: Rows) -> Solution:
+def _by_factors(systems: Systems, right: Vectors) -> Solution:
     """By LU and one step of iterative refinement, whose size shows how well conditioned the system is."""
     matrices = systems.matrices()
     factors = jsl.lu_factor(matrices)
 
-    def solve(right: Rows) -> Rows:
+    def solve(right: Vectors) -> Vectors:
         return jsl.lu_solve(factors, right[..., None])[..., 0]
 
     rows = solve(right)

@@ -122,7 +122,8 @@ def simulate(
     if network.is_map:
         return _iterate(network, stimulus, initial_state, jnp.asarray(times, network.dtype), _whole(times))
     times = jnp.asarray(times, network.dtype)
-    return _integrate(network, stimulus, initial_state, times, ode_solver, tolerance, max_steps)
+    limit = np.asarray(tolerance, network.dtype)  # an array, so that another value needs no compilation
+    return _integrate(network, stimulus, initial_state, times, ode_solver, limit, max_steps)
 
 
 def _check_function(stimulus: Callable, network: RecurrentNetwork) -> None:

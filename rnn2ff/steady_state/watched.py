@@ -22,25 +22,8 @@ LARGEST_REMAINDER = 3e-3  # distance that a cycle may still drift
 LARGEST_CONTRACTION = 0.9  # factor on a copy's perturbation, over the later half of the returns, or a window of a map
 _LARGEST_TREND, _SMALLEST_TREND = 0.4, 1e-3  # of the logarithm of the speed
 _SURE_TREND = 4.0  # standard errors
-
-
-class Accuracy(NamedTuple):
-    """How accurately a window is integrated.
-
-    Attributes:
-        of_step: local error, relative to the size of the motion.
-        of_return: largest difference between two returns to one place, where the field has kinks.
-    """
-
-    of_step: float
-    of_return: float
-
-
-SEARCH, COARSE = Accuracy(1e-5, np.inf), Accuracy(1e-6, 1.2e-4)
-
-
-def finest_of(dtype: np.dtype) -> Accuracy:
-    return Accuracy(1e-7 if jnp.finfo(dtype).bits > 32 else 3e-7, 1.2e-4)
+SEARCH_ERROR = 1e-5  # local error of the integration in a search, relative to the size of the motion
+_COARSE_ERROR = 1e-6  # the same, at first, where returns are followed
 
 
 class Window(NamedTuple):
@@ -81,7 +64,7 @@ class Sample:
         row: of the batch.
         state: the last state.
         time_unit: the longest time scale, in the network's unit of time.
-        scale: of the state.
+        scale: 1 + max |u| + max |x| at the start.
         size: of the motion: the recent extent of the unit that moved most.
         time, num_steps: spent so far.
         num_stalls: windows in a row that ended early.
@@ -89,7 +72,7 @@ class Sample:
         wait: time during which not to look for returns.
         cycle: period of the cycle that the motion may be on; NaN before there was a candidate.
         num_returns: number to follow in the next window; 0 for a search.
-        accuracy: of the next window that follows returns.
+        error: local error of the next window that follows returns, relative to the size of the motion.
         velocity: at the last state.
         push: perturbation of the copy in that window.
         history: one array per window, with rows of times, path lengths and numbers of turns until then.
@@ -109,7 +92,7 @@ class Sample:
     wait: float = 0.0
     cycle: float = np.nan
     num_returns: int = 0
-    accuracy: Accuracy = COARSE
+    error: float = _COARSE_ERROR
     velocity: np.ndarray | None = None
     push: np.ndarray | None = None
     history: list[np.ndarray] = dataclasses.field(default_factory=list)

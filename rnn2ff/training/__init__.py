@@ -15,7 +15,7 @@ from rnn2ff.training.mixing import exact_pairs as exact_pairs
 from rnn2ff.training.mixing import mix_pairs as mix_pairs
 from rnn2ff.training.nrmse import Accuracy as Accuracy
 from rnn2ff.training.nrmse import accuracy as accuracy
-from rnn2ff.training.optimizers import adam as adam
+from rnn2ff.training.nrmse import deviation_of as deviation_of
 from rnn2ff.training.result import Distillation as Distillation
 from rnn2ff.training.symmetries import find_symmetries as find_symmetries
 from rnn2ff.training.trainer import Trained as Trained

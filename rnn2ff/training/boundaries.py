@@ -24,7 +24,7 @@ from rnn2ff._checks import check_at_least, check_shape, check_stimuli
 from rnn2ff.compiling import in_full_precision
 from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork, time_scales
-from rnn2ff.training.jumps import IS_JUMP, PART
+from rnn2ff.training.jumps import CUT, JUMP_THRESHOLD
 from rnn2ff.training.symmetries import Symmetries
 
 _STEP, _NUM_STEPS = 0.25, 800  # of a trajectory, in units of the shortest time scale
@@ -117,7 +117,7 @@ def find_boundaries(
     if network.state_size > _LARGEST_SEARCHED:
         return None
     stimuli, states, rates = (np.asarray(array) for array in (pairs.stimuli, pairs.states, pairs.rates))
-    least, jump = _SILENT * float(rates.std()), IS_JUMP * float(states.std(axis=0).max())
+    least, jump = _SILENT * float(rates.std()), JUMP_THRESHOLD * float(states.std(axis=0).max())
     most_pairs = _MOST_PRODUCTS / (_PATHS * _NUM_STEPS * network.state_size**2)
     num_pairs = max(_SMALLEST_CHUNK, min(num_pairs, int(most_pairs)))
     segments = _choose_segments(rates > least, num_pairs, np.random.default_rng(seed))
@@ -130,7 +130,7 @@ def find_boundaries(
     parts = []
     for start in range(0, num_segments, chunk):
         rows = np.arange(start, start + chunk) % num_segments  # the last chunk is filled up with the first rows
-        arrays = jax.device_put((stimuli[segments.lows[rows]], stimuli[segments.highs[rows]], segments.units[rows]))
+        arrays = jax.device_put((stimuli[segments.active[rows]], stimuli[segments.silent[rows]], segments.units[rows]))
         parts.append(jax.tree.map(np.asarray, _search(network, *arrays, *settings)))
         share = float(np.mean([part.is_jump.mean() for part in parts]))
         if share < _FEWEST_JUMPS:
@@ -147,20 +147,20 @@ def find_boundaries(
 class _Segments(NamedTuple):
     """Pairs of samples."""
 
-    lows: Int[np.ndarray, " segment"]  # rows of samples in which the unit is active
-    highs: Int[np.ndarray, " segment"]  # rows of samples in which it is silent
+    active: Int[np.ndarray, " segment"]  # rows of samples in which the unit is active
+    silent: Int[np.ndarray, " segment"]  # rows of samples in which it is silent
     units: Int[np.ndarray, " segment"]  # which unit
 
 
 def _choose_segments(is_active: np.ndarray, number: int, generator: np.random.Generator) -> _Segments:
     """Random pairs of samples for units chosen uniformly."""
-    lows, highs, units = [], [], []
+    active, silent, units = [], [], []
     turning = np.flatnonzero(is_active.any(axis=0) & ~is_active.all(axis=0))
     for unit in np.resize(generator.permutation(turning), number if len(turning) else 0):
-        lows.append(generator.choice(np.flatnonzero(is_active[:, unit])))
-        highs.append(generator.choice(np.flatnonzero(~is_active[:, unit])))
+        active.append(generator.choice(np.flatnonzero(is_active[:, unit])))
+        silent.append(generator.choice(np.flatnonzero(~is_active[:, unit])))
         units.append(unit)
-    return _Segments(np.array(lows, int), np.array(highs, int), np.array(units, int))
+    return _Segments(np.array(active, int), np.array(silent, int), np.array(units, int))
 
 
 def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Boundaries:
@@ -194,15 +194,15 @@ class _Places(NamedTuple):
 
 @eqx.filter_jit
 @in_full_precision
-def _search(network, lows, highs, units, least, jump) -> _Places:
-    """Bisect between stimuli `lows`, at which a unit has a rate above `least`, and `highs`, at which it does not.
+def _search(network, active, silent, units, least, jump) -> _Places:
+    """Bisect between stimuli at which a unit is active, with a rate above `least`, and those at which it is silent.
 
     States further apart than `jump` count as a jump.
     """
     zero = jnp.zeros(network.state_size, network.dtype)
 
-    def search(low, high, unit):
-        length = jnp.asarray(1, low.dtype) if network.is_map else _STEP * jnp.min(time_scales(network, zero, low))
+    def search(active, silent, unit):
+        length = jnp.asarray(1, active.dtype) if network.is_map else _STEP * jnp.min(time_scales(network, zero, active))
 
         def trajectory(stimulus):
             def one(state, _):
@@ -212,28 +212,28 @@ def _search(network, lows, highs, units, least, jump) -> _Places:
             return jax.lax.scan(one, zero, None, length=_NUM_STEPS)[1]
 
         def halve(_, between):
-            low, high = between
-            middle = low + PART * (high - low)
+            active, silent = between
+            middle = active + CUT * (silent - active)
             end = jax.lax.fori_loop(
                 0, _NUM_STEPS, lambda _, state: state + length * network.velocity(state, middle), zero
             )
-            is_low = network.rates(end)[unit] > least
-            return jnp.where(is_low, middle, low), jnp.where(is_low, high, middle)
+            is_active = network.rates(end)[unit] > least
+            return jnp.where(is_active, middle, active), jnp.where(is_active, silent, middle)
 
-        low, high = jax.lax.fori_loop(0, _NUM_HALVINGS, halve, (low, high))
-        low_path, high_path = trajectory(low), trajectory(high)
-        distance = jnp.max(jnp.abs(low_path - high_path), axis=1)
+        active, silent = jax.lax.fori_loop(0, _NUM_HALVINGS, halve, (active, silent))
+        active_path, silent_path = trajectory(active), trajectory(silent)
+        distance = jnp.max(jnp.abs(active_path - silent_path), axis=1)
         is_jump = distance[-1] > jump
         when = jnp.argmax(distance > _SEPARATED * distance[-1])  # when the trajectories separate
-        direction = low_path[when] - high_path[when]
-        normal = -jax.grad(lambda stimulus: trajectory(stimulus)[when] @ direction)(low)
+        direction = active_path[when] - silent_path[when]
+        normal = -jax.grad(lambda stimulus: trajectory(stimulus)[when] @ direction)(active)
         normal = normal / jnp.max(jnp.abs(normal))  # if rates diverge, squares would overflow
         return _Places(
             normals=normal / jnp.linalg.norm(normal),
-            points=(low + high) / 2,
-            ahead=network.rates(high_path[-1]),
-            behind=network.rates(low_path[-1]),
+            points=(active + silent) / 2,
+            ahead=network.rates(silent_path[-1]),
+            behind=network.rates(active_path[-1]),
             is_jump=is_jump,
         )
 
-    return jax.vmap(search)(lows, highs, units)
+    return jax.vmap(search)(active, silent, units)

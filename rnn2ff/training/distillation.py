@@ -18,14 +18,14 @@ from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, check_mesh
 from rnn2ff.training.escalation import escalate, is_data_limited, is_within, why_missed
 from rnn2ff.training.further import further_pairs
-from rnn2ff.training.jumps import look_for_jumps
+from rnn2ff.training.jumps import explain_by_jumps
 from rnn2ff.training.nrmse import accuracy, check_varies, nrmse_interval
 from rnn2ff.training.result import Distillation, Report
-from rnn2ff.training.trainer import Trainer, best_of
+from rnn2ff.training.trainer import USUAL_WIDTH, Trainer, best_of
 
 Kind = Literal["any", "two_layers"]
 
-SAME_DISTRIBUTION = "the distribution of the training; the error on others is unknown"
+SAME_DISTRIBUTION = "the training distribution; errors on other distributions are unknown"
 _FEWEST_PAIRS = 3  # one for validation, and two to learn from
 _HELD_OUT_SHARE = 0.1  # of an array of stimuli, for the test
 _MORE_DATA = 4  # times as many samples, if the error is limited by data
@@ -103,15 +103,14 @@ def distill(
     if kind == "two_layers" and num_sweeps:
         raise fail("num_sweeps", "contradicts two layers alone", "kind='any', or no sweeps", f"{num_sweeps}")
     is_best_of_its_cost = kind == "any" and tolerance is None and width is None and num_sweeps is None
-    width = 4 * network.rate_size if width is None else width
+    width = USUAL_WIDTH * network.rate_size if width is None else width
     num_sweeps = 0 if num_sweeps is None else num_sweeps
     mesh = check_mesh(mesh)
     check_at_least("num_sweeps", num_sweeps, 0)
     check_at_least("width", width, 0 if num_sweeps else 1)
     check_at_least("num_samples", num_samples, _FEWEST_PAIRS)
     check_at_least("num_test_samples", num_test_samples, 2)
-    check_at_least("num_steps", num_steps, 1)
-    num_steps = int(num_steps)  # products of a short NumPy integer would overflow
+    num_steps = check_at_least("num_steps", num_steps, 1)  # products of a short NumPy integer would overflow
     check_positive("max_seconds", max_seconds)
     if tolerance is not None:
         check_fraction("tolerance", tolerance)
@@ -155,16 +154,16 @@ def distill(
         clock.add("training")
         reason = by_margin = None
         if not is_within(tried[-1], test, tolerance):
-            reason, by_margin = look_for_jumps(network, best_of(tried).approximator, pairs, test, solver)
+            reason, by_margin = explain_by_jumps(network, best_of(tried).approximator, pairs, test, solver)
             clock.add("explaining")
-            is_in_time = is_in_time and clock.elapsed < max_seconds
+            is_in_time = is_in_time and time.perf_counter() < deadline
             if reason is None and is_in_time and callable(stimuli) and is_data_limited(best_of(tried)):
                 more = sample_stimuli(stimuli, _MORE_DATA * num_samples, key=key_for(key, "more training stimuli"))
                 pairs = solve(more)
                 trainer = trainer_on(pairs)
                 clock.add("solving")
                 best = best_of(tried)
-                tried.append(trainer.again(best))
+                tried.append(trainer.retrained(best))
                 clock.add("training")
             if reason is None and not is_within(tried[-1], test, tolerance):
                 reason = why_missed(tried, is_in_time, max_seconds)
@@ -181,10 +180,6 @@ class _Clock:
     def __init__(self):
         self.started = self.last = time.perf_counter()
         self.seconds: dict[str, float] = {}
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
 
     def add(self, purpose: str) -> None:
         """Add the seconds since the last call."""
@@ -209,7 +204,7 @@ def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by
         status_counts={"training": pairs.status_counts, "test": test.status_counts},
         training=trained.run,
         seconds=clock.seconds,
-        stimulus_shift=trainer.stimulus_shift(),
+        stimulus_shift=trainer.stimulus_shift,
         tolerance=tolerance,
         is_within_tolerance=None if tolerance is None else interval[1] < tolerance,
         reason=reason,

@@ -16,7 +16,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rnn2ff._checks import check_at_least, check_key, check_on_host, check_shape, check_stimuli
+from rnn2ff._checks import check_at_least, check_key, check_on_host
 from rnn2ff.approximators import TwoLayer
 from rnn2ff.compiling import in_batches
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, has_rectified_rates, to_point
@@ -31,7 +31,7 @@ def hidden_layers(
     network: RecurrentNetwork,
     states: Float[Array, "batch state"],
     stimuli: Float[Array, "batch stimulus"],
-    shape: TwoLayer,
+    template: TwoLayer,
     edges: Planes | None,
     key: PRNGKeyArray,
 ) -> list[TwoLayer]:
@@ -43,14 +43,12 @@ def hidden_layers(
         network: the network.
         states: steady states, one per row.
         stimuli: their stimuli.
-        shape: two layers of the sizes and kind to make, as `shape_of_two_layer` gives them.
+        template: two layers of the sizes and kind to make, as `make_template` gives them.
         edges: boundaries at which hidden units turn on.
         key: a PRNG key, to choose steady states, units and stimuli.
     """
-    width = shape.width
+    width = template.width
     check_on_host("the start of a training", "make it outside", network, states, stimuli, key)
-    check_stimuli(stimuli, network.stimulus_size)
-    check_shape("states", states, (len(stimuli), network.state_size))
     points = _points(network, states, stimuli)
     # On the host, because jax.random compiles for each shape.
     generator = np.random.default_rng(np.asarray(jr.key_data(key)))
@@ -69,10 +67,10 @@ def hidden_layers(
     if edges is not None:
         weights = np.concatenate([weights, edges.normals])
         biases = [np.concatenate([bias, edges.offsets]) for bias in biases]
-    return [_with_hidden(shape, stimuli, weights, bias) for bias in biases]
+    return [_with_hidden(template, stimuli, weights, bias) for bias in biases]
 
 
-def shape_of_two_layer(
+def make_template(
     network: RecurrentNetwork, width: int, rate_size: int, *, is_rectified: bool, bypass: bool, key: PRNGKeyArray
 ) -> TwoLayer:
     """Two layers with shapes in place of arrays."""
@@ -84,13 +82,13 @@ def shape_of_two_layer(
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, network.dtype), shapes)
 
 
-def _with_hidden(shape: TwoLayer, stimuli: Array, weights: np.ndarray, bias: np.ndarray) -> TwoLayer:
+def _with_hidden(template: TwoLayer, stimuli: Array, weights: np.ndarray, bias: np.ndarray) -> TwoLayer:
     """These hidden units, with root mean square inputs of 1, so that steps have one scale; the readout is 0."""
     sizes = np.sqrt(((np.asarray(stimuli, np.float64) @ weights.T + bias) ** 2).mean(axis=0))
     sizes = np.where(sizes > 1e-12 * sizes.max(initial=0), sizes, 1.0)
     weights, bias = weights / sizes[:, None], bias / sizes
-    two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shape))
-    layer = jax.device_put(tuple(np.asarray(array, shape.hidden_weights.dtype) for array in (weights, bias)))
+    two_layer = jax.device_put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template))
+    layer = jax.device_put(tuple(np.asarray(array, template.hidden_weights.dtype) for array in (weights, bias)))
     return eqx.tree_at(lambda two_layer: (two_layer.hidden_weights, two_layer.hidden_bias), two_layer, layer)
 
 

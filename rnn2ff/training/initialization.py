@@ -18,9 +18,9 @@ from rnn2ff._checks import check_array, check_at_least, check_positive, check_st
 from rnn2ff.approximators import Refined, TwoLayer, predict
 from rnn2ff.networks import RecurrentNetwork, as_samples, batch_rates, best_sweep, has_rectified_rates
 from rnn2ff.training.boundaries import Boundaries, Planes
-from rnn2ff.training.hidden_units import hidden_layers, shape_of_two_layer
+from rnn2ff.training.hidden_units import hidden_layers, make_template
 
-_NUM_SWEEP_SAMPLES = 2048  # steady states whose mean slopes make a sweep
+_NUM_SWEEP_SAMPLES = 2048  # steady states whose mean Jacobian makes a sweep; mean slopes take the first 512
 _AT_BOUNDARIES = 0.95  # largest share of hidden units at boundaries
 _STRENGTHS = (2.0, 5.0, 10.0, 20.0, 50.0)  # of silencing weights that are tried, in deviations of the rates
 _WELL_AHEAD, _MOST_ACTIVE = 0.2, 0.01  # distance ahead of a boundary, in deviations; share of samples active there
@@ -61,8 +61,8 @@ def initialize_two_layer(
     states, stimuli = as_samples(network, states, stimuli)
     edges = _edges(boundaries, width)
     is_rectified = has_rectified_rates(network)
-    shape = shape_of_two_layer(network, width, network.rate_size, is_rectified=is_rectified, bypass=bypass, key=key)
-    candidates = hidden_layers(network, states, stimuli, shape, edges, key)
+    template = make_template(network, width, network.rate_size, is_rectified=is_rectified, bypass=bypass, key=key)
+    candidates = hidden_layers(network, states, stimuli, template, edges, key)
     rates = batch_rates(network, states)
     if edges is not None and is_rectified:
         return _silenced(candidates[0], edges, stimuli, rates)
@@ -92,8 +92,8 @@ def initialize_refined(
         ValueError: as for `initialize_two_layer`; or if the network allows no sweep, or `num_sweeps` is below 1.
     """
     states, stimuli = as_samples(network, states, stimuli)
-    shape = shape_of_two_layer(network, width, network.state_size, is_rectified=False, bypass=False, key=key)
-    candidates = hidden_layers(network, states, stimuli, shape, None, key)
+    template = make_template(network, width, network.state_size, is_rectified=False, bypass=False, key=key)
+    candidates = hidden_layers(network, states, stimuli, template, None, key)
     sweep = best_sweep(network, *(np.asarray(array)[:_NUM_SWEEP_SAMPLES] for array in (states, stimuli)))
     points, starts = _points_and_starts(network, sweep, states, stimuli)
     two_layer = _best_fitted(candidates, _chunks(stimuli, np.asarray(points) - np.asarray(starts)), 0)

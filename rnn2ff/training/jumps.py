@@ -18,10 +18,11 @@ from rnn2ff.data import Pairs
 from rnn2ff.networks import RecurrentNetwork, batch_rates
 from rnn2ff.records import names_of_fields
 from rnn2ff.steady_state import AbstractSteadyStateSolver, Plan, plan_steady_states, solve_steady_states
+from rnn2ff.training.nrmse import deviation_of
 
 _NUM_HALVINGS = 14  # bisection steps, with one solve each
-PART = 0.47  # where the remaining segment is cut; not the midpoint, which is often a tie without a steady state
-IS_JUMP = 0.1  # of the deviation, across the last piece: 0.53^14 = 1/7,200 of the segment at most
+CUT = 0.47  # where the remaining segment is cut; not the midpoint, which is often a tie without a steady state
+JUMP_THRESHOLD = 0.1  # of the deviation, across the last piece: 0.53^14 = 1/7,200 of the segment at most
 _NUM_BINS = 5  # of samples near a jump, by the distance to it
 _NUM_PROBED = 1024  # test samples near which to search for jumps
 _FEWEST_JUMPS = 0.05  # share of these near a jump, from which jumps may explain the error
@@ -84,7 +85,7 @@ def find_jumps(
     check_stimuli(pairs.stimuli, network.stimulus_size, "pairs.stimuli")
     check_stimuli(others.stimuli, network.stimulus_size, "others.stimuli")
     stimulus_deviation = np.asarray(others.stimuli, np.float64).std() + np.finfo(np.float32).tiny
-    rate_deviation = np.sqrt(np.asarray(others.rates, np.float64).var(axis=0).mean())
+    rate_deviation = deviation_of(others.rates)
     # One segment for each stimulus and neighbor.
     own = np.repeat(np.arange(len(pairs)), num_neighbors)
     neighbor = _nearest(pairs.stimuli, others.stimuli, num_neighbors).ravel()
@@ -94,7 +95,7 @@ def find_jumps(
     low_rates, high_rates = np.asarray(pairs.rates)[own], np.asarray(others.rates)[neighbor]
     is_steady = np.ones(len(own), bool)
     for _ in range(_NUM_HALVINGS):
-        middle = low + PART * (high - low)
+        middle = low + CUT * (high - low)
         solved = solve_steady_states(network, start + middle[:, None].astype(segment.dtype) * segment, solver=solver)
         rates = np.asarray(batch_rates(network, solved.state))
         is_steady &= np.asarray(solved.is_converged)
@@ -102,7 +103,7 @@ def find_jumps(
         high, low = np.where(is_lower, middle, high), np.where(is_lower, low, middle)
         high_rates = np.where(is_lower[:, None], rates, high_rates)
         low_rates = np.where(is_lower[:, None], low_rates, rates)
-    is_jump = is_steady & (_distance(low_rates, high_rates) > IS_JUMP * rate_deviation)
+    is_jump = is_steady & (_distance(low_rates, high_rates) > JUMP_THRESHOLD * rate_deviation)
     distance = high * np.sqrt((segment.astype(np.float64) ** 2).mean(axis=1)) / stimulus_deviation
     margin = np.where(is_jump, distance, np.inf).reshape(-1, num_neighbors).min(axis=1)
     return Jumps(margin, np.isfinite(margin))
@@ -114,11 +115,11 @@ def error_by_margin(
     """The error in bins by the distance to a jump."""
     check_shape("predicted", predicted, np.shape(target))
     predicted, target = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
-    errors, variance = ((predicted - target) ** 2).mean(axis=1), target.var(axis=0).mean()
+    errors, deviation = ((predicted - target) ** 2).mean(axis=1), deviation_of(target)
     order = np.argsort(jumps.margin, kind="stable")[: int(jumps.is_found.sum())]
     bins = [*np.array_split(order, _NUM_BINS), np.flatnonzero(~jumps.is_found)]
     edges = [float(jumps.margin[rows].max()) if len(rows) else float("nan") for rows in bins[:-1]] + [float("inf")]
-    nrmse = [float(np.sqrt(errors[rows].mean() / variance)) if len(rows) else float("nan") for rows in bins]
+    nrmse = [float(np.sqrt(errors[rows].mean()) / deviation) if len(rows) else float("nan") for rows in bins]
     return ErrorByMargin(tuple(edges), tuple(nrmse), tuple(map(len, bins)))
 
 
@@ -136,7 +137,7 @@ def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.inf)
 
 
-def look_for_jumps(
+def explain_by_jumps(
     network: RecurrentNetwork,
     approximator: Approximator,
     pairs: Pairs,

@@ -17,16 +17,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree, UInt32
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from tqdm.auto import tqdm
 
 from rnn2ff._checks import (
     check_array,
     check_at_least,
+    check_finite,
     check_fraction,
     check_key,
     check_on_host,
-    check_sizes,
     check_stimuli,
     fail,
 )
@@ -40,6 +40,7 @@ from rnn2ff.steady_state import check_mesh, placed_on
 from rnn2ff.training.further import last_draw
 from rnn2ff.training.losses import Loss, mean_squared_error, rate_error
 from rnn2ff.training.mixing import Mixing
+from rnn2ff.training.nrmse import deviation_of
 from rnn2ff.training.optimizers import muon
 from rnn2ff.training.symmetries import Symmetries
 
@@ -128,17 +129,15 @@ def train(
     check_on_host("train", "train with optax, or call it outside", approximator, stimuli, rates, key)
     check_key(key)
     mesh = check_mesh(mesh)
-    _check_pairs(approximator, stimuli, rates)
-    check_sizes(num_steps=num_steps, batch_size=batch_size, num_evaluations=num_evaluations)
+    stimuli, rates = _as_pairs(approximator, stimuli, rates)
+    # Python's integers, since NumPy's overflow.
+    num_steps = check_at_least("num_steps", num_steps, 1)
+    batch_size = check_at_least("batch_size", batch_size, 1)
+    num_evaluations = min(check_at_least("num_evaluations", num_evaluations, 1), num_steps)
     check_fraction("validation_fraction", validation_fraction)
     check_at_least("number of pairs", len(stimuli), 2)
-    if not (isinstance(stimuli, jax.Array) and isinstance(rates, jax.Array)):
-        stimuli, rates = as_floats(stimuli), as_floats(rates)
-        _check_pairs(approximator, stimuli, rates)  # which may not fit the precision
     if validation is not None:
-        _check_pairs(approximator, *validation)
-    num_steps, batch_size = int(num_steps), int(batch_size)  # not NumPy's, which overflow
-    num_evaluations = min(int(num_evaluations), num_steps)
+        validation = _as_pairs(approximator, *validation)
     interval = -(-num_steps // num_evaluations)
     if optimizer is None:
         optimizer = muon(approximator, stimuli, rates, num_steps=interval * num_evaluations)
@@ -155,14 +154,12 @@ def train(
     task = _Task(loss, symmetries, mixing, mesh, batch_size, interval)
     fingerprint = ""
     if checkpoint is not None:
-        settings = task, num_evaluations, further is not None
-        fingerprint = _fingerprint((weights, constants, training, validation, key), settings)
+        arrays = weights, constants, training, validation, key
+        fingerprint = _fingerprint(arrays, task, num_evaluations, further is not None)
         state = _restored(Path(checkpoint), state, fingerprint)
 
-    deviation = float(np.sqrt(np.asarray(validation[1]).var(axis=0).mean()))
-    training = placed_on(mesh, training)
-    constants, *fixed = placed_on(mesh, (constants, optimizer, validation, task))
-    state = placed_on(mesh, state)
+    deviation = deviation_of(validation[1])
+    state, constants, training, *fixed = placed_on(mesh, (state, constants, training, optimizer, validation, task))
     desc = f"training {type(approximator).__name__}"
     bar = tqdm(range(int(state.num_done), num_evaluations), desc=desc, unit="evaluation", disable=not progress)
     bar.set_postfix_str("compiling")
@@ -216,7 +213,8 @@ class _Task(eqx.Module):
         approximator = eqx.combine(weights, constants)
         stimuli, rates = batch
         if self.symmetries is not None:
-            stimuli, rates = self.symmetries.relabel(stimuli, rates, relabelings[_below(len(relabelings), bits[0])])
+            relabeling = relabelings[bits[0] % jnp.uint32(len(relabelings))]
+            stimuli, rates = self.symmetries.relabel(stimuli, rates, relabeling)
         if self.mixing is not None:
             stimuli, rates = self.mixing(stimuli, rates, 2.0**-32 * bits[1].astype(stimuli.dtype))
         return self.loss(approximator, stimuli, rates)
@@ -259,7 +257,8 @@ def _train_interval(state, constants, training, optimizer, validation, task, key
     def step(carry, key):
         weights, opt_state = carry
         bits = jr.bits(key, (3, task.batch_size), jnp.uint32)  # in one draw: each compiles some twenty kernels
-        rows = _below(len(training[0]), bits[0])
+        # Random pairs; some are more probable, by less than the number of pairs over 2^32.
+        rows = bits[0] % jnp.uint32(len(training[0]))
         batch = jax.tree.map(lambda leaf: leaf[rows], training)
         if task.mesh is not None:
             batch = jax.lax.with_sharding_constraint(batch, NamedSharding(task.mesh, P(task.mesh.axis_names)))
@@ -283,27 +282,26 @@ def _train_interval(state, constants, training, optimizer, validation, task, key
     )
 
 
-def _below(number: int, bits: UInt32[Array, " pair"]) -> UInt32[Array, " pair"]:
-    """Random integers below `number`; some are more probable, by less than `number / 2^32`."""
-    return bits % jnp.uint32(number)
-
-
-def _check_pairs(approximator: Approximator, stimuli: ArrayLike, rates: ArrayLike) -> None:
+def _as_pairs(approximator: Approximator, stimuli: ArrayLike, rates: ArrayLike) -> tuple[Array, Array]:
+    """Stimuli and rates as floats, after checking that they fit each other, the approximator and the precision."""
     check_stimuli(stimuli, approximator.stimulus_size)
     check_array("rates", rates, (len(stimuli), approximator.rate_size))
+    stimuli, rates = as_floats(stimuli), as_floats(rates)
+    check_finite("stimuli", stimuli)  # large values may overflow in it
+    check_finite("rates", rates)
+    return stimuli, rates
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def _fingerprint(arrays: PyTree, settings: PyTree) -> str:
+def _fingerprint(arrays: PyTree, task: _Task, *others: object) -> str:
     """A hash of the data, the initial weights, the key and the options of a training."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(arrays):
         leaf = jr.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         digest.update(f"{leaf.dtype}{leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
-    task, *others = settings
     options = (task.loss.__qualname__, task.batch_size, task.num_steps, *others)
     digest.update(f"{options}{jax.tree.leaves((task.symmetries, task.mixing))}".encode())
     return digest.hexdigest()

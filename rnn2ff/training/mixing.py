@@ -26,7 +26,7 @@ from rnn2ff.networks import RateNetwork, RecurrentNetwork, batch_rates, with_pad
 from rnn2ff.steady_state import Status, solve_steady_states
 
 _SAME = 1e-2  # rates closer than this, relative to 1 + max |r|, count as equal
-NUM_TRIED = 512  # mixtures, few enough that a solve follows the dynamics of each
+_NUM_TRIED = 512  # mixtures, few enough that a solve follows the dynamics of each
 _LARGEST_ANGLE = 0.8  # of a mixture, in radians
 _LARGEST_SHIFT = 0.5  # distance of a stimulus from the mixture of its parents, in standard deviations of the stimuli
 
@@ -46,7 +46,9 @@ def exact_pairs(
         ValueError: if the network is of another kind.
     """
     _check_has_exact_pairs(network)
-    return _exact_pairs(network, points)
+    rates = jax.vmap(network.nonlinearity)(points)
+    recurrent = jax.vmap(network.params.recurrent_input)(rates)
+    return points - recurrent - network.params.bias[None], rates
 
 
 def _check_has_exact_pairs(network: RecurrentNetwork) -> None:
@@ -58,12 +60,6 @@ def _check_has_exact_pairs(network: RecurrentNetwork) -> None:
 def has_exact_pairs(network: RecurrentNetwork) -> bool:
     """Whether every point is the fixed point of a known stimulus."""
     return isinstance(network, RateNetwork) and network.params.stimulus_weights is None and network.shows_all_rates
-
-
-def _exact_pairs(network, points):
-    rates = jax.vmap(network.nonlinearity)(points)
-    recurrent = jax.vmap(network.params.recurrent_input)(rates)
-    return points - recurrent - network.params.bias[None], rates
 
 
 class Mixing(eqx.Module):
@@ -88,19 +84,11 @@ class Mixing(eqx.Module):
             rates: their steady rates.
             shares: random shares of the largest angle, from 0 to 1.
         """
-        return self._mixed(stimuli, rates, shares)[:2]
-
-    def shift(
-        self,
-        stimuli: Float[Array, "batch state"],
-        rates: Float[Array, "batch state"],
-        shares: Float[Array, " batch"],
-    ) -> Float[Array, " batch"]:
-        """The distance of each exact stimulus from the mixture of its parents, in standard deviations of stimuli."""
-        return self._mixed(stimuli, rates, shares)[2]
+        return self.with_shift(stimuli, rates, shares)[:2]
 
     @eqx.filter_jit
-    def _mixed(self, stimuli, rates, shares):
+    def with_shift(self, stimuli, rates, shares):
+        """As a call, and the distance of each exact stimulus from its parents' mixture, in standard deviations."""
         angles = self.largest_angle * shares[:, None]
 
         def mix(values, mean):
@@ -108,7 +96,7 @@ class Mixing(eqx.Module):
             return mean[None] + jnp.cos(angles) * values + jnp.sin(angles) * jnp.roll(values, -1, axis=0)
 
         points = jax.vmap(self.network.params.total_input)(rates, stimuli)
-        mixed_stimuli, mixed_rates = _exact_pairs(self.network, mix(points, self.mean_point))
+        mixed_stimuli, mixed_rates = exact_pairs(self.network, mix(points, self.mean_point))
         distance = jnp.sqrt(jnp.mean((mixed_stimuli - mix(stimuli, self.mean_stimulus)) ** 2, axis=1))
         shift = distance / self.deviation
         is_near = (shift < _LARGEST_SHIFT)[:, None]
@@ -153,18 +141,21 @@ def mixing_for(
     rates: Float[Array, "batch rate"],
     *,
     key: PRNGKeyArray,
-) -> Mixing | None:
+) -> tuple[Mixing, float] | None:
     """How to mix pairs of stimuli and steady rates, if the network has exact pairs and its dynamics reach the mixtures.
 
-    None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture. The pairs
-    must be in random order.
+    The second result is the median distance of exact stimuli from the mixtures of their parents, in standard
+    deviations. None if the network has no exact pairs, the stimuli do not vary, or the dynamics do not reach a mixture.
+    The pairs must be in random order.
     """
     if not has_exact_pairs(network) or len(stimuli) < 2 or not np.asarray(stimuli).std() > 0:
         return None
     network = with_padded_rows(network)
-    tried = take_rows((stimuli, rates), slice(NUM_TRIED))
-    moments, mixtures = _moments_and_mixtures(network, stimuli, rates, *tried, key)
-    return Mixing(network, *moments, _LARGEST_ANGLE) if _leads_to_mixtures(network, *mixtures) else None
+    tried = take_rows((stimuli, rates), slice(_NUM_TRIED))
+    moments, (*mixtures, shift) = _moments_and_mixtures(network, stimuli, rates, *tried, key)
+    if not _leads_to_mixtures(network, *mixtures):
+        return None
+    return Mixing(network, *moments, _LARGEST_ANGLE), float(np.median(shift))
 
 
 @eqx.filter_jit
@@ -172,7 +163,7 @@ def _moments_and_mixtures(network, stimuli, rates, tried_stimuli, tried_rates, k
     """The moments that define a mixing, and mixtures of some pairs, in one program."""
     shares = jr.uniform(key, (len(tried_stimuli),), stimuli.dtype)
     moments = _moments(network, stimuli, rates)
-    return moments, Mixing(network, *moments, _LARGEST_ANGLE)(tried_stimuli, tried_rates, shares)
+    return moments, Mixing(network, *moments, _LARGEST_ANGLE).with_shift(tried_stimuli, tried_rates, shares)
 
 
 def _leads_to_mixtures(network: RateNetwork, stimuli, rates) -> bool:

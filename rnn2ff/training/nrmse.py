@@ -106,6 +106,11 @@ def nrmse_interval(
     return float(low), float(high)
 
 
+def deviation_of(rates: Float[ArrayLike, "batch rate"]) -> float:
+    """The standard deviation of rates about per-unit means, in float64."""
+    return float(np.sqrt(np.asarray(rates, np.float64).var(axis=0).mean()))
+
+
 def check_varies(name: str, rates: Float[ArrayLike, "batch rate"]) -> None:
     """Errors are measured against the variation of the rates, so there must be some."""
     if not np.ptp(np.asarray(rates), axis=0).any():

@@ -1,7 +1,5 @@
 """Optimizers, in the units of the data."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -23,18 +21,12 @@ _FIVE_STEPS = 5 * ((3.4445, -4.7750, 2.0315),)
 _SMALLEST_NORM = 1e-8  # of a gradient that is brought to order 1; as in optax. Below it, steps fade out
 _MOMENTUM = 0.95  # of matrices; as in the reference of `muon`
 # The first learning rate at jumps. Of .012, .024 and .04 the second was best for 4 partitions (a = 1.1 and 1.3) after
-# 10,000 steps, and .04 left 1 % less of the error of 16 (a = 1.1). It was .024 after 3,000 steps as well.
+# 10,000 steps, and .04 gave 1 % less error for 16 partitions (a = 1.1). It was .024 after 3,000 steps as well.
 _RATE_AT_JUMPS = 2.4e-2
 # Size of a hidden unit's readout weights, in units of the rates, above which its own steps are shortened. Of 1, 2 and
 # 4, 2 was best, or nearly so, for five hard competitions. For networks without jumps such steps are no better, and
 # worse for a model of relations (2.4 % instead of 2.1).
 _LARGE_READOUT = 2.0
-
-
-@functools.cache  # the same functions for the same numbers, so that a training is not recompiled
-def adam(learning_rate: float, num_steps: int) -> optax.GradientTransformation:
-    """Adam, with a learning rate that falls to zero along a half cosine."""
-    return optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
 
 def muon(
@@ -43,22 +35,21 @@ def muon(
     rates: Float[Array, "batch rate"],
     *,
     num_steps: int,
-    learning_rate: float | None = None,
     at_jumps: bool = False,
 ) -> optax.GradientTransformation:
     """Muon for weight matrices and Adam for all else, falling to zero along a half cosine, in the data's own units.
 
-    Both optimizers take steps whose size does not depend on that of the gradient. They are scaled by the sizes of
-    stimuli and rates, so that results do not depend on units.
+    Both optimizers take steps whose size does not depend on that of the gradient. They are scaled by the root mean
+    squares of stimuli and rates, so that results do not depend on units. For hidden units, stimuli and rates of size 1,
+    the initial learning rate is 2e-2, less in proportion if there are more than 32 channels and more than 128 hidden
+    units, and up to twice that for fewer than 2,000 steps; 5e-3 through sweeps, which are good from the start; and
+    2.4e-2 at jumps.
 
     Args:
         approximator: to be trained.
         stimuli: of the training.
         rates: of the training.
         num_steps: until the learning rate is zero.
-        learning_rate: the initial one, for hidden units, stimuli and rates of size 1; by default 2e-2, less in
-            proportion if there are more than 32 channels and more than 128 hidden units, and up to twice that for fewer
-            than 2,000 steps; 5e-3 through sweeps, which are good from the start; and 2.4e-2 at jumps.
         at_jumps: for two layers alone, whether hidden units are initialized where rates jump. Their readout weights are
             large; the steps of a hidden unit are shortened in inverse proportion, so that outputs change equally.
 
@@ -66,17 +57,15 @@ def muon(
         Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; for two layers with polynomials of
         Amsel et al., The Polar Express: optimal matrix sign methods and their application to Muon, arXiv 2505.16932.
     """
-    if learning_rate is None:
-        default = _default_learning_rate(approximator, stimuli.shape[1], num_steps)
-        learning_rate = _RATE_AT_JUMPS if at_jumps else default
+    learning_rate = _RATE_AT_JUMPS if at_jumps else _usual_learning_rate(approximator, stimuli.shape[1], num_steps)
     polynomials = _THREE_STEPS if isinstance(approximator, TwoLayer) else _FIVE_STEPS
-    sizes = (float(np.sqrt(np.mean(np.asarray(values) ** 2))) or 1.0 for values in (stimuli, rates))
-    numbers = jax.device_put([np.asarray(value, rates.dtype) for value in (*sizes, learning_rate, num_steps)])
-    recipe = _InUnits(*numbers, polynomials, at_jumps)
+    scales = (float(np.sqrt(np.mean(np.asarray(values) ** 2))) or 1.0 for values in (stimuli, rates))
+    numbers = jax.device_put([np.asarray(value, rates.dtype) for value in (*scales, learning_rate, num_steps)])
+    recipe = _ScaledMuon(*numbers, polynomials, at_jumps)
     return optax.GradientTransformation(recipe.init, recipe.update)
 
 
-def _default_learning_rate(approximator: Approximator, num_channels: int, num_steps: int) -> float:
+def _usual_learning_rate(approximator: Approximator, num_channels: int, num_steps: int) -> float:
     if not isinstance(approximator, TwoLayer):
         return 5e-3
     shortness = max(1, min((2_000 / num_steps) ** 0.5, 2))
@@ -87,11 +76,11 @@ def _default_learning_rate(approximator: Approximator, num_channels: int, num_st
     return 2e-2 * size_factor * shortness
 
 
-class _InUnits(eqx.Module):
+class _ScaledMuon(eqx.Module):
     """Muon, as a pytree whose numbers are arguments of a compiled training."""
 
-    stimulus_size: Scalar
-    rate_size: Scalar
+    stimulus_scale: Scalar  # root mean square of the stimuli
+    rate_scale: Scalar  # of the rates
     learning_rate: Scalar
     num_steps: Scalar
     polynomials: tuple[tuple[float, float, float], ...] = eqx.field(static=True)
@@ -105,10 +94,10 @@ class _InUnits(eqx.Module):
 
     def _steps(self, weights: PyTree) -> optax.GradientTransformation:
         scales = {
-            "hidden_weights": 1 / self.stimulus_size,
-            "readout_weights": self.rate_size,
-            "readout_bias": self.rate_size,
-            "bypass_weights": self.rate_size / self.stimulus_size,
+            "hidden_weights": 1 / self.stimulus_scale,
+            "readout_weights": self.rate_scale,
+            "readout_bias": self.rate_scale,
+            "bypass_weights": self.rate_scale / self.stimulus_scale,
         }
         names = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].name, weights)
         kinds = jax.tree.map(
@@ -134,14 +123,14 @@ class _InUnits(eqx.Module):
         descent = optax.partition(by_kind, lambda _: kinds)  # optax would call an approximator passed as a tree
 
         def shorter_where_readout_is_large(updates, weights):
-            size = jnp.linalg.norm(weights.readout_weights, axis=0) / self.rate_size
+            size = jnp.linalg.norm(weights.readout_weights, axis=0) / self.rate_scale
             factor = _LARGE_READOUT / jnp.maximum(size, _LARGE_READOUT)
             factors = {"hidden_weights": factor[:, None], "hidden_bias": factor}
             return jax.tree.map(lambda update, name: update * factors.get(name, 1.0), updates, names)
 
         return optax.chain(
-            # Gradients of the error, in units of the rates' size, with respect to weights in theirs.
-            times(lambda name: scales.get(name, 1.0) / self.rate_size**2),
+            # Gradients of the error, in units of the rates' scale, with respect to weights in theirs.
+            times(lambda name: scales.get(name, 1.0) / self.rate_scale**2),
             _clipped_or_skipped(
                 optax.chain(
                     descent,

@@ -13,7 +13,7 @@ from rnn2ff.plotting import new_figure, plot_learning, plot_rates
 from rnn2ff.records import as_html, as_text, in_percent, names_of_fields
 from rnn2ff.training.jumps import ErrorByMargin
 from rnn2ff.training.loop import TrainingRun
-from rnn2ff.training.nrmse import Accuracy
+from rnn2ff.training.nrmse import Accuracy, deviation_of
 from rnn2ff.training.trainer import Attempt
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Report(NamedTuple):
     def lines(self) -> dict[str, str]:
         """The main numbers, by name, the most important first."""
         counts = self.status_counts
-        left_out = {name: sum(by_status.values()) - by_status["converged"] for name, by_status in counts.items()}
+        excluded = {name: sum(by_status.values()) - by_status["converged"] for name, by_status in counts.items()}
+        without_state = f"excluded: {excluded['training']} from training, {excluded['test']} from the test"
         sweeps = f", {self.num_sweeps} sweeps" if self.num_sweeps else ""
         num_tested = sum(counts["test"].values())
         lines = {
@@ -78,7 +79,7 @@ class Report(NamedTuple):
             "hidden units": f"{self.width}{sweeps}",
             **({"tried": ", ".join(self._tried())} if len(self.attempts) > 1 else {}),
             "stimuli trained on": f"{self.num_training_pairs}",
-            "without a steady state": f"{left_out['training']} left out of training, {left_out['test']} of the test",
+            "without a steady state": without_state,
             "seconds": f"{sum(self.seconds.values()):.1f}",
         }
         if self.tolerance is not None:
@@ -136,6 +137,6 @@ class Distillation(NamedTuple):
         figure, (left, right) = new_figure(2, height=2.8)
         target, nrmse = np.asarray(self.test.rates), self.report.accuracy.nrmse
         plot_rates(left, target, predict(self.approximator, self.test.stimuli), nrmse=nrmse)
-        variance = float(target.var(axis=0).mean())
-        plot_learning(right, self.report.training._asdict(), variance=variance, test_nrmse=nrmse)
+        training, variance = self.report.training._asdict(), deviation_of(target) ** 2
+        plot_learning(right, training, variance=variance, test_nrmse=nrmse)
         return figure

@@ -10,7 +10,7 @@ are singled out until all colors differ, and every resulting permutation is chec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import equinox as eqx
@@ -32,7 +32,7 @@ _STANDARD_ERRORS = 6  # by which moments of the stimuli may differ and still cou
 
 
 class Symmetries(eqx.Module):
-    """Relabels the units and channels of solved pairs at random; made by `find_symmetries`."""
+    """Relabels the units and channels of solved pairs, each pair by a random symmetry; made by `find_symmetries`."""
 
     pools: Int[Array, " state"]  # the pool of each unit; all permutations within a pool are symmetries
     # Further symmetries, including the identity: for each unit, the unit whose value it takes.
@@ -40,12 +40,6 @@ class Symmetries(eqx.Module):
     channel_units: Int[Array, " stimulus"]  # the unit that represents each channel
     unit_channels: Int[Array, " state"]  # the channel of each unit, 0 if there is none
     rate_size: int = eqx.field(static=True)  # number of rates, those of the first units
-
-    def __call__(
-        self, stimuli: Float[Array, "batch stimulus"], rates: Float[Array, "batch rate"], *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "batch stimulus"], Float[Array, "batch rate"]]:
-        """The same pairs, each relabeled by a random symmetry."""
-        return self.relabel(stimuli, rates, self.draw(len(stimuli), key=key))
 
     def draw(self, number: int, *, key: PRNGKeyArray) -> Int[Array, "{number} state"]:
         """Random symmetries, one per row: for each unit, the unit whose value it takes."""
@@ -96,9 +90,9 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     pools = _pools(weights, colors)
     unit_channels = np.maximum(channels, 0)
     channel_units = np.array([int(np.flatnonzero(channels == channel)[0]) for channel in range(network.stimulus_size)])
-    moments = _Moments(stimuli, unit_channels, channel_units)
-    is_alike = all(moments.are_preserved(order) for order in _swaps(pools))
-    orders = [order for order in _automorphisms(weights, colors, pools) if moments.are_preserved(order)]
+    has_same_moments = _comparison_of_moments(stimuli, unit_channels, channel_units)
+    is_alike = all(map(has_same_moments, _swaps(pools)))
+    orders = list(filter(has_same_moments, _automorphisms(weights, colors, pools)))
     pools = pools if is_alike else np.arange(len(pools))
     if len(np.unique(pools)) == len(pools) and not orders:
         return None
@@ -245,25 +239,24 @@ def _matched(weights: np.ndarray, colors: np.ndarray, others: np.ndarray, budget
     return None
 
 
-class _Moments:
-    """Means and covariances of stimuli, to decide whether a relabeling preserves them."""
+def _comparison_of_moments(
+    stimuli: ArrayLike, unit_channels: np.ndarray, channel_units: np.ndarray
+) -> Callable[[np.ndarray], bool]:
+    """A function that decides whether a relabeling preserves the means and covariances of the stimuli."""
+    stimuli = np.asarray(stimuli, np.float64)
+    mean = stimuli.mean(axis=0)
+    centered = stimuli - mean
+    covariance = centered.T @ centered / len(stimuli)
+    squares = (centered**2).T @ centered**2 / len(stimuli)  # of products, for the errors of covariances
+    mean_error = np.sqrt(np.diag(covariance) / len(stimuli))
+    covariance_error = np.sqrt(np.maximum(squares - covariance**2, 0) / len(stimuli))
 
-    def __init__(self, stimuli: ArrayLike, unit_channels: np.ndarray, channel_units: np.ndarray):
-        stimuli = np.asarray(stimuli, np.float64)
-        self.unit_channels, self.channel_units = unit_channels, channel_units
-        self.mean = stimuli.mean(axis=0)
-        centered = stimuli - self.mean
-        self.covariance = centered.T @ centered / len(stimuli)
-        squares = (centered**2).T @ centered**2 / len(stimuli)  # of products, for the errors of covariances
-        self.mean_error = np.sqrt(np.diag(self.covariance) / len(stimuli))
-        self.covariance_error = np.sqrt(np.maximum(squares - self.covariance**2, 0) / len(stimuli))
+    def is_same(values: np.ndarray, errors: np.ndarray, index: object) -> bool:
+        bound = _STANDARD_ERRORS * np.hypot(errors, errors[index]) + _SAME * np.abs(values).max()
+        return bool((np.abs(values - values[index]) <= bound).all())
 
-    def are_preserved(self, order: np.ndarray) -> bool:
-        channels = self.unit_channels[order[self.channel_units]]
+    def are_preserved(order: np.ndarray) -> bool:
+        channels = unit_channels[order[channel_units]]
+        return is_same(mean, mean_error, channels) and is_same(covariance, covariance_error, np.ix_(channels, channels))
 
-        def is_same(values: np.ndarray, errors: np.ndarray, index: object) -> bool:
-            bound = _STANDARD_ERRORS * np.hypot(errors, errors[index]) + _SAME * np.abs(values).max()
-            return bool((np.abs(values - values[index]) <= bound).all())
-
-        square = np.ix_(channels, channels)
-        return is_same(self.mean, self.mean_error, channels) and is_same(self.covariance, self.covariance_error, square)
+    return are_preserved

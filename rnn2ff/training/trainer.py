@@ -4,8 +4,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
@@ -18,7 +16,8 @@ from rnn2ff.training.boundaries import Boundaries, find_boundaries
 from rnn2ff.training.further import Further, exactly
 from rnn2ff.training.initialization import initialize_refined, initialize_two_layer
 from rnn2ff.training.loop import TrainingRun, train
-from rnn2ff.training.mixing import NUM_TRIED, mixing_for
+from rnn2ff.training.mixing import mixing_for
+from rnn2ff.training.nrmse import deviation_of
 from rnn2ff.training.optimizers import muon
 from rnn2ff.training.symmetries import find_symmetries
 
@@ -33,9 +32,9 @@ _EVALUATION_COST = 4  # training samples for each evaluated sample, at least
 # Of two initializations both are trained for a tenth of the evaluations, and the worse to the end only if their errors
 # are closer than this ratio. In eight hard competitions those within 3 % after a tenth were within 5 % in the end, in
 # either order, and those farther apart (12 % and more) kept their order.
-_SHARE_OF_SHORT, _CLOSE = 10, 1.05
+_SHORT_DIVISOR, _CLOSE_RATIO = 10, 1.05
 
-_USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates, which defines the default cost
+USUAL_WIDTH = 4  # of two layers, in multiples of the number of rates, which defines the default cost
 _MOST_SWEEPS = 8  # of the best at a cost: in small networks sweeps cost little, but take long to compile
 _STEPS_THROUGH_SWEEPS = 0.5  # of the steps of two layers: they take longer, and start from a good approximator
 
@@ -64,10 +63,9 @@ class Attempt(NamedTuple):
     @property
     def form(self) -> str:
         """Its size in words."""
-        if self.num_sweeps == 0:
-            return f"{self.width} hidden units alone"
-        sweeps = f"{self.num_sweeps} {'sweep' if self.num_sweeps == 1 else 'sweeps'}"
-        return f"{self.width} hidden units and {sweeps}" if self.width else f"{sweeps} alone"
+        counts = {"hidden unit": self.width, "sweep": self.num_sweeps}
+        parts = [f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count]
+        return " and ".join(parts) if len(parts) > 1 else f"{parts[0]} alone"
 
 
 class Trained(NamedTuple):
@@ -112,9 +110,10 @@ class Trainer:
         self.checkpoints, self.mesh, self.further = checkpoints, mesh, further
         self.held_out = pairs.take(held_out)
         self.kept = pairs.take(kept)
-        self.deviation = float(np.sqrt(np.asarray(pairs.rates, np.float64).var(axis=0).mean()))
+        self.deviation = deviation_of(pairs.rates)
         self.symmetries = find_symmetries(network, self.kept.stimuli)
-        self.mixing = mixing_for(network, self.kept.stimuli, self.kept.rates, key=key_for(key, "mixtures"))
+        mixing = mixing_for(network, self.kept.stimuli, self.kept.rates, key=key_for(key, "mixtures"))
+        self.mixing, self.stimulus_shift = (None, None) if mixing is None else mixing
         self.boundaries = None
         if self.mixing is None and proved_rate(network) == 0:  # if mixtures are steady states, there are no jumps
             self.boundaries = find_boundaries(network, self.kept, symmetries=self.symmetries)
@@ -128,11 +127,12 @@ class Trainer:
         starts = {"plain": self._initialized(width, None)}
         if self.boundaries is not None:
             starts["boundaries"] = self._initialized(width, self.boundaries)
-        num_short = self._num_evaluations(starts["plain"], self.num_steps) // _SHARE_OF_SHORT
+        num_short = self._num_evaluations(starts["plain"], self.num_steps) // _SHORT_DIVISOR
         if len(starts) > 1 and num_short:
             short = {way: self._train_two_layer(start, way, num_short) for way, start in starts.items()}
             errors = {way: trained.attempt.validation_nrmse for way, trained in short.items()}
-            starts = {way: start for way, start in starts.items() if not errors[way] > _CLOSE * min(errors.values())}
+            largest = _CLOSE_RATIO * min(errors.values())
+            starts = {way: start for way, start in starts.items() if not errors[way] > largest}
         best = best_of([self._train_two_layer(start, way) for way, start in starts.items()])
         return best._replace(attempt=best.attempt._replace(seconds=time.perf_counter() - started))
 
@@ -157,7 +157,7 @@ class Trainer:
 
         The second costs no more products than the first.
         """
-        two_layer = self.two_layer(_USUAL_WIDTH * self.network.rate_size if width is None else width)
+        two_layer = self.two_layer(USUAL_WIDTH * self.network.rate_size if width is None else width)
         num_steps = max(1, round(_STEPS_THROUGH_SWEEPS * self.num_steps))
         swept = self.refined_at(two_layer.attempt.num_products, most_sweeps=_MOST_SWEEPS, num_steps=num_steps)
         return [two_layer] if swept is None else [two_layer, swept]
@@ -209,7 +209,7 @@ class Trainer:
             error = float(np.square(differences, dtype=np.float64).mean())
         return error if np.isfinite(error) else np.inf
 
-    def again(self, trained: Trained) -> Trained:
+    def retrained(self, trained: Trained) -> Trained:
         """Train an approximator of the same size from scratch."""
         size = trained.attempt
         return self.refined(size.width, size.num_sweeps) if size.num_sweeps else self.two_layer(size.width)
@@ -253,15 +253,6 @@ class Trainer:
             seconds=time.perf_counter() - started,
         )
         return Trained(run.approximator, run, attempt)
-
-    def stimulus_shift(self) -> float | None:
-        """The median shift of the stimuli of mixed pairs; None where none are mixed."""
-        if self.mixing is None:
-            return None
-        pairs = self.kept.take(slice(NUM_TRIED))
-        generator = np.random.default_rng(np.asarray(jr.key_data(key_for(self.key, "shift"))))
-        shares = jax.device_put(generator.uniform(size=len(pairs.stimuli)).astype(pairs.stimuli.dtype))
-        return float(np.median(self.mixing.shift(pairs.stimuli, pairs.rates, shares)))
 
 
 def _batch_size(num_products: int, num_pairs: int) -> int:

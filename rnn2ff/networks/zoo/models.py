@@ -29,7 +29,7 @@ from rnn2ff._checks import (
 from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.nonlinearities import Nonlinearity, ShiftedLogistic, Tanh
 from rnn2ff.networks.rate import RateForm, RateNetwork, RateParams, StateForm, rate_network
-from rnn2ff.networks.zoo.populations import check_two_populations
+from rnn2ff.networks.weights import check_two_populations
 
 
 @dataclasses.dataclass(frozen=True)

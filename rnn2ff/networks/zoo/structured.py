@@ -19,7 +19,7 @@ from rnn2ff._checks import (
     fail,
     shape_of,
 )
-from rnn2ff.networks.graphs import Graph, graph_matrix
+from rnn2ff.networks.graphs import graph_matrix, is_graph
 from rnn2ff.networks.rate import RateNetwork
 from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_rate
 
@@ -127,7 +127,7 @@ def _competition(
     return constructor(jnp.asarray(weights, float), stimulus_weights=jnp.asarray(drive, float), time_constants=tau)
 
 
-def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5) -> RateNetwork:
+def ctln(graph: ArrayLike | object, *, epsilon: float = 0.25, delta: float = 0.5) -> RateNetwork:
     """A combinatorial threshold-linear network, in the rate form: a graph decides what the network can do.
 
     `x' = -x + [W x + theta]_+` with `W_ij = -1 + epsilon` where the graph has the edge j -> i, `-1 - delta` where it
@@ -156,9 +156,9 @@ def ctln(graph: ArrayLike | Graph, *, epsilon: float = 0.25, delta: float = 0.5)
     return threshold_linear_rate(jnp.asarray(weights, float))
 
 
-def _adjacency(graph: ArrayLike | Graph) -> np.ndarray:
+def _adjacency(graph: ArrayLike | object) -> np.ndarray:
     """Whether there is an edge from the unit of the column to that of the row."""
-    if isinstance(graph, Graph):
+    if is_graph(graph):
         adjacency = (graph_matrix(graph, weight="") > 0).astype(float)  # no attribute: every edge has the weight 1
     else:
         shape_of("graph", graph)

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, ScalarLike
 from rnn2ff._checks import check_positive_numbers, check_shape, check_sizes
 from rnn2ff.networks.nonlinearities import PowerLaw
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
-from rnn2ff.networks.zoo.populations import check_two_populations
+from rnn2ff.networks.weights import check_two_populations
 
 _HALF_TURN = 180.0  # degrees after which an orientation repeats
 

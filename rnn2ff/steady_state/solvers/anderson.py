@@ -120,19 +120,31 @@ def repeat_accelerated(
         memory: how many steps are combined; 0 repeats the sweep as it is.
     """
     if memory == 0:
-        return sweep.repeat(network, drive, point, num_sweeps)
-    regularization = default_regularization(point.dtype)
+        return jax.lax.fori_loop(0, num_sweeps, lambda _, point: sweep(network, drive, point), point)
 
-    def through_memory(_, carry):
-        point, history = carry
-        for _ in range(memory):  # unrolled: all steps are new at the end, so that none is copied
-            image = sweep(network, drive, point)
-            point, _, history = accelerate(history, point, image, regularization=regularization)
-        return point, history
+    def turn(_, carry):
+        return through_memory(sweep, network, drive, *carry)
 
     image = sweep(network, drive, point)
     start = (image, begin_history(point, image, memory))
-    return jax.lax.fori_loop(0, -(-(num_sweeps - 1) // memory), through_memory, start)[0]
+    return jax.lax.fori_loop(0, -(-(num_sweeps - 1) // memory), turn, start)[0]
+
+
+def through_memory(
+    sweep: AbstractSweep,
+    network: RecurrentNetwork,
+    drive: Float[Array, " drive"],
+    point: Float[Array, " state"],
+    history: History,
+) -> tuple[Float[Array, " state"], History]:
+    """As many accelerated sweeps as are combined: the point and the history after them.
+
+    Unrolled: all steps of the history are new at the end, so that a loop around this copies none.
+    """
+    for _ in history.step_changes:
+        image = sweep(network, drive, point)
+        point, _, history = accelerate(history, point, image, regularization=default_regularization(point.dtype))
+    return point, history
 
 
 class _AccelerationState(eqx.Module):
