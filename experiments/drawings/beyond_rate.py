@@ -62,7 +62,7 @@ def _draw_line(axis: "Axes", line: dict) -> None:
     axis.plot(places, np.where(is_steady, line["mean"], np.nan), color=COLORS["recurrent"], label="steady rate")
     axis.plot(places, np.where(is_steady, np.nan, line["mean"]), ":", color=COLORS["recurrent"], label="mean over time")
     axis.plot(places, line["predicted"], color=COLORS["feed-forward"], label="feed-forward")
-    axis.set(xlabel="excitatory stimulus", ylabel="excitatory rate", ylim=(-0.05, 1.35))
+    axis.set(xlabel="excitatory stimulus", ylabel="excitatory rate", ylim=(-0.05, 1.6))
     axis.set_title(f"oscillator, inhibitory\nstimulus {line['inhibitory']:g}")
     axis.legend(loc="upper left", ncols=1, borderaxespad=0, labelspacing=0.2)
 
