@@ -289,7 +289,7 @@ def describe(rows: list[dict]) -> str:
     lines = [
         ("recurrent units, hidden units", lambda row: f"{row['units']}, {row['width']}"),
         ("error of two layers (NRMSE, %)", percent("nrmse", np.inf)),
-        ("... of fewer units with sweeps, at equal cost", percent("nrmse_with_sweeps", np.inf)),
+        ("... with sweeps, at equal cost", percent("nrmse_with_sweeps", np.inf)),
         ("the steady state jumps near the stimulus (%)", percent("share_near_jumps")),
         ("task done right by the recurrent network (%)", right("recurrent")),
         ("... by the feed-forward network (%)", right("feed-forward")),

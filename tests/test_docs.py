@@ -28,6 +28,16 @@ def test_every_public_name_is_used_in_the_code_of_its_page(page):
     assert named - set(re.findall(r"rnn2ff\.(\w+)", code)) == set()
 
 
+@pytest.mark.parametrize("page", REFERENCE, ids=lambda page: page.stem)
+def test_the_code_of_a_page_uses_only_names_that_there_are(page, tmp_path):
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+    (tmp_path / "page.py").write_text(code)
+    done = run("-m", "ruff", "check", "--isolated", "--select", "F821", "--quiet", str(tmp_path / "page.py"))
+    assert done.returncode == 0, done.stdout
+    names = set(re.findall(r"\brnn2ff\.(\w+)", code))
+    assert [name for name in names if not hasattr(rnn2ff, name)] == []
+
+
 @pytest.mark.slow
 @pytest.mark.scripts
 @pytest.mark.parametrize("page", REFERENCE, ids=lambda page: page.stem)

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Distill:
-    """Replace a recurrent network by a feed-forward one.
+    """Replace a recurrent network with a feed-forward one.
 
     Solves the network for every stimulus, trains a feed-forward network on the steady rates, and judges it on stimuli
-    it never saw. By default it has two layers with 4 hidden units for each unit of the network, or fewer and a few
-    sweeps that cost no more, whichever is better. With --tolerance it is the cheapest that is good enough. Writes
+    it never saw. By default it has two layers with 4 hidden units for each unit of the network, or sweeps that cost no
+    more, whichever is better. With --tolerance it is the cheapest that is good enough. Writes
     approximator.safetensors, report.json, report.html and, where matplotlib is installed, report.png. An interrupted
     run resumes when the command is given again.
 

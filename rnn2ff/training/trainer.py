@@ -153,10 +153,7 @@ class Trainer:
         return self._train(start, time.perf_counter(), name, optimizer=optimizer, **limits)
 
     def best_of_its_cost(self, width: int | None = None) -> list[Trained]:
-        """Two layers, by default of the usual width, and then, if the cost allows any, fewer units with sweeps.
-
-        The second costs no more products than the first.
-        """
+        """Two layers, by default of the usual width, and then, if the same number of products allows any, sweeps."""
         two_layer = self.two_layer(USUAL_WIDTH * self.network.rate_size if width is None else width)
         num_steps = max(1, round(_STEPS_THROUGH_SWEEPS * self.num_steps))
         swept = self.refined_at(two_layer.attempt.num_products, most_sweeps=_MOST_SWEEPS, num_steps=num_steps)
@@ -181,7 +178,7 @@ class Trainer:
         most = num_products // num_units**2 - 1
         if most < 1:
             return None
-        numbers = [number for number in (most, most - 1) if number > 0]
+        numbers = [number for number in (most - 1, most) if number > 0]  # if both overflow, the first is taken
         if most_sweeps is not None and most > most_sweeps:
             numbers = [most_sweeps]
         rests = [num_products - (number + 1) * num_units**2 for number in numbers]
