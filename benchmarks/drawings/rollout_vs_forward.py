@@ -84,7 +84,7 @@ def _plane(axis: "Axes", rows: list[dict], *, first: bool) -> None:
         rest = [row for row in chosen if row["step_tolerance"] > 0.11 * row["tolerance"]]
         points(rest, linestyle="", marker="o", markerfacecolor="white", color=blue)
         usual = [row for row in chosen if row not in rest]
-        points(usual, name, 2, at, linestyle=style, marker="o", color=blue)
+        points(usual, name, 1, at, linestyle=style, marker="o", color=blue)
     for name, (marker, at) in _SOLVERS.items():
         chosen = [row for row in rows if row["kind"] == "solver" and row["method"] == name]
         points(chosen, name.split(", ")[-1], 0, at, linestyle="", marker=marker, markersize=5, color=green)

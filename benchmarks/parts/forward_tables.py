@@ -65,10 +65,10 @@ def summarize(rows: list[dict]) -> str:
 def name_of(row: dict) -> str:
     """The name of a row: a method, and its options."""
     if "width" in row:
-        multiple = row["width"] / row["state_size"]
+        units = f", H = {row['width'] / row['state_size']:g} N" if row["width"] else ""
         sweeps = f", {row['num_sweeps']} sweeps" if row["num_sweeps"] else ""
         untrained = ", untrained" if row.get("is_trained") is False else ""
-        return f"{row['method']}, H = {multiple:g} N{sweeps}{untrained}"
+        return f"{row['method']}{units}{sweeps}{untrained}"
     if "step_tolerance" in row:
         return f"{row['method']}, stops at {row['tolerance']:.0e}, steps {row['step_tolerance']:.0e}"
     return row["method"]
