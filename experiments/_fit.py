@@ -80,6 +80,8 @@ def fit_both(
 def width_of_sweeps(network: RecurrentNetwork, num_sweeps: int) -> int:
     """The width of two layers that cost as many products as a quarter of a hidden unit for each rate plus sweeps.
 
+    The approximator of that cost may have one sweep less, and other hidden units.
+
     For networks with units that have no rate of their own, where the usual width costs less than a sweep.
     """
     num_units, num_rates, size = network.state_size, network.rate_size, network.stimulus_size

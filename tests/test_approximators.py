@@ -55,6 +55,13 @@ def test_sizes_below_one_are_refused(sizes, key):
         TwoLayer(*sizes, key=key)
 
 
+@pytest.mark.parametrize("width", [-1, 5.0])
+@pytest.mark.usefixtures("as_a_user")
+def test_a_width_below_zero_or_with_a_fraction_is_refused(width, key):
+    with pytest.raises(ValueError, match="`width`.*at least 0"):
+        TwoLayer(3, width, 2, key=key)
+
+
 def test_the_output_of_a_rectified_approximator_is_never_negative(key):
     approximator = TwoLayer(3, 5, 2, key=key)
     assert jnp.all(predict(approximator, 10 * jr.normal(key, (100, 3))) >= 0)

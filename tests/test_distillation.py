@@ -14,11 +14,13 @@ from problems import assert_close, compiled_programs
 from rnn2ff import (
     accuracy,
     distill,
+    gaussian_stimuli,
     grating_stimulus,
     initialize_refined,
     partition_competition,
     save,
     stabilized_supralinear,
+    threshold_linear,
     winner_take_all,
     write_report,
 )
@@ -246,6 +248,14 @@ class TestTolerance:
         assert errors[0] > 2 * errors[4]
         best = min(report.attempts, key=lambda each: each.validation_nrmse)
         assert (report.width, report.num_sweeps) == (best.width, best.num_sweeps)
+
+    def test_many_channels_pay_for_few_more_sweeps(self, monkeypatch, key):
+        monkeypatch.setattr("rnn2ff.training.escalation._WIDTHS", ())
+        monkeypatch.setattr("rnn2ff.training.escalation._SWEEPS", (2,))
+        network = threshold_linear(0.3 * np.eye(3), stimulus_weights=jr.normal(key, (3, 60)))
+        arguments = {"tolerance": 1e-6, "num_samples": 60, "num_test_samples": 30, "num_steps": 2}
+        found = distill(network, gaussian_stimuli(60), **arguments, key=key)
+        assert {attempt.num_sweeps for attempt in found.report.attempts} == {4}
 
     def test_where_pairs_are_missing_the_best_is_trained_again_on_four_times_as_many(self, tmp_path, monkeypatch, key):
         monkeypatch.setattr("rnn2ff.training.distillation.is_data_limited", lambda trained: True)

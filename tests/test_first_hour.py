@@ -464,10 +464,11 @@ class TestPrints:
             fixed_points()._replace(states=np.zeros((0, 3))).plot()
 
     def test_a_report_is_one_page_that_fetches_and_runs_nothing(self, tmp_path):
-        attempts = (Attempt(3, 0, 12, 6, 0.1, 0.1, 1.0), Attempt(2, 4, 24, 6, 0.1, 0.1, 1.0))
+        small, swept = Attempt(3, 0, 12, 6, 0.1, 0.1, 1.0), Attempt(2, 4, 24, 6, 0.1, 0.1, 1.0)
+        attempts = (small, swept, small._replace(num_training_pairs=24))
         hostile = report(
             attempts=attempts,
-            attempt_nrmses=(0.125, 0.0625),
+            attempt_nrmses=(0.125, 0.0625, 0.11),
             tolerance=0.03,
             is_within_tolerance=False,
             reason="<script>alert(1)</script><img src=http://a>",
@@ -479,8 +480,9 @@ class TestPrints:
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
         assert not re.findall(r"<script|<link|<iframe|<img src|\son\w+=|url\(|src=\"(?!data:image/svg)", page)
         rows = dict(re.findall(r"<th[^>]*>(.*?)</th><td[^>]*>(.*?)</td>", page))
-        assert rows["3 hidden units alone"].startswith("12.50 %")
-        assert rows["2 hidden units and 4 sweeps"].startswith("6.25 %")
+        assert rows["3 hidden units alone, 6 pairs"].startswith("12.50 %")
+        assert rows["3 hidden units alone, 24 pairs"].startswith("11.00 %")
+        assert rows["2 hidden units and 4 sweeps, 6 pairs"].startswith("6.25 %")
         assert rows["test"] == "85.7 % of 7, 1 unstable"
         # Errors of single units and stimuli, in plain NumPy.
         errors = np.asarray(jax.vmap(found.approximator)(jnp.asarray(STIMULI))) - SOLUTION

@@ -170,6 +170,11 @@ class TestInitialization:
         with pytest.raises(ValueError, match="states.*wrong shape"):
             initialize_two_layer(network, states[:, :2], pairs[0], 12, key=jr.key(0))
 
+    @pytest.mark.usefixtures("as_a_user")
+    def test_two_layers_without_a_hidden_unit_are_refused(self, network, states, pairs):
+        with pytest.raises(ValueError, match="`width`.*at least 1"):
+            initialize_two_layer(network, states, pairs[0], 0, key=jr.key(0))
+
 
 class TestExactPairs:
     def test_the_dynamics_rest_there(self, network, states, pairs):
@@ -255,6 +260,14 @@ class TestTraining:
         assert "training TwoLayer:   0%" in shown
         assert "compiling" in shown
         assert f"error {100 * np.sqrt(run.validation_errors[-1]) / deviation:.3g} %" in shown
+
+    def test_without_a_hidden_unit_the_mean_is_learned(self, key):
+        stimuli = jr.normal(key, (64, 3))
+        rates = jnp.ones((64, 2))
+        run = train(
+            TwoLayer(3, 0, 2, is_rectified=False, key=key), stimuli, rates, num_steps=300, num_evaluations=1, key=key
+        )
+        assert_close(run.approximator.readout_bias, jnp.ones(2), 1e-2)
 
     @pytest.mark.usefixtures("as_a_user")
     def test_whole_numbers_are_trained_on_as_floats_are(self, key):

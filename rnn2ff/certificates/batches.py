@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -53,7 +54,7 @@ def certify_predictions(
 
     Args:
         network: the network.
-        stimuli: one a row.
+        stimuli: one per row.
         predictions: from `predict_all_units`, or from another source.
         certifier: from `make_certifier`; by default made for this call.
 
@@ -85,7 +86,7 @@ def bound_units(
 
     Args:
         network: the network.
-        stimuli: one a row.
+        stimuli: one per row.
         predictions: the rates of all units.
         error_bounds: for all rates of each sample together, from `certify_predictions`.
         certifier: from `make_certifier`; by default made for this call.
@@ -140,7 +141,7 @@ def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
 def call_in_chunks(function, constants, *arrays: np.ndarray, mesh: Mesh | None = None):
     """Call a program on a batch, in chunks of a fixed size; each device of a mesh has one chunk at a time."""
     constants, parts = placed_on(mesh, constants), []
-    for chunk in chunks_of(len(arrays[0]), max(array[0].size for array in arrays), mesh):
+    for chunk in chunks_of(len(arrays[0]), max(math.prod(array.shape[1:]) for array in arrays), mesh):
         placed = tuple(chunk.place(array[chunk.rows]) for array in arrays)
         parts.append(chunk.take(_call(function, constants, placed, chunk.num_rows, chunk.layout, mesh)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

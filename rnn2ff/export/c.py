@@ -32,7 +32,10 @@ _LARGEST_ROUNDING = 1e-4  # of a rate in float, relative to 1 + the largest: com
 
 
 class Footprint(NamedTuple):
-    """The resources that an approximator needs, for every stimulus."""
+    """The resources that an approximator needs, for every stimulus.
+
+    Without hidden units there is one in C, whose weights are zero.
+    """
 
     flash_bytes: int  # of constants; the code takes about a kilobyte more
     ram_bytes: int  # of stack for the signals, without the stimulus and the rates of the caller

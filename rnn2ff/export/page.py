@@ -19,7 +19,6 @@ from jaxtyping import ArrayLike, Float
 from rnn2ff import __version__
 from rnn2ff._checks import check_stimuli, fail
 from rnn2ff.approximators import Approximator, predict
-from rnn2ff.export.c import footprint
 from rnn2ff.export.plain import check_first_rates, dtype_of, plain_arrays, template
 from rnn2ff.files import write_whole
 from rnn2ff.networks import RATE_FORM, RecurrentNetwork
@@ -104,7 +103,7 @@ def _record(scene: Scene) -> dict[str, object]:
         "kind": scene.kind,
         "nrmse": scene.nrmse,
         "tails": list(scene.tails),
-        "num_products": footprint(approximator).num_products,
+        "num_products": approximator.num_products,
         "network": {
             "form": "rate" if network.vector_field == RATE_FORM else "state",
             "rate_size": network.rate_size,

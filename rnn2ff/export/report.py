@@ -44,9 +44,9 @@ def write_report(path: str | Path, found: Distilled) -> None:
     report, pairs = found.report, found.test
     predicted = np.asarray(predict(found.approximator, pairs.stimuli))
     attempts = {
-        attempt.form: (
-            f"{in_percent(nrmse)} %, {attempt.num_products:,} products, {attempt.num_training_pairs} pairs, "
-            f"{attempt.seconds:.1f} s"
+        # A form may have been trained twice, on more pairs.
+        f"{attempt.form}, {attempt.num_training_pairs} pairs": (
+            f"{in_percent(nrmse)} %, {attempt.num_products:,} products, {attempt.seconds:.1f} s"
         )
         for attempt, nrmse in zip(report.attempts, report.attempt_nrmses)
     }

@@ -8,7 +8,8 @@ from rnn2ff.training.nrmse import nrmse_interval
 from rnn2ff.training.trainer import Trained, Trainer, best_of
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
-_SWEEPS = (2, 4, 8, 16)  # after two layers of the first width, or of equal cost without them
+_SWEEPS = (2, 4, 8, 16)  # at the cost of two layers of the first width before them, which may pay for two more instead
+_MOST_MORE = 2
 _PLATEAU = 0.8  # share of the error left after doubling width or sweeps, above which progress has stopped
 _OUT_OF_REACH = 4  # times the tolerance: an error that a larger width will not reduce enough
 _OVERFITTED = 1.5  # ratio of validation to training error from which more data are needed
@@ -24,24 +25,25 @@ def escalate(
     """
     num_rates, num_units = trainer.network.rate_size, trainer.network.state_size
     stimulus_size = trainer.network.stimulus_size
-    # The width of two layers, None where sweeps follow, by the number of products.
-    widths = {multiple * num_rates * (stimulus_size + num_rates): multiple * num_rates for multiple in _WIDTHS}
+    # The number of products of each size, with its width if it is of two layers alone, and its sweeps otherwise.
+    sizes = [(multiple * num_rates * (stimulus_size + num_rates), multiple * num_rates, 0) for multiple in _WIDTHS]
     before_sweeps = num_rates * (stimulus_size + num_units)
-    swept = {before_sweeps + (number + 1) * num_units**2: None for number in _SWEEPS if with_sweeps}
+    sizes += [(before_sweeps + (number + 1) * num_units**2, 0, number) for number in _SWEEPS if with_sweeps]
     tried: list[Trained] = []
-    for num_products, width in sorted([*widths.items(), *swept.items()], key=lambda item: item[0]):
-        alike = [trained for trained in tried if (trained.attempt.num_sweeps > 0) == (width is None)]
+    for num_products, width, num_sweeps in sorted(sizes):
+        alike = [trained for trained in tried if (trained.attempt.num_sweeps > 0) == (num_sweeps > 0)]
         errors = [trained.attempt.validation_nrmse for trained in alike]
         is_flat = len(errors) > 1 and errors[-1] > _PLATEAU * errors[-2]
-        is_far = width is not None and len(errors) > 0 and errors[-1] > _OUT_OF_REACH * tolerance
+        is_far = num_sweeps == 0 and len(errors) > 0 and errors[-1] > _OUT_OF_REACH * tolerance
         if is_flat or is_far:
             continue
         if tried and time.perf_counter() > deadline:
             return tried, False
-        if width is not None:
+        if num_sweeps == 0:
             tried.append(trainer.two_layer(width))
         else:
-            tried.append(trainer.refined_at(num_products, start=alike[-1].approximator if alike else None))
+            start = alike[-1].approximator if alike else None
+            tried.append(trainer.refined_at(num_products, start=start, most_sweeps=num_sweeps + _MOST_MORE))
         if is_within(tried[-1], test, tolerance):
             return tried, True
     return tried, True

@@ -58,6 +58,7 @@ def initialize_two_layer(
     Raises:
         ValueError: if the states and stimuli do not fit the network or each other, or `width` is below 1.
     """
+    check_at_least("width", width, 1)
     states, stimuli = as_samples(network, states, stimuli)
     edges = _edges(boundaries, width)
     is_rectified = has_rectified_rates(network)
@@ -89,7 +90,8 @@ def initialize_refined(
         key: a PRNG key.
 
     Raises:
-        ValueError: as for `initialize_two_layer`; or if the network allows no sweep, or `num_sweeps` is below 1.
+        ValueError: if the states and stimuli do not fit the network or each other, the network allows no sweep,
+            `width` is below 0, or `num_sweeps` is below 1.
     """
     states, stimuli = as_samples(network, states, stimuli)
     template = make_template(network, width, network.state_size, is_rectified=False, bypass=False, key=key)

@@ -72,7 +72,7 @@ def _usual_learning_rate(approximator: Approximator, num_channels: int, num_step
     # Up to four hidden units per channel, fewer units start further from the optimum, and need larger steps.
     # The final error depends little on the rate: with a quarter to twice of it, with four times the steps, and from
     # random hidden units, 128 of them have errors of 13.4 to 13.6 % on 32 random units (gain .9).
-    size_factor = min(1, max(32 / num_channels, 128 / approximator.width))
+    size_factor = min(1, max(32 / num_channels, 128 / max(approximator.width, 1)))
     return 2e-2 * size_factor * shortness
 
 
