@@ -8,8 +8,8 @@ from rnn2ff.training.nrmse import nrmse_interval
 from rnn2ff.training.trainer import Trained, Trainer, best_of
 
 _WIDTHS = (1, 2, 4, 8)  # of two layers, in multiples of the number of rates
-_SWEEPS = (2, 4, 8, 16)  # at the cost of two layers of the first width before them, which may pay for two more instead
-_MOST_MORE = 2
+_SWEEPS = (2, 4, 8, 16)  # after two layers of the first width, or of equal cost
+_MOST_MORE = 2  # sweeps in place of these layers, which cost two where channels, rates and units are equally many
 _PLATEAU = 0.8  # share of the error left after doubling width or sweeps, above which progress has stopped
 _OUT_OF_REACH = 4  # times the tolerance: an error that a larger width will not reduce enough
 _OVERFITTED = 1.5  # ratio of validation to training error from which more data are needed
