@@ -13,7 +13,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_on_host, check_shape, check_stimuli, fail
 from rnn2ff.approximators import Approximator, Refined
-from rnn2ff.certificates.bounds import Certificate, certify, unit_bounds
+from rnn2ff.certificates.bounds import certify, unit_bounds
+from rnn2ff.certificates.certificate import Certificate
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.refinement import as_prediction
 from rnn2ff.compiling import compiled

@@ -120,11 +120,14 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
     dtype, size = network.dtype, network.state_size
     precision = float(jnp.finfo(dtype).eps)
 
+    def on_device(value: ArrayLike) -> Array:
+        return jax.device_put(np.asarray(value, dtype))
+
     def up(value: ArrayLike) -> Array:
-        return jnp.asarray(np.asarray(value, np.float64) * (1 + 4 * precision), dtype)
+        return on_device(np.asarray(value, np.float64) * (1 + 4 * precision))
 
     def down(value: float) -> Array:
-        return jnp.asarray(max(value, 0.0) * (1 - 4 * precision), dtype)
+        return on_device(max(value, 0.0) * (1 - 4 * precision))
 
     ones, infinity, zero = up(np.ones(size)), up(np.inf), down(0.0)
     unknown = Certifier(
@@ -173,9 +176,9 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
     return dataclasses.replace(
         certifier,
         contraction_gap=gap,
-        contraction_scale=jnp.asarray(constants.contraction_scale, dtype),
+        contraction_scale=on_device(constants.contraction_scale),
         monotonicity=monotonicity,
-        metric_root=jnp.asarray(np.sqrt(constants.metric), dtype),
+        metric_root=on_device(np.sqrt(constants.metric)),
         is_contracting=bool(gap > 0),
         is_monotone=bool(monotonicity > 0),
     )
@@ -205,8 +208,8 @@ def _factors(weights: np.ndarray, up: Callable[[ArrayLike], Array], dtype: jnp.d
     left, right = (factor.astype(dtype) for factor in (left[:, :rank] * sizes[:rank], right[:rank].T))
     stored_left, stored_right = left.astype(np.float64), right.astype(np.float64)
     return Factors(
-        left=jnp.asarray(left),
-        right=jnp.asarray(right),
+        left=jax.device_put(left),
+        right=jax.device_put(right),
         right_norm=up(np.linalg.norm(stored_right, 2) * (1 + _LAPACK)),
         remainder=up(np.linalg.norm(weights - stored_left @ stored_right.T) + _LAPACK * sizes[0]),
     )

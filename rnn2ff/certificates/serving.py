@@ -19,7 +19,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Scalar
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_positive_numbers, check_stimuli
 from rnn2ff.approximators import Approximator, Refined
 from rnn2ff.certificates.batches import call_in_chunks, check_predicts_all_units, in_chunks, map_tiles, predict_all
-from rnn2ff.certificates.bounds import bound_and_floor, certify, quantiles
+from rnn2ff.certificates.bounds import bound_and_floor, certify
+from rnn2ff.certificates.certificate import quantiles
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine

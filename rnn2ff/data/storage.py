@@ -20,7 +20,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.sharding import Mesh
@@ -81,7 +80,7 @@ class StoredPairs:
     def read(self) -> Pairs:
         """All pairs, in memory."""
         parts = [[np.array(shard[name]) for name in ARRAYS] for shard in self.shards()]
-        stimuli, states, rates = (jnp.asarray(np.concatenate(arrays)) for arrays in zip(*parts))
+        stimuli, states, rates = (jax.device_put(np.concatenate(arrays)) for arrays in zip(*parts))
         return Pairs(stimuli, states, rates, self.status_counts)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
@@ -91,12 +90,12 @@ def load(path: str | Path, *, network: RecurrentNetwork | None = None) -> tuple[
         raise fail("path", "is not an approximator", expected, f"{metadata.get('format')}")
     if _hash(arrays, metadata) != metadata.get("hash"):
         raise fail("path", "was changed after it was written", "what was saved", f"{path}")
-    if jnp.asarray(arrays["hidden_weights"]).dtype != arrays["hidden_weights"].dtype:
+    if jax.dtypes.canonicalize_dtype(arrays["hidden_weights"].dtype) != arrays["hidden_weights"].dtype:
         raise fail("path", "holds float64 weights", "`jax_enable_x64` to be set before loading them", "float32 only")
     card = json.loads(metadata["card"])
     if network is not None:
         check_same_network(network, card, path)
-    arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
+    arrays = {name: jax.device_put(array) for name, array in arrays.items()}
     return _put_together(arrays, metadata), card
 
 

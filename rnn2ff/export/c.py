@@ -12,7 +12,6 @@ from string import Template
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
@@ -137,7 +136,7 @@ def _self_test(model: Approximator | IntegerModel, name: str, test_stimuli: Arra
     else:
         stimuli = np.asarray(test_stimuli, np.float32)[:_NUM_TESTED]
         single = jax.tree.map(lambda leaf: leaf.astype(np.float32), model)
-        rates, kind = np.asarray(predict(single, jnp.asarray(stimuli))), "float"
+        rates, kind = np.asarray(predict(single, jax.device_put(stimuli))), "float"
         bound = _number(np.float32(_LARGEST_ROUNDING * (1 + np.abs(rates).max())))
         is_wrong = f"!(rates[j] - expected[j] <= {bound} && expected[j] - rates[j] <= {bound})"
     fields = {

@@ -95,7 +95,7 @@ def _record(scene: Scene) -> dict[str, object]:
     stimuli = np.asarray(scene.stimuli, dtype_of(approximator))
     params, model = network.params, plain_arrays(approximator)
     stimulus_weights = params.stimulus_weights
-    rates = np.asarray(predict(approximator, jnp.asarray(stimuli)))
+    rates = np.asarray(predict(approximator, jax.device_put(stimuli)))
     low, high = np.quantile(stimuli, [0.001, 0.999]).tolist()  # the axes; rarer values are drawn at their ends
     record = {
         "title": scene.title,

@@ -147,7 +147,7 @@ def gated_network(
 def rnn_network(recurrent: np.ndarray, driven: np.ndarray, bias: np.ndarray, nonlinearity: Nonlinearity) -> RateNetwork:
     """The map of a simple recurrent cell, `h' = phi(W h + B u + b)`."""
     form = RateForm(nonlinearity)
-    return rate_network(form, jnp.asarray(recurrent), stimulus_weights=driven, bias=bias, is_map=True)
+    return rate_network(form, recurrent, stimulus_weights=driven, bias=bias, is_map=True)
 
 
 def from_torch(
@@ -256,7 +256,7 @@ def from_files(
 
     return rate_network(
         form,
-        jnp.asarray(weights, float),
+        weights,
         stimulus_weights=read(stimulus_weights, "stimulus_weights"),
         bias=read_units(bias, "bias"),  # MATLAB and CSV have matrices only, no vectors
         gains=read_units(gains, "gains"),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jax.experimental.sparse import BCOO
 from jaxtyping import ArrayLike
 
 from rnn2ff._checks import check_finite, check_numbers, fail
-from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
+from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, as_floats, rate_network
 from rnn2ff.networks.weights import check_signs
 
 
@@ -63,7 +62,10 @@ def from_connectome(
         signs = check_signs(signs, columns, values, matrix.shape[0])
         values = values * signs[columns]
     weights = scipy.sparse.coo_array((values * scale, (rows, columns)), shape=matrix.shape)
-    weights = BCOO.from_scipy_sparse(weights) if is_sparse else jnp.asarray(weights.toarray(), float)
+    if not is_sparse:
+        return rate_network(form, weights.toarray(), time_constants=time_constants)
+    indices = jax.device_put(np.stack([rows, columns], axis=1))
+    weights = BCOO((as_floats(weights.data), indices), shape=weights.shape)
     return rate_network(form, weights, time_constants=time_constants)
 
 

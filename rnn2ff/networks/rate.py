@@ -263,7 +263,7 @@ def rate_network(
         shape = shape_of("stimulus_weights", stimulus_weights)
         check_array("stimulus_weights", stimulus_weights, (state_size, shape[-1] if len(shape) == 2 else -1))
         stimulus_weights = in_precision("stimulus_weights", stimulus_weights, weights.dtype)
-    bias = jnp.zeros(state_size, weights.dtype) if bias is None else bias
+    bias = np.zeros(state_size, weights.dtype) if bias is None else bias
     check_array("bias", bias, (state_size,))
     check_units("time_constants", time_constants, state_size)
     check_positive("time_constants", time_constants)
@@ -280,11 +280,13 @@ def rate_network(
         weights = weights * gains[:, None]
         stimulus_weights = jnp.diag(gains) if stimulus_weights is None else gains[:, None] * stimulus_weights
         bias = gains * bias
+    xp = jnp if isinstance(time_constants, jax.Array) else np  # on the host, where nothing is compiled
+    time_constants = in_precision("time_constants", xp.broadcast_to(time_constants, (state_size,)), weights.dtype)
     params = RateParams(
         recurrent_weights=weights,
         stimulus_weights=stimulus_weights,
         bias=bias,
-        time_constants=jnp.broadcast_to(in_precision("time_constants", time_constants, weights.dtype), (state_size,)),
+        time_constants=time_constants,
     )
     return RateNetwork(
         form,

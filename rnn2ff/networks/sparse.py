@@ -94,8 +94,8 @@ def pad_rows(weights: BCOO) -> PaddedRows:
     where = np.zeros(padded.shape, np.int32)
     place = position % length, first_part[rows] + position // length
     padded[place], where[place] = data, columns
-    owners = None if (num_parts == 1).all() else jnp.asarray(np.repeat(np.arange(num_rows, dtype=np.int32), num_parts))
-    return PaddedRows(jnp.asarray(padded), jnp.asarray(where), owners, shape=(num_rows, num_columns))
+    owners = None if (num_parts == 1).all() else np.repeat(np.arange(num_rows, dtype=np.int32), num_parts)
+    return PaddedRows(*jax.device_put((padded, where, owners)), shape=(num_rows, num_columns))
 
 
 def with_padded_rows(network: RecurrentNetwork) -> RecurrentNetwork:

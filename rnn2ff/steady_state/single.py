@@ -94,7 +94,7 @@ def solve_steady_state(
     if int(solved.status) == Status.max_steps_reached and isinstance(solver, Rollout):
         alone = jax.tree.map(lambda leaf: np.array(leaf)[None], solved)
         _watch(network, np.asarray(stimulus)[None], alone.state, alone, tolerance, max_steps)
-        solved = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), alone)
+        solved = jax.tree.map(lambda leaf: jax.device_put(leaf[0]), alone)
     if throw and int(solved.status) != Status.converged:
         status = Status(int(solved.status))
         msg = f"No steady state ({status.name}): {ADVICE[status]}."

@@ -21,7 +21,7 @@ from rnn2ff.networks.threshold_linear import threshold_linear, threshold_linear_
 def ring_angles(num_units: int) -> Float[Array, "{num_units}"]:
     """The angle that each unit of a ring prefers, `2 pi i / N`, in radians."""
     check_sizes(num_units=num_units)
-    return jnp.arange(num_units, dtype=float) * (2 * np.pi / num_units)
+    return jax.device_put(np.arange(num_units, dtype=jax.dtypes.canonicalize_dtype(float)) * (2 * np.pi / num_units))
 
 
 def population_angle(activity: Float[Array, "*batch unit"]) -> Float[Array, "*batch"]:
@@ -58,7 +58,7 @@ def ring_attractor(
     if mean >= 1:
         raise fail("mean", "lets uniform activity grow without bound", "less than 1", mean)
     weights = (mean + tuned * np.cos(angles[:, None] - angles)) / num_units
-    return threshold_linear_rate(jnp.asarray(weights, float), time_constants=time_constant)
+    return threshold_linear_rate(weights, time_constants=time_constant)
 
 
 def ring_stimulus(
@@ -123,7 +123,7 @@ def relation_network(
     weights = np.block([[within_rings, backward * kernels.T], [forward * kernels, within_hidden]])
     num_visible = 3 * num_units
     network = threshold_linear(
-        jnp.asarray(weights, float),
+        weights,
         stimulus_weights=np.eye(len(weights), num_visible),
         bias=np.where(np.arange(len(weights)) < num_visible, 0.0, hidden_bias),
         time_constants=time_constant,

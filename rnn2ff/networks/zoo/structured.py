@@ -6,7 +6,6 @@ winners suppress losers.
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
@@ -124,7 +123,7 @@ def _competition(
     weights[:num_excitatory, num_excitatory:] = -inhibition / num_inhibitory
     weights[num_excitatory:, :num_excitatory] = excitation / units_per_partition
     drive = np.eye(num_excitatory + num_inhibitory, num_excitatory)
-    return constructor(jnp.asarray(weights, float), stimulus_weights=jnp.asarray(drive, float), time_constants=tau)
+    return constructor(weights, stimulus_weights=drive, time_constants=tau)
 
 
 def ctln(graph: ArrayLike | object, *, epsilon: float = 0.25, delta: float = 0.5) -> RateNetwork:
@@ -153,7 +152,7 @@ def ctln(graph: ArrayLike | object, *, epsilon: float = 0.25, delta: float = 0.5
     check_fraction("epsilon", epsilon)
     check_positive_numbers(delta=delta)
     weights = np.where(adjacency, -1 + epsilon, -1 - delta) * (1 - np.eye(len(adjacency)))
-    return threshold_linear_rate(jnp.asarray(weights, float))
+    return threshold_linear_rate(weights)
 
 
 def _adjacency(graph: ArrayLike | object) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
@@ -98,12 +99,12 @@ def stabilized_supralinear_pair(
     """
     check_two_populations(weights)
     check_shape("time_constants", time_constants, (2,))
-    return rate_network(form(nonlinearity), jnp.asarray(weights, float), time_constants=np.asarray(time_constants))
+    return rate_network(form(nonlinearity), weights, time_constants=np.asarray(time_constants))
 
 
 def _orientations(num_units: int) -> Float[Array, "{num_units}"]:
     check_sizes(num_units=num_units)
-    return jnp.arange(num_units, dtype=float) * (_HALF_TURN / num_units)
+    return jax.device_put(np.arange(num_units, dtype=jax.dtypes.canonicalize_dtype(float)) * (_HALF_TURN / num_units))
 
 
 def _orientation_distance(one: ArrayLike, other: ArrayLike) -> Array | np.ndarray:
