@@ -1,7 +1,7 @@
 """Published networks as problems for the solvers, with closed forms or references from plain numpy and scipy."""
 
-import jax.numpy as jnp
 import numpy as np
+from arrays import floats
 from problems import SOLVERS, Problem, partition_stimulus
 from scipy.optimize import root
 
@@ -26,11 +26,9 @@ def as_floats(network, stimulus):
     """Weights and the input from outside, in double precision."""
     params = network.params
     weights, bias = (np.asarray(each, np.float64) for each in (params.recurrent_weights, params.bias))
-    drive = np.asarray(params.feedforward_input(jnp.zeros(network.stimulus_size)), np.float64) - bias
-    if params.stimulus_weights is None:
-        drive = drive + np.asarray(stimulus, np.float64)
-    else:
-        drive = drive + np.asarray(params.stimulus_weights, np.float64) @ np.asarray(stimulus, np.float64)
+    drive = np.asarray(stimulus, np.float64)
+    if params.stimulus_weights is not None:
+        drive = np.asarray(params.stimulus_weights, np.float64) @ drive
     return weights, drive + bias
 
 
@@ -73,15 +71,15 @@ def three_partitions(drives, a=0.7, b=1.5, c=1.0, units_per_partition=3):
 
 def _combinatorial():
     clique = ctln(1 - np.eye(2))
-    yield Problem("CTLN, 2-clique", clique, jnp.ones(2), np.full(2, 4 / 7), ALL)
-    yield Problem("CTLN, 2-clique, uneven", clique, jnp.array([1.0, 0.9]), on_support(clique, [1.0, 0.9], [0, 1]), ALL)
+    yield Problem("CTLN, 2-clique", clique, floats([1, 1]), np.full(2, 4 / 7), ALL)
+    yield Problem("CTLN, 2-clique, uneven", clique, floats([1.0, 0.9]), on_support(clique, [1.0, 0.9], [0, 1]), ALL)
     cycle = ctln(np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]]))
-    yield Problem("CTLN, 3-cycle on the ridge", cycle, jnp.ones(3), np.full(3, 4 / 13), NONE)
-    yield Problem("CTLN, 3-cycle off the ridge", cycle, jnp.array([1.0, 0.99, 0.98]), np.full(3, 4 / 13), NONE)
-    isolated, stimulus = ctln(np.zeros((3, 3))), jnp.array([0.6, 1.0, 0.5])
+    yield Problem("CTLN, 3-cycle on the ridge", cycle, floats([1, 1, 1]), np.full(3, 4 / 13), NONE)
+    yield Problem("CTLN, 3-cycle off the ridge", cycle, floats([1.0, 0.99, 0.98]), np.full(3, 4 / 13), NONE)
+    isolated, stimulus = ctln(np.zeros((3, 3))), floats([0.6, 1.0, 0.5])
     yield Problem("CTLN, isolated units", isolated, stimulus, np.array([0.0, 1.0, 0.0]), NOT_NEWTON)
     graph = np.array([[int(entry) for entry in row] for row in ["00001", "00101", "00010", "10100", "11000"]])
-    stable, stimulus = ctln(graph), jnp.array([1.0, 0.7, 0.7, 0.7, 1.0])
+    stable, stimulus = ctln(graph), floats([1.0, 0.7, 0.7, 0.7, 1.0])
     yield Problem("CTLN, graph C", stable, stimulus, on_support(stable, stimulus, [0, 4]), NOT_NEWTON)
 
 
@@ -102,7 +100,7 @@ def _rings():
     yield Problem("ring attractor, pinned", attractor, pinning, rates, ROLLOUT_ONLY)
     ring = ring_attractor()
     clean = ring_stimulus(1.0)
-    noisy = clean + jnp.asarray(0.5 * np.random.default_rng(7).standard_normal(64), float)
+    noisy = clean + floats(0.5 * np.random.default_rng(7).standard_normal(64))
     yield Problem("ring, tuned stimulus", ring, clean, settled(ring, clean, rectified), NOT_NEWTON)
     yield Problem("ring, noisy stimulus", ring, noisy, settled(ring, noisy, rectified), ALL)
 
@@ -117,11 +115,11 @@ def _competition():
 
 def _any_threshold_linear():
     generator = np.random.default_rng(8)
-    weights = jnp.asarray(generator.standard_normal((8, 8)) * 0.2, float)
+    weights = floats(generator.standard_normal((8, 8)) * 0.2)
     exact = np.asarray(weights, np.float64)
     assert np.linalg.eigvalsh((exact + exact.T) / 2).max() < 1  # monotone: one state for every stimulus
-    state = jnp.asarray(generator.standard_normal(8), float)
-    stimulus = state - weights @ jnp.maximum(state, 0)
+    state = floats(generator.standard_normal(8))
+    stimulus = state - weights @ np.maximum(state, 0)
     rates = rectified(np.asarray(state, np.float64))
     yield Problem("exact pair, state form", threshold_linear(weights), stimulus, rates, ALL)
     yield Problem("exact pair, rate form", threshold_linear_rate(weights), stimulus, rates, ALL)

@@ -5,9 +5,9 @@ import functools
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from arrays import floats, in_single, normal
 
 from rnn2ff import Refined, TwoLayer, mean_slope_sweep, threshold_linear
 from rnn2ff.approximators import predict
@@ -15,14 +15,9 @@ from rnn2ff.approximators import predict
 STIMULI = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
 
 
-def normal(key, shape):
-    """The same numbers in both precisions."""
-    return jr.normal(key, shape, jnp.float32).astype(float)
-
-
 def approximator_of(key, *, width=4, rate_size=2, **options):
     """Every weight and bias is random, so that none can be mistaken for another."""
-    approximator = TwoLayer(3, width, rate_size, key=key, **options)
+    approximator = eqx.filter_eval_shape(TwoLayer, 3, width, rate_size, key=key, **options)
     leaves, structure = jax.tree.flatten(approximator)
     keys = jr.split(key, len(leaves))
     return jax.tree.unflatten(structure, [normal(key, leaf.shape) for key, leaf in zip(keys, leaves)])
@@ -30,8 +25,8 @@ def approximator_of(key, *, width=4, rate_size=2, **options):
 
 def network_of(constructor, **more):
     """Four units with random weights, driven through three channels."""
-    weights, stimulus_weights = 0.2 * normal(jr.key(0), (4, 4)), normal(jr.key(1), (4, 3))
-    return constructor(weights, stimulus_weights=stimulus_weights, bias=jnp.ones(4), **more)
+    weights, stimulus_weights = floats(0.2 * normal(jr.key(0), (4, 4))), normal(jr.key(1), (4, 3))
+    return constructor(weights, stimulus_weights=stimulus_weights, bias=np.ones(4), **more)
 
 
 def refined_of(constructor, *, rate_size=4, width=5, **more):
@@ -41,9 +36,10 @@ def refined_of(constructor, *, rate_size=4, width=5, **more):
         network = dataclasses.replace(network, rate_function=lambda params, state: jax.nn.relu(state[:rate_size]))
     sweep = mean_slope_sweep(whole, normal(jr.key(2), (20, 4)), normal(jr.key(3), (20, 3)))
     two_layer = approximator_of(jr.key(4), width=width, rate_size=4, is_rectified=False, bypass=True)
-    sizes = jr.uniform(jr.key(5), (2, 3, 4), jnp.float32).astype(float)
+    sizes = np.random.default_rng(5).random((2, 3, 4), np.float32)
+    step_sizes, momenta = floats(0.5 + sizes[0] / 2), floats(sizes[1] / 3)
     refined = Refined(two_layer, network, sweep, num_sweeps=3)
-    return eqx.tree_at(lambda each: (each.step_sizes, each.momenta), refined, (0.5 + sizes[0] / 2, sizes[1] / 3))
+    return eqx.tree_at(lambda each: (each.step_sizes, each.momenta), refined, (step_sizes, momenta))
 
 
 # What every route is tried on.
@@ -60,8 +56,8 @@ EXAMPLES = {
 @functools.cache
 def example(name):
     """An approximator, and the rates that JAX computes from it in float32."""
-    approximator = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), EXAMPLES[name]())
-    return approximator, np.asarray(predict(approximator, jnp.asarray(STIMULI)))
+    approximator = in_single(EXAMPLES[name]())
+    return approximator, np.asarray(predict(approximator, jax.device_put(STIMULI)))
 
 
 def relative_error(received, expected):

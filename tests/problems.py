@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from arrays import floats
 
 from rnn2ff import (
     ActiveSet,
@@ -81,14 +82,15 @@ def compiled_programs() -> Iterator[list[float]]:
 
 def linear(network_size=5):
     """Without a rectifier in reach: x* = (I - W)^-1 u for positive weights and stimuli."""
-    weights = jr.uniform(jr.key(0), (network_size, network_size)) * (0.8 / network_size)
-    stimulus = 1 + jr.uniform(jr.key(1), (network_size,))
+    generator = np.random.default_rng(0)
+    weights = floats(generator.random((network_size, network_size)) * (0.8 / network_size))
+    stimulus = floats(1 + generator.random(network_size))
     expected = np.linalg.solve(np.eye(network_size) - np.asarray(weights), np.asarray(stimulus))
     return weights, stimulus, expected
 
 
 def partition_stimulus(drives, units_per_partition=3):
-    return jnp.repeat(jnp.asarray(drives, float), units_per_partition)
+    return floats(np.repeat(drives, units_per_partition))
 
 
 def partition_rates(first, second, inhibitory, units_per_partition=3):
@@ -110,10 +112,10 @@ def one_active(drive, a=0.7, b=1.5, c=1.0):
 def _problems():
     weights, stimulus, expected = linear()
     soft, hard = partition_competition(2, 3), partition_competition(2, 3, self_excitation=1.3)
-    clique = -0.75 * (1 - jnp.eye(3))
+    clique = -0.75 * (1 - np.eye(3))
     yield Problem("linear, state form", threshold_linear(weights), stimulus, expected)
     yield Problem("linear, rate form", threshold_linear_rate(weights), stimulus, expected)
-    slow = threshold_linear(weights, time_constants=jnp.linspace(0.5, 5.0, 5))
+    slow = threshold_linear(weights, time_constants=np.linspace(0.5, 5.0, 5))
     yield Problem("linear, time constants of a decade", slow, stimulus, expected)
     yield Problem("all silent", threshold_linear(weights), -stimulus, np.zeros(5))
     yield Problem("soft competition, both active", soft, partition_stimulus((1, 0.9)), two_active((1, 0.9)))
@@ -124,11 +126,11 @@ def _problems():
     yield Problem(
         "winner-take-all of Rutishauser et al.",
         winner_take_all(3),
-        jnp.asarray([1, 0.8, 0.5], float),
+        floats([1, 0.8, 0.5]),
         np.array([1.0 / 0.55, 0, 0, 0.25 / 0.55]),
         multistable,
     )
-    yield Problem("3-clique", threshold_linear_rate(clique), jnp.ones(3), np.full(3, 2 / 5))
+    yield Problem("3-clique", threshold_linear_rate(clique), floats([1, 1, 1]), np.full(3, 2 / 5))
     own_field = RecurrentNetwork(
         lambda params, state, stimulus: (stimulus - state**3) / params["time_constants"],
         {"time_constants": jnp.asarray([2.0, 0.5])},

@@ -137,7 +137,7 @@ class TestRefined:
         arrays = eqx.filter(refined, trainable(refined))
         assert len(jax.tree.leaves(arrays)) == 6
         assert len(jax.tree.leaves(eqx.filter(refined.two_layer, trainable(refined.two_layer)))) == 4
-        gradient = jax.grad(lambda stimulus: refined(stimulus).sum())(jnp.ones(3))
+        gradient = jax.jit(jax.grad(lambda stimulus: refined(stimulus).sum()))(jnp.ones(3))
         assert jnp.all(jnp.isfinite(gradient))
 
     @pytest.mark.parametrize(

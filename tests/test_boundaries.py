@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from arrays import floats
 from problems import assert_close
 
 from rnn2ff import RecurrentNetwork, initialize_two_layer, partition_competition, threshold_linear
@@ -147,7 +148,7 @@ def test_another_network_of_the_same_size_compiles_nothing_anew():
     for strength in (2.0, 3.0):
         network = RecurrentNetwork(
             field,
-            jnp.asarray(strength, float),
+            floats(strength),
             state_size=2,
             stimulus_size=2,
             rate_function=_rectified,

@@ -182,7 +182,7 @@ class TestUnits:
         inputs = np.array([-1.0, 0.0, 0.5, 1.0, 4.0, 1e30], DTYPE)
         clipped = np.maximum(inputs, 0).astype(float)
         assert_close(phi(jnp.asarray(inputs)), 3 * clipped**2 / (1 + clipped**2), 1e-6)
-        slopes = jax.vmap(jax.grad(lambda x: phi(x)))(jnp.asarray(inputs))
+        slopes = jax.jit(jax.vmap(jax.grad(lambda x: phi(x))))(inputs)
         assert_close(slopes, 6 * clipped / (1 + clipped**2) ** 2, 1e-6)
 
     @pytest.mark.usefixtures("as_a_user")

@@ -8,6 +8,7 @@ import jax.random as jr
 import networkx as nx
 import numpy as np
 import pytest
+from arrays import floats
 from problems import (
     assert_close,
     closeness,
@@ -71,7 +72,7 @@ def weights_of(network):
 
 
 def jacobian_of(network, state, stimulus):
-    found = jax.jacobian(network.velocity)(jnp.asarray(state, float), jnp.asarray(stimulus, float))
+    found = jax.jit(jax.jacobian(network.velocity))(floats(state), floats(stimulus))
     return np.asarray(found, np.float64)
 
 
@@ -125,8 +126,8 @@ def follow(velocity, start, times):
 
 
 def velocity_of(network, stimulus):
-    field = jax.jit(lambda state: network.velocity(state, jnp.asarray(stimulus, float)))
-    return lambda state: np.asarray(field(jnp.asarray(state, float)), np.float64)
+    field = jax.jit(lambda state: network.velocity(state, floats(stimulus)))
+    return lambda state: np.asarray(field(floats(state)), np.float64)
 
 
 def cycle_of(velocity, start, *, settled=150.0, end=250.0):
@@ -151,8 +152,8 @@ def distinct(points, tolerance=1e-3):
 
 def fixed_points_from(network, stimulus, starts):
     """What a root finder reaches from each start, distinct, and whether it is stable."""
-    starts = jnp.asarray(starts, float)
-    stimuli = jnp.broadcast_to(jnp.asarray(stimulus, float), (len(starts), network.stimulus_size))
+    starts = floats(starts)
+    stimuli = jnp.broadcast_to(floats(stimulus), (len(starts), network.stimulus_size))
     found = solve_steady_states(network, stimuli, solver=RootFind(), initial_states=starts, max_steps=256)
     at_rest = np.isin(found.status, [Status.converged, Status.unstable])
     points = distinct(np.asarray(found.state)[at_rest])
@@ -204,7 +205,7 @@ class TestCombinatorialThresholdLinear:
             value = 4 / 7 if support in ("15", "25", "34") else expected[support]
             if value is not None:
                 assert_close(rates[on], np.full(on.sum(), value))
-            assert residual(network, jnp.asarray(rates, float), jnp.asarray(theta, float)) < 1e-6
+            assert residual(network, floats(rates), floats(theta)) < 1e-6
             assert is_stable(network, rates, theta) == (support in stable.split())
 
     @pytest.mark.parametrize("size", [2, 3])
@@ -247,7 +248,7 @@ class TestCombinatorialThresholdLinear:
         for row, support in enumerate(["15", "25", "34"]):
             starts[row, [int(digit) - 1 for digit in support]] = 0.1
         graph_c, graph_a = (
-            steady_states(ctln(graph), jnp.ones((3, 5)), initial_states=jnp.asarray(starts, float), max_steps=2048)
+            steady_states(ctln(graph), jnp.ones((3, 5)), initial_states=floats(starts), max_steps=2048)
             for graph in (self.graph_c, self.graph_a)
         )
         assert (graph_c.status == Status.converged).all()
@@ -255,7 +256,7 @@ class TestCombinatorialThresholdLinear:
         assert (graph_a.status != Status.converged).all()
 
     def test_isolated_units_take_all(self):
-        starts = jnp.asarray(np.eye(3) * 0.1 + 0.05, float)
+        starts = floats(np.eye(3) * 0.1 + 0.05)
         received = steady_states(ctln(self.isolated), jnp.ones((3, 3)), initial_states=starts, max_steps=512)
         assert_close(received.state, np.eye(3))
 
@@ -422,7 +423,7 @@ class TestWongWang:
     def test_its_ramp_and_slope_are_right_everywhere(self):
         near = np.concatenate([10.0 ** np.arange(-12, 0), [0.29, 0.2999, 0.3001, 0.31]])
         x = np.concatenate([-near, [0.0], near, np.linspace(-30, 30, 50), [-1e4, 1e4]]).astype(default_float())
-        value, slope = jax.vmap(jax.value_and_grad(_smooth_ramp))(jnp.asarray(x))
+        value, slope = jax.jit(jax.vmap(jax.value_and_grad(_smooth_ramp)))(x)
         exact = x.astype(np.longdouble)
         is_tiny = np.abs(exact) < 2e-4
         drop = -np.expm1(-np.clip(np.where(is_tiny, 1, exact), -1e3, None))
@@ -467,7 +468,7 @@ class TestRing:
         leading = []
         for place in (angles[16], angles[16] + 0.3 * angles[1], angles[16] + 0.5 * angles[1]):
             shape = np.maximum(np.cos(angles - place), 0)
-            state = jnp.asarray(shape * size / (2 * shape.sum()), float)
+            state = floats(shape * size / (2 * shape.sum()))
             assert residual(network, state, jnp.ones(size)) < 1e-6
             # What is silent stays silent: a unit at the very edge of the bump counts as such.
             active = np.cos(angles - place) > 1e-6
@@ -498,7 +499,7 @@ class TestRing:
         noisy = clean + 0.5 * generator.standard_normal(clean.shape)
         weights = weights_of(ring_attractor())
         clean_rates, noisy_rates = at_rest(weights, clean), at_rest(weights, noisy)
-        received = steady_states(ring_attractor(), jnp.asarray(noisy[: self.num_rows], float))
+        received = steady_states(ring_attractor(), floats(noisy[: self.num_rows]))
         assert_close(received.state, noisy_rates[: self.num_rows], 1e-7 if IS_DOUBLE else 1e-3)
 
         def noise_to_signal(noisy, clean):
@@ -666,9 +667,9 @@ class TestAnyLinearThresholdNetwork:
         assert np.linalg.eigvalsh((weights + weights.T) / 2).max() < 1
         stimulus = generator.standard_normal(self.size)
         (expected,) = supports(weights, stimulus).values()
-        starts = jnp.asarray(3 * generator.standard_normal((16, self.size)), float)
-        stimuli = jnp.broadcast_to(jnp.asarray(stimulus, float), starts.shape)
-        network = threshold_linear(jnp.asarray(weights, float))
+        starts = floats(3 * generator.standard_normal((16, self.size)))
+        stimuli = jnp.broadcast_to(floats(stimulus), starts.shape)
+        network = threshold_linear(floats(weights))
         found = steady_states(network, stimuli, initial_states=starts)
         assert (found.status == Status.converged).all()
         assert_close(jax.vmap(network.rates)(found.state), np.broadcast_to(expected, starts.shape), 10 * closeness())
@@ -687,15 +688,15 @@ class TestAnyLinearThresholdNetwork:
         generator = np.random.default_rng(3)
         weights = generator.standard_normal((self.size, self.size))
         weights = -np.abs(weights + weights.T)  # bounded, and multistable
-        starts = jnp.asarray(generator.uniform(0, 1, (16, self.size)), float)
-        stimuli = jnp.asarray(generator.uniform(0.5, 1.5, (16, self.size)), float)
-        found = steady_states(threshold_linear_rate(jnp.asarray(weights, float)), stimuli, initial_states=starts)
+        starts = floats(generator.uniform(0, 1, (16, self.size)))
+        stimuli = floats(generator.uniform(0.5, 1.5, (16, self.size)))
+        found = steady_states(threshold_linear_rate(floats(weights)), stimuli, initial_states=starts)
         assert (found.status == Status.converged).all()
 
     def test_any_state_is_a_fixed_point_of_the_stimulus_made_for_it(self, key):
         network = random_threshold_linear(self.size, gain=3.0, key=key)
         for state in jr.normal(jr.fold_in(key, 1), (5, self.size)):
-            stimulus = state - jnp.asarray(weights_of(network), float) @ jax.nn.relu(state)
+            stimulus = state - floats(weights_of(network)) @ jax.nn.relu(state)
             assert residual(network, state, stimulus) < 1e-5
 
 
@@ -704,7 +705,7 @@ class TestHopfield:
 
     def test_it_recalls_stored_patterns_from_a_corrupted_start(self):
         network = hopfield(self.patterns, gain=4.0)
-        starts = jnp.asarray(self.patterns, float).at[:, 0].multiply(-1) * 0.5
+        starts = floats(self.patterns).at[:, 0].multiply(-1) * 0.5
         found = steady_states(network, jnp.zeros((2, 8)), initial_states=starts)
         amplitude = brentq(lambda s: 0.75 * np.tanh(4 * s) - s, 0.1, 1)
         assert (found.status == Status.converged).all()

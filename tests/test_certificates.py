@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from arrays import floats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import PROBLEMS, assert_close, default_float, two_active
@@ -35,7 +36,7 @@ units_all = eqx.filter_jit(eqx.filter_vmap(unit_bounds, in_axes=(None, 0, 0, 0, 
 
 def certify_one(network, stimulus, prediction):
     """Compiled, which is cheaper than operation by operation."""
-    rows = (jnp.asarray(each, float)[None] for each in (stimulus, prediction))
+    rows = (floats(each)[None] for each in (stimulus, prediction))
     return jax.tree.map(lambda each: each[0], certify_all(network, *rows, make_certifier(network)))
 
 
@@ -283,7 +284,7 @@ class TestClosedForms:
         ],
     )
     def test_the_bound_of_one_unit_is_its_formula(self, nonlinearity, weight, factor, theorem):
-        network = rate_network(RateForm(nonlinearity), jnp.asarray([[weight]], float))
+        network = rate_network(RateForm(nonlinearity), floats([[weight]]))
         stimulus, rate = jnp.asarray([1.0]), jnp.asarray([0.9])
         error = float(abs(rate - nonlinearity(weight * rate + stimulus))[0])
         bound, received = bound_error(network, stimulus, rate)

@@ -11,8 +11,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 import safetensors.numpy
+from arrays import equal, sparse_weights
 from exported import approximator_of, refined_of
-from jax.experimental.sparse import BCOO
 
 from rnn2ff import (
     PowerLaw,
@@ -60,7 +60,7 @@ def test_an_approximator_comes_back_bit_for_bit(is_rectified, bypass, tmp_path, 
     approximator = approximator_of(key, is_rectified=is_rectified, bypass=bypass)
     save(tmp_path / "a.safetensors", approximator)
     received, card = load(tmp_path / "a.safetensors")
-    assert eqx.tree_equal(received, approximator)
+    assert equal(received, approximator)
     assert received.is_rectified is is_rectified
     assert (received.bypass_weights is not None) is bypass
     assert card == {}
@@ -75,7 +75,7 @@ def test_a_refined_approximator_comes_back_bit_for_bit(constructor, width, tmp_p
     refined = refined_of(constructor, width=width, time_constants=jnp.array([1.0, 2.0, 3.0, 4.0]))
     save(tmp_path / "a.safetensors", refined, card=CARD)
     received, card = load(tmp_path / "a.safetensors")
-    assert eqx.tree_equal(received, refined)
+    assert equal(received, refined)
     assert card == CARD
 
 
@@ -92,10 +92,10 @@ def test_a_refined_approximator_comes_back_with_dense_weights_of_a_sparse_networ
     sparse = eqx.tree_at(
         lambda each: each.network.params.recurrent_weights,
         refined,
-        BCOO.fromdense(refined.network.params.recurrent_weights),
+        sparse_weights(refined.network.params.recurrent_weights),
     )
     save(tmp_path / "a.safetensors", sparse)
-    assert eqx.tree_equal(load(tmp_path / "a.safetensors")[0], refined)
+    assert equal(load(tmp_path / "a.safetensors")[0], refined)
 
 
 def test_sweeps_of_a_network_with_no_named_nonlinearity_are_refused(refined, tmp_path):
@@ -136,7 +136,7 @@ class TestCard:
             for each in [
                 threshold_linear(jnp.asarray(weights)),
                 threshold_linear(jnp.asarray(weights, jnp.float32)),
-                threshold_linear(BCOO.fromdense(jnp.asarray(weights))),
+                threshold_linear(sparse_weights(weights)),
                 threshold_linear_rate(jnp.asarray(weights)),
                 threshold_linear(jnp.asarray(weights.T)),
                 threshold_linear(jnp.asarray(weights), bias=jnp.array([0.0, 1.0])),
@@ -174,7 +174,7 @@ def test_the_pass_of_a_loaded_approximator_is_the_published_formula(path):
 def test_an_approximator_of_numpy_arrays_is_saved_as_one_of_jax_arrays(tmp_path, key):
     approximator = approximator_of(key)
     save(tmp_path / "a.safetensors", jax.tree.map(np.asarray, approximator))
-    assert eqx.tree_equal(load(tmp_path / "a.safetensors")[0], approximator)
+    assert equal(load(tmp_path / "a.safetensors")[0], approximator)
 
 
 def test_the_card_comes_back_as_plain_json(tmp_path, key):

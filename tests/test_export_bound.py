@@ -5,14 +5,11 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+from arrays import in_single
 
 from rnn2ff import bound_error, bound_to_c, make_certifier, partition_competition, threshold_linear
 
 COMPILE = ("gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-fsanitize=undefined", "-O1")
-
-
-def in_float32(network):
-    return jax.tree.map(lambda leaf: leaf.astype(np.float32), network)
 
 
 def bounds_in_c(network, stimuli, rates, folder):
@@ -78,7 +75,7 @@ def test_what_is_not_finite_has_no_bound(tmp_path):
     ("network", "message"),
     [
         (threshold_linear(4 * np.ones((2, 2), np.float32)), "has no bound that holds everywhere.*no diagonal metric"),
-        (in_float32(partition_competition(2, 2, self_excitation=1.2)), "has no bound that holds everywhere"),
+        (in_single(partition_competition(2, 2, self_excitation=1.2)), "has no bound that holds everywhere"),
     ],
 )
 def test_a_network_without_a_global_bound_is_refused_with_the_reason(network, message):

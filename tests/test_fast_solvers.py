@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 import optimistix as optx
 import pytest
+from arrays import floats
 from problems import assert_close, closeness, default_float
 from scipy.linalg import expm
 
@@ -57,10 +58,10 @@ class TestSweeps:
         weights = np.asarray(network.params.recurrent_weights, np.float64)
         stimulus, point = np.asarray(jr.normal(key, (2, 6)), np.float64)
         slopes = np.linspace(0.1, 0.9, 6)
-        sweep = split_sweep(network, jnp.asarray(slopes, float))
+        sweep = split_sweep(network, floats(slopes))
         right = stimulus + weights @ (np.maximum(point, 0) - slopes * point)
         expected = np.linalg.solve(np.eye(6) - weights @ np.diag(slopes), right)
-        received = sweep(network, sweep.drive(network, jnp.asarray(stimulus, float)), jnp.asarray(point, float))
+        received = sweep(network, sweep.drive(network, floats(stimulus)), floats(point))
         assert_close(received, expected, EXACT)
 
     def test_the_mean_slope_sweep_starts_at_the_fixed_point_of_the_mean(self, key):
@@ -195,7 +196,7 @@ class TestStability:
     @pytest.mark.parametrize("shear", [0.0, 10.0, 1000.0])
     def test_no_perturbation_grows_beyond_the_amplification(self, shear):
         jacobian = np.array([[-1.0, shear], [0.0, -1.0]])
-        found = transform_powers(jnp.asarray(jacobian, float)[None], jnp.ones(1), jnp.ones(1, bool), one_by_one=False)
+        found = transform_powers(floats(jacobian)[None], jnp.ones(1), jnp.ones(1, bool), one_by_one=False)
         largest = max(np.linalg.norm(expm(time * jacobian), 2) for time in np.linspace(0, 10, 101))
         assert largest < found.amplification[0] < 10 * largest
 

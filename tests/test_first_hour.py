@@ -17,6 +17,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.sparse
+from arrays import floats
 from problems import assert_close
 
 import rnn2ff
@@ -35,12 +36,12 @@ SOLUTION = np.linalg.solve(np.eye(2) - WEIGHTS, STIMULI.T).T  # both units are a
 
 
 SOLVED = rnn2ff.SteadyState(
-    state=jnp.asarray(SOLUTION),
-    status=jnp.array([0, 0, 0, 0, 0, 2], jnp.int32),
-    residual=jnp.full(6, 1e-6),
-    num_steps=jnp.arange(6, dtype=jnp.int32),
-    distance=jnp.zeros(6),
-    period=jnp.zeros(6),
+    state=floats(SOLUTION),
+    status=jax.device_put(np.array([0, 0, 0, 0, 0, 2], np.int32)),
+    residual=floats(np.full(6, 1e-6)),
+    num_steps=jax.device_put(np.arange(6, dtype=np.int32)),
+    distance=floats(np.zeros(6)),
+    period=floats(np.zeros(6)),
 )
 
 
@@ -297,9 +298,9 @@ class TestSave:
 class TestLossesOfSamplesWithoutASteadyState:
     """With weights of 2 on the diagonal the second unit runs away once it is driven: only the first stimulus rests."""
 
-    network = rnn2ff.threshold_linear(jnp.diag(jnp.asarray([0.5, 2.0])), time_constants=jnp.asarray([1.0, 2.0]))
-    stimuli = jnp.asarray([[1.0, -1.0], [1.0, 1.0]])
-    targets = jnp.asarray([[3.0, 0.0], [3.0, 0.0]])
+    network = rnn2ff.threshold_linear(np.diag([0.5, 2.0]), time_constants=np.array([1.0, 2.0]))
+    stimuli = floats([[1.0, -1.0], [1.0, 1.0]])
+    targets = floats([[3.0, 0.0], [3.0, 0.0]])
 
     def train(self, is_kept):
         @eqx.filter_jit

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from arrays import floats
 from problems import assert_close, closeness, default_float
 from scipy.optimize import root
 
@@ -125,7 +126,7 @@ class TestSupports:
     def test_the_list_is_that_of_trying_supports_one_after_the_other(self, form):
         generator = np.random.default_rng(0)
         for _ in range(20):
-            network = form(jnp.asarray(generator.standard_normal((5, 5)), float), bias=generator.standard_normal(5))
+            network = form(floats(generator.standard_normal((5, 5))), bias=generator.standard_normal(5))
             stimulus = np.asarray(generator.standard_normal(5), network.dtype)
             drive = stimulus.astype(float) + np.asarray(network.params.bias, np.float64)
             listed = enumerate_fixed_points(network, stimulus)
@@ -213,14 +214,14 @@ class TestAudit:
             "two that excite themselves": (1.5 * np.eye(2), False),
         }
         for name, (weights, expected) in holds.items():
-            assert index_theorem(threshold_linear(jnp.asarray(weights, float)))[0] == expected, name
+            assert index_theorem(threshold_linear(floats(weights)))[0] == expected, name
 
     def test_where_it_holds_every_list_sums_to_one(self):
         generator = np.random.default_rng(3)
         num_held = 0
         for _ in range(40):
             weights = generator.standard_normal((4, 4)) * 1.2
-            network = threshold_linear_rate(jnp.asarray(weights, float))
+            network = threshold_linear_rate(floats(weights))
             rates = by_trial(weights_of(network), stimulus := generator.standard_normal(4))
             blocks = [np.eye((row > 0).sum()) - weights[np.ix_(row > 0, row > 0)] for row in rates]
             total = sum(np.sign(np.linalg.det(block)) for block in blocks)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jax.experimental.sparse import BCOO
+from arrays import floats, normal, sparse_weights
 from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 from problems import assert_close, default_float
@@ -62,13 +62,12 @@ def solved(network, stimuli, rule=with_implicit_derivatives):
 
 
 def tanh_network(form=TANH, size=SIZE):
-    keys = jr.split(jr.key(1), 3)
-    weights = jr.normal(keys[0], (size, size)) * (0.8 / size**0.5)
-    return rate_network(form, weights, stimulus_weights=jr.normal(keys[1], (size, 3)), bias=jr.normal(keys[2], (size,)))
+    weights = 0.8 / size**0.5 * normal(jr.key(0), (size, size))
+    return rate_network(form, weights, stimulus_weights=normal(jr.key(1), (size, 3)), bias=normal(jr.key(2), size))
 
 
 def stimuli_of(network, batch_size=BATCH):
-    return jr.normal(jr.key(2), (batch_size, network.stimulus_size))
+    return normal(jr.key(3), (batch_size, network.stimulus_size))
 
 
 def with_leaves(network, weights, bias):
@@ -300,13 +299,13 @@ def _curvature_of_the_first_row():
 class TestRowsWithoutADerivative:
     """The first row is fine. The second is not steady, the third on a line attractor."""
 
-    network = threshold_linear(jnp.diag(jnp.asarray([1.0, 0.5])))
-    states = jnp.asarray([[-1.0, 1.0], [jnp.nan, 1.0], [1.0, 1.0]])
-    stimuli = jnp.asarray([[-1.0, 0.5], [3.0, 1.0], [0.0, 0.5]])
-    is_steady = jnp.asarray([True, False, True])
+    network = threshold_linear(np.diag([1.0, 0.5]))
+    states = floats([[-1.0, 1.0], [np.nan, 1.0], [1.0, 1.0]])
+    stimuli = floats([[-1.0, 0.5], [3.0, 1.0], [0.0, 0.5]])
+    is_steady = jax.device_put(np.array([True, False, True]))
 
     def gradient(self, shares):
-        return _gradient_of_rows(self.network, self.stimuli, self.states, self.is_steady, jnp.asarray(shares, float))
+        return _gradient_of_rows(self.network, self.stimuli, self.states, self.is_steady, floats(shares))
 
     def test_a_row_that_the_loss_ignores_adds_nothing(self):
         network, stimuli = self.gradient([1, 0, 0])
@@ -384,7 +383,7 @@ class TestHardSystems:
     def test_sparse_weights_give_what_dense_ones_give(self, key):
         dense = random_threshold_linear(SIZE, gain=0.8, connection_probability=0.6, key=key)
         dense = rate_network(TANH, dense.params.recurrent_weights)
-        sparse = rate_network(TANH, BCOO.fromdense(dense.params.recurrent_weights))
+        sparse = rate_network(TANH, sparse_weights(dense.params.recurrent_weights))
         states, stimuli = fixed_pairs(dense, key)
 
         def gradient_of_penalty(network, way=Way.together):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from arrays import floats
 from problems import default_float
 from scipy.integrate import solve_ivp
 
@@ -45,7 +46,7 @@ def combinatorial(adjacency):
     """Rows of A(i, j) = 1 iff j->i."""
     has_edge = np.array([[int(bit) for bit in row] for row in adjacency.split(";")]) == 1
     weights = np.where(has_edge, -0.75, -1.5) * (1 - np.eye(len(has_edge)))
-    return threshold_linear_rate(jnp.asarray(weights, float))
+    return threshold_linear_rate(floats(weights))
 
 
 def hopf_field(params, state, stimulus):
@@ -101,7 +102,7 @@ def square_field(growth, state, stimulus):
 
 
 def of_field(field, params, state_size, stimulus_size=1):
-    return RecurrentNetwork(field, jnp.asarray(params, float), state_size=state_size, stimulus_size=stimulus_size)
+    return RecurrentNetwork(field, floats(params), state_size=state_size, stimulus_size=stimulus_size)
 
 
 def hopf(mu):
@@ -110,11 +111,11 @@ def hopf(mu):
 
 def period_by_scipy(network, stimulus, state, transient=300.0, span=60.0):
     """Slow and obvious: the mean time between upward crossings of the first unit's mean, for one crossing a cycle."""
-    stimulus = jnp.asarray(stimulus, float)
+    stimulus = floats(stimulus)
     velocity = jax.jit(lambda state: network.velocity(state, stimulus))
 
     def right_hand_side(t, state):
-        return np.asarray(velocity(jnp.asarray(state, float)), np.float64)
+        return np.asarray(velocity(floats(state)), np.float64)
 
     settled = solve_ivp(right_hand_side, (0, transient), state, rtol=1e-6, atol=1e-8).y[:, -1]
     path = solve_ivp(right_hand_side, (0, span), settled, rtol=1e-7, atol=1e-9, max_step=0.1)
@@ -165,7 +166,7 @@ class TestCycle:
 
     def test_a_cycle_that_attracts_slowly_is_followed_until_its_period_is_known(self):
         case = make_case("random tanh, gain 1.2", 1, 24)
-        network = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), case.network)
+        network = jax.tree.map(lambda leaf: floats(leaf), case.network)
         stimulus, start = (np.asarray(each[19], float) for each in (case.stimuli, case.initial_states))
         solved = solve_steady_states(network, stimulus[None], initial_states=start[None])
         assert solved.status.tolist() == [Status.oscillating]
@@ -300,5 +301,5 @@ class TestBatch:
         weights[:3, :3] = np.asarray(combinatorial("001;100;010").params.recurrent_weights)
         np.fill_diagonal(weights, 0)
         stimulus, start = np.repeat([1.0, -1.0], [3, 6]), np.pad([0.3, 0.2, 0.1], (0, 6))
-        received = motion_of(threshold_linear_rate(jnp.asarray(weights, float)), stimulus, start)
+        received = motion_of(threshold_linear_rate(floats(weights)), stimulus, start)
         assert received.period == pytest.approx(11.24, rel=1e-3)

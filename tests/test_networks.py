@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jax.experimental.sparse import BCOO
+from arrays import floats, sparse_weights
 from problems import assert_close, default_float
 
 from rnn2ff import (
@@ -67,7 +67,7 @@ def test_the_rate_form_is_its_equation(key):
 def test_sparse_weights_give_the_same_velocity(key):
     weights = jnp.where(jr.uniform(key, (6, 6)) < 0.3, jr.normal(key, (6, 6)), 0)
     state = jr.normal(key, (6,))
-    dense, sparse = threshold_linear(weights), threshold_linear(BCOO.fromdense(weights))
+    dense, sparse = threshold_linear(weights), threshold_linear(sparse_weights(weights))
     assert_close(sparse.velocity(state, state), dense.velocity(state, state), EXACT)
 
 
@@ -78,13 +78,13 @@ def test_the_jacobian_is_the_derivative_of_the_velocity(form, is_sparse, key):
     weights = jnp.where(jr.uniform(keys[0], (6, 6)) < 0.5, jr.normal(keys[1], (6, 6)), 0)
     network = rate_network(
         form(jnp.tanh),
-        BCOO.fromdense(weights) if is_sparse else weights,
+        sparse_weights(weights) if is_sparse else weights,
         stimulus_weights=jr.normal(keys[2], (6, 3)),
         bias=jnp.full(6, 0.3),
         time_constants=1 + jr.uniform(keys[3], (6,)),
     )
     state, stimulus = jr.normal(keys[4], (6,)), jnp.array([1.0, -2.0, 0.5])
-    expected = jax.jacrev(network.velocity)(state, stimulus)
+    expected = jax.jit(jax.jacrev(network.velocity))(state, stimulus)
     assert_close(network.jacobian(state, stimulus), expected, EXACT)
 
 
@@ -133,7 +133,7 @@ def test_winner_take_all_is_the_equation_of_rutishauser_et_al():
         -0.25 + max(0.4 + 1.2 * 0.25 - 3 * 0.1, 0),
         -0.1 + max(0.25 * (0.5 + 0.25), 0),
     ]
-    assert_close(network.velocity(jnp.asarray(state, float), jnp.asarray(stimulus, float)), expected, EXACT)
+    assert_close(network.velocity(floats(state), floats(stimulus)), expected, EXACT)
 
 
 def test_partition_means_leave_inhibition_out():

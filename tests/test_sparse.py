@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from arrays import floats, sparse_weights
 from jax.experimental.sparse import BCOO, BCSR
 from problems import assert_close, default_float
 
@@ -21,13 +22,13 @@ def matrix(*, hub):
     rng = np.random.default_rng(0)
     weights = np.where(rng.random((SIZE, SIZE)) < 0.1, rng.normal(size=(SIZE, SIZE)), 0)
     weights[3] = rng.normal(size=SIZE) if hub else 0  # and without one, a unit that hears none
-    return jnp.asarray(0.3 * weights, float)
+    return floats(0.3 * weights)
 
 
 @pytest.mark.parametrize(("hub", "batch_size"), [(True, 128), (False, 5)])
 def test_products_and_their_derivatives_are_those_of_the_dense_matrix(hub, batch_size, key):
     dense = matrix(hub=hub)
-    weights = pad_rows(BCOO.fromdense(dense, nse=SIZE**2))  # with as many entries outside as are missing
+    weights = pad_rows(sparse_weights(dense, SIZE**2))  # with as many entries outside as are missing
     assert (weights.owners is not None) == hub
     assert weights.nse < SIZE**2 // 2
     rates, change = jr.normal(key, (2, batch_size, SIZE))
@@ -51,7 +52,9 @@ def test_entries_of_one_place_add_up():
 
 def test_a_network_takes_either_kind_and_has_the_hash_of_a_dense_one():
     dense = matrix(hub=True)
-    networks = [threshold_linear(each) for each in (dense, BCOO.fromdense(dense), BCSR.fromdense(dense))]
+    networks = [
+        threshold_linear(each) for each in (dense, sparse_weights(dense), BCSR.from_bcoo(sparse_weights(dense)))
+    ]
     assert len({network_hash(each) for each in networks}) == 1
     padded = with_padded_rows(networks[2])
     assert_close(
@@ -78,7 +81,7 @@ def test_what_oscillates_is_watched_also_where_a_unit_hears_all_others():
     weights = np.zeros((SIZE, SIZE))
     weights[:3, :3] = [[0, -1.5, -0.75], [-0.75, 0, -1.5], [-1.5, -0.75, 0]]
     weights[-1, :-1] = 0.01
-    sparse = BCOO.fromdense(jnp.asarray(weights, float))
+    sparse = sparse_weights(floats(weights))
     assert pad_rows(sparse).owners is not None
     stimuli = np.ones((2, SIZE))
     stimuli[:, 0] = 0.9

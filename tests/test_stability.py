@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from arrays import floats
 from problems import default_float
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -96,7 +97,7 @@ class TestMonotonicity:
         assert one.largest == pytest.approx(other.largest, abs=2e-4)
 
     def test_of_a_chain_without_feedback_is_near_one(self):
-        constants = stability_constants(threshold_linear(jnp.asarray(np.diag(np.full(3, 5.0), 1), float)))
+        constants = stability_constants(threshold_linear(floats(np.diag(np.full(3, 5.0), 1))))
         assert 0.9 < constants.monotonicity < 1
         assert constants.has_one_fixed_point
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from arrays import floats
 from problems import assert_close
 
 from rnn2ff import (
@@ -110,7 +111,7 @@ class TestStimuli:
 
     def test_jitter_is_in_units_of_each_channel(self, key):
         rows = np.array([[0.0, 0.0], [2.0, 20.0]])
-        drawn = np.asarray(sample_stimuli(sample_from(jnp.asarray(rows, float), jitter=0.1), 4000, key=key))
+        drawn = np.asarray(sample_stimuli(sample_from(floats(rows), jitter=0.1), 4000, key=key))
         noise = drawn - np.round(drawn / rows[1]) * rows[1]
         assert_close(noise.std(axis=0), [0.1, 1.0], 0.05)
 

@@ -20,6 +20,11 @@ from rnn2ff import (
 NUM_STIMULI = 400
 
 
+@jax.jit
+def relabel(symmetries, stimuli, rates, key):
+    return symmetries.relabel(stimuli, rates, symmetries.draw(len(stimuli), key=key))
+
+
 def solved(network, stimuli):
     return np.asarray(jax.vmap(network.rates)(solve_steady_states(network, stimuli).state))
 
@@ -35,7 +40,7 @@ def test_units_of_a_pool_can_change_places_and_so_can_pools(competition, key):
     assert np.array_equal(symmetries.pools, [0, 0, 0, 3, 3, 3, 6, 6])
     stimuli = jnp.broadcast_to(jnp.arange(6.0), (600, 6))
     rates = jnp.broadcast_to(jnp.arange(8.0), (600, 8))
-    relabeled, relabeled_rates = symmetries.relabel(stimuli, rates, symmetries.draw(600, key=key))
+    relabeled, relabeled_rates = relabel(symmetries, stimuli, rates, key)
     orders = {tuple(row) for row in np.asarray(relabeled_rates[:, :6], int)}
     assert len(orders) == 2 * 6 * 6  # all there are
     assert np.array_equal(relabeled, relabeled_rates[:, :6])
@@ -46,7 +51,7 @@ def test_a_relabeled_pair_is_what_a_solve_finds_in_a_multistable_network_too(com
     symmetries = find_symmetries(competition, jr.uniform(key, (NUM_STIMULI, 6)))
     stimuli = jr.uniform(jr.fold_in(key, 1), (16, 6))
     rates = jnp.asarray(solved(competition, stimuli))
-    relabeled, rates = symmetries.relabel(stimuli, rates, symmetries.draw(16, key=key))
+    relabeled, rates = relabel(symmetries, stimuli, rates, key)
     assert jnp.any(relabeled != stimuli)
     assert_close(solved(competition, relabeled), rates, 1e-4)
 

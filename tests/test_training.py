@@ -12,6 +12,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from arrays import equal, floats
 from problems import assert_close
 
 from rnn2ff import (
@@ -77,7 +78,7 @@ class TestReadout:
 
     def test_below_zero_a_rectified_output_is_free(self, key):
         """Of targets that a rectified linear output meets, plain least squares makes an error that this fit mends."""
-        hidden = jnp.asarray(np.vstack([np.eye(2), -np.eye(2)]), float)
+        hidden = floats(np.vstack([np.eye(2), -np.eye(2)]))
         two_layer, linear = (
             eqx.tree_at(lambda each: each.hidden_weights, TwoLayer(2, 4, 1, is_rectified=each, key=key), hidden)
             for each in (True, False)
@@ -277,7 +278,7 @@ class TestTraining:
             train(start, *pairs, validation=pairs, num_steps=20, key=key)
             for pairs in ((stimuli, rates), (stimuli.astype(float), rates.astype(float)))
         )
-        assert eqx.tree_equal(one.approximator, other.approximator)
+        assert equal(one.approximator, other.approximator)
         assert one.validation_errors.min() < 0.9 * one.validation_errors[0]
 
     def test_every_weight_follows_from_the_key(self, key):
@@ -286,8 +287,8 @@ class TestTraining:
             train(TwoLayer(3, 8, 2, key=key), stimuli, rates, num_steps=20, key=each).approximator
             for each in (key, key, jr.key(5))
         )
-        assert eqx.tree_equal(one, two)
-        assert not eqx.tree_equal(one, other)
+        assert equal(one, two)
+        assert not equal(one, other)
 
     def test_a_second_training_of_the_same_sizes_is_not_compiled_anew(self, key):
         traced = []
@@ -316,7 +317,7 @@ class TestTraining:
             batch_size=8,
             key=key,
         )
-        gradient = eqx.filter_grad(rate_error)(approximator, stimuli, rates)
+        gradient = eqx.filter_jit(eqx.filter_grad(rate_error))(approximator, stimuli, rates)
         expected = approximator.hidden_weights - 0.01 * gradient.hidden_weights
         assert_close(run.approximator.hidden_weights, expected, 1e-6)
 
@@ -365,7 +366,7 @@ class TestTraining:
     @pytest.mark.usefixtures("as_a_user")
     def test_trainings_that_cannot_work_are_refused(self, arguments, message, key):
         arguments = {"stimuli": np.ones((4, 3)), "rates": np.ones((4, 2)), **arguments}
-        stimuli, rates = jnp.asarray(arguments.pop("stimuli"), float), jnp.asarray(arguments.pop("rates"), float)
+        stimuli, rates = floats(arguments.pop("stimuli")), floats(arguments.pop("rates"))
         with pytest.raises(ValueError, match=message):
             train(TwoLayer(3, 8, 2, key=key), stimuli, rates, key=key, **arguments)
 
@@ -374,7 +375,7 @@ class TestTraining:
         run = train(refined, *pairs, num_steps=300, key=key)
         trained = run.approximator
         assert isinstance(trained, Refined)
-        assert eqx.tree_equal((trained.sweep, trained.network), (refined.sweep, refined.network))
+        assert equal((trained.sweep, trained.network), (refined.sweep, refined.network))
         assert not jnp.array_equal(trained.step_sizes, refined.step_sizes)
         assert run.validation_errors.min() < 0.8 * run.validation_errors[0]
 
@@ -539,7 +540,7 @@ training({str(path)!r})
         killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         resumed, whole = training(path), training()
-        assert eqx.tree_equal(resumed.approximator, whole.approximator)
+        assert equal(resumed.approximator, whole.approximator)
         np.testing.assert_array_equal(resumed.validation_errors, whole.validation_errors)
 
     @pytest.mark.usefixtures("as_a_user")
