@@ -56,7 +56,7 @@ def _forget_programs_before_maps_run_out():
     """
     yield
     maps = Path("/proc/self/maps")  # of Linux
-    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
         gc.collect()
 

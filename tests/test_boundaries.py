@@ -73,12 +73,12 @@ def test_a_network_whose_units_are_always_active_has_no_boundaries():
 def test_normals_have_unit_length_also_where_the_rates_run_away_between_two_stimuli():
     # The first unit runs away unless the second holds it back, or its own stimulus is negative, as at the ends alone.
     growth = 1.2 if jax.dtypes.canonicalize_dtype(float) == np.float64 else 0.2  # so that squares alone overflow
-    weights = np.zeros((3, 3))
-    weights[0] = [1 + growth, -30, 0]
-    weights[2] = [1, 0, 0]
+    weights = np.zeros((5, 5))
+    weights[0, :2] = [1 + growth, -30]
+    weights[2, 0] = 1
     network = threshold_linear(weights)
-    ends = np.array([[2, 1, 1], [-0.5, -1, -1]])
-    stimuli = np.repeat(ends, 40, axis=0) + np.random.default_rng(0).normal(scale=0.05, size=(80, 3))
+    ends = np.array([[2, 1, 1, -1, -1], [-0.5, -1, -1, -1, -1]])
+    stimuli = np.repeat(ends, 40, axis=0) + np.random.default_rng(0).normal(scale=0.05, size=(80, 5))
     found = find_boundaries(network, solve_pairs(network, stimuli), num_pairs=16)
     assert len(found.normals) > 0
     assert_close(np.linalg.norm(found.normals, axis=1), np.ones(len(found.normals)), 1e-6)

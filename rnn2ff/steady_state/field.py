@@ -139,7 +139,7 @@ def max_norm(values: Float[Array, "batch state"]) -> Float[Array, " batch"]:
     return jnp.max(jnp.abs(values), axis=1)
 
 
-def choose_rows(mask: Bool[Array, " batch"], one: PyTree[Array], other: PyTree[Array]) -> PyTree[Array]:
+def choose_rows(mask: Bool[Array, " batch"], one: PyTree, other: PyTree) -> PyTree:
     """`jnp.where` row by row, of trees of arrays with a leading axis."""
 
     def choose(one, other):

@@ -87,7 +87,7 @@ def filled(array: np.ndarray, num_rows: int) -> np.ndarray:
     return rows
 
 
-def vary_like(tree: PyTree[Array], array: Array) -> PyTree[Array]:
+def vary_like(tree: PyTree, array: Array) -> PyTree:
     """The same values, varying over the axes of a mesh that an array varies over, as `shard_map` requires in loops."""
     axes = varying_axes(array)
     if not axes:
@@ -136,7 +136,7 @@ def check_not_split(name: str, instead: str, *trees: PyTree) -> None:
             look(jax.lax.stop_gradient(leaf))
 
 
-def packing_of(tree: PyTree[Array]) -> tuple[Callable, Callable]:
+def packing_of(tree: PyTree) -> tuple[Callable, Callable]:
     """Functions that pack a tree of arrays like these, with one leading axis, into few arrays, and unpack it.
 
     The scalars of each sample become columns of two matrices, one of floats and one of 32-bit integers: to gather or
@@ -177,12 +177,12 @@ def _side_by_side(columns: list[Array]) -> Array:
 
 
 def in_tiles(
-    work: Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]],
-    rows: PyTree[Array],
-    constants: PyTree[Array],
+    work: Callable[[PyTree, PyTree], PyTree],
+    rows: PyTree,
+    constants: PyTree,
     tile: int,
     num_rows: Int[Array, ""],
-) -> PyTree[Array]:
+) -> PyTree:
     """Apply a function to tile after tile, in place, until `num_rows` are done; the rows beyond are unchanged.
 
     Args:
@@ -216,16 +216,16 @@ class Few(enum.Enum):
 
 
 def in_dense_tiles(
-    work: Callable[[PyTree[Array], PyTree[Array], Bool[Array, " tile"], Bool[Array, ""]], PyTree[Array]],
-    rows: PyTree[Array],
-    constants: PyTree[Array],
+    work: Callable[[PyTree, PyTree, Bool[Array, " tile"], Bool[Array, ""]], PyTree],
+    rows: PyTree,
+    constants: PyTree,
     is_chosen: Bool[Array, " batch"],
     tiles: tuple[int, ...],
     *,
     kind: Int[Array, " batch"] | None = None,
     num_kinds: int = 1,
     few: Few = Few.done,
-) -> PyTree[Array]:
+) -> PyTree:
     """Apply a function to chosen rows alone, gathered into dense tiles.
 
     Args:
