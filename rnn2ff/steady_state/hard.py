@@ -17,7 +17,7 @@ from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
 from rnn2ff.steady_state.iteration import observe_iterations
 from rnn2ff.steady_state.method import are_apart
-from rnn2ff.steady_state.motion import Motions, observe_motions
+from rnn2ff.steady_state.motion import Motions, measure, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import SAFETY
 from rnn2ff.steady_state.search import Candidate
@@ -98,27 +98,33 @@ def finish(
         if (ends.num_steps >= MOST_STEPS).all():  # the others most likely would not arrive either; leave them open
             break
 
-    judged = in_batches(_judge_rows, network, (stimuli, states), _ROWS, limit)
-    # States at rest have the verdict of the stability test. For the others, that of the motion holds.
-    is_judged = (judged.status != Status.max_steps_reached) & (status == Status.max_steps_reached)
-    is_judged &= ~(is_creeping & (judged.status == Status.undecided))
-    # A state that crept is at rest only if the fixed point is near: where nothing decays, its residual may be small
-    # only because it is large, or it may stand still because its velocity is below the rounding of the state.
-    distances, is_at_rest = np.array(judged.distance), is_judged & (judged.status == Status.converged)
-    rows = np.flatnonzero(is_at_rest & is_creeping)
-    lengths = _affordable_newton_steps(network, stimuli[rows], states[rows])
-    distances[rows] = np.where(np.isnan(lengths), distances[rows], lengths)
-    is_judged[rows] = distances[rows] <= _NEAR_REST * (1 + np.abs(states[rows]).max(axis=1))
-    status = np.where(is_judged, judged.status, status)
-    distance = np.where(status == Status.converged, distances, np.nan)
+    residuals, distance = np.full((2, len(states)), np.nan, states.dtype)
+    rows = np.flatnonzero(status != Status.max_steps_reached)
+    if len(rows):  # the verdict of the motion holds
+        residuals[rows] = in_batches(measure, network, (stimuli[rows], states[rows]), _ROWS).residual
+    rows = np.flatnonzero(status == Status.max_steps_reached)
+    if len(rows):
+        judged = in_batches(_judge_rows, network, (stimuli[rows], states[rows]), _ROWS, limit)
+        residuals[rows] = judged.residual
+        is_known = ~(is_creeping[rows] & (judged.status == Status.undecided))
+        status[rows[is_known]] = judged.status[is_known]
+        is_at_rest = status[rows] == Status.converged
+        distance[rows[is_at_rest]] = judged.distance[is_at_rest]
+        # A state that crept is at rest only if the fixed point is near: where nothing decays, its residual may be small
+        # only because it is large, or it may stand still because its velocity is below the rounding of the state.
+        crept = rows[is_at_rest & is_creeping[rows]]
+        lengths = _affordable_newton_steps(network, stimuli[crept], states[crept])
+        distance[crept] = np.where(np.isnan(lengths), distance[crept], lengths)
+        is_far = ~(distance[crept] <= _NEAR_REST * (1 + np.abs(states[crept]).max(axis=1)))
+        status[crept[is_far]] = Status.max_steps_reached
     rows = np.flatnonzero(status == Status.max_steps_reached)
     distance[rows] = _affordable_newton_steps(network, stimuli[rows], states[rows])
     return SteadyState(
         state=states,
         status=status,
-        residual=np.array(judged.residual),
+        residual=residuals,
         num_steps=num_steps,
-        distance=distance.astype(states.dtype),
+        distance=distance,
         period=np.asarray(motions.period, states.dtype),
     )
 
