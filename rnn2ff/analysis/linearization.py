@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Complex, Float
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimulus, fail
 from rnn2ff.analysis.newton import LARGEST_DENSE, finite_jacobians, map_rows
 from rnn2ff.compiling import compiled
-from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
+from rnn2ff.networks import RecurrentNetwork, as_array, blas_threads, with_padded_rows
 from rnn2ff.records import as_html, as_text, names_of_fields
 
 
@@ -86,7 +86,7 @@ def linearize(
     check_on_host("linearize", "use `network.jacobian`", network, state, stimulus)
     check_array("state", state, (network.state_size,))
     check_stimulus(stimulus, network.stimulus_size)
-    state, stimulus = (jnp.asarray(array, network.dtype) for array in (state, stimulus))
+    state, stimulus = (as_array(array, network.dtype) for array in (state, stimulus))
     if num_eigenvalues is None and network.state_size <= LARGEST_DENSE:
         matrix = np.asarray(_jacobian(network, state, stimulus), np.float64)
         eigenvalues, radius = modes(network, matrix, np.asarray(network.time_constants, np.float64))
@@ -192,5 +192,5 @@ def velocities_on_plane(
         raise fail("network", "has no phase plane", "two units", network.state_size)
     check_stimulus(stimulus, network.stimulus_size)
     states = np.stack(np.meshgrid(np.asarray(first), np.asarray(second)), axis=-1)
-    stimulus = jnp.asarray(stimulus, network.dtype)
+    stimulus = as_array(stimulus, network.dtype)
     return map_rows(RecurrentNetwork.velocity, network, stimulus, states.reshape(-1, 2)).reshape(states.shape)

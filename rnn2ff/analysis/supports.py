@@ -6,11 +6,10 @@ other unit is driven above 0. So a small network's fixed points are listed compl
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnn2ff.networks import RateNetwork, StateForm, all_supports, are_singular, in_pieces, principal_blocks
+from rnn2ff.networks import RateNetwork, StateForm, all_supports, are_singular, as_array, in_pieces, principal_blocks
 
 MOST_UNITS = 16  # whose supports are tried: 65536 of them
 _ROUNDING = 1e-12  # relative distance to a threshold, or to a singular matrix, that counts as degenerate
@@ -28,7 +27,7 @@ class Enumeration(NamedTuple):
 def enumerate_fixed_points(network: RateNetwork, stimulus: Float[np.ndarray, " stimulus"]) -> Enumeration:
     """Every fixed point of a threshold-linear network of at most 16 units, by one linear system for each support."""
     weights = np.asarray(network.dense_weights, np.float64)
-    drive = np.asarray(network.params.feedforward_input(jnp.asarray(stimulus, network.dtype)), np.float64)
+    drive = np.asarray(network.params.feedforward_input(as_array(stimulus, network.dtype)), np.float64)
     size = len(weights)
     systems = np.eye(size) - weights
     states, num_degenerate = [], 0

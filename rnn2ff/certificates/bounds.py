@@ -30,7 +30,7 @@ from rnn2ff.certificates.certificate import Certificate, Theorem
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
 from rnn2ff.compiling import compiled, evaluated_now, in_full_precision
-from rnn2ff.networks import RateNetwork, RecurrentNetwork, residual
+from rnn2ff.networks import RateNetwork, RecurrentNetwork, as_array, residual
 from rnn2ff.steady_state import check_not_split
 
 _EXACT = 5e3  # units of the precision: the largest proved distance to a fixed point of a prediction called exact
@@ -155,7 +155,7 @@ def unit_bounds(
 def _checked(network, stimulus, prediction, certifier):
     check_shape("stimulus", stimulus, (network.stimulus_size,))
     check_shape("prediction", prediction, (network.state_size,))
-    stimulus, prediction = (jnp.asarray(array, network.dtype) for array in (stimulus, prediction))
+    stimulus, prediction = (as_array(array, network.dtype) for array in (stimulus, prediction))
     if certifier is None:
         with evaluated_now():  # also inside a compiled program, if the network is a constant of it
             certifier = make_certifier(network)

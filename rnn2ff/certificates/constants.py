@@ -17,6 +17,7 @@ from rnn2ff.networks import (
     PowerLaw,
     RateNetwork,
     RecurrentNetwork,
+    as_array,
     blas_threads,
     largest_in_metric,
     stability_constants,
@@ -120,14 +121,11 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
     dtype, size = network.dtype, network.state_size
     precision = float(jnp.finfo(dtype).eps)
 
-    def on_device(value: ArrayLike) -> Array:
-        return jax.device_put(np.asarray(value, dtype))
-
     def up(value: ArrayLike) -> Array:
-        return on_device(np.asarray(value, np.float64) * (1 + 4 * precision))
+        return as_array(np.asarray(value, np.float64) * (1 + 4 * precision), dtype)
 
     def down(value: float) -> Array:
-        return on_device(max(value, 0.0) * (1 - 4 * precision))
+        return as_array(max(value, 0.0) * (1 - 4 * precision), dtype)
 
     ones, infinity, zero = up(np.ones(size)), up(np.inf), down(0.0)
     unknown = Certifier(
@@ -176,9 +174,9 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
     return dataclasses.replace(
         certifier,
         contraction_gap=gap,
-        contraction_scale=on_device(constants.contraction_scale),
+        contraction_scale=as_array(constants.contraction_scale, dtype),
         monotonicity=monotonicity,
-        metric_root=on_device(np.sqrt(constants.metric)),
+        metric_root=as_array(np.sqrt(constants.metric), dtype),
         is_contracting=bool(gap > 0),
         is_monotone=bool(monotonicity > 0),
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_at_least, check_shape
-from rnn2ff.networks import AbstractSweep, RateNetwork, RecurrentNetwork, SplitSweep
+from rnn2ff.networks import AbstractSweep, RateNetwork, RecurrentNetwork, SplitSweep, as_array
 from rnn2ff.steady_state import repeat_accelerated
 
 
@@ -41,7 +40,7 @@ def refine(
     check_at_least("memory", memory, 0)
     check_shape("stimulus", stimulus, (network.stimulus_size,))
     check_shape("prediction", prediction, (network.state_size,))
-    stimulus, prediction = (jnp.asarray(array, network.dtype) for array in (stimulus, prediction))
+    stimulus, prediction = (as_array(array, network.dtype) for array in (stimulus, prediction))
     if isinstance(sweep, SplitSweep):  # its points are total inputs, which need no state
         point = network.params.total_input(prediction, stimulus)
     else:

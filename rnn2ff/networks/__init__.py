@@ -1,6 +1,7 @@
 """Recurrent networks: any vector field, rate networks, and the published ones of the zoo."""
 
 from rnn2ff.networks.base import RecurrentNetwork as RecurrentNetwork
+from rnn2ff.networks.base import as_array as as_array
 from rnn2ff.networks.base import as_samples as as_samples
 from rnn2ff.networks.base import batch_rates as batch_rates
 from rnn2ff.networks.base import in_continuous_time as in_continuous_time

@@ -232,9 +232,9 @@ def residual(network: RecurrentNetwork, state: Float[Array, " state"], stimulus:
     check_shape("state", state, (network.state_size,))
     check_shape("stimulus", stimulus, (network.stimulus_size,))
     if not isinstance(state, jax.Array):
-        state = jnp.asarray(real_numbers("state", state), network.dtype)
+        state = as_array(real_numbers("state", state), network.dtype)
     if not isinstance(stimulus, jax.Array):
-        stimulus = jnp.asarray(real_numbers("stimulus", stimulus), network.dtype)
+        stimulus = as_array(real_numbers("stimulus", stimulus), network.dtype)
     drift = time_scales(network, state, stimulus) * network.velocity(state, stimulus)
     return jnp.max(jnp.abs(drift)) / (1 + jnp.max(jnp.abs(state)))
 
@@ -249,10 +249,14 @@ def as_samples(network: RecurrentNetwork, states: ArrayLike, stimuli: ArrayLike)
 
 def in_precision(name: str, array: ArrayLike, dtype: jnp.dtype) -> Float[Array, "..."]:
     """Convert to a JAX array in the precision of a network, in which all values must be finite."""
-    if isinstance(array, jax.Array):
-        converted = jnp.asarray(array, dtype)
-    else:  # converted on the host, where nothing is compiled
-        with np.errstate(over="ignore"):
-            converted = jax.device_put(np.array(array, dtype))  # a copy, so that the caller may change the original
+    converted = as_array(array, dtype)
     check_finite(name, converted)
     return converted
+
+
+def as_array(array: ArrayLike, dtype: jnp.dtype) -> Array:
+    """Convert to a JAX array; others are converted on the host, where nothing is compiled."""
+    if isinstance(array, jax.Array):
+        return jnp.asarray(array, dtype)
+    with np.errstate(over="ignore"):
+        return jax.device_put(np.array(array, dtype))  # a copy, so that the caller may change the original

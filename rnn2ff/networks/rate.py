@@ -20,7 +20,7 @@ from jax.experimental.sparse import BCOO, BCSR, JAXSparse
 from jaxtyping import Array, ArrayLike, Float
 
 from rnn2ff._checks import check_array, check_positive, check_units, check_weights, fail, is_known, shape_of
-from rnn2ff.networks.base import RecurrentNetwork, in_precision, state_is_rate
+from rnn2ff.networks.base import RecurrentNetwork, as_array, in_precision, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
 
 
@@ -303,7 +303,4 @@ def as_floats(array: ArrayLike) -> Float[Array, "..."]:
     if not isinstance(array, jax.Array):
         array = np.asarray(array)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype.type if array.dtype.type in (np.float32, np.float64) else float)
-    if isinstance(array, jax.Array):
-        return array.astype(dtype)
-    with np.errstate(over="ignore"):  # values out of range become infinite, and are refused later
-        return jax.device_put(array.astype(dtype))
+    return as_array(array, dtype)  # values out of range become infinite, and are refused later

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_array, check_at_least, check_stimulus, check_tolerance, fail, is_known
 from rnn2ff.compiling import compiled, in_batches
-from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks import RecurrentNetwork, as_array
 from rnn2ff.steady_state.batch import judge_rows
 from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import constants_of, with_implicit_derivative
@@ -80,9 +80,9 @@ def solve_steady_state(
     max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimulus(stimulus, network.stimulus_size)
     if initial_state is None:
-        initial_state = jnp.zeros(network.state_size, network.dtype)
+        initial_state = np.zeros(network.state_size, network.dtype)
     check_array("initial_state", initial_state, (network.state_size,))
-    stimulus, initial_state = (jnp.asarray(array, network.dtype) for array in (stimulus, initial_state))
+    stimulus, initial_state = (as_array(array, network.dtype) for array in (stimulus, initial_state))
     if matrix_free is None:
         matrix_free = network.state_size > LARGEST_FACTORED or network.has_sparse_weights
     is_outside = all(map(is_known, jax.tree.leaves((network, stimulus, initial_state))))

@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike, Float
 
 from rnn2ff._checks import check_array, check_at_least, check_stimuli, check_tolerance, fail
 from rnn2ff.compiling import jit_for_device
-from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks import RecurrentNetwork, as_array
 from rnn2ff.steady_state.batch import solve_rows
 from rnn2ff.steady_state.implicit import constants_of, with_implicit_derivatives
 from rnn2ff.steady_state.method import Plan
@@ -66,10 +66,10 @@ def solve_batch(
     tolerance = check_tolerance(tolerance, network.dtype)
     max_steps = check_at_least("max_steps", max_steps, 1)
     check_stimuli(stimuli, network.stimulus_size)
-    stimuli = jnp.asarray(stimuli, network.dtype)
+    stimuli = as_array(stimuli, network.dtype)
     if initial_states is not None:
         check_array("initial_states", initial_states, (len(stimuli), network.state_size))
-        initial_states = jnp.asarray(initial_states, network.dtype)
+        initial_states = as_array(initial_states, network.dtype)
     settings = (np.asarray(tolerance, network.dtype), np.asarray(max_steps, np.int32))
     return _solve_batch(network, stimuli, plan, initial_states, *settings)
 

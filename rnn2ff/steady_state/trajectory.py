@@ -23,7 +23,7 @@ from rnn2ff._checks import (
     shape_of,
 )
 from rnn2ff.compiling import compiled
-from rnn2ff.networks import RecurrentNetwork
+from rnn2ff.networks import RecurrentNetwork, as_array
 from rnn2ff.records import as_html, as_text, is_shown
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
 
@@ -111,17 +111,17 @@ def simulate(
         expected = f"each time after the one before, in {np.dtype(dtype).name}"
         raise fail("times", "do not increase", expected, "an order that does not")
     if initial_state is None:
-        initial_state = jnp.zeros(network.state_size, network.dtype)
+        initial_state = np.zeros(network.state_size, network.dtype)
     check_array("initial_state", initial_state, (network.state_size,))
-    initial_state = jnp.asarray(initial_state, network.dtype)
+    initial_state = as_array(initial_state, network.dtype)
     if callable(stimulus):
         _check_function(stimulus, network)
     else:
         check_stimulus(stimulus, network.stimulus_size)
-        stimulus = jnp.asarray(stimulus, network.dtype)
+        stimulus = as_array(stimulus, network.dtype)
     if network.is_map:
-        return _iterate(network, stimulus, initial_state, jnp.asarray(times, network.dtype), _whole(times))
-    times = jnp.asarray(times, network.dtype)
+        return _iterate(network, stimulus, initial_state, as_array(times, network.dtype), _whole(times))
+    times = as_array(times, network.dtype)
     limit = np.asarray(tolerance, network.dtype)  # an array, so that another value needs no compilation
     return _integrate(network, stimulus, initial_state, times, ode_solver, limit, max_steps)
 
