@@ -95,6 +95,17 @@ def compiled(function: Callable) -> Callable:
     return jit_for_device(in_full_precision(function))
 
 
+def compiled_alone(function: Callable) -> Callable:
+    """As `compiled` outside of programs; part of them inside: under `vmap` on an explicit mesh JAX nests none."""
+    alone, inside = compiled(function), in_full_precision(function)
+
+    @functools.wraps(function)
+    def run(*args):
+        return alone(*args) if is_outside_traces() else inside(*args)
+
+    return run
+
+
 def only_after(earlier: jax.Array, later: jax.Array) -> jax.Array:
     """The later array, unchanged, for a factorization that must not begin before the earlier array is computed.
 

@@ -1,6 +1,6 @@
-"""Arrays made and compared on the host: JAX compiles a program for each shape of most that `jnp` does with an array.
+"""Arrays made and compared on the host: for most of what `jnp` does JAX compiles a program for each shape.
 
-A program takes some 20 ms, and the tests made 4,400 such, as many as took a seventh of their time.
+A program takes some 20 ms, and the tests made 4,400 of them, which took a seventh of their time.
 """
 
 import equinox as eqx
@@ -35,9 +35,9 @@ def sparse_weights(dense, num_entries=None):
         more = num_entries - len(data)
         data = np.concatenate([data, np.zeros(more, data.dtype)])
         indices = np.concatenate([indices, np.full((more, 2), dense.shape, np.int32)])
-    return BCOO(jax.device_put((data, indices)), shape=dense.shape)
+    return BCOO(jax.device_put((data, indices)), shape=dense.shape, indices_sorted=True, unique_indices=True)
 
 
 def equal(one, other):
-    """Whether two trees are equal to the last bit."""
+    """Whether two trees have the same dtypes, shapes and values."""
     return bool(eqx.tree_equal(*jax.device_get((one, other))))

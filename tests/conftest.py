@@ -51,8 +51,8 @@ gc.set_threshold(200_000, 20, 50)
 def _forget_programs_before_maps_run_out():
     """Each compiled program keeps maps of memory, of which Linux gives a process 65,530.
 
-    A file of tests adds some ten thousand at the most, and 10,000 go with 2 GB. To forget the programs of 15,000 maps
-    took some 4 s of processor time, and what several files use was compiled again.
+    A file of tests adds some ten thousand at the most, and with 30,000 a process holds 5.6 GB. To forget the programs
+    of 15,000 maps took some 4 s of processor time, and what several files use was compiled again.
     """
     yield
     maps = Path("/proc/self/maps")  # of Linux

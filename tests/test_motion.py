@@ -166,7 +166,7 @@ class TestCycle:
 
     def test_a_cycle_that_attracts_slowly_is_followed_until_its_period_is_known(self):
         case = make_case("random tanh, gain 1.2", 1, 24)
-        network = jax.tree.map(lambda leaf: floats(leaf), case.network)
+        network = jax.tree.map(floats, case.network)
         stimulus, start = (np.asarray(each[19], float) for each in (case.stimuli, case.initial_states))
         solved = solve_steady_states(network, stimulus[None], initial_states=start[None])
         assert solved.status.tolist() == [Status.oscillating]

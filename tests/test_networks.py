@@ -15,6 +15,7 @@ from rnn2ff import (
     RateNetwork,
     RecurrentNetwork,
     StateForm,
+    hopfield,
     partition_competition,
     partition_means,
     random_rate_network,
@@ -22,8 +23,10 @@ from rnn2ff import (
     rate_network,
     relation_network,
     residual,
+    stabilized_supralinear_pair,
     threshold_linear,
     threshold_linear_rate,
+    wilson_cowan,
     winner_take_all,
 )
 from rnn2ff.networks import has_rectified_rates
@@ -104,6 +107,20 @@ def test_the_dtype_follows_the_weights():
     assert network.dtype == jnp.float32
     assert network.velocity(jnp.zeros(2, jnp.float32), jnp.zeros(2, jnp.float32)).dtype == jnp.float32
     assert threshold_linear(np.zeros((2, 2), int)).dtype == default_float()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda single: hopfield(single([[1, -1, 1]])),
+        lambda single: wilson_cowan(weights=single([[9, -4], [13, -11]])),
+        lambda single: stabilized_supralinear_pair(weights=single([[1.25, -0.65], [1.2, -0.5]])),
+    ],
+)
+def test_published_networks_have_the_default_precision(network):
+    made = network(lambda values: np.asarray(values, np.float32))
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(made) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    assert dtypes == {default_float()}
 
 
 def test_random_weights_have_the_given_gain(key):

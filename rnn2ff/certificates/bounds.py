@@ -29,7 +29,7 @@ from rnn2ff._checks import check_shape
 from rnn2ff.certificates.certificate import Certificate, Theorem
 from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import LARGEST_FACTORED, SLACK, Measured, newton_bound, norm, proved
-from rnn2ff.compiling import compiled, evaluated_now, in_full_precision
+from rnn2ff.compiling import compiled_alone, evaluated_now, in_full_precision
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, as_array, residual
 from rnn2ff.steady_state import check_not_split
 
@@ -61,7 +61,7 @@ def certify(
     return _certify(network, *_checked(network, stimulus, prediction, certifier))
 
 
-@compiled  # in full precision: by default, accelerators round more than the bounds allow for
+@compiled_alone  # in full precision: by default, accelerators round more than the bounds allow for
 def _certify(network, stimulus, prediction, certifier) -> Certificate:
     if not isinstance(network, RateNetwork):
         return _estimate(network, stimulus, prediction)
@@ -93,7 +93,7 @@ def bound_error(
     return _bound_error(network, *_checked(network, stimulus, prediction, certifier))
 
 
-@compiled
+@compiled_alone
 def _bound_error(network, stimulus, prediction, certifier) -> tuple[Scalar, Int[Array, ""]]:
     if not isinstance(network, RateNetwork):
         return jnp.asarray(jnp.inf, network.dtype), jnp.asarray(Theorem.none, jnp.int32)
@@ -227,7 +227,9 @@ def _from_sizes(error: Scalar, pushed: Float[Array, " state"], certifier: Certif
         return jnp.full_like(error, jnp.inf), jnp.asarray(Theorem.none, jnp.int32)
     moved, theorems = zip(*terms)
     bounds = proved((error + certifier.slope * jnp.stack(moved)) * (1 + SLACK * info.eps))
-    smallest, theorem = jnp.min(bounds), jnp.asarray(theorems, jnp.int32)[jnp.argmin(bounds)]
+    # Not by `argmin`: a gather from a constant is refused on a mesh with explicit axes.
+    smallest, first, last = jnp.min(bounds), jnp.int32(theorems[0]), jnp.int32(theorems[-1])
+    theorem = jnp.where(bounds[-1] < bounds[0], last, first)
     return smallest, jnp.where(jnp.isfinite(smallest), theorem, jnp.int32(Theorem.none))
 
 

@@ -177,8 +177,8 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
         contraction_scale=as_array(constants.contraction_scale, dtype),
         monotonicity=monotonicity,
         metric_root=as_array(np.sqrt(constants.metric), dtype),
-        is_contracting=bool(gap > 0),
-        is_monotone=bool(monotonicity > 0),
+        is_contracting=bool(np.asarray(gap) > 0),
+        is_monotone=bool(np.asarray(monotonicity) > 0),
     )
 
 

@@ -254,8 +254,9 @@ def in_precision(name: str, array: ArrayLike, dtype: jnp.dtype) -> Float[Array, 
     return converted
 
 
-def as_array(array: ArrayLike, dtype: jnp.dtype) -> Array:
-    """Convert to a JAX array; others are converted on the host, where nothing is compiled."""
+def as_array(array: ArrayLike, dtype: jnp.dtype | None = None) -> Array:
+    """Convert to a JAX array, by default of the default float; one of NumPy on the host, where nothing is compiled."""
+    dtype = jax.dtypes.canonicalize_dtype(float) if dtype is None else dtype
     if isinstance(array, jax.Array):
         return jnp.asarray(array, dtype)
     with np.errstate(over="ignore"):

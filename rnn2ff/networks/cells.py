@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from rnn2ff._checks import check_at_least, check_finite, check_shape, check_sizes, check_text, fail
 from rnn2ff.files import read_array, read_tensors
-from rnn2ff.networks.base import RecurrentNetwork, check_evaluates, dtype_of, shapes_and_dtypes, state_is_rate
+from rnn2ff.networks.base import RecurrentNetwork, as_array, check_evaluates, dtype_of, shapes_and_dtypes, state_is_rate
 from rnn2ff.networks.nonlinearities import Nonlinearity
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, as_floats, rate_network
 from rnn2ff.networks.weights import read_weights
@@ -256,7 +256,7 @@ def from_files(
 
     return rate_network(
         form,
-        weights,
+        as_array(weights),
         stimulus_weights=read(stimulus_weights, "stimulus_weights"),
         bias=read_units(bias, "bias"),  # MATLAB and CSV have matrices only, no vectors
         gains=read_units(gains, "gains"),

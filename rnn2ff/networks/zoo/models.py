@@ -26,9 +26,9 @@ from rnn2ff._checks import (
     is_known,
     shape_of,
 )
-from rnn2ff.networks.base import RecurrentNetwork
+from rnn2ff.networks.base import RecurrentNetwork, as_array
 from rnn2ff.networks.nonlinearities import Nonlinearity, ShiftedLogistic, Tanh
-from rnn2ff.networks.rate import RateForm, RateNetwork, RateParams, StateForm, as_floats, rate_network
+from rnn2ff.networks.rate import RateForm, RateNetwork, RateParams, StateForm, rate_network
 from rnn2ff.networks.weights import check_two_populations
 
 
@@ -84,7 +84,7 @@ def wilson_cowan(
     if refractory < 0:
         raise fail("refractory", "is negative", "at least 0", refractory)
     response = ShiftedLogistic(tuple(gains), tuple(thresholds))
-    network = rate_network(RateForm(response), weights, time_constants=np.asarray(time_constants))
+    network = rate_network(RateForm(response), as_array(weights), time_constants=np.asarray(time_constants))
     if refractory == 0:
         return network
     return RecurrentNetwork(RefractoryForm(response, refractory), network.params, state_size=2, stimulus_size=2)
@@ -154,7 +154,7 @@ def wong_wang(
     )
     check_numbers(**values)
     check_positive_numbers(time_constant=time_constant, slope=slope, curvature=curvature)
-    params = WongWangParams(**{name: as_floats(value) for name, value in values.items()})
+    params = WongWangParams(**{name: as_array(value) for name, value in values.items()})
     return RecurrentNetwork(_wong_wang, params, state_size=2, stimulus_size=2)
 
 
@@ -222,7 +222,7 @@ def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1
     check_positive_numbers(gain=gain)
     if is_known(patterns) and (np.abs(np.asarray(patterns)) != 1).any():
         raise fail("patterns", "has other values", "-1 and 1", sorted(set(np.ravel(patterns).tolist()))[:5])
-    patterns = as_floats(patterns)
+    patterns = as_array(patterns)
     num_units = patterns.shape[1]
     weights = (patterns.T @ patterns) * (1 - np.eye(num_units, dtype=patterns.dtype)) / num_units
     return rate_network(StateForm(Tanh(gain)), weights, time_constants=time_constant)

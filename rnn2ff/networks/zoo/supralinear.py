@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
 from rnn2ff._checks import check_positive_numbers, check_shape, check_sizes
+from rnn2ff.networks.base import as_array
 from rnn2ff.networks.nonlinearities import PowerLaw
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
 from rnn2ff.networks.weights import check_two_populations
@@ -99,7 +100,7 @@ def stabilized_supralinear_pair(
     """
     check_two_populations(weights)
     check_shape("time_constants", time_constants, (2,))
-    return rate_network(form(nonlinearity), weights, time_constants=np.asarray(time_constants))
+    return rate_network(form(nonlinearity), as_array(weights), time_constants=np.asarray(time_constants))
 
 
 def _orientations(num_units: int) -> Float[Array, "{num_units}"]:
