@@ -85,17 +85,21 @@ class TestPlan:
         assert_close(solved.residual, again, 1e-6)
         assert jnp.all(solved.is_converged)
 
-    def test_a_multistable_network_is_followed_even_where_sweeps_agree_on_the_whole_probe(self):
-        network = partition_competition(4, 3, self_excitation=1.3)
+    # In the second, sweeps find the right winner even from the states of other stimuli; the dynamics find the other.
+    @pytest.mark.parametrize(("self_excitation", "losers"), [(1.3, (0.82, 0.9)), (1.5, (0.7, 0.75))])
+    def test_a_multistable_network_is_followed_even_where_sweeps_agree_on_the_whole_probe(
+        self, self_excitation, losers
+    ):
+        network = partition_competition(4, 3, self_excitation=self_excitation)
         # Far from a tie sweeps find the right winner. The other one is stable too, and near ties they may find that.
         random = np.random.default_rng(0)
-        loser = random.uniform(0.82, 0.9, size=64)
+        loser = random.uniform(*losers, size=64)
         pairs = np.where(random.random((64, 1)) < 0.5, np.c_[loser, np.ones(64)], np.c_[np.ones(64), loser])
         plan = plan_steady_states(network, np.repeat(np.c_[pairs, np.zeros((64, 2))], 3, axis=1))
         assert plan.agreement == 1
         assert plan.method == Method.multistable
         assert not plan.starts_with_sweeps
-        assert "from other states reach other steady states" in plan.reason
+        assert "at other states reach other steady states" in plan.reason
 
     def test_the_same_call_makes_the_same_plan(self, random_network):
         network, stimuli, solved = random_network
@@ -336,6 +340,30 @@ class TestSaddles:
         is_converged = np.asarray(found.is_converged)[1:]
         assert is_converged.mean() > 0.8
         assert (winners == offsets[:, :2].argmax(axis=1))[is_converged].all()
+
+    @pytest.mark.parametrize("solver", ["engine", None, Rollout()])
+    def test_a_small_residual_is_no_rest_where_the_slowest_mode_still_carries_a_unit_over_its_threshold(self, solver):
+        """Unit 0 rises to 1 at rate .025; at 1 - d it takes unit 1 over its threshold, which then silences unit 2."""
+        tolerance = 1e-5 if default_float() == jnp.float32 else 1e-9
+        distances = tolerance * np.array([-60, -20, -5, 5, 10, 20, 40, 60])  # d; below 0 it never does
+        network = threshold_linear(np.array([[0.975, 0, 0], [1, 0, -2], [0, -2, 0]]))
+        stimuli = np.c_[np.full(8, 0.025), 1 + distances, np.ones(8)]
+        starts = np.tile([0, -1.0, 1.0], (8, 1))
+        if solver == "engine":
+            found = solve_batch(network, stimuli, initial_states=starts)
+        else:
+            found = solve_steady_states(network, stimuli, initial_states=starts, solver=solver)
+        assert found.is_converged.all()
+        loser, winner = np.c_[np.ones(8), distances, np.ones(8)], np.c_[np.ones(8), 2 + distances, -3 - 2 * distances]
+        assert_close(found.state, np.where(distances[:, None] < 0, loser, winner), 200 * tolerance)
+
+    def test_what_comes_to_rest_at_a_threshold_has_converged(self):
+        """All units are at their threshold, so that the dynamics bend however small the residual is."""
+        network = threshold_linear(floats(0.9 / 4 * np.random.default_rng(4).normal(size=(16, 16))))
+        starts = np.random.default_rng(5).normal(size=(20, 16))
+        found = solve_batch(network, np.zeros((20, 16)), initial_states=starts)
+        assert found.is_converged.all()
+        assert_close(found.state, 0, CLOSE)
 
     def test_a_saddle_that_a_stiff_integrator_stops_at_is_not_a_steady_state(self, monkeypatch):
         def undecided(network, stimuli, states, *, max_steps, **_):

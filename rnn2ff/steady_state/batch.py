@@ -13,7 +13,8 @@ Every sample goes through stages, on the device, until it has a verdict:
     decide      the same, by powers of the Jacobian's Cayley transform, for the few that `prove` leaves undecided
 
 In each round, samples without a verdict are gathered into dense tiles (`tiles.py`). If a fixed point turns out to be
-unstable, the dynamics leave it, and the sample is followed further.
+unstable, the dynamics leave it, and the sample is followed further. So is one that may yet cross a threshold before it
+rests (`linearity.py`).
 
 `block` and `decide` factor matrices; the other stages only multiply by them. As one function of arrays (`solve_rows`)
 the engine alternates between the two and never reads a value on the host, so it runs under `jit`, in a `scan`, and
@@ -78,7 +79,7 @@ def solve_rows(
     """The engine; pure. Without a plan the dynamics are followed."""
     task = Task(network, plan, tolerance, max_steps, layout_for(jax.default_backend(), len(stimuli)))
     known = Known(jnp.asarray(stimuli), jnp.asarray(initial_states))
-    return _conclude(task, _in_rounds(task, _first_rows(task, known), known, moves=True))
+    return _conclude(task, _in_rounds(task, _first_rows(task, known), known))
 
 
 @in_full_precision
@@ -89,7 +90,7 @@ def by_products(task: Task, known: Known, arrays: list[Array], num_rows: Int[Arr
     rows = rows._replace(stage=jnp.where(is_filling, Stage.done, rows.stage))
     packing = pack, unpack = packing_of(rows)
     arrays = choose_rows(unpack(arrays).stage == Stage.begin, pack(rows), arrays)
-    arrays = _do_products(task, arrays, known, packing, moves=True)
+    arrays = _do_products(task, arrays, known, packing)
     rows = unpack(arrays)
     is_waited_for = jnp.stack([jnp.any(rows.stage == stage) for stage in FACTORIZATIONS])
     return Work(_conclude(task, rows), arrays, is_waited_for[None])
@@ -99,7 +100,7 @@ def by_products(task: Task, known: Known, arrays: list[Array], num_rows: Int[Arr
 def by_factorizations(task: Task, known: Known, arrays: list[Array], stage: Stage) -> list[Array]:
     """Run one stage of `FACTORIZATIONS`, once for every sample that waits for it; pure."""
     packing = packing_of(_first_rows(task, known))
-    return _do_factorizations(task, arrays, known, packing, (stage,), moves=True)
+    return _do_factorizations(task, arrays, known, packing, (stage,))
 
 
 @functools.lru_cache(maxsize=8)
@@ -126,7 +127,7 @@ def judge_rows(
     A state that is not at rest is `max_steps_reached`, or `nonfinite`.
     """
     layout = layout_for(jax.default_backend(), len(stimuli))
-    task = Task(network, None, tolerance, jnp.zeros((), jnp.int32), layout)
+    task = Task(network, None, tolerance, jnp.zeros((), jnp.int32), layout, moves=False)
     known = Known(jnp.asarray(stimuli), jnp.asarray(states))
     rows = _first_rows(task, known)
     field = make_field(network, known.stimuli, rows.state)
@@ -139,15 +140,15 @@ def judge_rows(
         stage=jnp.where(is_at_rest, Stage.prove, Stage.done).astype(jnp.int32),
         status=jnp.where(is_at_rest, Status.converged, Status.max_steps_reached).astype(jnp.int32),
     )
-    return _conclude(task, _in_rounds(task, rows, known, moves=False)).steady
+    return _conclude(task, _in_rounds(task, rows, known)).steady
 
 
 def _is_in(stage: Int[Array, " batch"], *stages: Stage) -> Bool[Array, " batch"]:
     return functools.reduce(jnp.logical_or, (stage == option for option in stages))
 
 
-def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
-    """Alternate products and factorizations until all rows have a verdict; unless `moves`, only test stability."""
+def _in_rounds(task: Task, rows: Rows, known: Known) -> Rows:
+    """Alternate products and factorizations until all rows have a verdict."""
     packing = pack, unpack = packing_of(rows)
 
     def goes_on(carry):
@@ -156,17 +157,17 @@ def _in_rounds(task: Task, rows: Rows, known: Known, *, moves: bool) -> Rows:
 
     def one_round(carry):
         arrays, num_rounds = carry
-        arrays = _do_products(task, arrays, known, packing, moves=moves)
-        return _do_factorizations(task, arrays, known, packing, FACTORIZATIONS, moves=moves), num_rounds + 1
+        arrays = _do_products(task, arrays, known, packing)
+        return _do_factorizations(task, arrays, known, packing, FACTORIZATIONS), num_rounds + 1
 
     start = vary_like((pack(rows), jnp.zeros((), jnp.int32)), known.stimuli)
     return unpack(jax.lax.while_loop(goes_on, one_round, start)[0])
 
 
-def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing, *, moves: bool) -> list[Array]:
+def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing) -> list[Array]:
     """Work in rounds of dense tiles, until no sample waits for a stage that only takes products."""
     layout, (pack, unpack) = task.layout, packing
-    stages = [stage for stage in _WORK if moves or stage == Stage.prove]
+    stages = [stage for stage in _WORK if task.moves or stage == Stage.prove]
     if task.plan is None:
         stages = [stage for stage in stages if stage not in (Stage.sweep, Stage.accelerate)]
     # With a plan, few rows are accelerated or followed, or they take such different times that wide tiles gain nothing.
@@ -219,7 +220,7 @@ def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing
 
 
 def _do_factorizations(
-    task: Task, arrays: list[Array], known: Known, packing: Packing, stages: tuple[Stage, ...], *, moves: bool
+    task: Task, arrays: list[Array], known: Known, packing: Packing, stages: tuple[Stage, ...]
 ) -> list[Array]:
     """Run these stages, in dense tiles of the samples that wait for them."""
     layout, state_size, batch_size = task.layout, task.network.state_size, len(known.stimuli)
@@ -235,11 +236,11 @@ def _do_factorizations(
 
         return in_dense_tiles(packed, arrays, known, is_left, (size,))
 
-    if Stage.block in stages and task.has_blocks and moves:
+    if Stage.block in stages and task.has_blocks and task.moves:
         arrays = worked_on(arrays, solve_blocks, min(BLOCK, state_size), Stage.block)
     if Stage.decide in stages:
-        others = (Stage.decide,) if moves else FACTORIZATIONS  # a block moves its sample to another state
-        arrays = worked_on(arrays, functools.partial(decide_rows, moves=moves), state_size, *others)
+        others = (Stage.decide,) if task.moves else FACTORIZATIONS  # a block moves its sample to another state
+        arrays = worked_on(arrays, decide_rows, state_size, *others)
     return arrays
 
 

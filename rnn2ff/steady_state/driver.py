@@ -202,21 +202,26 @@ def _choose_method(samples: Samples, probe: np.ndarray, first: Plan) -> Plan:
         return make_plan(network, first.sweep, Method.singular, num_probed=len(probe))
     candidate = make_plan(network, sweep, Method.agreed, num_probed=len(probe))
     candidate = eqx.tree_at(lambda plan: plan.starts_anywhere, candidate, jax.device_put(np.asarray(True)))
-    starts = np.concatenate([np.zeros_like(states), np.roll(states, 1, axis=0)])
-    ends = run_whole(samples, np.concatenate([settled, settled]), candidate, starts, samples.first_steps)
-    status, end_states = np.split(ends.steady.status, 2), np.split(ends.steady.state, 2)
-    is_other = [
-        (end_status == Status.converged) & are_apart(state, states) for end_status, state in zip(status, end_states)
-    ]
-    is_swept = ends.found_by[: len(settled)] < FOUND_BY.index("dynamics")
-    is_compared = (status[0] == Status.converged) & is_swept
-    agreement = 1 - float(is_other[0][is_compared].mean()) if is_compared.any() else float("nan")
+
+    def ends_elsewhere(plan: Plan, starts: np.ndarray) -> tuple[np.ndarray, Solved]:
+        ends = run_whole(samples, settled, plan, starts, samples.first_steps)
+        return (ends.steady.status == Status.converged) & are_apart(ends.steady.state, states), ends
+
+    # By sweeps and by the dynamics, as their basins differ, and from different states: in a network of 48 competing
+    # units the dynamics reached another state for 3 % of the stimuli, sweeps for none; but from zero, sweeps were wrong
+    # for .2 %.
+    starts_elsewhere = (candidate, 1), (first, max(1, len(states) // 2))
+    is_other, ends = ends_elsewhere(candidate, np.zeros_like(states))
+    is_compared = (ends.steady.status == Status.converged) & (ends.found_by < FOUND_BY.index("dynamics"))
+    agreement = 1 - float(is_other[is_compared].mean()) if is_compared.any() else float("nan")
     if is_compared.mean() < 0.5:
         method = Method.slow
     elif agreement < 1:
         method = Method.disagreed
+    elif any(ends_elsewhere(plan, np.roll(states, shift, axis=0))[0].any() for plan, shift in starts_elsewhere):
+        method = Method.multistable
     else:
-        method = Method.multistable if is_other[1].any() else Method.agreed
+        method = Method.agreed
     return make_plan(network, sweep, method, agreement=agreement, num_probed=len(probe))
 
 

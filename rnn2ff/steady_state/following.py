@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from rnn2ff._checks import smallest_tolerance
 from rnn2ff.networks import RateNetwork
 from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
 from rnn2ff.steady_state.result import Status
@@ -114,6 +115,7 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
     bound = _ESCAPE * (1 + max_norm(known.stimuli) + max_norm(known.initial_states))
     is_begun = rows.step > 0
     velocity = field.velocity(rows.state)
+    rounding = smallest_tolerance(rows.state.dtype)
 
     def active_set(states, velocity):
         if not task.has_blocks:
@@ -145,10 +147,12 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
         is_turning = bend > 0.5 * speed
         is_straight = bend < _STRAIGHT * speed
         is_growing = (step >= 0.99 * motion.largest_step) & ~(speed < 2 * motion.lowest_speed) & ~is_straight
-        is_too_long = (is_turning & (speed > 0.9 * motion.speed)) | is_growing
+        # Where rounding shows, either may be rounding.
+        is_rounded = residual < rounding
+        is_too_long = ((is_turning & (speed > 0.9 * motion.speed)) | is_growing) & ~is_rounded
         # So does one that neither grows nor shrinks, as low-order steps can sustain a spiral that would die out.
         lowest = jnp.minimum(speed, motion.lowest_speed)
-        is_lower = (speed < _PROGRESS * motion.lowest_speed) | (step <= _LONGEST_THIRD)
+        is_lower = (speed < _PROGRESS * motion.lowest_speed) | ((step <= _LONGEST_THIRD) & ~is_rounded)
         num_stale = jnp.where(is_lower | is_too_long, 0, motion.num_stale + 1)
         is_stale = num_stale >= _MOST_STALE
         shorter = 0.75 * jnp.minimum(step, motion.largest_step)
@@ -162,6 +166,7 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
         num_steps = motion.num_steps + 2
         size = max_norm(arrived)
         is_escaped = ~(size < bound)
+        ends = is_escaped | (is_rounded & is_stale) | (num_steps >= task.max_steps) | (num_quiet >= _QUIET)
         new = _Motion(
             state=arrived,
             velocity=velocity_arrived,
@@ -179,7 +184,7 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
             num_quiet=num_quiet,
             num_steps=num_steps,
             active=active,
-            is_open=(residual >= rest) & ~is_escaped & (num_steps < task.max_steps) & (num_quiet < _QUIET),
+            is_open=(residual >= rest) & ~ends,
         )
         # Rows that are done have not moved, so whole states need no selection.
         same = motion._replace(state=arrived, velocity=velocity_arrived, before=velocity_between, earlier=velocity)
@@ -213,7 +218,8 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
         velocity = jax.vmap(task.network.velocity)(end.state, known.stimuli) * field.time_unit[:, None]
         end = end._replace(velocity=velocity, residual=field.residual(end.state, velocity))
     is_escaped = ~(max_norm(end.state) < bound)
-    is_at_rest = end.residual < end.rest
+    # A rest where rounding shows is only aimed at.
+    is_at_rest = (end.residual < end.rest) | (~end.is_open & (end.residual < rounding))
     is_out = end.num_steps >= task.max_steps
     stage = jnp.where(end.num_quiet >= _QUIET, Stage.block, Stage.follow)
     stage = jnp.where(is_out | is_escaped, Stage.done, stage)

@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from rnn2ff.compiling import compiled, in_batches
+from rnn2ff.compiling import compiled, in_batches, in_full_precision
 from rnn2ff.networks import RecurrentNetwork, time_scales
-from rnn2ff.steady_state.batch import judge_rows
+from rnn2ff.steady_state.batch import judge_rows, solve_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
+from rnn2ff.steady_state.field import make_field
 from rnn2ff.steady_state.iteration import observe_iterations
+from rnn2ff.steady_state.linearity import is_linear_ahead
 from rnn2ff.steady_state.method import are_apart
 from rnn2ff.steady_state.motion import Motions, measure, observe_motions
-from rnn2ff.steady_state.result import Status, SteadyState
+from rnn2ff.steady_state.result import Status, SteadyState, put_rows
 from rnn2ff.steady_state.rows import SAFETY
 from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.solvers.rollout import STIFF
@@ -119,14 +121,43 @@ def finish(
         status[crept[is_far]] = Status.max_steps_reached
     rows = np.flatnonzero(status == Status.max_steps_reached)
     distance[rows] = _affordable_newton_steps(network, stimuli[rows], states[rows])
-    return SteadyState(
-        state=states,
-        status=status,
-        residual=residuals,
-        num_steps=num_steps,
-        distance=distance,
-        period=np.asarray(motions.period, states.dtype),
-    )
+    period = np.asarray(motions.period, states.dtype)
+    solved = SteadyState(states, status, residuals, num_steps, distance, period)
+    follow_bent(network, stimuli, solved, tolerance=tolerance, max_steps=max_steps)
+    return solved
+
+
+def follow_bent(
+    network: RecurrentNetwork,
+    stimuli: Float[np.ndarray, "batch stimulus"],
+    solved: SteadyState,
+    *,
+    tolerance: float,
+    max_steps: int,
+) -> None:
+    """Follow samples on whose way to rest the dynamics bend (`linearity.py`); arrays on the host, updated in place.
+
+    For states that the dynamics have led to. The engine lets its own go on.
+    """
+    rows = np.flatnonzero(solved.status == Status.converged)
+    if len(rows):
+        samples = stimuli[rows], solved.state[rows], solved.distance[rows]
+        rows = rows[~in_batches(_are_linear_ahead, network, samples, _ROWS)]
+    if len(rows):
+        limits = np.asarray(tolerance, network.dtype), np.asarray(max_steps, np.int32)
+        ends = in_batches(_follow, network, (stimuli[rows], solved.state[rows]), _ROWS, *limits)
+        put_rows(solved, rows, ends)
+
+
+@compiled
+@in_full_precision
+def _are_linear_ahead(network, stimuli, states, distances) -> Bool[Array, " batch"]:
+    return is_linear_ahead(make_field(network, stimuli, states), states, distances)
+
+
+@compiled
+def _follow(network, stimuli, states, tolerance, max_steps) -> SteadyState:
+    return solve_rows(network, stimuli, None, states, tolerance=tolerance, max_steps=max_steps).steady
 
 
 @compiled

@@ -2,9 +2,9 @@
 
 Sweeps are fast, but a fixed point that they find is the steady state only if the dynamics reach it too. That is certain
 if the weights prove a single, attracting fixed point. Otherwise a probe of the stimuli is solved both ways: sweeps are
-used for the others if they end where the dynamics end on every sample of the probe, also when started from the steady
-states of other stimuli. If these starts lead elsewhere, the network is multistable, and the dynamics decide; likewise
-if a sample of the probe never comes to rest.
+used for the others if they end where the dynamics end on every sample of the probe, and if both also end there when
+they are started from the steady states of other stimuli. If these starts lead elsewhere, the network is multistable,
+and the dynamics decide; likewise if a sample of the probe never comes to rest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Method(enum.IntEnum):
     followed = 0  # nothing was measured
     proved = 1  # one attracting fixed point, from the weights
     agreed = 2  # sweeps end where the dynamics end, from all starts that were tried
-    multistable = 3  # sweeps from other starts reach other steady states
+    multistable = 3  # sweeps or the dynamics reach other steady states from other starts
     disagreed = 4  # sweeps and the dynamics reach different states
     restless = 5  # a sample of the probe, or all of them, never comes to rest
     singular = 6  # the matrix that a sweep has to invert is singular
@@ -58,7 +58,7 @@ _REASONS = {
     Method.followed: "the dynamics are followed",
     Method.proved: "the weights prove one attracting fixed point for every stimulus, which sweeps reach",
     Method.agreed: "sweeps reach what the dynamics reach, on every sample of a probe, and from other starts",
-    Method.multistable: "sweeps from other states reach other steady states: the dynamics must decide between them",
+    Method.multistable: "starts at other states reach other steady states: the dynamics must decide between them",
     Method.disagreed: "sweeps reach other states than the dynamics on some of a probe, so the dynamics are followed",
     Method.restless: "some samples of a probe never come to rest, so the dynamics decide whether the others do",
     Method.singular: "what a sweep has to invert is singular, so the dynamics are followed",

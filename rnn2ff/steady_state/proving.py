@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.compiling import only_after, solve_systems
 from rnn2ff.networks import StateForm
-from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
+from rnn2ff.steady_state.field import Field, choose_rows, make_field, max_norm
+from rnn2ff.steady_state.linearity import is_linear_ahead
 from rnn2ff.steady_state.result import Status
 from rnn2ff.steady_state.rows import (
     BLOCK,
@@ -33,16 +34,18 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
         if not isinstance(task.network.vector_field, StateForm):
             active = active_units(task, field, rows.state, field.velocity(rows.state))
         stage = jnp.where(has_block(task, active), Stage.block, stage)
-    stage = jnp.where(powers.is_proved, Stage.done, stage)
-    ended = rows._replace(stage=stage, decay_rate=decay_rates(field, powers))
+    decay_rate = decay_rates(field, powers)
+    ended = rows._replace(stage=jnp.where(powers.is_proved, Stage.done, stage), decay_rate=decay_rate)
+    ended = _go_on(task, ended, known, powers.is_proved & _may_pass(task, rows, field, decay_rate))
     return choose_rows(powers.is_open, rows._replace(powers=powers), ended)
 
 
-def decide_rows(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " tile"], *, moves: bool) -> Rows:
+def decide_rows(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " tile"]) -> Rows:
     """Decide stability by the Cayley transform of the whole Jacobian."""
     field = make_field(task.network, known.stimuli, rows.state)
     stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
-    return _judge(rows, known, stability, moves=moves)
+    is_passing = _may_pass(task, rows, field, stability.decay_rate)
+    return _judge(task, rows, known, stability, is_passing)
 
 
 def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " tile"]) -> Rows:
@@ -97,7 +100,8 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " ti
         status=jnp.full_like(rows.status, Status.converged),
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index("active set")),
     )
-    judged = _judge(choose_rows(is_taken, exactly, rows), known, stability)
+    is_passing = ~is_taken & _may_pass(task, rows, field, stability.decay_rate)
+    judged = _judge(task, choose_rows(is_taken, exactly, rows), known, stability, is_passing)
     is_decided = ~is_consistent | (is_ahead & (is_near | ~stability.is_stable))
     onward = rows._replace(
         stage=jnp.full_like(rows.stage, Stage.follow),
@@ -108,24 +112,54 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " ti
     return choose_rows(is_at_rest | is_taken, judged, onward)
 
 
-def _judge(rows: Rows, known: Known, stability: Stability, *, moves: bool = True) -> Rows:
+def _judge(task: Task, rows: Rows, known: Known, stability: Stability, is_passing: Bool[Array, " tile"]) -> Rows:
     """End rows that are stable or undecided; follow the dynamics away from unstable fixed points."""
-    lower = 0.1 * rows.residual
-    # At the rounding floor nothing moves the state any more: the dynamics rest at a point that they would leave.
-    is_stuck = rows.is_followed & (rows.residual < 4 * jnp.finfo(rows.state.dtype).eps)
-    ends = ~stability.is_unstable | is_stuck | (not moves)
+    # Where rounding keeps a state from moving any more, the dynamics rest at a point that they would leave.
+    is_stuck = rows.is_followed & _is_lowest(rows) & (rows.residual < 4 * jnp.finfo(rows.state.dtype).eps)
+    is_left = stability.is_unstable & ~is_stuck & task.moves
     status = jnp.where(stability.is_stable, Status.converged, Status.undecided)
-    ended = rows._replace(
-        stage=jnp.full_like(rows.stage, Stage.done),
-        status=jnp.where(stability.is_unstable, Status.unstable, status),
-        decay_rate=stability.decay_rate,
-    )
-    left = rows._replace(
+    status = jnp.where(stability.is_unstable, Status.unstable, status)
+    ended = rows._replace(stage=jnp.full_like(rows.stage, Stage.done), status=status, decay_rate=stability.decay_rate)
+    left = choose_rows(is_left, _follow_on(rows, known), ended)
+    return _go_on(task, left, known, stability.is_stable & is_passing)
+
+
+def _may_pass(task: Task, rows: Rows, field: Field, decay_rate: Float[Array, " tile"]) -> Bool[Array, " tile"]:
+    """Whether the state may yet leave the region in which its Jacobian holds."""
+    if not task.moves:
+        return jnp.zeros(len(rows.state), bool)
+    return ~_is_lowest(rows) & ~is_linear_ahead(field, rows.state, rows.speed / decay_rate)
+
+
+def _is_lowest(rows: Rows) -> Bool[Array, " tile"]:
+    """Whether the residual is as low as rounding allows: a lower one was aimed at in vain."""
+    return rows.residual >= rows.rest
+
+
+def _go_on(task: Task, rows: Rows, known: Known, is_passing: Bool[Array, " tile"]) -> Rows:
+    """Let these rows go on to a smaller residual, in the way they came; the others stay as they are."""
+
+    def go_on(rows):
+        onward = _follow_on(rows, known)
+        if task.plan is not None:
+            to_point = jax.vmap(lambda state, stimulus: task.plan.sweep.from_state(task.network, state, stimulus))
+            swept = onward._replace(
+                state=to_point(rows.state, known.stimuli),
+                stage=jnp.full_like(rows.stage, Stage.accelerate),
+                powers=rows.powers.to_be_begun(),
+            )
+            onward = choose_rows(rows.is_followed, onward, swept)
+        return choose_rows(is_passing, onward, rows)
+
+    return jax.lax.cond(jnp.any(is_passing), go_on, lambda rows: rows, rows)
+
+
+def _follow_on(rows: Rows, known: Known) -> Rows:
+    """Follow the dynamics to a smaller residual; from the initial state, if they did not lead here."""
+    onward = rows._replace(
         stage=jnp.full_like(rows.stage, Stage.follow),
-        status=jnp.full_like(rows.status, Status.unstable),
-        rest=lower,
+        rest=0.1 * rows.residual,
         step=jnp.zeros_like(rows.step),
         num_quiet=jnp.zeros_like(rows.num_quiet),
     )
-    left = restart(left, known, ~rows.is_followed)
-    return choose_rows(ends, ended, left)
+    return restart(onward, known, ~rows.is_followed)

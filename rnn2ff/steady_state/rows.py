@@ -91,6 +91,7 @@ class Task(NamedTuple):
         tolerance: the largest residual that counts as rest.
         max_steps: of the dynamics, per sample.
         layout: how many rows are worked on together.
+        moves: whether states may be moved, or only judged.
     """
 
     network: RecurrentNetwork
@@ -98,6 +99,7 @@ class Task(NamedTuple):
     tolerance: Scalar
     max_steps: Int[Array, ""]
     layout: Layout
+    moves: bool = True
 
     @property
     def has_blocks(self) -> bool:

@@ -13,7 +13,7 @@ from rnn2ff._checks import check_array, check_at_least, check_stimulus, check_to
 from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, as_array
 from rnn2ff.steady_state.batch import judge_rows
-from rnn2ff.steady_state.hard import finish
+from rnn2ff.steady_state.hard import finish, follow_bent
 from rnn2ff.steady_state.implicit import constants_of, with_implicit_derivative
 from rnn2ff.steady_state.meshes import divided_over, on_each_device, placed_on
 from rnn2ff.steady_state.result import ADVICE, Status, SteadyState, SteadyStates, on_device, put_rows
@@ -91,7 +91,7 @@ def solve_steady_state(
     solved = solve_one(*arguments, throw=throw and not is_outside)
     if not is_outside or not is_known(solved.status):
         return solved
-    if int(solved.status) == Status.max_steps_reached and isinstance(solver, Rollout):
+    if int(solved.status) in (Status.converged, Status.max_steps_reached) and isinstance(solver, Rollout):
         alone = jax.tree.map(lambda leaf: np.array(leaf)[None], solved)
         _watch(network, np.asarray(stimulus)[None], alone.state, alone, tolerance, max_steps)
         solved = jax.tree.map(lambda leaf: jax.device_put(leaf[0]), alone)
@@ -154,11 +154,12 @@ def _judge(network: RecurrentNetwork, stimulus: Array, candidate: Candidate, tol
 
 
 def _watch(network, stimuli, initial_states, whole: SteadyState, tolerance: float, max_steps: int) -> None:
-    """Find out whether samples that did not come to rest move for ever; arrays on the host, updated in place."""
+    """Find out where samples that still move end, if they ever do; arrays on the host, updated in place."""
+    limits = {"tolerance": tolerance, "max_steps": max_steps}
+    follow_bent(network, stimuli, whole, **limits)
     left = np.flatnonzero(whole.status == Status.max_steps_reached)
     if len(left):
         arguments = stimuli[left], initial_states[left], whole.state[left]
-        limits = {"tolerance": tolerance, "max_steps": max_steps}
         put_rows(whole, left, finish(network, *arguments, **limits, is_stiff_tried=False))
 
 

@@ -67,7 +67,7 @@ def accelerate_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], i
     def turn(carry):
         points, histories, is_open, num_turns = carry
         new, histories = jax.vmap(functools.partial(through_memory, sweep, network))(drives, points, histories)
-        is_close = max_norm(histories.step) * sweep.velocity_per_step < SAFETY * task.tolerance * (1 + max_norm(new))
+        is_close = max_norm(histories.step) * sweep.velocity_per_step < rows.rest * (1 + max_norm(new))
         points = jnp.where(is_open[:, None], new, points)
         is_open = is_open & ~is_close & jnp.all(jnp.isfinite(new), axis=1)
         return points, histories, is_open, num_turns + 1
