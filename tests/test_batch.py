@@ -357,6 +357,16 @@ class TestSaddles:
         loser, winner = np.c_[np.ones(8), distances, np.ones(8)], np.c_[np.ones(8), 2 + distances, -3 - 2 * distances]
         assert_close(found.state, np.where(distances[:, None] < 0, loser, winner), 200 * tolerance)
 
+    @pytest.mark.parametrize("nonlinearity", [jnp.tanh, lambda state: jnp.tanh(state)])  # with a proof, and without
+    @pytest.mark.parametrize("solver", [Rollout(), None])
+    def test_a_mode_too_slow_to_go_on_is_at_rest_by_the_tolerance(self, nonlinearity, solver):
+        network = rate_network(StateForm(nonlinearity), floats([[1 - 3e-4]]))
+        found = solve_steady_states(
+            network, np.zeros((1, 1)), initial_states=np.full((1, 1), 0.03), solver=solver, tolerance=1e-3
+        )
+        assert found.is_converged.all()
+        assert jnp.isfinite(found.distance).all()
+
     def test_what_comes_to_rest_at_a_threshold_has_converged(self):
         """All units are at their threshold, so that the dynamics bend however small the residual is."""
         network = threshold_linear(floats(0.9 / 4 * np.random.default_rng(4).normal(size=(16, 16))))

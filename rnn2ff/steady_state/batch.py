@@ -13,8 +13,8 @@ Every sample goes through stages, on the device, until it has a verdict:
     decide      the same, by powers of the Jacobian's Cayley transform, for the few that `prove` leaves undecided
 
 In each round, samples without a verdict are gathered into dense tiles (`tiles.py`). If a fixed point turns out to be
-unstable, the dynamics leave it, and the sample is followed further. So is one that may yet cross a threshold before it
-rests (`linearity.py`).
+unstable, the dynamics leave it, and the sample is followed further. Where the dynamics are not linear up to rest, a
+sample goes on, in the way it came, to a smaller residual (`linearity.py`).
 
 `block` and `decide` factor matrices; the other stages only multiply by them. As one function of arrays (`solve_rows`)
 the engine alternates between the two and never reads a value on the host, so it runs under `jit`, in a `scan`, and

@@ -92,7 +92,7 @@ def plan_steady_states(
 
     If the weights prove a single, attracting fixed point, nothing is measured. Otherwise some of the stimuli, the
     probe, are solved by following the dynamics, and fast sweeps are used from then on if they end where the dynamics
-    end on the whole probe, also when started from the steady states of other stimuli.
+    end on the whole probe, and if both do so also when started from the steady states of other stimuli.
 
     Args:
         network: the network.

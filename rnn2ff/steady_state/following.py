@@ -115,7 +115,6 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
     bound = _ESCAPE * (1 + max_norm(known.stimuli) + max_norm(known.initial_states))
     is_begun = rows.step > 0
     velocity = field.velocity(rows.state)
-    rounding = smallest_tolerance(rows.state.dtype)
 
     def active_set(states, velocity):
         if not task.has_blocks:
@@ -147,12 +146,12 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
         is_turning = bend > 0.5 * speed
         is_straight = bend < _STRAIGHT * speed
         is_growing = (step >= 0.99 * motion.largest_step) & ~(speed < 2 * motion.lowest_speed) & ~is_straight
-        # Where rounding shows, either may be rounding.
-        is_rounded = residual < rounding
-        is_too_long = ((is_turning & (speed > 0.9 * motion.speed)) | is_growing) & ~is_rounded
+        # A state that is at rest by the tolerance goes on only as far as rounding allows, of which these may be signs.
+        is_small = residual < SAFETY * task.tolerance
+        is_too_long = ((is_turning & (speed > 0.9 * motion.speed)) | is_growing) & ~is_small
         # So does one that neither grows nor shrinks, as low-order steps can sustain a spiral that would die out.
         lowest = jnp.minimum(speed, motion.lowest_speed)
-        is_lower = (speed < _PROGRESS * motion.lowest_speed) | ((step <= _LONGEST_THIRD) & ~is_rounded)
+        is_lower = (speed < _PROGRESS * motion.lowest_speed) | ((step <= _LONGEST_THIRD) & ~is_small)
         num_stale = jnp.where(is_lower | is_too_long, 0, motion.num_stale + 1)
         is_stale = num_stale >= _MOST_STALE
         shorter = 0.75 * jnp.minimum(step, motion.largest_step)
@@ -161,12 +160,13 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
         active = active_set(arrived, velocity_arrived)
         is_quiet = (active == motion.active) & (active > 0) & (active != rows.tried)
         num_quiet = jnp.where(is_quiet, motion.num_quiet + 1, 0)
-        # Once the state is no longer at rest, it has left the unstable fixed point, and the usual threshold applies.
+        # Once the state is no longer at rest, it has left that fixed point, and the usual threshold applies.
         rest = jnp.where(residual > task.tolerance, SAFETY * task.tolerance, motion.rest)
         num_steps = motion.num_steps + 2
         size = max_norm(arrived)
         is_escaped = ~(size < bound)
-        ends = is_escaped | (is_rounded & is_stale) | (num_steps >= task.max_steps) | (num_quiet >= _QUIET)
+        is_lowest = is_small & is_stale & ~(is_straight & (speed > motion.lowest_speed))
+        ends = is_escaped | is_lowest | (num_steps >= task.max_steps) | (num_quiet >= _QUIET)
         new = _Motion(
             state=arrived,
             velocity=velocity_arrived,
@@ -218,9 +218,11 @@ def follow_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mi
         velocity = jax.vmap(task.network.velocity)(end.state, known.stimuli) * field.time_unit[:, None]
         end = end._replace(velocity=velocity, residual=field.residual(end.state, velocity))
     is_escaped = ~(max_norm(end.state) < bound)
-    # A rest where rounding shows is only aimed at.
-    is_at_rest = (end.residual < end.rest) | (~end.is_open & (end.residual < rounding))
     is_out = end.num_steps >= task.max_steps
+    # A residual below the rounding error need not be reached.
+    smallest = jnp.where(is_out, smallest_tolerance(rows.state.dtype), SAFETY * task.tolerance)
+    is_lowest = ~end.is_open & (end.num_quiet < _QUIET) & (end.residual < smallest)
+    is_at_rest = (end.residual < end.rest) | is_lowest
     stage = jnp.where(end.num_quiet >= _QUIET, Stage.block, Stage.follow)
     stage = jnp.where(is_out | is_escaped, Stage.done, stage)
     stage = jnp.where(is_at_rest & ~is_escaped, next_at_rest(task, end.state), stage)

@@ -11,14 +11,14 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from rnn2ff.compiling import compiled, in_batches, in_full_precision
+from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, time_scales
 from rnn2ff.steady_state.batch import judge_rows, solve_rows
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
 from rnn2ff.steady_state.field import make_field
 from rnn2ff.steady_state.iteration import observe_iterations
 from rnn2ff.steady_state.linearity import is_linear_ahead
-from rnn2ff.steady_state.method import are_apart
+from rnn2ff.steady_state.method import are_apart, proved_rate
 from rnn2ff.steady_state.motion import Motions, measure, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState, put_rows
 from rnn2ff.steady_state.rows import SAFETY
@@ -119,11 +119,10 @@ def finish(
         distance[crept] = np.where(np.isnan(lengths), distance[crept], lengths)
         is_far = ~(distance[crept] <= _NEAR_REST * (1 + np.abs(states[crept]).max(axis=1)))
         status[crept[is_far]] = Status.max_steps_reached
+    solved = SteadyState(states, status, residuals, num_steps, distance, np.asarray(motions.period, states.dtype))
+    follow_bent(network, stimuli, solved, tolerance=tolerance, max_steps=max_steps)
     rows = np.flatnonzero(status == Status.max_steps_reached)
     distance[rows] = _affordable_newton_steps(network, stimuli[rows], states[rows])
-    period = np.asarray(motions.period, states.dtype)
-    solved = SteadyState(states, status, residuals, num_steps, distance, period)
-    follow_bent(network, stimuli, solved, tolerance=tolerance, max_steps=max_steps)
     return solved
 
 
@@ -137,20 +136,22 @@ def follow_bent(
 ) -> None:
     """Follow samples on whose way to rest the dynamics bend (`linearity.py`); arrays on the host, updated in place.
 
-    For states that the dynamics have led to. The engine lets its own go on.
+    For states that the dynamics have led to. The engine lets its own go on. A sample that is still at rest by the
+    tolerance when the steps run out stays what it was: so slow a mode has shown nothing else.
     """
     rows = np.flatnonzero(solved.status == Status.converged)
     if len(rows):
         samples = stimuli[rows], solved.state[rows], solved.distance[rows]
         rows = rows[~in_batches(_are_linear_ahead, network, samples, _ROWS)]
-    if len(rows):
+    if len(rows) and not proved_rate(network):
         limits = np.asarray(tolerance, network.dtype), np.asarray(max_steps, np.int32)
         ends = in_batches(_follow, network, (stimuli[rows], solved.state[rows]), _ROWS, *limits)
-        put_rows(solved, rows, ends)
+        new = np.flatnonzero((ends.status != Status.max_steps_reached) | ~(ends.residual < tolerance))
+        if len(new):
+            put_rows(solved, rows[new], jax.tree.map(lambda array: array[new], ends))
 
 
 @compiled
-@in_full_precision
 def _are_linear_ahead(network, stimuli, states, distances) -> Bool[Array, " batch"]:
     return is_linear_ahead(make_field(network, stimuli, states), states, distances)
 

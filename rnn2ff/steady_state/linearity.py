@@ -35,5 +35,6 @@ def is_linear_ahead(
     way = _REACH * (distance / max_norm(velocity))[:, None] * velocity
     bend = field.scales * (field.velocity(states + way) - velocity - push(way))
     rounding = _ROUNDING * jnp.finfo(states.dtype).eps * (1 + max_norm(states + way))
-    # A comparison with NaN is False: where there is no derivative, or no distance, nothing is known to bend.
-    return ~(max_norm(bend) > _MOST_BENT * max_norm(field.scales * velocity) + rounding)
+    is_bent = max_norm(bend) > _MOST_BENT * max_norm(field.scales * velocity) + rounding
+    # Where there is no derivative, or no distance, nothing is known to bend.
+    return ~is_bent | ~jnp.isfinite(jnp.sum(jnp.abs(bend), axis=1))

@@ -36,7 +36,7 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
         stage = jnp.where(has_block(task, active), Stage.block, stage)
     decay_rate = decay_rates(field, powers)
     ended = rows._replace(stage=jnp.where(powers.is_proved, Stage.done, stage), decay_rate=decay_rate)
-    ended = _go_on(task, ended, known, powers.is_proved & _may_pass(task, rows, field, decay_rate))
+    ended = _go_on(task, ended, known, powers.is_proved & _bends_ahead(task, rows, field, decay_rate))
     return choose_rows(powers.is_open, rows._replace(powers=powers), ended)
 
 
@@ -44,8 +44,8 @@ def decide_rows(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " til
     """Decide stability by the Cayley transform of the whole Jacobian."""
     field = make_field(task.network, known.stimuli, rows.state)
     stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
-    is_passing = _may_pass(task, rows, field, stability.decay_rate)
-    return _judge(task, rows, known, stability, is_passing)
+    is_bent = _bends_ahead(task, rows, field, stability.decay_rate)
+    return _judge(task, rows, known, stability, is_bent)
 
 
 def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " tile"]) -> Rows:
@@ -100,8 +100,8 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " ti
         status=jnp.full_like(rows.status, Status.converged),
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index("active set")),
     )
-    is_passing = ~is_taken & _may_pass(task, rows, field, stability.decay_rate)
-    judged = _judge(task, choose_rows(is_taken, exactly, rows), known, stability, is_passing)
+    is_bent = ~is_taken & _bends_ahead(task, rows, field, stability.decay_rate)
+    judged = _judge(task, choose_rows(is_taken, exactly, rows), known, stability, is_bent)
     is_decided = ~is_consistent | (is_ahead & (is_near | ~stability.is_stable))
     onward = rows._replace(
         stage=jnp.full_like(rows.stage, Stage.follow),
@@ -112,8 +112,8 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " ti
     return choose_rows(is_at_rest | is_taken, judged, onward)
 
 
-def _judge(task: Task, rows: Rows, known: Known, stability: Stability, is_passing: Bool[Array, " tile"]) -> Rows:
-    """End rows that are stable or undecided; follow the dynamics away from unstable fixed points."""
+def _judge(task: Task, rows: Rows, known: Known, stability: Stability, is_bent: Bool[Array, " tile"]) -> Rows:
+    """End rows that are stable or undecided; the others, unstable or with bends ahead, go on."""
     # Where rounding keeps a state from moving any more, the dynamics rest at a point that they would leave.
     is_stuck = rows.is_followed & _is_lowest(rows) & (rows.residual < 4 * jnp.finfo(rows.state.dtype).eps)
     is_left = stability.is_unstable & ~is_stuck & task.moves
@@ -121,22 +121,22 @@ def _judge(task: Task, rows: Rows, known: Known, stability: Stability, is_passin
     status = jnp.where(stability.is_unstable, Status.unstable, status)
     ended = rows._replace(stage=jnp.full_like(rows.stage, Stage.done), status=status, decay_rate=stability.decay_rate)
     left = choose_rows(is_left, _follow_on(rows, known), ended)
-    return _go_on(task, left, known, stability.is_stable & is_passing)
+    return _go_on(task, left, known, stability.is_stable & is_bent)
 
 
-def _may_pass(task: Task, rows: Rows, field: Field, decay_rate: Float[Array, " tile"]) -> Bool[Array, " tile"]:
-    """Whether the state may yet leave the region in which its Jacobian holds."""
+def _bends_ahead(task: Task, rows: Rows, field: Field, decay_rate: Float[Array, " tile"]) -> Bool[Array, " tile"]:
+    """Whether the Jacobian does not hold up to rest, and a smaller residual was not yet aimed at in vain."""
     if not task.moves:
         return jnp.zeros(len(rows.state), bool)
     return ~_is_lowest(rows) & ~is_linear_ahead(field, rows.state, rows.speed / decay_rate)
 
 
 def _is_lowest(rows: Rows) -> Bool[Array, " tile"]:
-    """Whether the residual is as low as rounding allows: a lower one was aimed at in vain."""
+    """Whether the dynamics ended above the residual that was aimed at: it falls no further."""
     return rows.residual >= rows.rest
 
 
-def _go_on(task: Task, rows: Rows, known: Known, is_passing: Bool[Array, " tile"]) -> Rows:
+def _go_on(task: Task, rows: Rows, known: Known, is_bent: Bool[Array, " tile"]) -> Rows:
     """Let these rows go on to a smaller residual, in the way they came; the others stay as they are."""
 
     def go_on(rows):
@@ -149,9 +149,9 @@ def _go_on(task: Task, rows: Rows, known: Known, is_passing: Bool[Array, " tile"
                 powers=rows.powers.to_be_begun(),
             )
             onward = choose_rows(rows.is_followed, onward, swept)
-        return choose_rows(is_passing, onward, rows)
+        return choose_rows(is_bent, onward, rows)
 
-    return jax.lax.cond(jnp.any(is_passing), go_on, lambda rows: rows, rows)
+    return jax.lax.cond(jnp.any(is_bent), go_on, lambda rows: rows, rows)
 
 
 def _follow_on(rows: Rows, known: Known) -> Rows:

@@ -24,7 +24,7 @@ class Status(enum.IntEnum):
         unstable: a fixed point, but the dynamics leave it.
         oscillating: the dynamics never come to rest: a limit cycle, or chaos.
         diverging: the dynamics grow without bound.
-        max_steps_reached: the budget of steps or time ran out before the tolerance was met.
+        max_steps_reached: the budget of steps or time ran out before the sample was at rest.
         nonfinite: NaN or infinity.
         undecided: a fixed point within the tolerance, but whether the dynamics leave it could not be decided.
     """
@@ -46,7 +46,7 @@ ADVICE = {
     Status.unstable: "the dynamics leave the fixed point that was found; use `Rollout`, or start elsewhere",
     Status.oscillating: "the dynamics never come to rest for this stimulus, so there is no steady state to find",
     Status.diverging: "the dynamics grow without bound for this stimulus; check the weights and their signs",
-    Status.max_steps_reached: "the residual is still above the tolerance; raise `max_steps`, or loosen `tolerance`",
+    Status.max_steps_reached: "the steps ran out before it was at rest; raise `max_steps`, or change `tolerance`",
     Status.nonfinite: "the search ended in NaN or infinity; check the vector field, or use `Rollout`",
     Status.undecided: "the state is a fixed point within the tolerance, but whether it attracts could not be decided, "
     "or it drifts where nothing decays; look at its eigenvalues with `linearize`",

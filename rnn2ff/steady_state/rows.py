@@ -50,7 +50,7 @@ class Rows(NamedTuple):
         step: the last time step, in units of the shortest time scale.
         largest_step: bound on the step, reduced where steps were unstable.
         lowest_speed: since `largest_step` last changed.
-        rest: the residual that counts as rest; lower after a fixed point was found unstable.
+        rest: the residual that counts as rest; lower after a fixed point was found unstable, or bends were found ahead.
         num_quiet: pairs of steps with the same active units.
         tried: a hash of the active units that were last solved for.
         is_followed: whether the state was reached by the dynamics from the initial state.

@@ -218,9 +218,9 @@ def _transform_powers(
     matrices = jnp.where((is_finite & is_needed)[:, None, None], matrices, -identity)
 
     def norm_of(matrices):
-        norm = jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2)))
-        # The power of a map may be zero: a silent unit forgets its state in one step.
-        return jnp.maximum(norm, jnp.finfo(dtype).tiny) if is_map else norm
+        # A power may be zero: a silent unit of a map forgets its state in one step, and so does the Cayley transform of
+        # units that all decay at one rate.
+        return jnp.maximum(jnp.sqrt(jnp.sum(matrices**2, axis=(1, 2))), jnp.finfo(dtype).tiny)
 
     # Scale such that typical eigenvalues end up far inside the unit circle.
     largest_scale = 1 / (size * jnp.finfo(dtype).tiny)  # for a zero matrix
