@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, StateForm, time_scales
 
 _DIFFERENCE = {32: 1e-3, 64: 1e-6}  # step of a central difference, by bits: about the cube root of the precision
+_ROUNDING = 4  # rounding errors of a sum, of its terms
 
 
 class Field(NamedTuple):
@@ -24,6 +25,8 @@ class Field(NamedTuple):
         push: maps states to the function from vectors y to `t J y`, where J is a matrix with the eigenvalues of the
             Jacobian of dx/dt; in the rate form, and without weights, it is the Jacobian. One vector broadcasts.
         seen: maps states and a velocity to the velocity in the coordinates of that matrix.
+        bend: maps states and small vectors y to `tau (v(x + y) - v(x) - v'(x) y)`, with v the velocity `dx/dt`: by how
+            much it deviates from linear, up to rounding.
         time_unit: t, the shortest time scale of a sample, in the network's unit of time; for a map, one step.
         scales: the time scale of each unit, in units of the sample's `time_unit`; at least 1, except for a map.
         is_map: whether the next state is the sum of state and velocity.
@@ -32,6 +35,7 @@ class Field(NamedTuple):
     velocity: Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]
     push: Callable[[Float[Array, "batch state"]], Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]]
     seen: Callable[[Float[Array, "batch state"], Float[Array, "batch state"]], Float[Array, "batch state"]]
+    bend: Callable[[Float[Array, "batch state"], Float[Array, "batch state"]], Float[Array, "batch state"]]
     time_unit: Float[Array, " batch"]
     scales: Float[Array, "batch state"]
     is_map: bool
@@ -68,8 +72,14 @@ def make_field(
 
         return push
 
+    scales = taus / time_unit[:, None]
+
+    def bend(states, vectors):
+        velocity, push = jax.linearize(scaled, states)
+        return scales * (scaled(states + vectors) - velocity - push(vectors))
+
     seen = lambda states, velocity: velocity  # noqa: E731
-    return Field(scaled, push_at, seen, time_unit, taus / time_unit[:, None], network.is_map)
+    return Field(scaled, push_at, seen, bend, time_unit, scales, network.is_map)
 
 
 def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
@@ -98,15 +108,31 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
     def seen(states, velocity):
         return slopes_at(states) * velocity if isinstance(form, StateForm) else velocity
 
+    def bend(states, vectors):
+        if isinstance(form, StateForm):
+            bend = _bend_of(phi, slopes_at, states, vectors)
+            # Mostly no unit crosses its threshold, and nothing bends.
+            return jax.lax.cond(jnp.any(bend != 0), recurrent_input, jnp.zeros_like, bend)
+        return _bend_of(phi, slopes_at, recurrent_input(states) + drive, recurrent_input(vectors))
+
     size = len(stimuli)
     return Field(
         velocity,
         push_at,
         seen,
+        bend,
         jnp.broadcast_to(time_unit, (size,)),
         jnp.broadcast_to(1 / share, (size, network.state_size)),
         network.is_map,
     )
+
+
+def _bend_of(phi, slopes_at, inputs, vectors):
+    """`phi(x + y) - phi(x) - phi'(x) y`, unit by unit; zero where it is their rounding."""
+    linear = phi(inputs) + slopes_at(inputs) * vectors
+    bend = phi(inputs + vectors) - linear
+    rounding = _ROUNDING * jnp.finfo(bend.dtype).eps * (jnp.abs(inputs) + jnp.abs(linear))
+    return jnp.where(jnp.abs(bend) <= rounding, 0, bend)
 
 
 def _with_differences(exact, velocity, states, vectors):

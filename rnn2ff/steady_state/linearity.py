@@ -31,9 +31,9 @@ def is_linear_ahead(
         states: of small residual.
         distance: the estimated distance from rest, as in `SteadyState`.
     """
-    velocity, push = jax.linearize(field.velocity, states)
+    velocity = field.velocity(states)
     way = _REACH * (distance / max_norm(velocity))[:, None] * velocity
-    bend = field.scales * (field.velocity(states + way) - velocity - push(way))
+    bend = field.bend(states, way)
     rounding = _ROUNDING * jnp.finfo(states.dtype).eps * (1 + max_norm(states + way))
     is_bent = max_norm(bend) > _MOST_BENT * max_norm(field.scales * velocity) + rounding
     # Where there is no derivative, or no distance, nothing is known to bend.
