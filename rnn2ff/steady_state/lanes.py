@@ -68,7 +68,9 @@ def run_in_chunks(
         stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
         known = place(Known(stimuli, zeros if starts is None else chunk.place(starts[chunk.rows])))
         arrays = [*numbers, known.initial_states, known.initial_states]
-        static = _Static(structure, chunk.layout, mesh)
+        # Code for wide tiles would be compiled beside that for others, a quarter of the time of a first call. In lanes
+        # they gain nothing; alone, a third of the time, with 256 units and thousands of stimuli.
+        static = _Static(structure, chunk.layout._replace(wide_tile=0), mesh)
         return known, static, _by_products(constants, (known, arrays), chunk.num_rows, static=static)
 
     def finish(chunk: Chunk, begun: tuple[Known, _Static, Work]) -> Solved:

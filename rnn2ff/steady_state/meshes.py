@@ -139,9 +139,10 @@ def chunks_of(
     num_devices = 1 if mesh is None else mesh.devices.size
     backend = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     size = chunk_size(backend, -(-num_rows // num_devices), width)
-    layout = layout_for(backend, size, is_alone=is_alone)
-    kind = {"is_alone": is_alone, "is_long": is_long}
-    step = num_devices * size if mesh is not None else rows_at_once(backend, num_rows, size, **kind)
+    layout = layout_for(backend, size)
+    step = num_devices * size
+    if mesh is None:
+        step = rows_at_once(backend, num_rows, size, is_alone=is_alone, is_long=is_long)
     for start in range(0, num_rows, step):
         end = min(start + step, num_rows)
         counts = [len(share) for share in np.array_split(np.arange(start, end), num_devices)]

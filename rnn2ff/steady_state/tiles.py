@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from rnn2ff._checks import fail
 
 _CHUNK, _TILE = 1024, 64  # rows, on a processor
-_WIDE_TILE, _WIDE_TILE_OF_LANE = 1024, 512  # rows of a tile for matrix products alone, there
+_WIDE_TILE = 1024  # rows of a tile for matrix products alone, there
 _FILLED = 5 / 8  # of a tile; with fewer rows it is not worth running, if there is another way
 _FEWEST_HALVED, _FEWEST_LONG_HALVED = 512, 256  # fewest rows of a chunk that is split for two cores
 _SMALLEST_DEVICE_CHUNK, _LARGEST_DEVICE_CHUNK = 256, 2**23  # rows, and entries of their states, on an accelerator
@@ -38,17 +38,15 @@ class Layout(NamedTuple):
     factors_one_by_one: bool
 
 
-def layout_for(backend: str, batch_size: int, *, is_alone: bool = True) -> Layout:
+def layout_for(backend: str, batch_size: int) -> Layout:
     """The tiles for a device, "cpu" or any other.
 
     On a processor XLA splits products of 1,024 rows among its threads, nearly twice as fast on two cores if the program
-    runs alone; concurrent programs keep their cores busy with half as many rows. Tiles of 64 rows stay in the cache of
-    a core, and few rows wait for the slowest. Elsewhere the whole batch is one tile, and what remains is worked on in
-    eighths.
+    runs alone. Tiles of 64 rows stay in the cache of a core, and few rows wait for the slowest. Elsewhere the whole
+    batch is one tile, and what remains is worked on in eighths.
     """
     if backend == "cpu":
-        wide_tile = _WIDE_TILE if is_alone else _WIDE_TILE_OF_LANE
-        return Layout((min(_TILE, batch_size),), wide_tile if batch_size >= wide_tile else 0, True)
+        return Layout((min(_TILE, batch_size),), _WIDE_TILE if batch_size >= _WIDE_TILE else 0, True)
     eighth = max(min(batch_size, 1024), -(-batch_size // 8))
     return Layout((batch_size, eighth) if eighth < batch_size else (batch_size,), 0, False)
 
