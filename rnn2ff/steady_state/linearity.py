@@ -6,7 +6,6 @@ only if that Jacobian holds all the way. Likewise in a bottleneck, where a fixed
 Newton steps end at a root only if the velocity is close to linear along the first of them (Kantorovich's theorem).
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
