@@ -40,7 +40,7 @@ from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.proving import decide_rows, prove_rows, solve_blocks
 from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import BLOCK, LARGEST_STEP, SAFETY, Known, Rows, Solved, Stage, Task, blank_rows
-from rnn2ff.steady_state.stability import num_factored
+from rnn2ff.steady_state.stability import LARGEST_BATCHED, num_factored
 from rnn2ff.steady_state.sweeping import accelerate_rows, sweep_rows
 from rnn2ff.steady_state.tiles import Few, in_dense_tiles, layout_for, packing_of, vary_like
 
@@ -140,6 +140,10 @@ def judge_rows(
         stage=jnp.where(is_at_rest, Stage.prove, Stage.done).astype(jnp.int32),
         status=jnp.where(is_at_rest, Status.converged, Status.max_steps_reached).astype(jnp.int32),
     )
+    if len(stimuli) == 1 and network.state_size <= LARGEST_BATCHED:
+        # One small matrix is factored as fast as `prove` multiplies by it, and half the code is compiled.
+        decide = functools.partial(decide_rows, task, known=known, is_mine=is_at_rest)
+        return _conclude(task, jax.lax.cond(is_at_rest[0], decide, lambda rows: rows, rows)).steady
     return _conclude(task, _in_rounds(task, rows, known)).steady
 
 

@@ -37,7 +37,7 @@ PROOF = 1e-3  # the norm to shrink to
 LARGEST_FACTORED = 1024  # units; there a matrix takes 8 MB in float64, and a squaring 2e9 operations
 _LARGEST_UNSEEN = 1e-3  # growth, per longest time scale, that rounding may hide in a verdict
 _SURE_DECAY, _SURE_GROWTH = -4.0, 60.0  # logarithms of norms; transient growth stays below e^60 = 1e26
-_LARGEST_BATCHED = 48  # units; products of matrices this small are fast in batches on any device
+LARGEST_BATCHED = 48  # units; products of matrices this small are fast in batches on any device
 _MOST_ENTRIES, _MOST_DEVICE_ENTRIES = 2**18, 2**24  # of matrices factored together on a processor; on an accelerator
 _PRODUCTS_PER_CHECK = 4  # even, as one step of the second polynomial takes two
 _STEPS = (0.0, 1.0, 0.5)  # of the polynomials, in turn; 0 is the first polynomial
@@ -186,7 +186,7 @@ def transform_powers(
         rounding: of the velocity; a state that drifts no faster than this along a neutral direction is at rest.
     """
     settings = {"one_by_one": one_by_one, "is_map": is_map}
-    if not one_by_one or matrices.shape[-1] <= _LARGEST_BATCHED:
+    if not one_by_one or matrices.shape[-1] <= LARGEST_BATCHED:
         return _transform_powers(matrices, slowest, is_needed, velocity, rounding, **settings)
 
     def decide_one(sample):
