@@ -144,7 +144,18 @@ def judge_rows(
         # One small matrix is factored as fast as `prove` multiplies by it, and half the code is compiled.
         decide = functools.partial(decide_rows, task, known=known, is_mine=is_at_rest)
         return _conclude(task, jax.lax.cond(is_at_rest[0], decide, lambda rows: rows, rows)).steady
-    return _conclude(task, _in_rounds(task, rows, known)).steady
+    packing = pack, unpack = packing_of(rows)
+
+    def prove(arrays, known, is_mine, may_wait):
+        del may_wait
+        rows = unpack(arrays)
+        none = jnp.zeros((), jnp.int32)
+        return pack(choose_rows(is_mine, prove_rows(task, rows, known, none, is_mine), rows))
+
+    # As no state moves, nothing is done twice.
+    arrays = in_dense_tiles(prove, pack(rows), known, is_at_rest, layout.tiles)
+    arrays = _do_factorizations(task, arrays, known, packing, FACTORIZATIONS)
+    return _conclude(task, unpack(arrays)).steady
 
 
 def _is_in(stage: Int[Array, " batch"], *stages: Stage) -> Bool[Array, " batch"]:
@@ -171,9 +182,7 @@ def _in_rounds(task: Task, rows: Rows, known: Known) -> Rows:
 def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing) -> list[Array]:
     """Work in rounds of dense tiles, until no sample waits for a stage that only takes products."""
     layout, (pack, unpack) = task.layout, packing
-    stages = [stage for stage in _WORK if task.moves or stage == Stage.prove]
-    if task.plan is None:
-        stages = [stage for stage in stages if stage not in (Stage.sweep, Stage.accelerate)]
+    stages = list(_WORK) if task.plan is not None else [Stage.follow, Stage.prove]
     # With a plan, few rows are accelerated or followed, or they take such different times that wide tiles gain nothing.
     wide = [stage for stage in stages if task.plan is None or stage in (Stage.sweep, Stage.prove)]
 
