@@ -775,7 +775,22 @@ class TestThreads:
             counts.append(len(compiled))
         assert counts[0] >= counts[1] > 1
 
-    def test_a_field_of_a_user_which_may_factor_matrices_is_solved_in_one_thread(self, random_network):
-        field = RecurrentNetwork(lambda params, x, u: u - params * x, jnp.ones(()), state_size=2, stimulus_size=2)
-        assert not has_lanes(field, None)
+    @pytest.mark.parametrize("waits", [None, "in a branch", "in the derivative", "in Python"])
+    def test_a_field_of_a_user_which_factors_matrices_is_solved_in_one_thread(self, waits, random_network):
+        def solve(x):
+            return jnp.linalg.solve(2 * jnp.eye(2), x)
+
+        @jax.custom_jvp
+        def halve(x):
+            return x / 2
+
+        halve.defjvp(lambda primals, tangents: (halve(*primals), solve(*tangents)))
+        half = {
+            None: lambda x: x / 2,
+            "in a branch": lambda x: jax.lax.cond(x[0] > 0, solve, lambda x: x / 2, x),
+            "in the derivative": halve,
+            "in Python": lambda x: (jax.debug.callback(lambda x: None, x), x / 2)[1],
+        }[waits]
+        field = RecurrentNetwork(lambda params, x, u: u - params * half(x), jnp.ones(()), state_size=2, stimulus_size=2)
+        assert has_lanes(field, None) == (waits is None)
         assert has_lanes(random_network[0], None)

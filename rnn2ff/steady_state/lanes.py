@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from tqdm.auto import tqdm
 
 from rnn2ff.compiling import is_outside_traces, jit_for_device
-from rnn2ff.networks import RateNetwork, RecurrentNetwork
+from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.records import num_threads
 from rnn2ff.steady_state.batch import (
     FACTORIZATIONS,
@@ -29,6 +29,7 @@ from rnn2ff.steady_state.batch import (
     by_products,
     rows_to_begin,
 )
+from rnn2ff.steady_state.concurrency import may_run_concurrently
 from rnn2ff.steady_state.meshes import Chunk, chunks_of, divided_over, on_each_device, placed_on, placed_with
 from rnn2ff.steady_state.method import Plan
 from rnn2ff.steady_state.result import in_one_piece
@@ -68,8 +69,8 @@ def run_in_chunks(
         stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
         known = place(Known(stimuli, zeros if starts is None else chunk.place(starts[chunk.rows])))
         arrays = [*numbers, known.initial_states, known.initial_states]
-        # Code for wide tiles would be compiled beside that for others, a quarter of the time of a first call. In lanes
-        # they gain nothing; alone, a third of the time, with 256 units and thousands of stimuli.
+        # Code for wide tiles would be compiled beside that for others, a quarter of the time of a first call, and gains
+        # nothing in lanes.
         static = _Static(structure, chunk.layout._replace(wide_tile=0), mesh)
         return known, static, _by_products(constants, (known, arrays), chunk.num_rows, static=static)
 
@@ -103,10 +104,11 @@ def run_whole(samples: Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray
 def has_lanes(network: RecurrentNetwork, mesh: Mesh | None) -> bool:
     """Whether calls for this network may run concurrently.
 
-    Batched factorizations in concurrent programs deadlock (`compiling.only_after`). The engine's own run one by one; a
-    user's vector field may have batched ones.
+    The engine's own factorizations run one by one; those of a user's vector field do not.
     """
-    return mesh is None and jax.default_backend() == "cpu" and isinstance(network, RateNetwork) and is_outside_traces()
+    if mesh is not None or jax.default_backend() != "cpu" or not is_outside_traces():
+        return False
+    return may_run_concurrently(network)
 
 
 def in_lanes(
