@@ -183,8 +183,9 @@ def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing
     """Work in rounds of dense tiles, until no sample waits for a stage that only takes products."""
     layout, (pack, unpack) = task.layout, packing
     stages = list(_WORK) if task.plan is not None else [Stage.follow, Stage.prove]
-    # With a plan, few rows are accelerated or followed, or they take such different times that wide tiles gain nothing.
-    wide = [stage for stage in stages if task.plan is None or stage in (Stage.sweep, Stage.prove)]
+    # Code for wide tiles takes half a second more to compile for each stage. With a plan, few rows are accelerated or
+    # followed, or they take such different times that wide tiles gain nothing; without one, to prove them takes little.
+    wide = [Stage.follow] if task.plan is None else [Stage.sweep, Stage.prove]
 
     def in_turn(stages):
         """The work on a tile: each stage in turn, on its rows. A few rows may wait, to share a tile in the next round.
