@@ -21,10 +21,12 @@ import rnn2ff
 from rnn2ff import (
     ActiveSet,
     Anderson,
+    RateForm,
     RecurrentNetwork,
     Rollout,
     StateForm,
     Status,
+    damped_sweep,
     partition_competition,
     plan_steady_states,
     random_threshold_linear,
@@ -41,7 +43,7 @@ from rnn2ff.steady_state import Method, chunks_of, hard, in_dense_tiles, in_tile
 from rnn2ff.steady_state.creeping import creep
 from rnn2ff.steady_state.lanes import _by_factorizations, has_lanes, in_lanes
 from rnn2ff.steady_state.meshes import Chunk
-from rnn2ff.steady_state.method import sweep_from_probe
+from rnn2ff.steady_state.method import make_plan, sweep_from_probe
 from rnn2ff.steady_state.motion import Motions
 from rnn2ff.steady_state.rows import Stage
 from rnn2ff.steady_state.search import Candidate
@@ -356,6 +358,24 @@ class TestSaddles:
         assert found.is_converged.all()
         loser, winner = np.c_[np.ones(8), distances, np.ones(8)], np.c_[np.ones(8), 2 + distances, -3 - 2 * distances]
         assert_close(found.state, np.where(distances[:, None] < 0, loser, winner), 200 * tolerance)
+
+    @pytest.mark.parametrize("form", [StateForm(jax.nn.relu), RateForm(jax.nn.relu)])
+    def test_nor_is_it_where_sweeps_led_there(self, form):
+        """The same at rate .2, by a plan of sweeps: the first two thresholds are passed after they have converged."""
+        tolerance = 1e-5 if default_float() == jnp.float32 else 1e-9
+        distances = tolerance * np.array([-20, -5, -2, 0.5, 0.7, 1, 1.5, 2])
+        network = rate_network(form, floats([[0.8, 0, 0], [1, 0, -2], [0, -2, 0]]))
+        stimuli = np.c_[np.full(8, 0.2), 1 + distances, np.ones(8)]
+        plan = make_plan(network, damped_sweep(network), Method.agreed)
+        plan = eqx.tree_at(lambda plan: plan.starts_anywhere, plan, jnp.asarray(True))
+        starts = np.tile([0, 0.0, 1.0], (8, 1))
+        found = solve_steady_states(network, stimuli, initial_states=starts, solver=plan, tolerance=tolerance)
+        assert found.is_converged.all()
+        loser, winner = np.c_[np.ones(8), distances, np.ones(8)], np.c_[np.ones(8), 2 + distances, -3 - 2 * distances]
+        expected = np.where(distances[:, None] < 0, loser, winner)
+        if isinstance(form, RateForm):
+            expected = np.maximum(expected, 0)
+        assert_close(found.state, expected, 200 * tolerance)
 
     @pytest.mark.parametrize("nonlinearity", [jnp.tanh, lambda state: jnp.tanh(state)])  # with a proof, and without
     @pytest.mark.parametrize("solver", [Rollout(), None])
