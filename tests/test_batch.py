@@ -21,12 +21,14 @@ import rnn2ff
 from rnn2ff import (
     ActiveSet,
     Anderson,
+    PowerLaw,
     RateForm,
     RecurrentNetwork,
     Rollout,
     StateForm,
     Status,
     damped_sweep,
+    discrete_map,
     partition_competition,
     plan_steady_states,
     random_threshold_linear,
@@ -41,6 +43,7 @@ from rnn2ff import (
 from rnn2ff.compiling import only_after
 from rnn2ff.steady_state import Method, chunks_of, hard, in_dense_tiles, in_tiles
 from rnn2ff.steady_state.creeping import creep
+from rnn2ff.steady_state.field import make_field
 from rnn2ff.steady_state.lanes import _by_factorizations, has_lanes, in_lanes
 from rnn2ff.steady_state.meshes import Chunk
 from rnn2ff.steady_state.method import make_plan, sweep_from_probe
@@ -377,6 +380,17 @@ class TestSaddles:
             expected = np.maximum(expected, 0)
         assert_close(found.state, expected, 200 * tolerance)
 
+    @pytest.mark.parametrize("solver", [None, Rollout()])
+    @pytest.mark.parametrize("unit", [1, 1e-3])  # of rates, as Hz and kHz
+    def test_where_a_fixed_point_is_about_to_appear_a_small_residual_is_no_rest(self, unit, solver):
+        """`dx/dt = .05 (x - 10)^2 + g` slows down at 10: its residual is then 5 / 11 of the tolerance."""
+        tolerance = 1e-5
+        gap = 5 * tolerance * np.array([1, -1])
+        network = rate_network(StateForm(PowerLaw(0.04 * unit, 2.0)), floats([[1.25 / unit]]))
+        found = solve_steady_states(network, 5 + gap[:, None], solver=solver, tolerance=tolerance)
+        np.testing.assert_array_equal(found.is_converged, [False, True])
+        assert_close(found.state[1, 0], 10 - np.sqrt(20 * -gap[1]), 200 * tolerance**0.5)
+
     @pytest.mark.parametrize("nonlinearity", [jnp.tanh, lambda state: jnp.tanh(state)])  # with a proof, and without
     @pytest.mark.parametrize("solver", [Rollout(), None])
     def test_a_mode_too_slow_to_go_on_is_at_rest_by_the_tolerance(self, nonlinearity, solver):
@@ -593,6 +607,32 @@ class TestPureFunction:
         network, stimuli, _ = random_network
         with pytest.raises(ValueError, match="use `solve_batch`"):
             jax.jit(lambda stimuli: solve_steady_states(network, stimuli).state)(stimuli[:4])
+
+
+class TestField:
+    @pytest.mark.parametrize("kind", ["state form", "rate form", "map", "sparse", "any field"])
+    @pytest.mark.parametrize("nonlinearity", [jax.nn.relu, jnp.tanh])
+    def test_its_bend_is_what_the_velocity_deviates_from_its_derivative(self, kind, nonlinearity):
+        generator = np.random.default_rng(0)
+        weights, taus = floats(generator.normal(size=(5, 5))), floats([1.0, 2.0, 3.0, 1.5, 1.0])
+        form = RateForm(nonlinearity) if kind == "rate form" else StateForm(nonlinearity)
+        matrix = BCOO.fromdense(weights) if kind == "sparse" else weights
+        network = rate_network(form, matrix, time_constants=taus)
+        if kind == "any field":
+            by_weights = network.velocity
+            network = RecurrentNetwork(
+                lambda params, x, u: by_weights(x, u), {"time_constants": taus}, state_size=5, stimulus_size=5
+            )
+        if kind == "map":
+            network = discrete_map(
+                lambda params, x, u: nonlinearity(params @ x + u), weights, state_size=5, stimulus_size=5
+            )
+        states, stimuli, vectors = floats(generator.normal(size=(3, 20, 5)))
+        given = make_field(network, stimuli, states).bend(states, vectors)
+        velocity = jax.vmap(network.velocity)
+        at_states, along = jax.jvp(lambda states: velocity(states, stimuli), (states,), (vectors,))
+        scales = make_field(network, stimuli, states).scales if kind == "map" else taus[None]
+        assert_close(given, scales * (velocity(states + vectors, stimuli) - at_states - along), 10 * CLOSE)
 
 
 class TestTiles:
@@ -814,3 +854,21 @@ class TestThreads:
         field = RecurrentNetwork(lambda params, x, u: u - params * half(x), jnp.ones(()), state_size=2, stimulus_size=2)
         assert has_lanes(field, None) == (waits is None)
         assert has_lanes(random_network[0], None)
+
+    def test_a_field_in_another_precision_than_the_default_is_looked_through(self):
+        def field(params, x, u):
+            return u - x + jax.lax.fori_loop(0, 2, lambda i, h: jnp.tanh(params * h + x), jnp.zeros_like(params)) / 2
+
+        network = RecurrentNetwork(field, jnp.ones(2, jnp.float32), state_size=2, stimulus_size=2)
+        assert has_lanes(network, None)
+
+    def test_a_field_of_a_user_is_solved_in_two_threads_as_in_one(self, monkeypatch):
+        network = RecurrentNetwork(
+            lambda params, x, u: u - x + jnp.tanh(params * x), jnp.full(2, 0.5), state_size=2, stimulus_size=2
+        )
+        stimuli = np.random.default_rng(0).normal(size=(1300, 2))
+        at_once = solve_steady_states(network, stimuli)
+        monkeypatch.setattr("rnn2ff.steady_state.lanes.num_threads", lambda: 1)
+        one_by_one = solve_steady_states(network, stimuli)
+        assert at_once.is_converged.all()
+        jax.tree.map(np.testing.assert_array_equal, at_once.state, one_by_one.state)

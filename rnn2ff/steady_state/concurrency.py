@@ -1,21 +1,18 @@
 """Whether programs that compute a network's velocity may run at once, in several threads.
 
-Batched factorizations in concurrent programs deadlock (`compiling.only_after`), and other operations that wait for a
-thread of XLA's pool, or for Python, within one of its threads, may. A user's vector field may have any of them.
+Batched factorizations in concurrent programs deadlock (`compiling.only_after`), and what waits for a thread of XLA's
+pool, or for Python, within one of its threads, may. A user's vector field may do any of these. XLA's own code for
+arithmetic, products, loops and branches does not wait; whatever else there is shows in the lowered program.
 """
 
 import functools
-from collections.abc import Iterator
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 
-_FACTORIZATIONS = "cholesky eig eigh geqp3 geqrf hessenberg householder_product lu ormqr qr schur svd tridiagonal"
-_SOLVES = "triangular_solve tridiagonal_solve"
-_CALLBACKS = "debug_callback ffi_call io_callback noinline pure_callback"  # `noinline` is that of equinox
-_WAITING = frozenset(f"{_FACTORIZATIONS} {_SOLVES} {_CALLBACKS} conv_general_dilated fft".split())
+# LAPACK, callbacks and all foreign functions are custom calls.
+_MAY_WAIT = ("custom_call", "cholesky", "convolution", "fft", "triangular_solve")
 
 
 def may_run_concurrently(network: RecurrentNetwork) -> bool:
@@ -23,29 +20,19 @@ def may_run_concurrently(network: RecurrentNetwork) -> bool:
     if isinstance(network, RateNetwork):
         return True
     leaves, structure = jax.tree.flatten(network)
-    return _never_waits(structure, tuple(jax.eval_shape(lambda leaves: leaves, leaves)))
+    return _never_waits(structure, tuple(map(jax.typeof, leaves)), network.dtype)
 
 
 @functools.lru_cache(maxsize=64)
-def _never_waits(structure: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> bool:
-    network = jax.tree.unflatten(structure, leaves)
-
-    def velocity_and_derivative(leaves, state, stimulus):
+def _never_waits(structure: jax.tree_util.PyTreeDef, types: tuple[jax.core.ShapedArray, ...], dtype) -> bool:
+    def velocity_and_derivative(leaves, states, stimuli):
         network = jax.tree.unflatten(structure, leaves)
-        return jax.jvp(lambda state: network.velocity(state, stimulus), (state,), (state,))
+        # Of a batch, as the engine has it, since a function may have a rule of its own for batches.
+        velocity = jax.vmap(network.velocity)
+        return jax.jvp(lambda states: velocity(states, stimuli), (states,), (states,))
 
-    arguments = (jax.ShapeDtypeStruct((size,), network.dtype) for size in (network.state_size, network.stimulus_size))
-    return _WAITING.isdisjoint(_operations_of(jax.make_jaxpr(velocity_and_derivative)(leaves, *arguments).jaxpr))
-
-
-def _operations_of(jaxpr: Jaxpr) -> Iterator[str]:
-    """The names of all operations, also of those inside loops, branches and calls."""
-
-    def is_jaxpr(value):
-        return isinstance(value, Jaxpr | ClosedJaxpr)
-
-    for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
-            if is_jaxpr(value):
-                yield from _operations_of(getattr(value, "jaxpr", value))
+    leaves = [jax.ShapeDtypeStruct(each.shape, each.dtype, weak_type=each.weak_type) for each in types]
+    network = jax.tree.unflatten(structure, leaves)
+    rows = (jax.ShapeDtypeStruct((2, size), dtype) for size in (network.state_size, network.stimulus_size))
+    program = jax.jit(velocity_and_derivative).lower(leaves, *rows).as_text()
+    return not any(operation in program for operation in _MAY_WAIT)

@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float, PyTree
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, StateForm, time_scales
 
 _DIFFERENCE = {32: 1e-3, 64: 1e-6}  # step of a central difference, by bits: about the cube root of the precision
-_ROUNDING = 4  # rounding errors of a sum, of its terms
 
 
 class Field(NamedTuple):
@@ -26,7 +25,7 @@ class Field(NamedTuple):
             Jacobian of dx/dt; in the rate form, and without weights, it is the Jacobian. One vector broadcasts.
         seen: maps states and a velocity to the velocity in the coordinates of that matrix.
         bend: maps states and small vectors y to `tau (v(x + y) - v(x) - v'(x) y)`, with v the velocity `dx/dt`: by how
-            much it deviates from linear, up to rounding.
+            much it deviates from linear.
         time_unit: t, the shortest time scale of a sample, in the network's unit of time; for a map, one step.
         scales: the time scale of each unit, in units of the sample's `time_unit`; at least 1, except for a map.
         is_map: whether the next state is the sum of state and velocity.
@@ -110,10 +109,13 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
 
     def bend(states, vectors):
         if isinstance(form, StateForm):
-            bend = _bend_of(phi, slopes_at, states, vectors)
-            # Mostly no unit crosses its threshold, and nothing bends.
-            return jax.lax.cond(jnp.any(bend != 0), recurrent_input, jnp.zeros_like, bend)
-        return _bend_of(phi, slopes_at, recurrent_input(states) + drive, recurrent_input(vectors))
+            of_rates = bend_of_rates(states, vectors)
+            # Between thresholds a rectifier is linear to the last bit, and mostly no unit crosses one.
+            return jax.lax.cond(jnp.any(of_rates != 0), recurrent_input, jnp.zeros_like, of_rates)
+        return bend_of_rates(recurrent_input(states) + drive, recurrent_input(vectors))
+
+    def bend_of_rates(inputs, vectors):
+        return phi(inputs + vectors) - (phi(inputs) + slopes_at(inputs) * vectors)
 
     size = len(stimuli)
     return Field(
@@ -125,14 +127,6 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
         jnp.broadcast_to(1 / share, (size, network.state_size)),
         network.is_map,
     )
-
-
-def _bend_of(phi, slopes_at, inputs, vectors):
-    """`phi(x + y) - phi(x) - phi'(x) y`, unit by unit; zero where it is their rounding."""
-    linear = phi(inputs) + slopes_at(inputs) * vectors
-    bend = phi(inputs + vectors) - linear
-    rounding = _ROUNDING * jnp.finfo(bend.dtype).eps * (jnp.abs(inputs) + jnp.abs(linear))
-    return jnp.where(jnp.abs(bend) <= rounding, 0, bend)
 
 
 def _with_differences(exact, velocity, states, vectors):

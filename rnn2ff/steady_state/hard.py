@@ -137,23 +137,28 @@ def follow_bent(
     """Follow samples on whose way to rest the dynamics bend (`linearity.py`); arrays on the host, updated in place.
 
     For states that the dynamics have led to. The engine lets its own go on. A sample that is still at rest by the
-    tolerance when the steps run out stays what it was: so slow a mode has shown nothing else.
+    tolerance when the steps run out stays what it was, if there may be rest ahead: so slow a mode has shown nothing
+    else.
     """
-    rows = np.flatnonzero(solved.status == Status.converged)
-    if len(rows):
-        samples = stimuli[rows], solved.state[rows], solved.distance[rows]
-        rows = rows[~in_batches(_are_linear_ahead, network, samples, _ROWS)]
+
+    def bent(rows, is_lowest):
+        samples = stimuli[rows], solved.state[rows], solved.distance[rows], np.full(len(rows), is_lowest)
+        return rows[~in_batches(_are_linear_ahead, network, samples, _ROWS)] if len(rows) else rows
+
+    rows = bent(np.flatnonzero(solved.status == Status.converged), False)
     if len(rows) and not proved_rate(network):
         limits = np.asarray(tolerance, network.dtype), np.asarray(max_steps, np.int32)
         ends = in_batches(_follow, network, (stimuli[rows], solved.state[rows]), _ROWS, *limits)
-        new = np.flatnonzero((ends.status != Status.max_steps_reached) | ~(ends.residual < tolerance))
-        if len(new):
-            put_rows(solved, rows[new], jax.tree.map(lambda array: array[new], ends))
+        is_new = (ends.status != Status.max_steps_reached) | ~(ends.residual < tolerance)
+        if is_new.any():
+            put_rows(solved, rows[is_new], jax.tree.map(lambda array: array[is_new], ends))
+        in_vain = bent(rows[~is_new], True)
+        solved.status[in_vain], solved.distance[in_vain] = Status.undecided, np.nan
 
 
 @compiled
-def _are_linear_ahead(network, stimuli, states, distances) -> Bool[Array, " batch"]:
-    return is_linear_ahead(make_field(network, stimuli, states), states, distances)
+def _are_linear_ahead(network, stimuli, states, distances, is_lowest) -> Bool[Array, " batch"]:
+    return is_linear_ahead(make_field(network, stimuli, states), states, distances, is_lowest)
 
 
 @compiled

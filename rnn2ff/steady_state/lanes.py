@@ -52,7 +52,8 @@ def run_in_chunks(
     """Run the engine in chunks of one size, on all cores; from zero if there are no starts. Yields rows and results."""
     network, mesh = samples.network, samples.mesh
     dtype = network.dtype
-    settings = {"is_alone": not has_lanes(network, mesh), "is_long": not plan.starts_with_sweeps}
+    is_alone = not has_lanes(network, mesh)
+    settings = {"is_alone": is_alone, "is_long": not plan.starts_with_sweeps}
     chunks = list(chunks_of(len(rows), network.state_size, mesh, **settings))
     if not chunks:
         return
@@ -69,9 +70,10 @@ def run_in_chunks(
         stimuli = chunk.place(samples.stimuli[in_one_piece(rows[chunk.rows])])
         known = place(Known(stimuli, zeros if starts is None else chunk.place(starts[chunk.rows])))
         arrays = [*numbers, known.initial_states, known.initial_states]
-        # Code for wide tiles would be compiled beside that for others, a quarter of the time of a first call, and gains
-        # nothing in lanes.
-        static = _Static(structure, chunk.layout._replace(wide_tile=0), mesh)
+        # Code for wide tiles is compiled beside that for others, a quarter of the time of a first call. In lanes it
+        # gains nothing.
+        layout = chunk.layout if is_alone else chunk.layout._replace(wide_tile=0)
+        static = _Static(structure, layout, mesh)
         return known, static, _by_products(constants, (known, arrays), chunk.num_rows, static=static)
 
     def finish(chunk: Chunk, begun: tuple[Known, _Static, Work]) -> Solved:
@@ -87,8 +89,7 @@ def run_in_chunks(
             work = _by_products(constants, (known, arrays), chunk.num_rows, static=static)
         return chunk.take(work.solved)
 
-    num_lanes = num_threads() if has_lanes(network, mesh) else 1
-    for chunk, solved in in_lanes(begin, finish, chunks, num_lanes):
+    for chunk, solved in in_lanes(begin, finish, chunks, 1 if is_alone else num_threads()):
         yield chunk.rows, solved
         if bar is not None:
             bar.set_postfix_str("", refresh=False)
@@ -104,7 +105,7 @@ def run_whole(samples: Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray
 def has_lanes(network: RecurrentNetwork, mesh: Mesh | None) -> bool:
     """Whether calls for this network may run concurrently.
 
-    The engine's own factorizations run one by one; those of a user's vector field do not.
+    The engine's own factorizations run one by one. A user's field that factorizes matrices runs alone.
     """
     if mesh is not None or jax.default_backend() != "cpu" or not is_outside_traces():
         return False

@@ -15,11 +15,18 @@ _REACH = 8.0  # how far ahead is looked, in estimated distances from rest
 # Largest deviation from the linear velocity, relative to the velocity at the state. A parabola with a root deviates by
 # up to `_REACH**2 / 4`; a unit over its threshold by about its share of the motion.
 _MOST_BENT = 0.1
+# The same where the residual falls no further, one distance ahead. A parabola with a root deviates by up to 1/4, and a
+# velocity that vanishes as the k-th power of the distance by ((k - 1) / k)^k, which is less than 1/e.
+_NO_REST = 0.4
 _ROUNDING = 8  # rounding errors of a velocity, which are no deviation
+_MOVING = 16  # rounding errors of a velocity, above which a state moves on
 
 
 def is_linear_ahead(
-    field: Field, states: Float[Array, "batch state"], distance: Float[Array, " batch"]
+    field: Field,
+    states: Float[Array, "batch state"],
+    distance: Float[Array, " batch"],
+    is_lowest: Bool[Array, " batch"] | None = None,
 ) -> Bool[Array, " batch"]:
     """Whether the Jacobian at a state of small residual holds up to rest, and far beyond.
 
@@ -29,11 +36,16 @@ def is_linear_ahead(
         field: the dynamics.
         states: of small residual.
         distance: the estimated distance from rest, as in `SteadyState`.
+        is_lowest: where the residual falls no further; by default nowhere. There the question is whether there may be
+            rest at all: the answer is no if the state moves on, and would hardly be slower at the estimated distance.
     """
+    is_lowest = jnp.zeros(len(states), bool) if is_lowest is None else is_lowest
     velocity = field.velocity(states)
-    way = _REACH * (distance / max_norm(velocity))[:, None] * velocity
-    bend = field.bend(states, way)
-    rounding = _ROUNDING * jnp.finfo(states.dtype).eps * (1 + max_norm(states + way))
-    is_bent = max_norm(bend) > _MOST_BENT * max_norm(field.scales * velocity) + rounding
-    # Where there is no derivative, or no distance, nothing is known to bend.
-    return ~is_bent | ~jnp.isfinite(jnp.sum(jnp.abs(bend), axis=1))
+    way = (jnp.where(is_lowest, 1, _REACH) * distance / max_norm(velocity))[:, None] * velocity
+    way = jnp.where(jnp.isfinite(way), way, 0)
+    bend, speed = max_norm(field.bend(states, way)), max_norm(field.scales * velocity)
+    error = jnp.finfo(states.dtype).eps * (1 + max_norm(states + way))
+    most_bent = jnp.where(is_lowest, _NO_REST, _MOST_BENT)
+    is_bent = (bend > most_bent * speed + _ROUNDING * error) & (~is_lowest | (speed > _MOVING * error))
+    # Where there is no distance, or no derivative, nothing is known to bend.
+    return ~is_bent | ~jnp.isfinite(bend)

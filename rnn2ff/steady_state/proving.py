@@ -36,7 +36,8 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
         stage = jnp.where(has_block(task, active), Stage.block, stage)
     decay_rate = decay_rates(field, powers)
     ended = rows._replace(stage=jnp.where(powers.is_proved, Stage.done, stage), decay_rate=decay_rate)
-    ended = _go_on(task, ended, known, powers.is_proved & _bends_ahead(task, rows, field, decay_rate))
+    is_bent = _bends_ahead(task, rows, field, jnp.where(powers.is_proved, decay_rate, 0))
+    ended = _go_on(task, ended, known, powers.is_proved & is_bent)
     return choose_rows(powers.is_open, rows._replace(powers=powers), ended)
 
 
@@ -125,10 +126,10 @@ def _judge(task: Task, rows: Rows, known: Known, stability: Stability, is_bent: 
 
 
 def _bends_ahead(task: Task, rows: Rows, field: Field, decay_rate: Float[Array, " tile"]) -> Bool[Array, " tile"]:
-    """Whether the Jacobian does not hold up to rest, and a smaller residual was not yet aimed at in vain."""
+    """Whether the Jacobian does not hold up to rest."""
     if not task.moves:
         return jnp.zeros(len(rows.state), bool)
-    return ~_is_lowest(rows) & ~is_linear_ahead(field, rows.state, rows.speed / decay_rate)
+    return ~is_linear_ahead(field, rows.state, rows.speed / decay_rate, _is_lowest(rows))
 
 
 def _is_lowest(rows: Rows) -> Bool[Array, " tile"]:
@@ -137,7 +138,13 @@ def _is_lowest(rows: Rows) -> Bool[Array, " tile"]:
 
 
 def _go_on(task: Task, rows: Rows, known: Known, is_bent: Bool[Array, " tile"]) -> Rows:
-    """Let these rows go on to a smaller residual, in the way they came; the others stay as they are."""
+    """Let rows with bends ahead go on to a smaller residual, in the way they came; the others stay as they are.
+
+    Where a smaller residual was already aimed at in vain, it is undecided whether there is rest ahead.
+    """
+    is_in_vain = is_bent & _is_lowest(rows)
+    rows = rows._replace(status=jnp.where(is_in_vain, Status.undecided, rows.status))
+    is_bent = is_bent & ~is_in_vain
 
     def go_on(rows):
         onward = _follow_on(rows, known)
