@@ -437,6 +437,13 @@ class TestSaddles:
         found = hard.finish(network, given, given, given, tolerance=1e-4, max_steps=4096)
         assert_close(found.state, np.full((20, 1), 1e4), 20)  # where all rest
 
+    @pytest.mark.parametrize("offset", [1e-6, -1e-8])
+    def test_implicit_steps_from_beside_a_saddle_end_on_the_side_where_they_began(self, offset):
+        """`dx/dt = 1.02 tanh(x) - x` beside a unit that decays: a saddle at 0, and states at +-.245 that attract."""
+        network = rate_network(StateForm(jnp.tanh), floats([[1.02, 0.0], [0.0, 0.5]]))
+        end = creep(network, floats(np.zeros((1, 2))), floats([[offset, 0.5]]), 1e-12)
+        assert_close(end.state[0], [0.24544 * np.sign(offset), 0.0], 1e-3)
+
     def test_what_rests_only_after_an_inaccurate_path_is_followed_from_its_start(self):
         """A point and a cycle both attract; the state is near the point, and the start in the basin of the cycle."""
 

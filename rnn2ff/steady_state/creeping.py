@@ -8,11 +8,12 @@ that slows down exponentially takes some hundred steps, whatever the rate.
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Float, Int, Scalar
 
 from rnn2ff.compiling import compiled, only_after
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
 from rnn2ff.steady_state.search import Candidate
+from rnn2ff.steady_state.stability import neutral_growth
 from rnn2ff.steady_state.watched import ESCAPE
 
 MOST_STEPS = 512
@@ -53,12 +54,17 @@ def _creep(network, stimulus, start, tolerance) -> Candidate:
     def take_step(carry):
         state, step, num_steps = carry
         jacobian, speed = network.jacobian(state, stimulus), velocity(state)
-        whole = state + step * jnp.linalg.solve(identity - step * jacobian, speed)
+        once = jsl.lu_factor(identity - step * jacobian)
+        whole = state + step * jsl.lu_solve(once, speed)
         half = jsl.lu_factor(only_after(whole, identity - step / 2 * jacobian))
         middle = state + step / 2 * jsl.lu_solve(half, speed)
         twice = middle + step / 2 * jsl.lu_solve(half, velocity(middle))
         error = jnp.max(jnp.abs(twice - whole)) / (_LOCAL_ERROR * (1 + jnp.max(jnp.abs(state))))
-        error = jnp.where(jnp.isfinite(error), error, jnp.inf)
+        # A step longer than the time constant of a growing mode reverses it, across the saddle that the motion leaves.
+        # However near the saddle is, the determinant shows it, unless rounding alone would.
+        is_reversed = (_sign_of_determinant(once) < 0) | (_sign_of_determinant(half) < 0)
+        is_reversed = is_reversed & (step * neutral_growth(state.dtype) <= slowest)
+        error = jnp.where(jnp.isfinite(error) & ~is_reversed, error, jnp.inf)
         change = jnp.clip(0.9 / jnp.sqrt(jnp.maximum(error, 1e-6)), 1 / _LARGEST_CHANGE, _LARGEST_CHANGE)
         state = jnp.where(error <= 1, 2 * twice - whole, state)
         return state, jnp.minimum(change * step, longest), num_steps + 1
@@ -66,3 +72,10 @@ def _creep(network, stimulus, start, tolerance) -> Candidate:
     carry = (start, _FIRST_STEP * slowest, jnp.zeros((), jnp.int32))
     state, _, num_steps = jax.lax.while_loop(goes_on, take_step, carry)
     return Candidate(state, num_steps, jnp.max(jnp.abs(state)) > bound)
+
+
+def _sign_of_determinant(factors: tuple[Float[Array, "state state"], Int[Array, " state"]]) -> Float[Array, ""]:
+    """Of a matrix, from its LU factors and the rows that were exchanged."""
+    triangular, pivots = factors
+    num_exchanged = jnp.sum(pivots != jnp.arange(len(pivots), dtype=pivots.dtype))
+    return jnp.prod(jnp.sign(jnp.diagonal(triangular))) * jnp.where(num_exchanged % 2 == 0, 1, -1)
