@@ -15,6 +15,7 @@ from factorizations import largest_batch, pairs_at_once
 from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from problems import assert_close, compiled_programs, default_float, residuals
+from scipy.optimize import brentq
 from scipy.sparse import csr_matrix
 
 import rnn2ff
@@ -437,12 +438,14 @@ class TestSaddles:
         found = hard.finish(network, given, given, given, tolerance=1e-4, max_steps=4096)
         assert_close(found.state, np.full((20, 1), 1e4), 20)  # where all rest
 
-    @pytest.mark.parametrize("offset", [1e-6, -1e-8])
-    def test_implicit_steps_from_beside_a_saddle_end_on_the_side_where_they_began(self, offset):
-        """`dx/dt = 1.02 tanh(x) - x` beside a unit that decays: a saddle at 0, and states at +-.245 that attract."""
-        network = rate_network(StateForm(jnp.tanh), floats([[1.02, 0.0], [0.0, 0.5]]))
-        end = creep(network, floats(np.zeros((1, 2))), floats([[offset, 0.5]]), 1e-12)
-        assert_close(end.state[0], [0.24544 * np.sign(offset), 0.0], 1e-3)
+    def test_implicit_steps_from_beside_a_saddle_end_on_the_side_where_they_began(self):
+        """`dx/dt = (1 + g) tanh(x) - x` beside a unit that decays: a saddle at 0, and two states that attract."""
+        offsets = np.array([1e-6, -1e-6, 1e-8, -1e-8])
+        for growth in np.r_[0.02, np.geomspace(0.002, 0.003, 10)]:
+            network = rate_network(StateForm(jnp.tanh), floats([[1 + growth, 0.0], [0.0, 0.5]]))
+            ends = creep(network, floats(np.zeros((4, 2))), floats(np.c_[offsets, np.full(4, 0.5)]), 1e-12)
+            attractor = brentq(lambda x, gain=1 + growth: gain * np.tanh(x) - x, 1e-3, 2)
+            assert_close(ends.state[:, 0], attractor * np.sign(offsets), 1e-3)
 
     def test_what_rests_only_after_an_inaccurate_path_is_followed_from_its_start(self):
         """A point and a cycle both attract; the state is near the point, and the start in the basin of the cycle."""

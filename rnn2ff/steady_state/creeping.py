@@ -1,8 +1,8 @@
 """Where a slow motion that does not turn ends: slow decay to a fixed point, or slow growth, by implicit steps.
 
 The fastest decay limits the size of explicit steps, however slow the motion. A linearly implicit Euler step can be as
-long as the motion stays straight; two half steps estimate its error, and extrapolation makes it second order. A motion
-that slows down exponentially takes some hundred steps, whatever the rate.
+long as the motion stays straight; two half steps are taken, and the whole step estimates their error. A motion that
+slows down exponentially takes some hundred steps, whatever the rate.
 """
 
 import jax
@@ -60,13 +60,14 @@ def _creep(network, stimulus, start, tolerance) -> Candidate:
         middle = state + step / 2 * jsl.lu_solve(half, speed)
         twice = middle + step / 2 * jsl.lu_solve(half, velocity(middle))
         error = jnp.max(jnp.abs(twice - whole)) / (_LOCAL_ERROR * (1 + jnp.max(jnp.abs(state))))
-        # A step longer than the time constant of a growing mode reverses it, across the saddle that the motion leaves.
-        # However near the saddle is, the determinant shows it, unless rounding alone would.
-        is_reversed = (_sign_of_determinant(once) < 0) | (_sign_of_determinant(half) < 0)
-        is_reversed = is_reversed & (step * neutral_growth(state.dtype) <= slowest)
-        error = jnp.where(jnp.isfinite(error) & ~is_reversed, error, jnp.inf)
+        # Two half steps change the sign of no mode: for an eigenvalue z their factor is 1 / (1 - h z / 2)^2. If they
+        # were extrapolated with the whole step they would, and cross a saddle that the motion leaves. Beyond h z = 4 a
+        # growing mode shrinks, and the motion ends at the saddle. The determinant shows an odd number of modes beyond
+        # h z = 1, however near the saddle is; after steps so long that rounding would show as well, it is not used.
+        is_too_long = (_sign_of_determinant(once) < 0) & (step * neutral_growth(state.dtype) <= slowest)
+        error = jnp.where(jnp.isfinite(error) & ~is_too_long, error, jnp.inf)
         change = jnp.clip(0.9 / jnp.sqrt(jnp.maximum(error, 1e-6)), 1 / _LARGEST_CHANGE, _LARGEST_CHANGE)
-        state = jnp.where(error <= 1, 2 * twice - whole, state)
+        state = jnp.where(error <= 1, twice, state)
         return state, jnp.minimum(change * step, longest), num_steps + 1
 
     carry = (start, _FIRST_STEP * slowest, jnp.zeros((), jnp.int32))

@@ -94,7 +94,8 @@ def solve_steady_state(
     if int(solved.status) in (Status.converged, Status.max_steps_reached) and isinstance(solver, Rollout):
         alone = jax.tree.map(lambda leaf: np.array(leaf)[None], solved)
         _watch(network, np.asarray(stimulus)[None], alone.state, alone, tolerance, max_steps)
-        if int(alone.num_steps[0]) != int(solved.num_steps):  # otherwise it stays on its device
+        is_new = (alone.status != solved.status) | (alone.num_steps != solved.num_steps)
+        if is_new.item():  # otherwise it stays on its device
             solved = jax.tree.map(lambda leaf: jax.device_put(leaf[0]), alone)
     if throw and int(solved.status) != Status.converged:
         status = Status(int(solved.status))
