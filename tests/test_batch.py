@@ -53,7 +53,8 @@ from rnn2ff.steady_state.rows import Stage
 from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.tiles import Few, packing_of
 
-CLOSE = 1e-7 if default_float() == jnp.float64 else 1e-3
+IS_DOUBLE = default_float() == jnp.float64
+CLOSE = 1e-7 if IS_DOUBLE else 1e-3
 CYCLE = threshold_linear_rate(np.array([[0, -1.5, -0.75], [-0.75, 0, -1.5], [-1.5, -0.75, 0]]))
 
 
@@ -383,14 +384,18 @@ class TestSaddles:
 
     @pytest.mark.parametrize("solver", [None, Rollout()])
     @pytest.mark.parametrize("unit", [1, 1e-3])  # of rates, as Hz and kHz
-    def test_where_a_fixed_point_is_about_to_appear_a_small_residual_is_no_rest(self, unit, solver):
-        """`dx/dt = .05 (x - 10)^2 + g` slows down at 10: its residual is then 5 / 11 of the tolerance."""
-        tolerance = 1e-5
-        gap = 5 * tolerance * np.array([1, -1])
+    @pytest.mark.parametrize(
+        ("tolerance", "shares"),
+        [(1e-5, [0.001, 0.1, 1, 5]), (1e-9, [0.001, 0.1, 3, 8])] if IS_DOUBLE else [(1e-5, [2, 3, 5, 8])],
+    )
+    def test_where_a_fixed_point_is_about_to_appear_a_small_residual_is_no_rest(self, unit, solver, tolerance, shares):
+        """`dx/dt = .05 (x - 10)^2 + g` slows down at 10: its residual is then a share of the tolerance, over 11."""
+        gap = tolerance * np.array([*shares, *np.negative(shares)])
         network = rate_network(StateForm(PowerLaw(0.04 * unit, 2.0)), floats([[1.25 / unit]]))
         found = solve_steady_states(network, 5 + gap[:, None], solver=solver, tolerance=tolerance)
-        np.testing.assert_array_equal(found.is_converged, [False, True])
-        assert_close(found.state[1, 0], 10 - np.sqrt(20 * -gap[1]), 200 * tolerance**0.5)
+        np.testing.assert_array_equal(found.is_converged, gap < 0)
+        rest = 10 - np.sqrt(20 * -gap[gap < 0])
+        assert_close(found.state[gap < 0, 0], rest, 200 * tolerance**0.5)
 
     @pytest.mark.parametrize("nonlinearity", [jnp.tanh, lambda state: jnp.tanh(state)])  # with a proof, and without
     @pytest.mark.parametrize("solver", [Rollout(), None])
@@ -638,7 +643,7 @@ class TestField:
                 lambda params, x, u: nonlinearity(params @ x + u), weights, state_size=5, stimulus_size=5
             )
         states, stimuli, vectors = floats(generator.normal(size=(3, 20, 5)))
-        given = make_field(network, stimuli, states).bend(states, vectors)
+        given = make_field(network, stimuli, states).deviation(states, vectors)
         velocity = jax.vmap(network.velocity)
         at_states, along = jax.jvp(lambda states: velocity(states, stimuli), (states,), (vectors,))
         scales = make_field(network, stimuli, states).scales if kind == "map" else taus[None]
@@ -863,6 +868,7 @@ class TestThreads:
         }[waits]
         field = RecurrentNetwork(lambda params, x, u: u - params * half(x), jnp.ones(()), state_size=2, stimulus_size=2)
         assert has_lanes(field, None) == (waits is None)
+        assert has_lanes(rate_network(StateForm(half), floats(np.eye(2) / 4)), None) == (waits is None)
         assert has_lanes(random_network[0], None)
 
     def test_a_field_in_another_precision_than_the_default_is_looked_through(self):

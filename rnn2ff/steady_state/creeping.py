@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, Int, Scalar
 
 from rnn2ff.compiling import compiled, only_after
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
+from rnn2ff.steady_state.rows import LOCAL_ERROR
 from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.stability import neutral_growth
 from rnn2ff.steady_state.watched import ESCAPE
 
 MOST_STEPS = 512
-_LOCAL_ERROR = 3e-5  # of a step, relative to 1 + max |x|; the same as the engine's
 _FIRST_STEP, _LARGEST_CHANGE = 0.1, 5.0  # in units of the longest time scale; largest ratio of successive steps
 
 
@@ -59,7 +59,7 @@ def _creep(network, stimulus, start, tolerance) -> Candidate:
         half = jsl.lu_factor(only_after(whole, identity - step / 2 * jacobian))
         middle = state + step / 2 * jsl.lu_solve(half, speed)
         twice = middle + step / 2 * jsl.lu_solve(half, velocity(middle))
-        error = jnp.max(jnp.abs(twice - whole)) / (_LOCAL_ERROR * (1 + jnp.max(jnp.abs(state))))
+        error = jnp.max(jnp.abs(twice - whole)) / (LOCAL_ERROR * (1 + jnp.max(jnp.abs(state))))
         # Two half steps change the sign of no mode: for an eigenvalue z their factor is 1 / (1 - h z / 2)^2. If they
         # were extrapolated with the whole step they would, and cross a saddle that the motion leaves. Beyond h z = 4 a
         # growing mode shrinks, and the motion ends at the saddle. The determinant shows an odd number of modes beyond

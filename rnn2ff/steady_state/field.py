@@ -24,8 +24,8 @@ class Field(NamedTuple):
         push: maps states to the function from vectors y to `t J y`, where J is a matrix with the eigenvalues of the
             Jacobian of dx/dt; in the rate form, and without weights, it is the Jacobian. One vector broadcasts.
         seen: maps states and a velocity to the velocity in the coordinates of that matrix.
-        bend: maps states and small vectors y to `tau (v(x + y) - v(x) - v'(x) y)`, with v the velocity `dx/dt`: by how
-            much it deviates from linear.
+        deviation: maps states and small vectors y to `tau (v(x + y) - v(x) - v'(x) y)`, with v the velocity `dx/dt`: by
+            how much it deviates from linear.
         time_unit: t, the shortest time scale of a sample, in the network's unit of time; for a map, one step.
         scales: the time scale of each unit, in units of the sample's `time_unit`; at least 1, except for a map.
         is_map: whether the next state is the sum of state and velocity.
@@ -34,7 +34,7 @@ class Field(NamedTuple):
     velocity: Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]
     push: Callable[[Float[Array, "batch state"]], Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]]
     seen: Callable[[Float[Array, "batch state"], Float[Array, "batch state"]], Float[Array, "batch state"]]
-    bend: Callable[[Float[Array, "batch state"], Float[Array, "batch state"]], Float[Array, "batch state"]]
+    deviation: Callable[[Float[Array, "batch state"], Float[Array, "batch state"]], Float[Array, "batch state"]]
     time_unit: Float[Array, " batch"]
     scales: Float[Array, "batch state"]
     is_map: bool
@@ -73,12 +73,12 @@ def make_field(
 
     scales = taus / time_unit[:, None]
 
-    def bend(states, vectors):
+    def deviation(states, vectors):
         velocity, push = jax.linearize(scaled, states)
         return scales * (scaled(states + vectors) - velocity - push(vectors))
 
     seen = lambda states, velocity: velocity  # noqa: E731
-    return Field(scaled, push_at, seen, bend, time_unit, scales, network.is_map)
+    return Field(scaled, push_at, seen, deviation, time_unit, scales, network.is_map)
 
 
 def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
@@ -107,14 +107,14 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
     def seen(states, velocity):
         return slopes_at(states) * velocity if isinstance(form, StateForm) else velocity
 
-    def bend(states, vectors):
+    def deviation(states, vectors):
         if isinstance(form, StateForm):
-            of_rates = bend_of_rates(states, vectors)
+            of_rates = deviation_of_rates(states, vectors)
             # Between thresholds a rectifier is linear to the last bit, and mostly no unit crosses one.
             return jax.lax.cond(jnp.any(of_rates != 0), recurrent_input, jnp.zeros_like, of_rates)
-        return bend_of_rates(recurrent_input(states) + drive, recurrent_input(vectors))
+        return deviation_of_rates(recurrent_input(states) + drive, recurrent_input(vectors))
 
-    def bend_of_rates(inputs, vectors):
+    def deviation_of_rates(inputs, vectors):
         return phi(inputs + vectors) - (phi(inputs) + slopes_at(inputs) * vectors)
 
     size = len(stimuli)
@@ -122,7 +122,7 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
         velocity,
         push_at,
         seen,
-        bend,
+        deviation,
         jnp.broadcast_to(time_unit, (size,)),
         jnp.broadcast_to(1 / share, (size, network.state_size)),
         network.is_map,

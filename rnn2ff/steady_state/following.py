@@ -12,6 +12,7 @@ from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
 from rnn2ff.steady_state.result import Status
 from rnn2ff.steady_state.rows import (
     FOUND_BY,
+    LOCAL_ERROR,
     SAFETY,
     Known,
     Rows,
@@ -24,10 +25,6 @@ from rnn2ff.steady_state.rows import (
 )
 from rnn2ff.steady_state.tiles import packing_of, vary_like
 
-# Bound on the third-order term of a step, relative to 1 + max |x|. At 1e-3, 1 in 8,192 competitions changed basin. At
-# 1e-4 none did, but 1 in 6,099 samples of `benchmarks.honest_failures` did, with the largest weights there; it did not
-# at 5e-5.
-_LOCAL_ERROR = 3e-5
 _FIRST_STEP = 0.01  # in units of the shortest time scale
 _LONGEST_THIRD, _LONGEST_SECOND = 0.2, 0.45  # beyond, a step of that order is less stable than one of the next lower
 _SHORTEST_LARGEST_STEP = 0.02  # unstable steps reduce the largest step no further
@@ -103,8 +100,8 @@ def _choose_step(motion: _Motion) -> Float[Array, " tile"]:
     """The longest step whose third-order term, `h^2 (h / 6 + h_last / 4) |v''|`, is within the bound."""
     last = motion.step
     bend = jnp.maximum(motion.bend / (last * last * (1 + motion.size)), 1e-12)  # v'', relative
-    shorter = jnp.cbrt(2.4 * _LOCAL_ERROR / bend)  # if all steps have one size
-    longer = jnp.sqrt(_LOCAL_ERROR / (bend * (shorter / 6 + last / 4)))
+    shorter = jnp.cbrt(2.4 * LOCAL_ERROR / bend)  # if all steps have one size
+    longer = jnp.sqrt(LOCAL_ERROR / (bend * (shorter / 6 + last / 4)))
     step = jnp.where(shorter < last, shorter, longer)
     return jnp.minimum(step, jnp.minimum(2 * last, motion.largest_step))
 

@@ -137,8 +137,8 @@ def follow_bent(
     """Follow samples on whose way to rest the dynamics bend (`linearity.py`); arrays on the host, updated in place.
 
     For states that the dynamics have led to. The engine lets its own go on. A sample that is still at rest by the
-    tolerance when the steps run out stays what it was, if there may be rest ahead: so slow a mode has shown nothing
-    else.
+    tolerance when the steps run out is judged where it then is, and stays at rest if there may be rest ahead: so slow
+    a mode has shown nothing else.
     """
 
     def bent(rows, is_lowest):
@@ -146,14 +146,19 @@ def follow_bent(
         return rows[~in_batches(_are_linear_ahead, network, samples, _ROWS)] if len(rows) else rows
 
     rows = bent(np.flatnonzero(solved.status == Status.converged), False)
-    if len(rows) and not proved_rate(network):
-        limits = np.asarray(tolerance, network.dtype), np.asarray(max_steps, np.int32)
-        ends = in_batches(_follow, network, (stimuli[rows], solved.state[rows]), _ROWS, *limits)
-        is_new = (ends.status != Status.max_steps_reached) | ~(ends.residual < tolerance)
-        if is_new.any():
-            put_rows(solved, rows[is_new], jax.tree.map(lambda array: array[is_new], ends))
-        in_vain = bent(rows[~is_new], True)
-        solved.status[in_vain], solved.distance[in_vain] = Status.undecided, np.nan
+    if not len(rows) or proved_rate(network):
+        return
+    limits = np.asarray(tolerance, network.dtype), np.asarray(max_steps, np.int32)
+    ends = in_batches(_follow, network, (stimuli[rows], solved.state[rows]), _ROWS, *limits)
+    is_slow = (ends.status == Status.max_steps_reached) & (ends.residual < tolerance)
+    if is_slow.any():
+        judged = in_batches(_judge_rows, network, (stimuli[rows[is_slow]], ends.state[is_slow]), _ROWS, limits[0])
+        is_stable = judged.status == Status.converged
+        ends.status[is_slow] = np.where(is_stable, Status.converged, Status.undecided)
+        ends.distance[is_slow] = judged.distance
+    put_rows(solved, rows, ends)
+    in_vain = bent(rows[is_slow & (ends.status == Status.converged)], True)
+    solved.status[in_vain], solved.distance[in_vain] = Status.undecided, np.nan
 
 
 @compiled

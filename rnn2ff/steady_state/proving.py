@@ -133,7 +133,7 @@ def _bends_ahead(task: Task, rows: Rows, field: Field, decay_rate: Float[Array, 
 
 
 def _is_lowest(rows: Rows) -> Bool[Array, " tile"]:
-    """Whether the dynamics ended above the residual that was aimed at: it falls no further."""
+    """Whether the dynamics ended above the residual that was aimed at: it falls no further, or steps ran out."""
     return rows.residual >= rows.rest
 
 
