@@ -118,6 +118,14 @@ def in_percent(share: float) -> str:
     return f"{100 * share:.2g}" if 0 < share < 0.0001 else f"{100 * share:.2f}"
 
 
+def readable(kind: type) -> type:
+    """Decorates a class of results: they print as text, and in notebooks as a table; Tab shows their attributes."""
+    kind.__repr__, kind._repr_html_ = as_text, as_html
+    if issubclass(kind, tuple):
+        kind.__dir__ = names_of_fields
+    return kind
+
+
 def as_text(result: object) -> str:
     """A result in a few lines of text; the `__repr__` of results. Placeholders are printed as shapes."""
     described = result._describe()

@@ -35,7 +35,7 @@ from rnn2ff.analysis.newton import LANES, LARGEST_DENSE
 from rnn2ff.analysis.supports import MOST_UNITS, enumerate_fixed_points
 from rnn2ff.networks import RateNetwork, RecurrentNetwork, blas_threads, in_precision, is_threshold_linear
 from rnn2ff.plotting import COLUMN_WIDTH, new_figure, plot_in_principal_components
-from rnn2ff.records import as_html, as_text, names_of_fields
+from rnn2ff.records import readable
 from rnn2ff.steady_state import neutral_growth, proved_rate
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 8  # stable points of a list that is printed
 
 
+@readable
 class FixedPoints(NamedTuple):
     """The fixed points of a network for one stimulus; arrays on the host, one row per point, stable ones first.
 
@@ -91,10 +92,6 @@ class FixedPoints(NamedTuple):
             lines["..."] = f"{stable - _MOST_SHOWN} more stable ones"
         count, size = self.states.shape
         return f"{count} fixed {'point' if count == 1 else 'points'} of {size} units", lines
-
-    __repr__ = as_text
-    _repr_html_ = as_html
-    __dir__ = names_of_fields
 
     def plot(self) -> "Figure":
         """The fixed points in the plane in which they spread most; full dots are stable.

@@ -13,9 +13,10 @@ from rnn2ff._checks import check_array, check_at_least, check_on_host, check_sti
 from rnn2ff.analysis.newton import LARGEST_DENSE, finite_jacobians, map_rows
 from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork, as_array, blas_threads, with_padded_rows
-from rnn2ff.records import as_html, as_text, names_of_fields
+from rnn2ff.records import readable
 
 
+@readable
 class Linearization(NamedTuple):
     """The linearized dynamics near one state, `dx/dt = J (x - x*)`; arrays on the host, in float64.
 
@@ -40,10 +41,6 @@ class Linearization(NamedTuple):
             "largest real part": f"{self.spectral_abscissa:.4g}",
             **radius,
         }
-
-    __repr__ = as_text
-    _repr_html_ = as_html
-    __dir__ = names_of_fields
 
     @property
     def spectral_abscissa(self) -> float:

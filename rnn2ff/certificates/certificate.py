@@ -8,7 +8,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
 
-from rnn2ff.records import as_html, as_text, is_shown
+from rnn2ff.records import is_shown, readable
 
 
 class Theorem(enum.IntEnum):
@@ -28,6 +28,7 @@ class Theorem(enum.IntEnum):
     newton = 3
 
 
+@readable
 class Certificate(eqx.Module):
     """What is proved for one prediction; for a batch, each field has a leading axis. Lengths are in units of the rates.
 
@@ -80,9 +81,6 @@ class Certificate(eqx.Module):
             "exact": f"{int(self.is_exact.sum())}, {int(self.is_refined_exact.sum())} after a Newton step",
         }
         return f"Certificates of {bounds.size} predictions", lines
-
-    __repr__ = as_text
-    _repr_html_ = as_html
 
 
 def quantiles(values: Float[ArrayLike, " batch"]) -> str:

@@ -129,21 +129,11 @@ def make_certifier(network: RecurrentNetwork) -> Certifier:
 
     ones, infinity, zero = up(np.ones(size)), up(np.inf), down(0.0)
     unknown = Certifier(
-        slope=infinity,
-        curvature=infinity,
-        value_error=infinity,
-        relative_error=zero,
-        contraction_gap=zero,
-        contraction_scale=ones,
-        monotonicity=zero,
-        metric_root=ones,
-        recurrent_norms=ones,
-        recurrent_norm=infinity,
-        stimulus_norms=ones,
         factors=None,
-        is_contracting=False,
-        is_monotone=False,
-        is_rectified=False,
+        **dict.fromkeys(("slope", "curvature", "value_error", "recurrent_norm"), infinity),
+        **dict.fromkeys(("relative_error", "contraction_gap", "monotonicity"), zero),
+        **dict.fromkeys(("contraction_scale", "metric_root", "recurrent_norms", "stimulus_norms"), ones),
+        **dict.fromkeys(("is_contracting", "is_monotone", "is_rectified"), False),
         has_one_time_constant=bool(np.ptp(np.asarray(network.time_constants)) == 0),
         is_map=network.is_map,
     )

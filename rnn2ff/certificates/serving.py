@@ -25,7 +25,7 @@ from rnn2ff.certificates.constants import Certifier, make_certifier
 from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
-from rnn2ff.records import as_html, as_text, is_shown
+from rnn2ff.records import is_shown, readable
 from rnn2ff.steady_state import Layout, Plan, Status, check_mesh, count_statuses, in_dense_tiles, solve_steady_states
 
 
@@ -44,6 +44,7 @@ class Source(enum.IntEnum):
     solved = 2
 
 
+@readable
 class Served(eqx.Module):
     """Answers for a batch, with their error bounds.
 
@@ -83,9 +84,6 @@ class Served(eqx.Module):
         if self.is_extrapolated is not None:
             lines["outside the range of the training"] = int(self.is_extrapolated.sum())
         return f"Answers for {len(self.rates)} stimuli, {self.rates.shape[1]} units", lines
-
-    __repr__ = as_text
-    _repr_html_ = as_html
 
 
 def predict_or_solve(

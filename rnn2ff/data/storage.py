@@ -32,7 +32,7 @@ from rnn2ff.data.pairs import Batch, Pairs, make_batches, stream_plan
 from rnn2ff.data.stimuli import SampleStimulus
 from rnn2ff.files import alone_in, make_folder, replacing
 from rnn2ff.networks import RecurrentNetwork, network_hash
-from rnn2ff.records import as_html, as_text
+from rnn2ff.records import readable
 from rnn2ff.steady_state import Status, check_mesh
 
 _COUNTS = "counts"
@@ -40,6 +40,7 @@ _PACKAGES = ("rnn2ff", "jax", "jaxlib", "numpy")
 _PATIENCE, _PAUSE = 600.0, 0.5  # seconds to wait for a new shard of other processes, and between two checks
 
 
+@readable
 @dataclasses.dataclass(frozen=True, repr=False)
 class StoredPairs:
     """A data set on disk; made by `store_steady_states`, opened by `open_steady_states`.
@@ -56,9 +57,6 @@ class StoredPairs:
         counts = {name: count for name, count in self.status_counts.items() if count}
         lines = {"folder": self.folder, "stimuli": self.manifest["stimuli"], "shards": len(self.manifest["shards"])}
         return f"{len(self)} stored pairs", lines | counts
-
-    __repr__ = as_text
-    _repr_html_ = as_html
 
     def __len__(self) -> int:
         return sum(shard["num_pairs"] for shard in self.manifest["shards"])

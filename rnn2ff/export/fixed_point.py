@@ -20,7 +20,7 @@ from jaxtyping import ArrayLike, Float, Int, Int8, Int16, Int32
 from rnn2ff._checks import check_stimuli, fail
 from rnn2ff.approximators import Approximator
 from rnn2ff.export.plain import Plain, plain_arrays
-from rnn2ff.records import as_html, as_text, names_of_fields
+from rnn2ff.records import readable
 
 LARGEST = 32767  # of a 16-bit signal; -32768 is not used, so that the range is symmetric
 HEADROOM = 2.0  # signals up to this many times the largest of the calibration do not saturate
@@ -57,6 +57,7 @@ class IntegerSweeps(NamedTuple):
     momenta: Int32[np.ndarray, "sweep state"]  # one row per sweep
 
 
+@readable
 class IntegerModel(NamedTuple):
     """An integer-only approximator; made by `quantize`.
 
@@ -88,10 +89,6 @@ class IntegerModel(NamedTuple):
             "one unit of a stimulus": f"{self.stimulus_scale:.4g}",
             "one unit of a rate": f"{self.rate_scale:.4g}",
         }
-
-    __repr__ = as_text
-    _repr_html_ = as_html
-    __dir__ = names_of_fields
 
     @property
     def stimulus_size(self) -> int:

@@ -17,11 +17,12 @@ from rnn2ff.networks.base import RecurrentNetwork
 from rnn2ff.networks.rate import check_rate_network
 from rnn2ff.networks.spectra import best_metric, is_p_matrix, perron_bound
 from rnn2ff.networks.threshold_linear import is_threshold_linear
-from rnn2ff.records import as_html, as_text, names_of_fields
+from rnn2ff.records import readable
 
 _MOST_UNITS_MINORS = 12  # up to which all principal minors are computed: 4096 of them
 
 
+@readable
 class Constants(NamedTuple):
     """Constants of a rate network with slopes in [0, 1], for every stimulus; float64, rounded to the safe side.
 
@@ -50,10 +51,6 @@ class Constants(NamedTuple):
     def _describe(self) -> tuple[str, dict[str, object]]:
         numbers = {"contraction": f"{self.contraction:.4g}", "monotonicity": f"{self.monotonicity:.4g}"}
         return f"Constants of {len(self.metric)} units", {**numbers, "fixed points": self.reason}
-
-    __repr__ = as_text
-    _repr_html_ = as_html
-    __dir__ = names_of_fields
 
     @property
     def has_one_fixed_point(self) -> bool | None:

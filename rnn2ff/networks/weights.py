@@ -18,13 +18,14 @@ from jaxtyping import ArrayLike, Float
 
 from rnn2ff._checks import check_array, check_finite, check_shape, fail, is_known
 from rnn2ff.files import read_array, read_columns, split_name
-from rnn2ff.records import as_html, as_text, names_of_fields
+from rnn2ff.records import readable
 
 _MOST_SHOWN = 8  # names of units that are printed
 _TABLES = (".csv", ".tsv", ".txt")
 _GRAPHML = "{http://graphml.graphdrawing.org/xmlns}"
 
 
+@readable
 class Connectome(NamedTuple):
     """Connections between named units.
 
@@ -40,10 +41,6 @@ class Connectome(NamedTuple):
     def _describe(self) -> tuple[str, dict[str, object]]:
         names = ", ".join(self.names[:_MOST_SHOWN]) + (", ..." if len(self.names) > _MOST_SHOWN else "")
         return f"Connectome of {len(self.names)} units", {"connections": self.weights.nnz, "names": names}
-
-    __repr__ = as_text
-    _repr_html_ = as_html
-    __dir__ = names_of_fields
 
 
 def read_connectome(

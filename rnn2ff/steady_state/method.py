@@ -31,7 +31,7 @@ from rnn2ff.networks import (
     perron_bound,
     split_sweep,
 )
-from rnn2ff.records import as_html, as_text, is_shown
+from rnn2ff.records import is_shown, readable
 from rnn2ff.steady_state.stability import neutral_growth
 
 NUM_PROBED = 256
@@ -66,6 +66,7 @@ _REASONS = {
 }
 
 
+@readable
 class Plan(eqx.Module):
     """How to solve batches of a network; made by `plan_steady_states`, and passed on to solve further batches.
 
@@ -109,9 +110,6 @@ class Plan(eqx.Module):
         agreed = {} if np.isnan(self.agreement) else {"sweeps agree on": f"{100 * float(self.agreement):.1f} % of them"}
         searched = "sweeps" if self.starts_with_sweeps else "the dynamics"
         return f"Plan: by {searched}", {"why": self.reason, **tried, **agreed}
-
-    __repr__ = as_text
-    _repr_html_ = as_html
 
 
 def proved_rate(network: RecurrentNetwork) -> float:

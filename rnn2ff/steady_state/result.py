@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from rnn2ff._checks import fail, shape_of
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.records import as_html, as_text, is_shown
+from rnn2ff.records import is_shown, readable
 from rnn2ff.steady_state.method import Plan
 
 
@@ -54,6 +54,7 @@ ADVICE = {
 }
 
 
+@readable
 class AbstractEnd(eqx.Module):
     """What the results of one solve and of a batch have in common."""
 
@@ -76,9 +77,6 @@ class AbstractEnd(eqx.Module):
         for _ in range(states.ndim - 1):
             function = jax.vmap(function)
         return function(states)
-
-    __repr__ = as_text
-    _repr_html_ = as_html
 
 
 class SteadyState(AbstractEnd):

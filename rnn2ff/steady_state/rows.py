@@ -134,23 +134,14 @@ class Solved(NamedTuple):
 def blank_rows(states: Float[Array, "batch state"]) -> Rows:
     """Samples that have not begun: every number is zero."""
     zero, whole = jnp.zeros(len(states), states.dtype), jnp.zeros(len(states), jnp.int32)
+    reals = ("residual", "speed", "decay_rate", "step", "largest_step", "lowest_speed", "rest")
     return Rows(
         state=states,
         powers=Powers(states, zero, zero, zero, zero),
-        stage=whole,
-        status=whole,
-        residual=zero,
-        speed=zero,
-        decay_rate=zero,
-        num_steps=whole,
-        step=zero,
-        largest_step=zero,
-        lowest_speed=zero,
-        rest=zero,
-        num_quiet=whole,
         tried=whole.astype(jnp.uint32),
         is_followed=whole.astype(bool),
-        found_by=whole,
+        **dict.fromkeys(reals, zero),
+        **dict.fromkeys(("stage", "status", "num_steps", "num_quiet", "found_by"), whole),
     )
 
 

@@ -24,10 +24,11 @@ from rnn2ff._checks import (
 )
 from rnn2ff.compiling import compiled
 from rnn2ff.networks import RecurrentNetwork, as_array
-from rnn2ff.records import as_html, as_text, is_shown
+from rnn2ff.records import is_shown, readable
 from rnn2ff.steady_state.tiles import check_not_in_shard, check_not_split
 
 
+@readable
 class Trajectory(eqx.Module):
     """A motion; under `vmap` each field has a leading axis.
 
@@ -53,9 +54,6 @@ class Trajectory(eqx.Module):
         times = f"{len(self.times)}, from {self.times[0]:.4g} to {self.times[-1]:.4g}"
         lines = {"times": times, "complete": bool(self.is_complete), "last state": last}
         return f"Trajectory of {size} units", lines
-
-    __repr__ = as_text
-    _repr_html_ = as_html
 
 
 def simulate(

@@ -214,10 +214,7 @@ def _search(network, active, silent, units, least, jump) -> _Places:
         def halve(_, between):
             active, silent = between
             middle = active + CUT * (silent - active)
-            end = jax.lax.fori_loop(
-                0, _NUM_STEPS, lambda _, state: state + length * network.velocity(state, middle), zero
-            )
-            is_active = network.rates(end)[unit] > least
+            is_active = network.rates(trajectory(middle)[-1])[unit] > least
             return jnp.where(is_active, middle, active), jnp.where(is_active, silent, middle)
 
         active, silent = jax.lax.fori_loop(0, _NUM_HALVINGS, halve, (active, silent))

@@ -10,7 +10,7 @@ from rnn2ff.data import Pairs
 from rnn2ff.files import plain
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.plotting import new_figure, plot_learning, plot_rates
-from rnn2ff.records import as_html, as_text, in_percent, names_of_fields
+from rnn2ff.records import in_percent, readable
 from rnn2ff.training.jumps import ErrorByMargin
 from rnn2ff.training.loop import TrainingRun
 from rnn2ff.training.nrmse import Accuracy, deviation_of
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rnn2ff.plotting import Figure
 
 
+@readable
 class Report(NamedTuple):
     """The course of a distillation, and the errors of its approximator.
 
@@ -94,16 +95,13 @@ class Report(NamedTuple):
     def _describe(self) -> tuple[str | None, dict[str, str]]:
         return None, self.lines()
 
-    __repr__ = as_text
-    _repr_html_ = as_html
-    __dir__ = names_of_fields
-
     def summary(self) -> dict[str, object]:
         """The report as a record for a file, without the weights."""
         training = {name: value for name, value in self.training._asdict().items() if name != "approximator"}
         return plain({**self._asdict(), "training": training})
 
 
+@readable
 class Distillation(NamedTuple):
     """An approximator, and its report.
 
@@ -123,10 +121,6 @@ class Distillation(NamedTuple):
         kind = type(self.approximator).__name__
         title = f"{kind}, {self.approximator.stimulus_size} channels to {self.approximator.rate_size} rates"
         return title, self.report.lines()
-
-    __repr__ = as_text
-    _repr_html_ = as_html
-    __dir__ = names_of_fields
 
     def plot(self) -> "Figure":
         """Predicted against steady rates of the test, and the course of the training.

@@ -162,8 +162,7 @@ def _pools(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
     pools = np.arange(len(colors))
     for unit in range(len(colors)):
         for earlier in np.flatnonzero(colors[:unit] == colors[unit]):
-            swapped = np.arange(len(colors))
-            swapped[[unit, earlier]] = earlier, unit
+            swapped = _swapped(len(colors), unit, earlier)
             if pools[earlier] == earlier and _is_preserved(weights, swapped, rows=np.array([unit, earlier])):
                 pools[unit] = earlier
                 break
@@ -173,9 +172,14 @@ def _pools(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
 def _swaps(pools: np.ndarray) -> Iterator[np.ndarray]:
     """The transpositions of each unit of a pool with the first one."""
     for unit in np.flatnonzero(pools != np.arange(len(pools))):
-        swapped = np.arange(len(pools))
-        swapped[[unit, pools[unit]]] = pools[unit], unit
-        yield swapped
+        yield _swapped(len(pools), unit, pools[unit])
+
+
+def _swapped(size: int, one: int, other: int) -> np.ndarray:
+    """The transposition of two units, as an order of all."""
+    order = np.arange(size)
+    order[[one, other]] = other, one
+    return order
 
 
 def _is_preserved(weights: np.ndarray, order: np.ndarray, rows: np.ndarray | None = None) -> bool:
