@@ -11,15 +11,17 @@ import jax
 
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 
-_KNOWN = ("jax.", "rnn2ff.")  # whose nonlinearities do not wait
+_KNOWN = ("jax.numpy", "jax.nn", "jax._src.nn", "jax._src.numpy", "rnn2ff.")  # whose nonlinearities do not wait
 # LAPACK, callbacks and all foreign functions are custom calls.
 _MAY_WAIT = ("custom_call", "cholesky", "convolution", "fft", "triangular_solve")
 
 
 def may_run_concurrently(network: RecurrentNetwork) -> bool:
     """Whether neither the velocity nor its derivative has an operation that waits; remembered for each structure."""
-    if isinstance(network, RateNetwork) and getattr(network.nonlinearity, "__module__", "").startswith(_KNOWN):
-        return True
+    if isinstance(network, RateNetwork):
+        module = getattr(network.nonlinearity, "__module__", None)
+        if module is not None and module.startswith(_KNOWN):
+            return True
     leaves, structure = jax.tree.flatten(network)
     return _never_waits(structure, tuple(map(jax.typeof, leaves)), network.dtype)
 

@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimuli, check_tolerance, fail
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
-from rnn2ff.steady_state.hard import finish
+from rnn2ff.steady_state.hard import finish, follow_through
 from rnn2ff.steady_state.lanes import run_in_chunks, run_whole
 from rnn2ff.steady_state.meshes import check_mesh, zeros_to_share
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, are_apart, first_plan, make_plan, sweep_from_probe
-from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses, on_device
+from rnn2ff.steady_state.result import Status, SteadyState, SteadyStates, count_statuses, on_device, rows_of
 from rnn2ff.steady_state.rows import FOUND_BY, Solved
 from rnn2ff.steady_state.samples import Samples
 from rnn2ff.steady_state.search import AbstractSteadyStateSolver
@@ -235,6 +235,9 @@ def _solve_some(samples: Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> No
     _follow_slow_ones(samples, samples.rows_that(Status.max_steps_reached, rows), plan)
     if not samples.watch:
         return
+    limits = {"tolerance": samples.tolerance, "max_steps": samples.max_steps}
+    undecided = samples.rows_that(Status.undecided, rows)
+    follow_through(samples.network, samples.stimuli, samples.solved, undecided, **limits)
     left = samples.rows_that(Status.max_steps_reached, rows)
     if len(left):
         bar.set_postfix_str(f"watching {len(left)} that move on")
@@ -244,7 +247,7 @@ def _solve_some(samples: Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> No
     if len(lost):
         solved = _watched(samples, lost, samples.starts(lost))
         is_known = ~np.isin(solved.steady.status, (Status.max_steps_reached, Status.undecided, Status.nonfinite))
-        samples.put(lost[is_known], jax.tree.map(lambda array: array[is_known], solved))
+        samples.put(lost[is_known], Solved(rows_of(solved.steady, is_known), solved.found_by[is_known]))
 
 
 def _follow_slow_ones(samples: Samples, left: np.ndarray, plan: Plan) -> None:
@@ -266,12 +269,6 @@ def _follow_slow_ones(samples: Samples, left: np.ndarray, plan: Plan) -> None:
 
 def _watched(samples: Samples, rows: np.ndarray, states: np.ndarray) -> Solved:
     """Where the dynamics go from these states: to rest after all, around a cycle, or to infinity."""
-    steady = finish(
-        samples.network,
-        samples.stimuli[rows],
-        samples.starts(rows),
-        states,
-        tolerance=samples.tolerance,
-        max_steps=samples.max_steps,
-    )
+    limits = {"tolerance": samples.tolerance, "max_steps": samples.max_steps}
+    steady = finish(samples.network, samples.stimuli[rows], samples.starts(rows), states, **limits)
     return Solved(steady, np.full(len(rows), FOUND_BY.index("dynamics")))

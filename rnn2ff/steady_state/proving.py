@@ -140,7 +140,8 @@ def _is_lowest(rows: Rows) -> Bool[Array, " tile"]:
 def _go_on(task: Task, rows: Rows, known: Known, is_bent: Bool[Array, " tile"]) -> Rows:
     """Let rows with bends ahead go on to a smaller residual, in the way they came; the others stay as they are.
 
-    Where a smaller residual was already aimed at in vain, it is undecided whether there is rest ahead.
+    Where a smaller residual was already aimed at in vain, it is undecided whether there is rest ahead; on the host,
+    Newton's method may show it (`bottleneck.py`).
     """
     is_in_vain = is_bent & _is_lowest(rows)
     rows = rows._replace(status=jnp.where(is_in_vain, Status.undecided, rows.status))

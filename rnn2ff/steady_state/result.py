@@ -144,6 +144,11 @@ def in_one_piece(rows: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"] | sli
     return rows
 
 
+def rows_of(whole: SteadyState, rows: Int[np.ndarray, " row"] | Bool[np.ndarray, " batch"]) -> SteadyState:
+    """The results of some rows; arrays on the host."""
+    return jax.tree.map(lambda array: array[rows], whole)
+
+
 def put_rows(whole: SteadyState, rows: Int[np.ndarray, " row"], part: SteadyState) -> None:
     """Write the results of some rows into a batch, adding their steps to those before; arrays on the host."""
     rows = in_one_piece(rows)
