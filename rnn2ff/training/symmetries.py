@@ -175,7 +175,7 @@ def _swaps(pools: np.ndarray) -> Iterator[np.ndarray]:
         yield _swapped(len(pools), unit, pools[unit])
 
 
-def _swapped(size: int, one: int, other: int) -> np.ndarray:
+def _swapped(size: int, one: int | np.integer, other: int | np.integer) -> np.ndarray:
     """The transposition of two units, as an order of all."""
     order = np.arange(size)
     order[[one, other]] = other, one
