@@ -398,6 +398,14 @@ class TestSaddles:
         rest = 10 - np.sqrt(20 * -gap[gap < 0])
         assert_close(found.state[gap < 0, 0], rest, 0.05 * tolerance**0.5 if IS_DOUBLE else 0.02)
 
+    def test_fixed_points_beside_a_bottleneck_are_found_however_many_there_are(self):
+        tolerance = 1e-9 if IS_DOUBLE else 1e-5
+        gap = -tolerance * (np.linspace(0.01, 3, 100) if IS_DOUBLE else np.linspace(3, 8, 100))
+        network = rate_network(StateForm(PowerLaw(0.04, 2.0)), floats([[1.25]]))
+        found = solve_steady_states(network, 5 + gap[:, None], tolerance=tolerance)
+        assert found.is_converged.all()
+        assert_close(found.state[:, 0], 10 - np.sqrt(20 * -gap), 1e-6 if IS_DOUBLE else 0.02)
+
     @pytest.mark.parametrize("solver", [None, Rollout()])
     def test_nor_is_it_where_another_unit_moves_along(self, solver):
         """y is driven by `(x - 10) - (x - 10)^2 / 10`, so that its velocity bends more than that of x."""

@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from rnn2ff._checks import check_array, check_at_least, check_on_host, check_stimuli, check_tolerance, fail
 from rnn2ff.networks import RecurrentNetwork, blas_threads, with_padded_rows
-from rnn2ff.steady_state.hard import finish, follow_through
+from rnn2ff.steady_state.bends import follow_through
+from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.lanes import run_in_chunks, run_whole
 from rnn2ff.steady_state.meshes import check_mesh, zeros_to_share
 from rnn2ff.steady_state.method import NUM_PROBED, Method, Plan, are_apart, first_plan, make_plan, sweep_from_probe
@@ -61,7 +62,8 @@ def solve_steady_states(
         max_steps: bound on the steps of each search.
         watch: whether to find out what becomes of samples that still move after 1,200 steps. If only steady states
             matter, turn it off: such samples are `max_steps_reached`, even if they would settle later, and a batch of
-            which a sixth never settles takes about a tenth of the time. Without a plan, the probe is watched.
+            which a sixth never settles takes about a tenth of the time. Those that may be in a bottleneck then stay
+            `undecided`. Without a plan, the probe is watched.
         mesh: devices, such as `jax.make_mesh((4,), ("batch",))`, over all of which the batch is divided, whatever the
             axes; by default JAX's default device. Any batch size works: shares are padded. Every sample ends where it
             does on one device, within the tolerance.
@@ -237,7 +239,10 @@ def _solve_some(samples: Samples, rows: np.ndarray, plan: Plan, bar: tqdm) -> No
         return
     limits = {"tolerance": samples.tolerance, "max_steps": samples.max_steps}
     undecided = samples.rows_that(Status.undecided, rows)
-    follow_through(samples.network, samples.stimuli, samples.solved, undecided, **limits)
+    if len(undecided):
+        bar.set_postfix_str(f"following {len(undecided)} that are undecided")
+        known = follow_through(samples.network, samples.stimuli, samples.solved, undecided, **limits)
+        samples.found_by[known] = FOUND_BY.index("dynamics")
     left = samples.rows_that(Status.max_steps_reached, rows)
     if len(left):
         bar.set_postfix_str(f"watching {len(left)} that move on")

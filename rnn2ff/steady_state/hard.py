@@ -9,33 +9,26 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, time_scales
-from rnn2ff.steady_state.batch import judge_rows, solve_rows
+from rnn2ff.steady_state.bends import LARGEST_STIFF, ROWS, STIFF_ROWS, follow_bent, is_crept, judge, most_crept
 from rnn2ff.steady_state.creeping import MOST_STEPS, creep
-from rnn2ff.steady_state.field import make_field
 from rnn2ff.steady_state.iteration import observe_iterations
-from rnn2ff.steady_state.linearity import REACH, is_linear_ahead
-from rnn2ff.steady_state.method import are_apart, proved_rate
+from rnn2ff.steady_state.method import are_apart
 from rnn2ff.steady_state.motion import Motions, measure, observe_motions
-from rnn2ff.steady_state.result import Status, SteadyState, put_rows, rows_of
+from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import SAFETY
 from rnn2ff.steady_state.search import Candidate
 from rnn2ff.steady_state.solvers.rollout import STIFF
 
-_judge_rows = compiled(judge_rows)
-_ROWS = 64  # of a sub-batch
 _FEWEST_WATCHED = 128  # steps; to watch a motion for fewer shows nothing
 # In units of the longest time scale. From its start a sample has twice that: as much as the engine and the watch had.
 _TIME = 1000.0
 _USUAL_STEPS = 4096
-_ROUNDING = 16  # relative rounding errors, at which a residual may stop to fall
+_FEWEST_CREEPING = 64  # as many samples may be followed by implicit steps, however large the network
 _NEAR_REST = 1e-2  # relative; how far a fixed point may be from a state that crept toward it
-_CREEPING_ROWS = 64  # at most this many samples are followed by implicit steps
-_MOST_CREEPING_WORK = 2**30  # rows times units cubed, a minute
-_STIFF_ROWS, _LARGEST_STIFF = 8, 512  # rows of an implicitly integrated sub-batch; most units whose matrix is factored
 _NEWTON_ROWS, _LARGEST_NEWTON = 16, 512  # rows of a sub-batch of Newton steps; most units
 _MOST_NEWTON_WORK = 2**32  # rows times units cubed, about ten seconds; beyond, no distance is estimated
 
@@ -82,19 +75,19 @@ def finish(
     status[motions.is_diverging] = Status.diverging
 
     rows = np.flatnonzero(motions.is_open & (num_steps >= 2 * max_steps))
-    if len(rows) and is_stiff_tried and not network.is_map and network.state_size <= _LARGEST_STIFF:
+    if len(rows) and is_stiff_tried and not network.is_map and network.state_size <= LARGEST_STIFF:
         ends = in_batches(
-            _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), _STIFF_ROWS, limit, max_steps
+            _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), STIFF_ROWS, limit, max_steps
         )
         states[rows], num_steps[rows] = ends.state, num_steps[rows] + ends.num_steps
         status[rows[ends.is_diverging]] = Status.diverging
 
     # A motion that creeps on without turning decays or grows very slowly: implicit steps soon reach its end.
     is_creeping = motions.is_open & (motions.num_turns == 0) & (num_steps < 2 * max_steps) & (num_steps > 0)
-    rows = np.flatnonzero(is_creeping)[:_CREEPING_ROWS]
-    for start in range(0, len(rows) if _is_crept(network, max_steps) else 0, _STIFF_ROWS):
-        few = rows[start : start + _STIFF_ROWS]
-        ends = in_batches(creep, network, (stimuli[few], states[few]), _STIFF_ROWS, SAFETY * limit)
+    rows = np.flatnonzero(is_creeping)[: max(_FEWEST_CREEPING, most_crept(network))]
+    for start in range(0, len(rows) if is_crept(network, max_steps) else 0, STIFF_ROWS):
+        few = rows[start : start + STIFF_ROWS]
+        ends = in_batches(creep, network, (stimuli[few], states[few]), STIFF_ROWS, SAFETY * limit)
         is_end = np.isfinite(ends.state).all(axis=1)
         states[few[is_end]], num_steps[few] = ends.state[is_end], num_steps[few] + ends.num_steps
         status[few[ends.is_diverging]] = Status.diverging
@@ -104,10 +97,10 @@ def finish(
     residuals, distance = np.full((2, len(states)), np.nan, states.dtype)
     rows = np.flatnonzero(status != Status.max_steps_reached)
     if len(rows):  # the verdict of the motion holds
-        residuals[rows] = in_batches(measure, network, (stimuli[rows], states[rows]), _ROWS).residual
+        residuals[rows] = in_batches(measure, network, (stimuli[rows], states[rows]), ROWS).residual
     rows = np.flatnonzero(status == Status.max_steps_reached)
     if len(rows):
-        judged = in_batches(_judge_rows, network, (stimuli[rows], states[rows]), _ROWS, limit)
+        judged = in_batches(judge, network, (stimuli[rows], states[rows]), ROWS, limit)
         residuals[rows] = judged.residual
         is_known = ~(is_creeping[rows] & (judged.status == Status.undecided))
         status[rows[is_known]] = judged.status[is_known]
@@ -125,88 +118,6 @@ def finish(
     rows = np.flatnonzero(status == Status.max_steps_reached)
     distance[rows] = _affordable_newton_steps(network, stimuli[rows], states[rows])
     return solved
-
-
-def follow_bent(
-    network: RecurrentNetwork,
-    stimuli: Float[np.ndarray, "batch stimulus"],
-    solved: SteadyState,
-    *,
-    tolerance: float,
-    max_steps: int,
-) -> None:
-    """Follow samples on whose way to rest the dynamics bend (`linearity.py`); arrays on the host, updated in place.
-
-    For states that the dynamics have led to. The engine lets its own go on.
-    """
-    at_rest = np.flatnonzero(solved.status == Status.converged)
-    rows = at_rest[~_is_linear_ahead(network, stimuli[at_rest], rows_of(solved, at_rest), is_lowest=False)]
-    if not len(rows) or proved_rate(network):
-        return
-    limits = np.asarray(tolerance, network.dtype), np.asarray(max_steps, np.int32)
-    ends = in_batches(_follow, network, (stimuli[rows], solved.state[rows]), _ROWS, *limits)
-    slow = np.flatnonzero((ends.status == Status.max_steps_reached) & (ends.residual < tolerance))
-    if len(slow):
-        judged = in_batches(_judge_rows, network, (stimuli[rows[slow]], ends.state[slow]), _ROWS, limits[0])
-        is_in_vain = judged.is_converged & ~_is_linear_ahead(network, stimuli[rows[slow]], judged, is_lowest=True)
-        ends.status[slow] = np.where(is_in_vain, Status.undecided, judged.status)
-        ends.distance[slow] = np.where(is_in_vain, np.nan, judged.distance)
-    put_rows(solved, rows, ends)
-    follow_through(network, stimuli, solved, rows, tolerance=tolerance, max_steps=max_steps)
-
-
-def follow_through(
-    network: RecurrentNetwork,
-    stimuli: Float[np.ndarray, "batch stimulus"],
-    solved: SteadyState,
-    rows: Int[np.ndarray, " row"],
-    *,
-    tolerance: float,
-    max_steps: int,
-) -> None:
-    """Follow undecided samples with stable Jacobians to rest, or through a bottleneck; arrays updated in place.
-
-    The dynamics bend on their way, and are too slow for explicit steps. Implicit ones lead on until the residual is
-    small by rounding. Only two verdicts are taken: that there is rest within reach, in units of the distance that the
-    Jacobian suggests, and that the state grows by many orders of magnitude.
-    """
-    rows = rows[(solved.status[rows] == Status.undecided) & (solved.residual[rows] < tolerance)]
-    rows = rows[: min(_CREEPING_ROWS, max(_STIFF_ROWS, _MOST_CREEPING_WORK // network.state_size**3))]
-    if not len(rows) or not _is_crept(network, max_steps):
-        return
-    limit, rest = np.asarray([tolerance, _ROUNDING * np.finfo(network.dtype).eps], network.dtype)
-    judged = in_batches(_judge_rows, network, (stimuli[rows], solved.state[rows]), _ROWS, limit)
-    rows, reach = rows[judged.is_converged], REACH * judged.distance[judged.is_converged]
-    for start in range(0, len(rows), _STIFF_ROWS):
-        few = rows[start : start + _STIFF_ROWS]
-        ends = in_batches(creep, network, (stimuli[few], solved.state[few]), _STIFF_ROWS, rest)
-        judged = in_batches(_judge_rows, network, (stimuli[few], ends.state), _ROWS, limit)
-        judged.num_steps[:] = ends.num_steps
-        judged.status[ends.is_diverging] = Status.diverging
-        is_near = np.abs(ends.state - solved.state[few]).max(axis=1) < reach[start : start + _STIFF_ROWS]
-        is_at_rest = judged.is_converged & is_near & _is_linear_ahead(network, stimuli[few], judged, is_lowest=True)
-        is_known = is_at_rest | ends.is_diverging
-        put_rows(solved, few[is_known], rows_of(judged, is_known))
-
-
-def _is_crept(network: RecurrentNetwork, max_steps: int) -> bool:
-    """Whether slow motions are followed by implicit steps, each of which factors matrices."""
-    return max_steps >= MOST_STEPS and network.state_size <= _LARGEST_STIFF and not network.is_map
-
-
-def _is_linear_ahead(network, stimuli, solved: SteadyState, *, is_lowest: bool) -> Bool[np.ndarray, " batch"]:
-    samples = stimuli, solved.state, solved.distance, np.full(len(stimuli), is_lowest)
-    return in_batches(_are_linear_ahead, network, samples, _ROWS) if len(stimuli) else np.ones(0, bool)
-
-
-@compiled
-def _are_linear_ahead(network, stimuli, states, distances, is_lowest) -> Bool[Array, " batch"]:
-    return is_linear_ahead(make_field(network, stimuli, states), states, distances, is_lowest)
-
-
-@compiled
-def _follow(network, stimuli, states, tolerance, max_steps) -> SteadyState:
-    return solve_rows(network, stimuli, None, states, tolerance=tolerance, max_steps=max_steps).steady
 
 
 @compiled

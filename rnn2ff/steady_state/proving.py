@@ -141,7 +141,7 @@ def _go_on(task: Task, rows: Rows, known: Known, is_bent: Bool[Array, " tile"]) 
     """Let rows with bends ahead go on to a smaller residual, in the way they came; the others stay as they are.
 
     Where a smaller residual was already aimed at in vain, it is undecided whether there is rest ahead; on the host,
-    Newton's method may show it (`bottleneck.py`).
+    implicit steps may lead to it (`bends.py`).
     """
     is_in_vain = is_bent & _is_lowest(rows)
     rows = rows._replace(status=jnp.where(is_in_vain, Status.undecided, rows.status))

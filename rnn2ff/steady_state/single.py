@@ -13,7 +13,8 @@ from rnn2ff._checks import check_array, check_at_least, check_stimulus, check_to
 from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, as_array
 from rnn2ff.steady_state.batch import judge_rows
-from rnn2ff.steady_state.hard import finish, follow_bent
+from rnn2ff.steady_state.bends import follow_bent
+from rnn2ff.steady_state.hard import finish
 from rnn2ff.steady_state.implicit import constants_of, with_implicit_derivative
 from rnn2ff.steady_state.meshes import divided_over, on_each_device, placed_on
 from rnn2ff.steady_state.result import ADVICE, Status, SteadyState, SteadyStates, on_device, put_rows
