@@ -314,6 +314,12 @@ def rivals(rate, size=2):
     return threshold_linear(floats(weights))
 
 
+def moving_along(params, state, stimulus):
+    """x is slow at 10. y is driven by `(x - 10) - (x - 10)^2 / 10`, so that its velocity bends more than that of x."""
+    away = state[0] - 10
+    return params["time_constants"] * jnp.stack([0.05 * away**2 + stimulus[0], away - 0.1 * away**2 - state[1]])
+
+
 class TestSaddles:
     @pytest.mark.parametrize("size", [2, 40])  # the larger has more units than a block that is factored
     @pytest.mark.parametrize("rate", [1.0, 0.1, 0.01, 0.001])
@@ -408,13 +414,7 @@ class TestSaddles:
 
     @pytest.mark.parametrize("solver", [None, Rollout()])
     def test_nor_is_it_where_another_unit_moves_along(self, solver):
-        """y is driven by `(x - 10) - (x - 10)^2 / 10`, so that its velocity bends more than that of x."""
-
-        def velocity(params, state, stimulus):
-            away = state[0] - 10
-            return params["time_constants"] * jnp.stack([0.05 * away**2 + stimulus[0], away - 0.1 * away**2 - state[1]])
-
-        network = RecurrentNetwork(velocity, {"time_constants": jnp.ones(2)}, state_size=2, stimulus_size=1)
+        network = RecurrentNetwork(moving_along, {"time_constants": jnp.ones(2)}, state_size=2, stimulus_size=1)
         tolerance = 1e-9 if IS_DOUBLE else 1e-5
         gap = tolerance * (np.array([0.1, 1, -0.1, -1]) if IS_DOUBLE else np.array([4, 8, -4, -8]))
         away = -20 * np.sqrt(0.8 * tolerance)
