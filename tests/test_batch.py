@@ -401,8 +401,9 @@ class TestSaddles:
         network = rate_network(StateForm(PowerLaw(0.04 * unit, 2.0)), floats([[1.25 / unit]]))
         found = solve_steady_states(network, 5 + gap[:, None], solver=solver, tolerance=tolerance)
         np.testing.assert_array_equal(found.is_converged, gap < 0)
-        rest = 10 - np.sqrt(20 * -gap[gap < 0])
-        assert_close(found.state[gap < 0, 0], rest, 0.05 * tolerance**0.5 if IS_DOUBLE else 0.02)
+        assert_close(
+            10 - found.state[gap < 0, 0], np.sqrt(20 * -gap[gap < 0]), 0.05 * tolerance**0.5 if IS_DOUBLE else 0.02
+        )
 
     def test_fixed_points_beside_a_bottleneck_are_found_however_many_there_are(self):
         tolerance = 1e-9 if IS_DOUBLE else 1e-5
@@ -410,7 +411,7 @@ class TestSaddles:
         network = rate_network(StateForm(PowerLaw(0.04, 2.0)), floats([[1.25]]))
         found = solve_steady_states(network, 5 + gap[:, None], tolerance=tolerance)
         assert found.is_converged.all()
-        assert_close(found.state[:, 0], 10 - np.sqrt(20 * -gap), 1e-6 if IS_DOUBLE else 0.02)
+        assert_close(10 - found.state[:, 0], np.sqrt(20 * -gap), 1e-6 if IS_DOUBLE else 0.02)
 
     @pytest.mark.parametrize("solver", [None, Rollout()])
     def test_nor_is_it_where_another_unit_moves_along(self, solver):
@@ -671,7 +672,7 @@ class TestPureFunction:
 class TestField:
     @pytest.mark.parametrize("kind", ["state form", "rate form", "map", "sparse", "any field"])
     @pytest.mark.parametrize("nonlinearity", [jax.nn.relu, jnp.tanh])
-    def test_its_bend_is_what_the_velocity_deviates_from_its_derivative(self, kind, nonlinearity):
+    def test_its_deviation_is_that_of_the_velocity_from_its_derivative(self, kind, nonlinearity):
         generator = np.random.default_rng(0)
         weights, taus = floats(generator.normal(size=(5, 5))), floats([1.0, 2.0, 3.0, 1.5, 1.0])
         form = RateForm(nonlinearity) if kind == "rate form" else StateForm(nonlinearity)

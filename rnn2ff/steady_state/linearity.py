@@ -34,7 +34,7 @@ def is_linear_ahead(
         states: of small residual.
         distance: the estimated distance from rest, as in `SteadyState`.
         is_lowest: where the residual was followed as far as it falls, or as steps allow. There a state whose velocity
-            is hardly larger than rounding, or that turns in each step of a map, is at rest, whatever is ahead.
+            is hardly larger than rounding, or, of a map, reverses at each step, is at rest, whatever is ahead.
     """
     velocity = field.velocity(states)
     way = (REACH * distance / max_norm(velocity))[:, None] * velocity
@@ -42,7 +42,8 @@ def is_linear_ahead(
     deviation, speed = max_norm(field.deviation(states, way)), max_norm(field.scales * velocity)
     error = jnp.finfo(states.dtype).eps * (1 + max_norm(states + way))
     is_moving = speed > _MOVING * error
-    if field.is_map:  # which may turn at a fixed point, by rounding that decays as slowly; in a bottleneck it does not
+    # A map may alternate about its fixed point, by rounding errors that decay slowly; in a bottleneck it does not.
+    if field.is_map:
         turn = max_norm(field.velocity(states + velocity) - velocity)
         is_moving &= turn < 0.5 * max_norm(velocity)
     is_bent = (deviation > _MOST_BENT * speed + _ROUNDING * error) & (~is_lowest | is_moving)
