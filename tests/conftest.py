@@ -15,15 +15,25 @@ from pathlib import Path
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 # With older emitters the engine compiles in 1.7 s of processor time in float64, and in 4.1 s with those of today; in
 # float32 in 4.5 s in place of 7.5. Code that is not divided among threads takes a seventh less of it (three tests of
-# `tests/test_batch.py`: 16.5 s in place of 19.2). XLA does not start with a flag that it does not know.
+# `tests/test_batch.py`: 16.5 s in place of 19.2). Passes that move work out of loops, for the sake of fast programs,
+# took a twentieth (two classes of that file: 57.2 s with them, 53.6 without). XLA does not start with a flag that it
+# does not know.
 if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] += " --xla_disable_hlo_passes=" + ",".join(
+        (
+            "reshape-mover",
+            "simplify-while-loops",
+            "tree_reduction_rewriter",
+            "while-loop-constant-sinking",
+            "while-loop-invariant-code-motion",
+        )
+    )
 
 # Three solvers and the engine compile in 5.0 s of processor time in float32 as they are shipped, in 3.5 s with these
 # options, and in 1.7 s with the fewest optimizations, as in float64. A call that sets the variable keeps those shipped.
 if os.environ.get("RNN2FF_X64", "1") == "0" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-    os.environ["XLA_FLAGS"] += " --xla_disable_hlo_passes=tree_reduction_rewriter"
 
 # Two workers of pytest are on two cores, and after a product each further thread of BLAS waits in a busy loop for more:
 # four files of tests took 38.1 and 40.4 s with two threads, 35.9 and 36.2 with one.
@@ -39,6 +49,7 @@ import pytest
 jax.config.update("jax_enable_x64", os.environ.get("RNN2FF_X64", "1") == "1")
 jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
 jax.config.update("jax_enable_compilation_cache", False)  # that of the command line: tests compile what they test
+jax.config.update("jax_traceback_in_locations_limit", 0)  # where an operation was written takes a thirtieth of the time
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
