@@ -15,7 +15,7 @@ from factorizations import largest_batch, pairs_at_once
 from jax.experimental.sparse import BCOO
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from problems import assert_close, compiled_programs, default_float, residuals
-from scipy.optimize import brentq
+from scipy.optimize import brentq, root
 from scipy.sparse import csr_matrix
 
 import rnn2ff
@@ -452,6 +452,23 @@ class TestSaddles:
         assert found.is_converged.all()
         assert jnp.isfinite(found.distance).all()
 
+    @pytest.mark.parametrize(("function", "rates"), [
+        (jax.nn.softplus, lambda x: np.logaddexp(x, 0)), (lambda x: 1 + jnp.tanh(x), lambda x: 1 + np.tanh(x)),
+    ])  # fmt: skip
+    def test_where_large_inputs_cancel_a_state_that_only_rounding_moves_has_converged(self, function, rates):
+        """Excitation and inhibition of 200 times the rates: in float32 their sum is rounded a hundred times as much."""
+        rng, strength = np.random.default_rng(0), 200
+        excitation = np.tile(rng.random((10, 10)) / 5, (2, 1))
+        weights = np.float32(np.c_[strength * excitation, -(strength + 1) * excitation])
+        stimuli = np.tile(rng.normal(size=(50, 10)), 2) + 1e-3 * rng.normal(size=(50, 20))
+        network = rate_network(StateForm(function), weights)
+        found = solve_steady_states(network, np.float32(stimuli))
+        assert found.is_converged.all()
+        for state, stimulus in zip(np.asarray(found.state[:5], float), np.float32(stimuli)):
+            expected = root(lambda x, drive=stimulus: weights @ rates(x) + drive - x, state)
+            assert expected.success
+            assert_close(state, expected.x, 1e-2)
+
     def test_what_comes_to_rest_at_a_threshold_has_converged(self):
         """All units are at their threshold, so that the dynamics bend however small the residual is."""
         network = threshold_linear(floats(0.9 / 4 * np.random.default_rng(4).normal(size=(16, 16))))
@@ -493,7 +510,8 @@ class TestSaddles:
         offsets = np.array([1e-6, -1e-6, 1e-8, -1e-8])
         for growth in np.r_[0.02, np.geomspace(0.002, 0.003, 10)]:
             network = rate_network(StateForm(jnp.tanh), floats([[1 + growth, 0.0], [0.0, 0.5]]))
-            ends = creep(network, floats(np.zeros((4, 2))), floats(np.c_[offsets, np.full(4, 0.5)]), 1e-12)
+            states, tolerances = floats(np.c_[offsets, np.full(4, 0.5)]), floats(np.full(4, 1e-12))
+            ends = creep(network, floats(np.zeros((4, 2))), states, tolerances)
             attractor = brentq(lambda x, gain=1 + growth: gain * np.tanh(x) - x, 1e-3, 2)
             assert_close(ends.state[:, 0], attractor * np.sign(offsets), 1e-3)
 
@@ -788,7 +806,7 @@ class TestThreads:
             "one sample, mapped": (one_by_one, stimuli),
             "derivatives of a batch": (jax.grad(lambda stimuli: jnp.sum(in_a_batch(stimuli) ** 2)), stimuli),
             "derivatives of samples": (jax.grad(lambda stimuli: jnp.sum(one_by_one(stimuli) ** 2)), stimuli),
-            "slow motions": (lambda *rows: creep(network, *rows, limit), stimuli, stimuli),
+            "slow motions": (lambda *rows: creep(network, *rows, jnp.full(len(stimuli), limit)), stimuli, stimuli),
         }
         assert [name for name, program in programs.items() if pairs_at_once(*program)] == []
 

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Scalar, Shaped
 
-from rnn2ff.compiling import in_full_precision
+from rnn2ff.compiling import compiled, in_full_precision
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
 from rnn2ff.steady_state.following import follow_rows
@@ -156,6 +156,9 @@ def judge_rows(
     arrays = in_dense_tiles(prove, pack(rows), known, is_at_rest, layout.tiles)
     arrays = _do_factorizations(task, arrays, known, packing, FACTORIZATIONS)
     return _conclude(task, unpack(arrays)).steady
+
+
+judge = compiled(judge_rows)  # by itself, for the host
 
 
 def _is_in(stage: Int[Array, " batch"], *stages: Stage) -> Bool[Array, " batch"]:

@@ -9,16 +9,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork
-from rnn2ff.steady_state.batch import judge_rows, solve_rows
-from rnn2ff.steady_state.creeping import MOST_STEPS, creep
+from rnn2ff.steady_state.batch import judge, solve_rows
+from rnn2ff.steady_state.creeping import STIFF_ROWS, creep, is_crept, most_crept
 from rnn2ff.steady_state.field import make_field
 from rnn2ff.steady_state.linearity import REACH, is_linear_ahead
 from rnn2ff.steady_state.method import proved_rate
 from rnn2ff.steady_state.result import Status, SteadyState, put_rows, rows_of
 
-judge = compiled(judge_rows)
 ROWS = 64  # of a sub-batch
-STIFF_ROWS, LARGEST_STIFF = 8, 512  # rows of an implicitly integrated sub-batch; most units whose matrix is factored
 _ROUNDING = 8  # relative rounding errors, at which a residual may fall no further
 
 
@@ -85,8 +83,8 @@ def _creep_on(network, stimuli, solved: SteadyState, rows, tolerance) -> Int[np.
         return rows
     # Implicit steps end at a residual that is relative to the stimulus, too.
     size, strength = (1 + np.abs(array[rows]).max(axis=1) for array in (solved.state, stimuli))
-    rest = np.asarray(_ROUNDING * np.finfo(tolerance.dtype).eps * (size / (size + strength)).min(), tolerance.dtype)
-    ends = in_batches(creep, network, (stimuli[rows], solved.state[rows]), STIFF_ROWS, rest)
+    rest = _ROUNDING * np.finfo(network.dtype).eps * size / (size + strength)
+    ends = in_batches(creep, network, (stimuli[rows], solved.state[rows], rest), STIFF_ROWS)
     solved.num_steps[rows] += ends.num_steps
     judged = in_batches(judge, network, (stimuli[rows], ends.state), ROWS, tolerance)
     judged.status[ends.is_diverging] = Status.diverging
@@ -95,16 +93,6 @@ def _creep_on(network, stimuli, solved: SteadyState, rows, tolerance) -> Int[np.
     is_known = is_at_rest | ends.is_diverging
     put_rows(solved, rows[is_known], rows_of(judged, is_known))
     return rows[is_known]
-
-
-def most_crept(network: RecurrentNetwork) -> int:
-    """How many samples of a batch may take all implicit steps: half a minute of work, except for large networks."""
-    return max(STIFF_ROWS, 2**27 // (network.state_size**3 + 2**15))
-
-
-def is_crept(network: RecurrentNetwork, max_steps: int) -> bool:
-    """Whether slow motions are followed by implicit steps, each of which factors matrices."""
-    return max_steps >= MOST_STEPS and network.state_size <= LARGEST_STIFF and not network.is_map
 
 
 def _is_linear_ahead(network, stimuli, solved: SteadyState, *, is_lowest: bool) -> Bool[np.ndarray, " batch"]:

@@ -1,8 +1,9 @@
 """Whether programs that compute a network's velocity may run at once, in several threads.
 
 Batched factorizations in concurrent programs deadlock (`compiling.only_after`), and what waits for a thread of XLA's
-pool, or for Python, within one of its threads, may. A user's vector field may do any of these. XLA's own code for
-arithmetic, products, loops and branches does not wait; whatever else there is shows in the lowered program.
+pool, or for Python, within one of its threads, may. A user's vector field or nonlinearity may do any of
+these. XLA's own code for arithmetic, products, loops and branches does not wait; whatever else there is shows in the
+lowered program.
 """
 
 import functools
@@ -11,7 +12,8 @@ import jax
 
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 
-_KNOWN = ("jax.numpy", "jax.nn", "jax._src.nn", "jax._src.numpy", "rnn2ff.")  # whose nonlinearities do not wait
+# Modules whose nonlinearities do not wait: to lower a program takes some 50 ms, in each first call.
+_KNOWN = ("jax.numpy", "jax.nn", "jax._src.nn", "jax._src.numpy", "rnn2ff.")
 # LAPACK, callbacks and all foreign functions are custom calls.
 _MAY_WAIT = ("custom_call", "cholesky", "convolution", "fft", "triangular_solve")
 
@@ -38,4 +40,4 @@ def _never_waits(structure: jax.tree_util.PyTreeDef, types: tuple[jax.core.Shape
     network = jax.tree.unflatten(structure, leaves)
     rows = (jax.ShapeDtypeStruct((2, size), dtype) for size in (network.state_size, network.stimulus_size))
     program = jax.jit(velocity_and_derivative).lower(leaves, *rows).as_text()
-    return not any(operation in program for operation in _MAY_WAIT)
+    return not any(f"stablehlo.{operation}" in program for operation in _MAY_WAIT)

@@ -5,10 +5,12 @@ long as the motion stays straight; two half steps are taken, and the whole step 
 slows down exponentially takes some hundred steps, whatever the rate.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.scipy.linalg as jsl
-from jaxtyping import Array, Float, Int, Scalar
+from jaxtyping import Array, Float, Int
 
 from rnn2ff.compiling import compiled, only_after
 from rnn2ff.networks import RecurrentNetwork, residual, time_scales
@@ -18,6 +20,7 @@ from rnn2ff.steady_state.stability import neutral_growth
 from rnn2ff.steady_state.watched import ESCAPE
 
 MOST_STEPS = 512
+STIFF_ROWS, LARGEST_STIFF = 8, 512  # rows of an implicitly integrated sub-batch; most units whose matrix is factored
 _FIRST_STEP, _LARGEST_CHANGE = 0.1, 5.0  # in units of the longest time scale; largest ratio of successive steps
 
 
@@ -26,13 +29,23 @@ def creep(
     network: RecurrentNetwork,
     stimuli: Float[Array, "batch stimulus"],
     states: Float[Array, "batch state"],
-    tolerance: float | Scalar,
+    tolerances: Float[Array, " batch"],
 ) -> Candidate:
     """Follow motions by implicit steps until they come to rest, or have grown by many orders of magnitude.
 
     Each step factors two matrices of the network's size.
     """
-    return jax.vmap(lambda stimulus, state: _creep(network, stimulus, state, tolerance))(stimuli, states)
+    return jax.vmap(functools.partial(_creep, network))(stimuli, states, tolerances)
+
+
+def most_crept(network: RecurrentNetwork) -> int:
+    """How many samples of a batch may take all implicit steps: half a minute of work, except for large networks."""
+    return max(STIFF_ROWS, 2**27 // (network.state_size**3 + 2**15))
+
+
+def is_crept(network: RecurrentNetwork, max_steps: int) -> bool:
+    """Whether slow motions are followed by implicit steps, each of which factors matrices."""
+    return max_steps >= MOST_STEPS and network.state_size <= LARGEST_STIFF and not network.is_map
 
 
 def _creep(network, stimulus, start, tolerance) -> Candidate:

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, time_scales
-from rnn2ff.steady_state.bends import LARGEST_STIFF, ROWS, STIFF_ROWS, follow_bent, is_crept, judge, most_crept
-from rnn2ff.steady_state.creeping import MOST_STEPS, creep
+from rnn2ff.steady_state.batch import judge
+from rnn2ff.steady_state.bends import ROWS, follow_bent
+from rnn2ff.steady_state.creeping import LARGEST_STIFF, MOST_STEPS, STIFF_ROWS, creep, is_crept, most_crept
 from rnn2ff.steady_state.iteration import observe_iterations
 from rnn2ff.steady_state.method import are_apart
 from rnn2ff.steady_state.motion import Motions, measure, observe_motions
@@ -87,7 +88,8 @@ def finish(
     rows = np.flatnonzero(is_creeping)[: max(_FEWEST_CREEPING, most_crept(network))]
     for start in range(0, len(rows) if is_crept(network, max_steps) else 0, STIFF_ROWS):
         few = rows[start : start + STIFF_ROWS]
-        ends = in_batches(creep, network, (stimuli[few], states[few]), STIFF_ROWS, SAFETY * limit)
+        tolerances = np.full(len(few), SAFETY * limit)
+        ends = in_batches(creep, network, (stimuli[few], states[few], tolerances), STIFF_ROWS)
         is_end = np.isfinite(ends.state).all(axis=1)
         states[few[is_end]], num_steps[few] = ends.state[is_end], num_steps[few] + ends.num_steps
         status[few[ends.is_diverging]] = Status.diverging

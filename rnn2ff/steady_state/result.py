@@ -26,8 +26,8 @@ class Status(enum.IntEnum):
         diverging: the dynamics grow without bound.
         max_steps_reached: the budget of steps or time ran out before the sample was at rest.
         nonfinite: NaN or infinity.
-        undecided: a fixed point within the tolerance, but whether the dynamics leave it, or only pass a bottleneck,
-            could not be decided.
+        undecided: the residual is below the tolerance, but whether the dynamics rest there, leave a fixed point, or
+            only pass a bottleneck, could not be decided.
     """
 
     # Files hold these numbers: append only.
@@ -49,7 +49,7 @@ ADVICE = {
     Status.diverging: "the dynamics grow without bound for this stimulus; check the weights and their signs",
     Status.max_steps_reached: "the steps ran out before it was at rest; raise `max_steps`, or change `tolerance`",
     Status.nonfinite: "the search ended in NaN or infinity; check the vector field, or use `Rollout`",
-    Status.undecided: "the state is a fixed point within the tolerance, but whether it attracts could not be decided, "
+    Status.undecided: "the residual is below the tolerance, but whether the state attracts could not be decided, "
     "it drifts where nothing decays, or it passes a bottleneck; look at its eigenvalues with `linearize`",
 }
 
