@@ -28,6 +28,7 @@ from rnn2ff import (
     Rollout,
     StateForm,
     Status,
+    SteadyState,
     damped_sweep,
     discrete_map,
     partition_competition,
@@ -42,8 +43,9 @@ from rnn2ff import (
     winner_take_all,
 )
 from rnn2ff.compiling import only_after
-from rnn2ff.steady_state import Method, chunks_of, hard, in_dense_tiles, in_tiles
-from rnn2ff.steady_state.creeping import creep
+from rnn2ff.networks import time_scales
+from rnn2ff.steady_state import Method, bends, chunks_of, hard, in_dense_tiles, in_tiles
+from rnn2ff.steady_state.creeping import MOST_STEPS, creep
 from rnn2ff.steady_state.field import make_field
 from rnn2ff.steady_state.lanes import _by_factorizations, has_lanes, in_lanes
 from rnn2ff.steady_state.linearity import is_linear_ahead
@@ -62,6 +64,31 @@ CYCLE = threshold_linear_rate(np.array([[0, -1.5, -0.75], [-0.75, 0, -1.5], [-1.
 def alone(weight):
     """A unit that excites itself, among others without weights: of the size, and with the programs, of the next."""
     return threshold_linear(np.diag([weight, *np.zeros(15)]))
+
+
+def cancelling(strength):
+    """Weights and stimuli in float32; excitation and inhibition are this many times the rates, and all but equal."""
+    rng = np.random.default_rng(0)
+    excitation = np.tile(rng.random((10, 10)) / 5, (2, 1))
+    stimuli = np.tile(rng.normal(size=(50, 10)), 2) + 1e-3 * rng.normal(size=(50, 20))
+    return np.float32(np.c_[strength * excitation, -(strength + 1) * excitation]), np.float32(stimuli)
+
+
+def out_of_steps(network, stimuli, states, *, max_steps, **_):
+    """What watching motions says if nothing becomes of them."""
+    no, turns = np.zeros(len(states), bool), np.ones(len(states), int)
+    return Motions(no, no, no, np.full(len(states), np.nan), states, np.full(len(states), max_steps), turns)
+
+
+def stopping(received, after, end=None):
+    """Implicit steps that stop after so many, where they began or with one unit elsewhere; notes their samples."""
+
+    def creep(network, stimuli, states, tolerances):
+        received.append(len(states))
+        ends = states if end is None else np.c_[np.full_like(states[:, :1], end), states[:, 1:]]
+        return Candidate(ends, np.full(len(states), after, np.int32), np.zeros(len(states), bool))
+
+    return creep
 
 
 @pytest.fixture(scope="module")
@@ -413,6 +440,20 @@ class TestSaddles:
         assert found.is_converged.all()
         assert_close(10 - found.state[:, 0], np.sqrt(20 * -gap), 1e-6 if IS_DOUBLE else 0.02)
 
+    @pytest.mark.parametrize(("end", "tried", "num_known"), [(1, [8, 8, 8], 24), (2, [8], 0)])
+    def test_after_many_that_stay_undecided_the_others_are_left(self, end, tried, num_known, monkeypatch):
+        """Their rest is at 1, which implicit steps that end at 2 have not found."""
+        received = []
+        monkeypatch.setattr(bends, "most_crept", lambda network: 8)
+        monkeypatch.setattr(bends, "creep", stopping(received, after=0, end=end))
+        network, blank = alone(0.5), np.zeros(24, default_float())
+        status, num_steps = np.full((2, 24), Status.undecided, np.int32)
+        states, stimuli = np.ones((2, 24, 16), default_float()) * np.r_[1, np.zeros(15)]
+        solved = SteadyState(states, status, blank, num_steps, blank, blank)
+        known = bends.follow_through(network, stimuli / 2, solved, np.arange(24), tolerance=1e-4, max_steps=4096)
+        assert received == tried
+        assert known.tolist() == list(range(num_known))
+
     @pytest.mark.parametrize("solver", [None, Rollout()])
     def test_nor_is_it_where_another_unit_moves_along(self, solver):
         network = RecurrentNetwork(moving_along, {"time_constants": jnp.ones(2)}, state_size=2, stimulus_size=1)
@@ -428,15 +469,15 @@ class TestSaddles:
         )
 
     def test_of_a_spiral_that_turns_more_than_it_decays_rest_is_found_ahead(self):
-        """Along its velocity such a motion may speed up first, although the dynamics are linear."""
+        """Along its velocity such a motion may speed up first, although the dynamics are nearly linear."""
         matrix = np.array([[-0.1, 5], [-0.2, -0.1]])
 
         def velocity(params, state, stimulus):
-            return params @ (state - stimulus)
+            return params @ jnp.tanh(state - stimulus)
 
         network = RecurrentNetwork(velocity, floats(matrix), state_size=2, stimulus_size=2)
         phases = np.linspace(0, 2 * np.pi, 32, endpoint=False)
-        starts = 1 + 1e-3 * np.c_[np.cos(phases), np.sin(phases)]
+        starts = 1 + 1e-5 * np.c_[np.cos(phases), np.sin(phases)]
         field = make_field(network, floats(np.ones((32, 2))), floats(starts))
         distance = floats(np.abs((starts - 1) @ matrix.T).max(axis=1) / 0.1)
         for is_lowest in (False, True):
@@ -457,14 +498,11 @@ class TestSaddles:
     ])  # fmt: skip
     def test_where_large_inputs_cancel_a_state_that_only_rounding_moves_has_converged(self, function, rates):
         """Excitation and inhibition of 200 times the rates: in float32 their sum is rounded a hundred times as much."""
-        rng, strength = np.random.default_rng(0), 200
-        excitation = np.tile(rng.random((10, 10)) / 5, (2, 1))
-        weights = np.float32(np.c_[strength * excitation, -(strength + 1) * excitation])
-        stimuli = np.tile(rng.normal(size=(50, 10)), 2) + 1e-3 * rng.normal(size=(50, 20))
+        weights, stimuli = cancelling(200)
         network = rate_network(StateForm(function), weights)
-        found = solve_steady_states(network, np.float32(stimuli))
+        found = solve_steady_states(network, stimuli)
         assert found.is_converged.all()
-        for state, stimulus in zip(np.asarray(found.state[:5], float), np.float32(stimuli)):
+        for state, stimulus in zip(np.asarray(found.state[:5], float), stimuli):
             expected = root(lambda x, drive=stimulus: weights @ rates(x) + drive - x, state)
             assert expected.success
             assert_close(state, expected.x, 1e-2)
@@ -478,25 +516,26 @@ class TestSaddles:
         assert_close(found.state, 0, CLOSE)
 
     def test_a_saddle_that_a_stiff_integrator_stops_at_is_not_a_steady_state(self, monkeypatch):
-        def undecided(network, stimuli, states, *, max_steps, **_):
-            no, turns = np.zeros(len(states), bool), np.ones(len(states), int)
-            return Motions(no, no, no, np.full(len(states), np.nan), states, np.full(len(states), max_steps), turns)
-
-        monkeypatch.setattr(hard, "observe_motions", undecided)
+        monkeypatch.setattr(hard, "observe_motions", out_of_steps)
         stimuli, starts = np.ones((1, 2)), np.zeros((1, 2))
         found = hard.finish(rivals(0.3), stimuli, starts, starts, tolerance=1e-4, max_steps=400)
         assert_close(found.state, 1 / 1.3, 1e-3)
         assert found.status[0] == Status.unstable
 
+    def test_what_only_rounding_moves_stays_where_it_is(self, monkeypatch):
+        """In float32, where the residual never falls below the tolerance, and a stiff integrator ends anywhere."""
+        weights, stimuli = cancelling(2000)
+        rates = lambda x: 1 + np.tanh(x)  # noqa: E731
+        rest = np.float32([root(lambda x, drive=each: weights @ rates(x) + drive - x, 0 * each).x for each in stimuli])
+        network = rate_network(StateForm(lambda x: 1 + jnp.tanh(x)), weights)
+        monkeypatch.setattr(hard, "observe_motions", out_of_steps)
+        found = hard.finish(network, stimuli, np.zeros_like(rest), rest, tolerance=1e-6, max_steps=400)
+        assert (found.status == Status.max_steps_reached).all()
+        np.testing.assert_array_equal(found.state, rest)
+
     def test_where_the_first_samples_get_nowhere_by_implicit_steps_the_others_are_left(self, monkeypatch):
         network, tried = threshold_linear(np.array([[1 - 1e-4]])), []
-
-        def get_nowhere(network, stimuli, states, tolerance):
-            tried.append(len(states))
-            steps = np.full(len(states), hard.MOST_STEPS)
-            return Candidate(states, steps, np.zeros(len(states), bool))
-
-        monkeypatch.setattr(hard, "creep", get_nowhere)
+        monkeypatch.setattr(hard, "creep", stopping(tried, after=MOST_STEPS))
         given = np.ones((20, 1), network.dtype)
         found = hard.finish(network, given, given, given, tolerance=1e-4, max_steps=4096)
         assert (found.status == Status.max_steps_reached).all()
@@ -709,7 +748,8 @@ class TestField:
         given = make_field(network, stimuli, states).deviation(states, vectors)
         velocity = jax.vmap(network.velocity)
         at_states, along = jax.jvp(lambda states: velocity(states, stimuli), (states,), (vectors,))
-        scales = make_field(network, stimuli, states).scales if kind == "map" else taus[None]
+        of_map = jax.vmap(lambda state, stimulus: time_scales(network, state, stimulus))
+        scales = of_map(states, stimuli) if kind == "map" else taus[None]
         assert_close(given, scales * (velocity(states + vectors, stimuli) - at_states - along), 10 * CLOSE)
 
 

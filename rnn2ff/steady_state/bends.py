@@ -88,7 +88,7 @@ def _creep_on(network, stimuli, solved: SteadyState, rows, tolerance) -> Int[np.
     solved.num_steps[rows] += ends.num_steps
     judged = in_batches(judge, network, (stimuli[rows], ends.state), ROWS, tolerance)
     judged.status[ends.is_diverging] = Status.diverging
-    is_near = np.abs(ends.state - solved.state[rows]).max(axis=1) < reach
+    is_near = np.abs(ends.state - solved.state[rows]).max(axis=1) <= reach
     is_at_rest = judged.is_converged & is_near & _is_linear_ahead(network, stimuli[rows], judged, is_lowest=True)
     is_known = is_at_rest | ends.is_diverging
     put_rows(solved, rows[is_known], rows_of(judged, is_known))

@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, time_scales
 from rnn2ff.steady_state.batch import judge
 from rnn2ff.steady_state.bends import ROWS, follow_bent
 from rnn2ff.steady_state.creeping import LARGEST_STIFF, MOST_STEPS, STIFF_ROWS, creep, is_crept, most_crept
+from rnn2ff.steady_state.field import make_field
 from rnn2ff.steady_state.iteration import observe_iterations
+from rnn2ff.steady_state.linearity import moves_on
 from rnn2ff.steady_state.method import are_apart
 from rnn2ff.steady_state.motion import Motions, measure, observe_motions
 from rnn2ff.steady_state.result import Status, SteadyState
@@ -75,12 +77,15 @@ def finish(
     status[motions.is_oscillating] = Status.oscillating
     status[motions.is_diverging] = Status.diverging
 
-    rows = np.flatnonzero(motions.is_open & (num_steps >= 2 * max_steps))
-    if len(rows) and is_stiff_tried and not network.is_map and network.state_size <= LARGEST_STIFF:
-        ends = in_batches(
-            _roll_out_stiffly, network, (stimuli[rows], initial_states[rows]), STIFF_ROWS, limit, max_steps
-        )
-        states[rows], num_steps[rows] = ends.state, num_steps[rows] + ends.num_steps
+    may_be_stiff = is_stiff_tried and not network.is_map and network.state_size <= LARGEST_STIFF
+    rows = np.flatnonzero(motions.is_open & (num_steps >= 2 * max_steps) & may_be_stiff)
+    if len(rows):
+        rows = rows[in_batches(_move, network, (stimuli[rows], states[rows]), ROWS)]
+    if len(rows):
+        samples = stimuli[rows], initial_states[rows]
+        ends = in_batches(_roll_out_stiffly, network, samples, STIFF_ROWS, limit, max_steps)
+        is_end = ends.is_diverging | (ends.num_steps < max_steps)  # of others, the state so far is nearer to one
+        states[rows[is_end]], num_steps[rows] = ends.state[is_end], num_steps[rows] + ends.num_steps
         status[rows[ends.is_diverging]] = Status.diverging
 
     # A motion that creeps on without turning decays or grows very slowly: implicit steps soon reach its end.
@@ -120,6 +125,13 @@ def finish(
     rows = np.flatnonzero(status == Status.max_steps_reached)
     distance[rows] = _affordable_newton_steps(network, stimuli[rows], states[rows])
     return solved
+
+
+@compiled
+def _move(network, stimuli, states) -> Bool[Array, " batch"]:
+    """Which states do more than go back and forth by rounding, which no other integrator would end."""
+    field = make_field(network, stimuli, states)
+    return moves_on(field, states, field.velocity(states))
 
 
 @compiled

@@ -50,21 +50,21 @@ def is_linear_ahead(
     is_bent = deviation > _MOST_BENT * speed + _ROUNDING * error
     is_left = is_bent & is_lowest & (speed > _MOVING * error)
     nowhere = jnp.zeros_like(is_left)
-    moves_on = jax.lax.cond(jnp.any(is_left), lambda: is_left & _moves_on(field, states, velocity), lambda: nowhere)
+    is_moving = jax.lax.cond(jnp.any(is_left), lambda: is_left & moves_on(field, states, velocity), lambda: nowhere)
     # Where there is no distance, or no derivative, nothing is known to bend.
-    return ~(is_bent & (~is_lowest | moves_on)) | ~jnp.isfinite(deviation)
+    return ~(is_bent & (~is_lowest | is_moving)) | ~jnp.isfinite(deviation)
 
 
-def _moves_on(
+def moves_on(
     field: Field, states: Float[Array, "batch state"], velocity: Float[Array, "batch state"]
 ) -> Bool[Array, " batch"]:
     """Whether a small velocity is more than rounding, and, of a map, keeps its direction."""
     signs = np.random.default_rng(0).choice([-1, 1], (1, states.shape[1]))
     rounded = states * (1 + jnp.finfo(states.dtype).eps * jnp.asarray(signs, states.dtype))
     change = field.velocity(rounded) - velocity
-    moves_on = max_norm(field.scales * velocity) > _LARGEST_CHANGE * max_norm(field.scales * change)
+    is_moving = ~(max_norm(field.scales * velocity) <= _LARGEST_CHANGE * max_norm(field.scales * change))  # or is NaN
     # A map may alternate about its fixed point, by rounding errors that decay slowly; in a bottleneck it does not.
     if field.is_map:
         turn = max_norm(field.velocity(states + velocity) - velocity)
-        moves_on &= turn < 0.5 * max_norm(velocity)
-    return moves_on
+        is_moving &= turn < 0.5 * max_norm(velocity)
+    return is_moving
