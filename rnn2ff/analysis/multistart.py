@@ -245,5 +245,4 @@ class MultistartSearch:
 
 
 def _state_of(network: RecurrentNetwork, point: Array, stimulus: Array) -> Array:
-    del stimulus
     return to_state(network, point)

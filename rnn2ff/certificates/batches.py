@@ -131,7 +131,6 @@ def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
     """Apply a function of one sample to the first `num_rows` rows of arrays, tile after tile; the others give zeros."""
 
     def work(rows, arrays):
-        del rows
         return jax.vmap(function)(*arrays)
 
     shapes = jax.eval_shape(work, None, arrays)

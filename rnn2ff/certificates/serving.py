@@ -262,7 +262,6 @@ def _predict_and_refine(
         return judge(stimulus, rates)._replace(is_stepped=jnp.ones((), bool))
 
     def sweep_rows(rows, stimuli, is_mine, may_wait):
-        del is_mine, may_wait
         return jax.vmap(sweep_and_judge)(stimuli, rows.rates)
 
     rows = map_tiles(predict, (stimuli,), num_rows, layout)

@@ -34,7 +34,6 @@ _NUM_PROBES = 8  # products with the Jacobian that estimate the norms of its row
 
 def state_is_rate(params: PyTree, state: Float[Array, " state"]) -> Float[Array, " state"]:
     """The rate function of a network whose state is already what downstream units see."""
-    del params
     return state
 
 
@@ -75,7 +74,6 @@ class RecurrentNetwork(eqx.Module):
 
     def __new__(cls, vector_field: VectorField | None = None, *args: object, **kwargs: object) -> "RecurrentNetwork":
         """Create a network of the vector field's `network_type`, if it declares one."""
-        del args, kwargs
         return eqx.Module.__new__(getattr(vector_field, "network_type", cls))
 
     def __check_init__(self):

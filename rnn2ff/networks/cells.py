@@ -70,20 +70,14 @@ def discrete_map(
         ValueError: if the cell cannot be evaluated for these sizes, or returns anything but a new state of the shape
             and dtype of the old one.
     """
-    check_sizes(state_size=state_size, stimulus_size=stimulus_size)
+    sizes = {"state_size": state_size, "stimulus_size": stimulus_size}
+    check_sizes(**sizes)
     new = check_evaluates("cell", cell, params, state_size, stimulus_size, "a new state")
     # Looked at before the state is subtracted, which would spread a smaller shape.
     shape, dtype = (state_size,), dtype_of(params)
     if not isinstance(new, jax.ShapeDtypeStruct) or new.shape != shape or new.dtype != dtype:
         raise fail("cell", "does not return a state", f"({shape}, {dtype.name!r})", shapes_and_dtypes(new))
-    return RecurrentNetwork(
-        DiscreteMap(cell),
-        params,
-        state_size=state_size,
-        stimulus_size=stimulus_size,
-        rate_function=rate_function,
-        is_map=True,
-    )
+    return RecurrentNetwork(DiscreteMap(cell), params, **sizes, rate_function=rate_function, is_map=True)
 
 
 class GatedParams(eqx.Module):
@@ -122,7 +116,6 @@ def lstm_cell(
 
 def hidden_of_lstm(params: GatedParams, state: Float[Array, " state"]) -> Float[Array, " rate"]:
     """h, which is what other layers see of the state of an LSTM."""
-    del params
     return state[: len(state) // 2]
 
 
@@ -146,8 +139,7 @@ def gated_network(
 
 def rnn_network(recurrent: np.ndarray, driven: np.ndarray, bias: np.ndarray, nonlinearity: Nonlinearity) -> RateNetwork:
     """The map of a simple recurrent cell, `h' = phi(W h + B u + b)`."""
-    form = RateForm(nonlinearity)
-    return rate_network(form, recurrent, stimulus_weights=driven, bias=bias, is_map=True)
+    return rate_network(RateForm(nonlinearity), recurrent, stimulus_weights=driven, bias=bias, is_map=True)
 
 
 def from_torch(
@@ -248,18 +240,10 @@ def from_files(
     """
     weights = read_weights(recurrent_weights, "recurrent_weights")
 
-    def read(path: str | Path | None, name: str) -> np.ndarray | None:
-        return None if path is None else read_array(path, name)
-
-    def read_units(value: str | Path | float | None, name: str) -> np.ndarray | float | None:
-        return np.ravel(read_array(value, name)) if isinstance(value, str | Path) else value
-
-    return rate_network(
-        form,
-        as_array(weights),
-        stimulus_weights=read(stimulus_weights, "stimulus_weights"),
-        bias=read_units(bias, "bias"),  # MATLAB and CSV have matrices only, no vectors
-        gains=read_units(gains, "gains"),
-        thresholds=read_units(thresholds, "thresholds"),
-        time_constants=read_units(time_constants, "time_constants"),
-    )
+    stimulus = None if stimulus_weights is None else read_array(stimulus_weights, "stimulus_weights")
+    units = {"bias": bias, "gains": gains, "thresholds": thresholds, "time_constants": time_constants}
+    arrays = {  # MATLAB and CSV have matrices only, no vectors
+        name: np.ravel(read_array(value, name)) if isinstance(value, str | Path) else value
+        for name, value in units.items()
+    }
+    return rate_network(form, as_array(weights), stimulus_weights=stimulus, **arrays)

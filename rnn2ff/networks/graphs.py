@@ -76,13 +76,9 @@ def is_graph(thing: object) -> bool:
 
 def graph_matrix(graph: object, weight: str) -> np.ndarray:
     """Weights from the unit of the column to that of the row; parallel edges are added up."""
-    position = {node: index for index, node in enumerate(graph.nodes())}
-    matrix = np.zeros((len(position), len(position)))
-    for source, target, value in graph.edges(data=weight, default=1.0):
-        matrix[position[target], position[source]] += value
-        if not graph.is_directed() and source != target:
-            matrix[position[source], position[target]] += value
-    return matrix
+    import networkx
+
+    return networkx.to_numpy_array(graph, weight=weight).T
 
 
 def _check_symmetric(matrix: scipy.sparse.csr_array) -> None:

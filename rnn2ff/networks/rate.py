@@ -79,7 +79,6 @@ class UnitByUnit(_WithNonlinearity):
     """The rate function `phi(x)`. A class, so that two networks with the same nonlinearity compare equal."""
 
     def __call__(self, params: RateParams, state: Float[Array, " state"]) -> Float[Array, " state"]:
-        del params
         return self.nonlinearity(state)
 
 
@@ -282,15 +281,9 @@ def rate_network(
         bias = gains * bias
     xp = jnp if isinstance(time_constants, jax.Array) else np  # on the host, where nothing is compiled
     time_constants = in_precision("time_constants", xp.broadcast_to(time_constants, (state_size,)), weights.dtype)
-    params = RateParams(
-        recurrent_weights=weights,
-        stimulus_weights=stimulus_weights,
-        bias=bias,
-        time_constants=time_constants,
-    )
     return RateNetwork(
         form,
-        params,
+        RateParams(weights, stimulus_weights, bias, time_constants),
         state_size=state_size,
         stimulus_size=state_size if stimulus_weights is None else stimulus_weights.shape[1],
         rate_function=form.rate_function,

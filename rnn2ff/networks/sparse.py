@@ -83,9 +83,8 @@ def pad_rows(weights: BCOO) -> PaddedRows:
     data, rows, columns = data[order], indices[order, 0], indices[order, 1]
     counts = np.bincount(rows, minlength=num_rows)
     # The length with the fewest entries in total, if each row costs another `_ENTRIES`.
-    lengths = np.unique(-(-np.quantile(np.maximum(counts, 1), np.linspace(0, 1, 17)) // _ENTRIES) * _ENTRIES).astype(
-        int
-    )
+    quantiles = np.quantile(np.maximum(counts, 1), np.linspace(0, 1, 17))
+    lengths = np.unique(np.ceil(quantiles / _ENTRIES).astype(int) * _ENTRIES)
     length = min(lengths, key=lambda candidate: (candidate + _ENTRIES) * np.maximum(1, -(-counts // candidate)).sum())
     num_parts = np.maximum(1, -(-counts // length))
     first_part = np.cumsum(num_parts) - num_parts

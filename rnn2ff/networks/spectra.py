@@ -93,7 +93,6 @@ def best_metric(matrix: Float[np.ndarray, "unit unit"], goal: float | None = Non
             return goal is not None and (best[0] < goal or best[2] >= goal)
 
         def stop_if_decided(logs: np.ndarray) -> None:
-            del logs
             if is_decided():
                 raise StopIteration
 

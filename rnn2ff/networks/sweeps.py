@@ -79,7 +79,6 @@ class SplitSweep(AbstractSweep):
 
     def start(self, network: RecurrentNetwork, drive: Float[Array, " state"]) -> Float[Array, " state"]:
         """The fixed point if every unit had its mean slope."""
-        del network
         return drive + self.offset
 
     def __call__(
@@ -128,18 +127,9 @@ def split_sweep(network: RecurrentNetwork, mean_slopes: Float[Array, " state"] |
                 expected = f"a condition number below {LARGEST_CONDITION:.0e}"
                 raise fail("mean_slopes", "make a singular split I - W D", expected, f"{condition:.1e}")
         recurrent_map = inverse @ weights
-    return SplitSweep(
-        # Known values are converted on the host, where nothing is compiled.
-        *jax.device_put(
-            (
-                xp.asarray(diagonal, dtype).copy(),
-                xp.asarray(inverse.T, dtype).copy(),
-                xp.asarray(recurrent_map.T, dtype).copy(),
-                xp.zeros(size, dtype),
-                xp.asarray(xp.max(xp.linalg.norm(matrix, axis=1)), dtype),
-            )
-        )
-    )
+    fields = diagonal, inverse.T, recurrent_map.T, xp.zeros(size), xp.max(xp.linalg.norm(matrix, axis=1))
+    # Known values are converted on the host, where nothing is compiled.
+    return SplitSweep(*jax.device_put([xp.asarray(field, dtype).copy() for field in fields]))
 
 
 def mean_slope_sweep(

@@ -61,11 +61,7 @@ def threshold_linear(
             rates = rnn2ff.solve_steady_state(network, jnp.array([1.0, 0.5])).rates(network)
     """
     return rate_network(
-        STATE_FORM,
-        recurrent_weights,
-        stimulus_weights=stimulus_weights,
-        bias=bias,
-        time_constants=time_constants,
+        STATE_FORM, recurrent_weights, stimulus_weights=stimulus_weights, bias=bias, time_constants=time_constants
     )
 
 
@@ -81,11 +77,7 @@ def threshold_linear_rate(
     Args and errors are those of `threshold_linear`.
     """
     return rate_network(
-        RATE_FORM,
-        recurrent_weights,
-        stimulus_weights=stimulus_weights,
-        bias=bias,
-        time_constants=time_constants,
+        RATE_FORM, recurrent_weights, stimulus_weights=stimulus_weights, bias=bias, time_constants=time_constants
     )
 
 

@@ -24,19 +24,16 @@ class AbstractVelocitySweep(AbstractSweep):
 
     def drive(self, network: RecurrentNetwork, stimulus: Float[Array, " stimulus"]) -> Float[Array, " stimulus"]:
         """The stimulus itself."""
-        del network
         return stimulus
 
     def to_state(self, network: RecurrentNetwork, point: Float[Array, " state"]) -> Float[Array, " state"]:
         """Points are states."""
-        del network
         return point
 
     def from_state(
         self, network: RecurrentNetwork, state: Float[Array, " state"], stimulus: Float[Array, " stimulus"]
     ) -> Float[Array, " state"]:
         """Points are states."""
-        del network, stimulus
         return state
 
 
@@ -68,7 +65,6 @@ class JacobianSweep(AbstractVelocitySweep):
 
     def start(self, network: RecurrentNetwork, drive: Float[Array, " stimulus"]) -> Float[Array, " state"]:
         """The steady state of the mean linearization."""
-        del network
         return drive @ self.stimulus_map + self.offset
 
     def __call__(
@@ -117,16 +113,9 @@ def mean_jacobian_sweep(
         stimulus_map = (inverse @ by_stimulus).T
     mean_state, mean_stimulus = (np.asarray(rows, np.float64).mean(axis=0) for rows in (states, stimuli))
     scaled = np.asarray(network.time_constants).reshape(-1, 1) * by_state
-    return JacobianSweep(
-        *jax.device_put(
-            (
-                np.ascontiguousarray(inverse.T, network.dtype),
-                np.asarray(stimulus_map, network.dtype),
-                np.asarray(mean_state - mean_stimulus @ stimulus_map, network.dtype),
-                np.asarray(np.linalg.norm(scaled, axis=1).max(), network.dtype),
-            )
-        )
-    )
+    offset = mean_state - mean_stimulus @ stimulus_map
+    fields = inverse.T, stimulus_map, offset, np.linalg.norm(scaled, axis=1).max()
+    return JacobianSweep(*jax.device_put([np.asarray(field, network.dtype, order="C") for field in fields]))
 
 
 @eqx.filter_jit

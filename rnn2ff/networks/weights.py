@@ -105,9 +105,8 @@ def low_rank_weights(
     left, right = np.asarray(left), np.asarray(right)
     if left.ndim not in (1, 2) or 0 in left.shape:
         raise fail("left", "has the wrong shape", "(units, rank), or (units,)", left.shape)
-    check_shape("right", right, left.shape)
     check_finite("left", left)
-    check_finite("right", right)
+    check_array("right", right, left.shape)
     left, right = (factor.reshape(len(factor), -1) for factor in (left, right))
     return left @ right.T / np.asarray(len(left), left.dtype if left.dtype.kind == "f" else float)
 

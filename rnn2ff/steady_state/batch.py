@@ -147,7 +147,6 @@ def judge_rows(
     packing = pack, unpack = packing_of(rows)
 
     def prove(arrays, known, is_mine, may_wait):
-        del may_wait
         rows = unpack(arrays)
         none = jnp.zeros((), jnp.int32)
         return pack(choose_rows(is_mine, prove_rows(task, rows, known, none, is_mine), rows))
@@ -248,7 +247,6 @@ def _do_factorizations(
         is_left = _is_in(unpack(arrays).stage, *stages)
 
         def packed(arrays, known, is_mine, may_wait):
-            del may_wait
             return pack(work(task, unpack(arrays), known, is_mine))
 
         return in_dense_tiles(packed, arrays, known, is_left, (size,))

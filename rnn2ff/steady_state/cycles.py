@@ -11,14 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from rnn2ff.steady_state.watched import (
-    LARGEST_CONTRACTION,
-    LARGEST_REMAINDER,
-    SHRINK,
-    STEPS_PER_WINDOW,
-    Sample,
-    Window,
-)
+from rnn2ff.steady_state.watched import LARGEST_CONTRACTION, LARGEST_REMAINDER, SHRINK, STEPS_PER_WINDOW, Sample, Window
 
 _STEPS_PER_SEARCH = 3000  # about as many as the grid resolves: three steps per saved state
 _NEAR = 5e-3  # gap of a return that is worth a closer look

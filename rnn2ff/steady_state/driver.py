@@ -106,7 +106,7 @@ def plan_steady_states(
         ValueError: as for `solve_steady_states`.
         RuntimeError: if no stimulus leads to a steady state, with the counts of what happened instead.
     """
-    solved = _solve_states(network, stimuli, None, None, tolerance, max_steps, is_probe=True)
+    solved = _solve_states(network, stimuli, None, None, tolerance, max_steps, None, False, is_probe=True)
     if not solved.plan.has_one_fixed_point and not bool(solved.is_converged.any()):
         msg = f"No stimulus leads to a steady state, so there is nothing to plan for: {count_statuses(solved.status)}."
         raise RuntimeError(msg)
@@ -114,17 +114,7 @@ def plan_steady_states(
 
 
 def _solve_states(
-    network,
-    stimuli,
-    solver,
-    initial_states,
-    tolerance,
-    max_steps,
-    mesh=None,
-    progress=False,
-    *,
-    watch=True,
-    is_probe=False,
+    network, stimuli, solver, initial_states, tolerance, max_steps, mesh, progress, *, watch=True, is_probe=False
 ) -> SteadyStates:
     name = "plan_steady_states" if is_probe else "solve_steady_states"
     instead = "use a plan that was made outside" if is_probe else "use `solve_batch`"

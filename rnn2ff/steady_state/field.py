@@ -117,16 +117,9 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
     def deviation_of_rates(inputs, vectors):
         return phi(inputs + vectors) - (phi(inputs) + slopes_at(inputs) * vectors)
 
-    size = len(stimuli)
-    return Field(
-        velocity,
-        push_at,
-        seen,
-        deviation,
-        jnp.broadcast_to(time_unit, (size,)),
-        jnp.broadcast_to(1 / share, (size, network.state_size)),
-        network.is_map,
-    )
+    time_units = jnp.broadcast_to(time_unit, len(stimuli))
+    scales = jnp.broadcast_to(1 / share, (len(stimuli), network.state_size))
+    return Field(velocity, push_at, seen, deviation, time_units, scales, network.is_map)
 
 
 def _with_differences(exact, velocity, states, vectors):

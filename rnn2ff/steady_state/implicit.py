@@ -8,6 +8,7 @@ The rule uses the state together with its derivative. The derivative of the rule
 state, is therefore correct too, and so on to any order.
 """
 
+import functools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -87,7 +88,6 @@ def _without_time_constants(network: RecurrentNetwork) -> RecurrentNetwork:
 
 @eqx.filter_custom_jvp
 def _attached(network, stimuli, states, is_steady, way: Way) -> Vectors:
-    del network, stimuli, is_steady, way
     return states
 
 
@@ -137,11 +137,8 @@ def _dependence(tangents: tuple[RecurrentNetwork, Array | None], push: Vectors) 
     def mixed(numbers: Float[Array, "*batch size"]) -> Float[Array, "*batch"]:
         return numbers @ (1 / jnp.arange(1, numbers.shape[-1] + 1, dtype=push.dtype))
 
-    total = jnp.zeros_like(push[:, 0])
-    if stimuli_tangent is not None:
-        total += mixed(stimuli_tangent)
-    for tangent in jax.tree.leaves(network_tangent):
-        total += mixed(tangent.ravel())
+    terms = [*jax.tree.leaves(stimuli_tangent), *(leaf.ravel() for leaf in jax.tree.leaves(network_tangent))]
+    total = sum(map(mixed, terms), jnp.zeros_like(push[:, 0]))
     return jnp.broadcast_to(total[:, None], push.shape)
 
 
@@ -179,9 +176,7 @@ def _usable_points(network, stimuli, states, is_steady, tangents) -> Points:
     states, stimuli = finite(states, constant_states), finite(stimuli, constant_stimuli)
     if network.has_time_constants:
         return Points(states, stimuli, jnp.ones_like(states), is_usable)
-    scales = jax.vmap(lambda state, stimulus: time_scales(constant_network, state, stimulus))(
-        *constants_of(states, stimuli)
-    )
+    scales = jax.vmap(functools.partial(time_scales, constant_network))(*constants_of(states, stimuli))
     return Points(states, stimuli, scales, is_usable)
 
 

@@ -91,12 +91,7 @@ def observe_iterations(
     dtype = network.dtype
     stimuli, states = np.asarray(stimuli, dtype), np.asarray(states, dtype)
     samples = [
-        _Sample(
-            row,
-            state,
-            unit=1 + float(np.abs(stimulus).max()),
-            scale=1 + float(np.abs(stimulus).max() + np.abs(state).max()),
-        )
+        _Sample(row, state, 1 + float(np.abs(stimulus).max()), 1 + float(np.abs(stimulus).max() + np.abs(state).max()))
         for row, (stimulus, state) in enumerate(zip(stimuli, states))
     ]
     affordable = _LARGEST_PATHS // (2 * _WINDOW * network.state_size * dtype.itemsize)

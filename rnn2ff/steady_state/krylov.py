@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rnn2ff._checks import smallest_tolerance
+from rnn2ff.steady_state.field import choose_rows
 
 # The largest relative error of a solution. A matrix that leaves more has a condition number above 0.01 over the dtype's
 # precision: it is singular to working precision.
@@ -121,10 +122,8 @@ def bicgstab(multiply: Linear, right: Vectors, aims: Float[Array, " batch"]) -> 
         direction = defects - back[:, None] * direction
 
         is_sound = is_open & (is_early | jnp.isfinite(sizes))
-        rows, defects = (
-            jnp.where(is_sound[:, None], jnp.where(is_early[:, None], *choices), old)
-            for choices, old in [((early[0], rows), progress.rows), ((early[1], defects), progress.defects)]
-        )
+        chosen = choose_rows(is_early, early, (rows, defects))
+        rows, defects = choose_rows(is_sound, chosen, (progress.rows, progress.defects))
         is_open = is_sound & ~is_early & (sizes > aims) & jnp.isfinite(back)
         return _Bicgstab(rows, defects, direction, products, is_open, num_steps + 1)
 

@@ -21,14 +21,7 @@ from tqdm.auto import tqdm
 from rnn2ff.compiling import is_outside_traces, jit_for_device
 from rnn2ff.networks import RecurrentNetwork
 from rnn2ff.records import num_threads
-from rnn2ff.steady_state.batch import (
-    FACTORIZATIONS,
-    MOST_ROUNDS,
-    Work,
-    by_factorizations,
-    by_products,
-    rows_to_begin,
-)
+from rnn2ff.steady_state.batch import FACTORIZATIONS, MOST_ROUNDS, Work, by_factorizations, by_products, rows_to_begin
 from rnn2ff.steady_state.concurrency import may_run_concurrently
 from rnn2ff.steady_state.meshes import Chunk, chunks_of, divided_over, on_each_device, placed_on, placed_with
 from rnn2ff.steady_state.method import Plan
@@ -42,12 +35,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def run_in_chunks(
-    samples: Samples,
-    rows: np.ndarray,
-    plan: Plan,
-    starts: np.ndarray | None,
-    max_steps: int,
-    bar: tqdm | None = None,
+    samples: Samples, rows: np.ndarray, plan: Plan, starts: np.ndarray | None, max_steps: int, bar: tqdm | None = None
 ) -> Iterator[tuple[slice, Solved]]:
     """Run the engine in chunks of one size, on all cores; from zero if there are no starts. Yields rows and results."""
     network, mesh = samples.network, samples.mesh

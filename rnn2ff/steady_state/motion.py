@@ -163,18 +163,12 @@ def _follow(
         sample.push = _push(sample)
         states[i] += sample.push.astype(states.dtype)
 
-    def column(values) -> np.ndarray:
-        return np.array(list(values), states.dtype)
-
-    arrays = (
-        stimuli[[sample.row for sample in rows]],
-        states,
-        column(_grid(sample, max_time) for sample in rows),
-        column(sample.time_unit for sample in rows),
-        column(sample.scale for sample in rows),
-        column(sample.size for sample in rows),
-        column(sample.error if sample.num_returns else SEARCH_ERROR for sample in rows),
-    )
+    settings = [
+        (_grid(each, max_time), each.time_unit, each.scale, each.size, each.error if each.num_returns else SEARCH_ERROR)
+        for each in rows
+    ]
+    columns = (np.array(column, states.dtype) for column in zip(*settings))
+    arrays = stimuli[[sample.row for sample in rows]], states, *columns
     num_rows = most_rows if network.state_size <= _SMALL else len(rows)
     num_together = _num_together(num_rows, states.itemsize, states.shape[1])
     windows = in_batches(_integrate, network, arrays, num_together)
@@ -240,7 +234,6 @@ def _integrate(network, stimuli, states, times, time_units, scales, sizes, error
             return time_unit * network.velocity(start + moved, stimulus)
 
         def has_escaped(time, moved, args, **kwargs):
-            del time, args, kwargs
             return jnp.max(jnp.abs(moved)) > 2 * ESCAPE * scale
 
         solution = dfx.diffeqsolve(

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rnn2ff.compiling import only_after, solve_systems
-from rnn2ff.networks import StateForm
 from rnn2ff.steady_state.field import Field, choose_rows, make_field, max_norm
 from rnn2ff.steady_state.linearity import is_linear_ahead
 from rnn2ff.steady_state.result import Status
@@ -30,9 +29,7 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
     powers = shrink(field, rows.state, is_mine, rows.powers, most_open=few)
     stage = jnp.full_like(rows.stage, Stage.decide)
     if task.has_blocks:
-        active = active_units(task, field, rows.state, jnp.zeros_like(rows.state))
-        if not isinstance(task.network.vector_field, StateForm):
-            active = active_units(task, field, rows.state, field.velocity(rows.state))
+        active = active_units(task, field, rows.state, field.velocity(rows.state))
         stage = jnp.where(has_block(task, active), Stage.block, stage)
     decay_rate = decay_rates(field, powers)
     ended = rows._replace(stage=jnp.where(powers.is_proved, Stage.done, stage), decay_rate=decay_rate)
@@ -52,11 +49,10 @@ def decide_rows(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " til
 def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " tile"]) -> Rows:
     """The exact fixed point of the active units, and whether it attracts, from their block of the weights."""
     network, params = task.network, task.network.params
-    size = network.state_size
     field = make_field(network, known.stimuli, rows.state)
     velocity = field.velocity(rows.state)
     active = active_units(task, field, rows.state, velocity)
-    width = min(BLOCK, size)
+    width = min(BLOCK, network.state_size)
     is_small = has_block(task, active)
     units = jnp.argsort(~active, axis=1, stable=True)[:, :width]
     is_unit = jnp.take_along_axis(active, units, axis=1)

@@ -109,9 +109,7 @@ class Task(NamedTuple):
     @property
     def has_blocks(self) -> bool:
         """Whether `block` applies: the network is threshold-linear, in continuous time, with dense weights."""
-        if self.network.is_map:
-            return False
-        return is_threshold_linear(self.network) and self.network.has_dense_weights
+        return is_threshold_linear(self.network) and self.network.has_dense_weights and not self.network.is_map
 
     @property
     def proved_rate(self) -> Scalar:

@@ -193,10 +193,10 @@ def solve_each(
 def _solve_chunk(constants, rows, mesh) -> SteadyState:
     def solve(constants, rows):
         network, solver, tolerance, max_steps = constants
-        return jax.vmap(
-            lambda stimulus, initial_state: solve_one(
-                network, stimulus, solver, initial_state, tolerance, max_steps, False, throw=False
-            )
-        )(*rows)
+
+        def solve_row(stimulus, start):
+            return solve_one(network, stimulus, solver, start, tolerance, max_steps, False, throw=False)
+
+        return jax.vmap(solve_row)(*rows)
 
     return on_each_device(solve, mesh)(constants, rows)

@@ -109,13 +109,8 @@ def shrink(
     pack, unpack = packing_of(powers)
 
     def begun(vectors, steps):
-        return Powers(
-            vectors=vectors,
-            norms=first_norm * jnp.ones_like(powers.norms),
-            decay=jnp.ones_like(powers.norms),
-            step=steps,
-            num_checks=jnp.zeros_like(powers.num_checks),
-        )
+        ones = jnp.ones_like(powers.norms)
+        return Powers(vectors, first_norm * ones, ones, steps, jnp.zeros_like(powers.num_checks))
 
     def open_rows(powers):
         return is_needed & powers.is_open
@@ -137,13 +132,9 @@ def shrink(
         is_begun = is_growing & (powers.step != _STEPS[-1]) & (not field.is_map)
         next_step = jnp.where(is_linear, *(jnp.asarray(step, states.dtype) for step in _STEPS[1:]))
         again = begun(jnp.broadcast_to(first, states.shape), next_step)
-        new = Powers(
-            vectors=jnp.where(is_lost[:, None], 0, vectors),
-            norms=jnp.where(is_lost, jnp.inf, norms),
-            decay=(norms / powers.norms) ** (1 / _PRODUCTS_PER_CHECK),
-            step=powers.step,
-            num_checks=num_checks,
-        )
+        decay = (norms / powers.norms) ** (1 / _PRODUCTS_PER_CHECK)
+        vectors, norms = jnp.where(is_lost[:, None], 0, vectors), jnp.where(is_lost, jnp.inf, norms)
+        new = Powers(vectors, norms, decay, powers.step, num_checks)
         return choose_rows(open_rows(powers), choose_rows(is_begun, pack(again), pack(new)), arrays)
 
     def goes_on(arrays):
@@ -246,12 +237,8 @@ def _transform_powers(
         norm = norm_of(squared)
         squared = squared / norm[:, None, None]
         log_norm = jnp.where(is_open, 2 * log_norm + jnp.log(norm), log_norm)
-        return (
-            choose_rows(is_open, squared, power),
-            log_norm,
-            jnp.maximum(largest, log_norm),
-            num_squarings + is_open.astype(jnp.int32),
-        )
+        num_squarings = num_squarings + is_open.astype(jnp.int32)
+        return choose_rows(is_open, squared, power), log_norm, jnp.maximum(largest, log_norm), num_squarings
 
     start = (power / norm[:, None, None], jnp.log(norm), jnp.log(norm), jnp.zeros(len(matrices), jnp.int32))
     power, log_norm, largest, num_squarings = jax.lax.while_loop(goes_on, square, vary_like(start, matrices))

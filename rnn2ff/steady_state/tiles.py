@@ -80,9 +80,7 @@ def filled(array: np.ndarray, num_rows: int) -> np.ndarray:
     """The array, padded with rows of zeros at the end."""
     if len(array) == num_rows:
         return array
-    rows = np.zeros((num_rows, *array.shape[1:]), array.dtype)
-    rows[: len(array)] = array
-    return rows
+    return np.concatenate([array, np.zeros((num_rows - len(array), *array.shape[1:]), array.dtype)])
 
 
 def vary_like(tree: PyTree, array: Array) -> PyTree:
@@ -175,11 +173,7 @@ def _side_by_side(columns: list[Array]) -> Array:
 
 
 def in_tiles(
-    work: Callable[[PyTree, PyTree], PyTree],
-    rows: PyTree,
-    constants: PyTree,
-    tile: int,
-    num_rows: Int[Array, ""],
+    work: Callable[[PyTree, PyTree], PyTree], rows: PyTree, constants: PyTree, tile: int, num_rows: Int[Array, ""]
 ) -> PyTree:
     """Apply a function to tile after tile, in place, until `num_rows` are done; the rows beyond are unchanged.
 
@@ -260,7 +254,10 @@ def in_dense_tiles(
         done = work(part, known, is_mine, may_wait)
         # Rows outside are not written.
         target = jnp.where(is_mine, chosen, batch_size + position)
-        put = functools.partial(_put, target=target)
+
+        def put(array, new):
+            return array.at[target].set(new, mode="drop", unique_indices=True, wrap_negative_indices=False)
+
         return jax.tree.map(put, rows, done), begin + tile
 
     def goes_on(carry, tile):
@@ -275,11 +272,6 @@ def in_dense_tiles(
     for tile in tiles:
         carry = jax.lax.while_loop(functools.partial(goes_on, tile=tile), functools.partial(one_tile, tile=tile), carry)
     return carry[0]
-
-
-def _put(array: Array, new: Array, *, target: Int[Array, " tile"]) -> Array:
-    """Write rows, except those with a target beyond the array."""
-    return array.at[target].set(new, mode="drop", unique_indices=True, wrap_negative_indices=False)
 
 
 def _order_by_kind(kind: Int[Array, " batch"], num_kinds: int) -> Int[Array, " batch"]:

@@ -8,7 +8,6 @@ order 1. Units are powers of two, so that rescaling causes no rounding.
 import dataclasses
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,12 +63,7 @@ def in_own_units(
     _, exponents = np.frexp(np.where(is_tiny, np.maximum(sizes, _SMALLEST_UNIT), 1))
     units = np.where(is_tiny, np.ldexp(1.0, exponents), 1).astype(inputs.dtype)
     no_bias = jax.device_put(np.zeros(network.state_size, network.dtype))
-    params = eqx.tree_at(
-        lambda params: (params.stimulus_weights, params.bias),
-        params,
-        (None, no_bias),
-        is_leaf=lambda leaf: leaf is None,
-    )
+    params = dataclasses.replace(params, stimulus_weights=None, bias=no_bias)
     driven = dataclasses.replace(network, params=params, stimulus_size=network.state_size)
     starts = None if initial_states is None else initial_states / units[:, None]
     return OwnUnits(driven, inputs / units[:, None], starts, units)
@@ -84,5 +78,5 @@ def in_common_units(solved: SteadyStates, units: Float[np.ndarray, " batch"]) ->
     """A solved batch, back in the units of its network."""
     sizes = jnp.max(jnp.abs(solved.state), axis=1)
     residual = solved.residual * units * (1 + sizes) / (1 + units * sizes)
-    changed = (solved.state * units[:, None], residual, solved.distance * units)
-    return eqx.tree_at(lambda solved: (solved.state, solved.residual, solved.distance), solved, changed)
+    state, distance = solved.state * units[:, None], solved.distance * units
+    return dataclasses.replace(solved, state=state, residual=residual, distance=distance)

@@ -136,14 +136,12 @@ def _linearized_rows(network, points, states, stimuli, units):
     """Row `unit` of d point / d stimulus at each sample."""
 
     def of_rate_network(point, state, stimulus, unit):
-        del state
         gains = network.slopes(point)
         matrix = jnp.eye(network.state_size, dtype=point.dtype) - network.dense_weights * gains[None, :]
         row = jnp.linalg.solve(matrix.T, jax.nn.one_hot(unit, network.state_size, dtype=point.dtype))
         return jax.vjp(network.params.feedforward_input, stimulus)[1](row)[0]
 
     def of_any(point, state, stimulus, unit):
-        del point
         jacobian = network.jacobian(state, stimulus)
         row = jnp.linalg.solve(jacobian.T, jax.nn.one_hot(unit, network.state_size, dtype=state.dtype))
         return -jax.vjp(lambda stimulus: network.velocity(state, stimulus), stimulus)[1](row)[0]

@@ -229,11 +229,7 @@ def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1
 
 
 def random_rate_network(
-    state_size: int,
-    *,
-    nonlinearity: Nonlinearity = jnp.tanh,
-    gain: float = 0.8,
-    key: PRNGKeyArray,
+    state_size: int, *, nonlinearity: Nonlinearity = jnp.tanh, gain: float = 0.8, key: PRNGKeyArray
 ) -> RateNetwork:
     """A network in the state form, `x' = -x + W phi(x) + u`, with Gaussian weights of deviation `gain / sqrt(N)`.
 

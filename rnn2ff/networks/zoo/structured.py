@@ -87,16 +87,8 @@ def partition_competition(
     References:
         Muir, Feedforward approximations to dynamic recurrent network architectures, Neural Computation 30, 2018.
     """
-    return _competition(
-        threshold_linear,
-        num_partitions,
-        units_per_partition,
-        units_per_partition if num_inhibitory is None else num_inhibitory,
-        self_excitation,
-        inhibition,
-        excitation,
-        time_constant,
-    )
+    sizes = num_partitions, units_per_partition, units_per_partition if num_inhibitory is None else num_inhibitory
+    return _competition(threshold_linear, *sizes, self_excitation, inhibition, excitation, time_constant)
 
 
 def partition_means(

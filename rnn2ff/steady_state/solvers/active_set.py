@@ -7,7 +7,7 @@ is exact to rounding. If a set recurs, the guesses cycle.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Scalar
+from jaxtyping import Array, Float, Scalar
 
 from rnn2ff._checks import fail
 from rnn2ff.networks import RecurrentNetwork, is_threshold_linear
@@ -37,18 +37,14 @@ class ActiveSet(AbstractSteadyStateSolver):
         max_steps: int,
     ) -> Candidate:
         """Look for a consistent active set; raises a ValueError for a network that is not threshold-linear."""
-        del tolerance
         if not is_threshold_linear(network):
             raise fail("network", "has no active set", "a threshold-linear network", f"{network.vector_field}")
         weights, drive = network.dense_weights, network.params.feedforward_input(stimulus)
         identity = jnp.eye(network.state_size, dtype=drive.dtype)
 
-        def solve(active: Bool[Array, " state"]) -> Float[Array, " state"]:
-            return jnp.linalg.solve(identity - weights * active[None, :].astype(drive.dtype), drive)
-
         def step(carry):
             active, _, seen, num_steps, _ = carry
-            point = solve(active)
+            point = jnp.linalg.solve(identity - weights * active[None, :].astype(drive.dtype), drive)
             new = point > 0
             is_consistent = jnp.all(new == active)
             # Brent's algorithm: remember a set at every power of two; a cycle of any length meets one of them.

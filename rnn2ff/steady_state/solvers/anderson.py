@@ -190,7 +190,6 @@ class AndersonAcceleration(optx.AbstractFixedPointSolver):
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> _AccelerationState:
         """An empty history."""
-        del fn, args, options, f_struct, aux_struct, tags
         flat, _ = ravel_pytree(y)
         infinite, zero = jnp.asarray(jnp.inf, flat.dtype), jnp.zeros((), jnp.int32)
         damping = jnp.asarray(self.damping, flat.dtype)
@@ -198,7 +197,6 @@ class AndersonAcceleration(optx.AbstractFixedPointSolver):
 
     def step(self, fn, y, args, options, state, tags):
         """One evaluation of the function, and one combined step."""
-        del options, tags
         image_tree, aux = fn(y, args)
         point, unravel = ravel_pytree(y)
         image, _ = ravel_pytree(image_tree)
@@ -208,10 +206,7 @@ class AndersonAcceleration(optx.AbstractFixedPointSolver):
         num_without_progress = jnp.where(error < 0.9 * state.best_error, 0, state.num_without_progress + 1)
         is_lost = ~(error <= 10 * state.best_error) | (num_without_progress > self.patience)
         combined, combined_step, history = accelerate(
-            state.history,
-            point,
-            image,
-            regularization=self.regularization or default_regularization(point.dtype),
+            state.history, point, image, regularization=self.regularization or default_regularization(point.dtype)
         )
         combined = combined - (1 - state.damping) * combined_step
         is_lost |= (state.num_steps > 0) & ~jnp.all(jnp.isfinite(combined))
@@ -238,12 +233,10 @@ class AndersonAcceleration(optx.AbstractFixedPointSolver):
 
     def terminate(self, fn, y, args, options, state, tags) -> tuple[Bool[Array, ""], optx.RESULTS]:
         """Whether the step from the point was below the tolerance."""
-        del fn, y, args, options, tags
         return state.error < 1, optx.RESULTS.successful
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result) -> tuple[PyTree, Any, dict[str, Any]]:
         """Nothing."""
-        del fn, args, options, state, tags, result
         return y, aux, {}
 
 
@@ -277,12 +270,8 @@ class Anderson(AbstractSteadyStateSolver):
         tolerance: float | Scalar,
         max_steps: int,
     ) -> Candidate:
-        if self.sweep is not None:
-            sweep = self.sweep
-        elif isinstance(network, RateNetwork):
-            sweep = split_sweep(network)
-        else:
-            sweep = damped_sweep(network)
+        make = split_sweep if isinstance(network, RateNetwork) else damped_sweep
+        sweep = make(network) if self.sweep is None else self.sweep
         drive = sweep.drive(network, stimulus)
         if self.starts_at_state:
             start = sweep.from_state(network, initial_state, stimulus)
@@ -297,8 +286,5 @@ class Anderson(AbstractSteadyStateSolver):
             max_steps=max_steps,
             throw=False,
         )
-        return Candidate(
-            state=sweep.to_state(network, solution.value),
-            num_steps=solution.stats["num_steps"].astype(jnp.int32),
-            is_diverging=jnp.zeros((), bool),
-        )
+        state, num_steps = sweep.to_state(network, solution.value), solution.stats["num_steps"].astype(jnp.int32)
+        return Candidate(state, num_steps, jnp.zeros((), bool))

@@ -50,11 +50,9 @@ class Rollout(AbstractSteadyStateSolver):
         bound = self.max_state * (1 + jnp.max(jnp.abs(stimulus)) + jnp.max(jnp.abs(initial_state)))
 
         def is_at_rest(t, state, args, **kwargs):
-            del t, args, kwargs
             return residual(network, state, stimulus) < _EVENT_SAFETY * tolerance
 
         def has_escaped(t, state, args, **kwargs):
-            del t, args, kwargs
             return jnp.max(jnp.abs(state)) > bound
 
         if network.is_map:
@@ -73,11 +71,7 @@ class Rollout(AbstractSteadyStateSolver):
             max_steps=max_steps,
             throw=False,
         )
-        return Candidate(
-            state=solution.ys[0],
-            num_steps=solution.stats["num_steps"].astype(jnp.int32),
-            is_diverging=solution.event_mask[1],
-        )
+        return Candidate(solution.ys[0], solution.stats["num_steps"].astype(jnp.int32), solution.event_mask[1])
 
 
 def _iterate(network, stimulus, initial_state, bound, rest, max_steps) -> Candidate:

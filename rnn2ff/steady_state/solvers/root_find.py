@@ -41,7 +41,6 @@ class RootFind(AbstractSteadyStateSolver):
         enough = tolerance / 10  # stricter than needed
 
         def relative_velocity(state, args):
-            del args
             # Relative to the state, as the residual is: with an absolute tolerance, large states in float32 never end.
             # The size is not differentiated, so the steps of Newton's method are unchanged.
             size = jax.lax.stop_gradient(1 + jnp.max(jnp.abs(state)))
@@ -65,8 +64,5 @@ class RootFind(AbstractSteadyStateSolver):
             max_steps=max_steps,
             throw=False,
         )
-        return Candidate(
-            state=jnp.where(is_smooth | (speed >= enough), solution.value, initial_state),
-            num_steps=solution.stats["num_steps"].astype(jnp.int32),
-            is_diverging=jnp.zeros((), bool),
-        )
+        state = jnp.where(is_smooth | (speed >= enough), solution.value, initial_state)
+        return Candidate(state, solution.stats["num_steps"].astype(jnp.int32), jnp.zeros((), bool))
