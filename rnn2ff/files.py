@@ -206,8 +206,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
-        expected = "an existing, writable folder"
-        raise fail("path", "cannot be written", expected, f"{path.parent}") from error
+        raise fail("path", "cannot be written", "an existing, writable folder", f"{path.parent}") from error
     os.close(handle)
     try:
         yield Path(temporary)

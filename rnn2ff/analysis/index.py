@@ -54,8 +54,6 @@ def index_signs(
     `kinks` are 0 at a kink, as total inputs are; None for a smooth network. The precision of `dtype`, in which the
     fixed points were computed, decides which Jacobians count as singular.
     """
-    if not len(jacobians):
-        return np.zeros(0, int)
     smallest = 1e-9 if dtype == np.float64 else 1e-5
     jacobians = np.asarray(jacobians, np.float64)
     singular_values = np.linalg.svd(jacobians, compute_uv=False)
@@ -109,8 +107,7 @@ def box_theorem(
     states = np.array(jr.uniform(key, (2, size, _FACE_SAMPLES, size), network.dtype, *box))
     for side, value in enumerate(box):
         states[side, np.arange(size), :, np.arange(size)] = value
-    rows = states.reshape(-1, size)
-    inward = map_rows(RecurrentNetwork.velocity, network, stimulus, rows).reshape(states.shape)
+    inward = map_rows(RecurrentNetwork.velocity, network, stimulus, states.reshape(-1, size)).reshape(states.shape)
     outward = np.stack([-inward[0], inward[1]])[:, np.arange(size), :, np.arange(size)]
     if (outward <= 0).all():
         return True, f"the velocity points into the box at {_FACE_SAMPLES} states of each face"
@@ -166,11 +163,5 @@ def _has_positive_vector(matrix: np.ndarray, outside: np.ndarray) -> bool:
     from scipy.optimize import linprog
 
     size = len(matrix)
-    solution = linprog(
-        np.zeros(size),
-        A_eq=np.concatenate([matrix, np.ones((1, size))]),
-        b_eq=np.concatenate([np.zeros(size), [1.0]]),
-        A_ub=outside if len(outside) else None,
-        b_ub=np.zeros(len(outside)) if len(outside) else None,
-    )
-    return bool(solution.success)
+    equations, values = np.vstack([matrix, np.ones(size)]), np.append(np.zeros(size), 1.0)
+    return bool(linprog(np.zeros(size), outside, np.zeros(len(outside)), equations, values).success)

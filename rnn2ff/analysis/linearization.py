@@ -106,9 +106,8 @@ def modes(
     time_scales: Float[np.ndarray, "*batch state"] | Float[np.ndarray, ""],
 ) -> tuple[Complex[np.ndarray, "*batch state"], Float[np.ndarray, "*batch"] | np.floating]:
     """The eigenvalues and the spectral radii of a `Linearization`, from Jacobians of the velocity."""
-    size = network.state_size
-    steps = np.ones(size) if network.is_map else np.broadcast_to(time_scales, jacobians.shape[:-1])
-    factors = _eigenvalues_of(np.eye(size) + steps[..., None] * jacobians)
+    steps = np.asarray(1.0 if network.is_map else time_scales)
+    factors = _eigenvalues_of(np.eye(network.state_size) + steps[..., None] * jacobians)
     eigenvalues = _growth_rates_of_map(factors) if network.is_map else _eigenvalues_of(jacobians)
     return eigenvalues, np.abs(factors).max(axis=-1)
 

@@ -93,14 +93,9 @@ class MultistartSearch:
         """The same, from points in the coordinates of the search."""
         # Far below the tolerance, so that two searches that end at one fixed point agree closely.
         aim = max(0.01 * self.tolerance, 16 * float(np.finfo(self.network.dtype).eps))
-        ends, is_zero, is_stuck = search(
-            self.network,
-            self.stimulus,
-            points,
-            tolerance=aim,
-            max_steps=_MOST_STEPS,
-            box=None if isinstance(self.network, RateNetwork) else self.box,
-        )
+        box = None if isinstance(self.network, RateNetwork) else self.box
+        limits = {"tolerance": aim, "max_steps": _MOST_STEPS, "box": box}
+        ends, is_zero, is_stuck = search(self.network, self.stimulus, points, **limits)
         is_finite = np.isfinite(ends).all(axis=1)
         reached, is_slow = np.full(points.shape, np.nan), np.zeros(len(points), bool)
         is_outside = is_finite & ~self.is_inside(self.to_states(ends)) if self.box else np.zeros(len(ends), bool)
@@ -115,14 +110,11 @@ class MultistartSearch:
             is_zero[close] = converged
             reached[close[converged]] = states[converged]
             self._keep(states[converged], residuals[converged], jacobians[converged])
-        is_lost = ~is_finite | is_outside
-        for reason, applies in [
-            (_FAILURES[0], is_lost),
-            (_FAILURES[1], ~is_lost & is_slow),
-            (_FAILURES[2], ~is_lost & ~is_slow & is_stuck & ~is_zero),
-            (_FAILURES[3], ~is_lost & ~is_slow & ~is_stuck & ~is_zero),
-        ]:
-            self.failures[reason] += int(applies.sum())
+        lost, slow, stuck, unfinished = _FAILURES
+        # The first that applies; none for those that converged.
+        reasons = np.select([~is_finite | is_outside, is_slow, is_zero, is_stuck], [lost, slow, "", stuck], unfinished)
+        for reason in _FAILURES:
+            self.failures[reason] += int((reasons == reason).sum())
         return reached
 
     def search_near(self, states: np.ndarray) -> np.ndarray:
@@ -217,9 +209,7 @@ class MultistartSearch:
 
     def indices(self) -> np.ndarray:
         """The indices of the fixed points found so far."""
-        kinks = None
-        if is_threshold_linear(self.network) and len(self.states):
-            kinks = self.to_points(self.states)
+        kinks = self.to_points(self.states) if is_threshold_linear(self.network) and len(self.states) else None
         # Scaled, so that a slow unit does not make the Jacobian look singular.
         scaled = self.time_scales()[:, :, None] * self.jacobians
         return np.where(self.is_several, 0, index_signs(scaled, kinks=kinks, dtype=self.network.dtype))

@@ -75,8 +75,7 @@ def finite_jacobians(
     def quotients(point):
         size = jnp.cbrt(jnp.finfo(point.dtype).eps) * (1 + jnp.max(jnp.abs(point)))
         steps = size * jnp.eye(point.size, dtype=point.dtype)
-        difference = jax.vmap(lambda step: function(point + step) - function(point - step), out_axes=1)
-        return difference(steps) / (2 * size)
+        return jax.vmap(lambda step: function(point + step) - function(point - step), out_axes=1)(steps) / (2 * size)
 
     # Where the point itself is not finite, the search has diverged.
     is_needed = jnp.any(~is_exact.all(axis=(1, 2)) & jnp.isfinite(points).all(axis=1))

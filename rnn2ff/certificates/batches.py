@@ -133,8 +133,7 @@ def map_tiles(function, arrays: Sequence[Array], num_rows, layout: Layout):
     def work(rows, arrays):
         return jax.vmap(function)(*arrays)
 
-    shapes = jax.eval_shape(work, None, arrays)
-    rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    rows = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(work, None, arrays))
     return in_tiles(work, rows, arrays, layout.wide_tile or layout.tiles[0], num_rows)
 
 

@@ -59,11 +59,6 @@ class _Inverse(eqx.Module):
     core: Float[Array, "rank rank"] | None  # `V' S U`, with the eigenvalues of `S W` other than 0; None without factors
 
 
-def has_cheap_local_bound(certifier: Certifier) -> bool:
-    """Whether a Newton step costs only a few products, and also decides whether the fixed point attracts."""
-    return certifier.factors is not None and certifier.has_one_time_constant
-
-
 def newton_bound(network: RateNetwork, measured: Measured, certifier: Certifier) -> Local:
     """Take a Newton step from the prediction, and prove bounds with it; neither if a matrix is too large to invert."""
     info, size = jnp.finfo(network.dtype), network.state_size
@@ -189,9 +184,6 @@ def _attracts(matrix: Float[Array, "rank rank"], change: Scalar, is_map: bool) -
         left = 1 - length * change  # of a Neumann series for the other resolvent
         change = jnp.where(left > 0, 2 * length**2 * change / left, jnp.inf)
 
-    def size_of(power):
-        return jnp.sqrt(jnp.sum(power**2))
-
     def is_undecided(carry):
         _, size, change, num_squarings = carry
         return (size + change >= 0.5) & (size < 1e9) & (num_squarings < _NUM_SQUARINGS)
@@ -199,9 +191,9 @@ def _attracts(matrix: Float[Array, "rank rank"], change: Scalar, is_map: bool) -
     def square(carry):
         power, size, change, num_squarings = carry
         power = _product(power, power)
-        return power, size_of(power), change * (2 * size + change), num_squarings + 1
+        return power, jnp.linalg.norm(power), change * (2 * size + change), num_squarings + 1
 
-    start = (power, size_of(power), change, jnp.zeros((), jnp.int32))
+    start = (power, jnp.linalg.norm(power), change, jnp.zeros((), jnp.int32))
     _, size, change, _ = jax.lax.while_loop(is_undecided, square, start)
     return size + change < 0.5  # False if NaN
 

@@ -22,7 +22,6 @@ from rnn2ff.certificates.batches import call_in_chunks, check_predicts_all_units
 from rnn2ff.certificates.bounds import bound_and_floor, certify
 from rnn2ff.certificates.certificate import quantiles
 from rnn2ff.certificates.constants import Certifier, make_certifier
-from rnn2ff.certificates.local import has_cheap_local_bound
 from rnn2ff.certificates.refinement import as_prediction, as_state, refine
 from rnn2ff.networks import AbstractSweep, RecurrentNetwork, damped_sweep, split_sweep
 from rnn2ff.records import is_shown, readable
@@ -183,7 +182,9 @@ class _Answers:
         size = len(stimuli)
         self.stimuli, self.certifier, self.network, self.mesh = stimuli, certifier, network, mesh
         self.constants = (network, certifier, np.asarray(tolerance, network.dtype))
-        self.has_one_fixed_point, self.has_cheap_step = certifier.has_global_bound, has_cheap_local_bound(certifier)
+        self.has_one_fixed_point = certifier.has_global_bound
+        # A Newton step of only a few products, which also decides whether the fixed point attracts.
+        self.has_cheap_step = certifier.factors is not None and certifier.has_one_time_constant
         self.can_certify = self.has_one_fixed_point or self.has_cheap_step
         self.rates = np.zeros((size, network.state_size), network.dtype)
         self.bounds = np.full(size, np.inf, network.dtype)

@@ -42,8 +42,7 @@ def _run() -> int:
 
     from rnn2ff.cli.commands import Command
 
-    command = tyro.cli(Command, prog="rnn2ff", description=_DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
-    return command.run()
+    return tyro.cli(Command, prog="rnn2ff", description=_DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,)).run()
 
 
 def _complain(code: int, message: str) -> int:

@@ -102,15 +102,12 @@ def _competitors(
 
     initial_state = jnp.zeros(network.state_size, network.dtype)
     tolerance = check_tolerance(None, network.dtype)
+    search = functools.partial(Rollout().search, tolerance=tolerance, max_steps=max_steps)
     stimuli = jnp.asarray(stimuli)
 
     @eqx.filter_jit
     def roll_out(network, stimuli):
-        return jax.vmap(
-            lambda stimulus: Rollout().search(
-                network, stimulus, initial_state, tolerance=tolerance, max_steps=max_steps
-            )
-        )(stimuli)
+        return jax.vmap(lambda stimulus: search(network, stimulus, initial_state))(stimuli)
 
     plan = plan_steady_states(network, rows)
     solve = functools.partial(solve_steady_states, network, stimuli, solver=plan, max_steps=max_steps)

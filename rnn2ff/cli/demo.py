@@ -98,11 +98,8 @@ class Demo:
             for name, text in (texts or {"error": "not in the card"}).items()
         }
         lines |= {"size": f"{page.stat().st_size:,} bytes", "written to": page}
-        show(
-            lines,
-            {"nrmse": errors, "stated": stated, "bytes": page.stat().st_size, "written_to": page},
-            as_json=self.as_json,
-        )
+        record = {"nrmse": errors, "stated": stated, "bytes": page.stat().st_size, "written_to": page}
+        show(lines, record, as_json=self.as_json)
         return 0
 
     def _given(self) -> "tuple[Scene, object]":
@@ -153,19 +150,10 @@ def _made(num_steps: int, seed: int, shows_progress: bool) -> "list[tuple[Scene,
         "strong silence the weak.",
         "Ring": "Units on a ring excite those near them and inhibit the others: a noisy bump becomes a cleaner one.",
     }
-    scenes = []
+    scenes, settings = [], {"num_samples": 10_000, "num_steps": num_steps, "progress": shows_progress}
     tasks = [("Competition", competition, sample_drives, 24), ("Ring", ring, sample_bump, 96)]
     for title, network, sample, width in tasks:
-        distilled = distill(
-            network,
-            sample,
-            width=width,
-            num_sweeps=_NUM_SWEEPS,
-            num_samples=10_000,
-            num_steps=num_steps,
-            progress=shows_progress,
-            key=jr.key(seed),
-        )
+        distilled = distill(network, sample, width=width, num_sweeps=_NUM_SWEEPS, **settings, key=jr.key(seed))
         scene = Scene(title, texts[title], network, distilled.approximator, distilled.test.stimuli)
         scene = scene._replace(kind="ring") if title == "Ring" else scene._replace(num_labeled=num_competitors)
         scenes.append((scene, distilled.report.summary()))

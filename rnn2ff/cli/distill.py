@@ -145,8 +145,7 @@ class Distill:
         tested_on = "rows held out of the stimuli; the error on other distributions is unknown"
         report = distillation.report._replace(tested_on=tested_on)
         distillation = distillation._replace(report=report)
-        card = model_card(network, rows, report, license=self.license)
-        card = {"command": dataclasses.asdict(self), **card}
+        card = {"command": dataclasses.asdict(self), **model_card(network, rows, report, license=self.license)}
         # Left by an earlier run, which had another approximator.
         for name in ("report.json", "report.html", "report.png"):
             (out / name).unlink(missing_ok=True)

@@ -93,13 +93,10 @@ def _contents(folder: Path) -> dict[str, object]:
 
 def _advice(platform: str) -> str | None:
     """What to install for an accelerator that JAX does not use; None if there is none."""
-    if platform != "cpu":
-        return None
-    accelerators = [(name, extra) for name, (sign, extra) in _ACCELERATORS.items() if sign.exists()]
-    if not accelerators:
-        return None
-    name, extra = accelerators[0]
-    return f"there is an {name} accelerator that JAX does not use: pip install 'rnn2ff[{extra}]'"
+    for name, (sign, extra) in _ACCELERATORS.items():
+        if platform == "cpu" and sign.exists():
+            return f"there is an {name} accelerator that JAX does not use: pip install 'rnn2ff[{extra}]'"
+    return None
 
 
 def _flaw() -> str | None:

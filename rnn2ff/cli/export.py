@@ -128,19 +128,15 @@ class Export:
             path.write_text(export.to_c(model, name=path.stem, card=card, test_stimuli=stimuli, notes=notes))
         elif route == "stablehlo":
             path.write_bytes(export.to_stablehlo(approximator))
-        elif route == "mat":
-            export.write_mat(path, approximator)
-        elif route == "torch":
-            export.write_torch(path, approximator)
         else:
-            export.write_nir(path, approximator)
+            writers = {"mat": export.write_mat, "torch": export.write_torch, "nir": export.write_nir}
+            writers[route](path, approximator)
         return {"bytes": path.stat().st_size, "added_error": added and added.nrmse, "added": added, **row}
 
 
 def _file_name(route: str, name: str) -> str:
     kind, _, bits = route.partition("-")
-    ending = {"c": ".h", "torch": "_torch.safetensors"}.get(kind, f".{kind}")
-    return name + (f"_{bits}" if bits else "") + ending
+    return name + (f"_{bits}" if bits else "") + {"c": ".h", "torch": "_torch.safetensors"}.get(kind, f".{kind}")
 
 
 def _added_error(

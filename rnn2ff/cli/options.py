@@ -212,7 +212,4 @@ def show(lines: Mapping[str, object], record: Mapping[str, object], *, as_json: 
     from rnn2ff.files import plain
     from rnn2ff.records import table
 
-    if as_json:
-        print(json.dumps(plain(record), indent=2, allow_nan=False))
-        return
-    print(table(lines))
+    print(json.dumps(plain(record), indent=2, allow_nan=False) if as_json else table(lines))

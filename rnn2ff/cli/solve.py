@@ -35,24 +35,17 @@ class Solve:
         from rnn2ff.files import write_arrays
         from rnn2ff.steady_state import Status, count_statuses, solve_steady_states
 
-        solved = solve_steady_states(
-            network,
-            stimuli,
-            tolerance=self.tolerance,
-            max_steps=self.network.max_steps,
-            progress=self.network.shows_progress,
-        )
-        write_arrays(
-            self.out,
-            {
-                "states": np.asarray(solved.state),
-                "rates": np.asarray(jax.vmap(network.rates)(solved.state)),
-                "statuses": np.asarray(solved.status),
-                "status_names": np.array([status.name for status in Status]),
-                "residuals": np.asarray(solved.residual),
-                "num_steps": np.asarray(solved.num_steps),
-            },
-        )
+        limits = {"tolerance": self.tolerance, "max_steps": self.network.max_steps}
+        solved = solve_steady_states(network, stimuli, **limits, progress=self.network.shows_progress)
+        arrays = {
+            "states": np.asarray(solved.state),
+            "rates": np.asarray(jax.vmap(network.rates)(solved.state)),
+            "statuses": np.asarray(solved.status),
+            "status_names": np.array([status.name for status in Status]),
+            "residuals": np.asarray(solved.residual),
+            "num_steps": np.asarray(solved.num_steps),
+        }
+        write_arrays(self.out, arrays)
         counts = count_statuses(solved.status)
         lines = {name: count for name, count in counts.items() if count} | {"written to": self.out}
         show(lines, {"status_counts": counts, "written_to": self.out}, as_json=self.as_json)

@@ -156,15 +156,8 @@ def _generate(folder, manifest, network, sample_stimulus, settings, progress) ->
     _check_shards(folder, done)
     left = [] if is_finished else [index for index in mine if index not in done]
     batches = make_batches(network, sample_stimulus, left, batch_size=shard_size, **settings)
-    bar = tqdm(
-        batches,
-        desc="steady states",
-        unit="shard",
-        initial=len(mine) - len(left),
-        total=len(mine),
-        disable=not progress,
-    )
-    for batch in bar:
+    counts = {"initial": len(mine) - len(left), "total": len(mine)}
+    for batch in tqdm(batches, desc="steady states", unit="shard", **counts, disable=not progress):
         write_sealed(_path(folder, _COUNTS, batch.index), _write_arrays(folder, batch))
     if not is_finished:
         _finish(folder, manifest, num_shards, is_first=process == 0)
@@ -221,8 +214,7 @@ def _finish(folder: Path, manifest: dict[str, object], num_shards: int, *, is_fi
         _wait("the shards of all processes", lambda: _is_finished(read_manifest(folder)), num_done)
         return
     _wait("the shards of all processes", lambda: num_done() == num_shards, num_done)
-    counts = _counts(folder, range(num_shards))
-    write_sealed(folder / MANIFEST, {**manifest, "shards": list(counts.values())})
+    write_sealed(folder / MANIFEST, {**manifest, "shards": list(_counts(folder, range(num_shards)).values())})
 
 
 def _wait(what: str, is_there: Callable[[], bool], progress: Callable[[], int]) -> None:
@@ -273,8 +265,7 @@ def _write_arrays(folder: Path, batch: Batch) -> dict[str, object]:
     pairs, hashes = batch.pairs, {}
     for name in ARRAYS:
         with replacing(_path(folder, name, batch.index)) as temporary:
-            with temporary.open("wb") as file:
-                np.save(file, np.asarray(getattr(pairs, name)), allow_pickle=False)
+            np.save(temporary, np.asarray(getattr(pairs, name)), allow_pickle=False)
             hashes[name] = _file_hash(temporary)
     return {"num_pairs": len(pairs), "status_counts": pairs.status_counts, "hashes": hashes}
 

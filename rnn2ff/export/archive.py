@@ -128,26 +128,14 @@ def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> A
     if metadata["format"] == _FORMATS[TwoLayer]:
         return _make(TwoLayer, arrays, _LAYERS, is_rectified=is_rectified)
     nonlinearity = decode_nonlinearity(*json.loads(metadata.get("nonlinearity", '["relu"]')))
-    network = rate_network(
-        (RateForm if metadata["form"] == "rate" else StateForm)(nonlinearity),
-        arrays["recurrent_weights"],
-        stimulus_weights=arrays.get("stimulus_weights"),
-        bias=arrays["bias"],
-        time_constants=arrays["time_constants"],
-        is_map=json.loads(metadata.get("is_map", "false")),
-    )
+    form = (RateForm if metadata["form"] == "rate" else StateForm)(nonlinearity)
+    params = {name: arrays.get(name) for name in _NETWORK}
+    network = rate_network(form, **params, is_map=json.loads(metadata.get("is_map", "false")))
     rate_size = json.loads(metadata["rate_size"])
     if rate_size < network.state_size:
         network = dataclasses.replace(network, rate_function=_FirstRates(network.rate_function, rate_size))
-    return _make(
-        Refined,
-        arrays,
-        _STEPS,
-        two_layer=_make(TwoLayer, arrays, _LAYERS, is_rectified=False),
-        sweep=_make(SplitSweep, arrays, _SWEEP),
-        network=network,
-        is_rectified=is_rectified,
-    )
+    two_layer, sweep = _make(TwoLayer, arrays, _LAYERS, is_rectified=False), _make(SplitSweep, arrays, _SWEEP)
+    return _make(Refined, arrays, _STEPS, two_layer=two_layer, sweep=sweep, network=network, is_rectified=is_rectified)
 
 
 class _FirstRates(eqx.Module):

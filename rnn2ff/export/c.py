@@ -7,7 +7,7 @@ nothing, calls nothing, and runs the same number of operations for every stimulu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from string import Template
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from rnn2ff._checks import check_array, check_stimuli, check_text, fail
 from rnn2ff.approximators import Approximator, predict
 from rnn2ff.export.card import stated_error
 from rnn2ff.export.fixed_point import GAIN_BITS, STEP_BITS, IntegerModel
-from rnn2ff.export.plain import plain_arrays, template
+from rnn2ff.export.plain import arrays_of, plain_arrays, template
 
 _TYPES = {"float32": "float", "int8": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 _LINE = 110  # characters of numbers on a line
@@ -178,7 +178,6 @@ class _Parts(NamedTuple):
 
 def _parts(model: Approximator | IntegerModel) -> _Parts:
     if isinstance(model, IntegerModel):
-        arrays = dict(_integer_arrays(model))
         bits = 8 * model.hidden.weights.itemsize
         fields = {
             "arithmetic": f"integer-only: {bits}-bit weights, 16-bit signals",
@@ -193,10 +192,9 @@ def _parts(model: Approximator | IntegerModel) -> _Parts:
         code, scales, bytes_per_signal = "integer.h", _SCALES, 2
     else:
         model = plain_arrays(model)
-        arrays = {name: value for name, value in model._asdict().items() if isinstance(value, np.ndarray)}
-        arrays |= {} if model.sweeps is None else model.sweeps._asdict()
         fields = {"arithmetic": "in float", "signal": "float", "includes": ""}
         code, scales, bytes_per_signal = "float.h", "", 4
+    arrays = dict(arrays_of(model))
     width, stimulus_size = arrays["hidden_weights"].shape
     fields |= {
         "stimulus_size": stimulus_size,
@@ -208,15 +206,6 @@ def _parts(model: Approximator | IntegerModel) -> _Parts:
         "num_sweeps": len(arrays.get("steps", ())),
     }
     return _Parts(code, arrays, fields, scales, bytes_per_signal)
-
-
-def _integer_arrays(model: IntegerModel) -> Iterator[tuple[str, np.ndarray]]:
-    sweeps = {} if model.sweeps is None else model.sweeps._asdict()
-    for name, value in {**model._asdict(), **sweeps}.items():
-        if isinstance(value, np.ndarray):
-            yield name, value
-        elif hasattr(value, "multipliers"):  # a layer
-            yield from ((f"{name}_{part}", array) for part, array in value._asdict().items())
 
 
 def check_name(name: str) -> None:

@@ -113,8 +113,7 @@ def _read_header(path: Path) -> Exported:
 
 def _body(text: str) -> str:
     """A header without the comment on top, its origin and its self-test."""
-    body = text[text.index("#ifndef ") :].partition(MARK)[0]
-    return body.removesuffix("#endif\n").rstrip()
+    return text[text.index("#ifndef ") :].partition(MARK)[0].removesuffix("#endif\n").rstrip()
 
 
 def _parsed(text: str, name: str) -> IntegerModel | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rnn2ff.approximators import Approximator
-from rnn2ff.export.plain import plain_arrays
+from rnn2ff.export.plain import arrays_of, plain_arrays
 from rnn2ff.files import write_arrays
 
 # With stimuli u in columns, in MATLAB:
@@ -30,11 +30,7 @@ def write_mat(path: str | Path, approximator: Approximator) -> None:
             network, or the folder cannot be written to.
     """
     plain = plain_arrays(approximator)
-    arrays = plain._asdict() | ({} if plain.sweeps is None else plain.sweeps._asdict())
-    matrices = {}
-    for name, array in arrays.items():
-        if isinstance(array, np.ndarray):
-            matrices[name] = array[:, None] if array.ndim == 1 else array
+    matrices = {name: array[:, None] if array.ndim == 1 else array for name, array in arrays_of(plain)}
     for name in matrices.keys() & {"steps", "momenta"}:
         matrices[name] = matrices[name].T
     flags = {"is_rectified": np.array([[float(plain.is_rectified)]]), "rate_size": np.array([[float(plain.rate_size)]])}

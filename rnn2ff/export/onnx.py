@@ -47,9 +47,8 @@ def to_onnx(approximator: Approximator, *, opset: int = DEFAULT_OPSET) -> bytes:
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise fail("opset", "is out of range", f"{OLDEST_OPSET} to {newest}", opset)
-    graph = _Graph(plain_arrays(approximator))
     model = onnx.helper.make_model(
-        graph.build(),
+        _Graph(plain_arrays(approximator)).build(),
         opset_imports=[onnx.helper.make_opsetid("", opset)],
         ir_version=_IR_VERSION,
         producer_name="rnn2ff",

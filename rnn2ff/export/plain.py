@@ -9,6 +9,7 @@ and, with sweeps, x starts from `x + d`, with `d = A u + c` computed once, and e
 The rates are `[x]_+`, or x itself where they are not rectified.
 """
 
+from collections.abc import Iterator
 from importlib import resources
 from string import Template
 from typing import NamedTuple
@@ -92,6 +93,15 @@ def plain_arrays(approximator: Approximator) -> Plain:
         sweeps=_plain_sweeps(approximator) if refined else None,
         rate_size=approximator.rate_size,
     )
+
+
+def arrays_of(record: tuple, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a record and of those in it, by name; the names in a layer begin with that of the layer."""
+    for name, value in record._asdict().items():
+        if isinstance(value, np.ndarray):
+            yield f"{prefix}{name}", value
+        elif hasattr(value, "_asdict"):
+            yield from arrays_of(value, "" if name == "sweeps" else f"{name}_")
 
 
 def dtype_of(approximator: Approximator) -> np.dtype:

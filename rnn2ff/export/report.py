@@ -51,8 +51,7 @@ def write_report(path: str | Path, found: Distilled) -> None:
         for attempt, nrmse in zip(report.attempts, report.attempt_nrmses)
     }
     tables = {"At a glance": report.lines(), **({"Error of each form that was tried": attempts} if attempts else {})}
-    training = report.training._asdict()
-    _write(path, found.network, tables, predicted, pairs.rates, report.status_counts, training)
+    _write(path, found.network, tables, predicted, pairs.rates, report.status_counts, report.training._asdict())
 
 
 def write_evaluation(

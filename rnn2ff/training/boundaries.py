@@ -154,13 +154,10 @@ class _Segments(NamedTuple):
 
 def _choose_segments(is_active: np.ndarray, number: int, generator: np.random.Generator) -> _Segments:
     """Random pairs of samples for units chosen uniformly."""
-    active, silent, units = [], [], []
     turning = np.flatnonzero(is_active.any(axis=0) & ~is_active.all(axis=0))
-    for unit in np.resize(generator.permutation(turning), number if len(turning) else 0):
-        active.append(generator.choice(np.flatnonzero(is_active[:, unit])))
-        silent.append(generator.choice(np.flatnonzero(~is_active[:, unit])))
-        units.append(unit)
-    return _Segments(np.array(active, int), np.array(silent, int), np.array(units, int))
+    units = np.resize(generator.permutation(turning), number if len(turning) else 0)
+    rows = [[generator.choice(np.flatnonzero(side)) for side in (active, ~active)] for active in is_active.T[units]]
+    return _Segments(*np.reshape(rows, (-1, 2)).astype(int).T, units)
 
 
 def _relabeled(boundaries: Boundaries, symmetries: Symmetries, seed: int) -> Boundaries:
@@ -209,27 +206,27 @@ def _search(network, active, silent, units, least, jump) -> _Places:
                 state = state + length * network.velocity(state, stimulus)
                 return state, state
 
-            return jax.lax.scan(one, zero, None, length=_NUM_STEPS)[1]
+            return jax.lax.scan(one, zero, None, length=_NUM_STEPS)  # its end, and all of it
 
         def halve(_, between):
             active, silent = between
             middle = active + CUT * (silent - active)
-            is_active = network.rates(trajectory(middle)[-1])[unit] > least
+            is_active = network.rates(trajectory(middle)[0])[unit] > least
             return jnp.where(is_active, middle, active), jnp.where(is_active, silent, middle)
 
         active, silent = jax.lax.fori_loop(0, _NUM_HALVINGS, halve, (active, silent))
-        active_path, silent_path = trajectory(active), trajectory(silent)
+        (active_end, active_path), (silent_end, silent_path) = trajectory(active), trajectory(silent)
         distance = jnp.max(jnp.abs(active_path - silent_path), axis=1)
         is_jump = distance[-1] > jump
         when = jnp.argmax(distance > _SEPARATED * distance[-1])  # when the trajectories separate
         direction = active_path[when] - silent_path[when]
-        normal = -jax.grad(lambda stimulus: trajectory(stimulus)[when] @ direction)(active)
+        normal = -jax.grad(lambda stimulus: trajectory(stimulus)[1][when] @ direction)(active)
         normal = normal / jnp.max(jnp.abs(normal))  # if rates diverge, squares would overflow
         return _Places(
             normals=normal / jnp.linalg.norm(normal),
             points=(active + silent) / 2,
-            ahead=network.rates(silent_path[-1]),
-            behind=network.rates(active_path[-1]),
+            ahead=network.rates(silent_end),
+            behind=network.rates(active_end),
             is_jump=is_jump,
         )
 

@@ -142,10 +142,7 @@ def distill(
         trainer = trainer_on(pairs)
         clock.add("solving")
         if tolerance is None:
-            if is_best_of_its_cost:
-                tried = trainer.best_of_its_cost()
-            else:
-                tried = [trainer.refined(width, num_sweeps) if num_sweeps else trainer.two_layer(width)]
+            tried = trainer.best_of_its_cost() if is_best_of_its_cost else [trainer.of_size(width, num_sweeps)]
             clock.add("training")
             return _reported(best_of(tried), tried, trainer, pairs, test, clock, tolerance, None, None, tested_on)
 
@@ -162,8 +159,8 @@ def distill(
                 pairs = solve(more)
                 trainer = trainer_on(pairs)
                 clock.add("solving")
-                best = best_of(tried)
-                tried.append(trainer.retrained(best))
+                best = best_of(tried).attempt
+                tried.append(trainer.of_size(best.width, best.num_sweeps))
                 clock.add("training")
             if reason is None and not is_within(tried[-1], test, tolerance):
                 reason = why_missed(tried, is_in_time, max_seconds)
@@ -191,10 +188,7 @@ class _Clock:
 def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin, tested_on) -> Distillation:
     predicted = predict(trained.approximator, test.stimuli)
     interval, judged = nrmse_interval(predicted, test.rates), accuracy(predicted, test.rates)
-    errors = [
-        judged.nrmse if result is trained else accuracy(predict(result.approximator, test.stimuli), test.rates).nrmse
-        for result in tried
-    ]
+    errors = [accuracy(predict(result.approximator, test.stimuli), test.rates).nrmse for result in tried]
     report = Report(
         accuracy=judged,
         nrmse_interval=interval,

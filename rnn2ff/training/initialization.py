@@ -143,10 +143,8 @@ def fit_readout(
         count += len(features)
     if count == 0:
         raise fail("batches", "are empty", "at least one pair", "none")
-    penalty = np.full(width, ridge * np.trace(gram) / width)
-    inverse = np.linalg.inv(gram + np.diag(penalty))
-    coefficients = inverse @ moments
-    before = coefficients
+    inverse = np.linalg.inv(gram + ridge * np.trace(gram) / width * np.eye(width))
+    before = coefficients = inverse @ moments
     for i in range(num_rounds):
         ahead = coefficients + i / (i + 3) * (coefficients - before)  # Nesterov's momentum: far fewer rounds
         moments = np.zeros_like(moments)
@@ -178,8 +176,7 @@ def _features(two_layer: TwoLayer, stimuli: Float[ArrayLike, "batch stimulus"]) 
 
 def _with_readout(two_layer: TwoLayer, coefficients: Float[np.ndarray, "feature rate"]) -> TwoLayer:
     parts = np.split(coefficients.T, [two_layer.width, two_layer.width + 1], axis=1)
-    dtype = two_layer.readout_weights.dtype
-    weights, bias, bypass = (np.asarray(part, dtype) for part in parts)
+    weights, bias, bypass = (np.asarray(part, two_layer.readout_weights.dtype) for part in parts)
     readout = jax.device_put((weights, bias[:, 0]))
     two_layer = eqx.tree_at(lambda two_layer: (two_layer.readout_weights, two_layer.readout_bias), two_layer, readout)
     if two_layer.bypass_weights is None:
@@ -188,9 +185,8 @@ def _with_readout(two_layer: TwoLayer, coefficients: Float[np.ndarray, "feature 
 
 
 def _chunks(stimuli: ArrayLike, targets: ArrayLike) -> list[tuple[np.ndarray, np.ndarray]]:
-    stimuli, targets = np.asarray(stimuli), np.asarray(targets)
-    starts = range(0, len(stimuli), _CHUNK)
-    return [(stimuli[start : start + _CHUNK], targets[start : start + _CHUNK]) for start in starts]
+    ends = range(_CHUNK, len(stimuli), _CHUNK)
+    return list(zip(*(np.split(np.asarray(rows), ends) for rows in (stimuli, targets))))
 
 
 @eqx.filter_jit

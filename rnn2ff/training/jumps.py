@@ -151,10 +151,8 @@ def explain_by_jumps(
     jumps = find_jumps(network, probed, pairs, num_neighbors=min(3, len(pairs)), solver=solver)
     by_margin = error_by_margin(predict(approximator, probed.stimuli), probed.rates, jumps)
     share = float(jumps.is_found.mean())
-    if share < _FEWEST_JUMPS:
-        return None, by_margin
     known = [error for error in by_margin.nrmse if np.isfinite(error)]
-    if known[0] < _CONCENTRATED * known[-1]:
+    if share < _FEWEST_JUMPS or known[0] < _CONCENTRATED * known[-1]:
         return None, by_margin
     reason = (
         f"discontinuous: between near stimuli the steady state jumps, which no continuous approximator can follow; "

@@ -33,7 +33,7 @@ from rnn2ff._checks import (
 from rnn2ff.approximators import Approximator, trainable
 from rnn2ff.compiling import jit_for_device
 from rnn2ff.data import key_for, split_rows, take_rows
-from rnn2ff.files import replacing, sealed, unsealed
+from rnn2ff.files import sealed, unsealed, write_whole
 from rnn2ff.networks import as_floats
 from rnn2ff.records import names_of_fields
 from rnn2ff.steady_state import check_mesh, placed_on
@@ -310,8 +310,7 @@ def _fingerprint(arrays: PyTree, task: _Task, *others: object) -> str:
 def _save(path: Path, state: _Progress, fingerprint: str) -> None:
     content = io.BytesIO()
     eqx.tree_serialise_leaves(content, state)
-    with replacing(path) as temporary:
-        temporary.write_bytes(fingerprint.encode() + sealed(content.getvalue()))
+    write_whole(path, fingerprint.encode() + sealed(content.getvalue()))
 
 
 def _restored(path: Path, state: _Progress, fingerprint: str) -> _Progress:

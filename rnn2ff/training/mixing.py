@@ -97,8 +97,7 @@ class Mixing(eqx.Module):
 
         points = jax.vmap(self.network.params.total_input)(rates, stimuli)
         mixed_stimuli, mixed_rates = exact_pairs(self.network, mix(points, self.mean_point))
-        distance = jnp.sqrt(jnp.mean((mixed_stimuli - mix(stimuli, self.mean_stimulus)) ** 2, axis=1))
-        shift = distance / self.deviation
+        shift = jnp.sqrt(jnp.mean((mixed_stimuli - mix(stimuli, self.mean_stimulus)) ** 2, axis=1)) / self.deviation
         is_near = (shift < _LARGEST_SHIFT)[:, None]
         return jnp.where(is_near, mixed_stimuli, stimuli), jnp.where(is_near, mixed_rates, rates), shift
 

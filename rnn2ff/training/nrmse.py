@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from rnn2ff._checks import check_finite, check_fraction, check_on_host, check_shape, fail, shape_of
+from rnn2ff._checks import check_finite, check_on_host, check_shape, fail, shape_of
 from rnn2ff.records import in_percent, names_of_fields
+
+_LEVEL = 0.95  # of bootstrap intervals
 
 
 class Accuracy(NamedTuple):
@@ -87,22 +89,16 @@ def accuracy(predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike,
 
 
 def nrmse_interval(
-    predicted: Float[ArrayLike, "batch rate"],
-    target: Float[ArrayLike, "batch rate"],
-    *,
-    level: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    predicted: Float[ArrayLike, "batch rate"], target: Float[ArrayLike, "batch rate"], *, num_resamples: int = 1000
 ) -> tuple[float, float]:
-    """A bootstrap interval of `Accuracy.nrmse` over samples."""
-    check_fraction("level", level)
+    """A bootstrap interval of `Accuracy.nrmse` over samples, at 95 %."""
     predicted, target = compared(predicted, target)
     check_varies("target", target)
     errors = ((predicted - target) ** 2).sum(axis=1)
     deviations = ((target - target.mean(axis=0)) ** 2).sum(axis=1)
-    counts = np.random.default_rng(seed).multinomial(len(target), np.full(len(target), 1 / len(target)), num_resamples)
+    counts = np.random.default_rng(0).multinomial(len(target), np.full(len(target), 1 / len(target)), num_resamples)
     nrmse = np.sqrt((counts @ errors) / np.maximum(counts @ deviations, np.finfo(float).tiny))
-    low, high = np.quantile(nrmse, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(nrmse, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)
 
 

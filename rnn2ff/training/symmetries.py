@@ -10,7 +10,7 @@ are singled out until all colors differ, and every resulting permutation is chec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -91,7 +91,8 @@ def find_symmetries(network: RecurrentNetwork, stimuli: Float[Array, "batch stim
     unit_channels = np.maximum(channels, 0)
     channel_units = np.array([int(np.flatnonzero(channels == channel)[0]) for channel in range(network.stimulus_size)])
     has_same_moments = _comparison_of_moments(stimuli, unit_channels, channel_units)
-    is_alike = all(map(has_same_moments, _swaps(pools)))
+    moved = np.flatnonzero(pools != np.arange(len(pools)))  # each exchanged with the first unit of its pool
+    is_alike = all(has_same_moments(_swapped(len(pools), unit, pools[unit])) for unit in moved)
     orders = list(filter(has_same_moments, _automorphisms(weights, colors, pools)))
     pools = pools if is_alike else np.arange(len(pools))
     if len(np.unique(pools)) == len(pools) and not orders:
@@ -111,12 +112,9 @@ class _Invariants(NamedTuple):
 
 def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:
     """The invariants of symmetries; None for networks of another kind."""
-    if not isinstance(network, RateNetwork) or network.state_size > _MOST_UNITS:
+    if not (isinstance(network, RateNetwork) and network.state_size <= _MOST_UNITS and network.shows_first_rates):
         return None
     size, params = network.state_size, network.params
-    if not network.shows_first_rates:
-        return None
-    rate_size = network.rate_size
     channels, strengths = np.arange(size), np.ones(size)
     if params.stimulus_weights is not None:
         drive = np.asarray(params.stimulus_weights, np.float64)
@@ -125,12 +123,12 @@ def _invariants_of(network: RecurrentNetwork) -> _Invariants | None:
         channels = np.where(drive.any(axis=1), np.abs(drive).argmax(axis=1), -1)
         strengths = drive.sum(axis=1)
     constants = [_codes(values) for values in (strengths, params.bias, params.time_constants)]
-    features = np.stack([*constants, channels >= 0, np.arange(size) < rate_size], axis=1)
+    features = np.stack([*constants, channels >= 0, np.arange(size) < network.rate_size], axis=1)
     # Sharing a channel is a relation to preserve, in addition to the weights.
     is_together = (channels[:, None] == channels) & (channels >= 0)[:, None]
     weights = 2 * _codes(network.dense_weights) + is_together
     colors = np.unique(features, axis=0, return_inverse=True)[1].ravel()
-    return _Invariants(weights, colors, channels, rate_size)
+    return _Invariants(weights, colors, channels, network.rate_size)
 
 
 def _codes(values: ArrayLike) -> np.ndarray:
@@ -167,12 +165,6 @@ def _pools(weights: np.ndarray, colors: np.ndarray) -> np.ndarray:
                 pools[unit] = earlier
                 break
     return pools
-
-
-def _swaps(pools: np.ndarray) -> Iterator[np.ndarray]:
-    """The transpositions of each unit of a pool with the first one."""
-    for unit in np.flatnonzero(pools != np.arange(len(pools))):
-        yield _swapped(len(pools), unit, pools[unit])
 
 
 def _swapped(size: int, one: int | np.integer, other: int | np.integer) -> np.ndarray:

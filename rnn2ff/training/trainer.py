@@ -206,10 +206,9 @@ class Trainer:
             error = float(np.square(differences, dtype=np.float64).mean())
         return error if np.isfinite(error) else np.inf
 
-    def retrained(self, trained: Trained) -> Trained:
-        """Train an approximator of the same size from scratch."""
-        size = trained.attempt
-        return self.refined(size.width, size.num_sweeps) if size.num_sweeps else self.two_layer(size.width)
+    def of_size(self, width: int, num_sweeps: int) -> Trained:
+        """Two layers, and sweeps if there are any, from scratch."""
+        return self.refined(width, num_sweeps) if num_sweeps else self.two_layer(width)
 
     def _num_evaluations(self, start: Approximator, num_steps: int) -> int:
         num_trained = num_steps * _batch_size(start.num_products, len(self.kept))
