@@ -12,17 +12,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from rnn2ff.steady_state.field import Field, max_norm
+from rnn2ff.steady_state.tiles import vary_like
 
 REACH = 8.0  # how far ahead is looked, in estimated distances from rest
 # Largest deviation from the linear velocity, relative to the velocity at the state. A parabola with a root deviates by
 # up to `REACH**2 / 4`; a unit over its threshold by about its share of the motion.
 _MOST_BENT = 0.1
 _ROUNDING = 8  # rounding errors of a velocity, which are no deviation
-_MOVING = 16  # rounding errors of a velocity, above which a state moves on
-# Largest ratio of a velocity that is rounding alone to its change when each unit's state is rounded: where large terms
-# cancel, their sum is rounded by more than the state. In float32, states of 24 networks with residuals that fell no
-# further moved by up to 4.9 such changes, by 1.0 in the median.
-_LARGEST_CHANGE = 4
+_MOVING = 16  # rounding errors of a velocity, above which a unit moves on
+# Largest ratio of a velocity that is rounding alone to its changes, by so many roundings of all rates.
+_LARGEST_CHANGE, _NUM_ROUNDINGS = 4, 8
 
 
 def is_linear_ahead(
@@ -58,11 +57,20 @@ def is_linear_ahead(
 def moves_on(
     field: Field, states: Float[Array, "batch state"], velocity: Float[Array, "batch state"]
 ) -> Bool[Array, " batch"]:
-    """Whether a small velocity is more than rounding, and, of a map, keeps its direction."""
-    signs = np.random.default_rng(0).choice([-1, 1], (1, states.shape[1]))
-    rounded = states * (1 + jnp.finfo(states.dtype).eps * jnp.asarray(signs, states.dtype))
-    change = field.velocity(rounded) - velocity
-    is_moving = ~(max_norm(field.scales * velocity) <= _LARGEST_CHANGE * max_norm(field.scales * change))  # or is NaN
+    """Whether a unit's velocity, at these states, is more than rounding, and, of a map, keeps its direction."""
+
+    def widen(change, signs):
+        return jnp.maximum(change, jnp.abs(field.rounded(states, signs) - velocity)), None
+
+    signs = np.random.default_rng(0).choice([-1, 1], (_NUM_ROUNDINGS, states.shape[1]))
+    start = vary_like(jnp.zeros_like(velocity), velocity)
+    change, _ = jax.lax.scan(widen, start, jnp.asarray(signs, states.dtype))
+    error = jnp.finfo(states.dtype).eps * (1 + max_norm(states))
+    # Unit by unit: those whose inputs cancel say nothing about the others. What is not a number is not at rest.
+    is_rounding = field.scales * jnp.abs(velocity) <= jnp.maximum(
+        _LARGEST_CHANGE * field.scales * change, _MOVING * error[:, None]
+    )
+    is_moving = ~jnp.all(is_rounding, axis=1)
     # A map may alternate about its fixed point, by rounding errors that decay slowly; in a bottleneck it does not.
     if field.is_map:
         turn = max_norm(field.velocity(states + velocity) - velocity)
