@@ -487,6 +487,25 @@ class TestSaddles:
         assert not found.is_converged.any()
         assert (found.status == Status.undecided).mean() > 0.5
 
+    @pytest.mark.parametrize("size", [2, 5])
+    def test_nor_is_it_where_faster_modes_hide_the_slowest_one(self, size):
+        """Started within a bottleneck of one mode, turned against the units, while the other modes decay."""
+        turned = np.linalg.qr(np.random.default_rng(size).normal(size=(size, size)))[0]
+
+        def velocity(params, state, stimulus):
+            modes = params["turned"].T @ state
+            return params["turned"] @ (-params["rates"] * modes).at[0].set(0.05 * (modes[0] - 1) ** 2 + stimulus[0])
+
+        params = {"turned": floats(turned), "rates": floats(np.r_[0, np.geomspace(0.1, 2, size - 1)])}
+        network = RecurrentNetwork(velocity, params, state_size=size, stimulus_size=1)
+        gap = np.repeat(np.geomspace(1e-12, 1e-7, 6) if IS_DOUBLE else np.geomspace(5e-6, 5e-5, 6), 10)
+        others = np.random.default_rng(1).normal(size=(60, size - 1))
+        for sign in (1, -1):
+            first = 1 + np.tile(np.linspace(-30, -1.2, 10), 6) * np.sqrt(20 * gap)
+            starts = np.c_[first, others] @ turned.T
+            found = solve_steady_states(network, sign * gap[:, None], initial_states=starts, tolerance=1e-5)
+            assert (found.is_converged == (sign < 0)).all()
+
     def test_of_a_spiral_that_turns_more_than_it_decays_rest_is_found_ahead(self):
         """Along its velocity such a motion may speed up first, although the dynamics are nearly linear."""
         matrix = np.array([[-0.1, 5], [-0.2, -0.1]])

@@ -18,6 +18,7 @@ REACH = 8.0  # how far ahead is looked, in estimated distances from rest
 # Largest deviation from the linear velocity, relative to the velocity at the state. A parabola with a root deviates by
 # up to `REACH**2 / 4`; a unit over its threshold by about its share of the motion.
 _MOST_BENT = 0.1
+_SLOW, _FASTER = 5, 3  # ratios of rates; how slow a mode is that others may hide, and how much faster these decay
 _ROUNDING = 8  # rounding errors of a velocity, which are no deviation
 _MOVING = 16  # rounding errors of a velocity, above which a unit moves on
 # Largest ratio of a velocity that is rounding alone to its changes, by so many roundings of all rates.
@@ -32,7 +33,8 @@ def is_linear_ahead(
 ) -> Bool[Array, " batch"]:
     """Whether the Jacobian at a state of small residual holds up to rest, and far beyond.
 
-    Looks along the velocity, as the slowest mode alone is left after a while.
+    Looks along the velocity, as the slowest mode alone is left after a while; where the velocity is still that of
+    faster modes, in directions at random.
 
     Args:
         field: the dynamics.
@@ -42,16 +44,29 @@ def is_linear_ahead(
             is hardly larger than rounding, or, of a map, reverses at each step, is at rest, whatever is ahead.
     """
     velocity = field.velocity(states)
-    way = (REACH * distance / max_norm(velocity))[:, None] * velocity
-    way = jnp.where(jnp.isfinite(way), way, 0)
-    deviation, speed = max_norm(field.deviation(states, way)), max_norm(field.scales * velocity)
-    error = jnp.finfo(states.dtype).eps * (1 + max_norm(states + way))
-    is_bent = deviation > _MOST_BENT * speed + _ROUNDING * error
-    is_left = is_bent & is_lowest & (speed > _MOVING * error)
-    nowhere = jnp.zeros_like(is_left)
-    is_moving = jax.lax.cond(jnp.any(is_left), lambda: is_left & moves_on(field, states, velocity), lambda: nowhere)
-    # Where there is no distance, or no derivative, nothing is known to bend.
-    return ~(is_bent & (~is_lowest | is_moving)) | ~jnp.isfinite(deviation)
+    fastest, speed = max_norm(velocity), max_norm(field.scales * velocity)
+
+    def deviates(way):
+        way = jnp.where(jnp.isfinite(way), way, 0)
+        deviation = max_norm(field.deviation(states, way))
+        error = jnp.finfo(states.dtype).eps * (1 + max_norm(states + way))
+        # Where there is no distance, or no derivative, nothing is known to bend.
+        return jnp.isfinite(deviation) & (deviation > _MOST_BENT * speed + _ROUNDING * error)
+
+    def is_early():
+        is_faster = may_be_early & (_turn(field, states, velocity) > _FASTER * fastest * fastest / distance)
+        ways = (REACH * distance)[None, :, None] * _directions(states)
+        return is_faster & jax.lax.cond(
+            jnp.any(is_faster), lambda: jnp.any(jax.lax.map(deviates, ways), axis=0), lambda: no
+        )
+
+    no = vary_like(jnp.zeros(len(states), bool), states)
+    is_bent = deviates((REACH * distance / fastest)[:, None] * velocity)
+    may_be_early = ~is_bent & (distance > _SLOW * fastest)
+    is_bent |= jax.lax.cond(jnp.any(may_be_early), is_early, lambda: no)
+    is_left = is_bent & is_lowest
+    is_moving = jax.lax.cond(jnp.any(is_left), lambda: is_left & moves_on(field, states, velocity), lambda: no)
+    return ~(is_bent & (~is_lowest | is_moving))
 
 
 def moves_on(
@@ -73,6 +88,19 @@ def moves_on(
     is_moving = ~jnp.all(is_rounding, axis=1)
     # A map may alternate about its fixed point, by rounding errors that decay slowly; in a bottleneck it does not.
     if field.is_map:
-        turn = max_norm(field.velocity(states + velocity) - velocity)
-        is_moving &= turn < 0.5 * max_norm(velocity)
+        is_moving &= _turn(field, states, velocity) < 0.5 * max_norm(velocity)
     return is_moving
+
+
+def _directions(states: Float[Array, "batch state"]) -> Float[Array, "2 1 state"]:
+    """Two directions at random, the same for all samples; of two units each direction has a part in one of them."""
+    signs = np.random.default_rng(0).choice([-1, 1], states.shape[1])
+    alternating = (-1) ** np.arange(states.shape[1])
+    return jnp.asarray(np.stack([signs, signs * alternating])[:, None], states.dtype)
+
+
+def _turn(
+    field: Field, states: Float[Array, "batch state"], velocity: Float[Array, "batch state"]
+) -> Float[Array, " batch"]:
+    """How much a small velocity changes in one unit of time, at the rate at which it decays now."""
+    return max_norm(field.velocity(states + velocity) - velocity)
