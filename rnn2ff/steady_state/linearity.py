@@ -21,8 +21,10 @@ _MOST_BENT = 0.1
 _SLOW, _FASTER = 5, 3  # ratios of rates; how slow a mode is that others may hide, and how much faster these decay
 _ROUNDING = 8  # rounding errors of a velocity, which are no deviation
 _MOVING = 16  # rounding errors of a velocity, above which a unit moves on
-# Largest ratio of a velocity that is rounding alone to its changes, by so many roundings of all rates.
-_LARGEST_CHANGE, _NUM_ROUNDINGS = 4, 8
+# Largest ratios of a velocity that is rounding alone to its changes by so many roundings of all rates: of one unit, and
+# of the root mean squares over units. In 120 networks in float32 (4 to 80 units, excitation and inhibition of 60 to
+# 1,000 times the rates) the second was at most 1.4 in 99 of 100 samples of 10 or more units.
+_LARGEST_CHANGE, _LARGEST_MEAN, _NUM_ROUNDINGS = 4, 2, 8
 
 
 def is_linear_ahead(
@@ -72,20 +74,24 @@ def is_linear_ahead(
 def moves_on(
     field: Field, states: Float[Array, "batch state"], velocity: Float[Array, "batch state"]
 ) -> Bool[Array, " batch"]:
-    """Whether a unit's velocity, at these states, is more than rounding, and, of a map, keeps its direction."""
+    """Whether a small velocity, at these states, is more than rounding, and, of a map, keeps its direction."""
 
-    def widen(change, signs):
-        return jnp.maximum(change, jnp.abs(field.rounded(states, signs) - velocity)), None
+    def add(sums, signs):
+        largest, squares = sums
+        change = field.scales * (field.rounded(states, signs) - velocity)
+        return (jnp.maximum(largest, jnp.abs(change)), squares + change**2), None
 
     signs = np.random.default_rng(0).choice([-1, 1], (_NUM_ROUNDINGS, states.shape[1]))
-    start = vary_like(jnp.zeros_like(velocity), velocity)
-    change, _ = jax.lax.scan(widen, start, jnp.asarray(signs, states.dtype))
-    error = jnp.finfo(states.dtype).eps * (1 + max_norm(states))
-    # Unit by unit: those whose inputs cancel say nothing about the others. What is not a number is not at rest.
-    is_rounding = field.scales * jnp.abs(velocity) <= jnp.maximum(
-        _LARGEST_CHANGE * field.scales * change, _MOVING * error[:, None]
-    )
-    is_moving = ~jnp.all(is_rounding, axis=1)
+    none = vary_like(jnp.zeros_like(velocity), velocity)
+    (largest, squares), _ = jax.lax.scan(add, (none, none), jnp.asarray(signs, states.dtype))
+    error = _MOVING * jnp.finfo(states.dtype).eps * (1 + max_norm(states))
+    speeds = jnp.abs(field.scales * velocity)
+    # Unit by unit, since those whose inputs cancel say nothing about the others; and all together, since rounding does
+    # not move many units at once along a mode. What is not a number is not at rest.
+    are_slow = speeds <= jnp.maximum(_LARGEST_CHANGE * largest, error[:, None])
+    typical = jnp.sqrt(jnp.mean(squares, axis=1) / _NUM_ROUNDINGS)
+    is_slow = jnp.sqrt(jnp.mean(speeds**2, axis=1)) <= jnp.maximum(_LARGEST_MEAN * typical, error)
+    is_moving = ~(jnp.all(are_slow, axis=1) & is_slow)
     # A map may alternate about its fixed point, by rounding errors that decay slowly; in a bottleneck it does not.
     if field.is_map:
         is_moving &= _turn(field, states, velocity) < 0.5 * max_norm(velocity)
