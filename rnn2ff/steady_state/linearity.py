@@ -18,7 +18,9 @@ REACH = 8.0  # how far ahead is looked, in estimated distances from rest
 # Largest deviation from the linear velocity, relative to the velocity at the state. A parabola with a root deviates by
 # up to `REACH**2 / 4`; a unit over its threshold by about its share of the motion.
 _MOST_BENT = 0.1
-_SLOW, _FASTER = 5, 3  # ratios of rates; how slow a mode is that others may hide, and how much faster these decay
+# Ratios of rates: how slow a mode is that others may hide (with 5, Gaussian weights at gain .9 took 1.5 times as long),
+# and how much faster these decay.
+_SLOW, _FASTER = 50, 3
 _ROUNDING = 8  # rounding errors of a velocity, which are no deviation
 _MOVING = 16  # rounding errors of a velocity, above which a unit moves on
 # Largest ratios of a velocity that is rounding alone to its changes by so many roundings of all rates: of one unit, and
