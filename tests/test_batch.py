@@ -447,7 +447,7 @@ class TestSaddles:
         monkeypatch.setattr(bends, "most_crept", lambda network: 8)
         monkeypatch.setattr(bends, "creep", stopping(received, after=0, end=end))
         network, blank = alone(0.5), np.zeros(24, default_float())
-        status, num_steps = np.full((2, 24), Status.undecided, np.int32)
+        status, num_steps = np.full(24, Status.undecided, np.int32), np.zeros(24, np.int32)
         states, stimuli = np.ones((2, 24, 16), default_float()) * np.r_[1, np.zeros(15)]
         solved = SteadyState(states, status, blank, num_steps, blank, blank)
         known = bends.follow_through(network, stimuli / 2, solved, np.arange(24), tolerance=1e-4, max_steps=4096)
@@ -567,9 +567,23 @@ class TestSaddles:
         rest = np.float32([root(lambda x, drive=each: weights @ rates(x) + drive - x, 0 * each).x for each in stimuli])
         network = rate_network(StateForm(lambda x: 1 + jnp.tanh(x)), weights)
         monkeypatch.setattr(hard, "observe_motions", out_of_steps)
+        monkeypatch.setattr(hard, "_roll_out_stiffly", None)  # is not called
         found = hard.finish(network, stimuli, np.zeros_like(rest), rest, tolerance=1e-6, max_steps=400)
         assert (found.status == Status.max_steps_reached).all()
         np.testing.assert_array_equal(found.state, rest)
+
+    @pytest.mark.parametrize(("end", "expected"), [(1.5, 1.5), (7.0, 3.0), (np.nan, 3.0)])  # of rest at 1
+    def test_of_two_integrators_that_run_out_of_steps_the_nearer_state_is_kept(self, end, expected, monkeypatch):
+        def run_out(network, stimuli, starts, tolerance, max_steps):
+            ends = np.where(np.arange(16) < 1, end, starts).astype(starts.dtype)
+            return Candidate(ends, np.full(len(starts), max_steps, np.int32), np.zeros(len(starts), bool))
+
+        monkeypatch.setattr(hard, "observe_motions", out_of_steps)
+        monkeypatch.setattr(hard, "_roll_out_stiffly", run_out)
+        stimuli, starts, states = (np.eye(1, 16, dtype=default_float()) * first for first in (0.5, 0, 3))
+        found = hard.finish(alone(0.5), stimuli, starts, states, tolerance=1e-4, max_steps=400)
+        assert found.state[0, 0] == expected
+        assert found.status[0] == Status.max_steps_reached
 
     def test_where_the_first_samples_get_nowhere_by_implicit_steps_the_others_are_left(self, monkeypatch):
         network, tried = threshold_linear(np.array([[1 - 1e-4]])), []
@@ -786,8 +800,8 @@ class TestField:
         given = make_field(network, stimuli, states).deviation(states, vectors)
         velocity = jax.vmap(network.velocity)
         at_states, along = jax.jvp(lambda states: velocity(states, stimuli), (states,), (vectors,))
-        of_map = jax.vmap(lambda state, stimulus: time_scales(network, state, stimulus))
-        scales = of_map(states, stimuli) if kind == "map" else taus[None]
+        scales_of_map = jax.vmap(lambda state, stimulus: time_scales(network, state, stimulus))
+        scales = scales_of_map(states, stimuli) if kind == "map" else taus[None]
         assert_close(given, scales * (velocity(states + vectors, stimuli) - at_states - along), 10 * CLOSE)
 
 

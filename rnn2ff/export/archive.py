@@ -129,7 +129,7 @@ def _put_together(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> A
         return _make(TwoLayer, arrays, _LAYERS, is_rectified=is_rectified)
     nonlinearity = decode_nonlinearity(*json.loads(metadata.get("nonlinearity", '["relu"]')))
     form = (RateForm if metadata["form"] == "rate" else StateForm)(nonlinearity)
-    params = {name: arrays.get(name) for name in _NETWORK}
+    params = {name: arrays[name] for name in _NETWORK if name in arrays}
     network = rate_network(form, **params, is_map=json.loads(metadata.get("is_map", "false")))
     rate_size = json.loads(metadata["rate_size"])
     if rate_size < network.state_size:

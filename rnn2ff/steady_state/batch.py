@@ -157,7 +157,7 @@ def judge_rows(
     return _conclude(task, unpack(arrays)).steady
 
 
-judge = compiled(judge_rows)  # by itself, for the host
+judge = compiled(judge_rows)  # a program of its own, for calls from the host
 
 
 def _is_in(stage: Int[Array, " batch"], *stages: Stage) -> Bool[Array, " batch"]:

@@ -69,7 +69,8 @@ def follow_through(
     """
     rows = rows[(solved.status[rows] == Status.undecided) & (solved.residual[rows] < tolerance)]
     known, num_open = [rows[:0]], 0
-    while len(rows) and num_open < most_crept(network) and is_crept(network, max_steps):
+    rows = rows if is_crept(network, max_steps) else rows[:0]
+    while len(rows) and num_open < most_crept(network):
         few, rows = rows[:STIFF_ROWS], rows[STIFF_ROWS:]
         known.append(_creep_on(network, stimuli, solved, few, np.asarray(tolerance, network.dtype)))
         num_open += len(few) - len(known[-1])

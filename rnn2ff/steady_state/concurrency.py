@@ -12,7 +12,7 @@ import jax
 
 from rnn2ff.networks import RateNetwork, RecurrentNetwork
 
-# Modules whose nonlinearities do not wait: to lower a program takes some 50 ms, in each first call.
+# Modules whose nonlinearities do not wait; for others a program is lowered, which takes some 50 ms of a first call.
 _KNOWN = ("jax.numpy", "jax.nn", "jax._src.nn", "jax._src.numpy", "rnn2ff.")
 # LAPACK, callbacks and all foreign functions are custom calls.
 _MAY_WAIT = ("custom_call", "cholesky", "convolution", "fft", "triangular_solve")

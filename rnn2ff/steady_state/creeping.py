@@ -20,7 +20,7 @@ from rnn2ff.steady_state.stability import neutral_growth
 from rnn2ff.steady_state.watched import ESCAPE
 
 MOST_STEPS = 512
-STIFF_ROWS, LARGEST_STIFF = 8, 512  # rows of an implicitly integrated sub-batch; most units whose matrix is factored
+STIFF_ROWS, _LARGEST_STIFF = 8, 512  # rows of an implicitly integrated sub-batch; most units whose matrix is factored
 _FIRST_STEP, _LARGEST_CHANGE = 0.1, 5.0  # in units of the longest time scale; largest ratio of successive steps
 
 
@@ -43,9 +43,14 @@ def most_crept(network: RecurrentNetwork) -> int:
     return max(STIFF_ROWS, 2**27 // (network.state_size**3 + 2**15))
 
 
+def may_be_factored(network: RecurrentNetwork) -> bool:
+    """Whether implicit steps apply, each of which factors matrices of the network's size."""
+    return network.state_size <= _LARGEST_STIFF and not network.is_map
+
+
 def is_crept(network: RecurrentNetwork, max_steps: int) -> bool:
-    """Whether slow motions are followed by implicit steps, each of which factors matrices."""
-    return max_steps >= MOST_STEPS and network.state_size <= LARGEST_STIFF and not network.is_map
+    """Whether slow motions are followed by implicit steps."""
+    return max_steps >= MOST_STEPS and may_be_factored(network)
 
 
 def _creep(network, stimulus, start, tolerance) -> Candidate:

@@ -26,8 +26,8 @@ class Field(NamedTuple):
         seen: maps states and a velocity to the velocity in the coordinates of that matrix.
         deviation: maps states and small vectors y to `tau (v(x + y) - v(x) - v'(x) y)`, with v the velocity `dx/dt`: by
             how much it deviates from linear.
-        rounded: maps states and a sign for each unit to the velocity with each rate (without a form, each state) larger
-            or smaller by a rounding error: sums of large terms that cancel change by much more than the state.
+        velocity_rounded: maps states and a sign for each unit to the velocity with each rate larger or smaller by a
+            rounding error; in the rate form, and of any other vector field, with each state.
         time_unit: t, the shortest time scale of a sample, in the network's unit of time; for a map, one step.
         scales: the time scale of each unit, in units of the sample's `time_unit`; at least 1, except for a map.
         is_map: whether the next state is the sum of state and velocity.
@@ -37,7 +37,7 @@ class Field(NamedTuple):
     push: Callable[[Float[Array, "batch state"]], Callable[[Float[Array, "batch state"]], Float[Array, "batch state"]]]
     seen: Callable[[Float[Array, "batch state"], Float[Array, "batch state"]], Float[Array, "batch state"]]
     deviation: Callable[[Float[Array, "batch state"], Float[Array, "batch state"]], Float[Array, "batch state"]]
-    rounded: Callable[[Float[Array, "batch state"], Float[Array, " state"]], Float[Array, "batch state"]]
+    velocity_rounded: Callable[[Float[Array, "batch state"], Float[Array, " state"]], Float[Array, "batch state"]]
     time_unit: Float[Array, " batch"]
     scales: Float[Array, "batch state"]
     is_map: bool
@@ -80,11 +80,11 @@ def make_field(
         velocity, push = jax.linearize(scaled, states)
         return scales * (scaled(states + vectors) - velocity - push(vectors))
 
-    def rounded(states, signs):
+    def velocity_rounded(states, signs):
         return scaled(states * _by_a_rounding_error(signs))
 
     seen = lambda states, velocity: velocity  # noqa: E731
-    return Field(scaled, push_at, seen, deviation, rounded, time_unit, scales, network.is_map)
+    return Field(scaled, push_at, seen, deviation, velocity_rounded, time_unit, scales, network.is_map)
 
 
 def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -> Field:
@@ -123,14 +123,14 @@ def _rate_field(network: RateNetwork, stimuli: Float[Array, "batch stimulus"]) -
     def deviation_of_rates(inputs, vectors):
         return phi(inputs + vectors) - (phi(inputs) + slopes_at(inputs) * vectors)
 
-    def rounded(states, signs):
+    def velocity_rounded(states, signs):
         if isinstance(form, StateForm):
             return share * (recurrent_input(phi(states) * _by_a_rounding_error(signs)) + drive - states)
         return velocity(states * _by_a_rounding_error(signs))
 
     time_units = jnp.broadcast_to(time_unit, len(stimuli))
     scales = jnp.broadcast_to(1 / share, (len(stimuli), network.state_size))
-    return Field(velocity, push_at, seen, deviation, rounded, time_units, scales, network.is_map)
+    return Field(velocity, push_at, seen, deviation, velocity_rounded, time_units, scales, network.is_map)
 
 
 def _by_a_rounding_error(signs: Float[Array, " state"]) -> Float[Array, "1 state"]:

@@ -15,7 +15,7 @@ from rnn2ff.compiling import compiled, in_batches
 from rnn2ff.networks import RecurrentNetwork, time_scales
 from rnn2ff.steady_state.batch import judge
 from rnn2ff.steady_state.bends import ROWS, follow_bent
-from rnn2ff.steady_state.creeping import LARGEST_STIFF, MOST_STEPS, STIFF_ROWS, creep, is_crept, most_crept
+from rnn2ff.steady_state.creeping import MOST_STEPS, STIFF_ROWS, creep, is_crept, may_be_factored, most_crept
 from rnn2ff.steady_state.field import make_field
 from rnn2ff.steady_state.iteration import observe_iterations
 from rnn2ff.steady_state.linearity import moves_on
@@ -77,15 +77,18 @@ def finish(
     status[motions.is_oscillating] = Status.oscillating
     status[motions.is_diverging] = Status.diverging
 
-    may_be_stiff = is_stiff_tried and not network.is_map and network.state_size <= LARGEST_STIFF
+    may_be_stiff = is_stiff_tried and may_be_factored(network)
     rows = np.flatnonzero(motions.is_open & (num_steps >= 2 * max_steps) & may_be_stiff)
     if len(rows):
-        rows = rows[in_batches(_move, network, (stimuli[rows], states[rows]), ROWS)]
+        rows = rows[in_batches(_are_moving, network, (stimuli[rows], states[rows]), ROWS)]
     if len(rows):
         samples = stimuli[rows], initial_states[rows]
         ends = in_batches(_roll_out_stiffly, network, samples, STIFF_ROWS, limit, max_steps)
-        is_end = ends.is_diverging | (ends.num_steps < max_steps)  # of others, the state so far is nearer to one
-        states[rows[is_end]], num_steps[rows] = ends.state[is_end], num_steps[rows] + ends.num_steps
+        after, before = (
+            in_batches(measure, network, (stimuli[rows], each), ROWS).residual for each in (ends.state, states[rows])
+        )
+        is_nearer = ends.is_diverging | (after < before)  # never NaN
+        states[rows[is_nearer]], num_steps[rows] = ends.state[is_nearer], num_steps[rows] + ends.num_steps
         status[rows[ends.is_diverging]] = Status.diverging
 
     # A motion that creeps on without turning decays or grows very slowly: implicit steps soon reach its end.
@@ -128,8 +131,8 @@ def finish(
 
 
 @compiled
-def _move(network, stimuli, states) -> Bool[Array, " batch"]:
-    """Which states do more than go back and forth by rounding, which no other integrator would end."""
+def _are_moving(network, stimuli, states) -> Bool[Array, " batch"]:
+    """Whether states move by more than rounding; no integrator brings the others closer to rest."""
     field = make_field(network, stimuli, states)
     return moves_on(field, states, field.velocity(states))
 

@@ -49,8 +49,8 @@ ADVICE = {
     Status.diverging: "the dynamics grow without bound for this stimulus; check the weights and their signs",
     Status.max_steps_reached: "the steps ran out before it was at rest; raise `max_steps`, or change `tolerance`",
     Status.nonfinite: "the search ended in NaN or infinity; check the vector field, or use `Rollout`",
-    Status.undecided: "the residual is below the tolerance, but whether the state attracts could not be decided, "
-    "it drifts where nothing decays, or it passes a bottleneck; look at its eigenvalues with `linearize`",
+    Status.undecided: "the residual is below the tolerance, but the state may not attract, may drift where nothing "
+    "decays, or may be passing a bottleneck; look at its eigenvalues with `linearize`",
 }
 
 

@@ -188,7 +188,10 @@ class _Clock:
 def _reported(trained, tried, trainer, pairs, test, clock, tolerance, reason, by_margin, tested_on) -> Distillation:
     predicted = predict(trained.approximator, test.stimuli)
     interval, judged = nrmse_interval(predicted, test.rates), accuracy(predicted, test.rates)
-    errors = [accuracy(predict(result.approximator, test.stimuli), test.rates).nrmse for result in tried]
+    errors = [
+        judged.nrmse if result is trained else accuracy(predict(result.approximator, test.stimuli), test.rates).nrmse
+        for result in tried
+    ]
     report = Report(
         accuracy=judged,
         nrmse_interval=interval,
