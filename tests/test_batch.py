@@ -331,7 +331,7 @@ class TestVerdicts:
         assert sum(received.finished_by.values()) == int(received.is_converged.sum())
 
 
-def rivals(rate, size=2):
+def rivals(rate, size=16):
     """Two units whose tie is a saddle that grows with a rate, among others that decay; one alone attracts, at 2.
 
     At the tie the modes are `-1 + .5 +- (.5 + rate)`.
@@ -341,6 +341,18 @@ def rivals(rate, size=2):
     return threshold_linear(floats(weights))
 
 
+def over_a_threshold(slow, distances):
+    """Unit 0 rises to 1 at a slow rate; at 1 - d it takes unit 1 over its threshold, which then silences unit 2.
+
+    Weights, stimuli, and where the states end; below a distance of 0 the threshold is never passed. Other units decay.
+    """
+    weights, ones, others = np.zeros((16, 16)), np.ones(len(distances)), np.zeros((len(distances), 13))
+    weights[:3, :3] = [[1 - slow, 0, 0], [1, 0, -2], [0, -2, 0]]
+    never, passed = np.c_[ones, distances, ones], np.c_[ones, 2 + distances, -3 - 2 * distances]
+    ends = np.where(distances[:, None] < 0, never, passed)
+    return floats(weights), np.c_[slow * ones, 1 + distances, ones, others], np.c_[ends, others]
+
+
 def moving_along(params, state, stimulus):
     """x is slow at 10. y is driven by `(x - 10) - (x - 10)^2 / 10`, so that its velocity bends more than that of x."""
     away = state[0] - 10
@@ -348,7 +360,7 @@ def moving_along(params, state, stimulus):
 
 
 class TestSaddles:
-    @pytest.mark.parametrize("size", [2, 40])  # the larger has more units than a block that is factored
+    @pytest.mark.parametrize("size", [16, 40])  # the larger has more units than a block that is factored
     @pytest.mark.parametrize("rate", [1.0, 0.1, 0.01, 0.001])
     def test_a_tie_is_never_called_a_steady_state(self, rate, size):
         """Convergence is no verdict: along a tie the velocity has no part that would leave the saddle."""
@@ -357,7 +369,7 @@ class TestSaddles:
         stimuli[:, 0], stimuli[:, 1] = 1.0, 1 - gaps
         network = rivals(rate, size)
         planned = solve_steady_states(network, stimuli)
-        for found in (solve_batch(network, stimuli), planned):
+        for found in (solve_batch(network, stimuli, initial_states=np.zeros_like(stimuli)), planned):
             is_converged, states = np.asarray(found.is_converged), np.asarray(found.state)
             # Rounding may break an exact tie, to either side.
             is_tie = np.asarray(floats(stimuli))[:, 1] == 1
@@ -384,36 +396,29 @@ class TestSaddles:
 
     @pytest.mark.parametrize("solver", ["engine", None, Rollout()])
     def test_a_small_residual_is_no_rest_where_the_slowest_mode_still_carries_a_unit_over_its_threshold(self, solver):
-        """Unit 0 rises to 1 at rate .025; at 1 - d it takes unit 1 over its threshold, which then silences unit 2."""
         tolerance = 1e-5 if default_float() == jnp.float32 else 1e-9
-        distances = tolerance * np.array([-60, -20, -5, 5, 10, 20, 40, 60])  # d; below 0 it never does
-        network = threshold_linear(np.array([[0.975, 0, 0], [1, 0, -2], [0, -2, 0]]))
-        stimuli = np.c_[np.full(8, 0.025), 1 + distances, np.ones(8)]
-        starts = np.tile([0, -1.0, 1.0], (8, 1))
+        distances = tolerance * np.r_[-np.geomspace(5, 60, 10), np.geomspace(5, 60, 11)]
+        weights, stimuli, ends = over_a_threshold(0.025, distances)
+        network, starts = threshold_linear(weights), np.tile(np.r_[0, -1.0, 1.0, np.zeros(13)], (21, 1))
         if solver == "engine":
             found = solve_batch(network, stimuli, initial_states=starts)
         else:
             found = solve_steady_states(network, stimuli, initial_states=starts, solver=solver)
         assert found.is_converged.all()
-        loser, winner = np.c_[np.ones(8), distances, np.ones(8)], np.c_[np.ones(8), 2 + distances, -3 - 2 * distances]
-        assert_close(found.state, np.where(distances[:, None] < 0, loser, winner), 200 * tolerance)
+        assert_close(found.state, ends, 200 * tolerance)
 
     @pytest.mark.parametrize("form", [StateForm(jax.nn.relu), RateForm(jax.nn.relu)])
     def test_nor_is_it_where_sweeps_led_there(self, form):
-        """The same at rate .2, by a plan of sweeps: the first two thresholds are passed after they have converged."""
+        """By a plan of sweeps: the first two thresholds are passed after they have converged."""
         tolerance = 1e-5 if default_float() == jnp.float32 else 1e-9
-        distances = tolerance * np.array([-20, -5, -2, 0.5, 0.7, 1, 1.5, 2])
-        network = rate_network(form, floats([[0.8, 0, 0], [1, 0, -2], [0, -2, 0]]))
-        stimuli = np.c_[np.full(8, 0.2), 1 + distances, np.ones(8)]
+        weights, stimuli, ends = over_a_threshold(0.2, tolerance * np.array([-20, -5, -2, 0.5, 0.7, 1, 1.5, 2]))
+        network = rate_network(form, weights)
         plan = make_plan(network, damped_sweep(network), Method.agreed)
         plan = eqx.tree_at(lambda plan: plan.starts_anywhere, plan, jnp.asarray(True))
-        starts = np.tile([0, 0.0, 1.0], (8, 1))
+        starts = np.tile(np.r_[0, 0.0, 1.0, np.zeros(13)], (8, 1))
         found = solve_steady_states(network, stimuli, initial_states=starts, solver=plan, tolerance=tolerance)
         assert found.is_converged.all()
-        loser, winner = np.c_[np.ones(8), distances, np.ones(8)], np.c_[np.ones(8), 2 + distances, -3 - 2 * distances]
-        expected = np.where(distances[:, None] < 0, loser, winner)
-        if isinstance(form, RateForm):
-            expected = np.maximum(expected, 0)
+        expected = np.maximum(ends, 0) if isinstance(form, RateForm) else ends
         assert_close(found.state, expected, 200 * tolerance)
 
     @pytest.mark.parametrize("solver", [None, Rollout()])
@@ -548,16 +553,16 @@ class TestSaddles:
     def test_what_comes_to_rest_at_a_threshold_has_converged(self):
         """All units are at their threshold, so that the dynamics bend however small the residual is."""
         network = threshold_linear(floats(0.9 / 4 * np.random.default_rng(4).normal(size=(16, 16))))
-        starts = np.random.default_rng(5).normal(size=(20, 16))
-        found = solve_batch(network, np.zeros((20, 16)), initial_states=starts)
+        starts = np.random.default_rng(5).normal(size=(21, 16))
+        found = solve_batch(network, np.zeros((21, 16)), initial_states=starts)
         assert found.is_converged.all()
         assert_close(found.state, 0, CLOSE)
 
     def test_a_saddle_that_a_stiff_integrator_stops_at_is_not_a_steady_state(self, monkeypatch):
         monkeypatch.setattr(hard, "observe_motions", out_of_steps)
-        stimuli, starts = np.ones((1, 2)), np.zeros((1, 2))
+        stimuli, starts = np.r_[1, 1, np.zeros(14)][None], np.zeros((1, 16))
         found = hard.finish(rivals(0.3), stimuli, starts, starts, tolerance=1e-4, max_steps=400)
-        assert_close(found.state, 1 / 1.3, 1e-3)
+        assert_close(found.state, stimuli / 1.3, 1e-3)
         assert found.status[0] == Status.unstable
 
     def test_what_only_rounding_moves_stays_where_it_is(self, monkeypatch):

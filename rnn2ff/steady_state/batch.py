@@ -11,10 +11,11 @@ Every sample goes through stages, on the device, until it has a verdict:
                 their exact fixed point, and its stability, from their block of the weight matrix alone
     prove       linear stability, by powers of a polynomial of the Jacobian on a random vector (`stability.py`)
     decide      the same, by powers of the Jacobian's Cayley transform, for the few that `prove` leaves undecided
+    look        whether the dynamics are linear from a stable state up to rest (`linearity.py`)
 
 In each round, samples without a verdict are gathered into dense tiles (`tiles.py`). If a fixed point turns out to be
 unstable, the dynamics leave it, and the sample is followed further. Where the dynamics are not linear up to rest, a
-sample goes on, in the way it came, to a smaller residual (`linearity.py`).
+sample goes on, in the way it came, to a smaller residual.
 
 `block` and `decide` factor matrices; the other stages only multiply by them. As one function of arrays (`solve_rows`)
 the engine alternates between the two and never reads a value on the host, so it runs under `jit`, in a `scan`, and
@@ -37,7 +38,7 @@ from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
 from rnn2ff.steady_state.following import follow_rows
 from rnn2ff.steady_state.meshes import zeros_to_share
 from rnn2ff.steady_state.method import Plan
-from rnn2ff.steady_state.proving import decide_rows, prove_rows, solve_blocks
+from rnn2ff.steady_state.proving import decide_rows, look_ahead, prove_rows, solve_blocks
 from rnn2ff.steady_state.result import Status, SteadyState
 from rnn2ff.steady_state.rows import BLOCK, LARGEST_STEP, SAFETY, Known, Rows, Solved, Stage, Task, blank_rows
 from rnn2ff.steady_state.stability import LARGEST_BATCHED, num_factored
@@ -47,7 +48,14 @@ from rnn2ff.steady_state.tiles import Few, in_dense_tiles, layout_for, packing_o
 _SHARE_LEFT = 4  # per stage, one in so many rows of a tile may wait a round; more than there are stages that wait
 MOST_ROUNDS = 1000  # more than any sample needs; guarantees that the program ends
 
-_WORK = {Stage.sweep: sweep_rows, Stage.accelerate: accelerate_rows, Stage.follow: follow_rows, Stage.prove: prove_rows}
+_WORK = {
+    Stage.sweep: sweep_rows,
+    Stage.accelerate: accelerate_rows,
+    Stage.follow: follow_rows,
+    Stage.prove: prove_rows,
+    Stage.look: look_ahead,
+}
+_LAST = int(Stage.look)  # of these stages
 FACTORIZATIONS = (Stage.block, Stage.decide)
 Packing = tuple[Callable, Callable]  # of `packing_of`
 
@@ -184,10 +192,10 @@ def _in_rounds(task: Task, rows: Rows, known: Known) -> Rows:
 def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing) -> list[Array]:
     """Work in rounds of dense tiles, until no sample waits for a stage that only takes products."""
     layout, (pack, unpack) = task.layout, packing
-    stages = list(_WORK) if task.plan is not None else [Stage.follow, Stage.prove]
+    stages = list(_WORK) if task.plan is not None else [Stage.follow, Stage.prove, Stage.look]
     # Code for wide tiles takes half a second more to compile for each stage. With a plan, few rows are accelerated or
     # followed, or they take such different times that wide tiles gain nothing; without one, to prove them takes little.
-    wide = [Stage.follow] if task.plan is None else [Stage.sweep, Stage.prove]
+    wide = [Stage.follow] if task.plan is None else [Stage.sweep, Stage.prove, Stage.look]
 
     def in_turn(stages):
         """The work on a tile: each stage in turn, on its rows. A few rows may wait, to share a tile in the next round.
@@ -204,8 +212,8 @@ def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing
                     done = _WORK[stage](task, unpack(arrays), known, few, is_chosen)
                     return choose_rows(is_chosen, pack(done), arrays)
 
-                # Sweeps are cheap and run even for one row; the other stages wait until more than a few rows need them.
-                least = 0 if stage == Stage.sweep else few
+                # What is cheap runs even for one row; the other stages wait until more than a few rows need them.
+                least = 0 if stage in (Stage.sweep, Stage.look) else few
                 is_due = jnp.sum(is_chosen, dtype=jnp.int32) > least
                 arrays = jax.lax.cond(is_due, run, lambda arrays: arrays, arrays)
             return arrays
@@ -222,12 +230,12 @@ def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing
         if layout.wide_tile:
             arrays = in_dense_tiles(
                 in_turn(wide), arrays, known, _is_in(stage, *wide), (layout.wide_tile,),
-                kind=stage, num_kinds=int(Stage.prove) + 1, few=Few.left,
+                kind=stage, num_kinds=_LAST + 1, few=Few.left,
             )  # fmt: skip
             stage = unpack(arrays).stage
         arrays = in_dense_tiles(
             in_turn(stages), arrays, known, _is_in(stage, *stages), layout.tiles,
-            kind=stage, num_kinds=int(Stage.prove) + 1, few=Few.done_if_alone,
+            kind=stage, num_kinds=_LAST + 1, few=Few.done_if_alone,
         )  # fmt: skip
         return arrays, num_rounds + 1
 

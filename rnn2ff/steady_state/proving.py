@@ -1,4 +1,4 @@
-"""Stages of the engine: stability, from powers of the Jacobian, or from the weights among a few active units."""
+"""Stages of the engine: whether a state is linearly stable, and whether the dynamics are linear from it up to rest."""
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,8 @@ def prove_rows(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
     if task.has_blocks:
         active = active_units(task, field, rows.state, field.velocity(rows.state))
         stage = jnp.where(has_block(task, active), Stage.block, stage)
-    decay_rate = decay_rates(field, powers)
-    ended = rows._replace(stage=jnp.where(powers.is_proved, Stage.done, stage), decay_rate=decay_rate)
-    is_bent = _bends_ahead(task, rows, field, jnp.where(powers.is_proved, decay_rate, 0))
-    ended = _go_on(task, ended, known, powers.is_proved & is_bent)
+    stage = jnp.where(powers.is_proved, _after_proof(task), stage)
+    ended = rows._replace(stage=stage, decay_rate=decay_rates(field, powers))
     return choose_rows(powers.is_open, rows._replace(powers=powers), ended)
 
 
@@ -42,8 +40,7 @@ def decide_rows(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " til
     """Decide stability by the Cayley transform of the whole Jacobian."""
     field = make_field(task.network, known.stimuli, rows.state)
     stability = decide(field, rows.state, is_mine, one_by_one=task.layout.factors_one_by_one)
-    is_bent = _bends_ahead(task, rows, field, stability.decay_rate)
-    return _judge(task, rows, known, stability, is_bent)
+    return _judge(task, rows, known, stability)
 
 
 def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " tile"]) -> Rows:
@@ -92,13 +89,13 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " ti
     is_taken = ~is_at_rest & is_end & (exact_residual < task.tolerance)
     exactly = rows._replace(
         state=exact,
+        stage=jnp.full_like(rows.stage, Stage.done),
         residual=exact_residual,
         speed=max_norm(exact_velocity) / field.time_unit,
+        decay_rate=stability.decay_rate,
         status=jnp.full_like(rows.status, Status.converged),
         found_by=jnp.full_like(rows.found_by, FOUND_BY.index("active set")),
     )
-    is_bent = ~is_taken & _bends_ahead(task, rows, field, stability.decay_rate)
-    judged = _judge(task, choose_rows(is_taken, exactly, rows), known, stability, is_bent)
     is_decided = ~is_consistent | (is_ahead & (is_near | ~stability.is_stable))
     onward = rows._replace(
         stage=jnp.full_like(rows.stage, Stage.follow),
@@ -106,44 +103,23 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " ti
         # While undecided, it is tried again at growing intervals.
         num_quiet=jnp.where(is_decided, 0, -rows.num_steps // 8),
     )
-    return choose_rows(is_at_rest | is_taken, judged, onward)
+    return choose_rows(is_taken, exactly, choose_rows(is_at_rest, _judge(task, rows, known, stability), onward))
 
 
-def _judge(task: Task, rows: Rows, known: Known, stability: Stability, is_bent: Bool[Array, " tile"]) -> Rows:
-    """End rows that are stable or undecided; the others, unstable or with bends ahead, go on."""
-    # Where rounding keeps a state from moving any more, the dynamics rest at a point that they would leave.
-    is_stuck = rows.is_followed & _is_lowest(rows) & (rows.residual < 4 * jnp.finfo(rows.state.dtype).eps)
-    is_left = stability.is_unstable & ~is_stuck & task.moves
-    status = jnp.where(stability.is_stable, Status.converged, Status.undecided)
-    status = jnp.where(stability.is_unstable, Status.unstable, status)
-    ended = rows._replace(stage=jnp.full_like(rows.stage, Stage.done), status=status, decay_rate=stability.decay_rate)
-    left = choose_rows(is_left, _follow_on(rows, known), ended)
-    return _go_on(task, left, known, stability.is_stable & is_bent)
+def look_ahead(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
+    """End rows at stable states up to whose rest the Jacobian holds; those with bends ahead go on.
 
-
-def _bends_ahead(task: Task, rows: Rows, field: Field, decay_rate: Float[Array, " tile"]) -> Bool[Array, " tile"]:
-    """Whether the Jacobian does not hold up to rest."""
-    if not task.moves:
-        return jnp.zeros(len(rows.state), bool)
-    return ~is_linear_ahead(field, rows.state, rows.speed / decay_rate, _is_lowest(rows))
-
-
-def _is_lowest(rows: Rows) -> Bool[Array, " tile"]:
-    """Whether the dynamics ended above the residual that was aimed at: it falls no further, or steps ran out."""
-    return rows.residual >= rows.rest
-
-
-def _go_on(task: Task, rows: Rows, known: Known, is_bent: Bool[Array, " tile"]) -> Rows:
-    """Let rows with bends ahead go on to a smaller residual, in the way they came; the others stay as they are.
-
-    Where a smaller residual was already aimed at in vain, it is undecided whether there is rest ahead; on the host,
-    implicit steps may lead to it (`bends.py`).
+    They go on to a smaller residual, in the way they came. Where that was already aimed at in vain, it is undecided
+    whether there is rest ahead; on the host, implicit steps may lead to it (`bends.py`).
     """
-    is_in_vain = is_bent & _is_lowest(rows)
-    rows = rows._replace(status=jnp.where(is_in_vain, Status.undecided, rows.status))
-    is_bent = is_bent & ~is_in_vain
+    field = make_field(task.network, known.stimuli, rows.state)
+    is_lowest = _is_lowest(rows)
+    distance = jnp.where(is_mine, rows.speed / rows.decay_rate, 0)
+    is_bent = is_mine & ~is_linear_ahead(field, rows.state, distance, is_lowest)
+    status = jnp.where(is_bent & is_lowest, Status.undecided, rows.status)
+    ended = rows._replace(stage=jnp.full_like(rows.stage, Stage.done), status=status)
 
-    def go_on(rows):
+    def go_on(ended):
         onward = _follow_on(rows, known)
         if task.plan is not None:
             to_point = jax.vmap(lambda state, stimulus: task.plan.sweep.from_state(task.network, state, stimulus))
@@ -153,9 +129,31 @@ def _go_on(task: Task, rows: Rows, known: Known, is_bent: Bool[Array, " tile"]) 
                 powers=rows.powers.to_be_begun(),
             )
             onward = choose_rows(rows.is_followed, onward, swept)
-        return choose_rows(is_bent, onward, rows)
+        return choose_rows(is_bent & ~is_lowest, onward, ended)
 
-    return jax.lax.cond(jnp.any(is_bent), go_on, lambda rows: rows, rows)
+    return jax.lax.cond(jnp.any(is_bent & ~is_lowest), go_on, lambda ended: ended, ended)
+
+
+def _judge(task: Task, rows: Rows, known: Known, stability: Stability) -> Rows:
+    """End rows that are undecided; those that are unstable go on, and from stable ones it is looked ahead."""
+    # Where rounding keeps a state from moving any more, the dynamics rest at a point that they would leave.
+    is_stuck = rows.is_followed & _is_lowest(rows) & (rows.residual < 4 * jnp.finfo(rows.state.dtype).eps)
+    is_left = stability.is_unstable & ~is_stuck & task.moves
+    status = jnp.where(stability.is_stable, Status.converged, Status.undecided)
+    status = jnp.where(stability.is_unstable, Status.unstable, status)
+    stage = jnp.where(stability.is_stable, _after_proof(task), Stage.done)
+    ended = rows._replace(stage=stage, status=status, decay_rate=stability.decay_rate)
+    return choose_rows(is_left, _follow_on(rows, known), ended)
+
+
+def _after_proof(task: Task) -> Stage:
+    """The stage after a proof of stability. States that are only judged are taken as they are."""
+    return Stage.look if task.moves else Stage.done
+
+
+def _is_lowest(rows: Rows) -> Bool[Array, " tile"]:
+    """Whether the dynamics ended above the residual that was aimed at: it falls no further, or steps ran out."""
+    return rows.residual >= rows.rest
 
 
 def _follow_on(rows: Rows, known: Known) -> Rows:

@@ -34,9 +34,10 @@ class Stage(enum.IntEnum):
     accelerate = 2
     follow = 3
     prove = 4
-    block = 5
-    decide = 6
-    done = 7
+    look = 5
+    block = 6
+    decide = 7
+    done = 8
 
 
 class Rows(NamedTuple):
