@@ -21,6 +21,15 @@ _TILE_BYTES = 4 * 2**20  # of the hidden layer of a tile, to fit into a CPU's ca
 _SMALLEST_TILE = 256  # rows; products of fewer rows are slow in themselves
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # one program, where each operation would be one
+def _random_layers(stimulus_size: int, width: int, rate_size: int, key: PRNGKeyArray) -> tuple:
+    """Weights and biases of the hidden layer and of the readout."""
+    hidden_key, readout_key = jr.split(key)
+    hidden_weights = jr.normal(hidden_key, (width, stimulus_size)) * (2 / stimulus_size) ** 0.5
+    readout_weights = jr.normal(readout_key, (rate_size, width)) * (1 / max(width, 1)) ** 0.5
+    return (hidden_weights, jnp.zeros(width)), (readout_weights, jnp.zeros(rate_size))
+
+
 class TwoLayer(eqx.Module):
     """Two layers: hidden rectified units, and a readout.
 
@@ -71,11 +80,9 @@ class TwoLayer(eqx.Module):
         check_sizes(stimulus_size=stimulus_size, rate_size=rate_size)
         check_at_least("width", width, 0)
         check_key(key)
-        hidden_key, readout_key = jr.split(key)
-        self.hidden_weights = jr.normal(hidden_key, (width, stimulus_size)) * (2 / stimulus_size) ** 0.5
-        self.hidden_bias = jnp.zeros(width)
-        self.readout_weights = jr.normal(readout_key, (rate_size, width)) * (1 / max(width, 1)) ** 0.5
-        self.readout_bias = jnp.zeros(rate_size)
+        (self.hidden_weights, self.hidden_bias), (self.readout_weights, self.readout_bias) = _random_layers(
+            stimulus_size, width, rate_size, key
+        )
         self.bypass_weights = jnp.zeros((rate_size, stimulus_size)) if bypass else None
         self.is_rectified = is_rectified
 

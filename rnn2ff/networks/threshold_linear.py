@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from zlib import crc32
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.experimental.sparse import BCOO, BCSR
-from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from rnn2ff._checks import check_key, check_positive_numbers, check_sizes, fail, is_known
 from rnn2ff.compiling import evaluated_now
@@ -103,9 +104,9 @@ def random_threshold_linear(
     check_sizes(state_size=state_size)
     check_positive_numbers(gain=gain)
     check_key(key)
-    connected = _connected(state_size, connection_probability, key)
+    _check_probability(connection_probability)
     deviation = gain / (connection_probability * state_size) ** 0.5
-    return threshold_linear(jnp.where(connected, jr.normal(key, (state_size, state_size)) * deviation, 0.0))
+    return threshold_linear(gaussian_weights(state_size, deviation, key, connection_probability))
 
 
 def random_excitatory_inhibitory(
@@ -143,19 +144,32 @@ def random_excitatory_inhibitory(
     check_sizes(num_excitatory=num_excitatory, num_inhibitory=num_inhibitory)
     check_positive_numbers(gain=gain, balance=balance)
     check_key(key)
+    _check_probability(connection_probability)
     state_size = num_excitatory + num_inhibitory
-    connected = _connected(state_size, connection_probability, key)
-    strengths = jnp.where(connected, jnp.abs(jr.normal(key, (state_size, state_size))), 0.0)
+    strengths = jnp.abs(gaussian_weights(state_size, 1.0, key, connection_probability))
     ratio = balance * num_excitatory / num_inhibitory  # of an inhibitory weight to an excitatory one
     # The variance of a strength is that of a half-normal variable that is 0 with probability 1 - p.
     variance = connection_probability * (1 - connection_probability * 2 / np.pi)
     scale = gain / (variance * (num_excitatory + ratio**2 * num_inhibitory)) ** 0.5
-    signs = jnp.where(jnp.arange(state_size) < num_excitatory, scale, -scale * ratio)
-    return threshold_linear(strengths * signs[None, :])
+    signs = np.where(np.arange(state_size) < num_excitatory, scale, -scale * ratio).astype(strengths.dtype)
+    return threshold_linear(strengths * signs)
 
 
-def _connected(state_size: int, probability: float, key: PRNGKeyArray) -> Bool[Array, "{state_size} {state_size}"]:
-    """Which weights are nonzero."""
+def gaussian_weights(
+    size: int, deviation: float, key: PRNGKeyArray, probability: float = 1.0
+) -> Float[Array, "{size} {size}"]:
+    """A square matrix of Gaussian numbers of mean 0, each of which is 0 unless drawn with this probability."""
+    return _gaussian_weights(size, deviation, key, None if probability == 1 else probability)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one program, where each operation would be one
+def _gaussian_weights(size, deviation, key, probability):
+    weights = jr.normal(key, (size, size)) * deviation
+    if probability is None:
+        return weights
+    return jnp.where(jr.bernoulli(jr.fold_in(key, crc32(b"connections")), probability, weights.shape), weights, 0.0)
+
+
+def _check_probability(probability: float) -> None:
     if not 0 < probability <= 1:
         raise fail("connection_probability", "is out of range", "above 0 and at most 1", repr(probability))
-    return jr.bernoulli(jr.fold_in(key, crc32(b"connections")), probability, (state_size, state_size))

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from rnn2ff.compiling import only_after, solve_systems
-from rnn2ff.steady_state.field import Field, choose_rows, make_field, max_norm
+from rnn2ff.steady_state.field import choose_rows, make_field, max_norm
 from rnn2ff.steady_state.linearity import is_linear_ahead
 from rnn2ff.steady_state.result import Status
 from rnn2ff.steady_state.rows import (

@@ -5,6 +5,7 @@ segment, always keeping the part across which the rates change more, tells which
 segment, a jump does not.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -88,7 +89,7 @@ def find_jumps(
     rate_deviation = deviation_of(others.rates)
     # One segment for each stimulus and neighbor.
     own = np.repeat(np.arange(len(pairs)), num_neighbors)
-    neighbor = _nearest(pairs.stimuli, others.stimuli, num_neighbors).ravel()
+    neighbor = np.asarray(_nearest(pairs.stimuli, others.stimuli, num_neighbors)).ravel()
     start = np.asarray(pairs.stimuli)[own]
     segment = np.asarray(others.stimuli)[neighbor] - start
     low, high = np.zeros(len(own)), np.ones(len(own))
@@ -123,11 +124,11 @@ def error_by_margin(
     return ErrorByMargin(tuple(edges), tuple(nrmse), tuple(map(len, bins)))
 
 
-def _nearest(stimuli: Array, others: Array, num_neighbors: int) -> np.ndarray:
+@functools.partial(jax.jit, static_argnums=2)
+def _nearest(stimuli: Array, others: Array, num_neighbors: int) -> Array:
     """Rows of the others with the smallest distances."""
     squares = jnp.sum(others**2, axis=1)
-    _, rows = jax.lax.top_k(2 * stimuli @ others.T - squares[None], num_neighbors)
-    return np.asarray(rows)
+    return jax.lax.top_k(2 * stimuli @ others.T - squares[None], num_neighbors)[1]
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ import dataclasses
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, ScalarLike
 
@@ -29,6 +28,7 @@ from rnn2ff._checks import (
 from rnn2ff.networks.base import RecurrentNetwork, as_array
 from rnn2ff.networks.nonlinearities import Nonlinearity, ShiftedLogistic, Tanh
 from rnn2ff.networks.rate import RateForm, RateNetwork, RateParams, StateForm, rate_network
+from rnn2ff.networks.threshold_linear import gaussian_weights
 from rnn2ff.networks.weights import check_two_populations
 
 
@@ -223,6 +223,7 @@ def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1
     if is_known(patterns) and (np.abs(np.asarray(patterns)) != 1).any():
         raise fail("patterns", "has other values", "-1 and 1", sorted(set(np.ravel(patterns).tolist()))[:5])
     patterns = as_array(patterns)
+    patterns = np.asarray(patterns) if is_known(patterns) else patterns  # on the host, where nothing is compiled
     num_units = patterns.shape[1]
     weights = (patterns.T @ patterns) * (1 - np.eye(num_units, dtype=patterns.dtype)) / num_units
     return rate_network(StateForm(Tanh(gain)), weights, time_constants=time_constant)
@@ -249,4 +250,4 @@ def random_rate_network(
     check_sizes(state_size=state_size)
     check_positive_numbers(gain=gain)
     check_key(key)
-    return rate_network(StateForm(nonlinearity), jr.normal(key, (state_size, state_size)) * (gain / state_size**0.5))
+    return rate_network(StateForm(nonlinearity), gaussian_weights(state_size, gain / state_size**0.5, key))

@@ -26,8 +26,26 @@ def ring_angles(num_units: int) -> Float[Array, "{num_units}"]:
 
 def population_angle(activity: Float[Array, "*batch unit"]) -> Float[Array, "*batch"]:
     """The angle a ring's activity points to: that of its population vector, from 0 to 2 pi; of a silent ring, 0."""
-    angles = ring_angles(activity.shape[-1]).astype(activity.dtype)
+    return _angle_of(activity, ring_angles(activity.shape[-1]))
+
+
+# Compiled, since each operation would be a program of its own.
+
+
+@jax.jit
+def _angle_of(activity, angles):
+    angles = angles.astype(activity.dtype)
     return jnp.arctan2(activity @ jnp.sin(angles), activity @ jnp.cos(angles)) % (2 * np.pi)
+
+
+@jax.jit
+def _cosine_stimulus(angles, angle, contrast, modulation):
+    return contrast * (1 - modulation + modulation * jnp.cos(angles - angle))
+
+
+@jax.jit
+def _bump(angles, angle, concentration):
+    return jnp.exp(concentration * (jnp.cos(angles - angle) - 1))
 
 
 def ring_attractor(
@@ -66,13 +84,13 @@ def ring_stimulus(
 ) -> Float[Array, "{num_units}"]:
     """The stimulus `contrast (1 - modulation + modulation cos(a_i - angle))` to a ring; the angle in radians."""
     check_numbers(angle=angle, contrast=contrast, modulation=modulation)
-    return contrast * (1 - modulation + modulation * jnp.cos(ring_angles(num_units) - angle))
+    return _cosine_stimulus(ring_angles(num_units), angle, contrast, modulation)
 
 
 def ring_bump(angle: ScalarLike, num_units: int, *, concentration: ScalarLike = 3.0) -> Float[Array, "{num_units}"]:
     """A bump of height 1, `exp(concentration (cos(a_i - angle) - 1))`; the angle in radians."""
     check_numbers(angle=angle, concentration=concentration)
-    return jnp.exp(concentration * (jnp.cos(ring_angles(num_units) - angle) - 1))
+    return _bump(ring_angles(num_units), angle, concentration)
 
 
 def relation_network(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, ScalarLike
 
-from rnn2ff._checks import check_positive_numbers, check_shape, check_sizes
+from rnn2ff._checks import check_positive_numbers, check_shape, check_sizes, is_known
 from rnn2ff.networks.base import as_array
 from rnn2ff.networks.nonlinearities import PowerLaw
 from rnn2ff.networks.rate import RateForm, RateNetwork, StateForm, rate_network
@@ -57,7 +57,7 @@ def stabilized_supralinear(
     profile = np.exp(-(_orientation_distance(positions[:, None], positions) ** 2) / (2 * width**2))
     return rate_network(
         form(nonlinearity),
-        jnp.kron(jnp.asarray(weights, float), jnp.asarray(profile * (180 / num_units), float)),
+        (np if is_known(weights) else jnp).kron(weights, profile * (180 / num_units)),  # compiles nothing on the host
         stimulus_weights=np.tile(np.eye(num_units), (2, 1)),
         time_constants=np.repeat(time_constants, num_units),
     )
@@ -70,8 +70,7 @@ def grating_stimulus(
 
     Gratings add: the stimulus of a plaid is the sum of two.
     """
-    distance = _orientation_distance(_orientations(num_units), orientation)
-    return contrast * jnp.exp(-(distance**2) / (2 * width**2))
+    return _gaussian_stimulus(_orientations(num_units), orientation, contrast, width)
 
 
 def stabilized_supralinear_pair(
@@ -101,6 +100,12 @@ def stabilized_supralinear_pair(
     check_two_populations(weights)
     check_shape("time_constants", time_constants, (2,))
     return rate_network(form(nonlinearity), as_array(weights), time_constants=np.asarray(time_constants))
+
+
+@jax.jit  # one program, where each operation would be one
+def _gaussian_stimulus(orientations, orientation, contrast, width):
+    distance = _orientation_distance(orientations, orientation)
+    return contrast * jnp.exp(-(distance**2) / (2 * width**2))
 
 
 def _orientations(num_units: int) -> Float[Array, "{num_units}"]:
