@@ -152,7 +152,7 @@ def random_excitatory_inhibitory(
     variance = connection_probability * (1 - connection_probability * 2 / np.pi)
     scale = gain / (variance * (num_excitatory + ratio**2 * num_inhibitory)) ** 0.5
     signs = np.where(np.arange(state_size) < num_excitatory, scale, -scale * ratio).astype(strengths.dtype)
-    return threshold_linear(strengths * signs)
+    return threshold_linear(strengths * signs[None, :])
 
 
 def gaussian_weights(
