@@ -20,7 +20,7 @@ from jax import export
 from problems import assert_close
 
 from benchmarks import __main__ as suite
-from benchmarks import first_call, honest_failures, large_networks, rollout_vs_forward, steady_states
+from benchmarks import bottlenecks, first_call, honest_failures, large_networks, rollout_vs_forward, steady_states
 from benchmarks.compare import compare
 from benchmarks.parts import contenders, forward_tables, honest_verdicts, method
 from benchmarks.parts.honest_cases import make_case
@@ -360,6 +360,27 @@ def test_programs_and_transfers_of_a_first_call_are_counted_in_a_process_of_its_
     assert first["to_device"] == second["to_device"] == 1  # the stimuli
     assert first["seconds"] > second["seconds"] > 0
     assert "transfer" not in done.stderr
+
+
+def test_a_bottleneck_called_converged_is_counted_but_where_rounding_hides_it():
+    config = bottlenecks.Config(families=("unit", "cancelling mode"), num_starts=2, dtypes=("float32",))
+
+    def nearest_fixed_point(network, stimuli, starts, tolerance):
+        """Where there is none, the middle of the bottleneck."""
+        modes = np.asarray(network.params["modes"])
+        states = (1 - np.sqrt(np.maximum(-stimuli, 0) / 0.05)) * modes[:, 0]
+        return SimpleNamespace(state=states, status=np.full(len(states), Status.converged))
+
+    rows = []
+    for bottleneck in bottlenecks._bottlenecks(config, "float32", 1e-4):
+        rows.append(bottlenecks.judge(bottleneck, nearest_fixed_point, dtype="float32", tolerance=1e-4, way="both"))
+    unit, *cancelling = rows
+    assert (unit["num_false"], unit["num_hidden"]) == (12, 0)
+    assert [row["num_false"] + row["num_hidden_converged"] for row in cancelling] == [12, 12, 12]
+    assert all(0 < row["num_hidden"] < 12 for row in cancelling)
+    assert all(row["num_found"] == 12 and row["num_elsewhere"] == 0 for row in rows)
+    assert [mark["is_met"] for mark in bottlenecks.marks(rows)] == [False, True]
+    assert "a unit" in bottlenecks.describe(rows)
 
 
 def test_the_suite_refuses_names_that_it_does_not_have():

@@ -33,6 +33,7 @@ SUITE = (
     Benchmark("fitting"),
     Benchmark("fixed_points"),
     Benchmark("honest_failures"),
+    Benchmark("bottlenecks"),
     Benchmark("robustness"),
     Benchmark("certificates"),
     Benchmark("deployment"),
