@@ -111,7 +111,7 @@ def judge(bottleneck: Bottleneck, solve, **where) -> dict:
     is_converged = {sign: np.asarray(end.status) == Status.converged for sign, end in ends.items()}
     # Where the samples that are not converged went is of no interest; where they slowed down is.
     states = np.where(is_converged[1][:, None], np.asarray(ends[1].state), bottleneck.middle.astype(dtype))
-    computed = np.asarray(jax.vmap(network.velocity)(states, stimuli[1]))
+    computed = np.asarray(jax.jit(jax.vmap(network.velocity))(states, stimuli[1]))
     error = np.abs(computed - bottleneck.exact_velocity(states, stimuli[1][:, 0])).max(axis=1)
     rounding = np.finfo(dtype).eps * (1 + np.abs(states).max(axis=1))
     in_roundings = (gaps / np.maximum(error, rounding)).astype(float)
