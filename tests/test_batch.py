@@ -433,8 +433,9 @@ class TestSaddles:
         network = rate_network(StateForm(PowerLaw(0.04 * unit, 2.0)), floats([[1.25 / unit]]))
         found = solve_steady_states(network, 5 + gap[:, None], solver=solver, tolerance=tolerance)
         np.testing.assert_array_equal(found.is_converged, gap < 0)
-        below = 10 - np.asarray(found.state)[gap < 0, 0]
-        assert_close(below, np.sqrt(20 * -gap[gap < 0]), 0.05 * tolerance**0.5 if IS_DOUBLE else 0.02)
+        assert_close(
+            10 - found.state[gap < 0, 0], np.sqrt(20 * -gap[gap < 0]), 0.05 * tolerance**0.5 if IS_DOUBLE else 0.02
+        )
 
     def test_fixed_points_beside_a_bottleneck_are_found_however_many_there_are(self):
         tolerance = 1e-9 if IS_DOUBLE else 1e-5
@@ -520,14 +521,10 @@ class TestSaddles:
         network = RecurrentNetwork(velocity, floats(matrix), state_size=2, stimulus_size=2)
         phases = np.linspace(0, 2 * np.pi, 32, endpoint=False)
         starts = 1 + 1e-5 * np.c_[np.cos(phases), np.sin(phases)]
+        field = make_field(network, floats(np.ones((32, 2))), floats(starts))
         distance = floats(np.abs((starts - 1) @ matrix.T).max(axis=1) / 0.1)
-
-        @jax.jit
-        def is_linear(stimuli, starts, distance, is_lowest):
-            return is_linear_ahead(make_field(network, stimuli, starts), starts, distance, is_lowest)
-
         for is_lowest in (False, True):
-            assert is_linear(floats(np.ones((32, 2))), floats(starts), distance, np.full(32, is_lowest)).all()
+            assert is_linear_ahead(field, floats(starts), distance, jnp.full(32, is_lowest)).all()
 
     @pytest.mark.parametrize("nonlinearity", [jnp.tanh, lambda state: jnp.tanh(state)])  # with a proof, and without
     @pytest.mark.parametrize("solver", [Rollout(), None])

@@ -71,9 +71,9 @@ def test_a_ring_can_be_turned_in_every_way(key):
 def test_symmetries_that_the_stimuli_do_not_have_are_left_out(key):
     network = ring_attractor(6, mean=-1.0, tuned=0.8)
     stimuli = np.asarray(normal(key, (NUM_STIMULI, 6)))
-    assert find_symmetries(network, stimuli) is not None
-    assert find_symmetries(network, stimuli + np.arange(6.0)) is None
-    assert find_symmetries(network, stimuli * np.arange(1.0, 7.0)) is None
+    assert find_symmetries(network, floats(stimuli)) is not None
+    assert find_symmetries(network, floats(stimuli + np.arange(6.0)[None])) is None
+    assert find_symmetries(network, floats(stimuli * np.arange(1.0, 7.0)[None])) is None
 
 
 def test_units_with_other_constants_do_not_change_places(key):
