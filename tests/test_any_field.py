@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax.experimental.sparse import BCOO
 from problems import assert_close, closeness, default_float, residuals
 from scipy.sparse import csr_matrix, random_array
 
@@ -376,7 +377,7 @@ class TestSparse:
         matrix = random_array((size, size), density=0.2, rng=generator, data_sampler=generator.standard_normal)
         form = form(nonlinearity)
         sparse = from_connectome(matrix, scale=0.8 / (0.2 * size) ** 0.5, form=form)
-        dense = rate_network(form, sparse.params.recurrent_weights.todense())
+        dense = rate_network(form, jax.jit(BCOO.todense)(sparse.params.recurrent_weights))
         stimulus = generator.standard_normal(size)
         one, other = (find_fixed_points(network, stimulus, num_starts=16, key=key) for network in (sparse, dense))
         assert len(one.states) == 1

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+from jax.experimental.sparse import BCOO
 from problems import assert_close, default_float
 from safetensors.numpy import save_file
 from scipy.optimize import brentq
@@ -303,6 +304,9 @@ class TestFiles:
             from_files(tmp_path / "good.npy", bias=tmp_path / "none.npy")
 
 
+todense = jax.jit(BCOO.todense)
+
+
 class TestConnectome:
     graph = nx.DiGraph([("a", "b", {"weight": 2.0}), ("b", "c", {"weight": 3.0}), ("c", "a", {}), ("a", "a", {})])
 
@@ -319,9 +323,9 @@ class TestConnectome:
         network = from_connectome(scipy.sparse.csr_matrix(dense), signs=[1, -1, 1])
         weights = network.params.recurrent_weights
         assert weights.nse == 3
-        assert_close(weights.todense(), dense * [1, -1, 1], 1e-6)
+        assert_close(todense(weights), dense * [1, -1, 1], 1e-6)
         twice = scipy.sparse.coo_matrix(([1.0, 2.0], ([0, 0], [1, 1])), shape=(2, 2))
-        assert_close(from_connectome(twice).params.recurrent_weights.todense(), [[0, 3], [0, 0]], 1e-6)
+        assert_close(todense(from_connectome(twice).params.recurrent_weights), [[0, 3], [0, 0]], 1e-6)
         state = jnp.array([1.0, 2.0, -1.0])
         assert_close(network.velocity(state, jnp.zeros(3)), [-4 - 1, 1 - 2, -6 + 1], 1e-6)
 

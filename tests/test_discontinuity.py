@@ -1,8 +1,8 @@
 """Jumps of the steady state are found where they are, and nowhere else."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import floats
 from problems import assert_close
 
 from rnn2ff import partition_competition, threshold_linear
@@ -14,10 +14,10 @@ HARD = partition_competition(2, 1, self_excitation=1.3)  # from zero the larger 
 
 def winner_pairs(stimuli):
     """The closed form of a single winner, `i / (1 - a + b c)`."""
-    stimuli = jnp.asarray(stimuli, HARD.dtype)
-    winners = jnp.where(stimuli == stimuli.max(axis=1, keepdims=True), stimuli, 0) / (1 - 1.3 + 1.5)
-    rates = jnp.concatenate([winners, winners.sum(axis=1, keepdims=True)], axis=1)
-    return Pairs(stimuli, rates, rates, {"converged": len(stimuli)})
+    stimuli = np.asarray(stimuli)
+    winners = np.where(stimuli == stimuli.max(axis=1, keepdims=True), stimuli, 0) / (1 - 1.3 + 1.5)
+    rates = floats(np.c_[winners, winners.sum(axis=1)])
+    return Pairs(floats(stimuli), rates, rates, {"converged": len(stimuli)})
 
 
 def test_the_margin_is_the_distance_to_the_tie_on_the_way():
@@ -41,9 +41,9 @@ def test_there_is_no_jump_where_the_winner_stays():
 
 def test_a_steep_but_continuous_answer_is_no_jump():
     network = threshold_linear(np.array([[0.95]]))  # a gain of 20 above zero
-    stimuli = jnp.array([[-0.1], [0.1], [0.2]])
-    states = jnp.where(stimuli > 0, 20 * stimuli, stimuli)
-    pairs = Pairs(stimuli, states, jnp.maximum(states, 0), {"converged": 3})
+    stimuli = np.array([[-0.1], [0.1], [0.2]])
+    states = np.where(stimuli > 0, 20 * stimuli, stimuli)
+    pairs = Pairs(floats(stimuli), floats(states), floats(np.maximum(states, 0)), {"converged": 3})
     assert not find_jumps(network, pairs, pairs, num_neighbors=3).is_found.any()
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from arrays import floats, sparse_weights
+from arrays import floats, normal, sparse_weights
 from problems import assert_close, default_float
 
 from rnn2ff import (
@@ -35,11 +35,17 @@ EXACT = 1e-6
 FIELDS = [field.name for field in dataclasses.fields(RecurrentNetwork)]
 
 
+def with_zeros(share):
+    """Weights, of which this share is not zero."""
+    generator = np.random.default_rng(0)
+    return floats(np.where(generator.random((6, 6)) < share, generator.normal(size=(6, 6)), 0))
+
+
 def test_the_state_form_is_its_equation(key):
-    keys = jr.split(key, 6)
-    weights, stimulus_weights = jr.normal(keys[0], (4, 4)), jr.normal(keys[1], (4, 3))
-    bias, tau = jr.normal(keys[2], (4,)), 1 + jr.uniform(keys[3], (4,))
-    state, stimulus = jr.normal(keys[4], (4,)), jr.normal(keys[5], (3,))
+    keys = jr.split(key, 5)
+    weights, stimulus_weights = np.asarray(normal(keys[0], (4, 4))), np.asarray(normal(keys[1], (4, 3)))
+    bias, tau = np.asarray(normal(keys[2], (4,))), np.linspace(1, 2, 4)
+    state, stimulus = np.asarray(normal(keys[3], (4,))), np.asarray(normal(keys[4], (3,)))
     network = threshold_linear(weights, stimulus_weights=stimulus_weights, bias=bias, time_constants=tau)
     expected = [
         (
@@ -51,51 +57,54 @@ def test_the_state_form_is_its_equation(key):
         / tau[i]
         for i in range(4)
     ]
-    assert_close(network.velocity(state, stimulus), jnp.stack(expected), EXACT)
-    assert_close(network.rates(state), np.maximum(state, 0), EXACT)
-    drift = np.asarray(tau) * np.asarray(expected)
-    assert_close(residual(network, state, stimulus), abs(drift).max() / (1 + abs(state).max()), EXACT)
+    given = floats(state), floats(stimulus)
+    assert_close(network.velocity(*given), expected, EXACT)
+    assert_close(network.rates(given[0]), np.maximum(state, 0), EXACT)
+    drift = tau * expected
+    assert_close(residual(network, *given), abs(drift).max() / (1 + abs(state).max()), EXACT)
 
 
 def test_the_rate_form_is_its_equation(key):
     keys = jr.split(key, 4)
-    weights, bias = jr.normal(keys[0], (4, 4)), jr.normal(keys[1], (4,))
-    rates, stimulus = jr.uniform(keys[2], (4,)), jr.normal(keys[3], (4,))
+    weights, bias = np.asarray(normal(keys[0], (4, 4))), np.asarray(normal(keys[1], (4,)))
+    rates, stimulus = np.abs(normal(keys[2], (4,))), np.asarray(normal(keys[3], (4,)))
     network = threshold_linear_rate(weights, bias=bias, time_constants=2.0)
-    total = np.asarray(weights) @ np.asarray(rates) + np.asarray(stimulus) + np.asarray(bias)
-    assert_close(network.velocity(rates, stimulus), (np.maximum(total, 0) - np.asarray(rates)) / 2, EXACT)
-    assert_close(network.rates(rates), rates, 0)
+    total = weights @ rates + stimulus + bias
+    assert_close(network.velocity(floats(rates), floats(stimulus)), (np.maximum(total, 0) - rates) / 2, EXACT)
+    assert_close(network.rates(floats(rates)), rates, 0)
 
 
 def test_sparse_weights_give_the_same_velocity(key):
-    weights = jnp.where(jr.uniform(key, (6, 6)) < 0.3, jr.normal(key, (6, 6)), 0)
-    state = jr.normal(key, (6,))
-    dense, sparse = threshold_linear(weights), threshold_linear(sparse_weights(weights))
-    assert_close(sparse.velocity(state, state), dense.velocity(state, state), EXACT)
+    weights = with_zeros(0.3)
+    state = normal(key, (6,))
+    sparse, dense = (
+        eqx.filter_jit(threshold_linear(each).velocity)(state, state) for each in (sparse_weights(weights), weights)
+    )
+    assert_close(sparse, dense, EXACT)
 
 
 @pytest.mark.parametrize("is_sparse", [False, True])
 @pytest.mark.parametrize("form", [StateForm, RateForm])
 def test_the_jacobian_is_the_derivative_of_the_velocity(form, is_sparse, key):
-    keys = jr.split(key, 5)
-    weights = jnp.where(jr.uniform(keys[0], (6, 6)) < 0.5, jr.normal(keys[1], (6, 6)), 0)
+    keys = jr.split(key)
+    weights = with_zeros(0.5)
     network = rate_network(
         form(jnp.tanh),
         sparse_weights(weights) if is_sparse else weights,
-        stimulus_weights=jr.normal(keys[2], (6, 3)),
-        bias=jnp.full(6, 0.3),
-        time_constants=1 + jr.uniform(keys[3], (6,)),
+        stimulus_weights=normal(keys[0], (6, 3)),
+        bias=np.full(6, 0.3),
+        time_constants=np.linspace(1, 2, 6),
     )
-    state, stimulus = jr.normal(keys[4], (6,)), jnp.array([1.0, -2.0, 0.5])
+    state, stimulus = normal(keys[1], (6,)), floats([1.0, -2.0, 0.5])
     expected = jax.jit(jax.jacrev(network.velocity))(state, stimulus)
-    assert_close(network.jacobian(state, stimulus), expected, EXACT)
+    assert_close(eqx.filter_jit(network.jacobian)(state, stimulus), expected, EXACT)
 
 
 def test_a_network_passes_through_jit_vmap_and_tree_map(key):
     network = random_threshold_linear(4, key=key)
-    states = jr.normal(key, (3, 4))
+    states = normal(key, (3, 4))
     doubled = jax.tree.map(lambda leaf: 2 * leaf, network)
-    assert_close(doubled.params.recurrent_weights, 2 * network.params.recurrent_weights, 0)
+    assert_close(doubled.params.recurrent_weights, 2 * np.asarray(network.params.recurrent_weights), 0)
     velocities = jax.jit(lambda network, states: jax.vmap(network.velocity)(states, states))(network, states)
     for state, velocity in zip(states, velocities):
         assert_close(velocity, network.velocity(state, state), EXACT)
@@ -125,7 +134,7 @@ def test_published_networks_have_the_default_precision(network):
 
 def test_random_weights_have_the_given_gain(key):
     weights = random_threshold_linear(200, gain=0.9, key=key).params.recurrent_weights
-    assert abs(float(weights.std()) * 200**0.5 - 0.9) < 0.02
+    assert abs(np.std(weights) * 200**0.5 - 0.9) < 0.02
 
 
 def test_a_partition_competition_has_the_weights_it_says():
@@ -275,12 +284,12 @@ def test_a_network_read_out_by_its_state_has_no_rectified_rates():
 
 @pytest.mark.parametrize("form", [StateForm, RateForm])
 def test_the_total_input_is_what_the_weights_multiply_whatever_is_shown(form, key):
-    weights = jr.normal(key, (4, 4))
-    network = rate_network(form(jnp.tanh), weights, stimulus_weights=jnp.ones((4, 2)), bias=jnp.arange(4.0))
+    weights = np.asarray(normal(key, (4, 4)))
+    network = rate_network(form(jnp.tanh), weights, stimulus_weights=np.ones((4, 2)), bias=np.arange(4.0))
     shown = dataclasses.replace(network, rate_function=lambda params, state: state[:1])
-    state, stimulus = jr.normal(jr.key(1), (4,)), jnp.array([0.5, 1.0])
+    state, stimulus = normal(jr.key(1), (4,)), floats([0.5, 1.0])
     rates = np.tanh(state) if form is StateForm else np.asarray(state)
-    total = jnp.asarray(np.asarray(weights) @ rates + 1.5 + np.arange(4.0), weights.dtype)
+    total = floats(weights @ rates + 1.5 + np.arange(4.0))
     for received in (network, shown, RecurrentNetwork(**{field: getattr(shown, field) for field in FIELDS})):
         assert isinstance(received, RateNetwork)
         assert_close(received.total_input(state, stimulus), total, EXACT)
