@@ -21,7 +21,7 @@ _TILE_BYTES = 4 * 2**20  # of the hidden layer of a tile, to fit into a CPU's ca
 _SMALLEST_TILE = 256  # rows; products of fewer rows are slow in themselves
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # one program, where each operation would be one
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # otherwise each operation is a program
 def _random_layers(stimulus_size: int, width: int, rate_size: int, key: PRNGKeyArray) -> tuple:
     """Weights and biases of the hidden layer and of the readout."""
     hidden_key, readout_key = jr.split(key)

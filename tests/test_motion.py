@@ -117,7 +117,7 @@ def period_by_scipy(network, stimulus, state, transient=300.0, span=60.0):
     def right_hand_side(t, state):
         return np.asarray(velocity(floats(state)), np.float64)
 
-    # LSODA, since a multistep method calls the velocity, which takes the time, least often.
+    # A multistep method, since calls of the velocity take most of the time.
     settled = solve_ivp(right_hand_side, (0, transient), state, "LSODA", rtol=1e-6, atol=1e-8).y[:, -1]
     path = solve_ivp(right_hand_side, (0, span), settled, "LSODA", rtol=1e-7, atol=1e-9, max_step=0.1)
     times, heights = path.t, path.y[0] - (path.y[0].max() + path.y[0].min()) / 2

@@ -146,23 +146,31 @@ def random_excitatory_inhibitory(
     check_key(key)
     _check_probability(connection_probability)
     state_size = num_excitatory + num_inhibitory
-    strengths = jnp.abs(gaussian_weights(state_size, 1.0, key, connection_probability))
+    weights = gaussian_weights(state_size, 1.0, key, connection_probability)
     ratio = balance * num_excitatory / num_inhibitory  # of an inhibitory weight to an excitatory one
     # The variance of a strength is that of a half-normal variable that is 0 with probability 1 - p.
     variance = connection_probability * (1 - connection_probability * 2 / np.pi)
     scale = gain / (variance * (num_excitatory + ratio**2 * num_inhibitory)) ** 0.5
-    signs = np.where(np.arange(state_size) < num_excitatory, scale, -scale * ratio).astype(strengths.dtype)
-    return threshold_linear(strengths * signs[None, :])
+    return threshold_linear(_with_signs(weights, num_excitatory, scale, -scale * ratio))
 
 
 def gaussian_weights(
     size: int, deviation: float, key: PRNGKeyArray, probability: float = 1.0
 ) -> Float[Array, "{size} {size}"]:
-    """A square matrix of Gaussian numbers of mean 0, each of which is 0 unless drawn with this probability."""
+    """A square matrix of Gaussian weights of mean 0; each is nonzero with the given probability."""
     return _gaussian_weights(size, deviation, key, None if probability == 1 else probability)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # one program, where each operation would be one
+# Compiled as one program each; otherwise each operation is one.
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _with_signs(weights, num_excitatory, excitatory_scale, inhibitory_scale):
+    is_excitatory = np.arange(weights.shape[1]) < num_excitatory
+    return jnp.abs(weights) * jnp.where(is_excitatory, excitatory_scale, inhibitory_scale)[None, :]
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _gaussian_weights(size, deviation, key, probability):
     weights = jr.normal(key, (size, size)) * deviation
     if probability is None:

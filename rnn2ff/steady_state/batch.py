@@ -55,7 +55,7 @@ _WORK = {
     Stage.prove: prove_rows,
     Stage.look: look_ahead,
 }
-_LAST = int(Stage.look)  # of these stages
+_NUM_KINDS = max(_WORK) + 1
 FACTORIZATIONS = (Stage.block, Stage.decide)
 Packing = tuple[Callable, Callable]  # of `packing_of`
 
@@ -212,7 +212,7 @@ def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing
                     done = _WORK[stage](task, unpack(arrays), known, few, is_chosen)
                     return choose_rows(is_chosen, pack(done), arrays)
 
-                # What is cheap runs even for one row; the other stages wait until more than a few rows need them.
+                # Sweeps and looks ahead are cheap, and run even for one row; the other stages wait for more than a few.
                 least = 0 if stage in (Stage.sweep, Stage.look) else few
                 is_due = jnp.sum(is_chosen, dtype=jnp.int32) > least
                 arrays = jax.lax.cond(is_due, run, lambda arrays: arrays, arrays)
@@ -230,12 +230,12 @@ def _do_products(task: Task, arrays: list[Array], known: Known, packing: Packing
         if layout.wide_tile:
             arrays = in_dense_tiles(
                 in_turn(wide), arrays, known, _is_in(stage, *wide), (layout.wide_tile,),
-                kind=stage, num_kinds=_LAST + 1, few=Few.left,
+                kind=stage, num_kinds=_NUM_KINDS, few=Few.left,
             )  # fmt: skip
             stage = unpack(arrays).stage
         arrays = in_dense_tiles(
             in_turn(stages), arrays, known, _is_in(stage, *stages), layout.tiles,
-            kind=stage, num_kinds=_LAST + 1, few=Few.done_if_alone,
+            kind=stage, num_kinds=_NUM_KINDS, few=Few.done_if_alone,
         )  # fmt: skip
         return arrays, num_rounds + 1
 

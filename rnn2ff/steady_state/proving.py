@@ -107,7 +107,7 @@ def solve_blocks(task: Task, rows: Rows, known: Known, is_mine: Bool[Array, " ti
 
 
 def look_ahead(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_mine: Bool[Array, " tile"]) -> Rows:
-    """End rows at stable states up to whose rest the Jacobian holds; those with bends ahead go on.
+    """End rows whose Jacobian holds up to rest; the others go on.
 
     They go on to a smaller residual, in the way they came. Where that was already aimed at in vain, it is undecided
     whether there is rest ahead; on the host, implicit steps may lead to it (`bends.py`).
@@ -135,7 +135,7 @@ def look_ahead(task: Task, rows: Rows, known: Known, few: Int[Array, ""], is_min
 
 
 def _judge(task: Task, rows: Rows, known: Known, stability: Stability) -> Rows:
-    """End rows that are undecided; those that are unstable go on, and from stable ones it is looked ahead."""
+    """End rows that are undecided; those that are unstable go on, and stable ones to `look`."""
     # Where rounding keeps a state from moving any more, the dynamics rest at a point that they would leave.
     is_stuck = rows.is_followed & _is_lowest(rows) & (rows.residual < 4 * jnp.finfo(rows.state.dtype).eps)
     is_left = stability.is_unstable & ~is_stuck & task.moves
@@ -147,7 +147,7 @@ def _judge(task: Task, rows: Rows, known: Known, stability: Stability) -> Rows:
 
 
 def _after_proof(task: Task) -> Stage:
-    """The stage after a proof of stability. States that are only judged are taken as they are."""
+    """The stage after a proof of stability. If states may not be moved, there is none."""
     return Stage.look if task.moves else Stage.done
 
 

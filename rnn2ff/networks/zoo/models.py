@@ -222,8 +222,8 @@ def hopfield(patterns: ArrayLike, *, gain: float = 4.0, time_constant: float = 1
     check_positive_numbers(gain=gain)
     if is_known(patterns) and (np.abs(np.asarray(patterns)) != 1).any():
         raise fail("patterns", "has other values", "-1 and 1", sorted(set(np.ravel(patterns).tolist()))[:5])
-    patterns = as_array(patterns)
-    patterns = np.asarray(patterns) if is_known(patterns) else patterns  # on the host, where nothing is compiled
+    # Known ones on the host, where nothing is compiled.
+    patterns = np.asarray(patterns, jax.dtypes.canonicalize_dtype(float)) if is_known(patterns) else as_array(patterns)
     num_units = patterns.shape[1]
     weights = (patterns.T @ patterns) * (1 - np.eye(num_units, dtype=patterns.dtype)) / num_units
     return rate_network(StateForm(Tanh(gain)), weights, time_constants=time_constant)

@@ -29,7 +29,7 @@ def population_angle(activity: Float[Array, "*batch unit"]) -> Float[Array, "*ba
     return _angle_of(activity, ring_angles(activity.shape[-1]))
 
 
-# Compiled, since each operation would be a program of its own.
+# The next three are compiled; otherwise each operation is a program of its own.
 
 
 @jax.jit

@@ -57,7 +57,9 @@ def stabilized_supralinear(
     profile = np.exp(-(_orientation_distance(positions[:, None], positions) ** 2) / (2 * width**2))
     return rate_network(
         form(nonlinearity),
-        (np if is_known(weights) else jnp).kron(weights, profile * (180 / num_units)),  # compiles nothing on the host
+        (np if is_known(weights) else jnp).kron(
+            weights, profile * (180 / num_units)
+        ),  # on the host, nothing is compiled
         stimulus_weights=np.tile(np.eye(num_units), (2, 1)),
         time_constants=np.repeat(time_constants, num_units),
     )
@@ -102,7 +104,7 @@ def stabilized_supralinear_pair(
     return rate_network(form(nonlinearity), as_array(weights), time_constants=np.asarray(time_constants))
 
 
-@jax.jit  # one program, where each operation would be one
+@jax.jit  # otherwise each operation is a program
 def _gaussian_stimulus(orientations, orientation, contrast, width):
     distance = _orientation_distance(orientations, orientation)
     return contrast * jnp.exp(-(distance**2) / (2 * width**2))
