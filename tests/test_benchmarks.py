@@ -365,21 +365,27 @@ def test_programs_and_transfers_of_a_first_call_are_counted_in_a_process_of_its_
 def test_a_bottleneck_called_converged_is_counted_but_where_rounding_hides_it():
     config = bottlenecks.Config(families=("unit", "cancelling mode"), num_starts=2, dtypes=("float32",))
 
-    def nearest_fixed_point(network, stimuli, starts, tolerance):
-        """Where there is none, the middle of the bottleneck."""
+    def at_rest(network, stimuli, starts, tolerance, side):
+        """At the fixed point (-1) or the saddle (1); where there is none, in the middle of the bottleneck."""
         modes = np.asarray(network.params["modes"])
-        states = (1 - np.sqrt(np.maximum(-stimuli, 0) / 0.05)) * modes[:, 0]
+        states = (1 + side * np.sqrt(np.maximum(-stimuli, 0) / 0.05)) * modes[:, 0]
         return SimpleNamespace(state=states, status=np.full(len(states), Status.converged))
 
-    rows = []
-    for bottleneck in bottlenecks._bottlenecks(config, "float32", 1e-4):
-        rows.append(bottlenecks.judge(bottleneck, nearest_fixed_point, dtype="float32", tolerance=1e-4, way="both"))
+    rows, at_saddles = (
+        [
+            bottlenecks.judge(each, functools.partial(at_rest, side=side), dtype="float32", tolerance=1e-4, way="both")
+            for each in bottlenecks._bottlenecks(config, "float32", 1e-4)
+        ]
+        for side in (-1, 1)
+    )
     unit, *cancelling = rows
     assert (unit["num_false"], unit["num_hidden"]) == (12, 0)
     assert [row["num_false"] + row["num_hidden_converged"] for row in cancelling] == [12, 12, 12]
     assert all(0 < row["num_hidden"] < 12 for row in cancelling)
     assert all(row["num_found"] == 12 and row["num_elsewhere"] == 0 for row in rows)
+    assert all(row["num_elsewhere"] == 12 - row["num_hidden"] for row in at_saddles)
     assert [mark["is_met"] for mark in bottlenecks.marks(rows)] == [False, True]
+    assert not any(mark["is_met"] for mark in bottlenecks.marks(at_saddles))
     assert "a unit" in bottlenecks.describe(rows)
 
 

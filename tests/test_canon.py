@@ -726,6 +726,17 @@ class TestHopfield:
 
 
 class TestRandom:
+    @pytest.mark.parametrize("make", [
+        lambda gain: random_threshold_linear(6, gain=gain, connection_probability=0.5, key=jr.key(0)),
+        lambda gain: random_excitatory_inhibitory(4, 2, gain=gain, key=jr.key(0)),
+        lambda gain: random_rate_network(6, gain=gain, key=jr.key(0)),
+    ], ids=["threshold-linear", "excitatory and inhibitory", "rate network"])  # fmt: skip
+    def test_its_gain_can_be_mapped_and_differentiated(self, make, as_a_user):
+        gains = floats([0.5, 1.5])
+        scales, slopes = jax.vmap(jax.value_and_grad(lambda gain: jnp.sum(make(gain).weights ** 2)))(gains)
+        assert_close(scales, [(weights_of(make(gain)) ** 2).sum() for gain in (0.5, 1.5)], SIX_DIGITS)
+        assert_close(slopes, 2 * scales / gains, SIX_DIGITS)
+
     @pytest.mark.parametrize("nonlinearity", [jnp.tanh, jax.nn.sigmoid], ids=["tanh", "logistic"])
     def test_a_random_rate_network_is_its_equation(self, nonlinearity, key):
         network = random_rate_network(8, nonlinearity=nonlinearity, gain=0.5, key=key)

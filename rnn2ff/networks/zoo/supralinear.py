@@ -55,11 +55,10 @@ def stabilized_supralinear(
     check_shape("time_constants", time_constants, (2,))
     positions = np.asarray(_orientations(num_units))
     profile = np.exp(-(_orientation_distance(positions[:, None], positions) ** 2) / (2 * width**2))
+    xp = np if is_known(weights) else jnp  # on the host, where nothing is compiled
     return rate_network(
         form(nonlinearity),
-        (np if is_known(weights) else jnp).kron(
-            weights, profile * (180 / num_units)
-        ),  # on the host, nothing is compiled
+        xp.kron(xp.asarray(weights, float), xp.asarray(profile * (180 / num_units), float)),
         stimulus_weights=np.tile(np.eye(num_units), (2, 1)),
         time_constants=np.repeat(time_constants, num_units),
     )
